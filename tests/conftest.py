@@ -1,0 +1,36 @@
+"What several test files need: prompts, a loopback server, the command line in a process of its own."
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from loopback import Loopback
+
+def rows(n, start=0, answer='A', **kw):
+    "Input rows whose right answer is the one that the loopback server calls right."
+    return [dict(id=f'q{i}', messages=[dict(role='user', content=f'prompt {i}')], metadata=dict(answer=answer), **kw) for i in range(start, start+n)]
+
+def write_jsonl(path, items):
+    Path(path).write_text(''.join(json.dumps(r)+'\n' for r in items))
+    return str(path)
+
+def read_jsonl(path): return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+RSR = str(Path(sys.executable).parent/'rsr')
+
+def rsr(*args, cwd=None, env=None, **kw):
+    "Run the command line; the finished process with text output."
+    return subprocess.run([RSR, *map(str, args)], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=120, **kw)
+
+@pytest.fixture
+def server():
+    with Loopback() as s: yield s
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

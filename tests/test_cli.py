@@ -1,0 +1,88 @@
+"The command line as people use it: every command, the wrong ones too."
+import json
+
+import pytest
+from conftest import read_jsonl, rows, rsr, write_jsonl
+
+@pytest.fixture
+def done(here, server):
+    "A finished run in ./w."
+    write_jsonl('in.jsonl', rows(20))
+    p = rsr('run', 'sft_dpo', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w')
+    assert p.returncode==0, p.stderr
+    return p
+
+def test_run_says_what_it_did(done):
+    for word in ('prompts    20:', 'rollouts', 'pass rate', 'time', 'sft.jsonl:', 'dpo.jsonl:', 'w/train/dataset_info.json'): assert word in done.stdout
+    d = json.load(open('w/summary/stats.json'))
+    assert {'prompts', 'samples', 'scores', 'pass_rate', 'tokens', 'cost', 'seconds', 'rows', 'fingerprints'}==set(d)
+
+def test_stats_and_format(done, server):
+    n = len(server.log)
+    assert rsr('stats', 'w').stdout.splitlines()[0].startswith('prompts')
+    assert json.loads(rsr('stats', 'w', 'json=true').stdout)['prompts']['total']==20
+    before = read_jsonl('w/train/dpo.jsonl')
+    p = rsr('format', 'w', 'formatter.dpo.name=pairs')
+    assert p.returncode==0 and read_jsonl('w/train/pairs.jsonl')==before and set(json.load(open('w/train/dataset_info.json')))=={'sft', 'dpo', 'pairs'}
+    p = rsr('format', 'w', 'sampler.temperature=1')
+    assert p.returncode==2 and 'formatter options only' in p.stderr
+    assert len(server.log)==n
+
+def test_init_then_run(here, server):
+    assert 'multi_sft' in rsr('init').stdout
+    assert rsr('init', 'dpo', 'mine.yaml').returncode==0
+    assert rsr('init', 'dpo', 'mine.yaml').returncode==2
+    write_jsonl('in.jsonl', rows(3))
+    assert rsr('run', 'mine.yaml', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}').returncode==0
+    (out,) = here.glob('output/*')
+    assert (out/'train'/'dpo.jsonl').exists() and out.name[:8].isdigit()
+
+def test_transform(here, server):
+    (here/'t.py').write_text("""
+def shape(row):
+    if row["n"]==2: return None
+    return dict(id=f"r{row['n']}", messages=[dict(role="user", content=row["q"])], metadata=dict(answer="A"))
+""")
+    write_jsonl('raw.jsonl', [dict(n=i, q=f'prompt {i}') for i in range(4)])
+    p = rsr('run', 'sft', 'data.input_path=raw.jsonl', 'data.transform=t.py:shape', f'sampler.base_url={server.base_url}', 'work_dir=w')
+    assert p.returncode==0 and 'prompts    3:' in p.stdout
+
+@pytest.mark.parametrize('args,words', [
+    (['run'], ['usage: rsr run']),
+    (['rnu'], ["Did you mean 'run'?"]),
+    (['run', 'sfft', 'data.input_path=x'], ["Did you mean 'sft'?"]),
+    (['run', 'no/file.yaml'], ['no recipe file no/file.yaml']),
+    (['run', 'sft'], ['data.input_path is missing']),
+    (['run', 'sft', 'data.input_path=nothing.jsonl'], ['no file nothing.jsonl']),
+    (['run', 'sft', 'data.input_path=in.csv'], ['allowed endings']),
+    (['run', 'sft', 'sampling.max_rolouts=3'], ["Did you mean 'sampling.max_rollouts'?"]),
+    (['run', 'sft', 'sampling.max_rollouts=many'], ["'many' is not a whole number"]),
+    (['run', 'sft', 'sampling.max_rollouts=0'], ['not in 1 to']),
+    (['run', 'sft', 'max_rollouts'], ['not of the form key=value']),
+    (['run', 'sft', 'formatter.pass_threshold=2'], ['not a number in [0, 1]']),
+    (['run', 'sft', 'formatter.type=sftt'], ["Did you mean 'sft'?"]),
+    (['run', 'dpo', 'formatter.fail_threshold=1.0'], ['chosen and rejected at once']),
+    (['run', 'sft', 'verifier.type=math_rlvr', 'data.input_path=in.jsonl'], ["Did you mean 'math-rlvr'?"]),
+    (['run', 'sft', 'verifier.type=v.py:f'], ['no file']),
+    (['run', 'sft', 'verifier.type=mcq-llm-as-judge', 'data.input_path=in.jsonl'], ['verifier.model']),
+    (['run', 'sft', 'sampler.type=openai-compatible-api'], ['sampler.base_url is missing']),
+    (['run', 'broken.yaml'], ['not YAML', 'line 2']),
+    (['run', 'list.yaml'], ['mapping of sections']),
+    (['stats', 'nowhere'], ['no run here']),
+    (['format', 'nowhere'], ['no run here']),
+])
+def test_bad_input_is_one_message(here, args, words):
+    (here/'in.csv').write_text('a,b\n')
+    (here/'broken.yaml').write_text('sampling:\n  a: [1\n')
+    (here/'list.yaml').write_text('- sft\n')
+    write_jsonl('in.jsonl', rows(1))
+    p = rsr(*args)
+    assert p.returncode==2 and 'Traceback' not in p.stderr+p.stdout, p
+    for w in words: assert w in p.stderr, p.stderr
+    assert not (here/'output').exists()
+
+def test_help(here):
+    p = rsr('--help')
+    assert p.returncode==0 and 'rsr run RECIPE' in p.stdout
+    assert 'example: rsr run dpo' in rsr('run', '--help').stdout
+    assert rsr('--version').stdout.strip()
