@@ -75,6 +75,7 @@ class Score:
     value: float = None   # in [0, 1]; None: unscored
     reason: str = ''      # why it is unscored, or the judge's reason
     answer: str = None    # the answer that was read from the text
+    detail: dict = None   # more, as plain data: a rubric's answer and reason for each criterion
 
 # %% ../nbs/00_data.ipynb #d8e92e07
 _surrogate = re.compile('[\ud800-\udfff]')

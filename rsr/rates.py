@@ -29,8 +29,9 @@ def chance(
 
 # %% ../nbs/07_rates.ipynb #81f26625
 def _loglik(a, b, counts):
-    g = math.lgamma
-    return sum(n*(g(a+s)+g(b+f)-g(a+b+s+f)) for (s, f), n in counts.items())+sum(counts.values())*(g(a+b)-g(a)-g(b))
+    "Log likelihood of the counts, and a weak lognormal prior around 0.6: after one sample each, any a = b would fit as well."
+    g, weak = math.lgamma, (math.log(a/.6)**2+math.log(b/.6)**2)/4
+    return sum(n*(g(a+s)+g(b+f)-g(a+b+s+f)) for (s, f), n in counts.items())+sum(counts.values())*(g(a+b)-g(a)-g(b))-weak
 
 def fit_beta(
     counts:dict   # {(passes, fails): number of prompts}

@@ -163,7 +163,8 @@ def _save_recipe(store, d):
 def execute(
     d:dict,              # a checked recipe
     src=None,            # input as for `read_rows`; None: data.input_path
-    progress:bool=True   # show a progress line
+    progress:bool=True,  # show a progress line
+    choose=None          # store -> keys of the only prompts to sample
 )->Run:
     "Run a recipe to its end, to a budget, or to Ctrl-C."
     src = d['data'].get('input_path') if src is None else src
@@ -174,6 +175,7 @@ def execute(
         loop = Loop(store, **parts)
         loop.setup()
         _load_input(store, d, None if isinstance(src, str) and src=='???' else src)
+        if choose: loop.keys = choose(store)
         _save_recipe(store, d)
         for s in (parts['sampler'], parts['judge']):
             if s: s.prepare()
@@ -190,7 +192,8 @@ def _sample(store, d, loop, progress):
     "Sample, write the files, count."
     store.mark_lost()
     t0 = time.monotonic()
-    loop.progress = bar = Bar(store.db.execute('SELECT count(*) FROM prompts WHERE gen=?', (store.gen,)).fetchone()[0], progress)
+    total = store.db.execute('SELECT count(*) FROM prompts WHERE gen=?', (store.gen,)).fetchone()[0]
+    loop.progress = bar = Bar(total if loop.keys is None else len(loop.keys), progress)
     try: run_sync(loop.run, lambda: loop.stop('interrupted'))
     except RsrError as e:
         try: _close_run(store, d, loop.formatters, time.monotonic()-t0)

@@ -180,22 +180,22 @@ def _loads(raw):
 
 # %% ../nbs/02_samplers.ipynb #91dac366
 @patch
-def _body(self:HttpSampler, messages, n, seed):
+def _body(self:HttpSampler, messages, n, seed, **params):
     "The request as plain data."
     d = dict(model=self.model, messages=self.prepared(messages), temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
     if n>1: d['n'] = n
     if seed is not None: d['seed'] = seed
-    return {k:v for k, v in {**d, **(self.extra_params or {})}.items() if v is not None}
+    return {k:v for k, v in {**d, **(self.extra_params or {}), **params}.items() if v is not None}
 
 # %% ../nbs/02_samplers.ipynb #15fd2571
 @patch
-async def _send(self:HttpSampler, messages, n, seed):
+async def _send(self:HttpSampler, messages, n, seed, **params):
     "One request, its rollouts."
     import aiohttp
     if self._session is None: self._open(aiohttp)
     t0 = time.perf_counter()
     try:
-        async with self._session.post(self._url, data=orjson.dumps(self._body(messages, n, seed))) as resp:
+        async with self._session.post(self._url, data=orjson.dumps(self._body(messages, n, seed, **params))) as resp:
             raw = await resp.read()
     except asyncio.TimeoutError: raise CallError('timeout', f'no answer within {self.timeout} s') from None
     except (aiohttp.ClientError, OSError) as e: raise CallError('network', f'{type(e).__name__}: {e}') from None
@@ -217,14 +217,15 @@ def _open(self:HttpSampler, aiohttp):
 async def ask(self:HttpSampler,
     messages:list,   # [{"role", "content"}, …]
     n:int=1,         # how many samples
-    seed:int=None    # for servers that honour it
+    seed:int=None,   # for servers that honour it
+    **params         # further fields of this request's body
 )->list:             # up to n rollouts, at least one
     "Ask for up to `n` samples in one request; CallError if none came."
     n = min(n, self.max_n)
-    try: out = await self._send(messages, n, seed)
+    try: out = await self._send(messages, n, seed, **params)
     except CallError as e:
         if e.kind!='request' or n==1: raise
-        out = await self._send(messages, 1, seed)
+        out = await self._send(messages, 1, seed, **params)
         self.max_n = 1
     if len(out)<n: self.max_n = len(out)
     return out[:n]
@@ -243,11 +244,11 @@ async def close(self:HttpSampler):
 @sampler('litellm')
 class LiteLLMSampler(HttpSampler):
     "Samples through LiteLLM; `model` is a LiteLLM model string."
-    async def _send(self, messages, n, seed):
+    async def _send(self, messages, n, seed, **params):
         os.environ.setdefault('LITELLM_LOCAL_MODEL_COST_MAP', 'True')
         import litellm
         litellm.suppress_debug_info = True
-        d = {**self._body(messages, n, seed), 'timeout':self.timeout, 'num_retries':0, 'max_retries':0}
+        d = {**self._body(messages, n, seed, **params), 'timeout':self.timeout, 'num_retries':0, 'max_retries':0}
         own = dict(api_base=self.base_url, api_key=self.api_key if self.base_url else None, extra_headers=self.headers)
         d.update({k:v for k, v in own.items() if v})
         t0 = time.perf_counter()

@@ -15,7 +15,7 @@ from .data import Rollout, RsrError, RunBroken, Score
 from .engine import Budget, Engine, Stopped
 from .rates import chance, fit_beta
 from .samplers import CallError
-from .store import ledger_error
+from .store import Verdicts, ledger_error
 
 # %% ../nbs/08_sampling.ipynb #5bc37b79
 @dataclass
@@ -61,11 +61,13 @@ class Loop:
         budget=None,      # Budget
         progress=None,    # called with the loop after each round
         judge=None,       # sampler that judges, for verifiers that ask a model
+        keys=None,        # only these prompts (keys in the ledger)
         mix:bool=False    # go on with a run that another sampler began
     ):
         self.store, self.sampler, self.verifier, self.formatters = store, sampler, verifier, formatters
-        self.o, self.budget, self.progress, self.judge = sampling or Sampling(), budget or Budget(), progress, judge
+        self.o, self.budget, self.progress, self.judge, self.keys = sampling or Sampling(), budget or Budget(), progress, judge, keys
         self.mix, self.auto, self.engine, self.judge_engine = mix, self.o.step_size=='auto', _engine_for(sampler), judge and _engine_for(judge)
+        self.verdicts = Verdicts(store)
         self.begin()
 
 def _engine_for(sampler): return Engine(sampler.concurrent_requests, sampler.patience, sampler.max_retries)
@@ -76,7 +78,7 @@ def begin(self:Loop):
     self.open, self.heap, self.seq, self.round, self.sending, self.pending = {}, [], count(1), 0, 0, 0
     self.tasks, self.stop_reason, self.error, self.message, self.closed, self.prior = set(), None, None, None, Counter(), (.5, .5)
     self.n = Counter()           # for the progress line: closed, satisfied, rollouts, passed, scored …
-    self.fit_at, self.errors_in_a_row, self.more = 32, 0, True
+    self.fit_at, self.errors_in_a_row, self.more = 64, 0, True
     self.pass_at = self.formatters[0].options.get('pass_threshold', 1.0)
 
 # %% ../nbs/08_sampling.ipynb #44dbeb98
@@ -94,9 +96,9 @@ def chance(self:Loop, st, r, needs=None):
 
 @patch
 def refit(self:Loop):
-    "Fit the prior to what the run has seen, each time it has seen half as much again."
+    "Fit the prior to what the run has seen, each time it has scored a quarter more."
     counts = self.closed+Counter(self._tally(st) for st in self.open.values())
-    self.prior, self.fit_at = fit_beta(counts), int(self.n['closed']*1.5)+1
+    self.prior, self.fit_at = fit_beta(counts), int(self.n['scored']*1.25)+1
 
 @patch
 def _tally(self:Loop, st):
@@ -150,7 +152,7 @@ def _close(self:Loop, st, why):
 @patch
 def _queue(self:Loop, st, seq=None):
     n = next(self.seq)
-    heapq.heappush(self.heap, (st.asked if self.auto else 0, seq or n, n, st))
+    heapq.heappush(self.heap, (st.asked, seq or n, n, st))
 
 @patch
 def _next(self:Loop):
@@ -183,9 +185,16 @@ def _send(self:Loop, st, seq):
         keys = list(self.store.ask(st.prompt.key, new, st.step, self.sampler_key, self.sampler.max_tokens, st.blind==self.round))
         st.unsent -= n; st.idx += n; st.tries += n; st.asked += n
     st.inflight += len(keys); self.sending += 1
-    t = asyncio.ensure_future(self._request(st, keys, st.idx-len(keys)))
-    self.tasks.add(t); t.add_done_callback(self.tasks.discard)
+    self._start(self._request(st, keys, st.idx-len(keys)))
     if st.unsent or st.owed: self._queue(st, seq)
+
+@patch
+def _start(self:Loop, coro):
+    "Let a coroutine run beside the loop; its end wakes the loop."
+    def done(t): self.tasks.discard(t); self.wake.set()
+    t = asyncio.ensure_future(coro)
+    self.tasks.add(t)
+    t.add_done_callback(done)
 
 @patch
 def _seed(self:Loop, st, idx):
@@ -248,7 +257,7 @@ def is_valid(self:Loop, r):
 async def _score(self:Loop, st, r):
     "Score one rollout, keep the score."
     self.pending += 1
-    try: s = await self.verifier.score(r.text, st.prompt.metadata, r.reasoning, prompt=st.prompt.messages, ask=self.judge and self._asker(r))
+    try: s = await self.verifier.score(r.text, st.prompt.metadata, r.reasoning, prompt=st.prompt.messages, ask=self.judge and self._asker(r), cache=self.verdicts)
     except (CallError, Stopped) as e: s = Score(None, f'judge: {e}')
     except RsrError: raise
     except Exception as e:
@@ -267,8 +276,8 @@ async def _score(self:Loop, st, r):
 @patch
 def _asker(self:Loop, r):
     "How a verifier asks the judge about one rollout: through the engine, into the ledger."
-    async def ask(messages):
-        try: (j,) = await self.judge_engine.call(lambda: self.judge.ask(messages))
+    async def ask(messages, **params):
+        try: (j,) = await self.judge_engine.call(lambda: self.judge.ask(messages, **params))
         except CallError as e: self.store.add_call('judge', r.key, self.judge_key, Rollout(outcome='failed', error=str(e))); raise
         self.budget.spend(j.prompt_tokens, j.completion_tokens)
         self.n['tokens'] += j.prompt_tokens+j.completion_tokens
@@ -303,7 +312,7 @@ def _pull(self:Loop):
     self.open[prompt.key] = st
     if st.rescore:
         st.pending += len(st.rescore)
-        t = asyncio.ensure_future(self._rescore(st)); self.tasks.add(t); t.add_done_callback(self.tasks.discard)
+        self._start(self._rescore(st))
     else: self.advance(st)
 
 @patch
@@ -320,9 +329,10 @@ async def _rescore(self:Loop, st):
 def fill(self:Loop):
     "Open prompts, and send while slots are free."
     self.round += 1
-    if self.fit_at<=self.n['closed'] and (self.auto or self.o.give_up): self.refit()
+    if self.fit_at<=self.n['scored'] and (self.auto or self.o.give_up): self.refit()
     for _ in range(512):
-        if self.can_pull(): self._pull()
+        if not self.can_pull(): break
+        self._pull()
     while self.sending<self.engine.slots and self.pending<=self.most_pending:
         if (over := self.budget.over(self.sending+1)):
             if not self.sending: self.stop('budget', Stopped(over))
@@ -357,7 +367,7 @@ async def run(self:Loop, grace:float=15):
     "Run to the end, to a budget, or to a stop; `grace` seconds are given to what is in flight then."
     self.wake = asyncio.Event()
     self.setup()
-    self.source, self.most_pending = self.store.walk(self.verifier_key), 64+4*self.engine.slots
+    self.source, self.most_pending = self.store.walk(self.verifier_key, keys=self.keys), 64+4*self.engine.slots
     try:
         while True:
             if self.error and not self.stop_reason: self._break(self.error)

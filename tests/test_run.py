@@ -200,6 +200,39 @@ def test_transient_faults_lose_nothing(here, server, fault):
     run = go(6, server.base_url, sampler=dict(max_retries=20))
     assert balanced(run)['samples']['by_outcome']=={'kept':96}
 
+def test_read_timeout_is_retried(here, server):
+    server.set(faults={'timeout':.2, 'hang_after_headers':.1}, rate=0.)
+    run = go(4, server.base_url, timeout=.5, sampler=dict(max_retries=20))
+    assert balanced(run)['samples']['by_outcome']=={'kept':64}
+
+def test_null_content_is_made_up_for(here, server):
+    server.set(faults={'null_content':.3}, rate=0.)
+    run = go(6, server.base_url)
+    s = balanced(run)
+    assert s['samples']['by_outcome']['kept']==96 and s['samples']['by_outcome']['empty']>4
+
+def test_rate_limit_is_found(here, server):
+    server.set(rate_limit=40, burst=10, rate=1., median=.02)
+    run = go(100, server.base_url, concurrent_requests=64)
+    assert balanced(run)['samples']['by_outcome']=={'kept':400}
+    refused = server.stats()['by_status'].get('429', 0)+server.stats()['by_status'].get(429, 0)
+    assert 0<refused<300
+
+@pytest.mark.parametrize('after', [None, 1, 'date'])
+def test_a_storm_of_429(here, server, after):
+    server.set(storm=(.1, 2.5), retry_after=after, rate=1., median=.05)
+    run = go(80, server.base_url, concurrent_requests=16)
+    assert balanced(run)['samples']['by_outcome']=={'kept':320} and 'failed' not in run.stats()['prompts']['by_stop_reason']
+
+def test_minutes(here, server):
+    server.set(median=.2, rate=0.)
+    run = go(200, server.base_url, minutes=.02, concurrent_requests=4)
+    assert run.exit_code==3 and 'budget.minutes' in run.message and run.stats()['seconds']<5
+
+def test_quota_is_fatal_though_it_is_a_429(here, server):
+    server.set(fault='quota')
+    with pytest.raises(RunBroken, match='exceeded your current quota'): go(2, server.base_url)
+
 def test_fatal_errors_stop_with_the_providers_message(here, server):
     server.set(auth='sk-right-key', echo_key=True)
     with pytest.raises(RunBroken, match='Incorrect API key provided: \\*\\*\\*'): go(5, server.base_url, api_key='sk-wrong-key')
@@ -312,3 +345,35 @@ def test_keep_alive(here):
     with Loopback() as s:
         go(30, s.base_url, concurrent_requests=4)
         assert len({e.get('conn') for e in s.log})<=4 or 'conn' not in s.log[0]
+
+# ---- planning
+
+def test_plan_then_run_buys_nothing_twice(here, server):
+    write_jsonl('in.jsonl', rows(200))
+    args = ['data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w', 'sampler.price={prompt: 1, completion: 2}']
+    p = rsr('plan', 'sft', 'pilot=20', *args)
+    assert p.returncode==0 and 'for 200 prompts, from 20' in p.stdout and 'US dollars' in p.stdout and 'go on with: rsr run sft' in p.stdout, p.stderr
+    low, high = (int(x.replace(',', '')) for x in p.stdout.split('rollouts')[1].split('95 %: ')[1].split(')')[0].split(' to '))
+    pilot = {e['prompt'] for e in server.log}
+    assert len(pilot)==20
+    n = len(server.log)
+    assert rsr('run', 'sft', *args).returncode==0
+    assert not pilot & {e['prompt'] for e in server.log[n:]}
+    s = load_run('w').stats()
+    assert low*.7<=s['samples']['asked']<=high*1.3
+
+def test_give_up_and_corrected_rate(here, server):
+    server.set(rate=lambda p: .9 if int(p.split()[1])%2 else 0.)
+    full = go(200, server.base_url, 'a', step_size='auto')
+    server.reset()
+    some = go(200, server.base_url, 'b', step_size='auto', give_up=.3)
+    a, b = full.stats(), some.stats()
+    assert b['prompts']['by_stop_reason']['gave_up']>80 and b['samples']['asked']<.7*a['samples']['asked'] and b['prompts']['satisfied']>=a['prompts']['satisfied']-3
+    lo, hi = a['pass_rate']['interval']
+    assert lo<=.45<=hi and a['pass_rate']['pooled']<.2
+
+def test_drop_truncated_false_keeps_them(here, server):
+    server.set(truncate=1., rate=1.)
+    run = go(4, server.base_url, sampler=dict(drop_truncated=False))
+    s = balanced(run)
+    assert set(s['samples']['by_outcome'])=={'truncated'} and s['scores']['passed']+s['scores']['failed']==s['samples']['asked'] and s['scores']['unscored']==0
