@@ -6,7 +6,7 @@
 __all__ = ['COMMANDS', 'command', 'run', 'demo', 'plan', 'format_', 'stats', 'init', 'Usage', 'help_text', 'main']
 
 # %% ../nbs/17_cli.ipynb #3a4b3602
-import json, os, shlex, signal, sys
+import json, os, re, shlex, signal, sys
 from pathlib import Path
 
 # %% ../nbs/17_cli.ipynb #a133ab0d
@@ -98,8 +98,8 @@ def _rewrite(r, options):
     from rsr.formatters import make_formatters
     from rsr.recipe import load_recipe
     from rsr.run import format_files
-    bad = [o for o in options if not o.startswith(('formatter.', 'formatter='))]
-    if bad: raise RsrError(f"rsr format takes formatter options only, not '{bad[0]}': everything else would need new samples or scores "
+    bad = [o for o in options if not re.match(r'(formatter|split|stages|decontaminate)[.=]', o)]
+    if bad: raise RsrError(f"rsr format takes formatter, split, stages and decontaminate options only, not '{bad[0]}': everything else would need new samples or scores "
                            f"(rsr run … work_dir={r.path})")
     d = load_recipe(r.recipe, options)
     for name, n in format_files(r.path, d, make_formatters(d['formatter'])).items(): _print(f"{r.path/'train'/name}: {n} rows")

@@ -16,10 +16,11 @@ def chance(
     s:int, f:int,       # passes and fails seen
     r:int,              # samples to come
     need_pass:int,      # passes still needed
-    need_fail:int=0     # fails still needed
+    need_fail:int=0,    # fails still needed
+    need_any:int=0      # samples still needed, however they come out
 )->float:               # in [0, 1]
     "The chance that `r` more samples bring what is needed (beta-binomial)."
-    if need_pass+need_fail>r: return 0.
+    if max(need_pass+need_fail, need_any)>r: return 0.
     a, b, total = a+s, b+f, 0.
     p = math.prod((b+i)/(a+b+i) for i in range(r))   # no pass at all
     for x in range(r+1):

@@ -15,9 +15,10 @@ import yaml
 from .data import RsrError, no_such
 from .engine import Budget, model_price
 from .formatters import make_formatters
+from .reward import make_scorer
 from .sampling import Sampling
 from .samplers import HttpSampler, add_secret, make_sampler, redact
-from .verifiers import load_verifier
+from .splits import check_split, stage_shares
 
 # %% ../nbs/14_recipe.ipynb #dcc171e1
 RECIPES = Path(__file__).parent/'recipes' if '__file__' in globals() else Path('../rsr/recipes')
@@ -131,15 +132,16 @@ def check_recipe(
     d:dict   # plain data
 )->dict:     # the same with sections filled in
     "Check a recipe's keys and values; raises with the key and the mend."
-    sch, top = schema(), ('work_dir', 'formatter')
+    sch, top = schema(), ('work_dir', 'formatter', 'split', 'stages', 'decontaminate')
     for s in d:
         if s not in sch and s not in top: raise RsrError(no_such('key', s, [*sch, *top]))
     for s, opts in sch.items():
         if not isinstance(d.setdefault(s, {}) or {}, dict): raise RsrError(f'{s}: {d[s]!r} is not a mapping of options')
         d[s] = d[s] or {}
         for k, v in d[s].items():
-            if k not in opts: raise RsrError(no_such('key', f'{s}.{k}', [f'{s}.{o}' for o in opts]))
-            check_value(f'{s}.{k}', v, *opts[k])
+            if k in opts: check_value(f'{s}.{k}', v, *opts[k])
+            elif s!='verifier': raise RsrError(no_such('key', f'{s}.{k}', [f'{s}.{o}' for o in opts]))   # verifiers check their own options
+    if d.get('split') is not None: check_split(d['split'])
     d['formatter'] = _formatters(d)
     if not d['formatter']: raise RsrError('formatter: none is named; e.g. formatter: [{type: sft}]')
     for f in d['formatter']:
@@ -188,13 +190,10 @@ def build(
     smp, ver = _clean(d['sampler']), _clean(d['verifier'])
     sampler, budget = make_sampler(**smp), d['budget']
     price = model_price(smp.get('model'), smp.get('price')) if budget.get('usd') is not None or smp.get('price') else None
-    verifier = load_verifier(ver.pop('type', 'mcq-rlvr'))
-    judge = None
-    if verifier.needs_judge:
-        if not (ver.get('model') or ver.get('base_url')): raise RsrError(
-            f"verifier '{verifier.name}' asks a model: name it with verifier.model or verifier.base_url (verifier.model: local is the embedded one)")
-        judge = make_sampler('local') if ver.get('model')=='local' else make_sampler(**{'temperature':0.0, **ver})
-    return dict(sampler=sampler, verifier=verifier, judge=judge, formatters=make_formatters(d['formatter']), sampling=Sampling(**d['sampling']),
+    verifier, judge = make_scorer(ver)
+    formatters = make_formatters(d['formatter'])
+    if d.get('stages'): stage_shares(d['stages'], formatters)
+    return dict(sampler=sampler, verifier=verifier, judge=judge and make_sampler(**judge), formatters=formatters, sampling=Sampling(**d['sampling']),
                 budget=Budget(price=price, **budget), mix=d['resume'].get('mix', False))
 
 def _clean(opts): return {k:expand(v) if k in ('api_key', 'base_url', 'headers') else v for k, v in opts.items() if v!='***'}

@@ -15,7 +15,9 @@ from .engine import model_price, run_sync
 from .formatters import make_formatter, make_formatters, write_files
 from .recipe import build, check_recipe, load_recipe, mask, new_work_dir, schema
 from .sampling import Loop
+from .reward import write_reward
 from .samplers import make_sampler
+from .splits import Benchmark, Sides, clean_input, write_found
 from .stats import stats, table, write_stats
 from .store import Atomic, Store, ledger_error
 
@@ -102,8 +104,14 @@ def _groups(store, d):
 
 def _format(store, d, formatters):
     "Write the files of a run; {file: counts}."
+    groups, sides = _groups(store, d), None
+    if d.get('decontaminate'): bench = Benchmark(d['decontaminate']); groups = ((p, rs) for p, rs in groups if not bench.overlap(p))
+    if d.get('split') or d.get('stages'): sides = Sides(make_formatters(d['formatter']), d.get('split'), d.get('stages'))
+    if any(f.type=='grpo' for f in formatters): write_reward(store.dir/'train'/'reward.py', mask(d['verifier']))
     steer = {k:v for k, v in d['sampler'].items() if k in ('type', 'model', 'base_url', 'system_prompt', 'prompt_template')}
-    return write_files(_groups(store, d), formatters, store.dir/'train', make_sampler(**steer).prepared)
+    s = make_sampler(**steer)
+    prepare = s.prepared if s.system_prompt or s.prompt_template else None
+    return write_files(groups, formatters, store.dir, prepare, store.single_turn(), sides)
 
 # %% ../nbs/15_run.ipynb #51e696d6
 def format_files(
@@ -154,7 +162,10 @@ def _load_input(store, d, src):
     if src is None:
         if store.fresh: raise RsrError('data.input_path is missing: the file of prompts (.jsonl, .jsonl.gz, .parquet)')
         return
-    store.add_prompts(read_prompts(src, d['data'].get('transform')), d['data'].get('on_bad_row', 'stop'))
+    items, found = read_prompts(src, d['data'].get('transform')), []
+    if d.get('decontaminate'): items = clean_input(items, Benchmark(d['decontaminate']), found)
+    store.add_prompts(items, d['data'].get('on_bad_row', 'stop'))
+    if d.get('decontaminate'): store.put('contaminated', len(found)); write_found(store.dir/'summary'/'contaminated.jsonl', found)
 
 def _save_recipe(store, d):
     with Atomic(store.dir/'recipe.yaml') as f: f.write(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True).encode())

@@ -6,7 +6,7 @@
 __all__ = ['Sampling', 'Open', 'Loop']
 
 # %% ../nbs/08_sampling.ipynb #a5c53a3c
-import asyncio, hashlib, heapq, sqlite3, time
+import asyncio, hashlib, heapq, inspect, sqlite3, time
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
@@ -67,7 +67,7 @@ class Loop:
         self.store, self.sampler, self.verifier, self.formatters = store, sampler, verifier, formatters
         self.o, self.budget, self.progress, self.judge, self.keys = sampling or Sampling(), budget or Budget(), progress, judge, keys
         self.mix, self.auto, self.engine, self.judge_engine = mix, self.o.step_size=='auto', _engine_for(sampler), judge and _engine_for(judge)
-        self.verdicts = Verdicts(store)
+        self.score_with = dict(cache=Verdicts(store)) if 'cache' in inspect.signature(verifier.score).parameters else {}
         self.begin()
 
 def _engine_for(sampler): return Engine(sampler.concurrent_requests, sampler.patience, sampler.max_retries)
@@ -257,7 +257,7 @@ def is_valid(self:Loop, r):
 async def _score(self:Loop, st, r):
     "Score one rollout, keep the score."
     self.pending += 1
-    try: s = await self.verifier.score(r.text, st.prompt.metadata, r.reasoning, prompt=st.prompt.messages, ask=self.judge and self._asker(r), cache=self.verdicts)
+    try: s = await self.verifier.score(r.text, st.prompt.metadata, r.reasoning, prompt=st.prompt.messages, ask=self.judge and self._asker(r), **self.score_with)
     except (CallError, Stopped) as e: s = Score(None, f'judge: {e}')
     except RsrError: raise
     except Exception as e:

@@ -87,6 +87,12 @@ def write_stats(store, d):
 # %% ../nbs/09_stats.ipynb #6d179c7b
 def _pct(x): return '–' if x is None else f'{x:.1%}'
 def _interval(r): return ' (95 %: {} to {})'.format(*map(_pct, r['interval'])) if r['interval'] else ''
+def _rows(v):
+    "How many rows a file has, and what is particular about them."
+    more = [f"{v['full']} with the full number of responses"] if v['full']!=v['prompts'] else []
+    if 'positive_share' in v: more.append(f"{v['positive_share']:.0%} labelled true, {v['left_out']} left out for the balance")
+    if v.get('dropped'): more.append(f"{v['dropped']} dropped: nothing left of the answer without its thinking")
+    return f"{v['rows']} rows"+(f" ({'; '.join(more)})" if more else '')
 def _list(d): return ', '.join(f'{k} {v}' for k, v in d.items()) or 'none'
 
 def table(
@@ -101,5 +107,5 @@ def table(
              ('tokens', f"{t['prompt']:,} prompt, {t['completion']:,} completion"+(f" (judge: {t['judge']:,})" if t['judge'] else '')),
              ('cost', None if d['cost'] is None else f"{d['cost']:.4f} US dollars"), ('time', f"{d['seconds']:.1f} s"),
              *[('unscored', f'{n} × {why}') for why, n in c['why_unscored'].items()], *[('error', f'{n} × {e}') for e, n in s['errors'].items()],
-             *[('file', f"{k}: {v['rows']} rows"+('' if v['full']==v['prompts'] else f" ({v['full']} with the full number of responses)")) for k, v in d['rows'].items()]]
+             *[('file', f"{k}: {_rows(v)}") for k, v in d['rows'].items()]]
     return '\n'.join(f'{k:10} {v}' for k, v in lines if v is not None)

@@ -298,6 +298,12 @@ def walk(self:Store,
             yield Prompt(id_, d['messages'], d['metadata'], d['extra'], key), stop, rs.get(key, [])
         after = ps[-1][0]
 
+@patch
+def single_turn(self:Store)->bool:
+    "Is every prompt of the current input one user turn?"
+    q = "SELECT EXISTS(SELECT 1 FROM prompts WHERE gen=? AND json_array_length(row, '$.messages')>1)"
+    return not self.db.execute(q, (self.gen,)).fetchone()[0]
+
 # %% ../nbs/01_store.ipynb #6a8daccc
 class Atomic:
     "A file to write that appears under its name only when it is whole."

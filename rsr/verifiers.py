@@ -22,8 +22,6 @@ _CLOSED = re.compile(rf'</{_TAG}\s?>|\[/THINK\]|◁/think▷|<\|end_of_thought\|
 _FINAL = re.compile(r'<\|channel\|>\s?final\b[^<]{0,99}(?:<\|constrain\|>[^<]{0,99})?<\|message\|>|assistantfinal')
 _MARKUP = re.compile(rf'{_OPENED.pattern}|{_CLOSED.pattern}|<\|channel\|>\s?\w+|<\|start\|>\w*|<\|\w+\|>', re.I)
 
-def _after(rx, text): return max((m.end() for m in rx.finditer(text)), default=0)
-
 # %% ../nbs/04_verifiers.ipynb #e9086ec2
 def split_thinking(
     text:str,          # what the model sent
@@ -32,10 +30,11 @@ def split_thinking(
     "Cut the thinking off; the answer is '' where the thinking never ends."
     text, thought = text or '', [reasoning or '']
     if '<|channel|>' in text or re.match(r'analysis(?=[A-Z])', text):
-        cut = _after(_FINAL, text) or len(text)
-        thought.append(text[:cut])
-        text = re.split(r'<\|\w+\|>', text[cut:], maxsplit=1)[0]
-    cut = len(text) if _OPENED.search(text, end := _after(_CLOSED, text)) else end
+        *_, final = None, *_FINAL.finditer(text)
+        thought.append(text[:final.start()] if final else text)
+        text = re.split(r'<\|\w+\|>', text[final.end():], maxsplit=1)[0] if final else ''
+    end = max((m.end() for m in _CLOSED.finditer(text)), default=0)
+    cut = len(text) if _OPENED.search(text, end) else end
     thought.append(text[:cut])
     answer = re.sub(r'(?:<\|\w+\|>\s{0,9}){1,9}\Z', '', text[cut:].rstrip())
     return '\n'.join(s for t in thought if (s := _MARKUP.sub('', t).strip())), answer.strip()
@@ -75,7 +74,7 @@ def _any(words): return '(?:' + '|'.join(w.replace('_', r'\s+') for w in words.s
 
 _CJK = r'[\u2600-\u27bf\u2e80-\uffef\U0001f300-\U0001faff]'      # Chinese, Japanese, Korean go on without a space; so do emoji
 _OPEN, _CLOSE = r'\s{0,9}[(\[⟦]{0,4}\s{0,9}', r'\s{0,9}[)\]⟧]{1,4}'
-_FULL = rf'''\s*(?:\n|\Z)|[.!](?!\w)|\s*{_CJK}|\s*,?\s+(?i:because|since|as|due|it\s+is)\b|\s*,\s*(?i:not|rather|instead)\b'''
+_FULL = rf'''\s*(?:\n|\Z)|\s*[.!](?!\w)|\s*{_CJK}|\s*,?\s+(?i:because|since|as|due|it\s+is)\b|\s*,\s*(?i:not|rather|instead)\b'''
 _HALF = rf'''{_FULL}|\s*[,;:|(]|\s*[-–](?=\s)|\s*—|\s*[/&+]\s*[A-Ja-j]\b
   |\s+(?i:for|given|based|which|and|or|but|not|over|rather|instead|here|at\s+first)\b'''
 _LETTER = rf'''{_OPEN}(?:(?P<l>[A-HJa-hj](?:{_CLOSE}(?!\s*\?)|(?={_HALF}))|[B-HJ](?=\s+\w)|[Ii]{_CLOSE}|I(?=\.?\s*(?:\n|\Z)|:))
@@ -116,7 +115,7 @@ _STATED = dict(
                      r'(?:correct|right|best|true)\b'),
     predicate = _say(_LABEL, _IS_THE, r'(?:the|my|our)\s+(?:' + _any('only best most correct right appropriate accurate likely suitable final single valid')
                      + r'\s+){0,4}(?:answer|choice|option|one|pick|selection)\b'),
-    last_line = _say(r'(?:\A|(?<!\n[A-J])\n)\W{0,6}(?:(?:option|choice)\s+)?', r'(?P<l>[A-Ja-hj])', r'[)\]⟧]*\s*[.:!]?\s*\Z'))
+    last_line = _say(r'(?:\A|(?<!\n[A-J])(?<!\n[A-J][.:)])\n)\W{0,6}(?:(?:option|choice)\s+)?', r'(?P<l>[A-Ja-hj])', r'[)\]⟧]*\s*[.!]?\s*\Z'))
 _IMPLIED = dict(
     correct = _say(_LABEL, _IS_THE, r'(?:correct|right|best)\b'),
     lower = _say(r'(?<![a-z])(?:think|believe|guess|say|that|option)\s+', r'(?P<l>[a-hj])', _IS_THE, r'(?:correct|right|(?:the|my)\s+(?:\w+\s+)?answer)\b'),
@@ -292,7 +291,7 @@ _INLINE = re.compile(r'\$\$(.+?)\$\$|\$([^$\n]+?)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?
 def _stated(tail):
     "The expression that opens `tail`, the text after \"the answer is\"; None if that is prose."
     if (m := _INLINE.match(tail)): return next(filter(None, m.groups())).strip()
-    s = re.split(r'\n|\.(?=\s|\Z)|</|;|"\s*[,}]|\s(?:because|since|which|so|as)\b', tail.strip('"\' {*_'), maxsplit=1)[0].strip(' "\'*_')
+    s = re.split(r'\n|\.(?=\s|\Z)|</|;|"\s*[,}]|\s(?:because|since|which|so|as)\b', tail.strip('"\' {*_'), maxsplit=1)[0].strip(' "\'*_。')
     if s.count('}')>s.count('{'): s = s.rstrip(' }')   # of JSON
     if not _PROSE.search(s) or _number(s): return s or None
     if (m := _VALUES.search(s.rpartition('=')[2]) or _VALUES.search(s)): return m[0].strip()
@@ -525,14 +524,13 @@ class Verifier:
     fn: object                                    # function(response, metadata, …) -> float | Score
     fingerprint: str                              # scores under one fingerprint are comparable
     needs_truth: bool = True                      # does it leave a prompt without ground truth unscored?
-    is_async: bool = False
+    is_async: bool = False                        # is the function itself async?
     options: dict = field(default_factory=dict)   # as given
 
     def __post_init__(self):
-        self.takes = set(inspect.signature(self.fn).parameters)
-        self.needs_judge = 'ask' in self.takes
+        self.takes = {*inspect.signature(self.fn).parameters}
+        self.needs_judge, self.config = 'ask' in self.takes, dict(type=self.name, fingerprint=self.fingerprint)
         self.inline = not self.is_async and not getattr(self.fn, 'blocking', True)   # cheap enough for the event loop
-        self.config = dict(type=self.name, fingerprint=self.fingerprint)
 
     def call(self, response, metadata=None, reasoning='', **have):
         "What the function returns, perhaps an awaitable; of `have` it gets what it takes."
@@ -540,9 +538,9 @@ class Verifier:
 
     async def score(self, response, metadata=None, reasoning='', prompt=None, ask=None)->Score:
         "Score one response; `prompt`, and `ask` (async: messages -> text), go to functions that take them. What the function raises is not caught."
-        import asyncio
+        from asyncio import to_thread
         call = functools.partial(self.call, response, metadata, reasoning, prompt=prompt, ask=ask)
-        out = call() if self.inline or self.is_async else await asyncio.to_thread(call)
+        out = call() if self.inline or self.is_async else await to_thread(call)
         return as_score(await out if inspect.isawaitable(out) else out, self.name)
 
 # %% ../nbs/04_verifiers.ipynb #f03de6e6

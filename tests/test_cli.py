@@ -25,7 +25,7 @@ def test_stats_and_format(done, server):
     p = rsr('format', 'w', 'formatter.dpo.name=pairs')
     assert p.returncode==0 and read_jsonl('w/train/pairs.jsonl')==before and set(json.load(open('w/train/dataset_info.json')))=={'sft', 'dpo', 'pairs'}
     p = rsr('format', 'w', 'sampler.temperature=1')
-    assert p.returncode==2 and 'formatter options only' in p.stderr
+    assert p.returncode==2 and 'takes formatter, split' in p.stderr
     assert len(server.log)==n
 
 def test_init_then_run(here, server):

@@ -1,0 +1,118 @@
+"Files of every method from real runs: KTO, GRPO, targets, splits, stages, decontamination."
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import read_jsonl, rows, write_jsonl
+
+from rsr import load_run, sample
+from rsr.data import RsrError
+
+def go(server, n=60, recipe='sft', work_dir='run', **kw): return sample(rows(n), recipe, base_url=server.base_url, work_dir=work_dir, progress=False, **kw)
+
+def test_kto_share_is_the_files(here, server):
+    run = go(server, 200, 'kto')
+    kto = read_jsonl('run/train/kto.jsonl')
+    share = sum(r['label'] for r in kto)/len(kto)
+    assert .6<=share<=.7 and all(list(r)==['prompt', 'completion', 'label'] and isinstance(r['label'], bool) for r in kto)
+    assert {r['completion'] for r in kto}<={t.strip() for t in run.rollouts.text}   # nothing is invented
+    assert run.stats()['rows']['kto.jsonl']['positive_share']==pytest.approx(share, abs=1e-3)
+    again = (here/'run/train/kto.jsonl').read_bytes()
+    run.format()
+    assert (here/'run/train/kto.jsonl').read_bytes()==again
+    run.format('kto', positive_share=.5)
+    kto = read_jsonl('run/train/kto.jsonl')
+    assert abs(sum(r['label'] for r in kto)/len(kto)-.5)<.03
+
+def test_grpo_band_and_reward(here, server):
+    run = go(server, 60, 'grpo')
+    grpo = read_jsonl('run/train/grpo.jsonl')
+    p = run.prompts
+    assert len(grpo)==((p.mean_score>0)&(p.mean_score<1)).sum() and 10<len(grpo)<60
+    assert all(r==dict(prompt=r['prompt'], answer='A') for r in grpo)
+    assert (p.rollouts==8).all()
+    spec = importlib.util.spec_from_file_location('run_reward', here/'run/train/reward.py')
+    mod = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mod)
+    assert mod.trl_reward(['q']*2, [r'\boxed{A}', 'no'], answer=['A', 'A'])==[1., 0.] and mod.reward('q', 'A') is None and mod.compute_score('d', 'A', 'A', {})==1.
+
+def test_grpo_without_a_band_asks_nothing(here, server):
+    go(server, 20, 'grpo', overrides=['formatter.band=null'])
+    assert len(read_jsonl('run/train/grpo.jsonl'))==20 and not server.log
+
+def test_reward_of_a_users_verifier_from_anywhere(here, server):
+    (here/'v.py').write_text('def f(response, metadata): return 0.5\n')
+    go(server, 3, 'grpo', verifier='v.py:f')
+    out = subprocess.run([sys.executable, '-c', f'import sys; sys.path.insert(0, {str(here/"run/train")!r}); import reward; print(reward.reward("q", "x"))'], capture_output=True, text=True, cwd='/')
+    assert out.stdout.strip()=='0.5', out.stderr
+
+TARGETS = [('sft', t) for t in ('llamafactory', 'trl', 'axolotl', 'swift', 'openai', 'verl')]+[('dpo', t) for t in ('llamafactory', 'trl', 'axolotl', 'swift', 'openai')]+[
+    ('kto', t) for t in ('llamafactory', 'trl', 'axolotl', 'swift')]+[('grpo', t) for t in ('trl', 'axolotl', 'swift', 'verl')]
+
+def test_every_target_and_parquet(here, server):
+    run = go(server, 40, 'sft_dpo')
+    for method, target in TARGETS:
+        for fmt in ('jsonl', 'parquet'):
+            n = run.format(method, target=target, name=f'{method}_{target}', format=fmt)
+            (k,) = n
+            assert n[k]>0, (method, target)
+            if fmt=='parquet':
+                import pyarrow.parquet as pq
+                assert pq.read_table(here/'run/train'/k).num_rows==n[k]
+    for method, target in [('dpo', 'verl'), ('kto', 'openai'), ('grpo', 'llamafactory')]:
+        with pytest.raises(RsrError, match='has no such training'): run.format(method, target=target)
+
+def test_strings_only_where_every_prompt_is_one_turn(here, server):
+    data = rows(20)
+    data[7]['messages'] = [dict(role='user', content='Hi'), dict(role='assistant', content='Hello'), dict(role='user', content='prompt 7')]
+    sample(data, 'kto', base_url=server.base_url, work_dir='run', progress=False)
+    assert {type(r['prompt']) for r in read_jsonl('run/train/kto.jsonl')}=={list}
+
+def test_split_is_shared_and_stable(here, server):
+    def ids(path): return {r['messages'][0]['content'] if 'messages' in r else r['conversations'][0]['value'] for r in read_jsonl(path)}
+    go(server, 100, 'sft_dpo', overrides=['split.eval=0.3'])
+    sft, sft_e, dpo, dpo_e = (ids(f'run/{s}/{f}.jsonl') for f in ('sft', 'dpo') for s in ('train', 'eval'))
+    assert sft_e and dpo_e and not (sft|dpo)&(sft_e|dpo_e) and .15<len(sft_e)/len(sft|sft_e)<.45
+    go(server, 150, 'sft_dpo', overrides=['split.eval=0.3'])
+    assert sft_e<=ids('run/eval/sft.jsonl') and sft<=ids('run/train/sft.jsonl')
+    assert json.load(open('run/eval/dataset_info.json')).keys()=={'sft', 'dpo'}
+
+def test_split_by_metadata(here, server):
+    data = rows(60)
+    for i, r in enumerate(data): r['metadata']['doc'] = f'd{i%6}'
+    sample(data, 'sft', base_url=server.base_url, work_dir='run', progress=False, overrides=['split={eval: 0.4, by: metadata.doc}'])
+    doc = {f'prompt {i}':f'd{i%6}' for i in range(60)}
+    train, held = ({doc[r['messages'][0]['content']] for r in read_jsonl(f'run/{s}/sft.jsonl')} for s in ('train', 'eval'))
+    assert train and held and not train&held
+
+def test_stages_share_no_prompt(here, server):
+    run = go(server, 100, 'sft_dpo', overrides=['stages=[sft, dpo]'])
+    sft = {r['messages'][0]['content'] for r in read_jsonl('run/train/sft.jsonl')}
+    dpo = {r['conversations'][0]['value'] for r in read_jsonl('run/train/dpo.jsonl')}
+    assert sft and dpo and not sft&dpo
+    with pytest.raises(RsrError, match='no formatter of this recipe'): go(server, 5, 'sft_dpo', 'b', overrides=['stages=[sft, grpo]'])
+    with pytest.raises(RsrError, match='sum to 0.9'): go(server, 5, 'sft_dpo', 'b', overrides=['stages={sft: 0.5, dpo: 0.4}'])
+    assert run.recipe['stages']==['sft', 'dpo']
+
+def test_decontaminate_before_paying(here, server):
+    write_jsonl('bench.jsonl', [dict(question='prompt 3'), dict(question='something else')])
+    run = go(server, 10, overrides=['decontaminate=bench.jsonl'])
+    assert 'prompt 3' not in {e['prompt'] for e in server.log} and run.stats()['prompts']['total']==9
+    assert read_jsonl('run/summary/contaminated.jsonl')[0]['id']=='q3'
+    go(server, 10, work_dir='b')
+    assert load_run('b').format()['sft.jsonl']
+    from conftest import rsr
+    before = {r['messages'][0]['content'] for r in read_jsonl('b/train/sft.jsonl')}
+    assert rsr('format', 'b', 'decontaminate=bench.jsonl').returncode==0
+    assert before-{r['messages'][0]['content'] for r in read_jsonl('b/train/sft.jsonl')}<={'prompt 3'}
+
+def test_thinking(here, server):
+    server.set(reasoning='think', rate=1.)
+    run = go(server, 5)
+    assert '<think>' in read_jsonl('run/train/sft.jsonl')[0]['messages'][1]['content']
+    run.format('sft', thinking='strip')
+    assert all('think>' not in json.dumps(r) for r in read_jsonl('run/train/sft.jsonl'))
+    run.format('sft', thinking='reasoning_content')
+    assert all(r['messages'][1]['reasoning_content'] and 'think>' not in r['messages'][1]['content'] for r in read_jsonl('run/train/sft.jsonl'))
