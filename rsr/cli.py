@@ -17,7 +17,7 @@ def command(usage, example):
     def _(f): COMMANDS[f.__name__.rstrip('_')] = (f, usage, example); return f
     return _
 
-def _print(*a): print(*a, flush=True)
+def _print(*a, **kw): print(*a, flush=True, **kw)
 
 def _resume_hint(work_dir, argv):
     "The command that goes on with a run."

@@ -160,7 +160,9 @@ def _check_options(self:Rubric, at):
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0<=p<=1: raise RsrError(f'{at}: pass_threshold: {p!r} is not a number from 0 to 1')
 
 @patch(as_prop=True)
-def ids(self:Rubric): return [c.id for c in self.criteria]
+def ids(self:Rubric)->list:
+    "The ids of the criteria, in their order."
+    return [c.id for c in self.criteria]
 
 @patch(as_prop=True)
 def needs_judge(self:Rubric)->bool:
@@ -191,6 +193,7 @@ def _function(spec, folder, at):
     fn.rsr_spec = str(spec)
     return fn
 
+# %% ../nbs/05_rubric.ipynb #2f7a5917
 def load_rubric(
     src,        # a shipped rubric's name, a path to a YAML file, a dict, or a Rubric
     **options   # mode, combine, structured, pass_threshold: win over what the rubric says
@@ -256,7 +259,7 @@ def fence(
     mark:str    # drawn for this request
 )->str:
     "Text between two lines that nothing inside it can imitate."
-    text = _FENCE.sub(r'(\1)', clean_text(text)).replace(mark, '(mark)')
+    text = _FENCE.sub(r'(\1)', text).replace(mark, '(mark)')
     return f'<<<BEGIN {what} {mark}>>>\n{text}\n<<<END {what} {mark}>>>'
 
 # %% ../nbs/05_rubric.ipynb #df7f369e
@@ -391,13 +394,21 @@ class Judge:
     structured: bool = False  # send a JSON schema along
     close: object = None      # async, at the end
 
+# %% ../nbs/05_rubric.ipynb #e4eb64d5
+def _sampler_of(options):
+    "The sampler of a judge's options."
+    known = ['type', *[f.name for f in fields(HttpSampler)]]
+    for k in options:
+        if k not in known: raise RsrError('judge: '+no_such('option', k, known))
+    return make_sampler(**{'temperature':0.0, **options, **(dict(type='local', model='') if options.get('model')=='local' else {})})
+
 def make_judge(
     who,                 # an async function, a sampler, a mapping of its options, or a Judge
     structured='auto'    # as in `Rubric`
 )->Judge:
     "A judge."
     if isinstance(who, Judge): return replace(who, close=None)
-    if isinstance(who, dict): who = make_sampler(**{'temperature':0.0, **who})
+    if isinstance(who, dict): who = _sampler_of(who)
     if hasattr(who, 'concurrent_requests'):
         who.prepare()
         return Judge(judge_ask(who), who.config, takes_schema(who.config) if structured=='auto' else structured, who.close)
@@ -440,19 +451,22 @@ def verdict_key(
     talk = [[x['role'], x['content']] for x in messages]
     return fingerprint([PROMPT_VERSION, seen, judge, talk, response, again])
 
+# %% ../nbs/05_rubric.ipynb #9ec53902
 class Cache:
     "Verdicts in memory, and in a JSONL file if one is named."
     def __init__(self, path=None):
-        self.path, self.d = path and Path(path), {}
-        if self.path and self.path.is_file():
-            for line in self.path.read_text(encoding='utf-8').splitlines():
-                try: self.d.update([json.loads(line)])
-                except ValueError: pass   # the last line of a process that was killed
+        self.path, self.d, text = path and Path(path), {}, ''
+        if self.path and self.path.is_file(): text = self.path.read_text(encoding='utf-8')
+        self.torn = bool(text) and not text.endswith('\n')   # the last line of a process that was killed
+        for line in text.split('\n'):
+            try: self.d.update([json.loads(line)])
+            except (ValueError, TypeError): pass
     def get(self, key): return self.d.get(key)
     def put(self, key, value):
         self.d[key] = value
-        if self.path:
-            with open(self.path, 'a', encoding='utf-8') as f: f.write(dumps([key, value])+'\n')
+        if not self.path: return
+        with open(self.path, 'a', encoding='utf-8') as f: f.write('\n'*self.torn+dumps([key, value])+'\n')
+        self.torn = False
 
 # %% ../nbs/05_rubric.ipynb #45985d89
 async def _request(judge, criteria, messages, response, fatal=()):
@@ -524,7 +538,8 @@ def as_messages(
     prompt   # a text, or messages
 )->list:
     "A prompt as messages."
-    return [dict(role='user', content=prompt)] if isinstance(prompt, str) else list(prompt)
+    ms = [dict(role='user', content=prompt)] if isinstance(prompt, str) else prompt
+    return [{**m, 'content':clean_text(m['content'])} for m in ms]
 
 def _ask_function(c, messages, response, metadata):
     "(answer, reason) of a programmatic criterion."
@@ -543,7 +558,7 @@ def _ask_function(c, messages, response, metadata):
 @patch
 async def ajudge(self:Rubric, prompt, response, ask=None, cache=None, metadata=None, again=0, fatal=()):
     "Judge a response: dict(answers, reasons, judges) with the answers of each judge; exceptions in `fatal` are let through."
-    messages, response = as_messages(prompt), split_thinking(response)[1]
+    messages, response = as_messages(prompt), split_thinking(clean_text(response))[1]
     turns, cache = sum(m['role']=='user' for m in messages), Cache() if cache is None else cache
     got = {c.id:('NA', f'fewer than {c.min_turns} turns of the user') for c in self.criteria if turns<c.min_turns}
     got.update({c.id:_ask_function(c, messages, response, metadata or {}) for c in self.criteria if c.function and c.id not in got})
@@ -619,19 +634,22 @@ class RubricVerifier:
         self.schemas = [takes_schema(j) if s=='auto' else s for j in self.judges]
 
     @property
-    def needs_judge(self): return self.rubric.needs_judge
-    @property
-    def config(self)->dict:
-        "What determines the scores, as plain data."
-        return dict(type='rubric', version=PROMPT_VERSION, rubric=self.rubric.to_dict(), judges=self.judges)
-
-    def _judges(self, ask):
-        "The judges of one call."
-        asks = ask if isinstance(ask, (list, tuple)) else [ask] if ask else []
-        known = [*zip(self.judges, self.schemas), *[(None, self.rubric.structured is True)]*len(asks)]
-        return [a if isinstance(a, Judge) else Judge(a, *k) for a, k in zip(asks, known)]
+    def needs_judge(self)->bool: return self.rubric.needs_judge
 
 # %% ../nbs/05_rubric.ipynb #457fd019
+@patch(as_prop=True)
+def config(self:RubricVerifier)->dict:
+    "What determines the scores, as plain data."
+    return dict(type='rubric', version=PROMPT_VERSION, rubric=self.rubric.to_dict(), judges=self.judges)
+
+@patch
+def _judges(self:RubricVerifier, ask):
+    "The judges of one call."
+    asks = ask if isinstance(ask, (list, tuple)) else [ask] if ask else []
+    known = [*zip(self.judges, self.schemas), *[(None, self.rubric.structured is True)]*len(asks)]
+    return [a if isinstance(a, Judge) else Judge(a, *k) for a, k in zip(asks, known)]
+
+# %% ../nbs/05_rubric.ipynb #37f81322
 @patch
 async def score(self:RubricVerifier,
     response:str,      # the text, with its thinking or without
@@ -651,6 +669,7 @@ async def score(self:RubricVerifier,
     s.detail = {i:dict(answer=answers[i], reason=reasons[i]) for i in self.rubric.ids}
     return s
 
+# %% ../nbs/05_rubric.ipynb #dda6d28d
 @patch
 def _count(self:RubricVerifier, answers, reasons):
     "A function that fails ten times in a row stops the run, before more is sampled for nothing."
@@ -666,16 +685,16 @@ def rubric_scorer(
     "The rubric that a recipe names, and who judges by it."
     own, known = ('rubric', 'mode', 'combine', 'structured', 'judges'), [f.name for f in fields(HttpSampler)]
     for k in options:
-        if k not in own and k not in known: raise RsrError(no_such('key', f'verifier.{k}', [f'verifier.{o}' for o in (*own, *known)]))
+        if k not in (*own, *known): raise RsrError(no_such('key', f'verifier.{k}', [f'verifier.{o}' for o in (*own, *known)]))
     if not options.get('rubric'): raise RsrError(f'verifier.rubric is missing: one of {", ".join(rubric_names())}, or a path to a .yaml file')
     one = {k:v for k, v in options.items() if k not in own and v is not None}
     judges = [{**one, **j} for j in options.get('judges') or []] or ([one] if one.get('model') or one.get('base_url') else [])
-    judges = [{'temperature':0.0, **j, **(dict(type='local', model='') if j.get('model')=='local' else {})} for j in judges]
+    judges = [{'temperature':0.0, **j, **(dict(type='local', model='') if j.get('model')=='local' else {})} for j in judges]   # as for `with_judge`
     rubric = load_rubric(options['rubric'])
     if rubric.needs_judge and not judges: raise RsrError(
         f"rubric '{rubric.name}' asks a judge: name it with verifier.model or verifier.base_url (verifier.model=local is the embedded one)")
     judges = judges if rubric.needs_judge else []
-    return RubricVerifier(rubric, [make_sampler(**j) for j in judges], **{k:options.get(k) for k in ('mode', 'combine', 'structured')}), judges
+    return RubricVerifier(rubric, [_sampler_of(j) for j in judges], **{k:options.get(k) for k in ('mode', 'combine', 'structured')}), judges
 
 # %% ../nbs/05_rubric.ipynb #e1339815
 @patch

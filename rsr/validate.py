@@ -41,6 +41,7 @@ def _labelled(rubric, row):
     if (err := next(filter(None, (_bad_label(rubric, k, a) for k, a in labels.items())), None)): return None, err
     return {**row, 'messages':as_messages(p), 'labels':labels}, None
 
+# %% ../nbs/10_validate.ipynb #76459362
 def read_labels(
     src,      # a JSONL file, a DataFrame, a list of rows
     rubric    # anything `load_rubric` takes
@@ -73,6 +74,7 @@ def accuracy(
     t = np.asarray(table, float)
     return _plain(_share(t.trace(axis1=-2, axis2=-1), t.sum((-2, -1)))[()])
 
+# %% ../nbs/10_validate.ipynb #2820a623
 def kappa(
     table,                  # counts: labels × judge, or a stack of such
     quadratic:bool=False    # weigh disagreement by the square of its distance (levels)
@@ -227,6 +229,7 @@ def _criterion_report(c, rows, judged, n_boot, seed):
     return dict(out, errors=said.count('ERROR'), na_rate=said.count('NA')/len(said), yes_rate=_yes_rate(c, said),
                 self_consistency=_same([[d['answers'][c.id] for d in g] for g in judged]), judge_disagreement=_disagreement(c, judged))
 
+# %% ../nbs/10_validate.ipynb #0301cc70
 def _yes_rate(c, said):
     "Mean worth of the answers that are not NA."
     pts = [c.points(a) for a in said if a not in ('NA', 'ERROR')]
@@ -272,6 +275,7 @@ def build_report(
                 criteria=crit, **_overall_report(rubric, rows, judged, n_boot, seed), sets=_sets_report(rows, judged, n_boot, seed),
                 noise=noise(judged), score_se=noise(judged)['score_se'], idle=idle_criteria(rubric, [g[0]['answers'] for g in judged]))
 
+# %% ../nbs/10_validate.ipynb #72959ead
 def validate(
     rubric,            # anything `load_rubric` takes
     labelled,          # anything `read_labels` takes
@@ -307,6 +311,7 @@ def _notes(rep, i):
     out = ['never varies']*(i in idle['never_vary'])+['mostly NA']*(i in idle['mostly_na'])
     return ', '.join(out+[f'duplicates {b if a==i else a}' for a, b, _ in idle['duplicates'] if i in (a, b)])
 
+# %% ../nbs/10_validate.ipynb #36ccdf4c
 def report_table(
     rep:dict   # of `validate`
 )->str:
@@ -337,7 +342,6 @@ def validate_options(
     how = {k:options[k] for k in ('mode', 'combine', 'structured') if options.get(k) is not None}
     rubric, judge = load_rubric(rubric, **how), {k[6:]:v for k, v in options.items() if k.startswith('judge.')}
     if rubric.needs_judge and not judge: raise RsrError(f"rubric '{rubric.name}' asks a judge: name it with judge.model or judge.base_url (judge.model=local is the embedded one)")
-    if judge.get('model')=='local': judge = {**judge, 'type':'local', 'model':''}
     path = options.get('cache', f"{options['labels']}.verdicts")
     more = {k:options[k] for k in ('k', 'rejudge', 'seed', 'n_boot') if options.get(k) is not None}
     return validate(rubric, options['labels'], [judge] if judge else None, cache=Cache(path), **more)
@@ -398,6 +402,7 @@ def save(self:Labels):
     with Atomic(self.path) as f:
         for r in [*self.other, *[self.rows[i] for i in self.order if self.rows[i]['labels']]]: f.write((dumps(r)+'\n').encode())
 
+# %% ../nbs/10_validate.ipynb #de441c8b
 @patch
 def options(self:Labels, c, row):
     "The answers that a person can give to a criterion; none where the conversation is too short for it."
@@ -408,12 +413,12 @@ def answers_to(c)->list:
     "What a person can answer to a criterion."
     return [*(c.scale or ['YES', 'NO']), *(['NA'] if c.na_valid else [])]
 
-# %% ../nbs/10_validate.ipynb #de441c8b
 @patch(as_prop=True)
 def current(self:Labels)->dict:
     "The row that is shown."
     return self.rows[self.order[self.at]]
 
+# %% ../nbs/10_validate.ipynb #abfc466e
 @patch
 def complete(self:Labels, i)->bool:
     "Does row `i` have all labels it can have?"
@@ -429,6 +434,7 @@ def label(self:Labels, criterion, answer):
     else: r['labels'][criterion] = answer
     self.save()
 
+# %% ../nbs/10_validate.ipynb #3ee60ac8
 @patch
 def go(self:Labels, step:int=1):
     "Show another row; the one that is left is finished if it has all its labels."

@@ -117,12 +117,12 @@ def loop_on(work, n, sampler, formatters, **sampling):
 
 def dpo(tmp, n=1000):
     "The DPO recipe: fixed step 8 against auto with give_up; pairs and samples."
-    rows = []
+    rows, base = [], None
     for label, kw in [('step 8', dict(step_size=8, max_steps=4)), ('auto', dict(step_size='auto')), ('auto, give_up 0.1', dict(step_size='auto', give_up=.1)),
                       ('auto, give_up 0.2', dict(step_size='auto', give_up=.2)), ('auto, give_up 0.3', dict(step_size='auto', give_up=.3))]:
         s = Instant()
         loop = loop_on(tmp/label, n, s, [dict(type='dpo')], max_rollouts=32, **kw)
-        base = (s.asked, loop.n['satisfied']) if not rows else base
+        base = base or (s.asked, loop.n['satisfied'])
         rows.append(dict(rule=label, samples=s.asked, pairs=loop.n['satisfied'], samples_share=s.asked/base[0], pairs_share=loop.n['satisfied']/base[1], gave_up=loop.n['gave_up']))
     table(f'DPO within 32: {n} prompts', rows)
 

@@ -45,7 +45,8 @@ def test_grpo_without_a_band_asks_nothing(here, server):
 def test_reward_of_a_users_verifier_from_anywhere(here, server):
     (here/'v.py').write_text('def f(response, metadata): return 0.5\n')
     go(server, 3, 'grpo', verifier='v.py:f')
-    out = subprocess.run([sys.executable, '-c', f'import sys; sys.path.insert(0, {str(here/"run/train")!r}); import reward; print(reward.reward("q", "x"))'], capture_output=True, text=True, cwd='/')
+    code = f'import sys; sys.path.insert(0, {str(here/"run/train")!r}); import reward; print(reward.reward("q", "x"))'
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd='/')
     assert out.stdout.strip()=='0.5', out.stderr
 
 TARGETS = [('sft', t) for t in ('llamafactory', 'trl', 'axolotl', 'swift', 'openai', 'verl')]+[('dpo', t) for t in ('llamafactory', 'trl', 'axolotl', 'swift', 'openai')]+[
