@@ -128,7 +128,9 @@ def dpo(prompt, rollouts,
     return out
 
 # %% ../nbs/06_formatters.ipynb #1f7ffd0a
-def normalised(text): return re.sub(r'[\W_]+', ' ', text.casefold()).strip()
+def normalised(text)->str:
+    "Words only: case, spaces and punctuation levelled."
+    return re.sub(r'[\W_]+', ' ', text.casefold()).strip()
 
 def minhash(
     text:str,   # any text
@@ -141,6 +143,7 @@ def minhash(
     m.update_batch([' '.join(words[i:i+n]).encode() for i in range(max(1, len(words)-n+1))])
     return m
 
+# %% ../nbs/06_formatters.ipynb #5575cda6
 def unique_texts(
     texts:list,          # in order of preference
     unique:str='exact',  # exact, normalised, near

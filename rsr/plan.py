@@ -75,6 +75,7 @@ def forecast_table(
     "A forecast as lines of text."
     if not f['pilot']: return 'nothing was sampled: no forecast'
     line = lambda k, unit, form: f"{k:10} {format(f[k][0], form)}{unit} (95 %: {format(f[k][1], form)} to {format(f[k][2], form)})"
-    out = [f"forecast   for {f['prompts']:,} prompts, from {f['pilot']} that were sampled", line('satisfied', ' prompts', ',.0f'), line('rollouts', '', ',.0f'), line('tokens', '', ',.0f')]
+    out = [f"forecast   for {f['prompts']:,} prompts, from {f['pilot']} that were sampled", line('satisfied', ' prompts', ',.0f')]
+    out += [line('rollouts', '', ',.0f'), line('tokens', '', ',.0f')]
     out.append(line('usd', ' US dollars', ',.2f') if f['usd'] else 'cost       unknown: give sampler.price={prompt: …, completion: …} (US dollars per million tokens)')
     return '\n'.join([*out, line('minutes', '', ',.1f')])

@@ -639,8 +639,9 @@ class RubricVerifier:
 # %% ../nbs/05_rubric.ipynb #457fd019
 @patch(as_prop=True)
 def config(self:RubricVerifier)->dict:
-    "What determines the scores, as plain data."
-    return dict(type='rubric', version=PROMPT_VERSION, rubric=self.rubric.to_dict(), judges=self.judges)
+    "What determines the scores, as plain data: neither thresholds nor descriptions do."
+    rubric = {k:v for k, v in self.rubric.to_dict().items() if k not in ('description', 'pass_threshold', 'structured')}
+    return dict(type='rubric', version=PROMPT_VERSION, rubric=rubric, judges=self.judges)
 
 @patch
 def _judges(self:RubricVerifier, ask):

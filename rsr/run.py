@@ -159,7 +159,8 @@ class Bar:
 # %% ../nbs/15_run.ipynb #e5213992
 def _load_input(store, d, src):
     "Take the input into the ledger; without one, a run that exists keeps what it has."
-    if src is None:
+    if src is None: src = d['data'].get('input_path')
+    if src is None or (isinstance(src, str) and src=='???'):
         if store.fresh: raise RsrError('data.input_path is missing: the file of prompts (.jsonl, .jsonl.gz, .parquet)')
         return
     items, found = read_prompts(src, d['data'].get('transform')), []
@@ -178,14 +179,12 @@ def execute(
     choose=None          # store -> keys of the only prompts to sample
 )->Run:
     "Run a recipe to its end, to a budget, or to Ctrl-C."
-    src = d['data'].get('input_path') if src is None else src
     d['work_dir'] = str(d.get('work_dir') or new_work_dir())
-    parts = build(d)
-    store = Store(d['work_dir'])
+    parts, store = build(d), Store(d['work_dir'])
     try:
         loop = Loop(store, **parts)
         loop.setup()
-        _load_input(store, d, None if isinstance(src, str) and src=='???' else src)
+        _load_input(store, d, src)
         if choose: loop.keys = choose(store)
         _save_recipe(store, d)
         for s in (parts['sampler'], parts['judge']):

@@ -230,6 +230,7 @@ async def ask(self:HttpSampler,
     if len(out)<n: self.max_n = len(out)
     return out[:n]
 
+# %% ../nbs/02_samplers.ipynb #f7af6cd1
 @patch
 def prepare(self:HttpSampler):
     "What has to be there before the first request: nothing, for a server elsewhere."

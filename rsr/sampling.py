@@ -70,6 +70,7 @@ class Loop:
         self.score_with = dict(cache=Verdicts(store)) if 'cache' in inspect.signature(verifier.score).parameters else {}
         self.begin()
 
+# %% ../nbs/08_sampling.ipynb #4f03c2be
 def _engine_for(sampler): return Engine(sampler.concurrent_requests, sampler.patience, sampler.max_retries)
 
 @patch
@@ -188,6 +189,7 @@ def _send(self:Loop, st, seq):
     self._start(self._request(st, keys, st.idx-len(keys)))
     if st.unsent or st.owed: self._queue(st, seq)
 
+# %% ../nbs/08_sampling.ipynb #42fb08e4
 @patch
 def _start(self:Loop, coro):
     "Let a coroutine run beside the loop; its end wakes the loop."

@@ -29,7 +29,9 @@ def group_key(
     if v is None: raise RsrError(f"split.by: prompt '{prompt.id}' has no metadata.{k}")
     return orjson.dumps(v).decode()
 
-def share_of(key, salt='split'): return _hash(salt, key)/2**64   # in [0, 1), the same at every run
+def share_of(key, salt='split')->float:
+    "A number in [0, 1) that depends on the key alone."
+    return _hash(salt, key)/2**64
 
 # %% ../nbs/11_splits.ipynb #316fb98f
 class Groups:

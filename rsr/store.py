@@ -67,11 +67,14 @@ class Store:
         self._connect()
         self._setup(write)
 
-    def close(self):
-        if self.db.in_transaction: self.db.commit()
-        self.db.close()
-        if self._lock: self._lock.close()
-        self._lock = None
+# %% ../nbs/01_store.ipynb #e26703f5
+@patch
+def close(self:Store):
+    "Commit, close, and let go of the lock."
+    if self.db.in_transaction: self.db.commit()
+    self.db.close()
+    if self._lock: self._lock.close()
+    self._lock = None
 
 @patch
 def discard(self:Store):

@@ -26,60 +26,83 @@ def _answer(row): return _says(row['response'], **({'reasoning_content':row['rea
 
 # %% ../nbs/05_targets.ipynb #ea9e856a
 @shape('sft', 'llamafactory', 'axolotl', 'swift', 'verl', 'openai')
-def sft_messages(row, style='messages'): return {'messages':[*row['prompt'], _answer(row)]}
+def sft_messages(row, style='messages'):
+    "The conversation with its answer."
+    return {'messages':[*row['prompt'], _answer(row)]}
 
 @shape('sft', 'trl')
 def sft_trl(row, style='messages'):
+    "Prompt and completion: loss on the answer only."
     if style=='standard': return {'prompt':_user(row), 'completion':row['response']}
     return {'prompt':row['prompt'], 'completion':[_answer(row)]}
 
 @shape('multi_sft', 'llamafactory', 'trl', 'axolotl', 'swift', 'verl', 'openai')
-def pool(row, style='messages'): return {'messages':row['prompt'], 'responses':row['responses']}
+def pool(row, style='messages'):
+    "The prompt and its pool of responses."
+    return {'messages':row['prompt'], 'responses':row['responses']}
 
 # %% ../nbs/05_targets.ipynb #da7e6bfb
 _from = {'user':'human', 'assistant':'gpt', 'system':'system'}
 
 @shape('dpo', 'llamafactory')
 def dpo_sharegpt(row, style='messages'):
+    "LLaMA-Factory's ShareGPT preference form."
     return {'conversations':[{'from':_from[m['role']], 'value':m['content']} for m in row['prompt']],
             'chosen':{'from':'gpt', 'value':row['chosen']}, 'rejected':{'from':'gpt', 'value':row['rejected']}}
 
 @shape('dpo', 'trl')
 def dpo_trl(row, style='messages'):
+    "TRL's preference form."
     if style=='standard': return {'prompt':_user(row), 'chosen':row['chosen'], 'rejected':row['rejected']}
     return {'prompt':row['prompt'], 'chosen':[_says(row['chosen'])], 'rejected':[_says(row['rejected'])]}
 
+# %% ../nbs/05_targets.ipynb #437c3ef3
 @shape('dpo', 'axolotl')
-def dpo_axolotl(row, style='messages'): return {'messages':row['prompt'], 'chosen':_says(row['chosen']), 'rejected':_says(row['rejected'])}
+def dpo_axolotl(row, style='messages'):
+    "Axolotl's chat_template.default form."
+    return {'messages':row['prompt'], 'chosen':_says(row['chosen']), 'rejected':_says(row['rejected'])}
 
 @shape('dpo', 'swift')
-def dpo_swift(row, style='messages'): return {'messages':[*row['prompt'], _says(row['chosen'])], 'rejected_response':row['rejected']}
+def dpo_swift(row, style='messages'):
+    "ms-swift's form: the conversation with the chosen answer, the rejected one beside it."
+    return {'messages':[*row['prompt'], _says(row['chosen'])], 'rejected_response':row['rejected']}
 
 @shape('dpo', 'openai')
 def dpo_openai(row, style='messages'):
+    "OpenAI's preference form."
     return {'input':{'messages':row['prompt']}, 'preferred_output':[_says(row['chosen'])], 'non_preferred_output':[_says(row['rejected'])]}
 
 # %% ../nbs/05_targets.ipynb #f443110a
 @shape('kto', 'trl', 'axolotl')
 def kto_trl(row, style='standard'):
+    "TRL's unpaired preference form."
     if style=='standard': return {'prompt':_user(row), 'completion':row['response'], 'label':row['label']}
     return {'prompt':row['prompt'], 'completion':[_says(row['response'])], 'label':row['label']}
 
 @shape('kto', 'llamafactory')
-def kto_llamafactory(row, style='messages'): return {'messages':[*row['prompt'], _says(row['response'])], 'kto_tag':row['label']}
+def kto_llamafactory(row, style='messages'):
+    "LLaMA-Factory's form: the conversation and a tag."
+    return {'messages':[*row['prompt'], _says(row['response'])], 'kto_tag':row['label']}
 
 @shape('kto', 'swift')
-def kto_swift(row, style='messages'): return {'messages':[*row['prompt'], _says(row['response'])], 'label':row['label']}
+def kto_swift(row, style='messages'):
+    "ms-swift's form: the conversation and a label."
+    return {'messages':[*row['prompt'], _says(row['response'])], 'label':row['label']}
 
 # %% ../nbs/05_targets.ipynb #9cb3c22e
 @shape('grpo', 'trl', 'axolotl')
-def grpo_trl(row, style='standard'): return {'prompt':_user(row) if style=='standard' else row['prompt'], **row['columns']}
+def grpo_trl(row, style='standard'):
+    "The prompt; other columns reach the reward as keyword lists."
+    return {'prompt':_user(row) if style=='standard' else row['prompt'], **row['columns']}
 
 @shape('grpo', 'swift')
-def grpo_swift(row, style='messages'): return {'messages':row['prompt'], **{('solution' if k=='answer' else k):v for k, v in row['columns'].items()}}
+def grpo_swift(row, style='messages'):
+    "ms-swift's form: its reward reads `solution`."
+    return {'messages':row['prompt'], **{('solution' if k=='answer' else k):v for k, v in row['columns'].items()}}
 
 @shape('grpo', 'verl')
 def grpo_verl(row, style='messages'):
+    "verl's form, for its rule-based reward manager."
     return {'data_source':'rsr', 'prompt':row['prompt'], 'ability':'rsr', 'reward_model':{'style':'rule', 'ground_truth':row['columns'].get('answer', '')},
             'extra_info':{'id':row['id']}}   # verl cannot write an empty extra_info to Parquet
 

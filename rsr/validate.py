@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['read_labels', 'accuracy', 'kappa', 'gwet_ac1', 'auc', 'interval', 'auc_interval', 'agreement', 'ajudge_rows',
-           'judge_rows', 'noise', 'needed_margin', 'idle_criteria', 'build_report', 'validate', 'report_table',
-           'validate_options', 'dispute', 'disputed_first', 'Labels', 'answers_to', 'show_text', 'Labeller', 'label']
+           'judge_rows', 'noise', 'needed_margin', 'run_rows', 'score_noise', 'idle_criteria', 'build_report',
+           'validate', 'report_table', 'validate_options', 'dispute', 'disputed_first', 'Labels', 'answers_to',
+           'show_text', 'Labeller', 'label']
 
 # %% ../nbs/10_validate.ipynb #e386dd61
-import asyncio, html, math
+import asyncio, html, json, math, random
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -48,6 +49,7 @@ def read_labels(
 )->list:      # rows with messages, response, labels
     "Labelled rows, checked; raises with all that is wrong."
     rubric, rows, bad = load_rubric(rubric), [], []
+    if isinstance(src, (str, Path)) and not Path(src).is_file(): raise RsrError(f'labels: no file {src}')
     for where, row, err in read_rows(src):
         row, err = (None, err) if err else _labelled(rubric, row)
         if err: bad.append(f'{where}: {err}')
@@ -190,6 +192,31 @@ def needed_margin(
     "The margin that a pair of responses needs to be more than noise."
     return max(margin, k*(score_se or 0))
 
+# %% ../nbs/10_validate.ipynb #c7a4f129
+def run_rows(
+    run   # a `Run`
+)->list:
+    "The whole responses of a run, as rows to judge or to label."
+    ps = {p['id']:p for p in run.prompts.to_dict('records')}
+    rs = [r for r in run.rollouts.to_dict('records') if r['outcome']=='kept' and r['prompt'] in ps]
+    def plain(x): return json.loads(x) if isinstance(x, str) else x
+    return [dict(id=r['prompt'], messages=plain(ps[r['prompt']]['messages']), metadata=plain(ps[r['prompt']]['metadata']) or {},
+                 response=split_thinking(r['text'], r['reasoning'] or '')[1]) for r in rs]
+
+def score_noise(
+    rubric,      # anything `load_rubric` takes
+    rows,        # with prompt or messages, and response; or a `Run`
+    ask=None,    # judge, or several, as for `Rubric.evaluate_response`
+    k:int=3,     # how often each is judged
+    n:int=50,    # how many rows, drawn at random
+    cache=None,  # e.g. `Cache('verdicts.jsonl')`
+    seed:int=0
+)->dict:         # {score_se, k, rows}
+    "The standard error of a score, from a slice that is judged several times."
+    rubric, rows = load_rubric(rubric), run_rows(rows) if hasattr(rows, 'rollouts') else list(rows)
+    rows = random.Random(seed).sample(rows, min(n, len(rows)))
+    return noise(judge_rows(rubric, [{**r, 'messages':as_messages(r.get('messages') or r['prompt'])} for r in rows], ask, k, cache))
+
 # %% ../nbs/10_validate.ipynb #1eadd2c3
 def idle_criteria(
     rubric,
@@ -253,7 +280,12 @@ def _overall_report(rubric, rows, judged, n_boot, seed):
     pf = [[(p, q)] for r, g, q in zip(rows, judged, passed) if (p := _passes(rubric, r)) is not None and g[0]['score'] is not None]
     ids = [c.id for c in rubric.criteria if not c.scale]
     every = [[(r['labels'][i], a) for i in ids if i in r['labels'] and (a := g[0]['answers'][i]) in ('YES', 'NO', 'NA')] for r, g in zip(rows, judged)]
-    return dict(overall=agreement(pf, [False, True], n_boot=n_boot, seed=seed), verdicts=agreement(every, ['NO', 'YES', 'NA'], n_boot=n_boot, seed=seed))
+    out = dict(overall=agreement(pf, [False, True], n_boot=n_boot, seed=seed), verdicts=agreement(every, ['NO', 'YES', 'NA'], n_boot=n_boot, seed=seed))
+    out['overall']['self_consistency'] = _same([[d['score']>=rubric.pass_threshold for d in g if d['score'] is not None] for g in judged])
+    out['verdicts']['self_consistency'] = _same([[d['answers'][i] for d in g] for g in judged for i in rubric.ids])
+    differ = _same([[j[i] for j in g[0]['judges'] if i in j] for g in judged for i in rubric.ids])
+    out['verdicts']['judge_disagreement'] = None if differ is None else 1-differ
+    return out
 
 def _sets_report(rows, judged, n_boot, seed):
     "How well the score separates the good set from the bad."
@@ -499,6 +531,7 @@ def fill(self:Labeller):
         self.lines[k].layout.display = '' if self.labels.options(rubric[k], row) else 'none'
     self.filling, self.status.value = False, self.labels.status()
 
+# %% ../nbs/10_validate.ipynb #a1bf2709
 @patch
 def clicked(self:Labeller, criterion, text):
     "A person chose an answer: keep it."

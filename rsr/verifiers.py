@@ -11,6 +11,7 @@ import functools, hashlib, inspect, re, time
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
+from fastcore.basics import patch
 from .choices import boxes, extract_choice, split_thinking
 from .data import RsrError, Score, fingerprint, load_function, no_such
 from .maths import _GaveUp, _compare, _equal, _pool, extract_math
@@ -154,12 +155,14 @@ class Verifier:
         "What the function returns, perhaps an awaitable; of `have` it gets what it takes."
         return self.fn(split_thinking(response, reasoning)[1], dict(metadata or {}), **{k:v for k,v in {**self.options, **have}.items() if k in self.takes})
 
-    async def score(self, response, metadata=None, reasoning='', prompt=None, ask=None)->Score:
-        "Score one response; `prompt`, and `ask` (async: messages -> text), go to functions that take them. What the function raises is not caught."
-        from asyncio import to_thread
-        call = functools.partial(self.call, response, metadata, reasoning, prompt=prompt, ask=ask)
-        out = call() if self.inline or self.is_async else await to_thread(call)
-        return as_score(await out if inspect.isawaitable(out) else out, self.name)
+# %% ../nbs/04_verifiers.ipynb #3e0a0c03
+@patch
+async def score(self:Verifier, response, metadata=None, reasoning='', prompt=None, ask=None)->Score:
+    "Score one response; `prompt`, and `ask` (async: messages -> text), go to functions that take them. What the function raises is not caught."
+    from asyncio import to_thread
+    call = functools.partial(self.call, response, metadata, reasoning, prompt=prompt, ask=ask)
+    out = call() if self.inline or self.is_async else await to_thread(call)
+    return as_score(await out if inspect.isawaitable(out) else out, self.name)
 
 # %% ../nbs/04_verifiers.ipynb #2110b275
 _NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout'}   # options that change no score

@@ -491,6 +491,7 @@ def test_verifier_fingerprint(here):
     (here/'checks.py').write_text(CODE)
     a = RubricVerifier(programmatic('short')).config
     (here/'checks.py').write_text(CODE.replace('<4', '<5'))
+    assert same==RubricVerifier(mine(pass_threshold=.5, description='x'), judges=[dict(model='m')], structured=True).config   # change a threshold: no score changes
     others = [RubricVerifier(r, judges=[dict(model=m)], **kw).config for r, m, kw in [
         (MINE, 'n', {}), (edit('kind', weight=3), 'm', {}), (edit('kind', question='x?'), 'm', {}), (MINE, 'm', dict(mode='each')), (MINE, 'm', dict(combine='strictest'))]]
     assert same not in others and a!=RubricVerifier(programmatic('short')).config
@@ -663,7 +664,8 @@ def test_self_consistency_and_noise(judge):
     rep = validate(MINE, rows, dict(base_url=judge.base_url), k=5)
     assert len(judge.log)==200
     c = rep['criteria']
-    assert c['right']['self_consistency']==1 and .4<c['crisp']['self_consistency']<.6
+    assert c['right']['self_consistency']==1 and .4<c['crisp']['self_consistency']<.6 and rep['overall']['self_consistency']==1
+    assert rep['verdicts']['self_consistency']==pytest.approx((3+c['crisp']['self_consistency'])/4)
     assert rep['score_se']==pytest.approx(.15*.5, rel=.15)      # crisp weighs 0.15 and is a coin: its standard deviation is 0.5
     assert rep['noise']==dict(score_se=rep['score_se'], k=5, rows=40) and needed_margin(rep['score_se'], 3)==pytest.approx(3*rep['score_se'])
     assert 'standard error of a score' in report_table(rep)
@@ -674,7 +676,7 @@ def test_judges_disagree(judge):
     with Loopback(reply=lambda b: verdicts(asked(b), lambda i: 'YES')) as yes:
         rows = [dict(prompt=f'{i}', response='right' if i%4 else 'kind') for i in range(20)]
         rep = validate(MINE, rows, [dict(base_url=s.base_url, model='m') for s in (judge, yes)])
-    assert [rep['criteria'][k]['judge_disagreement'] for k in ('right', 'kind', 'brief')]==[.25, .75, 1]
+    assert [rep['criteria'][k]['judge_disagreement'] for k in ('right', 'kind', 'brief')]==[.25, .75, 1] and rep['verdicts']['judge_disagreement']==.75
 
 def test_a_judge_with_faults_is_counted_not_blamed(judge):
     judge.set(reply=lambda b: spoiled('missing', by_rule(b)) if 'bad' in material(b)[0] else by_rule(b))
@@ -713,13 +715,28 @@ def test_validate_options(here, judge):
     validate_options(MINE, opts)
     assert len(judge.log)==48
     for bad, says in [({'labels':'l.jsonl'}, 'judge.model'), ({'lables':'x'}, "Did you mean 'labels'"), ({'judge.model':'m'}, 'labels is missing'),
-                      ({**opts, 'k':'many'}, "k: 'many' is not a whole number"), ({**opts, 'labels':'x.jsonl'}, 'no file x.jsonl'), ({**opts, 'judge.modle':'x'}, 'modle')]:
+                      ({**opts, 'k':'many'}, "k: 'many' is not a whole number"), ({**opts, 'labels':'x.jsonl'}, 'labels: no file x.jsonl'), ({**opts, 'judge.modle':'x'}, 'modle')]:
         with pytest.raises(RsrError, match=re.escape(says)): validate_options(MINE, bad)
 
 def test_idle_needs_evidence():
     r = load_rubric(MINE)
     assert idle_criteria(r, [dict.fromkeys(r.ids, 'YES')]*9)==dict(never_vary=[], duplicates=[], mostly_na=[])
     assert idle_criteria(r, [dict.fromkeys(r.ids, 'ERROR')]*50)['never_vary']==[]
+
+def test_noise_of_a_run(here, judge):
+    from rsr import sample
+    from rsr.validate import run_rows, score_noise
+    with Loopback(rate=.5, reasoning=True) as model:
+        rows = [dict(id=f'q{i}', messages=[dict(role='user', content=f'prompt {i}')], metadata=dict(answer='A')) for i in range(8)]
+        run = sample(rows, 'sft', base_url=model.base_url, work_dir='run', progress=False)
+    got = run_rows(run)
+    assert len(got)==run.stats()['samples']['by_outcome']['kept'] and got[0]['messages']==rows[0]['messages'] and got[0]['metadata']==dict(answer='A')
+    assert all('boxed' in r['response'] and 'Could it be' not in r['response'] for r in got)
+    rng = random.Random(1)
+    judge.set(reply=lambda b: verdicts(asked(b), lambda i: 'YES' if i!='crisp' or rng.random()<.5 else 'NO'))
+    out = score_noise(MINE, run, dict(base_url=judge.base_url), k=4, n=20)
+    assert out['rows']==20 and len(judge.log)==80 and out['score_se']==pytest.approx(.075, rel=.25)
+    assert score_noise(MINE, got[:5], dict(base_url=judge.base_url))['rows']==5
 
 # ---- labelling
 
