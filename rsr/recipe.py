@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'RANGES', 'CHOICES', 'recipe_names', 'schema', 'read_recipe', 'parse_override', 'override', 'check_value',
-           'check_recipe', 'load_recipe', 'expand', 'mask', 'build', 'new_work_dir']
+           'check_recipe', 'load_recipe', 'expand', 'mask', 'build', 'rubric_defaults', 'new_work_dir']
 
 # %% ../nbs/14_recipe.ipynb #7376bb10
 import inspect, os, re, time
@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from .data import RsrError, no_such
 from .engine import Budget, model_price
-from .formatters import make_formatters
+from .formatters import FORMATTERS, _options, make_formatters
 from .reward import make_scorer
 from .sampling import Sampling
 from .samplers import HttpSampler, add_secret, make_sampler, redact
@@ -154,8 +154,10 @@ def load_recipe(
     overrides=()       # (key, value) pairs or "key=value"
 )->dict:
     "A recipe with options on top, checked."
-    d = read_recipe(recipe)
-    for o in overrides: override(d, *(parse_override(o) if isinstance(o, str) else o))
+    d, pairs = read_recipe(recipe), [parse_override(o) if isinstance(o, str) else o for o in overrides]
+    if recipe in recipe_names() and ('verifier.type', 'rubric') in pairs:   # the thresholds that it prints are a verifier's
+        d['formatter'] = [{k:v for k, v in f.items() if k not in ('pass_threshold', 'fail_threshold')} for f in _formatters(d)]
+    for k, v in pairs: override(d, k, v)
     return check_recipe(d)
 
 # %% ../nbs/14_recipe.ipynb #9b90543a
@@ -190,13 +192,24 @@ def build(
     smp, ver = _clean(d['sampler']), _clean(d['verifier'])
     sampler, budget = make_sampler(**smp), d['budget']
     price = model_price(smp.get('model'), smp.get('price')) if budget.get('usd') is not None or smp.get('price') else None
-    verifier, judge = make_scorer(ver)
+    if ver.get('judges'): ver['judges'] = [_clean(j) for j in ver['judges']]
+    verifier, judges = make_scorer(ver)
+    if verifier.name=='rubric': d['formatter'] = [rubric_defaults(f, verifier.rubric.pass_threshold) for f in d['formatter']]
     formatters = make_formatters(d['formatter'])
     if d.get('stages'): stage_shares(d['stages'], formatters)
-    return dict(sampler=sampler, verifier=verifier, judge=judge and make_sampler(**judge), formatters=formatters, sampling=Sampling(**d['sampling']),
+    return dict(sampler=sampler, verifier=verifier, judges=[make_sampler(**j) for j in judges], formatters=formatters, sampling=Sampling(**d['sampling']),
                 budget=Budget(price=price, **budget), mix=d['resume'].get('mix', False))
 
 def _clean(opts): return {k:expand(v) if k in ('api_key', 'base_url', 'headers') else v for k, v in opts.items() if v!='***'}
+
+# %% ../nbs/14_recipe.ipynb #06f50e50
+def rubric_defaults(
+    f:dict,                # a formatter of a recipe
+    pass_threshold:float   # the rubric's
+)->dict:
+    "The formatter with a rubric's thresholds, where it names none."
+    known = _options(FORMATTERS[f['type']][0]) if f.get('type') in FORMATTERS else {}
+    return {**{k:v for k, v in dict(pass_threshold=pass_threshold, fail_threshold=None, min_margin=0.15).items() if k in known}, **f}
 
 # %% ../nbs/14_recipe.ipynb #a58da198
 def new_work_dir()->str:

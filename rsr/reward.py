@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from .data import RsrError
 from .engine import Engine, run_sync
+from .rubric import rubric_scorer
 from .samplers import HttpSampler, make_sampler
 from .store import Atomic
 from .verifiers import as_score, load_verifier
@@ -18,16 +19,17 @@ from .verifiers import as_score, load_verifier
 # %% ../nbs/12_reward.ipynb #ff7fa208
 def make_scorer(
     options:dict   # the recipe's `verifier:` section
-)->tuple:          # (verifier, options of its judge or None)
+)->tuple:          # (verifier or rubric, [options of each judge])
     "The verifier that the options describe, and who judges for it."
     options = {'type':'mcq-rlvr', **options}
+    if options['type']=='rubric': return rubric_scorer({k:v for k, v in options.items() if k!='type'})
     verifier = load_verifier(options.pop('type'), **options)
-    if not verifier.needs_judge: return verifier, None
+    if not verifier.needs_judge: return verifier, []
     judge = {k:v for k, v in options.items() if k in {f.name for f in fields(HttpSampler)}}
     if not (judge.get('model') or judge.get('base_url')): raise RsrError(
         f"verifier '{verifier.name}' asks a model: name it with verifier.model or verifier.base_url (verifier.model=local is the embedded one)")
     if judge.get('model')=='local': judge = {**judge, 'type':'local', 'model':''}
-    return verifier, {'temperature':0.0, **judge}
+    return verifier, [{'temperature':0.0, **judge}]
 
 # %% ../nbs/12_reward.ipynb #6afe1e9f
 def _text(completion):
@@ -58,8 +60,9 @@ def make_rewards(
     **options              # as the recipe's `verifier:` section
 )->tuple:                  # (reward, trl_reward, compute_score)
     "The reward functions of a verifier or rubric."
-    verifier, judge = make_scorer(dict(type=type, **options))
-    ask = _asker(judge) if judge else None
+    verifier, judges = make_scorer(dict(type=type, **options))
+    asks = [_asker(j) for j in judges]
+    ask = asks[0] if len(asks)==1 else asks or None
     def reward(prompt, response, **columns)->float:
         "The score of one response, in [0, 1]; None where it cannot be scored (no ground truth)."
         return _score(verifier, ask, prompt, _text(response), columns)

@@ -85,7 +85,8 @@ def _stats(store, d):
     o = make_formatter(**d['formatter'][0]).options
     s = d['sampler']
     price = model_price(s.get('model'), s.get('price')) if s.get('model') or s.get('price') else None
-    return stats(store, o.get('pass_threshold', 1.0), o.get('fail_threshold', 0.0), _valid(d), price)
+    fail = o.get('fail_threshold', None if d['verifier'].get('type')=='rubric' else 0.0)
+    return stats(store, o.get('pass_threshold', 1.0), fail, _valid(d), price)
 
 @patch
 def stats(self:Run)->dict:
@@ -187,8 +188,7 @@ def execute(
         _load_input(store, d, src)
         if choose: loop.keys = choose(store)
         _save_recipe(store, d)
-        for s in (parts['sampler'], parts['judge']):
-            if s: s.prepare()
+        for s in (parts['sampler'], *parts['judges']): s.prepare()
     except BaseException:
         if store.fresh: store.discard()
         else: store.close()

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from .data import Rollout, RsrError, RunBroken, Score
 from .engine import Budget, Engine, Stopped
 from .rates import chance, fit_beta
+from .rubric import judge_ask
 from .samplers import CallError
 from .store import Verdicts, ledger_error
 
@@ -60,13 +61,13 @@ class Loop:
         sampling=None,    # Sampling
         budget=None,      # Budget
         progress=None,    # called with the loop after each round
-        judge=None,       # sampler that judges, for verifiers that ask a model
+        judges=(),        # samplers that judge, for verifiers that ask a model
         keys=None,        # only these prompts (keys in the ledger)
         mix:bool=False    # go on with a run that another sampler began
     ):
         self.store, self.sampler, self.verifier, self.formatters = store, sampler, verifier, formatters
-        self.o, self.budget, self.progress, self.judge, self.keys = sampling or Sampling(), budget or Budget(), progress, judge, keys
-        self.mix, self.auto, self.engine, self.judge_engine = mix, self.o.step_size=='auto', _engine_for(sampler), judge and _engine_for(judge)
+        self.o, self.budget, self.progress, self.judges, self.keys = sampling or Sampling(), budget or Budget(), progress, list(judges), keys
+        self.mix, self.auto, self.engine, self.judge_engines = mix, self.o.step_size=='auto', _engine_for(sampler), [_engine_for(j) for j in self.judges]
         self.score_with = dict(cache=Verdicts(store)) if 'cache' in inspect.signature(verifier.score).parameters else {}
         self.begin()
 
@@ -259,7 +260,7 @@ def is_valid(self:Loop, r):
 async def _score(self:Loop, st, r):
     "Score one rollout, keep the score."
     self.pending += 1
-    try: s = await self.verifier.score(r.text, st.prompt.metadata, r.reasoning, prompt=st.prompt.messages, ask=self.judge and self._asker(r), **self.score_with)
+    try: s = await self.verifier.score(r.text, st.prompt.metadata, r.reasoning, prompt=st.prompt.messages, ask=self._asker(r), **self.score_with)
     except (CallError, Stopped) as e: s = Score(None, f'judge: {e}')
     except RsrError: raise
     except Exception as e:
@@ -277,15 +278,15 @@ async def _score(self:Loop, st, r):
 # %% ../nbs/08_sampling.ipynb #7a372f7d
 @patch
 def _asker(self:Loop, r):
-    "How a verifier asks the judge about one rollout: through the engine, into the ledger."
-    async def ask(messages, **params):
-        try: (j,) = await self.judge_engine.call(lambda: self.judge.ask(messages, **params))
-        except CallError as e: self.store.add_call('judge', r.key, self.judge_key, Rollout(outcome='failed', error=str(e))); raise
-        self.budget.spend(j.prompt_tokens, j.completion_tokens)
-        self.n['tokens'] += j.prompt_tokens+j.completion_tokens
-        self.store.add_call('judge', r.key, self.judge_key, j)
-        return j.text
-    return ask
+    "How a verifier asks the judges about one rollout, through the engine and into the ledger: a function, or a list of several; None without a judge."
+    def keep(key):
+        def f(j):
+            if j.outcome!='failed': self.budget.spend(j.prompt_tokens, j.completion_tokens)
+            self.n['tokens'] += j.prompt_tokens+j.completion_tokens
+            self.store.add_call('judge', r.key, key, j)
+        return f
+    asks = [judge_ask(j, e, keep(k)) for j, e, k in zip(self.judges, self.judge_engines, self.judge_keys)]
+    return asks[0] if len(asks)==1 else asks or None
 
 # %% ../nbs/08_sampling.ipynb #5f761131
 @patch
@@ -397,8 +398,7 @@ async def _finish(self:Loop):
     "Close connections and the ledger's open ends."
     for t in list(self.tasks): t.cancel()
     await asyncio.gather(*self.tasks, return_exceptions=True)
-    for s in (self.sampler, self.judge):
-        if s: await s.close()
+    for s in (self.sampler, *self.judges): await s.close()
     try:
         self.store.mark_lost()
         if self.stop_reason=='budget': self.store.stop_open('budget')
@@ -418,5 +418,6 @@ def setup(self:Loop):
             raise RsrError(f'this run was sampled otherwise ({diff}). Use another work_dir, or resume.mix=true to mix both in one run')
     ver = self.store.config_key('verifier', self.verifier.config)
     self.store.put('verifier', ver)
-    self.sampler_key, self.verifier_key, self.judge_key = key, ver, self.judge and self.store.config_key('judge', self.judge.config)
+    self.sampler_key, self.verifier_key = key, ver
+    self.judge_keys = [self.store.config_key('judge', j.config) for j in self.judges]
     self.store.commit()

@@ -368,7 +368,7 @@ def test_give_up_and_corrected_rate(here, server):
     server.reset()
     some = go(200, server.base_url, 'b', step_size='auto', give_up=.3)
     a, b = full.stats(), some.stats()
-    assert b['prompts']['by_stop_reason']['gave_up']>80 and b['samples']['asked']<.7*a['samples']['asked'] and b['prompts']['satisfied']>=.88*a['prompts']['satisfied']
+    assert b['prompts']['by_stop_reason']['gave_up']>60 and b['samples']['asked']<.7*a['samples']['asked'] and b['prompts']['satisfied']>=.88*a['prompts']['satisfied']
     lo, hi = a['pass_rate']['interval']
     assert lo<=.45<=hi and a['pass_rate']['pooled']<.2
 
