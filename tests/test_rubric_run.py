@@ -48,7 +48,6 @@ def test_judge_401(here):
     with Loopback(reply=judge, rate=.5) as s, Loopback(reply=judge, auth='sk') as t:
         with pytest.raises(RunBroken): go(s.base_url, ver=dict(base_url=t.base_url, model='a'))
         t.set(auth=None)
-        n = len(s.log)
         r = go(s.base_url, ver=dict(base_url=t.base_url, model='a'))
         assert r.stats()['scores']['unscored']==0
 
