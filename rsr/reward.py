@@ -91,6 +91,7 @@ def write_reward(
     own = str(opts['type']).rpartition(':')
     if own[0].endswith('.py'):
         opts['type'] = f'{Path(own[0]).resolve()}:{own[2]}'
+    if isinstance(opts.get('rubric'), str) and Path(opts['rubric']).is_file(): opts['rubric'] = str(Path(opts['rubric']).resolve())
     with Atomic(path, 'w') as f: f.write(_module.format(options=opts))
 
 # %% ../nbs/12_reward.ipynb #d3dac1cb

@@ -201,21 +201,19 @@ def execute(
 def _sample(store, d, loop, progress):
     "Sample, write the files, count."
     store.mark_lost()
-    t0 = time.monotonic()
     total = store.db.execute('SELECT count(*) FROM prompts WHERE gen=?', (store.gen,)).fetchone()[0]
     loop.progress = bar = Bar(total if loop.keys is None else len(loop.keys), progress)
     try: run_sync(loop.run, lambda: loop.stop('interrupted'))
     except RsrError as e:
-        try: _close_run(store, d, loop.formatters, time.monotonic()-t0)
+        try: _close_run(store, d, loop.formatters)
         except (sqlite3.Error, OSError): pass   # what broke the run breaks this too; the first error says more
         raise e
     finally: bar(loop, last=True)
-    _close_run(store, d, loop.formatters, time.monotonic()-t0)
+    _close_run(store, d, loop.formatters)
     return Run(store.dir, loop.stop_reason, loop.message)
 
-def _close_run(store, d, formatters, seconds):
+def _close_run(store, d, formatters):
     "Write files and figures of what there is."
-    store.put('seconds', store.get('seconds', 0.)+seconds)
     store.put('rows', _format(store, d, formatters))
     store.commit()
     write_stats(store, _stats(store, d))

@@ -370,11 +370,14 @@ async def run(self:Loop, grace:float=15):
     "Run to the end, to a budget, or to a stop; `grace` seconds are given to what is in flight then."
     self.wake = asyncio.Event()
     self.setup()
+    self.clock = self.store.get('seconds', 0.), time.monotonic()
+    self.kept_at = self.clock[0]
     self.source, self.most_pending = self.store.walk(self.verifier_key, keys=self.keys), 64+4*self.engine.slots
     try:
         while True:
             if self.error and not self.stop_reason: self._break(self.error)
             if not self.stop_reason: self.fill()
+            self.tick()
             self.store.commit()
             if self.progress: self.progress(self)
             if not self.tasks and (self.stop_reason or not (self.more or self.heap)): break
@@ -385,6 +388,12 @@ async def run(self:Loop, grace:float=15):
     return self.stop_reason
 
 # %% ../nbs/08_sampling.ipynb #ac0a7df2
+@patch
+def tick(self:Loop, every=2.):
+    "Keep the run's seconds, every now and then: a killed run knows how long it ran."
+    before, t0 = self.clock
+    if (now := time.monotonic()-t0+before)>=self.kept_at+every: self.kept_at = now; self.store.put('seconds', now)
+
 @patch
 async def _wait(self:Loop, seconds):
     "Until something happens, or for so long."
@@ -401,6 +410,7 @@ async def _finish(self:Loop):
     for s in (self.sampler, *self.judges): await s.close()
     try:
         self.store.mark_lost()
+        self.tick(every=0)
         if self.stop_reason=='budget': self.store.stop_open('budget')
         self.store.commit()
     except sqlite3.Error as e: self._break(e)

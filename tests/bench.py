@@ -154,7 +154,7 @@ def memory(tmp, sizes=(1000, 100_000, 1_000_000)):
         _, _, out = process([sys.executable, '-c', MEMORY.format(here=str(HERE), work=str(work), n=n, step='auto')])
         mb, asked, wall = map(float, out.split())
         first = first or mb
-        rows.append(dict(prompts=n, peak_MB=mb, growth_MB=mb-first, rollouts=int(asked), wall_s=wall, rollouts_per_s=asked/wall))
+        rows.append(dict(prompts=n, peak_MB=mb, growth_MB=mb-first, rollouts=int(asked), bytes_per_rollout=(mb-first)*2**20/asked, wall_s=wall, rollouts_per_s=asked/wall))
         for f in work.iterdir(): f.unlink()
     table('memory: in-process sampler, step_size auto, SFT', rows)
 

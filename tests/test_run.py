@@ -150,6 +150,14 @@ def test_moving_a_threshold_makes_no_call(here, server):
     run.format()
     assert len(server.log)==n
 
+def test_a_formatter_added_to_a_finished_run(here, server):
+    go(30, server.base_url, recipe='sft', max_rollouts=16)
+    n, have = len(server.log), load_run('run').prompts.set_index('id')
+    run = go(30, server.base_url, recipe='sft', max_rollouts=16, formatter=[dict(type='sft'), dict(type='dpo')])
+    asked_again = {f"q{e['prompt'].split()[1]}" for e in server.log[n:]}
+    lacking = {i for i, r in have.iterrows() if r.mean_score in (0., 1.) and r.scored<16}
+    assert asked_again==lacking and balanced(run)['rows']['dpo.jsonl']['rows']>0
+
 def test_raised_max_tokens_asks_truncated_prompts_again(here, server):
     server.set(rate=1., truncate=1.)
     run = go(5, server.base_url, max_tokens=10)

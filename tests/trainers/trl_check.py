@@ -1,0 +1,77 @@
+"TRL takes what rsr writes, and does with a hand-made file what the lint says. Run by `make test-trainers` in .venv-trl."
+import tempfile
+
+import pytest
+from cases import CASES, A, U, kto, lines, pair, pc, sft
+from written import write
+
+from rsr.check import check_files, load_file, tiny_model, trl_trainer
+
+@pytest.fixture(scope='session')
+def model(): return tiny_model(tempfile.mkdtemp())
+
+def config(method): return dict(num_generations=2, max_completion_length=8) if method=='grpo' else dict(max_length=None)
+
+def make_reward():
+    "The generated reward's function for TRL; a stand-in where this version of rsr has none."
+    try: from rsr.reward import make_rewards
+    except ImportError: return lambda prompts, completions, answer, **kw: [float(a in str(c)) for a, c in zip(answer, completions)]
+    return make_rewards(type='mcq-rlvr')[1]
+
+@pytest.mark.parametrize('fmt', ['jsonl', 'parquet'])
+@pytest.mark.parametrize('style', ['messages', 'standard'])
+@pytest.mark.parametrize('method', ['sft', 'dpo', 'kto', 'grpo'])
+def test_two_steps(method, style, fmt, model, tmp_path):
+    "Rows kept are the rows written, and two steps run."
+    f, path, n = write(method, 'trl', style, fmt, tmp_path)
+    t = trl_trainer(path, method, model, tmp_path, reward=make_reward(), max_steps=2, **config(method))
+    assert len(t.train_dataset)==n>=12
+    assert t.train().global_step==2
+
+@pytest.mark.parametrize('style', ['messages', 'standard'])
+@pytest.mark.parametrize('method', ['sft', 'dpo', 'kto', 'grpo'])
+def test_check_files_loads(method, style, tmp_path):
+    f, path, n = write(method, 'trl', style, 'jsonl', tmp_path)
+    r, = check_files(tmp_path, [f], trainer='trl')
+    assert r['loaded'].startswith('trl ') and r['rows']==r['kept']==r['expected']==n and not r['note']
+
+def test_messages_form(model, tmp_path):
+    "The form that all trainers share, as TRL reads it, and unrolled Multi-SFT."
+    for kw in dict(method='sft'), dict(method='multi_sft', unroll=True, num_responses=2):
+        _, path, n = write(kw.pop('method'), 'llamafactory', 'messages', 'jsonl', tmp_path, **kw)
+        t = trl_trainer(path, 'sft', model, tmp_path, max_steps=2, max_length=None)
+        assert len(t.train_dataset)==n and t.train().global_step==2
+
+def test_the_answer_only_is_learned(model, tmp_path):
+    _, path, n = write('sft', 'trl', 'messages', 'jsonl', tmp_path)
+    t = trl_trainer(path, 'sft', model, tmp_path, max_length=None)
+    tok = t.processing_class
+    said = [tok.decode([i for i in r['labels'] if i!=-100]) for r in t.train_dataset]
+    assert all('?' not in s for s in said) and said[0].startswith('3<|im_end|>')
+
+@pytest.mark.parametrize('case', [c for c in CASES if c.target=='trl'], ids=repr)
+def test_lint_and_trainer_agree(case, tmp_path):
+    r = load_file(case.write(tmp_path), case.method, 'trl')
+    assert r['loaded'] and r['kept']==r['expected']==case.kept, r['note']
+    assert 'no rule' not in r['note'] and any(p['rule']==case.rule for p in r['problems'])
+
+@pytest.mark.parametrize('case', [c for c in CASES if c.target=='trl' and c.train], ids=repr)
+def test_columns_that_the_training_uses(case, model, tmp_path):
+    "They load; then the training fails, or the reward never sees them."
+    seen = []
+    def reward(prompts, completions, **columns): seen.append(columns); return [0.]*len(completions)
+    def go(): return trl_trainer(case.write(tmp_path), case.method, model, tmp_path, reward=reward, max_steps=2, **(config('grpo') if case.method=='grpo' else {})).train()
+    if case.effect=='fails':
+        with pytest.raises((TypeError, ValueError)): go()
+    else:
+        go()
+        assert seen and all(c.get(case.name.split()[1]) not in (['x'], ['x', 'x']) for c in seen)
+
+@pytest.mark.parametrize('method,rows,kept,cut', [('sft', [pc(), pc(c=[A('x'*1100)]), pc([U('x'*1100)])], 2, 1), ('sft', [sft(U('q'), A('a')), sft(U('x'*1100), A('a'))], 2, 1),
+    ('dpo', [pair(), pair(c='x'*1100), pair([U('x'*1100)])], 2, 1), ('kto', [kto(), kto(False, c='x'*1100), kto(p='x'*1100)], 2, 1)])
+def test_default_cut_off(method, rows, kept, cut, model, tmp_path):
+    "1024 tokens: a prompt that fills them drops its row, in silence; a longer row is cut. The lint says the same with the same tokenizer."
+    (tmp_path/'f.jsonl').write_bytes(lines(rows))
+    r = load_file(tmp_path/'f.jsonl', method, 'trl', model)
+    assert r['kept']==r['expected']==kept and sum(p['effect']=='cuts' for p in r['problems'])==cut and 'no rule' not in r['note']
+    assert load_file(tmp_path/'f.jsonl', method, 'trl')['kept']==len(rows)   # without a model no cut-off is in force
