@@ -6,7 +6,7 @@ RUN    := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 FIRSTS := $(PYTHON) $(filter-out $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10)
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo test notebooks tutorials readme lint check bench clean
+.PHONY: help install model demo test test-trainers notebooks tutorials readme lint check bench clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,6 +39,34 @@ demo: model  ## sample 30 short questions with the embedded model; writes to out
 test: model  ## pytest, then every notebook
 	$(RUN) python -m pytest
 	$(RUN) nbdev_test --do_print
+
+# each trainer in an environment of its own, made anew when its pins change
+TORCH   := torch==2.13.0
+LIGHT   := -r tests/trainers/rsr.txt
+TPIP    := -m pip install -qq --disable-pip-version-check
+
+test-trainers: .venv-trl/.installed .venv-llamafactory/.installed  ## train with TRL, load with LLaMA-Factory, what rsr writes (minutes, 3 GB)
+	.venv-trl/bin/python -m pytest -q --no-header -W ignore tests/trainers/trl_check.py
+	.venv-llamafactory/bin/python -m pytest -q --no-header -W ignore tests/trainers/llamafactory_check.py
+
+.venv-trl/.installed: tests/trainers/trl.txt tests/trainers/rsr.txt
+	@echo "making .venv-trl (a minute or two)"
+	@$(PYTHON) -m venv --clear .venv-trl && echo '*' > .venv-trl/.gitignore
+	@.venv-trl/bin/python $(TPIP) $(TORCH)
+	@.venv-trl/bin/python $(TPIP) -r tests/trainers/trl.txt $(LIGHT)
+	@.venv-trl/bin/python $(TPIP) --no-deps -e .
+	@touch $@
+
+.venv-llamafactory/.installed: tests/trainers/llamafactory.txt tests/trainers/rsr.txt
+	@echo "making .venv-llamafactory (a minute or two)"
+	@$(PYTHON) -m venv --clear .venv-llamafactory && echo '*' > .venv-llamafactory/.gitignore
+	@.venv-llamafactory/bin/python $(TPIP) $(TORCH)
+	@.venv-llamafactory/bin/python $(TPIP) --no-deps llamafactory==0.9.5 torchdata==0.11.0
+	@.venv-llamafactory/bin/python $(TPIP) -r tests/trainers/llamafactory.txt $(LIGHT)
+	@# LLaMA-Factory imports torchaudio, whose wheel needs CUDA: an empty module serves
+	@: > "$$(.venv-llamafactory/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchaudio.py"
+	@.venv-llamafactory/bin/python $(TPIP) --no-deps -e .
+	@touch $@
 
 notebooks: install  ## run the numbered notebooks and the index, save their outputs; then clean, export, README
 	$(RUN) nbdev_export

@@ -36,9 +36,10 @@ def _truth(metadata):
     return next((v for k in ('answer', 'gold_target') if (v := (metadata or {}).get(k)) is not None and str(v).strip()), None)
 
 # %% ../nbs/04_verifiers.ipynb #64bcd42b
-def _option(truth):
+@functools.lru_cache(10_000)   # a prompt's truth is asked for once per rollout
+def _option(truth:str):
     "The letter of a ground truth, or None."
-    truth = str(truth).strip()
+    truth = truth.strip()
     return extract_choice(truth.upper() if len(truth)==1 else truth)
 
 @verifier('mcq-rlvr', blocking=False)
@@ -48,7 +49,7 @@ def mcq_rlvr(
 )->Score:
     "1.0 if the response chose the right option, else 0.0."
     if (truth := _truth(metadata)) is None: return Score(None, 'no ground truth')
-    if (right := _option(truth)) is None: return Score(None, f'the ground truth {truth!r} is not an option, A to J')
+    if (right := _option(str(truth))) is None: return Score(None, f'the ground truth {truth!r} is not an option, A to J')
     choice = extract_choice(response)
     return Score(float(choice==right), '' if choice else 'no answer', choice)
 
@@ -116,7 +117,7 @@ async def mcq_llm_as_judge(
 )->Score:
     "A model reads which option was chosen; code compares it with the truth."
     if (truth := _truth(metadata)) is None: return Score(None, 'no ground truth')
-    if (right := _option(truth)) is None: return Score(None, f'the ground truth {truth!r} is not an option, A to J')
+    if (right := _option(str(truth))) is None: return Score(None, f'the ground truth {truth!r} is not an option, A to J')
     if not (answer := split_thinking(response)[1]): return Score(0.0, 'no answer')
     reply = await ask(_judge_messages(answer, prompt))
     if (choice := _verdict(reply)) is None: return Score(None, f'judge: no verdict in {str(reply)[-200:]!r}')
