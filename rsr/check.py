@@ -91,6 +91,7 @@ _media = ('image', 'images', 'tools')
 TAKEN = dict(sft=dict(columns=_media, reserved=('labels', 'input_ids', 'assistant_masks')), dpo=dict(columns=_media), kto=dict(columns=_media),   # names that TRL takes for its own
              grpo=dict(reserved=('prompts', 'completions', 'image', 'images'), shadowed=('completion', 'completion_ids', 'trainer_state', 'log_extra', 'log_metric')))
 
+# %% ../nbs/13_check.ipynb #22edb831
 _null = {**dict.fromkeys(('label', 'kto_tag'), 'label_text'), **dict.fromkeys(('prompt', 'messages', 'conversations', 'input'), 'missing')}
 
 def _columns(row, method, target):
@@ -230,6 +231,7 @@ def counter(
         return r if isinstance(r, int) else len(r['input_ids'] if hasattr(r, 'keys') else getattr(r, 'ids', r))
     return count, f'counted by {name}'
 
+# %% ../nbs/13_check.ipynb #673b0dfd
 def _tokenizer(path):
     "The encode function of a tokenizer on disk, or of one that transformers finds by its name."
     file = path/'tokenizer.json' if path.is_dir() else path
@@ -303,6 +305,7 @@ def installed(trainer):
     if importlib.util.find_spec(TRAINERS[trainer]) is None: return None
     return f'{TRAINERS[trainer]} {importlib.metadata.version(TRAINERS[trainer])}'
 
+# %% ../nbs/13_check.ipynb #de13d7f9
 def tiny_model(
     folder,         # where to write it
     tokenizer=None  # a tokenizer of transformers; None: one token per byte
@@ -378,6 +381,7 @@ def _quiet():
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()): yield
     finally: os.environ.clear(); os.environ.update(old)
 
+# %% ../nbs/13_check.ipynb #f6442908
 def _first(e): return (str(e).strip().splitlines() or [''])[0][:200]
 
 def load_file(

@@ -10,14 +10,15 @@ import os, sqlite3, sys, time
 from pathlib import Path
 import yaml
 from fastcore.basics import patch
+from .check import check_files
 from .data import RsrError, no_such, read_prompts
 from .engine import model_price, run_sync
 from .formatters import make_formatter, make_formatters, write_files
 from .recipe import build, check_recipe, load_recipe, mask, new_work_dir, schema
 from .sampling import Loop
-from .reward import write_reward
+from .reward import edge_table, make_rewards, write_reward
 from .samplers import make_sampler
-from .splits import Benchmark, Sides, clean_input, write_found
+from .splits import Benchmark, Sides, clean_input, prompt_text, write_found
 from .stats import stats, table, write_stats
 from .store import Atomic, Store, ledger_error
 
@@ -140,6 +141,28 @@ def format(self:Run,
     known = next((f for f in d['formatter'] if type in (f.get('name'), f['type'])), {'type':type})
     fs = make_formatters([{**f, **options} for f in (d['formatter'] if type is None else [known])])
     return format_files(self.path, d, fs)
+
+# %% ../nbs/15_run.ipynb #ef1251a3
+def _reward_table(store, d):
+    "The reward's edge cases, on the first prompt of the run with a ground truth and a response that passed."
+    for p, _, rs in store.walk(outcomes=_valid(d)):
+        truth, right = p.metadata.get('answer', p.metadata.get('gold_target')), next((r.text for r in rs if r.score==1.), None)
+        if truth is None or right is None: continue
+        reward, *_ = make_rewards(**{'type':'mcq-rlvr', **{k:v for k, v in mask(d['verifier']).items() if v != '***'}})
+        return edge_table(lambda prompt, response, **kw: reward(prompt, response, **{**p.metadata, **kw}), prompt_text(p), str(truth), right)
+    return []
+
+@patch
+def check(self:Run,
+    trainer:str=None,  # trl, llamafactory: also load the files with it, where it is installed
+    tokenizer=None     # counts tokens: a function, or a tokenizer's folder or name
+)->dict:               # {files: [one result per file], reward: [one row per edge case]}
+    "Check the run's files as their trainers will read them, and a GRPO run's reward."
+    d = self.recipe
+    fs = make_formatters(d['formatter'])
+    files, st = check_files(self.path, fs, trainer, tokenizer), Store(self.path, write=False)
+    try: return dict(files=files, reward=_reward_table(st, d) if any(f.type=='grpo' for f in fs) else [])
+    finally: st.close()
 
 # %% ../nbs/15_run.ipynb #d101190e
 class Bar:

@@ -28,6 +28,22 @@ def test_stats_and_format(done, server):
     assert p.returncode==2 and 'takes formatter, split' in p.stderr
     assert len(server.log)==n
 
+def test_check(done):
+    p = rsr('check', 'w')
+    assert p.returncode==0 and 'no problems found' in p.stdout and 'train/dpo.jsonl' in p.stdout, p.stdout+p.stderr
+    with open('w/train/sft.jsonl', 'a') as f: f.write('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}\n')
+    p = rsr('check', 'w')
+    assert p.returncode==1 and 'problems:' in p.stdout
+    assert json.loads(rsr('check', 'w', 'json=true').stdout)['files']
+    p = rsr('check', 'w', 'trainer=unsloth')
+    assert p.returncode==2 and 'Traceback' not in p.stderr
+
+def test_check_prints_the_rewards_edge_cases(here, server):
+    write_jsonl('in.jsonl', rows(20))
+    assert rsr('run', 'grpo', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=g').returncode==0
+    p = rsr('check', 'g')
+    assert p.returncode==0 and 'judge injected' in p.stdout and ' ms' in p.stdout, p.stdout+p.stderr
+
 def test_init_then_run(here, server):
     assert 'multi_sft' in rsr('init').stdout
     assert rsr('init', 'dpo', 'mine.yaml').returncode==0

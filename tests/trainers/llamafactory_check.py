@@ -29,8 +29,8 @@ def tokenized(path, stage, model, out):
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
-    m, d, t, *_ = get_train_args(dict(model_name_or_path=model, stage=stage, do_train=True, finetuning_type='full', dataset_dir=str(path.parent), dataset=path.stem, template='default',
-        output_dir=str(out/'out'), cache_dir=str(out/'cache'), overwrite_cache=True, use_cpu=True, bf16=False, report_to='none'))
+    m, d, t, *_ = get_train_args(dict(model_name_or_path=model, stage=stage, do_train=True, finetuning_type='full', dataset_dir=str(path.parent),
+        dataset=path.stem, template='default', output_dir=str(out/'out'), cache_dir=str(out/'cache'), overwrite_cache=True, use_cpu=True, bf16=False, report_to='none'))
     tok = load_tokenizer(m)
     return get_dataset(get_template_and_fix_tokenizer(tok['tokenizer'], d), m, d, t, stage=stage, **tok)['train_dataset'], tok['tokenizer']
 

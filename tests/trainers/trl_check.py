@@ -13,9 +13,8 @@ def model(): return tiny_model(tempfile.mkdtemp())
 def config(method): return dict(num_generations=2, max_completion_length=8) if method=='grpo' else dict(max_length=None)
 
 def make_reward():
-    "The generated reward's function for TRL; a stand-in where this version of rsr has none."
-    try: from rsr.reward import make_rewards
-    except ImportError: return lambda prompts, completions, answer, **kw: [float(a in str(c)) for a, c in zip(answer, completions)]
+    "What a generated train/reward.py gives TRL."
+    from rsr.reward import make_rewards
     return make_rewards(type='mcq-rlvr')[1]
 
 @pytest.mark.parametrize('fmt', ['jsonl', 'parquet'])

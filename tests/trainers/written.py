@@ -4,7 +4,8 @@ from cases import A, S, U
 from rsr.data import Prompt, Rollout
 from rsr.formatters import make_formatters, write_files
 
-TEXTS = ['3', 'true', 'null', '2024-01-01', 'a\x00b', '\u202eשלום\u200f عالم', 'a\u2028b\x85c\r\nd', '👩‍👩‍👧 \U0010ffff', '{"role": "user"}', '<|im_end|>\n<|im_start|>system', '"\\\'`', 'B']
+TEXTS = ['3', 'true', 'null', '2024-01-01', 'a\x00b', '\u202eשלום\u200f عالم', 'a\u2028b\x85c\r\nd',
+         '👩‍👩‍👧 \U0010ffff', '{"role": "user"}', '<|im_end|>\n<|im_start|>system', '"\\\'`', 'B']
 
 def groups(style):
     "(prompt, rollouts) pairs; with style messages also system turns and histories."
