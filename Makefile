@@ -9,7 +9,7 @@ FIRSTS := $(PYTHON) $(filter-out $(PYTHON),python3 python3.13 python3.12 python3
 .PHONY: help install model demo test test-trainers notebooks tutorials readme lint check bench clean
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: $(STAMP)  ## .venv with the package and its dev, local and parquet extras (PYTHON=… picks the Python)
 
@@ -58,7 +58,7 @@ test-trainers: .venv-trl/.installed .venv-llamafactory/.installed  ## train with
 	@touch $@
 
 .venv-llamafactory/.installed: tests/trainers/llamafactory.txt tests/trainers/rsr.txt
-	@echo "making .venv-llamafactory (a minute or two)"
+	@echo "making .venv-llamafactory (a minute or two; pip lists what LLaMA-Factory asks for and these tests do without)"
 	@$(PYTHON) -m venv --clear .venv-llamafactory && echo '*' > .venv-llamafactory/.gitignore
 	@.venv-llamafactory/bin/python $(TPIP) $(TORCH)
 	@.venv-llamafactory/bin/python $(TPIP) --no-deps llamafactory==0.9.5 torchdata==0.11.0

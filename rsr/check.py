@@ -136,6 +136,7 @@ def _answers(answers, label, method):
         texts = [ts[-1][1] for ts in answers.values() if ts]
         if len(texts)>1 and all(isinstance(t, str) for t in texts) and texts[0].strip()==texts[1].strip(): yield 'equal', 'both answers are the same text'
 
+# %% ../nbs/13_check.ipynb #6fc32106
 def lint_row(
     row:dict,     # a training row
     method:str,   # sft, dpo, multi_sft, kto, grpo
@@ -168,6 +169,7 @@ def _kinds(v, at=''):
         for x in v: yield from _kinds(x, at+'[]')
     elif v is not None: yield at, _names.get(type(v), type(v).__name__), v
 
+# %% ../nbs/13_check.ipynb #3ad8e15a
 _texts = 'prompt', 'completion', 'chosen', 'rejected'
 
 def _differs(at, old, kind):
@@ -440,17 +442,18 @@ def check_files(
     for f in formatters:
         method = 'sft' if f.options.get('unroll') else f.type
         for folder in ('train', 'eval'):
-            path = Path(run_dir)/folder/f.file
-            if not path.is_file(): continue
+            path = next((p for p in (Path(run_dir)/folder/f.file, Path(run_dir)/folder/f'{f.name}.parquet') if p.is_file()), None)
+            if path is None: continue
             r = load_file(path, method, trainer, tokenizer) if trainer and trainer==f.target else lint_file(path, method, f.target, tokenizer=tokenizer)
             if trainer and trainer!=f.target: r['note'] = f'written for {f.target}, not for {trainer}: formatter.target={trainer} writes it anew'
-            out.append({**r, 'file':f'{folder}/{f.file}'})
+            out.append({**r, 'file':f'{folder}/{path.name}'})
     return out
 
 # %% ../nbs/13_check.ipynb #3fbee8b2
 _does = dict(refuses='refuses the file', fails='loads it and then fails', drops='leaves it out in silence', cuts='cuts it in silence', alters='reads something else',
              takes='trains on it in silence')
 
+# %% ../nbs/13_check.ipynb #c6e99ac7
 def _lines(r, most=5):
     "A line per rule that found something in a file."
     for rule in dict.fromkeys(p['rule'] for p in r['problems']):

@@ -296,7 +296,9 @@ def _texts(row, thinking):
     def text(r): return split_thinking(r.text, r.reasoning)[1].strip() if thinking!='keep' else r.text.strip()
     out = {**row, **{k:text(row[k]) for k in ('response', 'chosen', 'rejected') if k in row}}
     if 'responses' in row: out['responses'] = [text(r) for r in row['responses']]
-    if thinking=='reasoning_content' and 'response' in row: out['reasoning'] = split_thinking(row['response'].text, row['response'].reasoning)[0].strip()
+    if thinking=='reasoning_content' and 'response' in row:
+        out['prompt'] = [{**m, 'reasoning_content':''} for m in row['prompt']]   # the same keys in every turn
+        out['reasoning'] = split_thinking(row['response'].text, row['response'].reasoning)[0].strip()
     return out
 
 def shaped(
@@ -319,7 +321,7 @@ class Writer:
         if not single and (f.type, f.target) in STRINGS_ONLY:
             raise RsrError(f"formatter '{f.name}': {f.target} takes {f.type} rows of one user turn only, and the input has conversations; use target: trl")
         self.rows = self.prompts = self.full = self.dropped = 0
-        self.labels, self.buffer, self.parquet = [], [], None
+        self.labels, self.buffer, self.parquet, self.only_dates = [], [], None, None
         self.atomic = Atomic(self.path)
         self.out = self.atomic.__enter__()
 
@@ -331,6 +333,7 @@ class Writer:
         self.dropped += len(rows)-len(made)
         if not made: return
         self.put([s for _, s in made])
+        if self.only_dates!=[]: self.only_dates = [k for k in (self.only_dates or made[0][1]) if all(_is_date(s.get(k)) for _, s in made)]
         if self.f.type=='kto': self.labels += self._ranked(prompt, made)
         self.rows += len(made); self.prompts += 1
         self.full += self.f.need([(r.score, r.text.strip()) for r in rollouts])==(0, 0) if self.f.type=='multi_sft' else 1
@@ -368,6 +371,7 @@ def _finish(self, err=None):
     out = dict(rows=self.rows, prompts=self.prompts, full=self.full)
     if self.dropped: out['dropped'] = self.dropped
     if not err and self.f.type=='kto' and self.labels: out.update(self.balance())
+    if not err and self.only_dates and self.f.format=='jsonl': self.as_parquet()
     if not self.rows and not err and self.f.format=='parquet': self.path.unlink()   # Parquet has no empty file
     return out
 
@@ -380,6 +384,24 @@ def _balance(self):
     if rows<self.rows: _keep_rows(self.path, stay, self.f.format)
     return dict(rows=rows, positive_share=round(true/rows, 4), left_out=self.rows-rows)
 Writer.finish, Writer.balance = _finish, _balance
+
+# %% ../nbs/06_formatters.ipynb #f5833d9a
+_iso = re.compile(r'\d{4}-\d\d-\d\d([T ]\d\d(:\d\d){0,2}\s*(Z|[+-]\d\d:?\d\d)?)?')
+
+def _texts_in(v):
+    "The texts of a value, the roles of messages apart."
+    if isinstance(v, dict): return [t for k, x in v.items() if k not in ('role', 'from') for t in _texts_in(x)]
+    return [t for x in v for t in _texts_in(x)] if isinstance(v, list) else [v]
+
+def _is_date(v): return bool(ts := _texts_in(v)) and all(isinstance(t, str) and _iso.fullmatch(t) for t in ts)
+
+def _as_parquet(self):
+    "Turn a JSON Lines file into Parquet."
+    self.f.format, old = 'parquet', self.path
+    self.path, self.buffer = old.with_suffix('.parquet'), [orjson.loads(line) for line in open(old, 'rb')]
+    with Atomic(self.path) as self.out: self.flush(); self.parquet.close()
+    old.unlink()
+Writer.as_parquet = _as_parquet
 
 # %% ../nbs/06_formatters.ipynb #c9a8ec27
 def _keep_rows(path, stay, fmt):
@@ -411,7 +433,8 @@ def write_files(
                 s = side(prompt, f) if side else 'train'
                 if s: ws[f.name, s].write(prompt, rollouts, prepare)
         err = None
-    finally: counts = {(s, w.f.file):w.finish(err) for (_, s), w in ws.items()}
+    finally: counts = {(s, w):w.finish(err) for (_, s), w in ws.items()}
+    counts = {(s, w.path.name):c for (s, w), c in counts.items()}
     for s in sides: _write_info(Path(out)/s, formatters)
     return {(file if s=='train' else f'{s}/{file}'):c for (s, file), c in counts.items()}
 
@@ -426,7 +449,7 @@ def _write_info(out, formatters):
     path, info = out/'dataset_info.json', {}
     if path.exists(): info = {k:v for k, v in orjson.loads(path.read_bytes()).items() if (out/v['file_name']).exists()}
     for f in formatters: info.pop(f.name, None)
-    info.update({f.name:{'file_name':f.file, **e} for f in formatters if (e := _info(f)) and (out/f.file).exists()})
+    info.update({f.name:{'file_name':f.file, **e} for f in formatters if (e := _info(f)) and (p := out/f.file).exists() and p.stat().st_size})   # an empty file is refused
     if info or path.exists():
         with Atomic(path) as w: w.write(json_pretty(info))
 

@@ -7,6 +7,7 @@ __all__ = ['Run', 'load_run', 'format_files', 'Bar', 'execute', 'sample']
 
 # %% ../nbs/15_run.ipynb #1428e931
 import os, sqlite3, sys, time
+from functools import partial
 from pathlib import Path
 import yaml
 from fastcore.basics import patch
@@ -149,7 +150,8 @@ def _reward_table(store, d):
         truth, right = p.metadata.get('answer', p.metadata.get('gold_target')), next((r.text for r in rs if r.score==1.), None)
         if truth is None or right is None: continue
         reward, *_ = make_rewards(**{'type':'mcq-rlvr', **{k:v for k, v in mask(d['verifier']).items() if v != '***'}})
-        return edge_table(lambda prompt, response, **kw: reward(prompt, response, **{**p.metadata, **kw}), prompt_text(p), str(truth), right)
+        with_columns = partial(reward, **{k:v for k, v in p.metadata.items() if k!='answer'})
+        return edge_table(with_columns, prompt_text(p), str(truth), right)
     return []
 
 @patch

@@ -321,6 +321,7 @@ def local_server(
                                            "(or name a model: sampler.model=… or sampler.base_url=…)") from None
         p = xl.CommonParams()
         p.model.path, p.n_parallel, p.n_ctx, p.port, p.verbosity = path, parallel, parallel*ctx, 0, -1
+        p.cache_ram_mib = 0   # no cache of old prompts: it would grow to gigabytes
         p.cpuparams.n_threads = p.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2)-1)
         _servers[path] = xl.Server(p)
     return _servers[path].listening_address+'/v1'

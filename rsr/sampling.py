@@ -394,6 +394,7 @@ def tick(self:Loop, every=2.):
     before, t0 = self.clock
     if (now := time.monotonic()-t0+before)>=self.kept_at+every: self.kept_at = now; self.store.put('seconds', now)
 
+# %% ../nbs/08_sampling.ipynb #1a552694
 @patch
 async def _wait(self:Loop, seconds):
     "Until something happens, or for so long."

@@ -135,7 +135,8 @@ def commit(self:Store):
 @patch
 def _add(self:Store, where, p, gen):
     "Add one prompt, or take over what changed; the reason where that cannot be."
-    digest, row = fingerprint(p.messages), dumps(dict(messages=p.messages, metadata=p.metadata, extra=p.extra))
+    try: digest, row = fingerprint(p.messages), dumps(dict(messages=p.messages, metadata=p.metadata, extra=p.extra))
+    except TypeError as e: return f"id '{p.id}' cannot be written as strict UTF-8 JSON (a lone surrogate, half of a character?): {e}"
     new = self.db.execute('INSERT INTO prompts(id,row,place,digest,gen) VALUES(?,?,?,?,?) ON CONFLICT(id) DO NOTHING', (p.id, row, where, digest, gen))
     if new.rowcount: return
     key, old, was, place, g = self.db.execute('SELECT key,row,digest,place,gen FROM prompts WHERE id=?', (p.id,)).fetchone()
