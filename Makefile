@@ -33,7 +33,7 @@ $(STAMP): settings.ini setup.py
 model: install  ## fetch the embedded model, once (kept in the cache: $RSR_CACHE, else ~/.cache/rsr)
 	@$(PY) -c 'from rsr.samplers import fetch_model; fetch_model()'
 
-demo: model  ## sample 30 short questions with the embedded model; writes to output/
+demo: model  ## sample 32 short questions with the embedded model; writes to output/
 	@$(RUN) rsr demo
 
 test: model  ## pytest, then every notebook

@@ -172,7 +172,7 @@ def output_md(o, images):
 
 def relink(s):
     "Links of a page in nbs/ as a page in the top folder needs them."
-    def sub(m): return f']({Path(os.path.normpath("nbs/"+m[1])).as_posix()}{m[2]})'
+    def sub(m): return f']({Path(os.path.normpath("nbs/"+m[1])).as_posix()}{m[2] or ""})'
     parts = re.split(r'(^```.*?^```)', s, flags=re.M|re.S)
     return ''.join(p if i%2 else re.sub(r'\]\((?![a-z]+:|#|/)([^)#\s]+)(#[^)\s]*)?\)', sub, p) for i,p in enumerate(parts))
 

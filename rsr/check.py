@@ -209,7 +209,7 @@ def _rows(path):
     "Yield (number, bytes, row, rule, reason) for each row of a training file."
     if str(path).endswith('.parquet'):
         try: import pyarrow.parquet as pq
-        except ImportError: raise RsrError(f"{path}: reading Parquet needs pyarrow: pip install 'rsr[parquet]'") from None
+        except ImportError: raise RsrError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
         rows = (r for b in pq.ParquetFile(path).iter_batches(1024) for r in b.to_pylist())
         for i, row in enumerate(rows, 1): yield i, 0, row, None, None
         return

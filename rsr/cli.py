@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'command', 'run', 'demo', 'plan', 'format_', 'stats', 'check', 'init', 'rubric', 'Usage', 'help_text',
-           'main']
+           'option_list', 'main']
 
 # %% ../nbs/17_cli.ipynb #3a4b3602
 import json, os, re, shlex, signal, sys
@@ -27,18 +27,20 @@ def _resume_hint(work_dir, argv):
     return redact('rsr '+' '.join(map(shlex.quote, [*keep, f'work_dir={work_dir}'])))
 
 # %% ../nbs/17_cli.ipynb #821cccfa
-@command('RECIPE [key=value …]', 'rsr run dpo data.input_path=prompts.jsonl sampler.base_url=http://localhost:8000/v1')
+@command('RECIPE [key=value …]', 'rsr run dpo data.input_path=prompts.jsonl verifier.type=math-rlvr sampler.base_url=http://localhost:8000/v1')
 def run(args, argv):
     "Sample a recipe (a file, or a shipped name) and write its training files; with work_dir=OLD go on with a run."
     from rsr.recipe import load_recipe
     from rsr.run import execute
+    old = next((Path(a[9:])/'recipe.yaml' for a in args if a.startswith('work_dir=')), None)
+    if args and '=' in args[0] and old and old.is_file(): args = [str(old), *args]   # the run knows its recipe
     if len(args)<1 or '=' in args[0]: raise _usage('run')
     d = load_recipe(args[0], args[1:])
     if not d.get('work_dir'):
         from rsr.recipe import new_work_dir
         d['work_dir'] = new_work_dir()
     try: r = execute(d)
-    except Exception as e: e.work_dir = d['work_dir']; raise
+    except BaseException as e: e.work_dir = d['work_dir']; raise
     _report(r, argv)
     return r.exit_code
 
@@ -49,7 +51,7 @@ def _report(r, argv):
     if r.message: _print(f'stopped: {r.message}')
     _print(table(r.stats()))
     _print(f'run        {r.path}')
-    for p in sorted((r.path/'train').glob('*')): _print(f'           {p}')
+    for p in sorted([*(r.path/'train').glob('*'), *(r.path/'eval').glob('*')]): _print(f'           {p}')
     if r.stop_reason: _print(f'go on with: {_resume_hint(r.path, argv)}')
 
 # %% ../nbs/17_cli.ipynb #492911bd
@@ -70,7 +72,7 @@ def demo(args, argv):
     return r.exit_code
 
 # %% ../nbs/17_cli.ipynb #5166a700
-@command('RECIPE [pilot=20] [key=value …]', 'rsr plan dpo pilot=20 data.input_path=prompts.jsonl sampler.model=gpt-4o-mini work_dir=runs/first')
+@command('RECIPE [pilot=20] [key=value …]', 'rsr plan dpo pilot=20 data.input_path=prompts.jsonl verifier.type=math-rlvr sampler.model=gpt-4o-mini work_dir=runs/first')
 def plan(args, argv):
     "Sample a few prompts and forecast the whole run: satisfied prompts, rollouts, tokens, money, time; the run then uses what was sampled."
     from rsr.plan import forecast_table, pilot_run
@@ -103,7 +105,8 @@ def _rewrite(r, options):
     if bad: raise RsrError(f"rsr format takes formatter, split, stages and decontaminate options only, not '{bad[0]}': everything else would need new samples or scores "
                            f"(rsr run … work_dir={r.path})")
     d = load_recipe(r.recipe, options)
-    for name, n in format_files(r.path, d, make_formatters(d['formatter'])).items(): _print(f"{r.path/'train'/name}: {n} rows")
+    for name, n in format_files(r.path, d, make_formatters(d['formatter'])).items():
+        _print(f"{r.path/(name if name.startswith('eval/') else 'train/'+name)}: {n} rows"+('' if n else ' (not written: trainers refuse an empty file)'))
     return 0
 
 # %% ../nbs/17_cli.ipynb #71aed290
@@ -140,6 +143,23 @@ def _edge_lines(rows):
     return '\n'.join(['', 'the reward on edge cases:', *map(line, rows)])
 
 # %% ../nbs/17_cli.ipynb #f052d54e
+_MORE = """
+# What else a recipe may say (`rsr run --help` lists every option):
+# data:
+#   input_path: prompts.jsonl
+#   transform: shape.py:function   # row -> row, where your rows look otherwise
+# sampler:
+#   base_url: http://localhost:8000/v1
+#   model: my-model
+#   api_key: ${MY_KEY}             # from the environment
+#   max_tokens: 2048
+# verifier:
+#   type: math-rlvr                # mcq-rlvr, math-rlvr, rlvr, mcq-llm-as-judge, rubric, path/to/file.py:function
+# split: {eval: 0.1}
+# budget: {minutes: 60}
+"""
+
+# %% ../nbs/17_cli.ipynb #852e801e
 @command('[RECIPE] [FILE]', 'rsr init dpo my_dpo.yaml')
 def init(args, argv):
     "List the shipped recipes, or copy one out to edit it."
@@ -151,8 +171,8 @@ def init(args, argv):
     if args[0] not in recipe_names(): raise RsrError(no_such('recipe', args[0], recipe_names()))
     path = Path(args[1] if len(args)>1 else f'{args[0]}.yaml')
     if path.exists(): raise RsrError(f'{path} exists; name another file: rsr init {args[0]} FILE')
-    path.write_text((RECIPES/f'{args[0]}.yaml').read_text(encoding='utf-8'), encoding='utf-8')
-    _print(f'{path} written. Run it with: rsr run {path} data.input_path=prompts.jsonl')
+    path.write_text((RECIPES/f'{args[0]}.yaml').read_text(encoding='utf-8')+_MORE, encoding='utf-8')
+    _print(f'{path} written. Run it with: rsr run {path} data.input_path=prompts.jsonl verifier.type=math-rlvr')
     return 0
 
 # %% ../nbs/17_cli.ipynb #ddcac85f
@@ -189,6 +209,16 @@ def help_text()->str:
     lines += [f'  rsr {n} {u}\n      {f.__doc__}' for n, (f, u, _) in COMMANDS.items()]
     return '\n'.join(lines+['', 'Every option is a dotted key=value, e.g. sampler.temperature=0.9. `rsr COMMAND --help` gives an example.'])
 
+# %% ../nbs/17_cli.ipynb #b896f995
+def option_list()->str:
+    "Every option of a recipe with its default."
+    from rsr.formatters import COMMON, FORMATTERS, _options
+    from rsr.recipe import schema
+    out = ['', '', 'options (section.key=value):']
+    for s, opts in schema().items(): out += [f'  {s}.{k:22} {"" if d is None else d}' for k, (_, d) in opts.items() if s!='verifier' or k in ('type', 'model', 'base_url')]
+    out += [f"  formatter.KEY, for {n}: {', '.join(_options(f[0]))}" for n, f in FORMATTERS.items()]
+    return '\n'.join([*out, f"  formatter.KEY, for all: {', '.join(COMMON)}", '  work_dir, split.eval, split.by, split.near, stages, decontaminate'])
+
 # %% ../nbs/17_cli.ipynb #eec7d748
 def _sigterm(*_): raise KeyboardInterrupt
 
@@ -201,7 +231,7 @@ def main(argv=None)->int:
         if argv[0] not in COMMANDS:
             from rsr.data import RsrError, no_such
             raise RsrError(no_such('command', argv[0], COMMANDS)+' (rsr --help)')
-        if {'-h', '--help'}&set(argv[1:]): _print(str(_usage(argv[0]))); return 0
+        if {'-h', '--help'}&set(argv[1:]): _print(str(_usage(argv[0]))+(option_list() if argv[0] in ('run', 'plan', 'demo') else '')); return 0
         signal.signal(signal.SIGTERM, _sigterm)
         return COMMANDS[argv[0]][0](argv[1:], argv)
     except BaseException as e: return _failed(e, argv)
@@ -213,7 +243,9 @@ def _failed(e, argv):
     from rsr.samplers import redact
     if os.environ.get('RSR_DEBUG') and not isinstance(e, (Usage, SystemExit)): raise e
     if isinstance(e, BrokenPipeError): sys.stderr.close(); return 1
-    if isinstance(e, KeyboardInterrupt): print('interrupted', file=sys.stderr); return 130
+    if isinstance(e, KeyboardInterrupt):
+        print('interrupted', *(['; go on with:', _resume_hint(e.work_dir, argv)] if hasattr(e, 'work_dir') else []), file=sys.stderr)
+        return 130
     if isinstance(e, (Usage, RsrError)): print(redact(e) if isinstance(e, Usage) else f'rsr: {redact(e)}', file=sys.stderr)
     elif isinstance(e, OSError): print(f'rsr: {redact(e)}', file=sys.stderr); return 1
     else: print(f'rsr: unexpected {type(e).__name__}: {redact(e)}\nThis is a defect of rsr; RSR_DEBUG=1 shows where.', file=sys.stderr); return 1

@@ -106,11 +106,11 @@ def check_row(
     row   # a decoded input row
 )->str:   # what is wrong with it; None when nothing is
     "Say why a row cannot be used."
-    if not isinstance(row, dict): return f'the row is {type(row).__name__}, not an object'
+    if not isinstance(row, dict): return f'the row is {type(row).__name__}, not an object with id, messages and metadata'
     id_, ms = row.get('id'), row.get('messages')
     if id_ is None or id_ == '': return 'no id'
     if isinstance(id_, bool) or not isinstance(id_, (str, int)): return f'id is {type(id_).__name__}, not a string'
-    if ms is None: return 'no messages'
+    if ms is None: return 'no messages (data.transform=file.py:function makes rows of another shape into ours)'
     if not isinstance(ms, list): return f'messages is {type(ms).__name__}, not a list'
     if not ms: return 'messages is empty'
     if (bad := next(filter(None, (_check_message(i, m) for i, m in enumerate(ms))), None)): return bad
@@ -163,7 +163,7 @@ def read_parquet(
 ):
     "Yield (where, row, error) for each row; needs pyarrow."
     try: import pyarrow.parquet as pq
-    except ImportError: raise RsrError(f"{path}: reading Parquet needs pyarrow: pip install 'rsr[parquet]'") from None
+    except ImportError: raise RsrError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
     i = 0
     for batch in pq.ParquetFile(path).iter_batches(1024):
         for row in batch.to_pylist():

@@ -180,17 +180,19 @@ def run_sync(
         finally: ready.set(); done.set()
     threading.Thread(target=target, daemon=True, name='rsr').start()
     _join(done, box, ready, on_interrupt)
+    if isinstance(box.get('err'), asyncio.CancelledError): raise KeyboardInterrupt
     if 'err' in box: raise box['err']
     return box['out']
 
 # %% ../nbs/03_engine.ipynb #21b178b0
 def _join(done, box, ready, on_interrupt):
     "Wait for the thread; the first Ctrl-C asks it to end, the second makes it."
-    hits = 0
+    hits, first = 0, 0.
     while not done.is_set():
         try: done.wait(0.2)
         except KeyboardInterrupt:
-            hits += 1
+            if hits and time.monotonic()-first<1: continue   # schedulers signal a process and its group: that is one
+            hits, first = hits+1, time.monotonic() if not hits else first
             ready.wait()
             fn = on_interrupt if hits==1 and on_interrupt else box['task'].cancel
             try: box['loop'].call_soon_threadsafe(fn)

@@ -9,7 +9,7 @@ __all__ = ['EPS', 'FORMATTERS', 'SELECT', 'COMMON', 'passed', 'failed', 'Formatt
 
 # %% ../nbs/06_formatters.ipynb #a1dd9f72
 import hashlib, inspect, re, statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 import orjson
@@ -138,7 +138,7 @@ def minhash(
 ):
     "A MinHash of a text's word n-grams (datasketch)."
     try: from datasketch import MinHash
-    except ImportError: raise RsrError("near-duplicates need datasketch: pip install 'rsr[dedup]'") from None
+    except ImportError: raise RsrError("near-duplicates need datasketch: pip install datasketch") from None
     words, m = normalised(text).split(), MinHash(128)
     m.update_batch([' '.join(words[i:i+n]).encode() for i in range(max(1, len(words)-n+1))])
     return m
@@ -328,7 +328,8 @@ class Writer:
     def write(self, prompt, rollouts, prepare=None):
         "Write one prompt's rows."
         if self.f.keep_system and prepare: prompt = type(prompt)(prompt.id, prepare(prompt.messages), prompt.metadata, prompt.extra, prompt.key)
-        rows = self.f.rows(prompt, rollouts)
+        if self.f.thinking!='keep': rollouts = [replace(r, text=a, reasoning=t) for r in rollouts for t, a in [split_thinking(r.text, r.reasoning)] if a.strip()]
+        rows = self.f.rows(prompt, rollouts)   # chosen among what will be written
         made = [(n, s) for n in rows if (s := shaped(self.f, n, self.style))]
         self.dropped += len(rows)-len(made)
         if not made: return
@@ -348,7 +349,7 @@ def _put(self, rows):
 def _flush(self):
     "Write the buffered rows as one Parquet row group."
     try: import pyarrow as pa, pyarrow.parquet as pq
-    except ImportError: raise RsrError("format: parquet needs pyarrow: pip install 'rsr[parquet]'") from None
+    except ImportError: raise RsrError("format: parquet needs pyarrow: pip install pyarrow") from None
     if not self.buffer: return
     t = pa.Table.from_pylist(self.buffer, schema=self.parquet and self.parquet.schema)
     self.parquet = self.parquet or pq.ParquetWriter(self.out, t.schema)
@@ -372,7 +373,7 @@ def _finish(self, err=None):
     if self.dropped: out['dropped'] = self.dropped
     if not err and self.f.type=='kto' and self.labels: out.update(self.balance())
     if not err and self.only_dates and self.f.format=='jsonl': self.as_parquet()
-    if not self.rows and not err and self.f.format=='parquet': self.path.unlink()   # Parquet has no empty file
+    if not self.rows and not err: self.path.unlink()   # trainers refuse an empty file
     return out
 
 def _balance(self):
@@ -449,7 +450,7 @@ def _write_info(out, formatters):
     path, info = out/'dataset_info.json', {}
     if path.exists(): info = {k:v for k, v in orjson.loads(path.read_bytes()).items() if (out/v['file_name']).exists()}
     for f in formatters: info.pop(f.name, None)
-    info.update({f.name:{'file_name':f.file, **e} for f in formatters if (e := _info(f)) and (p := out/f.file).exists() and p.stat().st_size})   # an empty file is refused
+    info.update({f.name:{'file_name':f.file, **e} for f in formatters if (e := _info(f)) and (out/f.file).exists()})
     if info or path.exists():
         with Atomic(path) as w: w.write(json_pretty(info))
 

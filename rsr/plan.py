@@ -26,7 +26,9 @@ def pilot_run(
 )->tuple:                # (Run, forecast)
     "Sample a few prompts of the input, and forecast the rest."
     run = execute(d, src, progress, lambda store: _draw(store, pilot))
-    return run, forecast(run, pilot, build(d)['sampler'].concurrent_requests)
+    s, step = build(d)['sampler'], d['sampling'].get('step_size', 4)
+    side_by_side = step if s.max_n==1 and isinstance(step, int) else 1      # requests of one prompt
+    return run, forecast(run, pilot, s.concurrent_requests, side_by_side)
 
 # %% ../nbs/16_plan.ipynb #51256179
 def _per_prompt(store, keys):
@@ -51,7 +53,8 @@ def bootstrap(
 def forecast(
     run,          # Run, with a pilot sampled
     pilot:int,    # its number of prompts
-    slots:int     # requests in flight
+    slots:int,    # requests in flight
+    side_by_side:int=1   # requests of one prompt at once
 )->dict:          # {prompts, pilot, satisfied, rollouts, tokens, usd, minutes}: figures are (estimate, low, high)
     "Scale a pilot up to the whole input."
     store, s = Store(run.path, write=False), run.stats()
@@ -65,8 +68,12 @@ def forecast(
     spent = s['tokens']['prompt']+s['tokens']['completion']
     per_token = s['cost']/spent if s['cost'] is not None and spent else None
     lo, hi = wilson(rate, len(rows))
-    return dict(prompts=total, pilot=len(rows), satisfied=(rate*total, lo*total, hi*total), rollouts=bootstrap(rolls, total), tokens=tokens,
-                usd=per_token and tuple(t*per_token for t in tokens), minutes=tuple((t/min(slots, total)+max(lat))/60 for t in bootstrap(lat, total)))
+    minutes = tuple((t/min(slots, total*side_by_side)+max(lat)/side_by_side)/60 for t in bootstrap(lat, total))
+    had = sum(map(bool, sat))
+    return dict(prompts=total, pilot=len(rows), satisfied=_at_least((rate*total, lo*total, hi*total), had), minutes=minutes,
+                rollouts=_at_least(bootstrap(rolls, total), sum(rolls)), tokens=_at_least(tokens, spent), usd=per_token and tuple(t*per_token for t in tokens))
+
+def _at_least(f, had): return tuple(max(x, had) for x in f)   # what the pilot has, the run has
 
 # %% ../nbs/16_plan.ipynb #c08799a5
 def forecast_table(

@@ -134,7 +134,9 @@ def check_recipe(
     "Check a recipe's keys and values; raises with the key and the mend."
     sch, top = schema(), ('work_dir', 'formatter', 'split', 'stages', 'decontaminate')
     for s in d:
-        if s not in sch and s not in top: raise RsrError(no_such('key', s, [*sch, *top]))
+        if s in sch or s in top: continue
+        where = next((f' Did you mean {sec}.{s}?' for sec in ('sampling', 'sampler', 'data', 'budget') if s in sch[sec]), '')
+        raise RsrError(no_such('key', s, [*sch, *top]) if not where else f"no key '{s}' at the top of a recipe.{where}")
     for s, opts in sch.items():
         if not isinstance(d.setdefault(s, {}) or {}, dict): raise RsrError(f'{s}: {d[s]!r} is not a mapping of options')
         d[s] = d[s] or {}

@@ -27,7 +27,7 @@ def make_scorer(
     if not verifier.needs_judge: return verifier, []
     judge = {k:v for k, v in options.items() if k in {f.name for f in fields(HttpSampler)}}
     if not (judge.get('model') or judge.get('base_url')): raise RsrError(
-        f"verifier '{verifier.name}' asks a model: name it with verifier.model or verifier.base_url (verifier.model=local is the embedded one)")
+        f"verifier '{verifier.name}' asks a model: name it with verifier.model or verifier.base_url")
     if judge.get('model')=='local': judge = {**judge, 'type':'local', 'model':''}
     return verifier, [{'temperature':0.0, **judge}]
 
@@ -76,7 +76,7 @@ def make_rewards(
     return reward, trl_reward, compute_score
 
 # %% ../nbs/12_reward.ipynb #1a708785
-_module = '''"Reward for GRPO, from the verifier of this run (needs `pip install rsr`). Written by rsr; `rsr format` writes it again."
+_module = '''"Reward for GRPO, from the verifier of this run (needs the rsr that wrote it). Written by rsr; `rsr format` writes it again."
 from rsr.reward import make_rewards
 
 reward, trl_reward, compute_score = make_rewards(**{options!r})

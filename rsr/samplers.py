@@ -201,7 +201,8 @@ async def _send(self:HttpSampler, messages, n, seed, **params):
     except (aiohttp.ClientError, OSError) as e: raise CallError('network', f'{type(e).__name__}: {e}') from None
     if resp.status!=200:
         text = raw.decode('utf-8', 'replace')
-        raise CallError(classify(resp.status, text), f'HTTP {resp.status}: {text[:1000]}', _retry_after(resp.headers.get('Retry-After')))
+        hint = ' (is the model name right, and does sampler.base_url end as the server wants it, mostly in /v1?)' if resp.status==404 else ''
+        raise CallError(classify(resp.status, text), f'HTTP {resp.status}: {text[:1000]}{hint}', _retry_after(resp.headers.get('Retry-After')))
     return parse_reply(_loads(raw), self.max_tokens, time.perf_counter()-t0)
 
 @patch
@@ -317,7 +318,7 @@ def local_server(
     path = str(path or fetch_model())
     if path not in _servers:
         try: import xllamacpp as xl
-        except ImportError: raise RsrError("the local sampler needs xllamacpp: pip install 'rsr[local]' "
+        except ImportError: raise RsrError("the local sampler needs xllamacpp: pip install xllamacpp "
                                            "(or name a model: sampler.model=… or sampler.base_url=…)") from None
         p = xl.CommonParams()
         p.model.path, p.n_parallel, p.n_ctx, p.port, p.verbosity = path, parallel, parallel*ctx, 0, -1

@@ -268,7 +268,11 @@ async def _score(self:Loop, st, r):
         self.errors_in_a_row += 1
         if self.errors_in_a_row>=10: raise RunBroken(f"the verifier '{self.verifier.name}' raised {self.errors_in_a_row} times in a row, last on prompt "
                                                      f"'{st.prompt.id}': {s.reason}. Mend it and resume: the rollouts are kept") from None
-    else: self.errors_in_a_row = 0
+    else:
+        if s.value is None and not s.reason: s.reason = 'the verifier returned None'
+        self.errors_in_a_row = self.errors_in_a_row+1 if s.value is None and self.judges else 0
+        if self.errors_in_a_row>=10: raise RunBroken(f"the judge gave no verdict ten times in a row, last on prompt '{st.prompt.id}': {s.reason}. "
+                                                     "Mend it and resume: the rollouts are kept")
     finally: self.pending -= 1; st.pending -= 1; self.wake.set()
     self.store.add_score(r.key, self.verifier_key, s)
     if s.value is not None:

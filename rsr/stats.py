@@ -95,6 +95,7 @@ def _rows(v):
     return f"{v['rows']} rows"+(f" ({'; '.join(more)})" if more else '')
 def _list(d): return ', '.join(f'{k} {v}' for k, v in d.items()) or 'none'
 
+# %% ../nbs/09_stats.ipynb #8c2818ec
 def table(
     d:dict   # as `stats` gives it
 )->str:
@@ -103,9 +104,11 @@ def table(
     lines = [('prompts', f"{p['total']}: {_list(p['by_stop_reason'])}"+(f" ({p['bad_rows']} bad input rows skipped)" if p['bad_rows'] else '')),
              ('rollouts', f"{s['asked']}: {_list(s['by_outcome'])}"),
              ('scores', f"passed {c['passed']}, failed {c['failed']}, between {c['between']}, unscored {c['unscored']}"),
-             ('pass rate', f"{_pct(r['plain'])} as seen; {_pct(r['corrected'])} corrected for early stopping{_interval(r)}"),
+             ('pass rate', f"{_pct(r['pooled'])} of all that were scored; per prompt {_pct(r['plain'])}, corrected for early stopping {_pct(r['corrected'])}{_interval(r)}"),
              ('tokens', f"{t['prompt']:,} prompt, {t['completion']:,} completion"+(f" (judge: {t['judge']:,})" if t['judge'] else '')),
              ('cost', None if d['cost'] is None else f"{d['cost']:.4f} US dollars"), ('time', f"{d['seconds']:.1f} s"),
              *[('unscored', f'{n} × {why}') for why, n in c['why_unscored'].items()], *[('error', f'{n} × {e}') for e, n in s['errors'].items()],
              *[('file', f"{k}: {_rows(v)}") for k, v in d['rows'].items()]]
+    cut = s['by_outcome'].get('truncated', 0)
+    if cut>.2*s['asked']: lines.append(('hint', f"{cut/s['asked']:.0%} of the rollouts were cut at sampler.max_tokens and asked again: raise it, or ask for shorter answers"))
     return '\n'.join(f'{k:10} {v}' for k, v in lines if v is not None)

@@ -97,8 +97,20 @@ def test_bad_input_is_one_message(here, args, words):
     for w in words: assert w in p.stderr, p.stderr
     assert not (here/'output').exists()
 
+def test_the_default_verifier_must_fit(here, server):
+    write_jsonl('in.jsonl', [dict(id='a', messages=[dict(role='user', content='2 + 2 = ?')], metadata=dict(answer='4'))])
+    p = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}')
+    assert p.returncode==2 and 'verifier.type=math-rlvr' in p.stderr and not server.log and not (here/'output').exists()
+    write_jsonl('in.jsonl', [dict(id='a', messages=[dict(role='user', content='prompt 1')])])
+    p = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w')
+    assert p.returncode==0 and '1 of the first 1 prompts have no ground truth' in p.stderr and 'unscored   4 × no ground truth' in p.stdout
+
+def test_a_run_knows_its_recipe(done, server):
+    n = len(server.log)
+    assert rsr('run', 'work_dir=w').returncode==0 and len(server.log)==n
+
 def test_help(here):
     p = rsr('--help')
     assert p.returncode==0 and 'rsr run RECIPE' in p.stdout
-    assert 'example: rsr run dpo' in rsr('run', '--help').stdout
+    assert 'example: rsr run dpo' in rsr('run', '--help').stdout and 'sampling.give_up' in rsr('run', '--help').stdout
     assert rsr('--version').stdout.strip()

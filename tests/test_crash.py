@@ -82,6 +82,20 @@ def test_interrupt_keeps_what_is_in_flight(here, server, sig):
     server.set(median=0)
     assert start(server, 100).wait(timeout=60)==0
 
+def test_a_scheduler_signals_twice_and_an_impatient_user_later(here, server):
+    server.set(median=3., sigma=.01, rate=0.)
+    p = start(server, 100)
+    wait_for(lambda: len(server.log)>10)
+    p.send_signal(signal.SIGTERM); time.sleep(.02); p.send_signal(signal.SIGTERM)   # one stop, said twice
+    out, err = p.communicate(timeout=30)
+    assert p.returncode==130 and 'go on with' in out and counts()=={'kept':4*len(server.log)}, (out, err)
+    p = start(server, 100)
+    n = len(server.log)
+    wait_for(lambda: len(server.log)>n+5)
+    p.send_signal(signal.SIGINT); time.sleep(1.3); p.send_signal(signal.SIGINT)     # now
+    out, err = p.communicate(timeout=30)
+    assert p.returncode==130 and 'go on with' in out+err and 'defect' not in err and None not in counts(), (out, err)
+
 def test_disk_full(here, server):
     server.set(rate=0., words=400)
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))

@@ -117,3 +117,24 @@ def test_thinking(here, server):
     assert all('think>' not in json.dumps(r) for r in read_jsonl('run/train/sft.jsonl'))
     run.format('sft', thinking='reasoning_content')
     assert all(r['messages'][1]['reasoning_content'] and 'think>' not in r['messages'][1]['content'] for r in read_jsonl('run/train/sft.jsonl'))
+
+def test_files_of_before_do_not_stay(here, server):
+    "A split that is no more, another format: two truths about one prompt would be worse than none."
+    run = go(server, 40, overrides=['split.eval=0.4'])
+    assert (here/'run/eval/sft.jsonl').exists()
+    from conftest import rsr
+    assert rsr('format', 'run', 'split=null').returncode==0
+    assert not (here/'run/eval/sft.jsonl').exists() and 'eval/sft.jsonl' not in run.stats()['rows']
+    run.format('sft', format='parquet')
+    assert [p.name for p in (here/'run/train').glob('sft.*')]==['sft.parquet']
+
+def test_nothing_to_write_is_no_file(here, server):
+    server.set(rate=0.)
+    run = go(server, 3, max_rollouts=4)
+    assert not (here/'run/train/sft.jsonl').exists() and run.stats()['rows']['sft.jsonl']['rows']==0 and run.exit_code==0
+
+def test_options_from_python(here, server):
+    run = go(server, 10, 'dpo', split=dict(eval=.3), formatter=dict(target='trl'), max_rollouts=8)
+    assert run.recipe['split']=={'eval':.3} and run.recipe['formatter'][0]['target']=='trl'
+    go(server, 3, 'dpo', 'b', **{'formatter.min_margin':.5})
+    with pytest.raises(RsrError, match="file.py:"): go(server, 3, work_dir='c', verifier=lambda response, metadata: 1.)
