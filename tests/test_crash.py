@@ -12,11 +12,13 @@ from conftest import RSR, rows, rsr, write_jsonl
 
 from rsr import load_run
 
-def start(server, n, *args, **kw):
+def hears_signals(): signal.signal(signal.SIGINT, signal.SIG_DFL)   # a test run in the background ignores Ctrl-C, and its children would
+
+def start(server, n, *args, preexec_fn=hears_signals):
     "A run in a process of its own."
     write_jsonl('in.jsonl', rows(n))
     cmd = [RSR, 'run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w', 'sampler.concurrent_requests=16', *args]
-    return subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+    return subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=preexec_fn)
 
 def wait_for(cond, seconds=20):
     end = time.time()+seconds

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import read_jsonl, rows, write_jsonl
+from conftest import read_jsonl, rows, rsr, write_jsonl
 
 from rsr import load_run, sample
 from rsr.data import RsrError
@@ -104,7 +104,6 @@ def test_decontaminate_before_paying(here, server):
     assert read_jsonl('run/summary/contaminated.jsonl')[0]['id']=='q3'
     go(server, 10, work_dir='b')
     assert load_run('b').format()['sft.jsonl']
-    from conftest import rsr
     before = {r['messages'][0]['content'] for r in read_jsonl('b/train/sft.jsonl')}
     assert rsr('format', 'b', 'decontaminate=bench.jsonl').returncode==0
     assert before-{r['messages'][0]['content'] for r in read_jsonl('b/train/sft.jsonl')}<={'prompt 3'}
@@ -122,7 +121,6 @@ def test_files_of_before_do_not_stay(here, server):
     "A split that is no more, another format: two truths about one prompt would be worse than none."
     run = go(server, 40, overrides=['split.eval=0.4'])
     assert (here/'run/eval/sft.jsonl').exists()
-    from conftest import rsr
     assert rsr('format', 'run', 'split=null').returncode==0
     assert not (here/'run/eval/sft.jsonl').exists() and 'eval/sft.jsonl' not in run.stats()['rows']
     run.format('sft', format='parquet')

@@ -701,7 +701,7 @@ def test_ordinal_kappa_is_weighted(judge):
     (dict(prompt='a', response='b', labels=dict(right='NA')), 'NA is not valid here'), (dict(prompt='a', response='b', labels=dict(right='ERROR')), 'ERROR is no label'),
     (dict(prompt='a', response='b', set='God'), "Did you mean 'good'?"),
     (dict(prompt='a', response='b', overall='yes'), 'overall'), (dict(prompt=3, response='b'), 'prompt is not a text'),
-    (dict(messages=[dict(role='assistant', content='x')], response='b'), 'must be a user turn'),
+    (dict(messages=[dict(role='assistant', content='x')], response='b'), 'user and assistant take turns'),
     (dict(prompt='a', response='b', labels=['YES']), 'labels is not an object'), ([1], 'not an object')])
 def test_errors_in_labelled_rows(here, row, says):
     path = write_jsonl('l.jsonl', [dict(prompt='a', response='b'), row])
