@@ -169,7 +169,7 @@ def format_(tmp, n=20_000):
         t0 = time.perf_counter()
         counts = write_files(((p, rs) for p, _, rs in store.walk(outcomes=('kept',))), make_formatters([dict(type=t) for t in types]), tmp/'out')
         t = time.perf_counter()-t0
-        file = tmp/'out'/f'{types[0]}.jsonl'
+        file = tmp/'out'/'train'/f'{types[0]}.jsonl'
         t0 = time.perf_counter()
         with open(file) as f, open(tmp/'copy', 'w') as g:
             for line in f: g.write(json.dumps(json.loads(line))+'\n')
