@@ -67,6 +67,12 @@ class Rollout:
     key: int = None               # row number in the store
     max_tokens: int = None        # the limit it was asked under
     scored: bool = False          # the current verifier has looked at it (and may have left it unscored)
+    sampler: int = None           # row in the store of what was asked
+    source: int = None            # row in the store of the rollout it was made from, if it was
+    side: str = ''                # chosen or rejected, where a strategy asked for one side of a pair
+    detail: dict = None           # the score's detail, where it was asked for
+    label: bool = None            # what a person said of it: stands above the score
+    pairs: dict = None            # {key of a rejected rollout: accept, swap or reject}: what a person said of the pair
 
 # %% ../nbs/00_data.ipynb #57572c6f
 @dataclass

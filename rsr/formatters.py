@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 import orjson
 from .data import RsrError, no_such
+from .pairs import find_pairs, reviewed
 from .store import Atomic
 from .targets import DATASET_INFO, STRINGS_ONLY, get_shape
 from .verifiers import split_thinking
@@ -95,7 +96,10 @@ def sft(prompt, rollouts,
     return [{'prompt':_prompt(prompt), 'response':SELECT[select](ok, prompt)}] if ok else []
 
 # %% ../nbs/06_formatters.ipynb #0ff6cd39
-def _need_pair(seen, pass_threshold=1.0, fail_threshold=0.0, min_margin=0.0, **_):
+def _need_pair(seen, pass_threshold=1.0, fail_threshold=0.0, min_margin=0.0, max_margin=None, strategy=None, **_):
+    if strategy:   # whatever is worse by the margin may be rejected
+        top, most = max((s for s, _ in seen), default=None), 1. if max_margin is None else max_margin
+        return (0 if passed(top, pass_threshold) else 1), (0 if any(min_margin-EPS<=top-s<=most+EPS for s, _ in seen) else 1)
     ok, bad = _split(seen, lambda r: r[0], pass_threshold, fail_threshold)
     if ok and bad and max(ok)[0]-min(bad)[0]<min_margin-EPS: return 1, 1
     return (0 if ok else 1), (0 if bad else 1)
@@ -115,15 +119,25 @@ def dpo(prompt, rollouts,
     min_margin:float=0.0,          # least difference of the two scores (0.15 for rubric scores, seed 'DPO Quality Requirements')
     max_margin:float=None,         # greatest difference; None: any
     rejected:str='worst',          # worst, near_mean: which of the failed
-    max_pairs_per_prompt:int=1     # pairs per prompt, at most
+    max_pairs_per_prompt:int=1,    # pairs per prompt, at most
+    strategy:str=None,             # how the two sides were sampled, from the recipe's `pairs:`; then the rules of `rsr.pairs` hold
+    floor:float=None,              # with a strategy: least score of a rejected response; None: any
+    inverted:str='drop'            # with a strategy: drop, swap: what becomes of a pair whose weaker side scores higher
 )->list:
     "Pairs of passed and failed responses (seed 'DPO')."
-    ok, bad = _split(rollouts, lambda r: r.score, pass_threshold, fail_threshold)
-    ok, bad, out = sorted(ok, key=lambda r: -r.score), _order_rejected(bad, rollouts, rejected) if bad else [], []
+    if not strategy: made = _plain_pairs(rollouts, pass_threshold, fail_threshold, min_margin, 1. if max_margin is None else max_margin, rejected, max_pairs_per_prompt)
+    else: made, _ = find_pairs(rollouts, max_pairs_per_prompt, inverted, rejected, pass_threshold=pass_threshold, min_margin=min_margin, max_margin=max_margin, floor=floor)
+    return [{'prompt':_prompt(prompt), 'chosen':c, 'rejected':r, 'margin':c.score-r.score} for c, r, _ in made]
+
+def _plain_pairs(rollouts, pass_at, fail_at, least, greatest, order, most):
+    "[(chosen, rejected, swapped), …] of passed and failed responses."
+    ok, bad = _split(rollouts, lambda r: r.score, pass_at, fail_at)
+    ok, bad, out = sorted(ok, key=lambda r: -r.score), _order_rejected(bad, rollouts, order) if bad else [], []
     for c in ok:
-        r = next((r for r in bad if min_margin-EPS<=c.score-r.score<=(1. if max_margin is None else max_margin)+EPS and c.text.strip()!=r.text.strip()), None)
-        if r is None or len(out)>=max_pairs_per_prompt: continue
-        out.append({'prompt':_prompt(prompt), 'chosen':c, 'rejected':r, 'margin':c.score-r.score})
+        fits = [r for r in bad if least-EPS<=c.score-r.score<=greatest+EPS and c.text.strip()!=r.text.strip() and reviewed(c, r)!='reject']
+        if not fits or len(out)>=most: continue
+        r = next((r for r in fits if reviewed(c, r)), fits[0])       # what a person spoke for goes first
+        out.append((r, c, True) if reviewed(c, r)=='swap' else (c, r, False))
         bad.remove(r)
     return out
 
@@ -229,7 +243,7 @@ def _text(v): return '' if v is None else v if isinstance(v, str) else orjson.du
 
 # %% ../nbs/06_formatters.ipynb #3b293202
 COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False)   # options of every formatter
-_choices = dict(select=tuple(SELECT), rejected=('worst', 'near_mean'), unique=('exact', 'normalised', 'near'), thinking=('keep', 'strip', 'reasoning_content'),
+_choices = dict(select=tuple(SELECT), rejected=('worst', 'near_mean'), inverted=('drop', 'swap'), unique=('exact', 'normalised', 'near'), thinking=('keep', 'strip', 'reasoning_content'),
                 style=('messages', 'standard'), format=('jsonl', 'parquet'))
 
 def _options(fn):
@@ -238,7 +252,7 @@ def _options(fn):
 
 def _check(where, o):
     "Check the values of a formatter's options."
-    for k in ('pass_threshold', 'fail_threshold', 'min_margin', 'max_margin', 'positive_share'):
+    for k in ('pass_threshold', 'fail_threshold', 'min_margin', 'max_margin', 'floor', 'positive_share'):
         v = o.get(k)
         if v is not None and (isinstance(v, bool) or not isinstance(v, (int, float)) or not 0<=v<=1): raise RsrError(f'{where}.{k}: {v!r} is not a number in [0, 1]')
     for k in ('num_responses', 'min_responses', 'max_pairs_per_prompt'):
@@ -329,6 +343,7 @@ class Writer:
         "Write one prompt's rows."
         if self.f.keep_system and prepare: prompt = type(prompt)(prompt.id, prepare(prompt.messages), prompt.metadata, prompt.extra, prompt.key)
         if self.f.thinking!='keep': rollouts = [replace(r, text=a, reasoning=t) for r in rollouts for t, a in [split_thinking(r.text, r.reasoning)] if a.strip()]
+        if self.f.type!='dpo': rollouts = [r for r in rollouts if r.side!='rejected']   # what was asked for to be worse is no example
         rows = self.f.rows(prompt, rollouts)   # chosen among what will be written
         made = [(n, s) for n in rows if (s := shaped(self.f, n, self.style))]
         self.dropped += len(rows)-len(made)

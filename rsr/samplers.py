@@ -8,6 +8,7 @@ __all__ = ['SAMPLERS', 'MODEL', 'outcome_of', 'add_secret', 'redact', 'CallError
 
 # %% ../nbs/02_samplers.ipynb #5d67bb86
 import asyncio, hashlib, json, os, re, subprocess, sys, tempfile, time, zipfile
+from importlib import import_module
 from dataclasses import dataclass
 from pathlib import Path
 import orjson
@@ -119,6 +120,7 @@ class HttpSampler:
     prompt_template: str = None      # text with {prompt}, put around the last user turn, for sampling only
     extra_params: dict = None        # further fields of the request body; null removes one
     headers: dict = None             # further HTTP headers
+    engine_args: dict = None         # vllm-offline only: vLLM's engine arguments, e.g. {tensor_parallel_size: 2}
     price: dict = None               # {prompt, completion}: US dollars per million tokens
     patience: float = 600            # seconds without any answer before the run stops
     max_retries: int = 5             # tries of one request that fails while others succeed
@@ -149,7 +151,7 @@ def setup(self:HttpSampler):
 @patch(as_prop=True)
 def config(self:HttpSampler)->dict:
     "What determines the answers, as plain data without secrets."
-    keys = 'model', 'base_url', 'temperature', 'top_p', 'system_prompt', 'prompt_template', 'extra_params'
+    keys = 'model', 'base_url', 'temperature', 'top_p', 'system_prompt', 'prompt_template', 'extra_params'   # engine_args change how fast, not what
     return {'type':self.type, **{k:redact(v) if k=='base_url' else v for k in keys if (v := getattr(self, k)) not in (None, '', {})}}
 
 @patch
@@ -347,6 +349,7 @@ def make_sampler(
     **options        # as for `HttpSampler`
 ):
     "The sampler that the options describe."
+    if type=='vllm-offline': import_module('rsr.vllm')   # it builds on this page
     type = type or ('openai-compatible-api' if options.get('base_url') else 'litellm' if options.get('model') else 'local')
-    if type not in SAMPLERS: raise RsrError('sampler.type: '+no_such('sampler', type, SAMPLERS))
+    if type not in SAMPLERS: raise RsrError('sampler.type: '+no_such('sampler', type, {*SAMPLERS, 'vllm-offline'}))
     return SAMPLERS[type](**options)

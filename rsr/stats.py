@@ -31,15 +31,18 @@ def prompt_counts(
 # %% ../nbs/09_stats.ipynb #570b74d0
 _valid = "FROM rollouts r LEFT JOIN scores s ON s.rollout=r.key AND s.verifier=? WHERE r.outcome IN ({})"
 
+def _of(samplers): return '' if samplers is None else f" AND r.sampler IN ({','.join(map(str, map(int, samplers)))})"
+
 def score_counts(
     store,                        # Store
     pass_threshold:float=1.0,     # in [0, 1]
     fail_threshold:float=0.0,     # in [0, 1]; None: whatever does not pass
-    outcomes=('kept',)            # which rollouts are valid
+    outcomes=('kept',),           # which rollouts are valid
+    samplers=None                 # only rollouts of these samplers (rows in `configs`)
 )->dict:                          # {passed, failed, between, unscored, why_unscored}
     "How the valid rollouts were scored."
     p, f = pass_threshold-EPS, pass_threshold if fail_threshold is None else fail_threshold+EPS
-    q = _valid.format(','.join('?'*len(outcomes)))
+    q = _valid.format(','.join('?'*len(outcomes)))+_of(samplers)
     args = (store.get('verifier'), *outcomes)
     ok, bad, scored, n = store.db.execute(f'SELECT sum(value>=?), sum(value<? AND value<=?), count(value), count(*) {q}', (p, p, f, *args)).fetchone()
     why = _count(store, f"SELECT coalesce(reason,'not scored yet'), count(*) {q} AND value IS NULL GROUP BY 1 ORDER BY 2 DESC LIMIT 5", *args)
@@ -49,10 +52,11 @@ def score_counts(
 def pass_rate(
     store,                      # Store
     pass_threshold:float=1.0,   # in [0, 1]
-    outcomes=('kept',)          # which rollouts are valid
+    outcomes=('kept',),         # which rollouts are valid
+    samplers=None               # only rollouts of these samplers (rows in `configs`)
 )->dict:                        # {plain, pooled, corrected, interval}, None where nothing is scored
     "The pass rate: as seen, and corrected for early stopping."
-    per = f"SELECT avg(value>=?) m, count(value) n, sum(value>=?) k {_valid.format(','.join('?'*len(outcomes)))} AND value IS NOT NULL"
+    per = f"SELECT avg(value>=?) m, count(value) n, sum(value>=?) k {_valid.format(','.join('?'*len(outcomes)))} AND value IS NOT NULL{_of(samplers)}"
     p, args = pass_threshold-EPS, (store.get('verifier'), *outcomes)
     plain, k, n = store.db.execute(f'SELECT avg(m), sum(k), sum(n) FROM ({per} GROUP BY r.prompt)', (p, p, *args)).fetchone()
     mean, sq, prompts = store.db.execute(f'SELECT avg(m), avg(m*m), count(*) FROM ({per} AND blind GROUP BY r.prompt)', (p, p, *args)).fetchone()
@@ -76,9 +80,11 @@ def stats(
     "The figures of a run, counted in its ledger."
     tokens, cost = _usage(store, price)
     name = lambda k: (store.config(k) or [None])[0]
+    more = dict(sides={s:dict(scores=score_counts(store, pass_threshold, fail_threshold, outcomes, ks), pass_rate=pass_rate(store, pass_threshold, outcomes, ks))
+                       for s, ks in store.get('sides', {}).items()}, pairs=store.get('pairs'))
     return dict(prompts=prompt_counts(store), samples=samples(store), scores=score_counts(store, pass_threshold, fail_threshold, outcomes),
                 pass_rate=pass_rate(store, pass_threshold, outcomes), tokens=tokens, cost=cost, seconds=store.get('seconds', 0.), rows=store.get('rows', {}),
-                fingerprints=dict(sampler=[name(k) for k in store.samplers()], verifier=name(store.get('verifier'))))
+                fingerprints=dict(sampler=[name(k) for k in store.samplers()], verifier=name(store.get('verifier'))), **{k:v for k, v in more.items() if v})
 
 def write_stats(store, d):
     "Write summary/stats.json, whole or not at all."
@@ -105,6 +111,9 @@ def table(
              ('rollouts', f"{s['asked']}: {_list(s['by_outcome'])}"),
              ('scores', f"passed {c['passed']}, failed {c['failed']}, between {c['between']}, unscored {c['unscored']}"),
              ('pass rate', f"{_pct(r['pooled'])} of all that were scored; per prompt {_pct(r['plain'])}, corrected for early stopping {_pct(r['corrected'])}{_interval(r)}"),
+             *[('  '+s, f"passed {v['scores']['passed']} of {v['scores']['passed']+v['scores']['failed']+v['scores']['between']} scored") for s, v in d.get('sides', {}).items()],
+             *[('pairs', f"{v['pairs']}, from {v['prompts']} prompts"+(f", {v['swapped']} of them turned round" if v['swapped'] else '')+f"; not made: {_list(v['dropped'])}")
+               for v in (d.get('pairs') or {}).values()],
              ('tokens', f"{t['prompt']:,} prompt, {t['completion']:,} completion"+(f" (judge: {t['judge']:,})" if t['judge'] else '')),
              ('cost', None if d['cost'] is None else f"{d['cost']:.4f} US dollars"), ('time', f"{d['seconds']:.1f} s"),
              *[('unscored', f'{n} × {why}') for why, n in c['why_unscored'].items()], *[('error', f'{n} × {e}') for e, n in s['errors'].items()],

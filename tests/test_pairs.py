@@ -1,0 +1,217 @@
+"The five pair strategies as runs: against a real server, through the command line, killed and resumed, reviewed and written again."
+import hashlib
+import json
+import signal
+import sqlite3
+import subprocess
+import time
+
+import pytest
+from conftest import RSR, read_jsonl, rsr, write_jsonl
+from loopback import Loopback
+
+import rsr as package
+from rsr import load_run
+from rsr.data import RsrError
+from rsr.run import pair_runs
+from rsr.store import Store
+
+VERIFIER = '''
+import re
+def score(response, metadata):
+    "The number that the response gives itself."
+    m = re.search(r"quality ([01]\\.\\d+)", response)
+    return float(m[1]) if m else 0.0
+'''
+
+def draw(*parts): return int.from_bytes(hashlib.sha256('/'.join(map(str, parts)).encode()).digest()[:6], 'big')/2**48
+
+class Model:
+    "Better when cold, when strong, when it has a reference; rewrites when asked for a flaw. Counts how often it was asked what."
+    def __init__(self): self.n, self.bodies = {}, []
+    def __call__(self, body):
+        self.bodies.append(body)
+        user, system = body['messages'][-1]['content'], body['messages'][0]['content'] if body['messages'][0]['role']=='system' else ''
+        out = []
+        for _ in range(body.get('n') or 1):
+            k = self.n[user] = self.n.get(user, -1)+1
+            q = .95-.5*max(0, body['temperature']-.7)-.3*(body['model']=='weak')+.1*('warranty' in system)-.15*draw(user, k, body['temperature'], body['model'])
+            if 'REWRITE' in user or 'so that it has this flaw' in user: q = .6
+            out.append(f"I'm glad you asked. You could look at page {k}. It has what you need about this. quality {min(1, max(0, q)):.4f}")
+        return out
+
+def questions(n): return [dict(id=f'q{i}', messages=[dict(role='user', content=f'question {i}')]) for i in range(n)]
+
+@pytest.fixture
+def model(): return Model()
+
+@pytest.fixture
+def place(here, model):
+    (here/'v.py').write_text(VERIFIER)
+    write_jsonl('in.jsonl', questions(30))
+    with Loopback(reply=model) as s: yield s
+
+def options(s, *more):
+    return ['data.input_path=in.jsonl', f'sampler.base_url={s.base_url}', 'sampler.model=strong', 'verifier.type=v.py:score', 'formatter.pass_threshold=0.8',
+            'work_dir=w', 'sampler.max_tokens=100', *more]
+
+CASES = dict(temperature=[], strong_vs_weak=['pairs.weak.model=weak'], with_vs_without_reference=['pairs.reference=ref.txt', 'pairs.min_margin=0.05'],
+             rubric_selection=['pairs.min_margin=0.05'], flawed=['pairs.flaws=[too_verbose]', 'pairs.flaws_file=own.yaml'])
+
+@pytest.mark.parametrize('name', CASES)
+def test_every_strategy_makes_pairs_and_a_second_run_buys_nothing(place, model, here, name):
+    (here/'ref.txt').write_text('The warranty lasts two years.')
+    (here/'own.yaml').write_text('too_verbose: {description: Long., prompt: REWRITE it at length.}')
+    p = rsr('run', name, *options(place, *CASES[name]))
+    assert p.returncode==0, p.stderr
+    pairs = load_run('w').pairs()
+    assert len(pairs)>=20, p.stdout
+    for x in pairs:
+        assert x['chosen_score']>=.8-1e-9 and x['margin']>=(.05 if len(CASES[name]) and 'min_margin' in CASES[name][-1] else .15)-1e-9
+        assert x['chosen']!=x['rejected'] and x['strategy']==name and not x['swapped']
+    assert len(read_jsonl('w/train/dpo.jsonl'))==len(pairs) and 'pairs' in rsr('stats', 'w').stdout
+    bought = place.stats()['samples']
+    s = load_run('w').stats()
+    assert s['samples']['asked']==bought and s['pairs']['dpo']['pairs']==len(pairs)
+    assert s['prompts']['by_stop_reason'].get('satisfied', 0)>=len(pairs)
+    p = rsr('run', *options(place)[-2:-1], )     # rsr run work_dir=w: the run knows its recipe
+    assert p.returncode==0, p.stderr
+    assert place.stats()['samples']==bought
+    if name=='with_vs_without_reference':
+        assert {'warranty' in b['messages'][0]['content'] for b in model.bodies}=={True, False}
+        assert 'warranty' not in (here/'w'/'train'/'dpo.jsonl').read_text()     # the model is to know it, not to be told
+    if name=='flawed':
+        rejected = {x['flaw'] for x in pairs}
+        assert rejected=={'too_verbose'} and any('REWRITE' in b['messages'][-1]['content'] for b in model.bodies)
+
+def test_rejected_responses_are_bought_only_where_chosen_passed(place, model):
+    p = rsr('run', 'temperature', *options(place, 'formatter.pass_threshold=0.93', 'sampling.max_rollouts=1'))
+    assert p.returncode==0, p.stderr
+    per = load_run('w').rollouts.groupby('prompt').score
+    passed = set(per.max()[per.max()>=.93-1e-9].index)
+    assert 0<len(passed)<30
+    hot = {b['messages'][-1]['content'] for b in model.bodies if b['temperature']==1.2}
+    assert hot=={f'question {i[1:]}' for i in passed}
+    assert load_run('w').stats()['prompts']['by_stop_reason']['max_rollouts']>=30-len(passed)
+
+def test_an_ordinary_run_is_the_chosen_side(place, model):
+    assert rsr('run', 'sft', *options(place, 'sampler.temperature=0.3', 'sampling.step_size=1')).returncode==0
+    cold = place.stats()['samples']
+    p = rsr('run', 'temperature', *options(place))
+    assert p.returncode==0, p.stderr
+    assert sum(b['temperature']==.3 for b in model.bodies)==len([b for b in model.bodies[:cold] if b['temperature']==.3])
+    assert len(load_run('w').pairs())==30
+
+def test_inverted_pairs_are_dropped_and_counted_or_swapped(place):
+    args = ['pairs.chosen=1.2', 'pairs.rejected=0.0', 'formatter.pass_threshold=0.5', 'pairs.min_margin=0.1']     # the wrong way round on purpose
+    p = rsr('run', 'temperature', *options(place, *args, 'sampling.max_rollouts=2'))
+    s = load_run('w').stats()['pairs']['dpo']
+    assert p.returncode==0 and s['pairs']==0 and s['dropped']['inverted']==30
+    assert not (load_run('w').path/'train'/'dpo.jsonl').exists()
+    assert rsr('format', 'w', 'formatter.inverted=swap').returncode==0
+    pairs = load_run('w').recipe and [x for x in read_jsonl('w/train/dpo.jsonl')]
+    assert len(pairs)==30 and all('quality 0.9' in x['chosen']['value'] or 'quality 0.8' in x['chosen']['value'] for x in pairs)
+
+def test_implausible_sides_are_asked_again(here):
+    (here/'v.py').write_text(VERIFIER)
+    write_jsonl('in.jsonl', questions(10))
+    asked = {}
+    def reply(body):
+        user = body['messages'][-1]['content']
+        if body['temperature']<1: return 'quality 0.9500'
+        k = asked[user] = asked.get(user, -1)+1
+        return ["I'm sorry, but I can't help with that.", 'and so on '*80, 'A weaker answer. quality 0.5000'][k] if k<3 else 'quality 0.1'
+    with Loopback(reply=reply) as s:
+        p = rsr('run', 'temperature', *options(s))
+        assert p.returncode==0, p.stderr
+        assert {x['rejected'] for x in load_run('w').pairs()}=={'A weaker answer. quality 0.5000'}
+        assert set(asked.values())=={2}                                     # three tries each, not one more
+        p = rsr('run', 'temperature', *options(s, 'pairs.floor=0.6', 'work_dir=w2', 'sampling.max_rollouts=4'))
+        assert load_run('w2').stats()['pairs']['dpo']['dropped']=={'rejected: below the floor score':10}
+
+def test_flawed_by_rubric_needs_the_target_to_flip_and_the_rest_to_hold(here):
+    (here/'c.py').write_text('def warm(prompt, response): return "glad" in response\ndef short(prompt, response): return len(response)<120\ndef named(prompt, response): return "page" in response\n')
+    (here/'r.yaml').write_text('name: r\npass_threshold: 0.9\ncategories: {all: 1.0}\ncriteria:\n' + ''.join(f'- {{id: {i}, category: all, question: "?", weight: {w}, function: "c.py:{i}"}}\n' for i, w in (('warm', .4), ('short', .3), ('named', .3))))
+    (here/'own.yaml').write_text('cold: {description: Cold., prompt: REWRITE coldly., criteria: [warm]}\n')
+    write_jsonl('in.jsonl', questions(9))
+    def reply(body):
+        user = body['messages'][-1]['content']
+        if 'REWRITE' not in user: return 'I am glad to help. See page 3.'
+        i = int(user.split('question ')[1].split()[0])
+        return ['Kindly see page 3.', 'Kindly see chapter 3.', 'I am glad to help; see page 4.'][i%3]    # right; something else changed; not flawed
+    with Loopback(reply=reply) as s:
+        p = rsr('run', 'flawed', 'data.input_path=in.jsonl', f'sampler.base_url={s.base_url}', 'work_dir=w', 'verifier.type=rubric', 'verifier.rubric=r.yaml',
+                'pairs.flaws_file=own.yaml', 'sampling.max_rollouts=1')
+        assert p.returncode==0, p.stderr
+    pairs = load_run('w').pairs()
+    assert [x['prompt_id'] for x in pairs]==['q0', 'q3', 'q6'] and {x['rejected'] for x in pairs}=={'Kindly see page 3.'}
+    assert load_run('w').stats()['pairs']['dpo']['dropped']=={'flaw: others changed: named':3, 'flaw: criterion did not flip':3}
+
+@pytest.mark.parametrize('when', [10, 40])
+def test_killed_and_resumed(place, model, when):
+    place.set(median=.03)
+    cmd = [RSR, 'run', 'temperature', *options(place, 'sampler.concurrent_requests=4')]
+    p = subprocess.Popen(cmd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.time()+20
+    while place.stats()['samples']<when and time.time()<end: time.sleep(.005)
+    p.send_signal(signal.SIGKILL); p.wait()
+    kept = set(sqlite3.connect('w/run.db').execute("SELECT key, text FROM rollouts WHERE outcome='kept'"))
+    assert len(kept)>=when-4
+    p = rsr(*cmd[1:])
+    assert p.returncode==0, p.stderr
+    assert kept<=set(sqlite3.connect('w/run.db').execute("SELECT key, text FROM rollouts WHERE outcome='kept'"))
+    s = load_run('w').stats()
+    assert s['pairs']['dpo']['pairs']==30 and sum(s['samples']['by_outcome'].values())==s['samples']['asked']<=60+when+8
+
+def test_a_budget_ends_it_and_says_what_is_missing(place):
+    p = rsr('run', 'temperature', *options(place, 'budget.tokens=1500'))
+    assert p.returncode==3 and 'stopped: budget.tokens' in p.stdout
+    s = load_run('w').stats()
+    assert s['prompts']['by_stop_reason'].get('budget', 0)>0 and sum(s['prompts']['by_stop_reason'].values())==30
+
+def test_people_have_the_last_word(place):
+    assert rsr('run', 'temperature', *options(place)).returncode==0
+    a, b, c = load_run('w').pairs()[:3]
+    st = Store('w')
+    st.review(a['chosen_key'], 'reject', a['rejected_key']); st.review(b['chosen_key'], 'swap', b['rejected_key']); st.review(c['chosen_key'], 'fail')
+    st.commit(); st.close()
+    got = {x['prompt_id']:x for x in load_run('w').pairs()}
+    assert a['prompt_id'] not in got or got[a['prompt_id']]['rejected']!=a['rejected']
+    assert (got[b['prompt_id']]['chosen'], got[b['prompt_id']]['rejected'])==(b['rejected'], b['chosen'])
+    assert c['prompt_id'] not in got or got[c['prompt_id']]['chosen']!=c['chosen']
+
+def test_two_runs_are_two_sides(place, here):
+    for w, t in (('cold', .3), ('hot', 1.2)): assert rsr('run', 'multi_sft', *options(place, f'sampler.temperature={t}', f'work_dir={w}', 'formatter.num_responses=2', 'sampling.max_rollouts=2')).returncode==0
+    bought = place.stats()['samples']
+    out = pair_runs('cold', 'hot', 'both', pass_threshold=.8)
+    assert out['pairs']==len(read_jsonl('both/train/dpo.jsonl'))>=20 and place.stats()['samples']==bought
+    assert rsr('run', 'sft', *options(place, 'work_dir=other', 'verifier.type=mcq-llm-as-judge', 'sampling.max_rollouts=1')).returncode in (0, 1, 2)
+    (here/'v2.py').write_text(VERIFIER)
+    assert rsr('run', 'sft', *options(place, 'work_dir=third', 'verifier.type=v2.py:score', 'sampling.max_rollouts=1')).returncode==0
+    with pytest.raises(RsrError, match='different verifiers'): pair_runs('cold', 'third', 'x')
+
+BAD = {'pairs.strategy=temprature':"Did you mean 'temperature'?", 'pairs.chosen=hot':'pairs.chosen', 'pairs.top_k=3':'pairs.top_k', 'pairs.inverted=turn':'inverted',
+       'pairs.min_margin=2':'min_margin', 'pairs.rejected=0.3':'sampled alike', 'formatter=[{type: sft}]':'needs a formatter of type dpo'}
+
+@pytest.mark.parametrize('bad', BAD)
+def test_bad_options_say_so_before_anything_is_sampled(place, bad):
+    p = rsr('run', 'temperature', *options(place, bad))
+    assert p.returncode==2 and BAD[bad] in p.stderr and 'Traceback' not in p.stderr
+    assert place.stats()['samples']==0
+
+def test_another_temperature_is_another_side(place):
+    assert rsr('run', 'temperature', *options(place, 'sampling.max_rollouts=1')).returncode==0
+    p = rsr('run', 'temperature', *options(place, 'pairs.rejected=1.5'))
+    assert p.returncode==2 and '1.2 before, 1.5 now' in p.stderr, p.stderr
+
+def test_a_run_of_an_older_layout_is_brought_up_to_date(here, place):
+    assert rsr('run', 'sft', *options(place)).returncode==0
+    db = sqlite3.connect('w/run.db')
+    db.executescript('ALTER TABLE rollouts DROP COLUMN source; DROP TABLE reviews; PRAGMA user_version=1'); db.close()
+    p = rsr('stats', 'w')
+    assert p.returncode==2 and 'rsr format w' in p.stderr
+    assert rsr('format', 'w').returncode==0 and rsr('stats', 'w').returncode==0
+
+def test_from_python(place):
+    run = package.sample('in.jsonl', recipe='temperature', model='strong', base_url=place.base_url, verifier='v.py:score', formatter=dict(pass_threshold=.8), work_dir='py', progress=False)
+    assert len(run.pairs())==30 and json.loads(open('py/summary/stats.json').read())['sides']['chosen']['scores']['passed']>=30
