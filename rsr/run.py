@@ -173,6 +173,13 @@ def pairs(self:Run)->list:
     try: return [p for p, _ in pairs_of(_groups(st, d), fs[0]) if p]
     finally: st.close()
 
+@patch
+def pairs_and_cost(self:Run)->tuple:
+    "(pairs, {prompts, rollouts, tokens, usd, dropped}): what a comparison of strategies needs."
+    s = self.stats()
+    dropped = next(iter((s.get('pairs') or {}).values()), {}).get('dropped', {})
+    return self.pairs(), dict(prompts=list(self.prompts.id), rollouts=s['samples']['asked'], tokens=s['tokens']['prompt']+s['tokens']['completion'], usd=s['cost'], dropped=dropped)
+
 def pair_runs(
     chosen,        # run directory that should be better
     rejected,      # run directory of the other side
@@ -211,6 +218,17 @@ def check(self:Run,
     files, st = check_files(self.path, fs, trainer, tokenizer), Store(self.path, write=False)
     try: return dict(files=files, reward=_reward_table(st, d) if any(f.type=='grpo' for f in fs) else [])
     finally: st.close()
+
+# %% ../nbs/15_run.ipynb #c18b902e
+@patch
+def explore(self:Run, **options):
+    "Look at the run in a notebook: move thresholds, read responses, label them, review pairs, write the files."
+    return later('explore', 'explore')(self, **options)
+
+@patch
+def report(self:Run)->Path:
+    "Write summary/report.html: figures, tables, checklist and sample rows in one file."
+    return later('report', 'write_report')(self)
 
 # %% ../nbs/15_run.ipynb #d101190e
 class Bar:

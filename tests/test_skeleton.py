@@ -43,7 +43,7 @@ def dist(tmp_path_factory):
 
 @pytest.mark.slow
 def test_wheel_holds_all_that_is_shipped(dist):
-    shipped = [p.relative_to(ROOT).as_posix() for pat in ('rsr/*.py', 'rsr/recipes/*.yaml', 'rsr/examples/*.jsonl', 'rsr/py.typed')
+    shipped = [p.relative_to(ROOT).as_posix() for pat in ('rsr/*.py', 'rsr/*.yaml', 'rsr/*/*.yaml', 'rsr/examples/*.jsonl', 'rsr/py.typed')
                for p in ROOT.glob(pat)]
     assert {Path(p).suffix for p in shipped} >= {'.py', '.yaml', '.jsonl', '.typed'}
     assert not set(shipped) - set(dist['wheel'])

@@ -1,0 +1,135 @@
+"The commands that look at a run: check, report, pairs, compare, methods, coverage, completion; and runs in the background."
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import read_jsonl, rows, rsr, write_jsonl
+from loopback import Loopback
+
+import rsr as package
+from rsr import load_run
+from rsr.live import Live
+from rsr.recipe import load_recipe
+
+TAX = dict(topic=['refund', 'delivery'])
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+    "Two runs over the same prompts, the second by a model that passes more often; prompts carry a taxonomy."
+    d = tmp_path_factory.mktemp('two')
+    items = rows(80)
+    for i, r in enumerate(items): r['metadata']['taxonomy'] = dict(topic=TAX['topic'][i%2])
+    src = write_jsonl(d/'in.jsonl', items)
+    for name, rate in (('a', .3), ('b', .8)):
+        with Loopback(rate=rate, seed=3) as s:
+            p = rsr('run', 'sft_dpo', f'data.input_path={src}', f'sampler.base_url={s.base_url}', f'sampler.model={name}', f'work_dir={d/name}', 'split.eval=0.1', 'sampler.api_key=sk-very-secret-key')
+            assert p.returncode==0, p.stderr
+    return d
+
+def test_check_works_through_the_checklist(two):
+    p = rsr('check', two/'a')
+    assert 'Traceback' not in p.stderr and re.search(r'^train: (yes|no) \(pass \d+', p.stdout, re.M), p.stdout+p.stderr
+    assert p.returncode==('train: no' in p.stdout) and 'dpo.jsonl' in p.stdout
+    d = json.loads(rsr('check', two/'a', 'json=true').stdout)
+    assert {i['verdict'] for i in d['items']}<={'pass', 'warn', 'fail', 'n/a'} and len(d['items'])>=15
+    assert {i['item'] for i in d['items'] if i['verdict']=='fail'} or d['train']
+    names = ' '.join(i['item'] for i in d['items'])
+    for word in ('rubric', 'taxonomy', 'pass rate', 'format', 'held', 'margins', 'GRPO', 'truncation', 'duplicates', 'balance', 'volume', 'length', 'contamination', 'thinking', 'refusals'): assert word in names, names
+
+def test_report_is_one_file_without_a_network(two):
+    p = rsr('report', two/'a')
+    assert p.returncode==0, p.stderr
+    page = Path(p.stdout.strip()).read_text()
+    assert page.count('src="data:image/png')>=6 and '<script' not in page and 'sk-very-secret' not in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "default-src 'none'" in page
+    assert 'Checklist' in page and 'Sample rows' in page and 'row 1</summary>' in page
+
+def test_compare_sees_the_better_model(two):
+    d = json.loads(rsr('compare', two/'a', two/'b', 'json=true').stdout)
+    text = rsr('compare', two/'a', two/'b').stdout
+    assert 'sampler.model: a → b' in text
+    diff = d['pass_rate']['diff']
+    assert diff>.2, d
+    assert 'refund' in text and 'delivery' in text
+
+def test_pairs_audit_join_compare(two, here):
+    run, file = json.loads(rsr('pairs', 'audit', two/'a', 'json=true').stdout), json.loads(rsr('pairs', 'audit', two/'a'/'train'/'dpo.jsonl', 'json=true').stdout)
+    assert run['n']>=file['n']>10          # the run's pairs, and those of them that are not held out
+    p = rsr('pairs', 'join', two/'b', two/'a', 'both', 'pass_threshold=1.0')
+    assert p.returncode==0 and len(read_jsonl('both/train/dpo.jsonl'))==int(p.stdout.split()[0]), p.stdout+p.stderr
+    p = rsr('pairs', 'compare', two/'a', two/'b')
+    assert p.returncode==0 and 'rollouts per pair' in p.stdout, p.stderr
+
+def test_coverage_and_fit(two, here):
+    (here/'t.yaml').write_text('name: t\ndimensions:\n  topic: {refund: 0.9, delivery: 0.1}\n')
+    p = rsr('coverage', 't.yaml', two/'in.jsonl', f"production={two/'in.jsonl'}", 'fit=fitted.yaml')
+    assert p.returncode==0, p.stderr
+    assert 'topic' in p.stdout and '0.4' in p.stdout
+    import yaml
+    w = yaml.safe_load((here/'fitted.yaml').read_text())
+    assert abs(sum(_weights(w))-1)<1e-6 and abs(max(_weights(w))-.5)<.02
+
+def _weights(w): return [v['weight'] if isinstance(v, dict) else v for v in (w['dimensions']['topic'].get('values') or w['dimensions']['topic']).values()]
+
+def test_methods_and_completion():
+    assert 'GRPO' in rsr('methods').stdout and 'DPO' in rsr('methods', 'goal=quality', 'pairs=true').stdout
+    assert rsr('methods', 'gaol=quality').returncode==2
+    script = rsr('completion', 'bash').stdout
+    out = subprocess.run(['bash', '-c', f'{script}\nCOMP_WORDS=(rsr run te); COMP_CWORD=2; COMP_LINE="rsr run te"; COMP_POINT=10; rsr() {{ command {re.escape(str(_rsr()))} "$@"; }}; _rsr; echo "${{COMPREPLY[@]}}"'],
+                         capture_output=True, text=True)
+    assert 'temperature' in out.stdout, out.stdout+out.stderr
+    assert 'sampler.temperature=' in rsr('completion', 'words', 'run', 'sft', 'sam').stdout
+
+def _rsr():
+    from conftest import RSR
+    return RSR
+
+@pytest.mark.parametrize('args,words', [(['pairs'], 'usage: rsr pairs'), (['pairs', 'audit'], 'usage: rsr pairs'), (['compare', 'x'], 'usage: rsr compare'), (['report', 'nowhere'], 'no run here'),
+                                        (['explore', 'nowhere'], 'no run here'), (['coverage', 'nowhere.yaml', 'x.jsonl'], 'nowhere.yaml'), (['completion', 'fish'], 'usage: rsr completion'),
+                                        (['prompts', 'customer_suport'], "Did you mean 'customer_support'?"), (['check', 'nowhere', 'trainr=trl'], 'trainer')])
+def test_bad_input_is_one_message(here, args, words):
+    p = rsr(*args)
+    assert p.returncode==2 and words in p.stderr and 'Traceback' not in p.stderr and not p.stdout, p.stdout+p.stderr
+
+def test_help_names_every_command():
+    text = rsr('--help').stdout
+    from rsr.cli import COMMANDS
+    for name in COMMANDS:
+        assert f'  rsr {name} ' in text
+        assert f'example: {COMMANDS[name][2]}' in rsr(name, '--help').stdout
+
+def test_prompts_from_a_taxonomy_feed_a_run(here, server):
+    p = rsr('prompts', 'customer_support', 'n=30', 'out=p.jsonl')
+    assert p.returncode==0 and len(read_jsonl('p.jsonl'))==30, p.stdout+p.stderr
+    (here/'v.py').write_text('def score(response, metadata): return 1.0 if metadata["taxonomy"]["what"] else 0.0\n')
+    p = rsr('run', 'sft', 'data.input_path=p.jsonl', f'sampler.base_url={server.base_url}', 'verifier.type=v.py:score', 'work_dir=w')
+    assert p.returncode==0 and len(read_jsonl('w/train/sft.jsonl'))==30, p.stderr
+
+
+# ---- in the background
+
+def test_a_run_in_the_background_is_seen_stopped_and_resumed(here, server):
+    server.set(median=.05, rate=.2)
+    opts = dict(base_url=server.base_url, work_dir='w', concurrent_requests=8, progress=False)
+    live = package.sample(rows(120), background=True, **opts)
+    assert isinstance(live, Live) and not live.wait(0)
+    end = time.time()+20
+    while not (live.last and live.last['outcomes'].get('kept', 0)>40) and time.time()<end: time.sleep(.05)
+    assert live.state=='' and len(live.run.rollouts)>=40 and live.last['pass_rate'] is not None      # looked at while it grows
+    live._ipython_display_()
+    assert 'of 120 done' in live.ui.value
+    live.stop()
+    run = live.wait(30)
+    assert run.exit_code==130 and 'interrupted' in live.ui.value
+    server.set(median=0)
+    again = package.sample(rows(120), background=True, **opts)
+    s = again.wait(60).stats()
+    assert s['prompts']['by_stop_reason'].keys()<={'satisfied', 'max_rollouts'} and sum(s['samples']['by_outcome'].values())==s['samples']['asked']
+
+def test_what_goes_wrong_in_the_background_is_raised_by_wait(here):
+    live = Live(load_recipe('sft', ['data.input_path=none.jsonl', 'work_dir=w']))
+    with pytest.raises(Exception, match='no file none.jsonl'): live.wait(20)
+    assert live.state.startswith('stopped:')
