@@ -208,7 +208,7 @@ def _reward_table(store, d):
     return []
 
 @patch
-def check(self:Run,
+def check_files(self:Run,
     trainer:str=None,  # trl, llamafactory: also load the files with it, where it is installed
     tokenizer=None     # counts tokens: a function, or a tokenizer's folder or name
 )->dict:               # {files: [one result per file], reward: [one row per edge case]}
@@ -220,6 +220,11 @@ def check(self:Run,
     finally: st.close()
 
 # %% ../nbs/15_run.ipynb #c18b902e
+@patch
+def check(self:Run, **options)->dict:
+    "Work through the checklist before training: {items, files, reward, train}; options as for `checklist.checklist`."
+    return later('checklist', 'checklist')(self, **options)
+
 @patch
 def explore(self:Run, **options):
     "Look at the run in a notebook: move thresholds, read responses, label them, review pairs, write the files."

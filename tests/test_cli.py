@@ -30,10 +30,11 @@ def test_stats_and_format(done, server):
 
 def test_check(done):
     p = rsr('check', 'w')
-    assert p.returncode==0 and 'no problems found' in p.stdout and 'train/dpo.jsonl' in p.stdout, p.stdout+p.stderr
+    assert p.returncode==1 and 'no problems found' in p.stdout and 'train/dpo.jsonl' in p.stdout, p.stdout+p.stderr   # too few rows, none held out
+    assert 'pass  format valid' in p.stdout
     with open('w/train/sft.jsonl', 'a') as f: f.write('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}\n')
     p = rsr('check', 'w')
-    assert p.returncode==1 and 'problems:' in p.stdout
+    assert p.returncode==1 and 'problems:' in p.stdout and 'FAIL  format valid' in p.stdout
     assert json.loads(rsr('check', 'w', 'json=true').stdout)['files']
     p = rsr('check', 'w', 'trainer=unsloth')
     assert p.returncode==2 and 'Traceback' not in p.stderr
@@ -42,7 +43,7 @@ def test_check_prints_the_rewards_edge_cases(here, server):
     write_jsonl('in.jsonl', rows(20))
     assert rsr('run', 'grpo', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=g').returncode==0
     p = rsr('check', 'g')
-    assert p.returncode==0 and 'judge injected' in p.stdout and ' ms' in p.stdout, p.stdout+p.stderr
+    assert p.returncode==1 and 'judge injected' in p.stdout and ' ms' in p.stdout, p.stdout+p.stderr
 
 def test_init_then_run(here, server):
     assert 'multi_sft' in rsr('init').stdout
