@@ -23,7 +23,7 @@ from .store import Atomic
 # %% ../nbs/10_taxonomy.ipynb #000803ab
 EDGE = 'edge_case'
 TOP_KEYS = dict(name=str, description=str, dimensions=(dict, list, tuple), edge_cases=(dict, list, tuple), edge_share=Real, style_dimension=str,
-    word_limits=dict, templates=list, slots=dict, examples=list, normalize=bool)
+    word_limits=dict, templates=list, slots=dict, examples=list, turns_guidance=dict, normalize=bool)
 TAXONOMIES = Path(__file__).parent/'taxonomies' if '__file__' in globals() else Path('../rsr/taxonomies')
 
 # %% ../nbs/10_taxonomy.ipynb #27719faa
@@ -40,6 +40,7 @@ class Taxonomy:
     templates: list = field(default_factory=list)        # [text or {text, only_if, never_with}, …]
     slots: dict = field(default_factory=dict)            # {placeholder: [text or {text, only_if, never_with}, …]}
     examples: list = field(default_factory=list)         # [{text, combination}, …], few-shot examples for the generator
+    turns_guidance: dict = field(default_factory=dict)   # {early, middle, late: text} for the user simulator of conversations
     normalize: bool = field(default=False, compare=False)   # scale weights that do not sum to 1
     path: str = field(default=None, compare=False)       # the file it came from
 
@@ -62,7 +63,7 @@ def taxonomy_names()->list:
 def check_all(self:Taxonomy):
     "Raise with the place and the mend, unless the taxonomy can be used."
     check_keys({k:getattr(self, k) for k in TOP_KEYS}, TOP_KEYS, self.at)
-    for k in ('word_limits', 'templates', 'slots', 'examples'): setattr(self, k, orjson.loads(dumps(getattr(self, k) or TOP_KEYS[k]())))   # plain lists and dicts
+    for k in ('word_limits', 'templates', 'slots', 'examples', 'turns_guidance'): setattr(self, k, orjson.loads(dumps(getattr(self, k) or TOP_KEYS[k]())))   # plain lists and dicts
     ds = self.dimensions
     if isinstance(ds, (list, tuple)) and all(isinstance(d, Dimension) for d in ds):
         if (twice := [k for k, n in Counter(d.name for d in ds).items() if n>1]): raise RsrError(f'{self.at}: dimension {twice[0]!r} is there twice; give each its own name')
@@ -219,7 +220,7 @@ def to_dict(self:Taxonomy)->dict:
     dims = {d.name:{**({'description':d.description} if d.description else {}), 'values':{v.name:value_dict(v) for v in d.values}} for d in self.dimensions}
     d = dict(name=self.name, description=self.description, dimensions=dims)
     if self.edge_cases: d['edge_cases'] = dict(share=self.edge_share, values={v.name:value_dict(v) for v in self.edge_cases})
-    rest = {k:getattr(self, k) for k in ('style_dimension', 'word_limits', 'templates', 'slots', 'examples')}
+    rest = {k:getattr(self, k) for k in ('style_dimension', 'word_limits', 'templates', 'slots', 'examples', 'turns_guidance')}
     return {k:v for k, v in {**d, **rest}.items() if v}
 
 @patch
