@@ -1,0 +1,148 @@
+"The explorer as people meet it: `serve` starts Voilà, a real browser opens the page, moves, clicks, reads."
+import json
+import re
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from test_explore import HOSTILE, messy
+
+from rsr.formatters import make_formatters
+from rsr.scores import read_scores, read_texts
+from rsr.store import Store
+from rsr.whatif import whatif, with_thresholds
+
+CHROMIUM = Path('/usr/bin/chromium')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM.exists(), reason='there is no /usr/bin/chromium (Debian: apt-get install chromium)'),
+              *[pytest.mark.skipif(not find_spec(m), reason=f'{m} is not installed') for m in ('playwright', 'voila')]]
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory): return messy(tmp_path_factory.mktemp('explore')/'run', 30, hostile=True)
+
+@pytest.fixture(scope='module')
+def url(run):
+    p = subprocess.Popen([sys.executable, '-c', f'from rsr.explore import serve; serve({str(run.path)!r}, open_browser=False)'], stdout=subprocess.PIPE, text=True)
+    yield p.stdout.readline().split()[-1]
+    p.send_signal(signal.SIGINT)
+    assert p.wait(20)==0, 'Ctrl-C ends it'
+
+@pytest.fixture(scope='module')
+def browser():
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=str(CHROMIUM), args=['--no-sandbox'])
+        yield b
+        b.close()
+
+@pytest.fixture
+def page(browser, url):
+    page = browser.new_page(viewport=dict(width=1280, height=1400))
+    page.dialogs = []
+    page.on('dialog', lambda d: (page.dialogs.append(d.message), d.dismiss()))
+    page.goto(url)
+    page.wait_for_selector('svg[role=img]', timeout=90_000)
+    page.wait_for_selector('.rsr-list select option')
+    yield page
+    assert page.evaluate('typeof window.hacked')=='undefined' and not page.dialogs
+    page.close()
+
+def rows_shown(page): return {r[0]:int(r[1].replace(',', '')) for r in (t.split('\t') for t in page.locator('table.rsr-t').first.locator('tbody tr').all_inner_texts())}
+
+def told(run, **at):
+    st = Store(run.path, write=False)
+    s = read_scores(st); read_texts(s, st); st.close()
+    return {w['file']:w['rows'] for w in whatif(s, make_formatters(with_thresholds(run.recipe['formatter'], **at)))}
+
+def until(page, what, seconds=10):
+    "Wait until something holds."
+    for _ in range(seconds*20):
+        if (x := what()): return x
+        page.wait_for_timeout(50)
+    assert what()
+
+def test_only_who_knows_the_token_may_look(url):
+    assert url.startswith('http://127.0.0.1:') or url.startswith('http://localhost:')
+    def status(u):
+        try: r = urlopen(u, timeout=60); return r.status, 'login' in r.url
+        except HTTPError as e: return e.code, True
+    assert status(url)==(200, False)
+    assert status(url.split('?')[0])[1] and status(re.sub('token=.{8}', 'token=00000000', url))[1]
+
+def test_a_threshold_is_moved_and_the_counts_follow(page, run):
+    before = rows_shown(page)
+    assert before==told(run)
+    handle = page.locator('.noUi-handle:visible').nth(1)
+    assert 'pass ≥ 0.80' in page.locator('svg[role=img]').inner_html()
+    handle.focus()
+    for _ in range(20): page.keyboard.press('ArrowLeft')
+    until(page, lambda: 'pass ≥ 0.60' in page.locator('svg[role=img]').inner_html())
+    after = until(page, lambda: rows_shown(page)!=before and rows_shown(page))
+    assert after==told(run, pass_threshold=.6) and after['sft.jsonl']>before['sft.jsonl']
+
+def test_dragging_does_it_too(page, run):
+    handle = page.locator('.noUi-handle:visible').nth(0)
+    box = handle.bounding_box()
+    x, y = box['x']+box['width']/2, box['y']+box['height']/2
+    page.mouse.move(x, y); page.mouse.down(); page.mouse.move(x-108.4, y, steps=12); page.mouse.up()
+    until(page, lambda: 'fail ≤ 0.20' in page.locator('svg[role=img]').inner_html())
+    until(page, lambda: rows_shown(page)==told(run, fail_threshold=.2))
+
+def test_prompts_open_and_their_texts_stay_texts(page):
+    lists, seen = page.locator('.rsr-list select'), ''
+    assert lists.nth(0).locator('option').count()==12
+    for i in range(1, 6):
+        lists.nth(0).select_option(index=i)
+        page.wait_for_function(f"document.querySelector('.rsr-id')?.innerText.startsWith('q{i}')")
+        for j in range(lists.nth(1).locator('option').count()):
+            lists.nth(1).select_option(index=j)
+            page.wait_for_function(f"[...document.querySelectorAll('.rsr')].some(e => e.innerText.startsWith('#{j} '))")
+        seen += page.locator('body').inner_text()
+    for t in ('<script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">', '</pre></div><style>', '<svg/onload=hacked=1>', '$x^2$ **b** [l](javascript:alert(1))',
+              'U+202E'): assert t in seen, t
+    assert '\u202e' not in seen
+    found = page.evaluate("""() => ({script: [...document.scripts].filter(e => e.text.startsWith('window.hacked')).length, img: document.querySelectorAll('img[src=x]').length,
+        on: document.querySelectorAll('[onerror],[onclick],[onmouseover],[onload]').length, js: document.querySelectorAll('a[href^=javascript]').length,
+        maths: document.querySelectorAll('.rsr mjx-container, .rsr .MathJax, .rsr .katex').length})""")
+    assert not any(found.values()), found
+
+def test_files_are_written_and_what_reproduces_them_is_shown(page, run):
+    for p in (run.path/'train').glob('*'): p.unlink()
+    want = rows_shown(page)
+    page.get_by_role('button', name='Write the files').click()
+    page.wait_for_selector('text=what reproduces them')
+    assert {p.name:p.read_bytes().count(b'\n') for p in (run.path/'train').glob('*.jsonl')}=={k:n for k, n in want.items() if n}
+    text = page.locator('body').inner_text()
+    assert 'formatter:\n- ' in text and 'type: multi_sft' in text and 'rsr format' in text
+    assert json.loads((run.path/'train'/'sft.jsonl').read_bytes().split(b'\n')[0])
+
+def test_labels_and_pairs_reach_the_ledger(page, run):
+    def reviews():
+        st = Store(run.path, write=False)
+        try: return st.reviews()
+        finally: st.close()
+    page.locator('.rsr-list select').first.select_option(index=3)
+    page.wait_for_selector('text=Next pair to judge')
+    page.get_by_role('button', name='Next pair to judge').click()
+    page.wait_for_selector('text=Pair:')
+    page.locator('button:has-text("Reject")').click()
+    until(page, lambda: 'reject' in reviews().values())
+    page.locator('button:text-is("pass")').first.click()
+    until(page, lambda: 'pass' in reviews().values())
+    page.wait_for_selector('text=labelled pass')
+
+def test_filter_search_and_pages(page):
+    first = page.locator('.rsr-list select').first
+    page.locator('button[title="next page"]').click()
+    page.wait_for_selector('text=13 to 24 of 30')
+    page.locator('button:has-text("never passed")').click()
+    n = int(re.search(r'never passed \((\d+)\)', page.locator('body').inner_text())[1])
+    page.wait_for_selector(f'text=of {n}' if n else 'text=none')
+    assert first.locator('option').count()==min(n, 12)
+    box = page.locator('input[placeholder*="text in the prompt"]')
+    box.fill(HOSTILE[0]); box.press('Enter')
+    until(page, lambda: all('<script>' in t for t in first.locator('option').all_inner_texts()))

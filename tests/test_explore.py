@@ -1,0 +1,471 @@
+"What the explorer says is what is written; what it shows is text; what people say is kept. All of it without a page."
+import html
+import random
+import re
+import shlex
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import read_jsonl, rows
+from conftest import rsr as command
+
+import rsr.exploration
+import rsr.whatif
+from rsr import load_run, sample
+from rsr.data import Prompt, Rollout, RsrError, Score
+from rsr.exploration import Exploration
+from rsr.explore import Explorer, explore
+from rsr.formatters import FORMATTERS, formatter, make_formatters
+from rsr.run import Run, _format, _valid
+from rsr.scores import read_scores, read_sides, read_texts, text_mode
+from rsr.store import Store
+from rsr.views import diff_html, one_line, prompt_html, prompt_line, rollout_html, rollout_line, shown, text_box, whatif_html
+from rsr.whatif import histogram, prompt_rollouts, prompt_table, whatif, with_thresholds
+
+HOSTILE = ['<script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">', '</pre></div><style>*{display:none}</style>',
+           '\u202egnp.exe\u202c \x00\x07', '$x^2$ **b** [l](javascript:alert(1))',
+           "' onmouseover='hacked=1", '" onclick="hacked=1', '<svg/onload=hacked=1>', '&lt;script&gt;', 'a\u2028b\ufeffc']
+RECIPE = [dict(type='sft', pass_threshold=.8), dict(type='dpo', pass_threshold=.8, fail_threshold=.4, min_margin=.15), dict(type='multi_sft', pass_threshold=.8, num_responses=4),
+          dict(type='kto', pass_threshold=.8, fail_threshold=.4), dict(type='grpo', pass_threshold=.8, band=[0, 1])]
+
+def messy(path, n=40, k=8, seed=0, formatters=RECIPE, texts=6, hostile=False, **recipe):
+    "A run with everything: repeated texts with one score or two, thinking, cut and empty answers, scores that are missing, prompts without rollouts."
+    rng, st = random.Random(seed), Store(path)
+    def pick(other): return rng.choice(HOSTILE) if hostile else other
+    st.add_prompts((f'row {i}', Prompt(f'q{i}'+pick(''), [dict(role='user', content=f'{pick("prompt")} {i}')], dict(answer='A'))) for i in range(n))
+    s, v = st.config_key('sampler', dict(model='m')), st.config_key('verifier', dict(type='v'))
+    st.put('verifier', v)
+    for i, (p, *_) in enumerate(list(st.walk())):
+        for key in st.ask(p.key, range(k if i%13 else 0), 1, s, 64):
+            text = rng.choice(['', ' ', '<think>so</think>', '<think>or so</think>\n'])+f'Answer {rng.randrange(texts)}!'[:rng.choice([9, 10])]+rng.choice(['', '\n'])
+            text += pick('')
+            outcome = rng.choices(['kept', 'truncated', 'failed'], [.85, .1, .05])[0]
+            if outcome=='truncated' and rng.random()<.4: text = rng.choice(['', ' \n'])
+            st.answer(Rollout('' if outcome=='failed' else text, outcome=outcome, key=key, error='429' if outcome=='failed' else None))
+            x = rng.choice([0., 1., rng.randrange(21)/20, .1+.2, .1*7])
+            if outcome=='kept' and rng.random()<.9: st.add_score(key, v, Score(x, pick(''), text[:9], dict(clear=dict(answer='YES', reason=pick('')))))
+    st.close()
+    (Path(path)/'recipe.yaml').write_text(yaml.safe_dump(dict(sampler=dict(model='m', base_url='http://127.0.0.1:1/v1'), formatter=formatters, **recipe)))
+    return Run(path)
+
+def told_and_written(run, configs, read=True):
+    "({file: figures that are told}, {file: figures of what is written})"
+    st = Store(run.path)
+    try: return told_and_written_by(st, run, configs, read)
+    finally: st.close()
+
+def told_and_written_by(st, run, configs, read=True):
+    d, fs = {**run.recipe, 'formatter':configs}, make_formatters(configs)
+    s = read_scores(st, _valid(d))
+    for m in {text_mode(f) for f in fs} if read else (): read_texts(s, st, m)
+    if read: read_sides(s, st, d, fs)
+    return {w['file']:w for w in whatif(s, fs)}, _format(st, d, make_formatters(configs))
+
+def same(told, written):
+    "The figures are those of the files, to the row."
+    for file, w in written.items():
+        if file.startswith('eval/') and not any(f.startswith('eval/') for f in told): assert not w['rows']; continue   # nothing is held out
+        t = told[file.replace('.parquet', '.jsonl')]
+        assert (file, t['rows'])==(file, w['rows']) and t['exact'], (file, t, w)
+        assert t['prompts']==w['prompts'], (file, t, w)
+        if 'positive_share' in w: assert t['positive_share']==pytest.approx(w['positive_share'], abs=1e-4)
+    return sum(w['rows'] for w in written.values())
+
+# ---- the figures are what is written
+
+@pytest.mark.parametrize('at', [dict(), dict(pass_threshold=1., fail_threshold=0.), dict(pass_threshold=.5, fail_threshold=None),
+                                dict(pass_threshold=.3, fail_threshold=.1, min_margin=.7),
+                                dict(pass_threshold=.7, fail_threshold=.3, min_margin=0.)], ids=str)
+@pytest.mark.parametrize('seed', [0, 1])
+def test_what_is_told_is_what_is_written(tmp_path, seed, at):
+    assert same(*told_and_written(messy(tmp_path/'r', seed=seed), with_thresholds(RECIPE, **at)))>60
+
+@pytest.mark.parametrize('o', [
+    dict(type='sft', thinking='strip'), dict(type='sft', select='shortest'), dict(type='dpo', rejected='near_mean'),
+    dict(type='dpo', fail_threshold=None, max_margin=.5, min_margin=.2),
+    dict(type='dpo', fail_threshold=None, max_pairs_per_prompt=3, min_margin=.2), dict(type='dpo', max_pairs_per_prompt=8, fail_threshold=.6),
+    dict(type='dpo', thinking='strip', max_pairs_per_prompt=2),
+    dict(type='dpo', rejected='near_mean', max_pairs_per_prompt=3, fail_threshold=None), dict(type='multi_sft', unroll=True), dict(type='multi_sft', unroll=True, num_responses=2),
+    dict(type='multi_sft', min_responses=3), dict(type='multi_sft', unique='normalised', unroll=True), dict(type='multi_sft', thinking='strip', min_responses=2),
+    dict(type='kto', positive_share=.3), dict(type='kto', thinking='strip', positive_share=.9), dict(type='grpo'), dict(type='grpo', band=[.2, .6])], ids=str)
+def test_every_option(tmp_path, o):
+    o = dict(o, **{k:v for k, v in dict(pass_threshold=.7, fail_threshold=.3).items() if k not in o and (k=='pass_threshold' or o['type'] in ('dpo', 'kto'))})
+    assert same(*told_and_written(messy(tmp_path/'r', 60, seed=3), [o]))
+
+@pytest.mark.parametrize('d', [dict(split=dict(eval=.3)), dict(split=dict(eval=.2, near=False), stages=['sft', 'dpo']),
+                               dict(stages=dict(sft=.25, dpo=.75)), dict(sampler=True)], ids=str)
+def test_splits_stages_and_cut_answers(tmp_path, d):
+    run = messy(tmp_path/'r', 80, **({} if 'sampler' in d else d))
+    if 'sampler' in d: (run.path/'recipe.yaml').write_text(yaml.safe_dump(dict(formatter=RECIPE, sampler=dict(model='m', base_url='http://127.0.0.1:1/v1', drop_truncated=False))))
+    assert same(*told_and_written(run, RECIPE))
+
+def test_contaminated_prompts_are_in_no_file(tmp_path):
+    (tmp_path/'bench.txt').write_text('prompt 3\nprompt 4\n')
+    run = messy(tmp_path/'r', decontaminate=str(tmp_path/'bench.txt'))
+    told, written = told_and_written(run, [dict(type='grpo')])
+    assert same(told, written)==38
+
+def test_after_reviews(tmp_path):
+    run = messy(tmp_path/'r', seed=5)
+    before = {k:w['rows'] for k, w in told_and_written(run, RECIPE)[0].items()}
+    rng, ex = random.Random(1), Exploration(run)
+    for key in rng.sample(sorted(ex.scores.key.tolist()), 40): ex.review(key, rng.choice(['pass', 'fail']))
+    for _ in range(12):
+        ex.next_pair(); assert ex.pairs and ex.pairs[0]['verdict'] is None
+        ex.judge_pair(rng.choice(['accept', 'swap', 'reject']))
+    told, written = told_and_written(run, RECIPE)
+    assert same(told, written) and {k:w['rows'] for k, w in told.items()}!=before
+    assert {w['file']:w['rows'] for w in ex.counts}=={k:w['rows'] for k, w in told.items()}   # what it took over is what it would read
+
+def test_of_a_real_run(here, server):
+    (here/'v.py').write_text('import zlib\ndef score(response, metadata): return zlib.crc32(response.encode())%11/10\n')
+    run = sample(rows(40), dict(formatter=RECIPE), base_url=server.base_url, work_dir='run', progress=False, verifier='v.py:score')
+    for at in (dict(), dict(pass_threshold=.6), dict(pass_threshold=.5, fail_threshold=None, min_margin=.4)):
+        configs = with_thresholds(run.recipe['formatter'], **at)
+        told, written = told_and_written(run, configs)
+        assert same(told, written)>100
+        assert {f:w['rows'] for f, w in told.items()}=={f.name:sum(1 for _ in open(f)) for f in (run.path/'train').glob('*.jsonl')}
+
+@pytest.mark.parametrize('seed', range(3))
+def test_an_upper_bound_is_one(tmp_path, monkeypatch, seed):
+    configs = [dict(type='dpo', pass_threshold=.6, fail_threshold=None, max_margin=.5, rejected='near_mean', max_pairs_per_prompt=2),
+               dict(type='multi_sft', pass_threshold=.6, min_responses=3),
+               dict(type='multi_sft', name='near', pass_threshold=.6, unroll=True, unique='near'), dict(type='kto', pass_threshold=.6),
+               dict(type='sft', thinking='strip', pass_threshold=.6)]
+    run = messy(tmp_path/'r', seed=seed)
+    monkeypatch.setattr(rsr.whatif, 'MOST', 0)
+    for read in (False, True):
+        told, written = told_and_written(run, configs, read)
+        assert not read==told['dpo.jsonl']['exact'] or not read
+        for f, w in written.items():
+            if f!='kto.jsonl' or read: assert told[f]['rows']>=w['rows'], f
+        assert not told['dpo.jsonl']['exact'] and not told['near.jsonl']['exact'] and told['kto.jsonl']['exact']==read
+
+def test_sides_of_a_pair_strategy(tmp_path):
+    configs = [dict(type='sft', pass_threshold=.5), dict(type='kto', pass_threshold=.5, fail_threshold=.3), dict(type='multi_sft', pass_threshold=.5, min_responses=2),
+               dict(type='grpo', band=[0, 1]), dict(type='dpo', name='plain', pass_threshold=.5, fail_threshold=.3)]
+    run = messy(tmp_path/'r', 60)
+    st = Store(run.path)
+    weak = st.config_key('sampler', dict(model='weak'))
+    st.begin().execute('UPDATE rollouts SET sampler=? WHERE idx%3=0', (weak,))
+    alike = {k:w['rows'] for k, w in told_and_written_by(st, run, configs)[0].items()}
+    st.put('sides', dict(chosen=[1], rejected=[weak])); st.commit()
+    told, written = told_and_written_by(st, run, configs)
+    assert same(told, written) and told['sft.jsonl']['rows']<alike['sft.jsonl'] and told['plain.jsonl']['rows']==alike['plain.jsonl']
+    told, written = told_and_written_by(st, run, [dict(type='dpo', strategy='model_tiers', pass_threshold=.5, min_margin=.2, max_pairs_per_prompt=3)])
+    st.close()
+    assert told['dpo.jsonl']['rows']>=written['dpo.jsonl']['rows']>10 and not told['dpo.jsonl']['exact']
+
+def test_a_formatter_of_ones_own_is_not_guessed_at(tmp_path):
+    formatter('mine', lambda seen, **_: (0, 0))(lambda prompt, rollouts: [dict(n=len(rollouts))])
+    try:
+        run = messy(tmp_path/'r', formatters=[dict(type='sft'), dict(type='mine')])
+        ex = Explorer(run)
+        assert ex.counts[1]['rows'] is None and '>?<' in re.sub('</?b>', '', whatif_html(ex.counts)) and ex.ui
+        assert ex.write()['mine.jsonl']==40
+    finally: del FORMATTERS['mine']
+
+# ---- scores, histogram, table of prompts
+
+@pytest.fixture
+def run(tmp_path): return messy(tmp_path/'run')
+
+@pytest.fixture
+def opened(run):
+    st = Store(run.path, write=False)
+    yield st, read_scores(st), run.rollouts
+    st.close()
+
+def test_scores_are_those_of_the_run(opened):
+    st, s, df = opened
+    assert s.key.tolist()==df.key.tolist() and (s.valid==(df.outcome=='kept')).all()
+    assert np.allclose(s.score, df.score.astype(float), atol=1e-11, equal_nan=True) and (np.isnan(s.score)==df.score.isna()).all()
+
+@pytest.mark.parametrize('at', [(1., 0.), (.8, .4), (.7, None), (.5, .49), (.15, 0.), (0., None)])
+def test_histogram_counts_every_score_once(opened, at):
+    st, s, df = opened
+    h = histogram(s, *at, bins=20)
+    x = df[(df.outcome=='kept') & df.score.notna()].score
+    ok = x>=at[0]-1e-9
+    bad = ~ok & (True if at[1] is None else x<=at[1]+1e-9)
+    assert h['total']==dict(passed=ok.sum(), failed=bad.sum(), between=len(x)-ok.sum()-bad.sum())
+    assert h['unscored']==(df.outcome=='kept').sum()-len(x)
+    want = np.bincount(np.minimum((x*20+1e-8).astype(int), 19), minlength=20)
+    assert (h['failed']+h['between']+h['passed']==want).all()
+
+def test_table_of_prompts(opened):
+    st, s, df = opened
+    df = df[df.outcome=='kept']
+    by = {p:(g.score>=.8-1e-9).sum()/g.score.notna().sum() if g.score.notna().any() else None for p, g in df.groupby('prompt')}
+    def ids(show, **kw): return [r['id'] for r in prompt_table(st, s, .8, show, size=1000, **kw)['rows']]
+    assert ids('never')==[p for p in map('q{}'.format, range(40)) if by.get(p)==0]
+    assert set(ids('always'))=={p for p, x in by.items() if x==1} and set(ids('mixed'))=={p for p, x in by.items() if x is not None and 0<x<1}
+    assert ids('all', sort='input')==[f'q{i}' for i in range(40)] and {'q0', 'q13', 'q26', 'q39'}<=set(ids('unscored'))
+    rates = [by[p] for p in ids('all', sort='-rate') if by.get(p) is not None]
+    assert rates==sorted(rates, reverse=True) and ids('all', sort='rate')[-4:]==['q0', 'q13', 'q26', 'q39']
+    pages = [prompt_table(st, s, .8, sort='mean', page=i, size=7) for i in range(6)]
+    assert [r['id'] for p in pages for r in p['rows']]==ids('all', sort='mean') and {p['total'] for p in pages}=={40}
+
+def test_search_is_for_text_not_for_patterns(opened):
+    st, s, _ = opened
+    def hits(t): return prompt_table(st, s, search=t)['total']
+    assert (hits('prompt 1'), hits('PROMPT 17'), hits('q39'), hits('%'), hits('_'), hits("'; DROP TABLE prompts"), hits('messages'), hits('\\'))==(11, 1, 1, 0, 0, 0, 0, 0)
+
+@pytest.mark.parametrize('kw', [dict(show='nevr'), dict(sort='rats')])
+def test_a_wrong_filter_is_named(opened, kw):
+    with pytest.raises(RsrError, match='Did you mean'): prompt_table(*opened[:2], **kw)
+    with pytest.raises(RsrError, match='no prompt with key 99999'): prompt_rollouts(opened[0], 99999)
+
+def test_one_prompt_with_all_its_rollouts(opened):
+    st, s, df = opened
+    d = prompt_rollouts(st, 3)
+    assert d['prompt'].id=='q2' and [r['key'] for r in d['rollouts']]==df[df.prompt=='q2'].key.tolist()
+    for r, (_, row) in zip(d['rollouts'], df[df.prompt=='q2'].iterrows()):
+        assert (r['score'] is None)==np.isnan(row.score) and ('think' in row.text)==bool(r['thinking']) and '<think>' not in r['text']
+
+# ---- text is text
+
+class Tags(HTMLParser):
+    "What a browser would make of a piece of HTML: its tags, its attributes, its text."
+    def __init__(self, s): super().__init__(); self.tags, self.attrs, self.text = set(), set(), ''; self.feed(s); self.close()
+    def handle_starttag(self, tag, attrs): self.tags.add(tag); self.attrs |= {a for a, _ in attrs}
+    def handle_data(self, data): self.text += data
+
+OURS = set('div span b h4 table thead tbody tr th td details summary svg rect path text title del ins style'.split())
+ATTRS = set('class style title role aria-label open dir x y d width height fill viewbox stroke stroke-width stroke-dasharray opacity font-size font-weight text-anchor'.split())
+
+def safe(s):
+    t = Tags(re.sub(r'<style>.*?</style>', '', s, count=1, flags=re.S))
+    assert t.tags<=OURS, t.tags-OURS
+    assert t.attrs<=ATTRS, t.attrs-ATTRS
+    return t
+
+def test_shown_keeps_the_text():
+    for t in HOSTILE:
+        said = safe(shown(t)).text
+        assert re.sub(r'U\+([0-9A-F]{4,5})', lambda m: chr(int(m[1], 16)), said)==t
+        assert not re.search('[\u202a-\u202e\x00-\x08]', said) and '\n' not in one_line(t)
+    assert shown(None)=='' and shown(0)=='0'
+
+@pytest.mark.parametrize('seed', range(20))
+def test_differences_keep_the_texts(seed):
+    rng = random.Random(seed)
+    words = [w for t in HOSTILE[:3] for w in t.split()]+['a', 'b', 'the', '\n', '\n\n', 'x<y', '&amp;']
+    a = [rng.choice(words) for _ in range(rng.randrange(40))]
+    b = [w if rng.random()<.8 else rng.choice(words) for w in a]+[rng.choice(words)]
+    a, b = ' '.join(a), ' '.join(b)
+    left, right, like = diff_html(a, b)
+    assert (safe(left).text, safe(right).text)==(a, b) and 0<=like<=1
+    assert '<ins' not in left and '<del' not in right and (a.split()==b.split())==('<ins' not in right and '<del' not in left) or like<.2
+
+def test_long_texts_are_compared_in_time():
+    import time
+    rng = random.Random(0)
+    a, b = (' '.join(rng.choices(['alpha', 'beta', 'gamma', 'delta', 'so', 'then'], k=20_000)) for _ in 'ab')
+    start = time.perf_counter(); diff_html(a, b); diff_html(a.replace('so ', 'so\n'), b.replace('so ', 'so\n'))
+    assert time.perf_counter()-start<5
+
+def test_all_views_are_safe():
+    r = dict(key=1, idx=0, outcome='kept', score=.5, given=.5, label=True, answer=HOSTILE[0], reason=HOSTILE[1], thinking=HOSTILE[2], text=' '.join(HOSTILE),
+             tokens=3, detail={HOSTILE[0]:dict(answer=HOSTILE[5], reason=HOSTILE[6])})
+    d = dict(prompt=Prompt(HOSTILE[0], [dict(role='system', content=HOSTILE[2]), dict(role='user', content=HOSTILE[1])], {HOSTILE[5]:HOSTILE[6]}), stop='max_rollouts')
+    for s in (rollout_html(r, .8), rollout_html(r, .8, .2, diff_html(r['text'], HOSTILE[0])[0]), prompt_html(d), text_box(HOSTILE[0], HOSTILE[1], fold=True),
+              whatif_html([dict(file=HOSTILE[0], rows=1, prompts=1, lost=0, positive_share=None, margin=None, exact=False)], {HOSTILE[0]:3})): safe(s)
+    assert '\n' not in rollout_line(r)+prompt_line(dict(id=HOSTILE[0], text=HOSTILE[9], passed=0, scored=0, truncated=0))
+
+def test_every_widget_shows_hostile_texts_as_text(tmp_path):
+    ex = explore(messy(tmp_path/HOSTILE[5].strip("' "), 20, hostile=True))
+    assert ex.ui
+    import ipywidgets as w
+    seen = 0
+    for key in ex.scores.prompts.tolist():
+        ex.prompt = key
+        for r in ex.rollouts[:4]:
+            ex.pick('right', r['key'])
+            for x in ex.widgets.values():
+                if isinstance(x, w.HTML): seen += len(safe(x.value).text)
+    assert seen and not [x for x in ex.widgets.values() if getattr(x, 'description_allow_html', False)]
+
+# ---- traits
+
+def test_thresholds_move_the_figures_both_ways(run):
+    ex = Explorer(run)
+    ws = ex.ui and ex.widgets
+    before = [w['rows'] for w in ex.counts]
+    assert (ex.pass_threshold, ex.fail_threshold, ex.min_margin, ex.formatter)==(.8, .4, .15, '') and ws['both'].value==(.4, .8)
+    ws['both'].value = (.2, .6)
+    assert (ex.fail_threshold, ex.pass_threshold)==(.2, .6) and [w['rows'] for w in ex.counts]!=before and 'pass ≥ 0.60' in ws['hist'].value
+    ex.pass_threshold, ex.fail_threshold = .8, .4
+    assert ws['both'].value==(.4, .8) and [w['rows'] for w in ex.counts]==before
+    ws['margin'].value = .95
+    assert ex.min_margin==.95 and ex.counts[1]['rows']<before[1] and ex.counts[0]['rows']==before[0]
+    ws['rest'].value = True
+    assert ex.fail_threshold is None and ws['one'].layout.display=='' and ws['both'].layout.display=='none'
+    ws['one'].value = .3
+    assert ex.pass_threshold==.3 and ws['rest'].value
+    ws['rest'].value = False
+    assert 0<=ex.fail_threshold<.3 and not ex.message
+
+@pytest.mark.parametrize('to', [(.5, .5), (1., 1.), (0., 0.), (0., 1.), (.99, 1.)])
+def test_handles_may_meet(run, to):
+    ex = Explorer(run)
+    assert ex.ui
+    ex.widgets['both'].value = to
+    assert not ex.message and (ex.fail_threshold is None or ex.fail_threshold<ex.pass_threshold)
+    assert {w['file']:w['rows'] for w in ex.counts}==ex.write()
+
+def test_thresholds_of_one_formatter(tmp_path):
+    run = messy(tmp_path/'r', formatters=[dict(type='sft', pass_threshold=1.), dict(type='dpo', pass_threshold=.6, fail_threshold=.2),
+                                          dict(type='sft', name='loose', pass_threshold=.5)])
+    ex = Explorer(run)
+    assert ex.ui and ex.formatter=='sft' and ex.pass_threshold==1. and ex.widgets['margin'].layout.display=='none'
+    was = [w['rows'] for w in ex.counts]
+    ex.widgets['formatter'].value = 'dpo'
+    assert (ex.pass_threshold, ex.fail_threshold)==(.6, .2) and [w['rows'] for w in ex.counts]==was and ex.widgets['margin'].layout.display==''
+    ex.pass_threshold = .9
+    now = [w['rows'] for w in ex.counts]
+    assert now[1]<was[1] and (now[0], now[2])==(was[0], was[2])
+    ex.widgets['formatter'].value = ''
+    ex.pass_threshold = .7
+    assert ex.counts[0]['rows']==ex.counts[2]['rows']
+
+def test_a_pair_strategy_has_no_fail_threshold(tmp_path):
+    ex = Explorer(messy(tmp_path/'r', formatters=[dict(type='dpo', strategy='temperature', pass_threshold=.8, min_margin=.15)]))
+    assert ex.ui and ex.fail_threshold is None and ex.widgets['rest'].layout.display=='none' and '≤' in ex.widgets['counts'].value
+    ex.widgets['one'].value = .6
+    assert ex.configs==[dict(type='dpo', strategy='temperature', pass_threshold=.6, min_margin=.15)] and ex.write()['dpo.jsonl']<=ex.counts[0]['rows']
+
+def test_a_threshold_that_cannot_be_is_refused_in_words(run):
+    ex = Explorer(run)
+    assert ex.ui
+    was = ex.counts
+    ex.pass_threshold = .3
+    assert 'fail_threshold: 0.4 is not below pass_threshold 0.3' in ex.message and 'is not below' in ex.widgets['note'].value and ex.counts==was
+    ex.fail_threshold = .1
+    assert ex.message=='' and ex.counts!=was
+
+def test_lists_filter_sort_search_and_turn(run):
+    ex = Explorer(run)
+    ws = ex.ui and ex.widgets
+    assert len(ws['prompts'].options)==12 and ws['place'].value=='1 to 12 of 40'
+    ws['next'].click(); ws['next'].click(); ws['next'].click(); ws['next'].click()
+    assert ex.page==3 and ws['place'].value=='37 to 40 of 40' and ws['next'].disabled
+    ws['show'].value = 'mixed'
+    assert ex.page==0 and ex.table['total']==ex.table['counts']['mixed'] and f"mixed ({ex.table['total']})" in [o[0] for o in ws['show'].options]
+    ws['sort'].value, ws['search'].value = '-rate', 'prompt 1'
+    assert all('prompt 1' in r['text'] for r in ex.table['rows']) and ex.table['total']<ex.table['counts']['mixed']
+    ws['search'].value = 'nothing like it'
+    assert ws['prompts'].options==() and ws['place'].value=='none'
+
+def test_a_click_opens_a_prompt_best_beside_worst(run):
+    ex = Explorer(run)
+    ws = ex.ui and ex.widgets
+    assert ws['opened'].layout.display=='none'
+    ws['prompts'].value = 2
+    scores = {r['key']:r['score'] for r in ex.rollouts if r['score'] is not None}
+    assert ws['opened'].layout.display=='' and 'q1' in ws['turns'].value
+    assert scores[ex.left]==max(scores.values()) and scores[ex.right]==min(scores.values())
+    ws['right'].value = other = next(k for k in scores if k not in (ex.left, ex.right))
+    assert ex.right==other and f'#{next(r["idx"] for r in ex.rollouts if r["key"]==other)} ' in ws['right_view'].value
+    ws['marks'].value = False
+    assert '<del>' not in ws['left_view'].value
+    ws['show'].value = 'never'
+    assert ex.prompt==2   # stays open when the list no longer holds it
+    ex.prompt = 1         # one without rollouts
+    assert ex.rollouts==[] and 'no rollout' in ws['left_view'].value
+
+def test_labels_and_pairs_are_kept_and_honoured(run):
+    ex = Explorer(run)
+    ws = ex.ui and ex.widgets
+    ex.next_pair()
+    pair = ex.pairs[0]
+    def written():
+        ex.run.format('dpo')
+        st = Store(run.path, write=False)
+        text = {k:t.strip() for k, t in st.db.execute('SELECT key, text FROM rollouts')}
+        st.close()
+        turn = prompt['prompt'].messages[-1]['content']
+        row = next((r for r in read_jsonl(run.path/'train/dpo.jsonl') if r['conversations'][0]['value']==turn), None)
+        return row and (row['chosen']['value'], row['rejected']['value']), text
+    prompt = ex.opened
+    row, text = written()
+    assert row==(text[pair['chosen']], text[pair['rejected']])
+    ws['swap'].click()
+    assert written()[0]==row[::-1] and 'swapped' in ws['pair'].value and ex.pairs[0]['verdict']=='swap'
+    ws['clear'].click(); ws['reject'].click()
+    assert written()[0]!=row and Explorer(run).scores.reviews=={(pair['chosen'], pair['rejected']):'reject'}
+    ws['left_label'].value = 'fail'
+    st = Store(run.path, write=False)
+    assert st.reviews()[ex.left, 0]=='fail'; st.close()
+    assert next(r for r in ex.rollouts if r['key']==ex.left)['label'] is False and 'labelled fail' in ws['left_view'].value
+    ws['left_label'].value = ''
+    assert next(r for r in ex.rollouts if r['key']==ex.left)['label'] is None
+
+def test_a_run_in_use_says_so_and_stays_readable(run):
+    code = f'from rsr.store import Store; s = Store({str(run.path)!r}); print(1, flush=True); input()'
+    held = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        held.stdout.readline()
+        ex = Explorer(run)
+        assert ex.ui
+        ex.prompt = 2
+        ex.review(ex.left, 'pass')
+        assert f'in use by process {held.pid}' in ex.message and 'in use' in ex.widgets['note'].value and ex.scores.reviews=={}
+        assert ex.write()   # files may be written beside it
+    finally: held.communicate(b'\n')
+
+def test_what_is_shown_reproduces_the_files(run, tmp_path):
+    ex = Explorer(run)
+    assert ex.ui
+    ex.set(fail_threshold=None, min_margin=.3, pass_threshold=.6)
+    ex.widgets['write'].click()
+    files = {p.name:p.read_bytes() for p in (run.path/'train').glob('*.jsonl')}
+    assert {k:v.count(b'\n') for k, v in files.items()}=={k:n for k, n in ex.files.items() if n}=={w['file']:w['rows'] for w in ex.counts if w['rows']}
+    assert html.escape(ex.yaml) in ex.widgets['written'].value and html.escape(ex.command) in ex.widgets['written'].value
+    for p in (run.path/'train').glob('*'): p.unlink()
+    done = command(*shlex.split(ex.command)[1:])
+    assert done.returncode==0, done.stderr
+    assert {p.name:p.read_bytes() for p in (run.path/'train').glob('*.jsonl')}==files
+    d = {**run.recipe, **yaml.safe_load(ex.yaml)}
+    st = Store(run.path)
+    _format(st, d, make_formatters(d['formatter'])); st.close()
+    assert {p.name:p.read_bytes() for p in (run.path/'train').glob('*.jsonl')}==files
+
+def test_many_rollouts_are_read_in_the_background(run, monkeypatch):
+    want = Explorer(run).counts
+    monkeypatch.setattr(rsr.exploration, 'BIG', 10)
+    ex = Explorer(run)
+    assert ex.ui
+    ex.thread.join(20)
+    assert ex.counts==want and '≤' not in ex.widgets['counts'].value
+
+@pytest.mark.parametrize('what', ['no rollouts', 'no scores'])
+def test_runs_with_little_in_them(tmp_path, what):
+    run = messy(tmp_path/'r', 5, 0 if what=='no rollouts' else 4)
+    st = Store(run.path); st.begin().execute('DELETE FROM scores'); st.close()
+    ex = Explorer(run)
+    assert ex.ui and [w['rows'] for w in ex.counts]==[0]*5 and ex.table['counts']['unscored']==5
+    ex.prompt = 3; ex.next_pair(); ex.pass_threshold = .9
+    assert ex.message=='' and ex.write()
+
+def test_run_explore(run):
+    assert isinstance(load_run(run.path).explore(), Explorer) and isinstance(explore(str(run.path)), Explorer)
+    with pytest.raises(RsrError, match='no run here'): explore('nowhere')
+
+def test_a_run_under_way_is_read_again(run):
+    ex = Explorer(run)
+    assert ex.ui
+    ex.prompt = 2
+    before, n = ex.counts, len(ex.rollouts)
+    st = Store(run.path)
+    for key in st.ask(2, range(8, 10), 3, 1, 64):
+        st.answer(Rollout('One more.', outcome='kept', key=key)); st.add_score(key, st.get('verifier'), Score(1.))
+    st.close()
+    ex.widgets['again'].click()
+    assert len(ex.rollouts)==n+2 and ex.counts!=before and len(ex.scores.key)==290
+    assert same(*told_and_written(run, RECIPE))
