@@ -30,8 +30,11 @@ def usage_of(
     f, usage, example = COMMANDS[name]
     return Usage(f'usage: rsr {name} {usage}\n\n{f.__doc__}\n\nexample: {example}')
 
-def out(*a): print(*a, flush=True)
+def out(*a):
+    "Print at once, also into a pipe."
+    print(*a, flush=True)
 
+# %% ../nbs/20_analysis.ipynb #3f25c60f
 def as_json(
     d   # plain data
 )->str:
@@ -100,6 +103,7 @@ def report(args, argv):
     out(write_report(Run(path)))
     return 0
 
+# %% ../nbs/20_analysis.ipynb #045f6122
 @command('RUN [port=8866] [browser=false]', 'rsr explore output/20260101_120000')
 def explore(args, argv):
     "Explore a run in the browser: move thresholds, read responses, label them, review pairs, write the files."
@@ -142,6 +146,7 @@ def _join(args):
     for p in sorted((Path(to)/'train').glob('*')): out(p)
     return 0
 
+# %% ../nbs/20_analysis.ipynb #4c3ae834
 def _compare(args):
     from rsr.contrast import compare_strategies, compare_table
     from rsr.run import Run

@@ -115,7 +115,8 @@ def stats(args, argv):
     return 0
 
 # %% ../nbs/20_cli.ipynb #94234ea0
-@command('TAXONOMY [n=500] [how=quota|independent|pairwise] [out=FILE] [turns=1] [sampler.model=…] [budget.tokens=…] [work_dir=DIR] [key=value …]', 'rsr prompts customer_support n=500 out=prompts.jsonl')
+@command('TAXONOMY [n=500] [how=quota|independent|pairwise] [out=FILE] [turns=1] [sampler.model=…] [budget.tokens=…] [work_dir=DIR] [key=value …]',
+         'rsr prompts customer_support n=500 out=prompts.jsonl')
 def prompts(args, argv):
     "Write input prompts from a taxonomy (a file, or a shipped name): from its templates, or with a model; without arguments list the shipped ones."
     from rsr.prompts import make_prompts, prompts_options, prompts_summary
@@ -146,6 +147,7 @@ def completion(args, argv):
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}; complete -o default -F _rsr rsr''')
     return 0
 
+# %% ../nbs/20_cli.ipynb #33e4babf
 def _words(words):
     "What may come next."
     if len(words)<2: return ORDER
@@ -237,7 +239,8 @@ def option_list()->str:
     for s, opts in schema().items(): out += [f'  {s}.{k:22} {"" if d is None else d}' for k, (_, d) in opts.items() if s!='verifier' or k in ('type', 'model', 'base_url')]
     out += [f"  formatter.KEY, for {n}: {', '.join(_options(f[0]))}" for n, f in FORMATTERS.items()]
     out += [f"  pairs.KEY, for {n}: {', '.join(list(signature(f).parameters)[1:])}" for n, f in STRATEGIES.items()]
-    return '\n'.join([*out, f"  formatter.KEY, for all: {', '.join(COMMON)}", f"  pairs.KEY, for all: strategy, {', '.join(RULE)}", '  work_dir, engine (local, ray), split.eval, split.by, split.near, stages, decontaminate'])
+    return '\n'.join([*out, f"  formatter.KEY, for all: {', '.join(COMMON)}", f"  pairs.KEY, for all: strategy, {', '.join(RULE)}",
+                      '  work_dir, engine (local, ray), split.eval, split.by, split.near, stages, decontaminate'])
 
 # %% ../nbs/20_cli.ipynb #4602bcf8
 def _sigterm(*_): raise KeyboardInterrupt

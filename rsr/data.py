@@ -50,6 +50,7 @@ class Prompt:
 OUTCOMES = 'kept', 'truncated', 'filtered', 'empty', 'failed', 'lost'
 STOPS = 'satisfied', 'gave_up', 'max_rollouts', 'max_steps', 'budget', 'failed'
 
+# %% ../nbs/00_data.ipynb #3c7b6d79
 @dataclass
 class Rollout:
     "One sampled response to a prompt."

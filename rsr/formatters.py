@@ -129,6 +129,7 @@ def dpo(prompt, rollouts,
     else: made, _ = find_pairs(rollouts, max_pairs_per_prompt, inverted, rejected, pass_threshold=pass_threshold, min_margin=min_margin, max_margin=max_margin, floor=floor)
     return [{'prompt':_prompt(prompt), 'chosen':c, 'rejected':r, 'margin':c.score-r.score} for c, r, _ in made]
 
+# %% ../nbs/06_formatters.ipynb #dc6c2366
 def _plain_pairs(rollouts, pass_at, fail_at, least, greatest, order, most):
     "[(chosen, rejected, swapped), …] of passed and failed responses."
     ok, bad = _split(rollouts, lambda r: r.score, pass_at, fail_at)
@@ -243,8 +244,8 @@ def _text(v): return '' if v is None else v if isinstance(v, str) else orjson.du
 
 # %% ../nbs/06_formatters.ipynb #3b293202
 COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False)   # options of every formatter
-_choices = dict(select=tuple(SELECT), rejected=('worst', 'near_mean'), inverted=('drop', 'swap'), unique=('exact', 'normalised', 'near'), thinking=('keep', 'strip', 'reasoning_content'),
-                style=('messages', 'standard'), format=('jsonl', 'parquet'))
+_choices = dict(select=tuple(SELECT), rejected=('worst', 'near_mean'), inverted=('drop', 'swap'), unique=('exact', 'normalised', 'near'),
+                thinking=('keep', 'strip', 'reasoning_content'), style=('messages', 'standard'), format=('jsonl', 'parquet'))
 
 def _options(fn):
     "The options of a formatter: its keyword arguments with their defaults."
@@ -335,8 +336,7 @@ class Writer:
         if not single and (f.type, f.target) in STRINGS_ONLY:
             raise RsrError(f"formatter '{f.name}': {f.target} takes {f.type} rows of one user turn only, and the input has conversations; use target: trl")
         self.rows = self.prompts = self.full = self.dropped = 0
-        self.labels, self.buffer, self.parquet, self.only_dates = [], [], None, None
-        self.atomic = Atomic(self.path)
+        self.labels, self.buffer, self.parquet, self.only_dates, self.atomic = [], [], None, None, Atomic(self.path)
         self.out = self.atomic.__enter__()
 
     def write(self, prompt, rollouts, prepare=None):

@@ -44,7 +44,8 @@ def snapshot_html(
     done = s['closed']/s['total'] if s['total'] else 0
     rate = '–' if s['pass_rate'] is None else f"{s['pass_rate']:.0%} of {s['scored']:,} scored"
     cells = [('prompts', f"{s['closed']:,} of {s['total']:,} done, {s['satisfied']:,} satisfied"), ('passed', rate),
-             ('rollouts', ', '.join(f'{k} {v:,}' for k, v in s['outcomes'].items()) or '–'), ('cost', f"{s['tokens']:,} tokens"+(f", {s['usd']:.2f} US dollars" if s['usd'] is not None else '')),
+             ('rollouts', ', '.join(f'{k} {v:,}' for k, v in s['outcomes'].items()) or '–'),
+             ('cost', f"{s['tokens']:,} tokens"+(f", {s['usd']:.2f} US dollars" if s['usd'] is not None else '')),
              ('time', f"{duration(s['seconds'])}, about {duration(s['left'])} left" if not state else duration(s['seconds']))]
     rows = ''.join(f'<tr><td style="padding-right:1em;opacity:.7">{k}</td><td>{html.escape(v)}</td></tr>' for k, v in cells)
     head = html.escape(state or (f"sampling the {s['side']} side" if s['side'] else 'sampling')+(f" – {s['note'][:90]}" if s['note'] else ''))

@@ -11,7 +11,8 @@ from .verifiers import split_thinking
 
 # %% ../nbs/05_pairs.ipynb #f61dcae0
 _refusal = re.compile(r'''(?ix) ^\W* (?: (?:i['’]?m|i\ am|my)\ (?:so\ |very\ |really\ |deepest\ )?(?:sorry|apologies|afraid)[^.!?]{0,40}?[\s,;:—-]+ (?:but\ |that\ )* )?
-    (?: (?:i|we) \ (?: (?:can['’]?t|cannot|can\ not|won['’]?t|will\ not|must\ decline|decline|refuse)\b(?!\ (?:wait|believe|thank|emphasi[sz]e|stress|imagine|recommend\ (?:it|this|them)\ (?:enough|highly)))
+    (?: (?:i|we) \ (?: (?:can['’]?t|cannot|can\ not|won['’]?t|will\ not|must\ decline|decline|refuse)\b
+                        (?!\ (?:wait|believe|thank|emphasi[sz]e|stress|imagine|recommend\ (?:it|this|them)\ (?:enough|highly)))
                     | ['’]?(?:m|am|\ am|re|\ are)\ (?:not\ able|unable|not\ comfortable|not\ allowed|not\ permitted) )
       | i['’]m\ (?:not\ able|unable|not\ comfortable|not\ allowed)
       | as\ an?\ (?:ai|artificial\ intelligence|(?:large\ )?language\ model)\b [^.!?]{0,80} \b(?:can['’]?t|cannot|not\ able|unable|don['’]?t|do\ not|must\ not|not\ appropriate)
@@ -114,6 +115,7 @@ def find_pairs(
             if problem!='inverted' or r.side: why.append(problem)   # without sides the other order is tried too
     return out, None if out else _first_reason(up, down, why, rule.get('pass_threshold', 1.))
 
+# %% ../nbs/05_pairs.ipynb #b255ab77
 def _one(c, r, inverted, rule):
     "((chosen, rejected, swapped), None) or (None, reason) of two responses."
     said, problem = reviewed(c, r), pair_problem(c, r, **rule)

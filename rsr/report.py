@@ -71,10 +71,12 @@ def _samples(run, n):
 _CSS = '''
 :root{color-scheme:light dark;--ink:#1c1c1c;--page:#fff;--line:#8884;--soft:#8881}@media(prefers-color-scheme:dark){:root{--ink:#ddd;--page:#111}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:1100px;margin:2em auto;padding:0 1em}
-h1{font-size:1.6em;margin-bottom:0}h2{margin-top:2em;border-bottom:1px solid var(--line)}pre{background:var(--soft);padding:.7em;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}
+h1{font-size:1.6em;margin-bottom:0}h2{margin-top:2em;border-bottom:1px solid var(--line)}
+pre{background:var(--soft);padding:.7em;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}
 table{border-collapse:collapse;font-size:14px}td,th{text-align:left;vertical-align:top;padding:.3em .8em .3em 0;border-bottom:1px solid var(--line)}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(480px,100%),1fr));gap:1em}figure{margin:0}img{max-width:100%}figcaption{font-size:13px;opacity:.8}
-.v-pass,.v-ok{color:#0a7d55}.v-warn{color:#b35c00}.v-fail,.v-bad{color:#c0392b;font-weight:bold}@media(prefers-color-scheme:dark){.v-pass,.v-ok{color:#3ecf9a}.v-warn{color:#f0a04b}.v-fail,.v-bad{color:#ff7b6b}}
+.v-pass,.v-ok{color:#0a7d55}.v-warn{color:#b35c00}.v-fail,.v-bad{color:#c0392b;font-weight:bold}
+@media(prefers-color-scheme:dark){.v-pass,.v-ok{color:#3ecf9a}.v-warn{color:#f0a04b}.v-fail,.v-bad{color:#ff7b6b}}
 .none{opacity:.7}@media print{details{break-inside:avoid}body{max-width:none}}'''
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -103,6 +105,7 @@ def _pairs(run):
     except RsrError: return ''
     return html_table(audit(pairs)['items'], ['item', 'verdict', 'number', 'detail', 'todo']) if pairs else ''
 
+# %% ../nbs/19_report.ipynb #df3ebab0
 def report_html(
     run,        # Run, or its directory
     rows:int=3  # sample rows of each file
@@ -110,7 +113,8 @@ def report_html(
     "A run as one HTML page."
     run = run if isinstance(run, Run) else Run(run)
     d, s = run.recipe, run.stats()
-    under = f"{d['sampler'].get('model') or 'the embedded model'}, scored by {d['verifier'].get('rubric') or d['verifier'].get('type') or 'mcq-rlvr'}, for {', '.join(f['type'] for f in d['formatter'])}"
+    scorer = d['verifier'].get('rubric') or d['verifier'].get('type') or 'mcq-rlvr'
+    under = f"{d['sampler'].get('model') or 'the embedded model'}, scored by {scorer}, for {', '.join(f['type'] for f in d['formatter'])}"
     figures = ''.join(figure_html(*f) for f in all_figures(run))
     parts = [('Figures', f'<div class="figures">{figures}</div>'), ('In numbers', f'<pre>{esc(table(s))}</pre>'), ('Checklist', _checklist(run)), ('Pairs', _pairs(run)),
              ('Sample rows', _samples(run, rows)), ('Recipe', f'<pre>{esc(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True))}</pre>')]

@@ -16,6 +16,7 @@ from .check import check_files
 from .data import RsrError, no_such, read_prompts
 from .engine import model_price, run_sync
 from .formatters import make_formatter, make_formatters, write_files
+from .parts import index_parts
 from .recipe import TOP, build, check_recipe, load_recipe, mask, new_work_dir, schema
 from .sampling import Loop
 from .reward import edge_table, make_rewards, write_reward
@@ -42,6 +43,7 @@ class Run:
         message=None      # the same in words
     ):
         self.path, self.stop_reason, self.message = Path(path), stop_reason, message
+        index_parts(self.path)   # of a run on a cluster: what has been finished since
         if not (self.path/'run.db').is_file(): raise RsrError(f'{path}: no run here (there is no run.db)')
 
     @property
@@ -55,6 +57,7 @@ class Run:
         if self.stop_reason: return dict(budget=3, interrupted=130).get(self.stop_reason, 1)
         return 1 if self.stats()['prompts']['by_stop_reason'].get('failed') else 0
 
+# %% ../nbs/15_run.ipynb #efc00f40
 def load_run(path)->Run:
     "Open a run that exists."
     return Run(path)
@@ -180,6 +183,7 @@ def pairs_and_cost(self:Run)->tuple:
     dropped = next(iter((s.get('pairs') or {}).values()), {}).get('dropped', {})
     return self.pairs(), dict(prompts=list(self.prompts.id), rollouts=s['samples']['asked'], tokens=s['tokens']['prompt']+s['tokens']['completion'], usd=s['cost'], dropped=dropped)
 
+# %% ../nbs/15_run.ipynb #82a0a94d
 def pair_runs(
     chosen,        # run directory that should be better
     rejected,      # run directory of the other side
@@ -297,9 +301,10 @@ def execute(
 )->Run:
     "Run a recipe to its end, to a budget, or to Ctrl-C."
     d['work_dir'] = str(d.get('work_dir') or new_work_dir())
-    if d.get('engine')=='ray': return later('cluster', 'execute_cluster')(d, src, progress)
+    if d.get('engine')=='ray': return later('cluster', 'execute_cluster')(d, src, progress, choose)
     parts, store = build(d), Store(d['work_dir'])
     try:
+        if store.get('block') is not None: raise RsrError(f'{store.dir} is a run on a cluster: go on with engine=ray, or use another work_dir')
         loops = pair_loops(store, parts.pop('plan'), parts) if d.get('pairs') else iter([Loop(store, **parts)])
         loop = next(loops)
         loop.setup()
@@ -307,12 +312,8 @@ def execute(
         if (note := check_truths(store, loop.verifier, bool(d['verifier'].get('type')))): print(f'rsr: {note}', file=sys.stderr)
         if choose: loop.keys = parts['keys'] = choose(store)
         _save_recipe(store, d)
-        for s in (parts['sampler'], parts.get('rejected'), *parts['judges']):
-            if s: s.prepare()
-    except BaseException:
-        if store.fresh: store.discard()
-        else: store.close()
-        raise
+        for s in filter(None, (parts['sampler'], parts.get('rejected'), *parts['judges'])): s.prepare()
+    except BaseException: store.discard() if store.fresh else store.close(); raise
     try: return _sample(store, d, chain([loop], loops), progress)
     except sqlite3.Error as e: raise ledger_error(e) from None
     finally: store.close()
@@ -338,6 +339,7 @@ def _run_loop(store, loop, progress):
     try: run_sync(loop.run, lambda: loop.stop('interrupted'))
     finally: bar(loop, last=True)
 
+# %% ../nbs/15_run.ipynb #c27a7516
 def _close_run(store, d, formatters):
     "Write files and figures of what there is."
     store.put('rows', _format(store, d, formatters))

@@ -308,6 +308,7 @@ async def _score(self:Loop, st, r):
         st.seen.append(self._seen(st, r))
         self.n['scored'] += 1; self.n['passed'] += passed(s.value, self.pass_at)
 
+# %% ../nbs/08_sampling.ipynb #b32521e4
 @patch
 def _seen(self:Loop, st, r):
     "(score, digest) of a rollout; no digest where it cannot serve its side of a pair."

@@ -86,6 +86,7 @@ def stats(
                 pass_rate=pass_rate(store, pass_threshold, outcomes), tokens=tokens, cost=cost, seconds=store.get('seconds', 0.), rows=store.get('rows', {}),
                 fingerprints=dict(sampler=[name(k) for k in store.samplers()], verifier=name(store.get('verifier'))), **{k:v for k, v in more.items() if v})
 
+# %% ../nbs/09_stats.ipynb #c8e5422e
 def write_stats(store, d):
     "Write summary/stats.json, whole or not at all."
     with Atomic(store.dir/'summary'/'stats.json') as f: f.write(json_pretty(d))

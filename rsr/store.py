@@ -297,7 +297,8 @@ def reviews(self:Store)->dict:
     return {(a, b):v for a, b, v in self.db.execute('SELECT * FROM reviews')}
 
 # %% ../nbs/01_store.ipynb #f4b126d5
-_cols = 'r.prompt,r.key,r.idx,r.step,r.outcome,r.text,r.reasoning,r.finish_reason,r.prompt_tokens,r.completion_tokens,r.latency,r.error,r.max_tokens,s.value,s.verifier,r.sampler,r.source'
+_cols = 'r.prompt,r.key,r.idx,r.step,r.outcome,r.text,r.reasoning,r.finish_reason,r.prompt_tokens,r.completion_tokens,r.latency,r.error,'\
+        'r.max_tokens,s.value,s.verifier,r.sampler,r.source'
 
 def _rollout(t):
     "A `Rollout` of a row of `_cols`, and perhaps the score's detail."
@@ -354,6 +355,7 @@ def walk(self:Store,
             yield Prompt(id_, d['messages'], d['metadata'], d['extra'], key), stop, rs.get(key, [])
         after = ps[-1][0]
 
+# %% ../nbs/01_store.ipynb #fff0626a
 @patch
 def single_turn(self:Store)->bool:
     "Is every prompt of the current input one user turn?"

@@ -18,7 +18,6 @@ from .flaws import flaw_messages, flaw_of, flaw_problem, introduce_flaw, load_fl
 from .formatters import EPS, passed
 from .pairs import find_pairs, implausible
 from .sampling import Loop, Side
-from .samplers import make_sampler
 from .splits import prompt_text
 from .verifiers import split_thinking
 
@@ -104,7 +103,8 @@ def load_reference(
     path = Path(spec)
     if path.is_file():
         text = _read(path)
-        if len(text)>max_chars: raise RsrError(f'pairs.reference: {path} has {len(text)} characters, more than pairs.max_chars={max_chars}; a folder sends only the nearest passages')
+        if len(text)>max_chars: raise RsrError(f'pairs.reference: {path} has {len(text)} characters, more than pairs.max_chars={max_chars}; '
+                                               'a folder sends only the nearest passages')
         return (lambda p: text), dict(reference=fingerprint(text))
     if not path.is_dir(): raise RsrError(f'pairs.reference: no file or folder {path}')
     parts = [s.strip() for f in sorted(path.rglob('*')) if f.is_file() and f.suffix in ('.md', '.txt', '.rst', '') for s in re.split(r'\n\s*\n', _read(f)) if s.strip()]
@@ -155,6 +155,7 @@ def flawed(sampler,
     config = dict(flaws=fingerprint([(f.name, f.prompt, f.rule, f.weight) for f in types.values()]), by=by)
     return Plan(dict(sampler), {**sampler, **(writer or {})}, rejected_config=config, flaws=types, by_rule=by=='rule', criteria=criteria or {}, most_others=most_others)
 
+# %% ../nbs/13_strategies.ipynb #e97088ff
 class RuleSampler:
     "What puts flaws in by rule: a sampler that asks no model."
     drop_truncated, max_tokens, max_n, concurrent_requests, patience, max_retries = True, None, 1, 16, 60, 0
@@ -178,7 +179,8 @@ def check_pairs(
     for k, v in pairs.items():
         if k not in known: raise RsrError(no_such('key', f'pairs.{k}', [f'pairs.{o}' for o in known])+f" (strategy {pairs['strategy']})")
         if k in ('strong', 'weak', 'writer', 'criteria') and v is not None and not isinstance(v, dict): raise RsrError(f'pairs.{k}: {v!r} is not a mapping')
-        if k in ('chosen', 'rejected', 'temperature', 'n', 'top_k', 'max_chars') and (isinstance(v, bool) or not isinstance(v, (int, float)) or v<0): raise RsrError(f'pairs.{k}: {v!r} is not a number of 0 or more')
+        number = isinstance(v, (int, float)) and not isinstance(v, bool) and v>=0
+        if k in ('chosen', 'rejected', 'temperature', 'n', 'top_k', 'max_chars') and not number: raise RsrError(f'pairs.{k}: {v!r} is not a number of 0 or more')
 
 def make_plan(
     pairs:dict,     # the recipe's `pairs:` section
@@ -190,6 +192,7 @@ def make_plan(
     if plan.rejected==plan.chosen and not plan.config and not plan.flaws: raise RsrError(f"pairs: both sides of {pairs['strategy']} would be sampled alike")
     return plan
 
+# %% ../nbs/13_strategies.ipynb #b058f7bf
 def pair_options(
     f:dict,       # a formatter of a recipe
     pairs:dict    # the recipe's `pairs:` section
@@ -209,12 +212,15 @@ class Chosen:
     def find(self, key):
         "The best passed Rollout of a prompt; None if there is none."
         for _, _, rs in self.store.walk(keys=[key], detail=True):
-            ok = [r for r in rs if r.side=='chosen' and passed(r.score, self.pass_threshold) and r.outcome in ('kept', 'truncated') and r.text.strip()]
-            return max(ok, key=lambda r: r.score, default=None)
+            return max(filter(self.is_good, rs), key=lambda r: r.score, default=None)
+
+    def is_good(self, r):
+        "Does a rollout serve the chosen side?"
+        return r.side=='chosen' and passed(r.score, self.pass_threshold) and r.outcome in ('kept', 'truncated') and bool(r.text.strip())
 
     def keys(self, among=None):
         "Keys of the prompts that have one."
-        return [p.key for p, _, rs in self.store.walk(keys=among) if any(r.side=='chosen' and r.outcome in ('kept', 'truncated') and passed(r.score, self.pass_threshold) for r in rs)]
+        return [p.key for p, _, rs in self.store.walk(keys=among) if any(map(self.is_good, rs))]
 
 # %% ../nbs/13_strategies.ipynb #8db32198
 def chosen_side(
@@ -293,10 +299,12 @@ def pairs_of(
 
 def _plain(prompt, c, r, swapped, strategy):
     "A pair as plain data."
-    return dict(prompt_id=prompt.id, prompt=prompt.messages, chosen=c.text, rejected=r.text, chosen_score=c.score, rejected_score=r.score, margin=c.score-r.score, strategy=strategy,
-                flaw=((r.detail or {}).get('_flaw') or {}).get('type'), chosen_tokens=c.completion_tokens, rejected_tokens=r.completion_tokens, swapped=swapped,
+    return dict(prompt_id=prompt.id, prompt=prompt.messages, chosen=c.text, rejected=r.text, chosen_score=c.score, rejected_score=r.score,
+                margin=c.score-r.score, strategy=strategy, flaw=((r.detail or {}).get('_flaw') or {}).get('type'),
+                chosen_tokens=c.completion_tokens, rejected_tokens=r.completion_tokens, swapped=swapped,
                 chosen_key=c.key, rejected_key=r.key)
 
+# %% ../nbs/13_strategies.ipynb #9aadeba9
 def count_pairs(
     groups,      # as for `pairs_of`
     formatter    # the dpo Formatter

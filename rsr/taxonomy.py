@@ -48,10 +48,8 @@ class Taxonomy:
     def __repr__(self):
         dims = ', '.join(f'{d.name} ({len(d.leaves())})' for d in self.dimensions)
         return f'Taxonomy {self.name!r}: {dims}'+(f'; {self.edge_share:.0%} edge cases ({len(self.edge_cases)})' if self.edge_cases else '')
-    @property
-    def names(self)->list: return [d.name for d in self.dimensions]
-    @property
-    def at(self)->str: return str(self.path or f'taxonomy {self.name!r}')
+    names = property(lambda self: [d.name for d in self.dimensions])
+    at = property(lambda self: str(self.path or f'taxonomy {self.name!r}'))
 
 # %% ../nbs/10_taxonomy.ipynb #958920e2
 def taxonomy_names()->list:

@@ -46,7 +46,8 @@ def vllm_engine(
     threading.Thread(target=loop.run_forever, daemon=True, name='rsr-vllm').start()
     async def make():
         try: llm = v.AsyncLLM.from_engine_args(v.AsyncEngineArgs(**args))
-        except TypeError as e: raise RsrError(f'sampler.engine_args: {e}; vLLM\'s engine arguments are allowed, e.g. tensor_parallel_size, data_parallel_size, max_model_len') from None
+        except TypeError as e: raise RsrError(f"sampler.engine_args: {e}; vLLM's engine arguments are allowed, "
+                                               'e.g. tensor_parallel_size, data_parallel_size, max_model_len') from None
         t = llm.get_tokenizer()
         return llm, await t if inspect.isawaitable(t) else t
     try: llm, tokenizer = asyncio.run_coroutine_threadsafe(make(), loop).result()
@@ -107,10 +108,11 @@ async def _generate(self:VllmSampler, ids, n, seed, **params):
     given = dict(n=n, temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, seed=seed)
     try: sp = v.SamplingParams(**{**given, **self.own, **params}, output_kind=v.FINAL_ONLY)
     except (TypeError, ValueError) as e: raise CallError('request', f'vLLM does not take these parameters: {e}') from None
-    out = None
-    async for out in self.engine.llm.generate({'prompt_token_ids':ids}, sp, f'rsr-{id(self)}-{next(self.ids)}'): pass
-    return out
+    last = None
+    async for out in self.engine.llm.generate({'prompt_token_ids':ids}, sp, f'rsr-{id(self)}-{next(self.ids)}'): last = out
+    return last
 
+# %% ../nbs/02_vllm.ipynb #db110b99
 @patch
 async def _send(self:VllmSampler, messages, n, seed, **params):
     "One request, its rollouts."

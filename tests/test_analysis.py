@@ -6,11 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import read_jsonl, rows, rsr, write_jsonl
+from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback
 
 import rsr as package
-from rsr import load_run
 from rsr.live import Live
 from rsr.recipe import load_recipe
 
@@ -25,7 +24,8 @@ def two(tmp_path_factory):
     src = write_jsonl(d/'in.jsonl', items)
     for name, rate in (('a', .3), ('b', .8)):
         with Loopback(rate=rate, seed=3) as s:
-            p = rsr('run', 'sft_dpo', f'data.input_path={src}', f'sampler.base_url={s.base_url}', f'sampler.model={name}', f'work_dir={d/name}', 'split.eval=0.1', 'sampler.api_key=sk-very-secret-key')
+            p = rsr('run', 'sft_dpo', f'data.input_path={src}', f'sampler.base_url={s.base_url}', f'sampler.model={name}', f'work_dir={d/name}',
+                    'split.eval=0.1', 'sampler.api_key=sk-very-secret-key')
             assert p.returncode==0, p.stderr
     return d
 
@@ -37,7 +37,8 @@ def test_check_works_through_the_checklist(two):
     assert {i['verdict'] for i in d['items']}<={'pass', 'warn', 'fail', 'n/a'} and len(d['items'])>=15
     assert {i['item'] for i in d['items'] if i['verdict']=='fail'} or d['train']
     names = ' '.join(i['item'] for i in d['items'])
-    for word in ('rubric', 'taxonomy', 'pass rate', 'format', 'held', 'margins', 'GRPO', 'truncation', 'duplicates', 'balance', 'volume', 'length', 'contamination', 'thinking', 'refusals'): assert word in names, names
+    for word in ('rubric', 'taxonomy', 'pass rate', 'format', 'held', 'margins', 'GRPO', 'truncation', 'duplicates', 'balance', 'volume',
+                 'length', 'contamination', 'thinking', 'refusals'): assert word in names, names
 
 def test_report_is_one_file_without_a_network(two):
     p = rsr('report', two/'a')
@@ -78,17 +79,15 @@ def test_methods_and_completion():
     assert 'GRPO' in rsr('methods').stdout and 'DPO' in rsr('methods', 'goal=quality', 'pairs=true').stdout
     assert rsr('methods', 'gaol=quality').returncode==2
     script = rsr('completion', 'bash').stdout
-    out = subprocess.run(['bash', '-c', f'{script}\nCOMP_WORDS=(rsr run te); COMP_CWORD=2; COMP_LINE="rsr run te"; COMP_POINT=10; rsr() {{ command {re.escape(str(_rsr()))} "$@"; }}; _rsr; echo "${{COMPREPLY[@]}}"'],
-                         capture_output=True, text=True)
+    line = 'COMP_WORDS=(rsr run te); COMP_CWORD=2; COMP_LINE="rsr run te"; COMP_POINT=10'
+    call = f'{script}\n{line}; rsr() {{ command {RSR} "$@"; }}; _rsr; echo "${{COMPREPLY[@]}}"'
+    out = subprocess.run(['bash', '-c', call], capture_output=True, text=True)
     assert 'temperature' in out.stdout, out.stdout+out.stderr
     assert 'sampler.temperature=' in rsr('completion', 'words', 'run', 'sft', 'sam').stdout
 
-def _rsr():
-    from conftest import RSR
-    return RSR
-
-@pytest.mark.parametrize('args,words', [(['pairs'], 'usage: rsr pairs'), (['pairs', 'audit'], 'usage: rsr pairs'), (['compare', 'x'], 'usage: rsr compare'), (['report', 'nowhere'], 'no run here'),
-                                        (['explore', 'nowhere'], 'no run here'), (['coverage', 'nowhere.yaml', 'x.jsonl'], 'nowhere.yaml'), (['completion', 'fish'], 'usage: rsr completion'),
+@pytest.mark.parametrize('args,words', [(['pairs'], 'usage: rsr pairs'), (['pairs', 'audit'], 'usage: rsr pairs'), (['compare', 'x'], 'usage: rsr compare'),
+                                        (['report', 'nowhere'], 'no run here'), (['explore', 'nowhere'], 'no run here'),
+                                        (['coverage', 'nowhere.yaml', 'x.jsonl'], 'nowhere.yaml'), (['completion', 'fish'], 'usage: rsr completion'),
                                         (['prompts', 'customer_suport'], "Did you mean 'customer_support'?"), (['check', 'nowhere', 'trainr=trl'], 'trainer')])
 def test_bad_input_is_one_message(here, args, words):
     p = rsr(*args)

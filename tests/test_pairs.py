@@ -109,7 +109,7 @@ def test_inverted_pairs_are_dropped_and_counted_or_swapped(place):
     assert p.returncode==0 and s['pairs']==0 and s['dropped']['inverted']==30
     assert not (load_run('w').path/'train'/'dpo.jsonl').exists()
     assert rsr('format', 'w', 'formatter.inverted=swap').returncode==0
-    pairs = load_run('w').recipe and [x for x in read_jsonl('w/train/dpo.jsonl')]
+    pairs = read_jsonl('w/train/dpo.jsonl')
     assert len(pairs)==30 and all('quality 0.9' in x['chosen']['value'] or 'quality 0.8' in x['chosen']['value'] for x in pairs)
 
 def test_implausible_sides_are_asked_again(here):
@@ -130,8 +130,10 @@ def test_implausible_sides_are_asked_again(here):
         assert load_run('w2').stats()['pairs']['dpo']['dropped']=={'rejected: below the floor score':10}
 
 def test_flawed_by_rubric_needs_the_target_to_flip_and_the_rest_to_hold(here):
-    (here/'c.py').write_text('def warm(prompt, response): return "glad" in response\ndef short(prompt, response): return len(response)<120\ndef named(prompt, response): return "page" in response\n')
-    (here/'r.yaml').write_text('name: r\npass_threshold: 0.9\ncategories: {all: 1.0}\ncriteria:\n' + ''.join(f'- {{id: {i}, category: all, question: "?", weight: {w}, function: "c.py:{i}"}}\n' for i, w in (('warm', .4), ('short', .3), ('named', .3))))
+    (here/'c.py').write_text('def warm(prompt, response): return "glad" in response\ndef short(prompt, response): return len(response)<120\n'
+                             'def named(prompt, response): return "page" in response\n')
+    criteria = ''.join(f'- {{id: {i}, category: all, question: "?", weight: {w}, function: "c.py:{i}"}}\n' for i, w in (('warm', .4), ('short', .3), ('named', .3)))
+    (here/'r.yaml').write_text('name: r\npass_threshold: 0.9\ncategories: {all: 1.0}\ncriteria:\n' + criteria)
     (here/'own.yaml').write_text('cold: {description: Cold., prompt: REWRITE coldly., criteria: [warm]}\n')
     write_jsonl('in.jsonl', questions(9))
     def reply(body):
@@ -181,11 +183,11 @@ def test_people_have_the_last_word(place):
     assert c['prompt_id'] not in got or got[c['prompt_id']]['chosen']!=c['chosen']
 
 def test_two_runs_are_two_sides(place, here):
-    for w, t in (('cold', .3), ('hot', 1.2)): assert rsr('run', 'multi_sft', *options(place, f'sampler.temperature={t}', f'work_dir={w}', 'formatter.num_responses=2', 'sampling.max_rollouts=2')).returncode==0
+    for w, t in (('cold', .3), ('hot', 1.2)):
+        assert rsr('run', 'multi_sft', *options(place, f'sampler.temperature={t}', f'work_dir={w}', 'formatter.num_responses=2', 'sampling.max_rollouts=2')).returncode==0
     bought = place.stats()['samples']
     out = pair_runs('cold', 'hot', 'both', pass_threshold=.8)
     assert out['pairs']==len(read_jsonl('both/train/dpo.jsonl'))>=20 and place.stats()['samples']==bought
-    assert rsr('run', 'sft', *options(place, 'work_dir=other', 'verifier.type=mcq-llm-as-judge', 'sampling.max_rollouts=1')).returncode in (0, 1, 2)
     (here/'v2.py').write_text(VERIFIER)
     assert rsr('run', 'sft', *options(place, 'work_dir=third', 'verifier.type=v2.py:score', 'sampling.max_rollouts=1')).returncode==0
     with pytest.raises(RsrError, match='different verifiers'): pair_runs('cold', 'third', 'x')
@@ -213,5 +215,6 @@ def test_a_run_of_an_older_layout_is_brought_up_to_date(here, place):
     assert rsr('format', 'w').returncode==0 and rsr('stats', 'w').returncode==0
 
 def test_from_python(place):
-    run = package.sample('in.jsonl', recipe='temperature', model='strong', base_url=place.base_url, verifier='v.py:score', formatter=dict(pass_threshold=.8), work_dir='py', progress=False)
+    run = package.sample('in.jsonl', recipe='temperature', model='strong', base_url=place.base_url, verifier='v.py:score',
+                         formatter=dict(pass_threshold=.8), work_dir='py', progress=False)
     assert len(run.pairs())==30 and json.loads(open('py/summary/stats.json').read())['sides']['chosen']['scores']['passed']>=30

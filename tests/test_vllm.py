@@ -47,7 +47,8 @@ def test_truncation_is_the_engines_word(here, vllm):
 def ask(s, code, **env):
     "Run a few lines with vLLM's names; what they print."
     prog = f'import asyncio, sys\nfrom rsr.samplers import make_sampler, CallError\nfrom rsr.engine import run_sync\n{code}'
-    out = subprocess.run([sys.executable, '-c', prog], env={**os.environ, 'PYTHONPATH':f'{OVER_HTTP}{os.pathsep}{os.environ.get("PYTHONPATH", "")}', 'VLLM_TEST_URL':s.base_url, **env},
+    path = f'{OVER_HTTP}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'
+    out = subprocess.run([sys.executable, '-c', prog], env={**os.environ, 'PYTHONPATH':path, 'VLLM_TEST_URL':s.base_url, **env},
                          capture_output=True, text=True, timeout=60)
     assert out.returncode==0, out.stderr
     return out.stdout.strip()
@@ -102,7 +103,8 @@ def gpu():
 
 @pytest.mark.skipif(gpu() is not None, reason=f'vllm-offline for real: {gpu()}')
 def test_on_a_gpu():
-    s = make_sampler('vllm-offline', model=os.environ.get('RSR_VLLM_MODEL', 'HuggingFaceTB/SmolLM2-135M-Instruct'), max_tokens=40, engine_args=dict(max_model_len=1024, gpu_memory_utilization=.3))
+    s = make_sampler('vllm-offline', model=os.environ.get('RSR_VLLM_MODEL', 'HuggingFaceTB/SmolLM2-135M-Instruct'), max_tokens=40,
+                     engine_args=dict(max_model_len=1024, gpu_memory_utilization=.3))
     async def many(): return await asyncio.gather(*[s.ask([dict(role='user', content=f'What is {i} + 1?')], 4, i) for i in range(32)])
     out = asyncio.run(many())
     assert [len(o) for o in out]==[4]*32 and {r.outcome for o in out for r in o}<={'kept', 'truncated'} and all(o[0].prompt_tokens>5 for o in out)

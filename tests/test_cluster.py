@@ -1,0 +1,270 @@
+"A run spread over a real cluster of two Ray nodes on this machine: the same files, one budget, and what is left when an actor, a node or the driver dies."
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import rows, write_jsonl
+from loopback import spawn
+
+from rsr.data import RsrError, read_prompts
+from rsr.recipe import load_recipe
+from rsr.run import execute
+from rsr.stats import stats
+from rsr.store import Store
+
+pytestmark = pytest.mark.slow
+ray = pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
+MEM = 80*1024*1024
+
+def patiently(start):
+    "Start a node; Ray gives up after 30 s, which a busy machine may well need."
+    for i in range(4):
+        try: return start()
+        except Exception as e:
+            if i==3 or 'timed out during startup' not in str(e): raise
+
+@pytest.fixture(scope='module')
+def cluster():
+    "Two nodes with two CPUs each."
+    from ray.cluster_utils import Cluster
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    c = Cluster()
+    for dashboard in (dict(include_dashboard=False), {}): patiently(lambda more=dashboard: c.add_node(num_cpus=2, object_store_memory=MEM, **more))
+    ray.init(address=c.address, log_to_driver=False, logging_level='ERROR')
+    yield c
+    ray.shutdown()
+    c.shutdown()
+
+@pytest.fixture(scope='module')
+def process():
+    "The loopback server in a process of its own."
+    with spawn() as s: yield s
+
+@pytest.fixture
+def server(process):
+    process.reset()
+    process.set(median=0., rate=None, sigma=.2, words=20)
+    return process
+
+def recipe(server, work, *options, cluster=None, formatter=({'type':'sft'},)):
+    d = load_recipe(dict(formatter=list(formatter)), [('sampler.base_url', server.base_url), ('sampler.concurrent_requests', 12), ('sampling.max_rollouts', 8),
+                                                      ('data.input_path', 'in.jsonl'), ('work_dir', str(work)), *options])
+    return {**d, 'engine':'ray', 'cluster':{**dict(actors=2, block=10), **(cluster or {})}}
+
+def alone(d): return {k:v for k, v in d.items() if k not in ('engine', 'cluster')}
+
+def spread(d, **kw):
+    from rsr.cluster import execute_cluster
+    return execute_cluster(d, progress=False, **kw)
+
+def figures(work):
+    st = Store(work, write=False)
+    try: return stats(st)
+    finally: st.close()
+
+def balanced(work, server):
+    "Every sample that the server gave is in the ledger once; nothing was bought twice."
+    s, db = figures(work), sqlite3.connect(Path(work)/'run.db')
+    by = s['samples']['by_outcome']
+    assert sum(by.values())==s['samples']['asked'] and 'in_flight' not in by
+    given, kept = server.stats()['samples'], by['kept']
+    assert kept<=given<=kept+by.get('lost', 0), (given, by)
+    assert db.execute("SELECT count(*), count(DISTINCT prompt||'/'||text) FROM rollouts WHERE outcome='kept'").fetchone()==(kept, kept)   # the server says nothing twice
+    assert db.execute("SELECT max(n) FROM (SELECT count(*) n FROM rollouts WHERE outcome='kept' GROUP BY prompt)").fetchone()[0]<=8
+    return s
+
+def start(d, **kw):
+    "A run in a thread; its result comes in the list."
+    out = []
+    def run():
+        try: out.append(spread(d, **kw))
+        except BaseException as e: out.append(e)
+    t = threading.Thread(target=run, daemon=True)
+    t.start()
+    return t, out
+
+def wait_for(cond, seconds=60):
+    end = time.time()+seconds
+    while not (r := cond()):
+        assert time.time()<end, 'timed out'
+        time.sleep(.01)
+    return r
+
+def holders(work):
+    "The processes that work on a block: a ledger's lock names its holder."
+    pids = set()
+    for p in Path(work).glob('blocks/[0-9]*/.lock'):
+        try: pids.add(int(p.read_text()))
+        except (OSError, ValueError): pass
+    return {p for p in pids if Path(f'/proc/{p}').exists()}
+
+# ---- the same files
+
+FORMATTERS = [dict(type='sft'), dict(type='dpo', name='pairs'), dict(type='multi_sft', num_responses=3, name='multi'), dict(type='kto'), dict(type='grpo')]
+
+def test_the_same_files_as_on_one_machine(here, server, cluster):
+    write_jsonl('in.jsonl', rows(45))
+    d = recipe(server, here/'one', formatter=FORMATTERS)
+    one = execute(alone(d), progress=False)
+    bought = server.stats()['samples']
+    server.reset()
+    spread(recipe(server, here/'many', formatter=FORMATTERS))
+    names = sorted(p.name for p in Path('one/train').iterdir())
+    assert {'sft.jsonl', 'pairs.jsonl', 'multi.jsonl', 'kto.jsonl', 'grpo.jsonl', 'dataset_info.json'}<=set(names)
+    assert sorted(p.name for p in Path('many/train').iterdir())==names
+    for n in names: assert sorted(Path('many/train', n).read_text().splitlines())==sorted(Path('one/train', n).read_text().splitlines()), n
+    a, b = one.stats(), balanced('many', server)
+    assert server.stats()['samples']==bought and server.stats()['max_inflight']<=12
+    for k in ('prompts', 'samples', 'scores', 'tokens', 'rows', 'fingerprints'): assert a[k]==b[k], k
+    assert len(list(Path('many/parts').glob('rollouts-*.parquet')))==5 and not Path('many/blocks').exists()
+
+    # again, with nothing to do; then with more rollouts allowed: what is missing is asked, no more
+    server.reset()
+    spread(recipe(server, here/'many', formatter=FORMATTERS))
+    assert server.stats()['samples']==0 and figures('many')['rows']==b['rows']
+
+def test_more_rollouts_are_asked_of_those_that_lack_them(here, server, cluster):
+    server.set(rate=0.)
+    write_jsonl('in.jsonl', rows(12))
+    spread(recipe(server, here/'w', ('sampling.max_rollouts', 4), cluster=dict(block=6)))
+    assert server.stats()['samples']==48
+    write_jsonl('in.jsonl', rows(15))       # three more prompts at the end, in a new block
+    run = spread(recipe(server, here/'w', cluster=dict(block=6)))
+    assert run.stop_reason is None
+    assert server.stats()['samples']==15*8 and balanced('w', server)['prompts']=={'total':15, 'satisfied':0, 'by_stop_reason':{'max_rollouts':15}, 'bad_rows':0}
+    with pytest.raises(RsrError, match='sampled otherwise'): spread(recipe(server, here/'w', ('sampler.temperature', .1)))
+
+# ---- what dies
+
+def test_a_killed_actor_loses_what_was_in_flight(here, server, cluster):
+    server.set(median=.05, rate=0.)
+    write_jsonl('in.jsonl', rows(40))
+    t, out = start(recipe(server, here/'w', cluster=dict(block=20)))
+    wait_for(lambda: server.stats()['samples']>60 and holders('w'))
+    os.kill(min(holders('w')), signal.SIGKILL)
+    t.join(90)
+    assert out and out[0].stop_reason is None, out
+    s = balanced('w', server)
+    assert s['prompts']['by_stop_reason']=={'max_rollouts':40} and s['samples']['by_outcome']['kept']==320 and s['samples']['by_outcome'].get('lost', 0)<=24
+
+def test_a_node_that_goes_takes_nothing_with_it(here, server, cluster):
+    extra = patiently(lambda: cluster.add_node(num_cpus=2, object_store_memory=MEM))
+    server.set(median=.05, rate=0.)
+    write_jsonl('in.jsonl', rows(60))
+    d = recipe(server, here/'w', cluster=dict(block=15, actors=4, num_cpus=1))
+    t, out = start(d)
+    wait_for(lambda: server.stats()['samples']>60 and len(holders('w'))>=3)
+    here_now = holders('w')
+    cluster.remove_node(extra, allow_graceful=False)
+    t.join(90)
+    assert out and not isinstance(out[0], BaseException), out
+    assert here_now-holders('w')
+    s = balanced('w', server)
+    assert s['prompts']['by_stop_reason']=={'max_rollouts':60} and s['samples']['by_outcome']['kept']==480
+
+def test_a_killed_driver_is_resumed(here, server, cluster):
+    server.set(median=.05, rate=0.)
+    write_jsonl('in.jsonl', rows(60))
+    d = recipe(server, here/'w', cluster=dict(address=cluster.address))
+    code = 'import json, sys; from rsr.cluster import execute_cluster; execute_cluster(json.loads(sys.argv[1]), progress=False)'
+    p = subprocess.Popen([sys.executable, '-c', code, json.dumps(d)], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: server.stats()['samples']>150 or p.poll() is not None)
+    pids = holders('w')
+    p.kill(); p.wait()
+    assert pids, p.stderr.read()
+    s = subprocess.run([sys.executable, '-c', 'import sys; from rsr.parts import index_parts; print(index_parts(sys.argv[1]))', 'w'], capture_output=True, text=True)
+    assert s.returncode==0, s.stderr     # anybody may look in between
+    run = spread(d)
+    assert run.stop_reason is None and not pids&holders('w')
+    s = balanced('w', server)
+    assert s['prompts']['by_stop_reason']=={'max_rollouts':60} and s['samples']['by_outcome']['kept']==480 and s['samples']['by_outcome'].get('lost', 0)<=2*48
+
+def test_ctrl_c_keeps_what_is_in_flight(here, server, cluster):
+    server.set(median=.3, rate=0.)
+    write_jsonl('in.jsonl', rows(40))
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)
+    def interrupt(): wait_for(lambda: server.stats()['samples']>40); os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=interrupt, daemon=True).start()
+    try: run = spread(recipe(server, here/'w'))
+    finally: signal.signal(signal.SIGINT, was)
+    s = balanced('w', server)
+    assert run.stop_reason=='interrupted' and set(s['samples']['by_outcome'])=={'kept'} and s['samples']['asked']==server.stats()['samples']<320
+    server.set(median=0.)
+    assert spread(recipe(server, here/'w')).stop_reason is None and balanced('w', server)['samples']['by_outcome']=={'kept':320}
+
+def test_a_block_that_kills_its_actors_stops_the_run(here, server, cluster):
+    write_jsonl('in.jsonl', rows(4))
+    Path('v.py').write_text('import os\ndef f(response, metadata): os._exit(1)\n')
+    with pytest.raises(RsrError, match=r'block 0 \(prompts 1 and on\) has lost 2 actors'):
+        spread(recipe(server, here/'w', ('verifier.type', 'v.py:f'), cluster=dict(attempts=2)))
+    Path('v.py').write_text('def f(response, metadata): return 1.0\n')
+    assert spread(recipe(server, here/'w', ('verifier.type', 'v.py:f'))).stop_reason is None and balanced('w', server)['prompts']['satisfied']==4
+
+# ---- one budget
+
+def test_the_budget_is_one(here, server, cluster):
+    server.set(median=.01, rate=0.)
+    write_jsonl('in.jsonl', rows(60))
+    spent = lambda: sum(figures('w')['tokens'][k] for k in ('prompt', 'completion'))
+    run = spread(recipe(server, here/'w', ('budget.tokens', 6000)))
+    assert run.stop_reason=='budget' and 'budget.tokens: 6000' in run.message and 5000<spent()<=6600
+    n = server.stats()['samples']
+    assert spread(recipe(server, here/'w', ('budget.tokens', 6000))).stop_reason=='budget' and server.stats()['samples']<=n+8 and spent()<=6600   # spent is spent
+    assert spread(recipe(server, here/'w')).stop_reason is None
+    assert balanced('w', server)['prompts']['by_stop_reason']=={'max_rollouts':60}
+
+# ---- the input
+
+def test_a_bad_row_is_named_before_anything_is_sampled(here, server, cluster):
+    write_jsonl('in.jsonl', [*rows(2), dict(id='x', messages=[]), *rows(1)])
+    with pytest.raises(RsrError, match=r"2 bad input rows(.|\n)*in.jsonl, line 3 \(id 'x'\): messages is empty(.|\n)*id 'q0' is already used by in.jsonl, line 1"):
+        spread(recipe(server, here/'w'))
+    assert server.stats()['requests']==0 and not Path('w').exists()
+    with pytest.raises(RsrError, match='no file or folder'): spread(recipe(server, here/'w', ('data.input_path', 'nowhere.jsonl')))
+
+def test_inputs_are_read_as_on_one_machine(here, cluster):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from rsr.dataset import read_dataset
+    Path('d').mkdir()
+    mixed = rows(3)
+    mixed[1]['metadata'], mixed[2]['source'] = dict(answer=3, tags=['a']), 'book'
+    write_jsonl('d/a.jsonl', mixed)
+    pq.write_table(pa.Table.from_pylist(rows(2000, 10)), 'd/b.parquet')
+    Path('t.py').write_text("def odd(row): return None if row['id']=='q11' else {**row, 'seen':True}\n")
+    one = [*read_prompts('d/a.jsonl', 't.py:odd'), *read_prompts('d/b.parquet', 't.py:odd')]
+    assert list(read_dataset('d', 't.py:odd'))==one
+    data = ray.data.from_items(rows(700))
+    assert [(w, p.id) for w, p in read_dataset(data)]==[(f'row {i+1}', f'q{i}') for i in range(700)]
+
+def test_a_work_dir_that_nodes_do_not_share(here, server, cluster):
+    write_jsonl('in.jsonl', rows(2))
+    with pytest.raises(RsrError, match='must lie on a file system that all nodes of the cluster share.*does not see it'):
+        spread(recipe(server, '/proc/self/cwd/w'))      # another folder in each process
+    assert server.stats()['requests']==0 and not Path('w').exists()
+
+def test_a_run_of_one_machine_stays_there(here, server, cluster):
+    write_jsonl('in.jsonl', rows(2))
+    d = recipe(server, here/'w')
+    execute(alone(d), progress=False)
+    with pytest.raises(RsrError, match='was sampled on one machine'): spread(d)
+
+def test_strategies_for_pairs_are_for_one_machine(here, server):
+    with pytest.raises(RsrError, match='leave out engine: ray'): spread({**recipe(server, here/'w'), 'pairs':dict(strategy='x')})
+
+def test_without_ray(here):
+    write_jsonl('in.jsonl', rows(2))
+    code = '''import sys; sys.modules['ray'] = None
+from rsr.cluster import execute_cluster
+try: execute_cluster(dict(work_dir='w'))
+except Exception as e: print(type(e).__name__, e)'''
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout
+    assert out.startswith("RsrError engine: ray needs Ray: pip install 'ray[data]' pyarrow")
