@@ -258,6 +258,12 @@ def _check(where, o):
         if v is not None and (isinstance(v, bool) or not isinstance(v, (int, float)) or not 0<=v<=1): raise RsrError(f'{where}.{k}: {v!r} is not a number in [0, 1]')
     for k in ('num_responses', 'min_responses', 'max_pairs_per_prompt'):
         if k in o and (isinstance(o[k], bool) or not isinstance(o[k], int) or o[k]<1): raise RsrError(f'{where}.{k}: {o[k]!r} is not a whole number from 1')
+    if 'pass_threshold' in o and o['pass_threshold'] is None: raise RsrError(f'{where}.pass_threshold: it is missing; a number in [0, 1]')
+    for k in ('unroll', 'keep_system'):
+        if k in o and not isinstance(o[k], bool): raise RsrError(f'{where}.{k}: {o[k]!r} is not true or false')
+    c = o.get('columns')
+    if c is not None and not (isinstance(c, (list, tuple)) and all(isinstance(x, str) for x in c)):
+        raise RsrError(f'{where}.columns: {c!r} is not a list of names, e.g. [answer]')
     for k, allowed in _choices.items():
         if o.get(k) is not None and o[k] not in allowed: raise RsrError(f'{where}.{k}: '+no_such('choice', o[k], allowed))
 

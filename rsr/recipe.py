@@ -135,6 +135,17 @@ def check_value(
     if key in CHOICES and value not in CHOICES[key]: raise RsrError(f'{key}: '+no_such('choice', value, CHOICES[key]))
 
 # %% ../nbs/14_recipe.ipynb #66fcb989
+def _check_shapes(d):
+    "Check values that are more than a number or a text."
+    for k in ('work_dir', 'decontaminate'):
+        if d.get(k) is not None and not isinstance(d[k], str): raise RsrError(f'{k}: {d[k]!r} is not a path')
+    for s in ('sampler', 'verifier'):
+        if (p := d[s].get('price')) and (not isinstance(p, dict) or set(p)-{'prompt', 'completion'} or not all(isinstance(x, (int, float)) for x in p.values())):
+            raise RsrError(f'{s}.price: {p!r} is not {{prompt: …, completion: …}}, in US dollars per million tokens')
+    if not isinstance(js := d['verifier'].get('judges') or [], list) or not all(isinstance(j, dict) for j in js):
+        raise RsrError(f'verifier.judges: {js!r} is not a list of mappings')
+
+# %% ../nbs/14_recipe.ipynb #f6919990
 def check_recipe(
     d:dict   # plain data
 )->dict:     # the same with sections filled in
@@ -150,6 +161,7 @@ def check_recipe(
         for k, v in d[s].items():
             if k in opts: check_value(f'{s}.{k}', v, *opts[k])
             elif s!='verifier': raise RsrError(no_such('key', f'{s}.{k}', [f'{s}.{o}' for o in opts]))   # verifiers check their own options
+    _check_shapes(d)
     if d.get('split') is not None: check_split(d['split'])
     if d.get('pairs') is not None: check_pairs(d['pairs'])
     if d.get('engine') not in (None, *ENGINES): raise RsrError('engine: '+no_such('engine', d['engine'], ENGINES))

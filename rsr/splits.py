@@ -55,6 +55,7 @@ def stage_shares(
     formatters:list   # [Formatter, …]
 )->dict:              # {name: share}, sums to 1
     "The shares of the stages, checked."
+    if not stages or not isinstance(stages, (list, tuple, dict)): raise RsrError(f'stages: {stages!r} is not a list of formatters, or a mapping of them to shares')
     shares = {s:1/len(stages) for s in stages} if isinstance(stages, (list, tuple)) else dict(stages)
     names = [f.name for f in formatters]
     for s, v in shares.items():
@@ -81,6 +82,8 @@ def check_split(split)->dict:
         if k not in SPLIT: raise RsrError(f"split: no key '{k}'. Allowed: {', '.join(SPLIT)}")
     o = {**SPLIT, **split}
     if isinstance(o['eval'], bool) or not isinstance(o['eval'], (int, float)) or not 0<o['eval']<1: raise RsrError(f"split.eval: {o['eval']!r} is not a share in (0, 1)")
+    if not (o['by']=='prompt' or str(o['by']).startswith('metadata.')): raise RsrError(f"split.by: '{o['by']}' is not prompt or metadata.KEY")
+    if not isinstance(o['near'], bool): raise RsrError(f"split.near: {o['near']!r} is not true or false")
     return o
 
 class Sides:

@@ -180,8 +180,11 @@ def check_pairs(
         if k not in known: raise RsrError(no_such('key', f'pairs.{k}', [f'pairs.{o}' for o in known])+f" (strategy {pairs['strategy']})")
         if k in ('strong', 'weak', 'writer', 'criteria') and v is not None and not isinstance(v, dict): raise RsrError(f'pairs.{k}: {v!r} is not a mapping')
         number = isinstance(v, (int, float)) and not isinstance(v, bool) and v>=0
-        if k in ('chosen', 'rejected', 'temperature', 'n', 'top_k', 'max_chars') and not number: raise RsrError(f'pairs.{k}: {v!r} is not a number of 0 or more')
+        whole = number and isinstance(v, int) and v>=(2 if k=='n' else 0)
+        if k in ('n', 'top_k', 'max_chars', 'most_others') and not whole: raise RsrError(f'pairs.{k}: {v!r} is not a whole number')
+        if k in ('chosen', 'rejected', 'temperature') and not number: raise RsrError(f'pairs.{k}: {v!r} is not a number of 0 or more')
 
+# %% ../nbs/13_strategies.ipynb #277dc161
 def make_plan(
     pairs:dict,     # the recipe's `pairs:` section
     sampler:dict    # its `sampler:` section

@@ -1,0 +1,180 @@
+"The configuration reference says what the code does: keys, defaults, descriptions, and the page that shows them."
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from rsr.data import RsrError
+from rsr.engine import Budget
+from rsr.formatters import COMMON, FORMATTERS, make_formatter, make_formatters
+from rsr.recipe import TOP, build, check_recipe, load_recipe, parse_override, schema
+from rsr.reference import NOTES, SAID, reference, reference_markdown, targets, yaml_value
+from rsr.reward import make_scorer
+from rsr.rubric import Criterion, Rubric, load_rubric
+from rsr.samplers import HttpSampler, make_sampler
+from rsr.sampling import Sampling
+from rsr.splits import SPLIT, check_split
+from rsr.strategies import RULE, STRATEGIES, check_pairs, make_plan
+from rsr.verifiers import VERIFIERS, load_verifier
+
+ROWS = reference()
+BASE = dict(formatter=[dict(type='sft')])
+SECTIONS = list(dict.fromkeys(r['section'] for r in ROWS))
+PAGE = Path(__file__).resolve().parents[1]/'nbs'/'14_reference.ipynb'
+
+def keys(section): return [r['key'] for r in ROWS if r['section'] == section]
+def tail(key): return key.rpartition('.')[2]
+def ids(r): return f"{r['section']} {r['key']}"
+
+
+# ---- everything is in it
+
+def test_every_key_of_the_schema():
+    for s, opts in schema().items(): assert keys(s) == [f'{s}.{k}' for k in opts]
+    assert keys('recipe') == list(TOP)
+
+@pytest.mark.parametrize('name', FORMATTERS)
+def test_every_option_of_a_formatter(name):
+    assert set(map(tail, keys(f'formatter: {name}'))) == set(make_formatter(name).options)
+    assert set(map(tail, keys('formatter'))) == {'type', 'name', *COMMON}
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_every_option_of_a_strategy(name):
+    with pytest.raises(RsrError) as e: check_pairs({'strategy': name, 'no_such_option': 1})
+    allowed = set(re.findall(r'pairs\.(\w+)', str(e.value).partition('Allowed: ')[2]))
+    assert allowed == set(map(tail, keys('pairs'))) | set(map(tail, keys(f'pairs: {name}')))
+
+def test_every_option_of_a_verifier():
+    for name in VERIFIERS:
+        v = load_verifier(name)
+        assert set(map(tail, keys(f'verifier: {name}'))) == v.takes - {'response', 'metadata', 'ask', 'prompt', 'reasoning'}
+    with pytest.raises(RsrError) as e: make_scorer(dict(type='rubric', no_such_option=1))
+    allowed = set(re.findall(r'verifier\.(\w+)', str(e.value).partition('Allowed: ')[2]))
+    assert allowed == set(map(tail, keys('verifier: rubric'))) | set(inspect.signature(HttpSampler).parameters)
+
+def test_every_key_of_split_and_rubric():
+    assert set(map(tail, keys('split'))) == set(SPLIT)
+    with pytest.raises(RsrError) as e: load_rubric(dict(no_such=1))
+    assert set(str(e.value).partition('Allowed: ')[2].split(', ')) == set(keys('rubric file'))
+    with pytest.raises(RsrError) as e: Rubric('r', {'c': 1}, [dict(no_such=1)])
+    assert set(str(e.value).partition('Allowed: ')[2].split(', ')) == set(keys('rubric file: criteria'))
+
+@pytest.mark.parametrize('r', ROWS, ids=ids)
+def test_each_is_described(r):
+    assert len(r['what']) > 3 and r['what'] != r['allowed'], 'put a comment behind the parameter, or a line in SAID'
+    assert not re.search(r'\b(None|True|False)\b|\bseed \'', r['what']), 'a recipe is YAML'
+    assert r['type'] in ('int', 'float', 'bool', 'str', 'dict', 'list', 'any', 'list or dict')
+
+def test_nothing_is_explained_that_is_not_there():
+    assert set(SAID) <= {r['key'] for r in ROWS} and set(NOTES) <= set(SECTIONS)
+    seen = [(r['section'], r['key']) for r in ROWS]
+    assert len(seen) == len(set(seen))
+
+
+# ---- defaults, from what is built without the key
+
+def built():
+    "{(section, key): value} of everything that a recipe without options makes."
+    d = build(load_recipe(BASE, ['sampler.base_url=http://localhost:1/v1']))
+    out = {('sampling', f'sampling.{k}'): v for k, v in vars(d['sampling']).items()}
+    plain = vars(make_sampler('openai-compatible-api', base_url='http://localhost:1/v1'))
+    out |= {(s, f'{s}.{k}'): plain[k] for s in ('sampler', 'verifier') for k in inspect.signature(HttpSampler).parameters if k not in ('base_url', 'api_key', 'temperature')}
+    _, (judge,) = make_scorer(dict(type='mcq-llm-as-judge', model='m'))
+    out |= {('sampler', 'sampler.temperature'): plain['temperature'], ('verifier', 'verifier.temperature'): judge['temperature'], ('verifier', 'verifier.type'): d['verifier'].name}
+    out |= {('budget', f'budget.{k}'): v for k, v in d['budget'].limits.items()} | {('resume', 'resume.mix'): d['mix']}
+    for n in FORMATTERS: out |= {(f'formatter: {n}', f'formatter.{k}'): v for k, v in make_formatter(n).options.items()}
+    out |= {('formatter', f'formatter.{k}'): getattr(make_formatter('sft'), k) for k in ('thinking', 'keep_system')}
+    out |= {('split', f'split.{k}'): v for k, v in check_split({}).items()}
+    out |= {('pairs', f'pairs.{k}'): v for k, v in RULE.items()}
+    plan, hot = make_plan(dict(strategy='rubric_selection'), {}), make_plan(dict(strategy='temperature'), {})
+    out |= {('pairs: rubric_selection', 'pairs.n'): plan.sampling['max_rollouts'], ('pairs: rubric_selection', 'pairs.temperature'): plan.chosen['temperature'],
+            ('pairs: temperature', 'pairs.chosen'): hot.chosen['temperature'], ('pairs: temperature', 'pairs.rejected'): hot.rejected['temperature']}
+    r, c = Rubric('r', {'c': 1}, [dict(id='a', question='?', category='c')]), Criterion('a')
+    out |= {('rubric file', k): getattr(r, k) for k in ('description', 'pass_threshold', 'mode', 'combine', 'structured')}
+    out.pop(('verifier', 'verifier.drop_truncated'))   # of a judge there is no such thing
+    return out | {('rubric file: criteria', k): getattr(c, k) for k in vars(c) if k != 'id'}
+
+def test_each_default_is_what_is_built():
+    made, said = built(), {(r['section'], r['key']): r['default'] for r in ROWS}
+    assert made.keys() <= said.keys() and len(made) > 80
+    assert {k: v for k, v in made.items() if v != said[k]} == {}
+    assert {k for k in said if k[0] in ('sampling', 'sampler') and k not in made} == {('sampler', 'sampler.type'), ('sampler', 'sampler.base_url'), ('sampler', 'sampler.api_key')}
+
+def test_targets():
+    for n in FORMATTERS:
+        assert targets(n)[0] == make_formatter(n).target
+        for t in targets(n): make_formatter(n, target=t)
+
+
+# ---- what it names is accepted, and nothing else is
+
+def recipe_with(r, key, value):
+    "A recipe with one key, checked as far as that goes without a model."
+    head, _, name = r['section'].partition(': ')
+    more = dict(pairs=dict(strategy=name or 'temperature')) if head == 'pairs' else dict(verifier=dict(type=name)) if head == 'verifier' and name else {}
+    if head == 'formatter': more = dict(formatter=[dict(type=name or 'sft')])
+    if head == 'pairs': more['formatter'] = [dict(type='dpo')]
+    d = load_recipe({**BASE, **more}, [(key, value)])
+    make_formatters(d['formatter'])
+    if head == 'verifier' and name: make_scorer({'base_url': 'http://localhost:1/v1', 'rubric': 'helpful_answer', **d['verifier']} if name == 'rubric' else d['verifier'])
+    if d.get('pairs'): check_pairs(d['pairs'])
+    return d
+
+GOOD = {'formatter': [dict(type='sft')], 'formatter.type': 'sft', 'pairs.strategy': 'temperature', 'pairs': dict(strategy='temperature'), 'split': {},
+        'verifier.rubric': 'helpful_answer'}
+IN_RECIPE = [r for r in ROWS if not r['section'].startswith('rubric file')]
+
+@pytest.mark.parametrize('r', IN_RECIPE, ids=ids)
+def test_each_key_is_accepted(r):
+    d = recipe_with(r, r['key'], GOOD.get(r['key'], r['default']))
+    assert check_recipe(d)
+
+@pytest.mark.parametrize('r', [r for r in IN_RECIPE if r['section'] != 'verifier'], ids=ids)
+def test_a_key_that_is_not_in_it_is_refused(r):
+    wrong = r['key']+'x'
+    assert wrong not in {r['key'] for r in ROWS}
+    with pytest.raises(RsrError, match=f"{tail(wrong)}'"): recipe_with(r, wrong, 1)
+
+def test_a_verifier_refuses_what_the_reference_has_not():
+    with pytest.raises(RsrError, match='no option'): make_scorer(load_recipe(BASE, ['verifier.tpe=1'])['verifier'])
+
+RANGED = [r for r in ROWS if re.fullmatch(r'[\d.,]+ to ([\d.,]+|10\^\d+)(, or auto)?', r['allowed'])]
+
+@pytest.mark.parametrize('r', RANGED, ids=ids)
+def test_the_ranges_are_those_that_are_checked(r):
+    lo, hi = r['allowed'].removesuffix(', or auto').split(' to ')
+    lo, hi = float(lo.replace(',', '')), 10**int(hi[3:]) if '^' in hi else float(hi.replace(',', ''))
+    num = int if r['type'] == 'int' else float
+    for v in (lo, hi): load_recipe(BASE, [(r['key'], num(v))])
+    for v in (num(lo)-1, num(hi)+1):
+        with pytest.raises(RsrError, match='is not in'): load_recipe(BASE, [(r['key'], v)])
+
+CHOOSE = [r for r in ROWS if re.fullmatch(r'\w+(, \w+)+', r['allowed']) and r['section'].startswith(('formatter: ', 'data', 'recipe')) and r['key'] != 'formatter']
+
+@pytest.mark.parametrize('r', CHOOSE, ids=ids)
+def test_each_choice_is_one(r):
+    for v in r['allowed'].split(', '): recipe_with(r, r['key'], v)
+    with pytest.raises(RsrError): recipe_with(r, r['key'], 'no such choice')
+
+@pytest.mark.parametrize('r', [r for r in ROWS if r['section'] in schema() and r['default'] is not None], ids=ids)
+def test_a_default_can_be_copied_into_a_command(r):
+    assert parse_override(f"{r['key']}={yaml_value(r['default'])}".replace("''", ''))[1] in (r['default'], None, '')
+
+
+# ---- the page
+
+def test_the_page_is_what_the_code_says_now():
+    cells = json.loads(PAGE.read_text(encoding='utf-8'))['cells']
+    saved = [''.join(o['data']['text/markdown']) for c in cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})]
+    assert saved == [reference_markdown()], 'run the notebook again: nbs/_build.py run --only 14_reference'
+
+def test_the_tables_are_tables():
+    lines = [x for x in reference_markdown().splitlines() if x.startswith('| `')]
+    assert len(lines) == len(ROWS)
+    assert {len(re.findall(r'(?<!\\)\|', x)) for x in lines} == {6}
+    assert [re.match(r'\| `([^`]+)`', x)[1] for x in lines] == [r['key'] for r in ROWS]
+
+def test_sampling_and_budget_have_no_more_than_their_sections():
+    assert set(vars(Sampling())) == set(map(tail, keys('sampling'))) and set(Budget().limits) == set(map(tail, keys('budget')))
