@@ -143,9 +143,13 @@ def _plain_pairs(rollouts, pass_at, fail_at, least, greatest, order, most):
     return out
 
 # %% ../nbs/06_formatters.ipynb #1f7ffd0a
+_signs = {'+':'plus', '-':'minus', '−':'minus', '–':'minus', '*':'times', '×':'times', '·':'times', '/':'over', '÷':'over', '=':'equals', '<':'below', '>':'above', '^':'to the'}
+_sign = re.compile(r'(?<=[\w)])\s*([-+−–*×·/÷=<>^])\s*(?=-?[\d(])|(?<![\w)])([-−])(?=\d)')
+
 def normalised(text)->str:
-    "Words only: case, spaces and punctuation levelled."
-    return re.sub(r'[\W_]+', ' ', text.casefold()).strip()
+    "Words only: case, spaces and punctuation levelled; signs before numbers are words, for 9 + 4 is not 9 - 4."
+    text = _sign.sub(lambda m: f' {_signs[m[1] or m[2]]} ', text.casefold())
+    return re.sub(r'[\W_]+', ' ', text).strip()
 
 def minhash(
     text:str,   # any text

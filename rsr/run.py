@@ -81,10 +81,14 @@ def prompts(self:Run):
 # %% ../nbs/15_run.ipynb #88efede4
 @patch(as_prop=True)
 def rollouts(self:Run):
-    "One row per rollout, with its score."
-    return self._frame('''SELECT p.id prompt, r.idx, r.step, r.outcome, s.value score, r.text, r.reasoning, r.finish_reason,
-            r.prompt_tokens, r.completion_tokens, r.latency, r.error, r.key
+    "One row per rollout, with its score; with its side, where the run has two."
+    df = self._frame('''SELECT p.id prompt, r.idx, r.step, r.outcome, s.value score, r.text, r.reasoning, r.finish_reason,
+            r.prompt_tokens, r.completion_tokens, r.latency, r.error, r.key, r.sampler side
         FROM rollouts r JOIN prompts p ON p.key=r.prompt LEFT JOIN scores s ON s.rollout=r.key AND s.verifier=? ORDER BY r.prompt, r.idx''', 'verifier')
+    st = Store(self.path, write=False)
+    sides = {k:s for s, ks in st.get('sides', {}).items() for k in ks}
+    st.close()
+    return df.assign(side=df.side.map(sides)) if sides else df.drop(columns='side')
 
 @patch(as_prop=True)
 def scores(self:Run):
@@ -356,6 +360,7 @@ def _place(key, value, sch):
     if key in sch and isinstance(value, dict): return [(f'{key}.{k}', v) for k, v in value.items()]
     if '.' in key: return [(key, value)]
     if key=='formatter' and isinstance(value, dict) and 'type' not in value: return [(f'formatter.{k}', v) for k, v in value.items()]
+    if key=='pairs' and isinstance(value, dict) and 'strategy' not in value: return [(f'pairs.{k}', v) for k, v in value.items()]
     if key in TOP: return [(key, value)]
     for s in ('sampling', 'sampler', 'data', 'budget', 'resume'):
         if key in sch[s]: return [(f'{s}.{key}', value)]
