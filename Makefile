@@ -76,7 +76,7 @@ notebooks: install  ## run the numbered notebooks and the index, save their outp
 	$(RUN) nbdev_export
 	$(RUN) python nbs/_build.py readme
 
-tutorials: model  ## run nbs/tutorials/ and save their outputs (long)
+tutorials: model .venv-trl/.installed  ## run nbs/tutorials/ and save their outputs (half an hour; one of them trains with TRL)
 	$(RUN) python nbs/_build.py run --tutorials
 
 readme: install  ## make README.md from nbs/index.ipynb

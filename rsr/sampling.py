@@ -205,7 +205,7 @@ def _send(self:Loop, st, seq):
         n = min(st.unsent, self.sampler.max_n)
         if not (st.valid or st.inflight): st.blind = self.round
         new = range(st.idx, st.idx+n)
-        keys = list(self.store.ask(st.prompt.key, new, st.step, self.sampler_key, self.sampler.max_tokens, st.blind==self.round,
+        keys = list(self.store.ask(st.prompt.key, new, st.step, self.sampler_key, self.sampler.max_tokens, st.blind==self.round or not self.o.early_stop,
                                    self.side.source(st.prompt) if self.side else None))
         st.unsent -= n; st.idx += n; st.tries += n; st.asked += n
     st.inflight += len(keys); self.sending += 1
