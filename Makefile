@@ -37,7 +37,7 @@ demo: model  ## sample 32 short questions with the embedded model; writes to out
 	@$(RUN) rsr demo
 
 test: model  ## pytest, then every notebook
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest -n 2 --dist loadfile
 	$(RUN) nbdev_test --do_print
 
 # each trainer in an environment of its own, made anew when its pins change

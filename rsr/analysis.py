@@ -109,7 +109,11 @@ def explore(args, argv):
     "Explore a run in the browser: move thresholds, read responses, label them, review pairs, write the files."
     from rsr.explore import serve
     (path,), opts = split_args('explore', args, 1, 1, ('port', 'browser'))
-    serve(path, opts.get('port'), opts.get('browser', True))
+    port = opts.get('port')
+    if port is not None and not (isinstance(port, int) and 0<port<65536):
+        from rsr.data import RsrError
+        raise RsrError(f'rsr explore: port: {port!r} is not a number from 1 to 65535')
+    serve(path, port, opts.get('browser', True))
     return 0
 
 # %% ../nbs/20_analysis.ipynb #290afd3d
@@ -126,17 +130,25 @@ def methods(args, argv):
 def pairs(args, argv):
     "Audit preference pairs (length shortcuts, give-away words, margins, refusals …), make pairs of two runs over the same prompts, or compare strategies."
     what = args[0] if args else ''
-    if what not in PAIRS: raise usage_of('pairs')
+    if what and what not in PAIRS:
+        from rsr.data import RsrError, no_such
+        raise RsrError('rsr pairs: '+no_such('command', what, PAIRS))
+    if not what: raise usage_of('pairs')
     return PAIRS[what](args[1:])
 
 def _audit(args):
     from rsr.audit import audit, audit_table
     from rsr.run import Run
     (src,), opts = split_args('pairs', args, 1, 1, ('json',))
-    d = audit(Run(src).pairs() if (Path(src)/'run.db').is_file() else src)
+    is_run = (Path(src)/'run.db').is_file()
+    if not (pairs := Run(src).pairs() if is_run else src):
+        from rsr.data import RsrError
+        raise RsrError(f'{src}: no pair was made; `rsr stats {src}` says why')
+    d = audit(pairs)
     out(as_json(d) if opts.get('json') else audit_table(d))
     return int(d['verdict']=='bad')
 
+# %% ../nbs/20_analysis.ipynb #283e4a36
 def _join(args):
     from rsr.run import pair_runs
     (a, b, to), opts = split_args('pairs', args, 3, 3)
@@ -167,6 +179,9 @@ def coverage(args, argv):
     (tax, made), opts = split_args('coverage', args, 2, 2)
     split_args('coverage', [tax, made, *[f'{k}=1' for k in opts if not k.startswith('judge.')]], 2, 2, ('production', 'work_dir', 'fit', 'json'))
     t, production, code = load_taxonomy(tax), opts.get('production'), 0
+    if opts.get('fit') and not production:
+        from rsr.data import RsrError
+        raise RsrError('rsr coverage: fit needs production=FILE, the inputs whose weights to take')
     if production and (judge := _judge(opts)): production, code = _labelled(t, production, judge, opts.get('work_dir'))
     d, v = coverage(t, made, production), diversity(made, style=t.style_dimension, limits=t.word_limits)
     out(as_json(dict(coverage=d, diversity=v)) if opts.get('json') else coverage_table(d)+'\n\n'+diversity_table(v))
@@ -188,8 +203,6 @@ def _labelled(t, production, judge, work_dir):
 
 def _fit(t, production, path):
     "Write the refitted taxonomy."
-    from rsr.data import RsrError
     from rsr.store import Atomic
-    if not production: raise RsrError('rsr coverage: fit needs production=FILE, the inputs whose weights to take')
     with Atomic(path) as f: f.write(t.fit(production).to_yaml().encode())
     return f"{path} written, with production's weights; what production never shows keeps a weight near zero"

@@ -342,6 +342,7 @@ def checklist_table(
 
 OPTIONS = 'trainer', 'tokenizer', 'earlier', 'labels', 'taxonomy', 'production', 'validation', 'decontaminate'
 
+# %% ../nbs/18_checklist.ipynb #c284254e
 def checklist_options(
     options:dict   # as the command line gives them
 )->dict:           # keyword arguments of `checklist`
@@ -349,4 +350,8 @@ def checklist_options(
     for k, v in options.items():
         if k not in OPTIONS: raise RsrError(no_such('option', k, (*OPTIONS, 'json')))
         if not isinstance(v, str) or not v: raise RsrError(f'{k}: {v!r} is not a text')
+        if k in ('labels', 'production', 'validation') and not Path(v).is_file(): raise RsrError(f'{k}: no file {v}')
+        if k=='taxonomy':
+            from rsr.taxonomy import load_taxonomy
+            load_taxonomy(v)   # raises with what is wrong
     return {**options, **({'earlier':[p for p in options['earlier'].split(',') if p]} if 'earlier' in options else {})}

@@ -99,7 +99,10 @@ def _rewrite(r, options):
     if bad: raise RsrError(f"rsr format takes formatter, split, stages and decontaminate options only, not '{bad[0]}': everything else would need new samples or scores "
                            f"(rsr run … work_dir={r.path})")
     d = load_recipe(r.recipe, options)
+    before = {k:v['rows'] for k, v in r.stats()['rows'].items()}
     for name, n in format_files(r.path, d, make_formatters(d['formatter'])).items():
+        if not n and before.get(name):
+            print(f'rsr: {name} had {before[name]} rows, under other options (rsr format takes those of the recipe, and what is given here)', file=sys.stderr)
         _print(f"{r.path/(name if name.startswith('eval/') else 'train/'+name)}: {n} rows"+('' if n else ' (not written: trainers refuse an empty file)'))
     return 0
 
@@ -125,7 +128,9 @@ def prompts(args, argv):
         for n in taxonomy_names(): _print(f'{n:20} {load_taxonomy(n).description}')
         return 0
     if '=' in args[0]: raise usage_of('prompts')
-    opts = prompts_options(args[1:])
+    opts, t = prompts_options(args[1:]), load_taxonomy(args[0])
+    if not opts.get('sampler') and (not t.templates or opts.get('turns', 1)!=1 or opts.get('templates') is False):
+        print('rsr: no sampler.model and no sampler.base_url: the embedded model writes, which is small and slow', file=sys.stderr)
     m = make_prompts(args[0], **opts)
     _print(prompts_summary(m))
     if m.stop_reason and m.work_dir: _print(f'go on with: {_resume_hint(m.work_dir, argv)}')
@@ -187,7 +192,7 @@ def init(args, argv):
     from rsr.data import RsrError, no_such
     from rsr.recipe import RECIPES, recipe_names
     if not args:
-        for n in recipe_names(): _print(f"{n:10} {(RECIPES/f'{n}.yaml').read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        for n in recipe_names(): _print(f"{n:26} {(RECIPES/f'{n}.yaml').read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
         return 0
     if args[0] not in recipe_names(): raise RsrError(no_such('recipe', args[0], recipe_names()))
     path = Path(args[1] if len(args)>1 else f'{args[0]}.yaml')

@@ -118,7 +118,8 @@ def _failed(self:Engine, e, sent, wait):
     since, limit = now-max(self.last_ok or 0, self.first_fail), self.patience
     if not self.last_ok and e.kind not in ('rate', 'timeout'): limit = min(limit, 30)
     self.note = f'{e} — trying again'
-    if since>limit: raise self.stop(RunBroken(f'no answer for {since:.0f} s, the last error was: {e}'))
+    hint = '' if self.last_ok or e.kind!='network' else '. Is the server running, and is sampler.base_url right?'
+    if since>limit: raise self.stop(RunBroken(f'no answer for {since:.0f} s, the last error was: {e}{hint}'))
     return delay
 
 # %% ../nbs/03_engine.ipynb #8923f062

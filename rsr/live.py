@@ -135,3 +135,9 @@ def run(self:Live)->Run:
     if self.result: return self.result
     if not self.recipe.get('work_dir'): raise RsrError('the run has not begun')
     return Run(self.recipe['work_dir'])
+
+# %% ../nbs/16_live.ipynb #cea7823c
+@patch
+def __getattr__(self:Live, name):
+    if name.startswith('_') or not hasattr(Run, name): raise AttributeError(f"'Live' has no attribute '{name}'; its run is .run, at the end .wait() gives it")
+    return getattr(self.run, name)

@@ -214,6 +214,9 @@ def build(
     "The sampler, verifier, judge, formatters and options that a recipe names."
     smp, ver = _clean(d['sampler']), _clean(d['verifier'])
     plan = make_plan(d['pairs'], smp) if d.get('pairs') else None
+    for k in ('max_rollouts', 'early_stop') if plan else ():
+        if k in plan.sampling and d['sampling'].get(k, plan.sampling[k])!=plan.sampling[k]:
+            raise RsrError(f"sampling.{k}: {d['pairs']['strategy']} needs {plan.sampling[k]!r} (pairs.n says how many responses); leave it out")
     if plan: d['formatter'] = [pair_options(f, d['pairs']) for f in d['formatter']]
     sampler, budget = make_sampler(**_clean(plan.chosen if plan else smp)), d['budget']
     price = model_price(smp.get('model'), smp.get('price')) if budget.get('usd') is not None or smp.get('price') else None

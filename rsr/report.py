@@ -34,10 +34,12 @@ def html_table(
     "Rows as an HTML table; verdicts become classes."
     if not rows: return '<p class="none">nothing</p>'
     cols = columns or list(rows[0])
-    def cell(c, v): return f'<td class="v-{esc(v).replace("/", "")}">{esc(v)}</td>' if c=='verdict' else f'<td>{esc(v)}</td>'
+    def text(v): return f'{v:.3g}' if isinstance(v, float) else v
+    def cell(c, v): return f'<td class="v-{esc(v).replace("/", "")}">{esc(v)}</td>' if c=='verdict' else f'<td>{esc(text(v))}</td>'
     head = ''.join(f'<th>{esc(c)}</th>' for c in cols)
     return f'<table><tr>{head}</tr>'+''.join('<tr>'+''.join(cell(c, r.get(c)) for c in cols)+'</tr>' for r in rows)+'</table>'
 
+# %% ../nbs/19_report.ipynb #3949001e
 def figure_html(name, caption, ax)->str:
     "A figure as an image inside the page."
     f = io.BytesIO()

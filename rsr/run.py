@@ -49,6 +49,7 @@ class Run:
     @property
     def recipe(self)->dict:
         "What was run, secrets masked."
+        if not (self.path/'recipe.yaml').is_file(): raise RsrError(f'{self.path}: this run was ended before it began; give the same `rsr run` again')
         return check_recipe(yaml.safe_load((self.path/'recipe.yaml').read_text(encoding='utf-8')))
 
     @property

@@ -401,6 +401,7 @@ def stop(self:Loop, why, exc=None):
 def _break(self:Loop, e):
     "Something went wrong that stops the run."
     if isinstance(e, sqlite3.Error): e = ledger_error(e)
+    elif isinstance(e, RsrError) and not isinstance(e, (RunBroken, Stopped)): e = RunBroken(str(e))   # something has been sampled
     self.error = self.error or e
     self.stop('broken', Stopped(str(e)))
 

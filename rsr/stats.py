@@ -100,6 +100,11 @@ def _rows(v):
     if 'positive_share' in v: more.append(f"{v['positive_share']:.0%} labelled true, {v['left_out']} left out for the balance")
     if v.get('dropped'): more.append(f"{v['dropped']} dropped: nothing left of the answer without its thinking")
     return f"{v['rows']} rows"+(f" ({'; '.join(more)})" if more else '')
+def _side(v):
+    "The scores of one side of the pairs."
+    c = v['scores']
+    return (f"passed {c['passed']} of {c['passed']+c['failed']+c['between']} scored; "
+            f"corrected for early stopping {_pct(v['pass_rate']['corrected'])}{_interval(v['pass_rate'])}")
 def _list(d): return ', '.join(f'{k} {v}' for k, v in d.items()) or 'none'
 
 # %% ../nbs/09_stats.ipynb #8c2818ec
@@ -111,8 +116,9 @@ def table(
     lines = [('prompts', f"{p['total']}: {_list(p['by_stop_reason'])}"+(f" ({p['bad_rows']} bad input rows skipped)" if p['bad_rows'] else '')),
              ('rollouts', f"{s['asked']}: {_list(s['by_outcome'])}"),
              ('scores', f"passed {c['passed']}, failed {c['failed']}, between {c['between']}, unscored {c['unscored']}"),
-             ('pass rate', f"{_pct(r['pooled'])} of all that were scored; per prompt {_pct(r['plain'])}, corrected for early stopping {_pct(r['corrected'])}{_interval(r)}"),
-             *[('  '+s, f"passed {v['scores']['passed']} of {v['scores']['passed']+v['scores']['failed']+v['scores']['between']} scored") for s, v in d.get('sides', {}).items()],
+             ('pass rate', None if 'sides' in d else f"{_pct(r['pooled'])} of all that were scored; per prompt {_pct(r['plain'])}, "
+              f"corrected for early stopping {_pct(r['corrected'])}{_interval(r)}"),
+             *[('  '+s, _side(v)) for s, v in d.get('sides', {}).items()],
              *[('pairs', f"{v['pairs']}, from {v['prompts']} prompts"+(f", {v['swapped']} of them turned round" if v['swapped'] else '')+f"; not made: {_list(v['dropped'])}")
                for v in (d.get('pairs') or {}).values()],
              ('tokens', f"{t['prompt']:,} prompt, {t['completion']:,} completion"+(f" (judge: {t['judge']:,})" if t['judge'] else '')),
@@ -121,4 +127,7 @@ def table(
              *[('file', f"{k}: {_rows(v)}") for k, v in d['rows'].items()]]
     cut = s['by_outcome'].get('truncated', 0)
     if cut>.2*s['asked']: lines.append(('hint', f"{cut/s['asked']:.0%} of the rollouts were cut at sampler.max_tokens and asked again: raise it, or ask for shorter answers"))
+    if c['between'] and any(not v['rows'] for v in d['rows'].values()):
+        lines.append(('hint', f"{c['between']} responses lie between fail_threshold and pass_threshold, and a file is empty: "
+                              '`rsr format RUN formatter.fail_threshold=…` makes use of them'))
     return '\n'.join(f'{k:10} {v}' for k, v in lines if v is not None)

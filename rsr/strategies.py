@@ -11,12 +11,13 @@ __all__ = ['STRATEGIES', 'RULE', 'Plan', 'strategy', 'strong_vs_weak', 'temperat
 # %% ../nbs/13_strategies.ipynb #3526a202
 import functools, inspect, math, re
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from .data import Rollout, RsrError, fingerprint, load_function, no_such
 from .flaws import flaw_messages, flaw_of, flaw_problem, introduce_flaw, load_flaws
 from .formatters import EPS, passed
 from .pairs import find_pairs, implausible
+from .samplers import HttpSampler
 from .sampling import Loop, Side
 from .splits import prompt_text
 from .verifiers import split_thinking
@@ -167,6 +168,7 @@ class RuleSampler:
         return [Rollout(introduce_flaw(messages[-1]['content'], self.flaws[messages[-1]['flaw']]), finish_reason='stop', outcome='kept')]
 
 # %% ../nbs/13_strategies.ipynb #d41ac138
+_sampler_keys = ['type', *(f.name for f in fields(HttpSampler))]
 RULE = dict(min_margin=0.15, max_margin=None, floor=None, inverted='drop')   # of every strategy: the margin is the seed's
 
 def check_pairs(
@@ -179,6 +181,8 @@ def check_pairs(
     for k, v in pairs.items():
         if k not in known: raise RsrError(no_such('key', f'pairs.{k}', [f'pairs.{o}' for o in known])+f" (strategy {pairs['strategy']})")
         if k in ('strong', 'weak', 'writer', 'criteria') and v is not None and not isinstance(v, dict): raise RsrError(f'pairs.{k}: {v!r} is not a mapping')
+        for o in (v or {}) if k in ('strong', 'weak', 'writer') else ():
+            if o not in _sampler_keys: raise RsrError(no_such('key', f'pairs.{k}.{o}', [f'pairs.{k}.{x}' for x in _sampler_keys]))
         number = isinstance(v, (int, float)) and not isinstance(v, bool) and v>=0
         whole = number and isinstance(v, int) and v>=(2 if k=='n' else 0)
         if k in ('n', 'top_k', 'max_chars', 'most_others') and not whole: raise RsrError(f'pairs.{k}: {v!r} is not a whole number')
