@@ -89,6 +89,7 @@ def format_(args, argv):
     r = Run(args[0])
     return _rewrite(r, args[1:])
 
+# %% ../nbs/20_cli.ipynb #c61b1304
 def _rewrite(r, options):
     "Write the files of a run with options on top of its recipe."
     from rsr.data import RsrError
@@ -99,7 +100,8 @@ def _rewrite(r, options):
     if bad: raise RsrError(f"rsr format takes formatter, split, stages and decontaminate options only, not '{bad[0]}': everything else would need new samples or scores "
                            f"(rsr run … work_dir={r.path})")
     d = load_recipe(r.recipe, options)
-    before = {k:v['rows'] for k, v in r.stats()['rows'].items()}
+    try: before = {k:v['rows'] for k, v in r.stats()['rows'].items()}
+    except RsrError: before = {}    # of an older layout: it is brought up to date by what follows
     for name, n in format_files(r.path, d, make_formatters(d['formatter'])).items():
         if not n and before.get(name):
             print(f'rsr: {name} had {before[name]} rows, under other options (rsr format takes those of the recipe, and what is given here)', file=sys.stderr)
@@ -166,6 +168,8 @@ def _words(words):
     if name=='prompts' and len(words)==2:
         from rsr.taxonomy import taxonomy_names
         return taxonomy_names()
+    if name=='pairs' and len(words)==2: return ['audit', 'join', 'compare']
+    if name=='rubric' and len(words)==2: return ['validate']
     return re.findall(r'\b([\w.]+=)', COMMANDS[name][1]) if name in COMMANDS else []
 
 # %% ../nbs/20_cli.ipynb #73265e4f

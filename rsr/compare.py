@@ -187,7 +187,7 @@ def compare_table(
 )->str:
     "A comparison as lines of text."
     out = [f"A  {d['a']}", f"B  {d['b']}", 'changed', *_changed_lines(d)]
-    named = [('pass rate', [('all prompts', d['pass_rate'])]),
+    named = [('pass rate (of blind rollouts: those sent before anything was known of their prompt)', [('all prompts', d['pass_rate'])]),
              (f"criteria ({len(d['criteria'])} compared)", [(r['criterion']+' (changed)'*r['changed'], r) for r in d['criteria']]),
              (f"cells ({len(d['cells'])} compared)", [(_shown(f"{r['dimension']}: {r['value']}", 40), r) for r in d['cells'][:cells]])]
     wide = max(len(n) for _, rows in named for n, _ in rows)

@@ -22,24 +22,27 @@ class Budget:
         usd:float=None,      # US dollars
         tokens:int=None,     # prompt and completion tokens together
         minutes:float=None,  # wall clock of this process
-        price=None           # (prompt, completion) US dollars per token; None: unknown
+        price=None,          # (prompt, completion) US dollars per token; None: unknown
+        judge_price=None     # of the judge's tokens; None: the same
     ):
         if usd is not None and price is None:
             raise RsrError('budget.usd needs prices: give sampler.price: {prompt: …, completion: …} (US dollars per million tokens)')
         self.limits, self.price, self.t0 = dict(usd=usd, tokens=tokens, minutes=minutes), price or (0., 0.), time.monotonic()
+        self.judge_price, self.dearer = judge_price or self.price, 0.   # dearer: dollars that the judge's tokens cost more
         self.prompt = self.completion = self.calls = 0
 
     @property
     def tokens(self): return self.prompt+self.completion
     @property
-    def usd(self): return self.prompt*self.price[0]+self.completion*self.price[1]
+    def usd(self): return self.prompt*self.price[0]+self.completion*self.price[1]+self.dearer
     @property
     def minutes(self): return (time.monotonic()-self.t0)/60
 
 # %% ../nbs/03_engine.ipynb #b0ce10c6
 @patch
-def spend(self:Budget, prompt, completion):
+def spend(self:Budget, prompt, completion, judge=False):
     "Count what a call cost, in tokens."
+    if judge: self.dearer += prompt*(self.judge_price[0]-self.price[0])+completion*(self.judge_price[1]-self.price[1])
     self.prompt += prompt; self.completion += completion; self.calls += 1
 
 @patch

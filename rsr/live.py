@@ -137,7 +137,7 @@ def run(self:Live)->Run:
     return Run(self.recipe['work_dir'])
 
 # %% ../nbs/16_live.ipynb #cea7823c
-@patch
-def __getattr__(self:Live, name):
+def _of_the_run(self, name):
     if name.startswith('_') or not hasattr(Run, name): raise AttributeError(f"'Live' has no attribute '{name}'; its run is .run, at the end .wait() gives it")
     return getattr(self.run, name)
+Live.__getattr__ = _of_the_run

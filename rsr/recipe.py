@@ -46,7 +46,7 @@ def schema()->dict:
     smp = {'type':(str, None), **_fields(HttpSampler)}
     return dict(data=dict(input_path=(str, None), transform=(str, None), on_bad_row=(str, 'stop')), sampling=_fields(Sampling),
                 sampler=smp, verifier={**{k:v for k, v in smp.items() if k!='drop_truncated'}, 'type':(str, 'mcq-rlvr'), 'temperature':(float, 0.0)},
-                budget=_params(Budget.__init__, ('self', 'price')), resume=dict(mix=(bool, False)), cluster=_fields(Cluster))
+                budget=_params(Budget.__init__, ('self', 'price', 'judge_price')), resume=dict(mix=(bool, False)), cluster=_fields(Cluster))
 
 # %% ../nbs/14_recipe.ipynb #5dfd5ae1
 def read_recipe(
@@ -220,6 +220,7 @@ def build(
     if plan: d['formatter'] = [pair_options(f, d['pairs']) for f in d['formatter']]
     sampler, budget = make_sampler(**_clean(plan.chosen if plan else smp)), d['budget']
     price = model_price(smp.get('model'), smp.get('price')) if budget.get('usd') is not None or smp.get('price') else None
+    judge_price = model_price(ver.get('model'), ver.get('price')) if price and (ver.get('model') or ver.get('price')) else None
     if ver.get('judges'): ver['judges'] = [_clean(j) for j in ver['judges']]
     verifier, judges = make_scorer(ver)
     if verifier.name=='rubric': d['formatter'] = [rubric_defaults(f, verifier.rubric.pass_threshold) for f in d['formatter']]
@@ -227,8 +228,8 @@ def build(
     if d.get('stages'): stage_shares(d['stages'], formatters)
     if plan and not any(f.type=='dpo' for f in formatters): raise RsrError('pairs: a strategy needs a formatter of type dpo')
     own = dict(plan=plan, rejected=make_sampler(**_clean(plan.rejected)) if plan.rejected and not plan.by_rule else None) if plan else {}
-    return dict(sampler=sampler, verifier=verifier, judges=[make_sampler(**j) for j in judges], formatters=formatters,
-                sampling=Sampling(**{**d['sampling'], **(plan.sampling if plan else {})}), budget=Budget(price=price, **budget), mix=d['resume'].get('mix', False), **own)
+    common = dict(verifier=verifier, judges=[make_sampler(**j) for j in judges], formatters=formatters, mix=d['resume'].get('mix', False), **own)
+    return dict(sampler=sampler, sampling=Sampling(**{**d['sampling'], **(plan.sampling if plan else {})}), budget=Budget(price=price, judge_price=judge_price, **budget), **common)
 
 def _clean(opts): return {k:expand(v) if k in ('api_key', 'base_url', 'headers') else v for k, v in opts.items() if v!='***'}
 

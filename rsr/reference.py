@@ -51,7 +51,8 @@ SAID = {'work_dir':'the run directory; null: output/YYYYMMDD_HHMMSS; one that ho
 SAID |= {'sampler.type':'how the model is asked; null: by base_url and model', 'sampler.temperature':'of the samples: higher is more varied',
          'sampler.top_p':'only the most likely tokens that make up this share are sampled from', 'verifier.type':'what scores a response',
          'verifier.temperature':'of the judge', 'verifier.top_p':'of the judge', 'verifier.system_prompt':'put before what the judge is sent',
-         'verifier.prompt_template':'text with {prompt}, put around what the judge is sent', 'verifier.price':"not used: a judge's tokens are counted at the price of `sampler:`",
+         'verifier.prompt_template':'text with {prompt}, put around what the judge is sent',
+         'verifier.price':"{prompt, completion} of the judge: US dollars per million tokens; null: the price list's, else that of `sampler:`",
          'verifier.judges':'several judges: a list of mappings with the options of `sampler:`, each on top of those that stand in `verifier:`'}
 SAID |= {'formatter.type':'what kind of training the file is for; required', 'formatter.target':"which trainer the rows are for; null: the formatter's own",
          'formatter.style':'standard: plain strings, where every prompt is one user turn; null: as the trainer has it',

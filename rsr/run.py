@@ -103,10 +103,11 @@ def _valid(d): return ('kept',) if d['sampler'].get('drop_truncated', True) else
 def _stats(store, d):
     "The figures of a run under its recipe."
     o = make_formatter(**d['formatter'][0]).options
-    s = d['sampler']
+    s, v = d['sampler'], d['verifier']
     price = model_price(s.get('model'), s.get('price')) if s.get('model') or s.get('price') else None
     fail = None if o.get('strategy') else o.get('fail_threshold', None if d['verifier'].get('type')=='rubric' else 0.0)
-    return stats(store, o.get('pass_threshold', 1.0), fail, _valid(d), price)
+    judge_price = model_price(v.get('model'), v.get('price')) if price and (v.get('model') or v.get('price')) else None
+    return stats(store, o.get('pass_threshold', 1.0), fail, _valid(d), price, judge_price)
 
 @patch
 def stats(self:Run)->dict:

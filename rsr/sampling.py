@@ -28,7 +28,7 @@ class Sampling:
     max_steps: int = 8          # steps per prompt, at most; "auto" ignores it
     early_stop: bool = True     # stop a prompt when every formatter is satisfied
     give_up: float = None       # stop a prompt whose chance to be satisfied is below this, in (0, 1)
-    seed: int = None            # makes a run on the local model reproducible
+    seed: int = None            # makes a run on the local model reproducible; to the letter only with sampler.concurrent_requests: 1
     window: int = 4096          # prompts that are open at once, at most (memory)
 
 # %% ../nbs/08_sampling.ipynb #82751028
@@ -320,7 +320,7 @@ def _asker(self:Loop, r):
     "How a verifier asks the judges about one rollout, through the engine and into the ledger: a function, or a list of several; None without a judge."
     def keep(key):
         def f(j):
-            if j.outcome!='failed': self.budget.spend(j.prompt_tokens, j.completion_tokens)
+            if j.outcome!='failed': self.budget.spend(j.prompt_tokens, j.completion_tokens, judge=True)
             self.n['tokens'] += j.prompt_tokens+j.completion_tokens
             self.store.add_call('judge', r.key, key, j)
         return f

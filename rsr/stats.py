@@ -64,21 +64,22 @@ def pass_rate(
     return dict(plain=plain, pooled=k/n if n else None, corrected=est, interval=ci and list(ci))
 
 # %% ../nbs/09_stats.ipynb #6f2f5e84
-def _usage(store, price):
+def _usage(store, price, judge_price=None):
     "Tokens and, where prices are known, US dollars."
     t = [store.db.execute(f'SELECT coalesce(sum(prompt_tokens),0), coalesce(sum(completion_tokens),0) FROM {t}').fetchone() for t in ('rollouts', 'calls')]
     p, c = map(sum, zip(*t))
-    return dict(prompt=p, completion=c, judge=sum(t[1])), (p*price[0]+c*price[1] if price else None)
+    return dict(prompt=p, completion=c, judge=sum(t[1])), (sum(a*b for ts, q in zip(t, (price, judge_price or price)) for a, b in zip(ts, q)) if price else None)
 
 def stats(
     store,                        # Store
     pass_threshold:float=1.0,     # in [0, 1]
     fail_threshold:float=0.0,     # in [0, 1]; None: whatever does not pass
     outcomes=('kept',),           # which rollouts are valid
-    price=None                    # (prompt, completion) in US dollars per token
+    price=None,                   # (prompt, completion) in US dollars per token
+    judge_price=None              # of the judge's tokens; None: the same
 )->dict:
     "The figures of a run, counted in its ledger."
-    tokens, cost = _usage(store, price)
+    tokens, cost = _usage(store, price, judge_price)
     name = lambda k: (store.config(k) or [None])[0]
     more = dict(sides={s:dict(scores=score_counts(store, pass_threshold, fail_threshold, outcomes, ks), pass_rate=pass_rate(store, pass_threshold, outcomes, ks))
                        for s, ks in store.get('sides', {}).items()}, pairs=store.get('pairs'))

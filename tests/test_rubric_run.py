@@ -62,3 +62,15 @@ def test_rubric_command(here):
     write_jsonl('labels.jsonl', [])
     p = rsr('rubric', 'validate', 'helpfull_answer', 'labels=labels.jsonl')
     assert p.returncode==2 and 'helpful_answer' in p.stderr and 'Traceback' not in p.stderr
+
+def test_the_judges_tokens_have_their_own_price(here):
+    with Loopback(reply=judge, rate=.5) as s:
+        mine_, theirs = dict(prompt=1., completion=2.), dict(prompt=100., completion=200.)
+        r = go(s.base_url, price=mine_, ver=dict(base_url=s.base_url, model='j', price=theirs))
+        db = sqlite3.connect('run/run.db')
+        sums = [db.execute(f'SELECT sum(prompt_tokens), sum(completion_tokens) FROM {t}').fetchone() for t in ('rollouts', 'calls')]
+        cost = sum((p*q['prompt']+c*q['completion'])/1e6 for (p, c), q in zip(sums, (mine_, theirs)))
+        assert sums[1][0] and r.stats()['cost']==pytest.approx(cost)
+        again = go(s.base_url, {**RUB, 'name':'other', 'criteria':[{**c, 'question':c['question']+' Really?'} for c in RUB['criteria']]}, price=mine_,
+                   ver=dict(base_url=s.base_url, model='j', price=theirs), overrides=['budget.usd=0.002'])
+        assert again.exit_code==3          # the judge's dollars end the run
