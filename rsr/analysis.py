@@ -60,7 +60,7 @@ def split_args(
     return words, opts
 
 # %% ../nbs/20_analysis.ipynb #b475ceb4
-@command('RUN [trainer=trl|llamafactory] [tokenizer=PATH] [earlier=RUN,…] [labels=FILE] [taxonomy=FILE] [production=FILE] [decontaminate=FILE] [json=true]',
+@command('RUN [trainer=trl|llamafactory] [tokenizer=PATH] [earlier=RUN,…] [labels=FILE] [validation=FILE] [taxonomy=FILE] [production=FILE] [decontaminate=FILE] [json=true]',
          'rsr check output/20260101_120000 trainer=trl')
 def check(args, argv):
     "Work through the checklist before training: validated, covered, stable, well-formed, held out, balanced, clean. Exit code 1: do not train on it yet."

@@ -148,8 +148,7 @@ def _near_prompts(texts, most=2000):
     "(share of distinct prompts that resemble an earlier one, of how many), or why that is not known."
     texts = sorted(set(texts))
     if len(texts)>most: texts = random.Random(0).sample(texts, most)
-    try: groups = Groups()
-    except RsrError: return None, 'near-duplicate prompts were not looked for: pip install datasketch'
+    groups = Groups()
     for i, t in enumerate(texts): groups.add(i, t[:2000], i)
     near = sum(k!=i for i, k in groups.keys.items())/len(texts)
     return near, f'{_pct(near)} of {len(texts):,} prompts resemble another'

@@ -156,8 +156,7 @@ def minhash(
     n:int=3     # words per shingle
 ):
     "A MinHash of a text's word n-grams (datasketch)."
-    try: from datasketch import MinHash
-    except ImportError: raise RsrError("near-duplicates need datasketch: pip install datasketch") from None
+    from datasketch import MinHash
     words, m = normalised(text).split(), MinHash(128)
     m.update_batch([' '.join(words[i:i+n]).encode() for i in range(max(1, len(words)-n+1))])
     return m

@@ -123,8 +123,7 @@ class Seen:
         self.near, self.exact, self.levelled, self.hashes = near, {}, {}, {}
         if near is None: return
         if isinstance(near, bool) or not isinstance(near, (int, float)) or not 0<near<=1: raise RsrError(f'near: {near!r} is not a number above 0 and up to 1, e.g. 0.8')
-        try: from datasketch import MinHashLSH
-        except ImportError: raise RsrError('near-duplicates need datasketch: pip install datasketch, or near=None') from None
+        from datasketch import MinHashLSH
         self.lsh = MinHashLSH(near, 128)
 
 # %% ../nbs/10_slots.ipynb #9dc84144

@@ -37,8 +37,7 @@ def share_of(key, salt='split')->float:
 class Groups:
     "Near-duplicate prompts under one key; fed in the order of the input."
     def __init__(self, threshold:float=0.6):
-        try: from datasketch import MinHashLSH
-        except ImportError: raise RsrError("split: near-duplicates need datasketch: pip install datasketch, or set split.near: false") from None
+        from datasketch import MinHashLSH
         self.lsh, self.keys = MinHashLSH(threshold, 128), {}
 
     def add(self, id_, text, key):
