@@ -1,6 +1,7 @@
 """Files that train: each pitfall of the trainers is avoided by what rsr writes, or found by the lint in a file made by hand; bad input is written right or refused.
 
 The hand-made files are in tests/trainers/cases.py, where `make test-trainers` holds them against the trainers themselves."""
+import collections
 import json
 import sys
 from pathlib import Path
@@ -322,7 +323,12 @@ def test_10_mb_answers(here, server):
 def test_system_turns_and_histories(here, server):
     rows = [dict(id='system', messages=[S('Be brief.'), U('q')]), dict(id='history', messages=[U('q'), A('a'), U('q2')]),
             dict(id='both', messages=[S('s'), U('q'), A('a'), U('q2')])]
-    server.set(reply=lambda body: '\\boxed{A}' if len(server.log)%2 else '\\boxed{B}')
+    asked = collections.Counter()
+    def reply(body):
+        "Right and wrong in turn for each prompt, whatever the order in which requests arrive."
+        asked[key := json.dumps(body['messages'])] += 1
+        return '\\boxed{A}' if asked[key]%2 else '\\boxed{B}'
+    server.set(reply=reply)
     run = run_of(server, [dict(**r, metadata=dict(answer='A')) for r in rows], 'dpo')
     s = accounted(run, 3)
     for t in 'llamafactory', 'trl':
