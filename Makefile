@@ -6,7 +6,7 @@ RUN    := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 FIRSTS := $(PYTHON) $(filter-out $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10)
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo test test-trainers notebooks tutorials readme lint check bench clean
+.PHONY: help install model demo test test-trainers test-cluster notebooks tutorials readme lint check bench clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,6 +39,10 @@ demo: model  ## sample 32 short questions with the embedded model; writes to out
 test: model  ## pytest, then every notebook
 	$(RUN) python -m pytest -n 2 --dist loadfile
 	$(RUN) nbdev_test --do_print
+
+test-cluster: install  ## also over two hosts (network namespaces: as root, with iproute2), and from an object store (moto)
+	@$(PY) -m pip install -qq --disable-pip-version-check 'moto[server]>=5'
+	$(RUN) env RSR_HOSTS=1 python -m pytest -q tests/test_hosts.py tests/test_cluster.py
 
 # each trainer in an environment of its own, made anew when its pins change
 TORCH   := torch==2.13.0

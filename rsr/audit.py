@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['MIN_PAIRS', 'MIN_MARGIN', 'FEW_LOW', 'STARK', 'SHORTCUT', 'WORDS', 'PREFIX', 'RARE', 'NEAR', 'GINI', 'ITEMS',
-           'WANTED', 'BLUE', 'ORANGE', 'audit_item', 'unusable', 'order', 'ties', 'margins', 'length', 'prefix',
-           'thinking', 'refusals', 'duplicates', 'per_prompt', 'giveaway_words', 'form', 'audit', 'audit_table',
-           'plot_audit']
+           'WANTED', 'SIDES', 'audit_item', 'unusable', 'order', 'ties', 'margins', 'length', 'prefix', 'thinking',
+           'refusals', 'duplicates', 'per_prompt', 'giveaway_words', 'form', 'audit', 'audit_table', 'plot_audit']
 
 # %% ../nbs/16_audit.ipynb #95cdb98f
 import math, random
 from collections import Counter
 from statistics import NormalDist
 from .data import RsrError, no_such
-from .formatters import EPS
+from .pairs import EPS
 from .giveaways import FORM, SEEN, facts, length_odds, log_odds, pair_words, read_pairs, share, side_auc, words_accuracy
 from .splits import Groups
+from .style import COLOURS, head, row_names, say_nothing, style, tidy
 
-# %% ../nbs/16_audit.ipynb #f2850ea3
+# %% ../nbs/16_audit.ipynb #26dcdef8
 MIN_PAIRS = 50          # below, Wilson's interval around a half is wider than ±0.13: a shortcut of 0.6 could not be told from none
 MIN_MARGIN = 0.15       # seed 'DPO Quality Requirements'
 FEW_LOW = 0.10          # share of pairs below the margin from which it is bad; judgement
@@ -28,19 +28,23 @@ PREFIX = 0.50, 0.80     # median share of a pair before its texts part; judgemen
 RARE = 0.01             # a share of pairs that is an accident, not yet a habit; judgement
 NEAR = 0.10             # share of prompts that resemble an earlier one; judgement
 GINI = 0.30             # how unequally the pairs are spread over prompts; judgement
-ITEMS = {}              # name -> function(pairs, groups) -> dict(verdict, number, detail, todo, …)
 
-def audit_item(name):
+# %% ../nbs/16_audit.ipynb #f2850ea3
+ITEMS = {}   # name -> function(pairs, groups) -> dict(verdict, number, detail, todo, …)
+
+def audit_item(
+    name:str   # as the table shows it
+):             # a decorator
     "Register a function of (pairs, groups) as an item of the audit."
     def _(f): ITEMS[name] = f; return f
     return _
 
 def _grade(x, levels): return 'bad' if x>=levels[1] else 'warn' if x>=levels[0] else 'ok'
-def _pct(x): return f'{x:.0%}' if x in (0, 1) or .01<=x<=.99 else f'{x:.2%}'
+def _pct(x): return f'{x:.0%}' if x<1e-4 or .01<=x<=.99 or x>1-1e-4 else f'{x:.2%}'
 def _list(*counts): return ', '.join(f'{n} {what}' for n, what in counts if n) or 'none'
 def _few(n): return dict(verdict='n/a', number=None, detail=f'too few pairs to tell: {n}, and {MIN_PAIRS} are needed', todo='')
 
-# %% ../nbs/16_audit.ipynb #a6aa2372
+# %% ../nbs/16_audit.ipynb #dfaafe7a
 @audit_item('unusable')
 def unusable(ps, groups):
     "Pairs with an empty or garbled side, or with one text on both."
@@ -50,8 +54,8 @@ def unusable(ps, groups):
     return dict(verdict='bad' if empty+same+torn else 'ok', number=empty+same+torn, todo='drop them: there is nothing to prefer',
                 detail=_list((empty, 'with an empty side'), (same, 'with the same text on both'), (torn, 'with a loop or broken characters')))
 
+# %% ../nbs/16_audit.ipynb #e1aaed9b
 def _margins(ps): return [p['margin'] for p in ps if p['margin'] is not None]
-
 def _none_known(ps): return dict(verdict='n/a', number=None, detail='the pairs carry no scores', todo='') if not _margins(ps) else None
 
 @audit_item('order')
@@ -60,6 +64,7 @@ def order(ps, groups):
     n = sum(m<-EPS for m in _margins(ps))
     return _none_known(ps) or dict(verdict='bad' if n else 'ok', number=n, detail=_list((n, 'with the higher score on the rejected side')), todo='swap or drop them')
 
+# %% ../nbs/16_audit.ipynb #3cb832e4
 @audit_item('ties')
 def ties(ps, groups):
     "Pairs whose sides score the same."
@@ -88,7 +93,7 @@ def _worse(*found):
     x, (lo, hi) = max(found, key=lambda f: abs(f[0]-.5))
     return x, 'ok' if lo<=.5<=hi else _grade(round(.5+abs(x-.5), 9), SHORTCUT)
 
-# %% ../nbs/16_audit.ipynb #381b87a9
+# %% ../nbs/16_audit.ipynb #fead2430
 def _lengths(ps):
     "(chosen, rejected, unit): tokens where all are known, else words."
     import numpy as np
@@ -96,20 +101,26 @@ def _lengths(ps):
     c, r = ([p[f'{k}_tokens'] if known else p['sides'][i]['words'] for p in ps] for i, k in enumerate(('chosen', 'rejected')))
     return np.array(c, float), np.array(r, float), 'tokens' if known else 'words'
 
+def _length_bins(c, r):
+    "Edges for both histograms; spaced by ratio where the lengths span more than a factor of eight."
+    import numpy as np
+    lo, hi = max(1, min(c.min(), r.min())), max(2, c.max(), r.max())+1
+    edges = np.unique(np.geomspace(lo, hi, 26).round()) if hi>8*lo else np.arange(lo, hi+(w := -(-(hi-lo)//25)), w)
+    return dict(edges=edges.tolist(), counts=[np.histogram(np.clip(v, 1, None), edges)[0].tolist() for v in (c, r)])
+
+# %% ../nbs/16_audit.ipynb #876d6973
 @audit_item('length')
 def length(ps, groups):
     "Does length tell which side was chosen?"
     import numpy as np
     c, r, unit = _lengths(ps)
-    lo, hi = max(1, min(c.min(), r.min())), max(2, c.max(), r.max())+1
-    edges = np.unique(np.geomspace(lo, hi, 26).round()) if hi>8*lo else np.arange(lo, hi+(w := -(-(hi-lo)//25)), w)
     longer, auc = share((c>r)+(c==r)/2, groups), side_auc(c, r, groups)
-    d = dict(unit=unit, median=[float(np.median(c)), float(np.median(r))], ratio=float(np.median((c+1)/(r+1))), longer=longer, auc=auc, odds=length_odds(c, r),
-             edges=edges.tolist(), counts=[np.histogram(np.clip(v, 1, None), edges)[0].tolist() for v in (c, r)])
+    half = lambda x: float(np.median(x))
+    d = dict(unit=unit, median=[half(c), half(r)], ratio=half((c+1)/(r+1)), longer=longer, auc=auc, odds=length_odds(c, r), **_length_bins(c, r))
     if len(ps)<MIN_PAIRS: return {**_few(len(ps)), **d}
     x, verdict = _worse(longer, auc)
-    which = 'longer' if x>.5 else 'shorter'
-    return dict(verdict=verdict, number=x, **d, todo=f'pair texts of like length (drop the pairs where the chosen one is much {which}), or use a length-normalised loss',
+    return dict(verdict=verdict, number=x, **d,
+                todo='pair texts of like length: rsr format RUN formatter.dpo.max_length_ratio=1.5 makes no pair of more unequal ones; or train with a length-normalised loss',
                 detail=f"chosen longer in {_pct(longer[0])} ({_pct(longer[1][0])} to {_pct(longer[1][1])}), median ratio {d['ratio']:.2f}; "
                        f"AUC of length {auc[0]:.2f} ({auc[1][0]:.2f} to {auc[1][1]:.2f}), odds ×{d['odds']:.3g} when the {unit} double")
 
@@ -134,6 +145,7 @@ def thinking(ps, groups):
                 detail=_list((any_, 'with a thinking tag'), (one, 'on one side only'), (torn, 'opened and not closed, or the reverse')),
                 todo='formatter.thinking: strip (both sides), and drop what was cut within its thinking')
 
+# %% ../nbs/16_audit.ipynb #8822a694
 @audit_item('refusals')
 def refusals(ps, groups):
     "Answers that refuse."
@@ -141,11 +153,11 @@ def refusals(ps, groups):
     return dict(verdict='bad' if max(c, r)>RARE*len(ps) else 'warn' if c+r else 'ok', number=c+r, detail=_list((c, 'chosen'), (r, 'rejected')),
                 todo='drop them, unless refusing is what the pairs teach: a chosen refusal trains refusing, a rejected one is no plausible mistake')
 
-# %% ../nbs/16_audit.ipynb #8822a694
+# %% ../nbs/16_audit.ipynb #d978cb8c
 def _prompt_text(p): return '\n'.join(m['content'] for m in p['prompt'] if m['role']!='system')
 
 def _near_prompts(texts, most=2000):
-    "(share of distinct prompts that resemble an earlier one, of how many), or why that is not known."
+    "(share of distinct prompts that resemble an earlier one, the same in words)."
     texts = sorted(set(texts))
     if len(texts)>most: texts = random.Random(0).sample(texts, most)
     groups = Groups()
@@ -153,7 +165,7 @@ def _near_prompts(texts, most=2000):
     near = sum(k!=i for i, k in groups.keys.items())/len(texts)
     return near, f'{_pct(near)} of {len(texts):,} prompts resemble another'
 
-# %% ../nbs/16_audit.ipynb #d2c70d2d
+# %% ../nbs/16_audit.ipynb #83b0cc99
 @audit_item('duplicates')
 def duplicates(ps, groups):
     "Pairs, texts and prompts that repeat."
@@ -165,9 +177,9 @@ def duplicates(ps, groups):
     ids, mixed = again(t for t, _ in asked), again(g for _, g in asked)
     near, said = _near_prompts(_prompt_text(p) for p in ps)
     n = max(pairs, *texts, ids)/len(ps)
-    verdict = 'bad' if both or mixed or n>10*RARE else 'warn' if pairs or n>RARE or (near or 0)>NEAR else 'ok'
+    verdict = 'bad' if both or mixed or n>10*RARE else 'warn' if pairs or n>RARE or near>NEAR else 'ok'
     names = 'pairs again', 'in both directions', 'chosen texts again', 'rejected texts again', 'prompts under two ids', 'ids of two prompts'
-    return dict(verdict=verdict, number=near if (near or 0)>NEAR and n<=RARE else n, near=near, detail=_list(*zip((pairs, both, *texts, ids, mixed), names))+f'; {said}',
+    return dict(verdict=verdict, number=near if near>NEAR and n<=RARE else n, near=near, detail=_list(*zip((pairs, both, *texts, ids, mixed), names))+f'; {said}',
                 todo='drop repeated pairs; keep one of each text; look at what near-duplicate prompts have in common (rsr.diversity)')
 
 # %% ../nbs/16_audit.ipynb #d727dd5b
@@ -181,34 +193,38 @@ def per_prompt(ps, groups):
                 detail=f'{len(n)} prompts, {n.mean():.2f} pairs each, at most {n[-1]}; Gini {gini:.2f}', todo='set max_pairs_per_prompt: a few prompts have most of the votes')
 
 # %% ../nbs/16_audit.ipynb #32c86652
+def _telling_words(table, n, most=20):
+    "{side: [{word, chosen, rejected, z}, …]}: the words of `pair_words` that stand out among n pairs, the most telling first."
+    import numpy as np
+    (_, word, side), vocab = table
+    y, x = (np.bincount(word[side==s], minlength=len(vocab)) for s in (1, -1))
+    z, seen = log_odds(y, x, n)[1], y+x>=SEEN
+    cut = NormalDist().inv_cdf(1-.025/max(1, int(seen.sum())))
+    order = sorted(np.flatnonzero(seen&(np.abs(z)>cut)), key=lambda i: (-abs(z[i]), vocab[i]))
+    rows = [dict(word=vocab[i], chosen=int(y[i]), rejected=int(x[i]), z=float(z[i])) for i in order]
+    return {k:[r for r in rows if r['z']*s>0][:most] for k, s in (('chosen', 1), ('rejected', -1))}
+
+# %% ../nbs/16_audit.ipynb #8e83ea57
+def _shown(text, most=40):
+    "A word or name from the data, safe to print."
+    return ''.join(c if c.isprintable() else '�' for c in str(text)[:most])+'…'*(len(str(text))>most)
+
+# %% ../nbs/16_audit.ipynb #404edbee
 @audit_item('words')
 def giveaway_words(ps, groups):
     "Do words tell which side was chosen?"
-    import numpy as np
     if len(ps)<MIN_PAIRS: return _few(len(ps))
-    (pair, word, side), vocab = table = pair_words(ps)
-    y, x = (np.bincount(word[side==s], minlength=len(vocab)) for s in (1, -1))
-    d, z = log_odds(y, x, len(ps))
-    cut = NormalDist().inv_cdf(1-.025/max(1, int((y+x>=SEEN).sum())))   # so that chance brings one word in twenty such lists
-    order = sorted(np.flatnonzero((y+x>=SEEN)&(np.abs(z)>cut)), key=lambda i: (-abs(z[i]), vocab[i]))
-    rows = [dict(word=vocab[i], chosen=int(y[i]), rejected=int(x[i]), z=float(z[i])) for i in order]
-    top = {k:[r for r in rows if r['z']*s>0][:20] for k, s in (('chosen', 1), ('rejected', -1))}
-    acc, (lo, hi) = words_accuracy(ps, groups, table)
+    table = pair_words(ps)
+    top, (acc, (lo, hi)) = _telling_words(table, len(ps)), words_accuracy(ps, groups, table)
     say = '; '.join(f"{k}: {', '.join(_shown(r['word']) for r in v[:5])}" for k, v in top.items() if v) or 'no word stands out'
     return dict(verdict='ok' if lo<=.5 else _grade(acc, WORDS), number=acc, accuracy=(acc, (lo, hi)), top=top,
                 detail=f'words alone get {_pct(acc)} right ({_pct(lo)} to {_pct(hi)}); {say}',
                 todo='read a few pairs with these words: if they are not what the pairs should teach, change how that side is prompted, or drop them')
 
-# %% ../nbs/16_audit.ipynb #649c03e2
-def _shown(text, most=40):
-    "A word or name from the data, safe to print."
-    return ''.join(c if c.isprintable() else '�' for c in str(text)[:most])+'…'*(len(str(text))>most)
-
-@audit_item('form')
-def form(ps, groups):
-    "Do lists, marks, first words or endings tell which side was chosen?"
+# %% ../nbs/16_audit.ipynb #32e0834e
+def _telling_forms(ps, groups):
+    "[{feature, chosen, rejected, accuracy}, …]: the features that stand out, the most telling first."
     import numpy as np
-    if len(ps)<MIN_PAIRS: return _few(len(ps))
     seen = Counter(f for p in ps for s in p['sides'] for f in s['form'])
     names = [k for k in FORM if seen[k]]+[k for k, n in sorted(seen.items(), key=lambda t: (-t[1], t[0])) if k not in FORM and n>=max(SEEN, .04*len(ps))][:20]
     cut, rows = NormalDist().inv_cdf(1-.025/max(1, len(names))), []
@@ -216,7 +232,14 @@ def form(ps, groups):
         c, r = (np.array([k in p['sides'][i]['form'] for p in ps]) for i in (0, 1))
         b, x = int((c&~r).sum()), int((r&~c).sum())
         if abs(b-x)>cut*math.sqrt(max(1, b+x)): rows.append(dict(feature=k, chosen=float(c.mean()), rejected=float(r.mean()), accuracy=share((c.astype(int)-r+1)/2, groups)))
-    rows.sort(key=lambda r: (-abs(r['accuracy'][0]-.5), r['feature']))
+    return sorted(rows, key=lambda r: (-abs(r['accuracy'][0]-.5), r['feature']))
+
+# %% ../nbs/16_audit.ipynb #ded99d41
+@audit_item('form')
+def form(ps, groups):
+    "Do lists, marks, first words or endings tell which side was chosen?"
+    if len(ps)<MIN_PAIRS: return _few(len(ps))
+    rows = _telling_forms(ps, groups)
     x, verdict = _worse(*[r['accuracy'] for r in rows]) if rows else (.5, 'ok')
     say = '; '.join(f"{_shown(r['feature'])}: {_pct(r['chosen'])} of chosen, {_pct(r['rejected'])} of rejected" for r in rows[:3]) or 'nothing stands out'
     return dict(verdict=verdict, number=.5+abs(x-.5), features=rows[:20], detail=say, todo='level it: ask for the same form on both sides, strip the mark, or drop truncated texts')
@@ -240,7 +263,6 @@ def _items(ps, names, flaw=None):
 
 # %% ../nbs/16_audit.ipynb #0a8b14cb
 def _part(whole, ps, names, flaw):
-    "The audit of a group; what has been looked at already is not looked at again."
     if len(ps)<MIN_PAIRS: return dict(n=len(ps), items=[])
     return whole if len(ps)==whole['n'] and not flaw else _items(ps, names, flaw)
 
@@ -261,7 +283,6 @@ def audit(
 
 # %% ../nbs/16_audit.ipynb #0e384cae
 def _cell(i):
-    "A number with its verdict."
     x = i['number']
     return '–' if x is None else (f'{x:,}' if isinstance(x, int) else f'{x:.2f}')+{'warn':' !', 'bad':' !!'}.get(i['verdict'], '')
 
@@ -270,6 +291,11 @@ def _lay(rows, left=1):
     wide = [max(map(len, c)) for c in zip(*rows)]
     return ['  '.join(v.ljust(w) if i<left else v.rjust(w) for i, (v, w) in enumerate(zip(r, wide))).rstrip() for r in rows]
 
+def _group_lines(key, parts, names):
+    cells = {v:[_cell(i) for i in g['items']] or ['too few']+['']*(len(names)-1) for v, g in parts.items()}
+    return _lay([(key, 'pairs', *names), *[(_shown(v), f"{g['n']:,}", *cells[v]) for v, g in parts.items()]])
+
+# %% ../nbs/16_audit.ipynb #a0cd4ff5
 def audit_table(
     d:dict   # as `audit` gives it
 )->str:
@@ -279,55 +305,46 @@ def audit_table(
     todo = [f"  {i['item']}: {i['todo']}" for i in d['items'] if i['todo']]
     if todo: lines += ['', 'what to do', *todo]
     for k, parts in d['groups'].items():
-        if not parts: continue
-        rows = [(k, 'pairs', *[i['item'] for i in d['items']])]
-        for v, g in parts.items(): rows.append((_shown(v), f"{g['n']:,}", *([_cell(i) for i in g['items']] or ['too few']+['']*(len(rows[0])-3))))
-        lines += ['', *_lay(rows)]
+        if parts: lines += ['', *_group_lines(k, parts, [i['item'] for i in d['items']])]
     return '\n'.join(lines)
 
-# %% ../nbs/16_audit.ipynb #a0cd4ff5
-BLUE, ORANGE = '#0072B2', '#D55E00'   # Okabe and Ito's, told apart by all kinds of colour vision
-
-def _nothing(ax, why): ax.axis('off'); ax.text(.5, .5, why, ha='center', transform=ax.transAxes, color='#666666')
+# %% ../nbs/16_audit.ipynb #66ae8b8f
+SIDES = dict(chosen=dict(facecolor=COLOURS['blue'], alpha=.5), rejected=dict(edgecolor=COLOURS['vermillion'], facecolor='none', hatch='////', lw=1.2))
 
 def _plot_length(ax, f):
-    "Lengths of both sides."
-    for side, v, style in zip(('chosen', 'rejected'), f['counts'], (dict(color=BLUE, alpha=.45), dict(edgecolor=ORANGE, facecolor='none', hatch='////', lw=1.2))):
-        ax.stairs(v, f['edges'], fill=True, label=f"{side}, median {f['median'][side!='chosen']:.0f}", **style)
+    for (side, look), counts, median in zip(SIDES.items(), f['counts'], f['median']): ax.stairs(counts, f['edges'], fill=True, label=f'{side}, median {median:.0f}', **look)
     if f['edges'][-1]>8*f['edges'][0]:
         ax.set_xscale('log'); ax.minorticks_off()
         ax.set_xticks([x for k in range(7) for x in (10**k, 2*10**k, 5*10**k) if f['edges'][0]<=x<=f['edges'][-1]])
-    ax.set(ylim=(0, 1.4*max(map(max, f['counts']))), xlabel=f"length in {f['unit']}", ylabel='texts', title=f"Length: AUC {f['auc'][0]:.2f}")
-    ax.xaxis.set_major_formatter('{x:.0f}'); ax.legend(frameon=False, fontsize=8, loc='upper left')
+    ax.xaxis.set_major_formatter('{x:.0f}')
+    head(ax, f"Length: AUC {f['auc'][0]:.2f}", f"length in {f['unit']}", 'texts', 1)
 
+# %% ../nbs/16_audit.ipynb #7684db1e
 def _plot_margins(ax, f):
-    "Margins, with the least that is wanted."
-    ax.set(xlabel='margin: chosen score − rejected score', ylabel='pairs', title='Margins')
-    if 'counts' not in f: return _nothing(ax, 'the pairs carry no scores')
-    ax.stairs(f['counts'], f['edges'], fill=True, color=BLUE, alpha=.45)
-    ax.axvline(MIN_MARGIN, color=ORANGE, ls='--', lw=1.2, label=f'least wanted, {MIN_MARGIN}')
-    ax.legend(frameon=False, fontsize=8)
+    if 'counts' not in f: say_nothing(ax, 'the pairs carry no scores')
+    else:
+        ax.stairs(f['counts'], f['edges'], fill=True, **SIDES['chosen'])
+        ax.axvline(MIN_MARGIN, color=COLOURS['vermillion'], ls='--', lw=1.2, label=f'least wanted, {MIN_MARGIN}')
+    head(ax, 'Margins', 'chosen score − rejected score', 'pairs')
 
-# %% ../nbs/16_audit.ipynb #26fd162a
+# %% ../nbs/16_audit.ipynb #6488b47a
 def _plot_words(ax, f, most=8):
-    "The words that give the side away."
-    rows = sorted((r for v in f.get('top', {}).values() for r in v[:most]), key=lambda r: r['z'])
-    said = f"Words: {_pct(f['accuracy'][0])} right" if 'accuracy' in f else 'Words'
-    ax.set(xlabel='z of the log-odds', title=said)
-    if not rows: return _nothing(ax, 'no word stands out')
-    bars = ax.barh(range(len(rows)), [r['z'] for r in rows], color=[BLUE if r['z']>0 else ORANGE for r in rows], alpha=.6)
-    for b, r in zip(bars, rows): b.set_hatch('' if r['z']>0 else '////')
-    ax.set_yticks(range(len(rows)), [_shown(r['word'], 16) for r in rows], fontsize=8)
-    ax.axvline(0, color='black', lw=.8)
+    rows = sorted((r for v in f.get('top', {}).values() for r in v[:most]), key=lambda r: -r['z'])
+    if not rows: say_nothing(ax, 'no word stands out')
+    for i, r in enumerate(rows): ax.barh(i, r['z'], .8, **SIDES['chosen' if r['z']>0 else 'rejected'])
+    if rows: row_names(ax, [_shown(r['word'], 16) for r in rows]); ax.axvline(0, color=COLOURS['grey'], lw=.8)
+    head(ax, f"Words: {_pct(f['accuracy'][0])} right" if 'accuracy' in f else 'Words', 'z of the log-odds: more on the rejected side  ←  →  more on the chosen side')
 
 def plot_audit(
-    d:dict   # as `audit` gives it, or one of its groups
-):           # a matplotlib Figure
+    d:dict,          # as `audit` gives it, or one of its groups
+    dark:bool=None   # the page: None may be either, False is light, True is dark
+):                   # a matplotlib Figure
     "Lengths, margins and give-away words."
     import matplotlib.pyplot as plt
-    fig, axs = plt.subplots(1, 3, figsize=(11, 3.2), layout='constrained')
-    for ax, k, draw in zip(axs, ('length', 'margins', 'words'), (_plot_length, _plot_margins, _plot_words)):
-        if k in d.get('figures', {}): draw(ax, d['figures'][k])
-        ax.title.set_fontsize(10); ax.spines[['top', 'right']].set_visible(False)
-    plt.close(fig)   # shown once, as the value of the cell
+    high = .8+.2*min(16, sum(len(v[:8]) for v in d.get('figures', {}).get('words', {}).get('top', {}).values()))   # inches for the words
+    with style(dark):
+        fig, axs = plt.subplot_mosaic([['length', 'margins'], ['words', 'words']], figsize=(6.4, 2.8+high), height_ratios=(2.8, high), layout='constrained')
+        for k, draw in dict(length=_plot_length, margins=_plot_margins, words=_plot_words).items():
+            if k in d.get('figures', {}): draw(tidy(axs[k], dark), d['figures'][k])
+        plt.close(fig)   # shown once, as the value of the cell
     return fig

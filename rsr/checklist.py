@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ITEMS', 'KAPPA', 'AC1', 'LABELLED', 'COVERAGE', 'FAILS', 'ELSEWHERE', 'NO_FAULT', 'HELD_OUT', 'EVAL_LEAST',
            'NEAR_LEAK', 'MARGIN', 'THIN', 'SLOW', 'OPTIONS', 'Case', 'item', 'rubric_validated', 'taxonomy_covers',
-           'pass_rate_stable', 'format_valid', 'near_leaks', 'held_out', 'dpo_margins', 'grpo_reward', 'checklist',
-           'Checked', 'checklist_table', 'checklist_options']
+           'pass_rate_stable', 'format_valid', 'held_out', 'dpo_margins', 'grpo_reward', 'checklist', 'Checked',
+           'checklist_table', 'checklist_options']
 
 # %% ../nbs/18_checklist.ipynb #f6228cc2
 import json
@@ -15,15 +15,17 @@ from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
 from .data import RsrError, no_such
-from .formatters import EPS, make_formatters, minhash, normalised
-from .hygiene import (NEAR, NEAR_MOST, class_balance, contamination, duplicates, graded, length_bias, pair_audit, read_files, refusals, say, thinking,
-                         truncation, volume, worst)
+from .formatters import make_formatters
+from .pairs import EPS
+from .rows import normalised
+from .hygiene import (class_balance, contamination, duplicates, graded, length_bias, near_leaks, pair_audit, read_files, refusals, say, thinking, truncation,
+                         volume, worst)
 from .run import Run, _groups, _valid
 from .shift import PROMPTS, blind_rates, compare_rates, difference, moved
 from .splits import prompt_text
 from .store import Store, Verdicts
 from .strategies import pairs_of
-from .validate import _fig
+from .agreement import fig
 
 # %% ../nbs/18_checklist.ipynb #0b36bf68
 @dataclass
@@ -44,7 +46,7 @@ class Case:
 
     def __post_init__(self):
         if not isinstance(self.run, Run): self.run = Run(self.run)
-        self.d, self.store = self.run.recipe, Store(self.run.path, write=False)
+        self.d, self.store = self.run.written, Store(self.run.path, write=False)
         self.formatters, self.stats = make_formatters(self.d['formatter']), self.run.stats()
         self.files = read_files(self.run.path, self.formatters)
 
@@ -88,7 +90,8 @@ def _unasked(*_, **__): raise RsrError('nobody is asked here')
 
 def _from_ledger(case):
     "The validation from people's labels and the verdicts in the ledger."
-    from rsr.rubric import Judge, load_rubric
+    from rsr.criteria import load_rubric
+    from rsr.judge import Judge
     from rsr.validate import validate
     how = {k:case.d['verifier'][k] for k in ('mode', 'combine') if case.d['verifier'].get(k)}
     judges = [Judge(_unasked, c, False) for c in case.scorer.get('judges', ())]
@@ -120,7 +123,7 @@ def rubric_validated(case)->dict:
     verdict = 'pass' if (k is None or k<KAPPA[1]) and ac1>=AC1 or k is not None and k>=KAPPA[1] else 'fail' if k is None or k<KAPPA[0] else 'warn'
     if n<LABELLED or low: verdict = worst([verdict, 'warn'])
     if n<LABELLED/5: verdict = 'fail'
-    detail = f"κ {_fig(k, v['intervals']['kappa'])}, AC1 {ac1:.2f} on {n} labelled responses ({v['n']} verdicts)"+(f"; low on {', '.join(low)}" if low else '')
+    detail = f"κ {fig(k, v['intervals']['kappa'])}, AC1 {ac1:.2f} on {n} labelled responses ({v['n']} verdicts)"+(f"; low on {', '.join(low)}" if low else '')
     better = f"mend the criteria that disagree ({', '.join(low)})" if low else 'sharpen the questions and their examples, then validate again'
     return say(verdict, k, detail, todo if n<LABELLED and not low else better)
 
@@ -142,7 +145,7 @@ def _covered(c, n, production):
     "The finding of a coverage."
     at = 'generated_production' if production else 'planned_generated'
     found = {k+(f', level {i+1}' if i else ''):v[at] for k, levels in c['dimensions'].items() for i, v in enumerate(levels) if v[at]}
-    if not found: return say('warn', None, 'production has no rows with labels', 'label them: rsr.classify.label_rows')
+    if not found: return say('warn', None, 'production has no rows with labels', 'label them: rsr coverage TAXONOMY PROMPTS production=FILE judge.model=…')
     over = {k:max(0., v['tv']-v['chance'])*v['beyond_chance'] for k, v in found.items()}
     far, gone = max(over, key=over.get), c['cells'].get('production' if production else 'planned', {}).get('missing', [])
     v = found[far]
@@ -155,7 +158,7 @@ def _other(case, path):
     "(name, difference, what differs in how it was scored) of an earlier run."
     old = path if isinstance(path, Run) else Run(path)
     store = Store(old.path, write=False)
-    try: return Path(old.path).name, compare_rates(case.rates(store, old.recipe), case.rates()), (store.config(store.get('verifier')) or [None])[0]
+    try: return Path(old.path).name, compare_rates(case.rates(store, old.written), case.rates()), (store.config(store.get('verifier')) or [None])[0]
     finally: store.close()
 
 @item('pass rate stable', seed=True)
@@ -183,7 +186,8 @@ NO_FAULT = ('pool',)                              # a pool is for a reranker, no
 @item('format valid', seed=True)
 def format_valid(case)->dict:
     "Would the trainers take the files?"
-    from rsr.check import RULES, lint_info
+    from rsr.check import lint_info
+    from rsr.lint import RULES
     if not (files := case.checked['files']): return say('fail', 0., 'there are no files to train on', f'rsr format {case.run.path}; rsr stats says why prompts stopped')
     ps = [(r['file'], p) for r in files for p in r['problems'] if p['rule'] not in ELSEWHERE]
     hard = {(f, p['row']) for f, p in ps if p['effect'] in FAILS and p['rule'] not in NO_FAULT}
@@ -200,23 +204,6 @@ HELD_OUT = 0.05, 0.20     # share of the prompts: 10 % is the seed's; outside th
 EVAL_LEAST = 30           # held-out prompts: a rate of 0.5 is then known to ±0.18. Judgement
 NEAR_LEAK = 0.01          # share of held-out prompts with a near copy in training, above which it fails. Judgement
 
-def _triples(text): w = normalised(text).split(); return {' '.join(w[i:i+3]) for i in range(max(1, len(w)-2))}
-
-def near_leaks(
-    train:list,   # texts
-    held:list     # texts
-)->list:          # [(held, train), …]
-    "Held-out prompts that nearly stand in the training prompts."
-    from datasketch import MinHashLSH
-    lsh, some = MinHashLSH(NEAR, 128), train if len(train)<=NEAR_MOST else train[::len(train)//NEAR_MOST+1]
-    for i, t in enumerate(held): lsh.insert(i, minhash(t))
-    out = {}
-    for t in some:
-        for i in lsh.query(minhash(t)):
-            a, b = _triples(t), _triples(held[i])
-            if i not in out and len(a&b)>=NEAR*len(a|b): out[i] = held[i], t
-    return list(out.values())
-
 # %% ../nbs/18_checklist.ipynb #f82a5188
 @item('held-out set', seed=True)
 def held_out(case)->dict:
@@ -229,9 +216,15 @@ def held_out(case)->dict:
     v = 'fail' if both else graded(len(near)/len(held), (0., NEAR_LEAK))
     if not HELD_OUT[0]<=share<=HELD_OUT[1] or len(held)<EVAL_LEAST: v = worst([v, 'warn'])
     detail = f'{len(held):,} of {len({*train, *held}):,} prompts ({share:.1%}) are held out; {len(both):,} of them are in training too, {len(near):,} nearly'
-    small = v=='warn' and not near and HELD_OUT[0]<=share<=HELD_OUT[1]
-    split = f'rsr format {case.run.path} split.eval=0.1 divides by prompt, near copies together'
-    return say(v, share, detail, 'more prompts: a small held-out set says little' if small else split)
+    return say(v, share, detail, _split_better(case.run.path, share, both or near))
+
+# %% ../nbs/18_checklist.ipynb #7f15b258
+def _split_better(path, share, leak):
+    "What to do about a held-out set."
+    again = f'rsr format {path} split.eval=0.1 divides by prompt, near copies together'
+    if leak or share<HELD_OUT[0]: return again
+    if share>HELD_OUT[1]: return f'a tenth is enough to measure with, and {share:.0%} are lost to training: rsr format {path} split.eval=0.1'
+    return f'more prompts: a rate measured on fewer than {EVAL_LEAST} says little'
 
 # %% ../nbs/18_checklist.ipynb #d65c856b
 MARGIN = 0.15             # seed 'DPO Quality Requirements': 0.15+ delta

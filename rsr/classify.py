@@ -15,12 +15,15 @@ import orjson
 from .data import Prompt, RsrError, Score, clean_text, dumps, fingerprint, read_rows
 from .engine import Budget, model_price, run_sync
 from .formatters import make_formatter
-from .rubric import _sampler_of, fence, find_objects, takes_schema
-from .sampling import Loop, Sampling
+from .judge import _sampler_of, fence, find_objects, takes_schema
+from .sampling import Loop
+from .schedule import Sampling
 from .store import Store
-from .taxonomy import EDGE, NONE, load_taxonomy
-from .validate import agreement
-from .verifiers import Verifier, split_thinking
+from .taxonomy import EDGE, load_taxonomy
+from .dimensions import NONE
+from .agreement import agreement
+from .verifiers import Verifier
+from .choices import split_thinking
 
 # %% ../nbs/11_classify.ipynb #9594907a
 OUTSIDE = '(outside)'
@@ -50,6 +53,7 @@ def input_rows(
         if err or not isinstance(row, dict): raise RsrError(f'{where}: {err or f"the row is {type(row).__name__}, neither an object nor a text"}')
         yield {k:_opened(v) if k in ('messages', 'metadata', 'taxonomy') else v for k, v in row.items()}
 
+# %% ../nbs/11_classify.ipynb #3ed00a13
 def _label(row, columns):
     "The combination that a row carries; None where it carries none."
     for d in (row.get('metadata'), row):
@@ -149,13 +153,16 @@ def read_label(
     if any(o!=objs[0] for o in objs): return None, f'there are {len(objs)} different JSON objects'
     if (k := next((k for k in t.columns if k not in objs[0]), None)): return None, f'{k} is missing'
     if (k := next((k for k in objs[0] if k not in t.columns), None)): return None, f'there is no dimension {str(k)[:60]!r}'
-    out = {}
-    for k in t.columns:
-        known, v = {o.casefold():o for o in offered(t, k)}, objs[0][k]
-        if type(v) is object: return None, f'{k} stands twice'
-        if not isinstance(v, str) or v.strip().casefold() not in known: return None, f'{k}: {str(v)[:60]!r} is none of its values'
-        out[k] = None if (v := known[v.strip().casefold()])==NONE and k==EDGE else v
-    return out, None
+    out = {k:_value(t, k, objs[0][k]) for k in t.columns}
+    return next(((None, why) for _, why in out.values() if why), ({k:out[k][0] for k in t.columns}, None))
+
+def _value(t, k, v):
+    "(an offered value, None) or (None, what is wrong); an ordinary message has no edge case, which is None too."
+    known = {o.casefold():o for o in offered(t, k)}
+    if type(v) is object: return None, f'{k} stands twice'
+    if not isinstance(v, str) or v.strip().casefold() not in known: return None, f'{k}: {str(v)[:60]!r} is none of its values'
+    v = known[v.strip().casefold()]
+    return None if v==NONE and k==EDGE else v, None
 
 # %% ../nbs/11_classify.ipynb #793fb8bc
 def label_sampler(

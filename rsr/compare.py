@@ -7,8 +7,9 @@ __all__ = ['dotted', 'changes', 'scorer_changes', 'Side', 'points', 'holm', 'com
 
 # %% ../nbs/18_compare.ipynb #6ece94e8
 import orjson
-from .figures import COLOURS, style
-from .formatters import EPS, make_formatters
+from .style import COLOURS, style
+from .formatters import make_formatters
+from .pairs import EPS
 from .run import Run, _valid
 from .shift import PROMPTS, blind_rates, compare_rates
 from .store import Store
@@ -54,7 +55,7 @@ class Side:
     def __init__(self, run):
         self.run = run if isinstance(run, Run) else Run(run)
         self.d, store = self.run.recipe, Store(self.run.path, write=False)
-        self.pass_at = make_formatters(self.d['formatter'])[0].options.get('pass_threshold', 1.0)
+        self.pass_at = make_formatters(self.run.written['formatter'])[0].options.get('pass_threshold', 1.0)
         try:
             self.scorer = (store.config(store.get('verifier')) or [None, {}])[1]
             self.rates, self.stats = blind_rates(store, self.pass_at, _valid(self.d)), self.run.stats()

@@ -8,28 +8,40 @@ __all__ = ['COST', 'strategy_row', 'paired_difference', 'compare_strategies', 'c
 # %% ../nbs/16_contrast.ipynb #c6d4dd3d
 import math
 from statistics import NormalDist
-from .audit import BLUE, ORANGE, _lay, _pct, _shown, audit
+from .audit import MIN_MARGIN, _lay, _pct, _shown, audit
 from .data import RsrError, no_such
 from .giveaways import read_pairs
 from .rates import wilson
+from .style import COLOURS, ink, row_names, style, tidy
 
 # %% ../nbs/16_contrast.ipynb #d6636c95
 COST = dict(prompts=None, rollouts=None, tokens=None, usd=None, dropped=None)
 
 def _cost(name, cost):
-    "What a strategy spent, checked."
+    "What a strategy spent, checked; `ids` where the prompts are known by name."
     if not isinstance(cost, dict): raise RsrError(f"{name}: the cost is {cost!r}, not an object with {', '.join(COST)}")
     for k in cost:
         if k not in COST: raise RsrError(f'{name}: '+no_such('figure', k, COST))
     c = {**COST, **cost}
-    asked = c['prompts']
+    asked, why = c['prompts'], c['dropped']
     if asked is not None and not isinstance(asked, (int, float, str)): c['ids'] = {str(i) for i in asked}; c['prompts'] = len(c['ids'])
     for k in ('prompts', 'rollouts', 'tokens', 'usd'):
         if (v := c[k]) is not None and (isinstance(v, bool) or not isinstance(v, (int, float)) or not 0<=v<math.inf): raise RsrError(f'{name}.{k}: {v!r} is not a number from 0')
-    why = c['dropped']
     if why is not None and not (isinstance(why, dict) and all(isinstance(v, int) for v in why.values())): raise RsrError(f'{name}.dropped: {why!r} is no object {{reason: count}}')
     return c
 
+# %% ../nbs/16_contrast.ipynb #30b275ec
+def _quality(ps):
+    "What the audit says of the pairs."
+    keys = ('margin', 'margin_low', 'margin_high', 'chosen_longer', 'longer_interval', 'length_auc', 'auc_interval', 'words', 'words_interval', 'verdict', 'warn', 'bad')
+    if not ps: return {**dict.fromkeys(keys), 'warn':[], 'bad':[]}
+    d = audit(ps, by=())
+    m, l, w = (d['figures'][k] for k in ('margins', 'length', 'words'))
+    q, acc = m.get('quantiles', {}), w.get('accuracy', (None, None))
+    warn, bad = ([i['item'] for i in d['items'] if i['verdict']==v] for v in ('warn', 'bad'))
+    return dict(zip(keys, (m.get('median'), q.get('25'), q.get('75'), *l['longer'], *l['auc'], *acc, d['verdict'], warn, bad)))
+
+# %% ../nbs/16_contrast.ipynb #73c5b8b9
 def _per(x, n): return None if x is None or not n else x/n
 
 # %% ../nbs/16_contrast.ipynb #f46c02d1
@@ -40,25 +52,14 @@ def strategy_row(
 )->dict:            # plain figures; None: not known
     "The figures of one strategy."
     ps, c = ([] if isinstance(src, (list, tuple)) and not src else read_pairs(src)), _cost(name, cost or {})
-    ids = {p['prompt_id'] for p in ps}
+    ids, spent = {p['prompt_id'] for p in ps}, ('rollouts', 'tokens', 'usd')
     if c['prompts'] is not None and len(ids)>c['prompts']: raise RsrError(f"{name}: pairs of {len(ids)} prompts, and only {c['prompts']} prompts were asked")
     if (strange := sorted(ids-c.get('ids', ids))): raise RsrError(f"{name}: a pair of prompt '{strange[0]}', which was not asked")
-    found, spent = _per(len(ids), c['prompts']), ('rollouts', 'tokens', 'usd')
+    found = _per(len(ids), c['prompts'])
     row = dict(strategy=name, prompts=c['prompts'], with_pair=len(ids), share_with_pair=found, share_interval=None if found is None else wilson(found, c['prompts']), pairs=len(ps),
                pairs_per_prompt=_per(len(ps), c['prompts']), **{k:c[k] for k in spent}, **{f'{k}_per_pair':_per(c[k], len(ps)) for k in spent},
                dropped=dict(sorted((c['dropped'] or {}).items(), key=lambda t: (-t[1], str(t[0])))))
     return {**row, **_quality(ps), 'ids':sorted(ids), 'asked':sorted(c['ids']) if 'ids' in c else None}
-
-# %% ../nbs/16_contrast.ipynb #577b7010
-def _quality(ps):
-    "What the audit says of the pairs."
-    keys = ('margin', 'margin_low', 'margin_high', 'chosen_longer', 'longer_interval', 'length_auc', 'auc_interval', 'words', 'words_interval', 'verdict', 'warn', 'bad')
-    if not ps: return {**dict.fromkeys(keys), 'warn':[], 'bad':[]}
-    d = audit(ps, by=())
-    m, l, w = (d['figures'][k] for k in ('margins', 'length', 'words'))
-    q, acc = m.get('quantiles', {}), w.get('accuracy', (None, None))
-    warn, bad = ([i['item'] for i in d['items'] if i['verdict']==v] for v in ('warn', 'bad'))
-    return dict(zip(keys, (m.get('median'), q.get('25'), q.get('75'), *l['longer'], *l['auc'], *acc, d['verdict'], warn, bad)))
 
 # %% ../nbs/16_contrast.ipynb #e6d37fef
 def paired_difference(
@@ -79,6 +80,7 @@ def _unlike(a, b):
     if a['prompts']!=b['prompts'] or a['asked'] and b['asked'] and a['asked']!=b['asked']: return 'they were asked other prompts'
     if len({*a['ids'], *b['ids']})>a['prompts']: return 'they have pairs of more prompts than either was asked'
 
+# %% ../nbs/16_contrast.ipynb #0ff7b276
 def compare_strategies(
     runs:dict   # name -> (pairs, cost), or pairs alone
 )->dict:        # strategies: [figures of `strategy_row`, …], differences: [{strategy, than, difference, interval}, …], notes: [text, …]
@@ -97,6 +99,7 @@ def _n(x, spec=',.0f'): return '–' if x is None else format(x, spec)
 def _range(x, i, spec=_pct): return '–' if x is None else spec(x)+(f' ({spec(i[0])} to {spec(i[1])})' if i else '')
 _two = lambda x: f'{x:.2f}'
 
+# %% ../nbs/16_contrast.ipynb #8542ee35
 _shows = {   # row of the table -> what stands in it
     'prompts asked':lambda r: _n(r['prompts']), 'prompts with a pair':lambda r: _range(r['share_with_pair'], r['share_interval']) if r['prompts'] else _n(r['with_pair']),
     'pairs':lambda r: _n(r['pairs']), 'pairs per prompt':lambda r: _n(r['pairs_per_prompt'], '.2f'), 'rollouts per pair':lambda r: _n(r['rollouts_per_pair'], ',.1f'),
@@ -111,41 +114,46 @@ def compare_table(
     d:dict   # as `compare_strategies` gives it
 )->str:
     "A column per strategy, then what was dropped and how the yields differ."
-    rs = d['strategies']
-    lines = _lay([('', *[_shown(r['strategy']) for r in rs]), *[(k, *[f(r) for r in rs]) for k, f in _shows.items()]])
+    rs, head = d['strategies'], [_shown(r['strategy']) for r in d['strategies']]
+    lines = _lay([('', *head), *[(k, *[f(r) for r in rs]) for k, f in _shows.items()]])
     why = list(dict.fromkeys(k for r in rs for k in r['dropped']))
-    head = [_shown(r['strategy']) for r in rs]
     if why: lines += ['', *_lay([('dropped', *head), *[(_shown(k, 60), *[_n(r['dropped'].get(k, 0)) for r in rs]) for k in why]])]
     points = lambda x: '{:+.1f} points ({:+.1f} to {:+.1f})'.format(*(100*v for v in (x['difference'], *x['interval'])))
-    said = [f"{_shown(x['strategy'])} − {_shown(x['than'])}: {points(x)}" for x in d['differences']]
-    lines += ['']*bool(said)+['prompts with a pair, prompt by prompt']*bool(said)+[f'  {t}' for t in said]
+    said = [f"  {_shown(x['strategy'])} − {_shown(x['than'])}: {points(x)}" for x in d['differences']]
+    if said: lines += ['', 'prompts with a pair, prompt by prompt', *said]
     return '\n'.join([*lines, *['']*bool(d['notes']), *[_shown(t, 300) for t in d['notes']]])
 
 # %% ../nbs/16_contrast.ipynb #6d845867
 def _dots(ax, rows, x, span, title, mark=None):
     "One value a strategy, with a whisker where one is known."
     for i, r in enumerate(rows):
-        if r[x] is None: ax.text(.5, i, 'not known', ha='center', va='center', fontsize=8, color='#666666', transform=ax.get_yaxis_transform()); continue
+        if r[x] is None: ax.text(.5, i, 'not known', ha='center', va='center', fontsize=8, color=ink(ax), transform=ax.get_yaxis_transform()); continue
         lo, hi = span(r) or (None, None)
-        if lo is not None: ax.plot((lo, hi), (i, i), color=BLUE, lw=2, alpha=.5)
-        ax.plot(r[x], i, 'o', color=BLUE, ms=6)
-    if mark is not None: ax.axvline(mark, color=ORANGE, ls='--', lw=1)
-    ax.set_title(title, fontsize=10); ax.spines[['top', 'right']].set_visible(False)
+        if lo is not None: ax.plot((lo, hi), (i, i), color=COLOURS['blue'], lw=2, alpha=.5)
+        ax.plot(r[x], i, 'o', color=COLOURS['blue'], ms=6)
+    if mark is not None: ax.axvline(mark, color=COLOURS['vermillion'], ls='--', lw=1)
+    ax.set_title(title); ax.locator_params(axis='x', nbins=5)
+
+def _cost_unit(rows):
+    "What the cost is shown in: dollars where any are known, else tokens, else rollouts."
+    return next((k for k in ('usd', 'tokens', 'rollouts') if any(r[k] is not None for r in rows)), 'rollouts')
 
 # %% ../nbs/16_contrast.ipynb #fe78a744
 def plot_strategies(
-    d:dict   # as `compare_strategies` gives it
-):           # a matplotlib Figure
+    d:dict,          # as `compare_strategies` gives it
+    dark:bool=None   # the page: None may be either, False is light, True is dark
+):                   # a matplotlib Figure
     "Yield, cost, margins and length, a row per strategy."
     import matplotlib.pyplot as plt
-    rows = d['strategies']
-    fig, axs = plt.subplots(1, 4, figsize=(11, 1.1+.4*len(rows)), sharey=True, layout='constrained')
-    _dots(axs[0], rows, 'share_with_pair', lambda r: r['share_interval'], 'prompts with a pair')
-    cost = next((k for k in ('usd', 'tokens', 'rollouts') if any(r[k] is not None for r in rows)), 'rollouts')
-    _dots(axs[1], rows, f'{cost}_per_pair', lambda r: None, f"{'US dollars' if cost=='usd' else cost} per accepted pair")
-    _dots(axs[2], rows, 'margin', lambda r: (r['margin_low'], r['margin_high']), 'margin (median, middle half)', .15)
-    _dots(axs[3], rows, 'chosen_longer', lambda r: r['longer_interval'], 'chosen longer', .5)
-    axs[0].set_yticks(range(len(rows)), [_shown(r['strategy'], 30).replace('$', r'\$') for r in rows]); axs[0].set_ylim(len(rows)-.4, -.6)
-    for ax, hi in zip(axs, (1.02, None, None, 1.02)): ax.set_xlim(0, hi or 1.08*ax.get_xlim()[1]); ax.locator_params(axis='x', nbins=5)
-    plt.close(fig)   # shown once, as the value of the cell
+    rows, cost = d['strategies'], _cost_unit(d['strategies'])
+    with style(dark):
+        fig, axs = plt.subplots(2, 2, figsize=(6.4, 1.8+.55*len(rows)), sharey=True, layout='constrained')
+        a, b, c, e = (tidy(ax, dark) for ax in axs.flat)
+        _dots(a, rows, 'share_with_pair', lambda r: r['share_interval'], 'prompts with a pair')
+        _dots(b, rows, f'{cost}_per_pair', lambda r: None, f"{'US dollars' if cost=='usd' else cost} per accepted pair")
+        _dots(c, rows, 'margin', lambda r: (r['margin_low'], r['margin_high']), 'margin (median, middle half)', MIN_MARGIN)
+        _dots(e, rows, 'chosen_longer', lambda r: r['longer_interval'], 'chosen longer', .5)
+        row_names(a, [_shown(r['strategy'], 30) for r in rows])
+        for ax, hi in zip((a, b, c, e), (1.02, None, None, 1.02)): ax.set_xlim(0, hi or 1.08*ax.get_xlim()[1])
+        plt.close(fig)   # shown once, as the value of the cell
     return fig

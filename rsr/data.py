@@ -87,7 +87,6 @@ class Score:
 # %% ../nbs/00_data.ipynb #d8e92e07
 _surrogate = re.compile('[\ud800-\udfff]')
 ROLES = 'system', 'user', 'assistant'
-
 MEANS = 'tool_calls', 'function_call', 'tool_call_id', 'name', 'images', 'image', 'audio', 'reasoning_content'   # beside a content: would be lost
 
 def _check_message(i, m):
@@ -109,10 +108,9 @@ def _check_turns(ms):
     if turns[-1:]!=['user']: return f"the last message is from '{roles[-1]}'; it must be a user turn for the model to answer"
     if not ms[-1]['content'].strip(): return 'the last user turn is empty'
 
-def check_row(
-    row   # a decoded input row
-)->str:   # what is wrong with it; None when nothing is
-    "Say why a row cannot be used."
+# %% ../nbs/00_data.ipynb #bdb6a914
+def _check_frame(row):
+    "What is wrong with the shape of a row, its messages apart."
     if not isinstance(row, dict): return f'the row is {type(row).__name__}, not an object with id, messages and metadata'
     id_, ms = row.get('id'), row.get('messages')
     if id_ is None or id_ == '': return 'no id'
@@ -120,6 +118,13 @@ def check_row(
     if ms is None: return 'no messages (data.transform=file.py:function makes rows of another shape into ours)'
     if not isinstance(ms, list): return f'messages is {type(ms).__name__}, not a list'
     if not ms: return 'messages is empty'
+
+def check_row(
+    row   # a decoded input row
+)->str:   # what is wrong with it; None when nothing is
+    "Say why a row cannot be used."
+    if (bad := _check_frame(row)): return bad
+    ms = row['messages']
     if (bad := next(filter(None, (_check_message(i, m) for i, m in enumerate(ms))), None)): return bad
     if (bad := _check_turns(ms)): return bad
     if not isinstance(row.get('metadata') or {}, dict): return f"metadata is {type(row['metadata']).__name__}, not an object"
@@ -141,6 +146,7 @@ def _decode(line):
         except UnicodeDecodeError as u: return None, f'not UTF-8: {u}'
         return None, f'broken JSON: {e}'
 
+# %% ../nbs/00_data.ipynb #efef7a11
 def read_jsonl(
     path   # a .jsonl or .jsonl.gz file, UTF-8
 ):
@@ -159,7 +165,9 @@ def _plain(o):
     if isinstance(o, (list, tuple)): return [_plain(v) for v in o]
     return None if isinstance(o, float) and o!=o else o
 
+# %% ../nbs/00_data.ipynb #bb00c942
 def _drop_nulls(row):
+    "A row whose messages have no null keys."
     if isinstance(row.get('messages'), list):
         row['messages'] = [{k:v for k, v in m.items() if v is not None or k=='content'} if isinstance(m, dict) else m for m in row['messages']]
     return row
@@ -185,7 +193,7 @@ def read_rows(
 ):
     "Yield (where, row, error) from any kind of input."
     if isinstance(src, (str, os.PathLike)):
-        if not Path(src).is_file(): raise RsrError(f'data.input_path: no file {src}')
+        if not Path(src).is_file(): raise RsrError(f'data.input_path: no file {src}'+('; object stores are read with engine: ray' if '://' in str(src) else ''))
         reader = next((r for ext, r in READERS.items() if str(src).endswith(ext)), None)
         if reader is None: raise RsrError(f"data.input_path: cannot read {src}; allowed endings: {', '.join(READERS)}")
         yield from reader(src)
@@ -229,6 +237,7 @@ def _id_of(row):
     id_ = row.get('id') if isinstance(row, dict) else None
     return f' (id {str(id_)[:80]!r})' if id_ not in (None, '') else ''
 
+# %% ../nbs/00_data.ipynb #4a1751b4
 def read_prompts(
     src,              # as for `read_rows`
     transform=None    # row -> row | None, or "file.py:function"
@@ -257,6 +266,7 @@ def dumps(
     "JSON as rsr writes it everywhere; what JSON does not know becomes a string."
     return orjson.dumps(o, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
+# %% ../nbs/00_data.ipynb #ef670a91
 def fingerprint(
     o   # plain data
 )->str: # 16 hex digits

@@ -6,34 +6,52 @@
 __all__ = ['input_files', 'checked', 'read_dataset']
 
 # %% ../nbs/15_dataset.ipynb #6838a71b
-import io, logging, os
+import io, logging, os, re, socket
+from contextlib import closing
 import orjson
 from .data import READERS, BadRow, RsrError, RunBroken, _decode, _drop_nulls, _id_of, _plain, _transformed, check_row, dumps, load_function, to_prompt
-from .samplers import redact
+from .replies import redact
 
 # %% ../nbs/15_dataset.ipynb #3631217c
+def _system(path):
+    "(pyarrow file system, path in it) of a path or an address."
+    from pyarrow import ArrowInvalid, fs
+    if '://' not in str(path): return fs.LocalFileSystem(), os.path.abspath(path)
+    try: return fs.FileSystem.from_uri(str(path))
+    except (ArrowInvalid, OSError) as e: raise RsrError(f'data.input_path: {_shown(path)}: {redact(e)}') from None
+
+_address = re.compile(r'(\w+://(?:[^/@]*@)?)([^?]*)(\?.*)?')   # (scheme and keys) (bucket and path) (options)
+
+def _shown(path):
+    "An address without its options and keys."
+    m = _address.fullmatch(str(path))
+    return f"{m[1].split('://')[0]}://{m[2]}" if m else str(path)
+
+# %% ../nbs/15_dataset.ipynb #d71fe07e
+def _names(system, path, ends):
+    "The files that a path means, sorted; None: there is nothing."
+    from pyarrow import fs
+    info = system.get_file_info(path)
+    if info.type!=fs.FileType.Directory: return None if info.type==fs.FileType.NotFound else [path]
+    return sorted(f.path for f in system.get_file_info(fs.FileSelector(path, recursive=True)) if f.path.endswith(ends))
+
 def input_files(
-    src:str   # a file, a folder, or an address (s3://bucket/folder) of .jsonl, .jsonl.gz or .parquet
+    src:str   # a file, a folder, or an address (s3://bucket/folder?option=value) of .jsonl, .jsonl.gz or .parquet
 )->list:      # its files, by name
     "The input files that a path means."
-    from pyarrow import ArrowInvalid, fs
-    remote, ends = '://' in str(src), tuple(READERS)
-    try: system, path = fs.FileSystem.from_uri(str(src)) if remote else (fs.LocalFileSystem(), os.path.abspath(src))
-    except (ArrowInvalid, OSError) as e: raise RsrError(f'data.input_path: {src}: {e}') from None
-    info = system.get_file_info(path)
-    if info.type==fs.FileType.File: names = [path]
-    elif info.type==fs.FileType.Directory: names = sorted(f.path for f in system.get_file_info(fs.FileSelector(path, recursive=True)) if f.path.endswith(ends))
-    else: raise RsrError(f'data.input_path: no file or folder {src}')
-    if not names or not all(n.endswith(ends) for n in names): raise RsrError(f"data.input_path: cannot read {src}; allowed endings: {', '.join(READERS)}")
-    start = str(src).split('://')[0]+'://' if remote else ''
-    return [start+n for n in names]
+    (system, path), ends, m = _system(src), tuple(READERS), _address.fullmatch(str(src))
+    try: names = _names(system, path, ends)
+    except OSError as e: raise RsrError(f'data.input_path: {_shown(src)}: {redact(e)}') from None
+    if names is None: raise RsrError(f'data.input_path: no file or folder {_shown(src)}')
+    if not names or not all(n.endswith(ends) for n in names): raise RsrError(f"data.input_path: cannot read {_shown(src)}; allowed endings: {', '.join(READERS)}")
+    return [m[1]+n+(m[3] or '') if m else n for n in names]
 
 # %% ../nbs/15_dataset.ipynb #82dc68fc
 def _remote_rows(path):
     "As the `READERS`, for a file in an object store."
-    from pyarrow import fs, parquet
-    system, p = fs.FileSystem.from_uri(path)
-    if path.endswith('.parquet'):
+    from pyarrow import parquet
+    (system, p), path = _system(path), _shown(path)
+    if p.endswith('.parquet'):
         rows = (r for b in parquet.ParquetFile(system.open_input_file(p)).iter_batches(1024) for r in b.to_pylist())
         yield from ((f'{path}, row {i}', _drop_nulls(_plain(r)), None) for i, r in enumerate(rows, 1))
     else:
@@ -67,22 +85,34 @@ def _batches(rows, size=512):
         if len(out)==size: yield dict(where=col(0), row=col(1), error=col(2)); out.clear()
     if out: yield dict(where=col(0), row=col(1), error=col(2))
 
-def _read_files(batch, transform, real, given):
-    "In a task: the rows of files; a path is shown as it was given."
-    if transform: transform = load_function(transform)
-    for path in map(str, batch['path']):
-        shown = path.replace(real, given, 1)
-        reader = _remote_rows if '://' in path else next(r for ext, r in READERS.items() if path.endswith(ext))
-        rows = ((where.replace(path, shown, 1), row, err) for where, row, err in reader(path))
-        try: yield from _batches(checked(rows, transform))
-        except Exception as e: yield from _batches([(shown, None, f'!{type(e).__name__}: {redact(e)}')])   # !: the file as a whole
-
 def _read_blocks(batch, transform):
     "In a task: the rows of somebody's Dataset."
     if transform: transform = load_function(transform)
     yield from _batches(checked((('', _drop_nulls(_plain(r)), None) for r in batch.to_pylist()), transform))
 
+# %% ../nbs/15_dataset.ipynb #68535605
+def _read_files(batch, transform, real, given):
+    "In a task: the rows of files; a path is shown as it was given."
+    if transform: transform = load_function(transform)
+    for path in map(str, batch['path']):
+        remote, shown = '://' in path, _shown(path.replace(real, given, 1))
+        reader = _remote_rows if remote else next(r for ext, r in READERS.items() if path.endswith(ext))
+        rows = ((where if remote else where.replace(path, shown, 1), row, err) for where, row, err in reader(path))
+        try: yield from _batches(checked(rows, transform))
+        except Exception as e:   # !: the file as a whole
+            hint = '; the input has to lie where all nodes of the cluster see it, or in an object store' if isinstance(e, FileNotFoundError) else ''
+            yield from _batches([(shown, None, f'!on {socket.gethostname()}: {type(e).__name__}: {redact(str(e).replace(path, shown))}{hint}')])
+
 # %% ../nbs/15_dataset.ipynb #20c53ad4
+def _prompts(batches):
+    "Rows of batches as prompts, or as reasons; a file that could not be read raises."
+    rows = ((w, r, e) for b in batches for w, r, e in zip(*(b[c].to_pylist() for c in ('where', 'row', 'error'))))
+    for i, (where, row, err) in enumerate(rows, 1):
+        if where[:1] in ('', ' '): where = f'row {i}{where}'
+        if err and err.startswith('!'): raise RsrError(f'data.input_path: {where} cannot be read {err[1:]}')
+        yield (where, BadRow(where, err)) if err else (where, to_prompt(orjson.loads(row)))
+
+# %% ../nbs/15_dataset.ipynb #88acd9f5
 def read_dataset(
     src,             # a path or address, or a Ray Dataset
     transform=None   # "file.py:function": row -> row | None
@@ -100,10 +130,6 @@ def read_dataset(
             also = dict(transform=transform, real=str(src) if '://' in str(src) else os.path.abspath(src), given=str(src))
             ds = ray.data.from_items(files, override_num_blocks=len(files)).map_batches(_read_files, batch_size=1, fn_kwargs=also)
         else: ds = src.map_batches(_read_blocks, batch_size=512, batch_format='pyarrow', fn_kwargs=dict(transform=transform))
-        rows = ((w, r, e) for b in ds.iter_batches(batch_size=1024, batch_format='pyarrow') for w, r, e in zip(*(b[c].to_pylist() for c in ('where', 'row', 'error'))))
-        for i, (where, row, err) in enumerate(rows, 1):
-            if where[:1] in ('', ' '): where = f'row {i}{where}'
-            if err and err.startswith('!'): raise RsrError(f'data.input_path: {where} cannot be read: {err[1:]}')
-            yield (where, BadRow(where, err)) if err else (where, to_prompt(orjson.loads(row)))
+        with closing(iter(ds.iter_batches(batch_size=1024, batch_format='pyarrow'))) as batches: yield from _prompts(batches)
     except ray.exceptions.RayError as e: raise RunBroken(f'data.input_path: Ray stopped while {src if isinstance(src, str) else "the Dataset"} was read: {redact(e)}') from None
     finally: ctx.execution_options.preserve_order, ctx.enable_progress_bars = was[:2]; log.setLevel(was[2])

@@ -54,6 +54,7 @@ def bits(mask:int)->list:
     "The positions of the ones."
     return [i for i in range(mask.bit_length()) if mask>>i&1]
 
+# %% ../nbs/10_designs.ipynb #ba24f6cd
 @patch
 def search(self:Design,
     dom:list,    # bits of the values that are open, for each column
@@ -95,6 +96,7 @@ def holds(self:Design, row)->bool:
     "Does the row keep all conditions?"
     return all(self.ok[c][i][d]>>j&1 for c, i in enumerate(row) for d, j in enumerate(row))
 
+# %% ../nbs/10_designs.ipynb #762ea25c
 def independent_rows(
     design:Design,
     n:int,         # rows
@@ -122,6 +124,7 @@ def apportion(
     total = sum(w.values())
     return _divide(n, {(*k.split('/'), k):n*v/total for k, v in w.items()}, 0, rng)
 
+# %% ../nbs/10_designs.ipynb #b456df54
 def _divide(n, quotas, depth, rng):
     "Divide n among the nodes at this depth, then each node's number below it."
     nodes = {}
@@ -146,6 +149,7 @@ def _gain(design, linked, a, b, cs):
     return count(a)+count(b)-count(x)-count(y)
 
 def _swap(rows, a, b, cs):
+    "Let rows a and b swap the columns cs."
     for c in cs: rows[a][c], rows[b][c] = rows[b][c], rows[a][c]
 
 # %% ../nbs/10_designs.ipynb #1de3c34e
@@ -215,8 +219,6 @@ def quota_rows(
     for col in cols: rng.shuffle(col)
     rows = [list(r) for r in zip(*cols)]
     for r in _repair(design, rows, rng): rows[r] = _give_way(design, rows[r], rng)
-    return rows
-
     return rows
 
 # %% ../nbs/10_designs.ipynb #db5b5dbd

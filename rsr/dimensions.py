@@ -53,6 +53,7 @@ def as_condition(
     "A condition as {dimension: [paths]}, however it was written."
     return {str(k):[NONE if x is None else str(x) for x in (v if isinstance(v, (list, tuple)) else [v])] for k, v in (c or {}).items()}
 
+# %% ../nbs/10_dimensions.ipynb #db9a647f
 def under(
     path:str,     # a value, or None
     wanted:list   # paths
@@ -83,6 +84,7 @@ def check_keys(d, keys, at):
         if v is not None and (not isinstance(v, kinds) or (isinstance(v, bool) and bool not in kinds)):
             raise RsrError(f'{at}: {k}: {v!r} is not {" or ".join(dict.fromkeys(_KIND[t] for t in kinds))}')
 
+# %% ../nbs/10_dimensions.ipynb #510a25e0
 def check_name(k, at):
     "A name as text."
     if k is None or isinstance(k, bool): raise RsrError(f'{at}: the name {k!r} is not a text (YAML reads yes, no, on, off and null as something else: put the word in quotes)')
@@ -136,7 +138,7 @@ def value_dict(v):
     d = {k:x for k, x in d.items() if x or k=='weight'}
     return d['weight'] if len(d)==1 else d
 
-# %% ../nbs/10_dimensions.ipynb #3bbe2f77
+# %% ../nbs/10_dimensions.ipynb #0635c332
 def make_edges(
     e,              # {share, values}, or [Value, …]
     share:float,    # where `e` is a list
@@ -144,11 +146,7 @@ def make_edges(
     normalize:bool
 )->tuple:           # ([Value, …], share)
     "Checked edge cases; a share outside 5 to 30 % is warned about."
-    if isinstance(e, dict) and e:
-        check_keys(e, dict(share=Real, values=(dict, list)), at)
-        if e.get('share') is None: raise RsrError(f'{at}: it has no share; say which share of the prompts they are, e.g. share: 0.15')
-        share, e = e['share'], e.get('values')
-        if not e: raise RsrError(f'{at}: it has no values; name the edge cases with their weights')
+    if isinstance(e, dict) and e: share, e = _share_and_values(e, at)
     vs = make_values(e, at, normalize, {**VALUE_KEYS, 'with':dict}) if e else []
     if not 0<=share<1: raise RsrError(f'{at}: share: {share!r} is not a number from 0 to 1, e.g. 0.15')
     if share and not e: raise RsrError(f'{at}: a share of {share:g}, but no edge cases; name them under values')
@@ -156,3 +154,10 @@ def make_edges(
     if any(v.subtopics for v in vs): raise RsrError(f'{at}: edge cases have no subtopics; name each one by itself')
     if e and not .05<=share<=.30: warnings.warn(f'{at}: the share is {share:.0%}; below 5 % they are hardly learnt, above 30 % they crowd out the ordinary', stacklevel=5)
     return vs, float(share)
+
+def _share_and_values(e, at):
+    "The two parts of edge cases in their long form."
+    check_keys(e, dict(share=Real, values=(dict, list)), at)
+    if e.get('share') is None: raise RsrError(f'{at}: it has no share; say which share of the prompts they are, e.g. share: 0.15')
+    if not e.get('values'): raise RsrError(f'{at}: it has no values; name the edge cases with their weights')
+    return e['share'], e['values']

@@ -11,19 +11,22 @@ import random, re
 from collections import Counter
 from itertools import chain, combinations
 from .classify import input_rows, row_text
-from .coverage import COLOURS, _literal
 from .data import RsrError, clean_text
+from .style import COLOURS, count_ticks, head, many, pct, row_names, short, style as look, tidy
 
 # %% ../nbs/11_diversity.ipynb #f4c952fa
 _cjk = '\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff'   # kana and ideographs: written without spaces
-_word = re.compile(f'[{_cjk}]|[^\\W_{_cjk}]+')
+_word = re.compile(f"[{_cjk}]|[^\\W_{_cjk}]+(?:['’][^\\W_{_cjk}]+)*")
+_ascii = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")   # the same, and faster
 
 def words(
     text:str   # any text
 )->list:
-    "The words of a text, case levelled, without punctuation; an ideograph is a word."
-    return _word.findall(clean_text(text).casefold())
+    "The words of a text, case levelled, without punctuation but for the apostrophe in don't; an ideograph is a word."
+    text = clean_text(text).casefold()
+    return (_ascii if text.isascii() else _word).findall(text)
 
+# %% ../nbs/11_diversity.ipynb #1fe6ccdf
 def ngrams(
     ws:list,   # words
     n:int      # words in one n-gram, from 1
@@ -52,6 +55,7 @@ def distinct_n(
     total = sum(map(len, texts))
     return len({g for ws in texts if len(ws)>=n for g in ngrams(ws, n)})/total if total else None
 
+# %% ../nbs/11_diversity.ipynb #18e2c74d
 def distinct_curve(
     texts:list,    # one list of words per text
     n:int,         # words in one n-gram
@@ -76,6 +80,7 @@ def jaccard(
     both = len(a&b)
     return both/(len(a)+len(b)-both) if a or b else 1.
 
+# %% ../nbs/11_diversity.ipynb #93ec8ca8
 def gram_sets(
     texts:list,   # one list of words per text
     n:int         # words in one n-gram
@@ -110,6 +115,7 @@ def _postings(sets):
     start = np.searchsorted(grams[order], np.arange(grams.max()+2)) if len(grams) else np.zeros(1, int)
     return start, np.repeat(np.arange(len(sets)), sizes)[order], sizes
 
+# %% ../nbs/11_diversity.ipynb #9d34519b
 def nearest(
     sets:list,      # of `gram_sets`
     of=None         # texts to look from (their positions); None: all
@@ -151,6 +157,7 @@ def _worst(groups, near, k, rows):
     rest = [entry(i, j, s) for (i, j), s in sorted(pairs.items(), key=lambda t: (-t[1], t[0]))[:k]]
     return [*same, *rest][:k]
 
+# %% ../nbs/11_diversity.ipynb #7854a77c
 def _neighbours(rows, ws, n, k, most, seed):
     "The nearest-neighbour view, and the worst pairs."
     by = {}
@@ -172,20 +179,24 @@ def _style_of(row, style):
     v = (meta.get('taxonomy') or {}).get(style, meta.get(style))
     return '(none)' if v is None else str(v)
 
+def _length(xs, limits=None):
+    "One style: its lengths in words, and how many are outside the limits."
+    import numpy as np
+    lo, hi = limits or (0, float('inf'))
+    return dict(n=len(xs), mean=sum(xs)/len(xs), quantiles=[float(q) for q in np.percentile(xs, [5, 25, 50, 75, 95])], limits=limits and [lo, hi],
+                outside=limits and sum(not lo<=x<=hi for x in xs)/len(xs))
+
+# %% ../nbs/11_diversity.ipynb #db640988
 def lengths(
     rows:list,     # of `read_texts`
     style=None,    # a dimension of the taxonomy, a key in metadata, a function of the row; None: all together
     limits=None    # {style: [fewest, most], default: …} words, as a taxonomy's `word_limits`
 )->dict:           # {style: {n, quantiles: [5, 25, 50, 75, 95 %], mean, outside}}
     "Length in words by style."
-    import numpy as np
     by = {}
     for _, text, row in rows: by.setdefault('all' if style is None else _style_of(row, style), []).append(len(text.split()))
-    def one(s, xs):
-        lo, hi = (limits or {}).get(s) or (limits or {}).get('default') or (0, float('inf'))
-        return dict(n=len(xs), mean=sum(xs)/len(xs), quantiles=[float(q) for q in np.percentile(xs, [5, 25, 50, 75, 95])], limits=[lo, hi] if limits else None,
-                    outside=sum(not lo<=x<=hi for x in xs)/len(xs) if limits else None)
-    return {s:one(s, by[s]) for s in sorted(by)}
+    def allowed(s): return (limits.get(s) or limits.get('default') or (0, float('inf'))) if limits else None
+    return {s:_length(by[s], allowed(s)) for s in sorted(by)}
 
 # %% ../nbs/11_diversity.ipynb #fa7171f9
 def diversity(
@@ -199,77 +210,96 @@ def diversity(
     most:int=20_000      # up to so many texts, each is looked from; beyond, 5,000 of them
 )->dict:                 # plain data: see `diversity_table`
     "How different a set of prompts is."
-    import numpy as np
     rows = read_texts(rows)
     ws = [words(t) for _, t, _ in rows]
     sims, repeats, worst = _neighbours(rows, ws, n, k, most, seed)
-    neighbour = dict(n=len(sims), ngram=n, mean=sum(sims)/len(sims), quantiles=[float(q) for q in np.percentile(sims, [5, 25, 50, 75, 95])],
-                     near=near, near_share=sum(s>=near for s in sims)/len(sims), histogram=np.histogram(sims, 20, (0, 1))[0].tolist()) if sims else None
     return dict(n=len(rows), words=sum(map(len, ws)), vocabulary=len({w for t in ws for w in t}), repeats=repeats, distinct={m:distinct_n(ws, m) for m in (1, 2, 3)},
                 curve={m:distinct_curve(ws, m, seed=seed) for m in (1, 2, 3)}, overlap={m:mean_overlap(gram_sets(ws, m), seed=seed) for m in (1, 2, 3)},
-                nearest=neighbour, length=lengths(rows, style, limits), style=style if isinstance(style, str) else None, worst=worst)
+                nearest=_spread(sims, n, near), length=lengths(rows, style, limits), style=style if isinstance(style, str) else None, worst=worst)
+
+def _spread(sims, n, near):
+    "How the similarities to the nearest neighbour are spread."
+    import numpy as np
+    return dict(n=len(sims), ngram=n, mean=sum(sims)/len(sims), quantiles=[float(q) for q in np.percentile(sims, [5, 25, 50, 75, 95])],
+                near=near, near_share=sum(s>=near for s in sims)/len(sims), histogram=np.histogram(sims, 20, (0, 1))[0].tolist()) if sims else None
 
 # %% ../nbs/11_diversity.ipynb #5f91bfd8
-def _short(text, width=110):
+def _line(text, width=110):
     "One line of a text, for people; nothing in it is taken as a command of the terminal."
-    text = ' '.join(''.join(c if c.isprintable() else ' ' for c in text).split())
-    return text if len(text)<=width else text[:width-1]+'…'
+    return short(''.join(c if c.isprintable() else ' ' for c in text), width)
 
 def _length_line(s, v):
+    "The lengths of one style."
     q, out = v['quantiles'], v['outside']
     more = '' if out is None else f"; {out:.1%} outside {v['limits'][0]} to {v['limits'][1]}"
     return f"length        {s}: median {q[2]:.0f} words, 5 % to 95 %: {q[0]:.0f} to {q[4]:.0f}, n = {v['n']:,}{more}"
 
 def _pair_lines(w):
-    other = f"the same words, {w['times']} times in all" if w.get('times') else _short(w['texts'][1])
-    return [f"{w['similarity']:.2f}  {_short(w['ids'][0], 40)}: {_short(w['texts'][0])}", f"      {_short(w['ids'][1], 40)}: {other}"]
+    "A pair, on two lines."
+    other = f"the same words, {w['times']} times in all" if w.get('times') else _line(w['texts'][1])
+    return [f"{w['similarity']:.2f}  {_line(w['ids'][0], 40)}: {_line(w['texts'][0])}", f"      {_line(w['ids'][1], 40)}: {other}"]
 
 # %% ../nbs/11_diversity.ipynb #60b2e47e
+def _overlap_line(o):
+    "Mean overlap, and of how many pairs; nothing where there is no pair."
+    pairs, of = o[1]['pairs'], o[1]['of']
+    if not of: return []
+    how = f'all {of:,} pairs' if pairs==of else f"{pairs:,} pairs drawn of {of:,}; standard error up to {max(v['se'] for v in o.values()):.4f}"
+    return ['mean overlap  '+', '.join(f"{m}-grams: {v['mean']:.4f}" for m, v in o.items())+f' ({how})']
+
+def _neighbour_line(ne, n):
+    "The nearest neighbours of the prompts; nothing for a set of one."
+    if not ne: return []
+    who = 'all prompts' if ne['n']==n else f"{ne['n']:,} prompts drawn"
+    return [f"neighbour     {ne['mean']:.3f} on average, median {ne['quantiles'][2]:.3f}; {ne['near_share']:.1%} have a neighbour from {ne['near']:g} ({ne['ngram']}-grams, {who})"]
+
 def diversity_table(
     d:dict,    # of `diversity`
     k:int=20   # how many of the worst pairs
 )->str:
     "The figures as text."
-    o, ne, all_ = d['overlap'], d['nearest'], d['overlap'][1]['of']
     out = [f"prompts       {d['n']:,} with {d['words']:,} words, {d['vocabulary']:,} of them different; {d['repeats']:,} repeat the words of another",
            'distinct-n    '+', '.join(f'{m}: {v:.3f}' for m, v in d['distinct'].items() if v is not None)+f" (falls with size: at {d['words']:,} words)"]
-    if all_:
-        how = f'all {all_:,} pairs' if o[1]['pairs']==all_ else f"{o[1]['pairs']:,} pairs drawn of {all_:,}; standard error up to {max(v['se'] for v in o.values()):.4f}"
-        out.append('mean overlap  '+', '.join(f"{m}-grams: {v['mean']:.4f}" for m, v in o.items())+f' ({how})')
-    if ne:
-        who = 'all prompts' if ne['n']==d['n'] else f"{ne['n']:,} prompts drawn"
-        out.append(f"neighbour     {ne['mean']:.3f} on average, median {ne['quantiles'][2]:.3f}; {ne['near_share']:.1%} have a neighbour from {ne['near']:g} "
-                   f"({ne['ngram']}-grams, {who})")
-    out += [_length_line(s, v) for s, v in d['length'].items()]
-    if k and d['worst']: out.append('the most similar pairs')
-    return '\n'.join(out+[line for w in d['worst'][:k] for line in _pair_lines(w)])
+    out += _overlap_line(d['overlap'])+_neighbour_line(d['nearest'], d['n'])+[_length_line(s, v) for s, v in d['length'].items()]
+    return '\n'.join(out+['the most similar pairs']*bool(k and d['worst'])+[line for w in d['worst'][:k] for line in _pair_lines(w)])
 
 # %% ../nbs/11_diversity.ipynb #40a82f1e
-def _length_bars(d, b):
+def _neighbour_bars(ax, ne):
+    "How near each prompt is to its closest other."
+    if not ne: return
+    ax.bar([(i+.5)/20 for i in range(20)], ne['histogram'], .046, color=COLOURS['blue'])
+    ax.axvline(ne['near'], color=COLOURS['vermillion'], ls='--', lw=1.4)
+    ax.set_xlim(0, 1); count_ticks(ax.yaxis)
+    head(ax, f"{pct(ne['near_share'], 1)} have a neighbour from {ne['near']:g}", f"similarity to the nearest of {many(ne['n'], 'prompt')} (0 to 1)", 'prompts')
+
+def _length_bars(ax, d):
+    "Box and whiskers by style: 5, 25, 50, 75, 95 %."
     for y, v in enumerate(d['length'].values()):
         q = v['quantiles']
-        b.plot([q[0], q[4]], [y, y], color=COLOURS[0], lw=1)
-        b.barh(y, q[3]-q[1], .5, q[1], color=COLOURS[5], edgecolor=COLOURS[0])
-        b.plot([q[2]]*2, [y-.25, y+.25], color=COLOURS[3], lw=2)
-    b.set_yticks(range(len(d['length'])), [_literal(f"{_short(s, 24)} ({v['n']:,})") for s, v in d['length'].items()])
-    b.set(xlim=(0, None), xlabel='words: 5, 25, 50, 75, 95 %', title=_literal(f"length by {d['style']}") if d['style'] else 'length')
+        ax.plot([q[0], q[4]], [y, y], color=COLOURS['blue'], lw=1.2)
+        ax.barh(y, q[3]-q[1], .5, q[1], color=COLOURS['blue'])
+        ax.plot([q[2]]*2, [y-.32, y+.32], color=COLOURS['vermillion'], lw=2.4)
+    row_names(ax, [f"{short(s, 18)} ({v['n']:,})" for s, v in d['length'].items()])
+    ax.set_xlim(left=0)
+    head(ax, f"Length by {short(d['style'])}" if d['style'] else 'Length', 'words: 5, 25, 50, 75, 95 %')
 
 # %% ../nbs/11_diversity.ipynb #60e516f2
+def _curves(ax, curve):
+    "Distinct-n as texts are added."
+    for (m, pts), colour, mark in zip(curve.items(), ('blue', 'vermillion', 'green'), 'osD'):
+        ax.plot([x for x, _ in pts], [y for _, y in pts], color=COLOURS[colour], marker=mark, ms=3.5, lw=1, label=f'distinct-{m}')
+    ax.set(xscale='log', ylim=(0, 1.02))
+    head(ax, 'Distinct n-grams per word', 'words, as texts are added (log scale)')
+
 def plot_diversity(
-    d:dict,     # of `diversity`
-    axes=None   # three axes; None: new ones
-):              # the three axes
+    d:dict,          # of `diversity`
+    axes=None,       # three axes; None: new ones
+    dark:bool=None   # the page, as for `rsr.style.style`
+):                   # the three axes
     "Neighbours, length by style, and distinct-n as texts are added."
     import matplotlib.pyplot as plt
-    if axes is None: axes = plt.subplots(1, 3, figsize=(12, 3.4), layout='constrained')[1]
-    a, b, c = axes
-    if (ne := d['nearest']):
-        a.bar([(i+.5)/20 for i in range(20)], ne['histogram'], .046, color=COLOURS[0])
-        a.axvline(ne['near'], color=COLOURS[3], ls='--', lw=1)
-        a.set(xlim=(0, 1), xlabel=f"similarity to the nearest prompt (n = {ne['n']:,})", ylabel='prompts', title=f"{ne['near_share']:.1%} have a neighbour from {ne['near']:g}")
-    _length_bars(d, b)
-    for (m, pts), colour, mark in zip(d['curve'].items(), COLOURS, 'osD'):
-        c.plot([x for x, _ in pts], [y for _, y in pts], color=colour, marker=mark, ms=3, lw=1, label=f'distinct-{m}')
-    c.set(xscale='log', ylim=(0, 1.02), xlabel='words, as texts are added', title='distinct-n')
-    c.legend(frameon=False)
+    with look(dark):
+        if axes is None: axes = plt.subplots(1, 3, figsize=(11, 3.2), layout='constrained')[1]
+        for ax in axes: tidy(ax, dark)
+        _neighbour_bars(axes[0], d['nearest']); _length_bars(axes[1], d); _curves(axes[2], d['curve'])
     return axes

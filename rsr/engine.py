@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 from fastcore.basics import patch
 from .data import RsrError, RunBroken
-from .samplers import CallError
+from .replies import CallError
 
 # %% ../nbs/03_engine.ipynb #05b9997b
 class Budget:
@@ -31,23 +31,34 @@ class Budget:
         self.judge_price, self.dearer = judge_price or self.price, 0.   # dearer: dollars that the judge's tokens cost more
         self.prompt = self.completion = self.calls = 0
 
-    @property
-    def tokens(self): return self.prompt+self.completion
-    @property
-    def usd(self): return self.prompt*self.price[0]+self.completion*self.price[1]+self.dearer
-    @property
-    def minutes(self): return (time.monotonic()-self.t0)/60
-
 # %% ../nbs/03_engine.ipynb #b0ce10c6
 @patch
-def spend(self:Budget, prompt, completion, judge=False):
-    "Count what a call cost, in tokens."
-    if judge: self.dearer += prompt*(self.judge_price[0]-self.price[0])+completion*(self.judge_price[1]-self.price[1])
+def spend(self:Budget, prompt, completion, judge=False, price=None):
+    "Count what a call cost, in tokens; `price` is that of the judge who was asked, where several have their own."
+    p, c = price or self.judge_price
+    if judge: self.dearer += prompt*(p-self.price[0])+completion*(c-self.price[1])
     self.prompt += prompt; self.completion += completion; self.calls += 1
 
+# %% ../nbs/03_engine.ipynb #667462e5
+@patch(as_prop=True)
+def tokens(self:Budget):
+    "Prompt and completion tokens together."
+    return self.prompt+self.completion
+
+@patch(as_prop=True)
+def usd(self:Budget):
+    "US dollars."
+    return self.prompt*self.price[0]+self.completion*self.price[1]+self.dearer
+
+@patch(as_prop=True)
+def minutes(self:Budget):
+    "Wall clock."
+    return (time.monotonic()-self.t0)/60
+
+# %% ../nbs/03_engine.ipynb #02b49445
 @patch
 def over(self:Budget, calls=0):
-    "Which limit `calls` more calls would pass, in words; None while there is room. Before the first answer a few are let through, to learn what one costs."
+    "Which limit `calls` more calls would pass, in words; None while there is room."
     f = 1+calls/self.calls if self.calls else 1
     for k, limit in self.limits.items():
         if limit is None: continue
@@ -55,16 +66,20 @@ def over(self:Budget, calls=0):
         if used*(1 if k=='minutes' else f)>limit or (not self.calls and calls>4): return f'budget.{k}: {limit:g} ({used:.4g} spent)'
 
 # %% ../nbs/03_engine.ipynb #bf3ec7dc
+def _table():
+    "LiteLLM's prices: {model string: {…}}; empty without LiteLLM."
+    spec = find_spec('litellm')
+    path = spec and spec.origin and Path(spec.origin).parent/'model_prices_and_context_window_backup.json'
+    return orjson.loads(path.read_bytes()) if path and path.exists() else {}
+
 def model_price(
     model:str,       # a model string
     price:dict=None  # {prompt, completion} in US dollars per million tokens: wins
 ):                   # (prompt, completion) in US dollars per token; None: unknown
     "What a model costs per token."
     if price: return price.get('prompt', 0)/1e6, price.get('completion', 0)/1e6
-    spec = find_spec('litellm')
-    path = spec and spec.origin and Path(spec.origin).parent/'model_prices_and_context_window_backup.json'
-    if not model or not path or not path.exists(): return None
-    d = orjson.loads(path.read_bytes())
+    if not model: return None
+    d = _table()
     e = d.get(model) or d.get(model.split('/', 1)[-1])
     return e and (e.get('input_cost_per_token') or 0., e.get('output_cost_per_token') or 0.)
 
@@ -93,6 +108,7 @@ async def _enter(self:Engine):
         await f
     self.active += 1
 
+# %% ../nbs/03_engine.ipynb #fb6a14e1
 @patch
 def _leave(self:Engine): self.active -= 1; self._wake()
 
@@ -104,28 +120,10 @@ def _wake(self:Engine):
         f = self.waiting.popleft(); free -= 1
         if not f.done(): f.set_result(None)
 
-# %% ../nbs/03_engine.ipynb #fb6a14e1
+# %% ../nbs/03_engine.ipynb #754755e6
 class Stopped(RsrError):
     "The run was asked to stop: nothing new is sent."
 
-@patch
-def _failed(self:Engine, e, sent, wait):
-    "Take note of a failed try, sent at `sent`; raises where the run must stop. Seconds to wait."
-    now = time.monotonic()
-    if e.kind=='fatal' or e.kind=='request': raise self.stop(RunBroken(f'the provider refused the request: {e}'))
-    if self.first_fail is None: self.first_fail = now
-    if e.kind=='rate' and sent>self.shrunk_at:   # one shrink per round trip, not one per refusal
-        self.limit, self.shrunk_at = max(1., self.limit*0.7), now
-    delay = wait*random.uniform(0.5, 1.5) if e.retry_after is None else min(e.retry_after, 600)+random.uniform(0, 0.2)
-    if e.retry_after is not None or e.kind in ('server', 'network'): self.paused_until = max(self.paused_until, now+delay)
-    since, limit = now-max(self.last_ok or 0, self.first_fail), self.patience
-    if not self.last_ok and e.kind not in ('rate', 'timeout'): limit = min(limit, 30)
-    self.note = f'{e} — trying again'
-    hint = '' if self.last_ok or e.kind!='network' else '. Is the server running, and is sampler.base_url right?'
-    if since>limit: raise self.stop(RunBroken(f'no answer for {since:.0f} s, the last error was: {e}{hint}'))
-    return delay
-
-# %% ../nbs/03_engine.ipynb #8923f062
 @patch
 def stop(self:Engine, exc):
     "Let nothing new be sent; those who wait get `exc`. Returns it."
@@ -133,6 +131,32 @@ def stop(self:Engine, exc):
     self._wake()
     return self.stopped
 
+# %% ../nbs/03_engine.ipynb #7d7f9511
+@patch
+def _back_off(self:Engine, e, sent, wait):
+    "What a failed try, sent at `sent`, means for everybody; seconds until its own next try."
+    now = time.monotonic()
+    if self.first_fail is None: self.first_fail = now
+    if e.kind=='rate' and sent>self.shrunk_at:   # one shrink per round trip, not one per refusal
+        self.limit, self.shrunk_at = max(1., self.limit*0.7), now
+    delay = wait*random.uniform(0.5, 1.5) if e.retry_after is None else min(e.retry_after, 600)+random.uniform(0, 0.2)
+    if e.retry_after is not None or e.kind in ('server', 'network'): self.paused_until = max(self.paused_until, now+delay)
+    return delay
+
+# %% ../nbs/03_engine.ipynb #3e2d365b
+@patch
+def _failed(self:Engine, e, sent, wait):
+    "Take note of a failed try, sent at `sent`; raises where the run must stop. Seconds to wait."
+    if e.kind=='fatal' or e.kind=='request': raise self.stop(RunBroken(f'the provider refused the request: {e}'))
+    delay = self._back_off(e, sent, wait)
+    since, limit = time.monotonic()-max(self.last_ok or 0, self.first_fail), self.patience
+    if not self.last_ok and e.kind not in ('rate', 'timeout'): limit = min(limit, 30)
+    self.note = f'{e} — trying again'
+    hint = '' if self.last_ok or e.kind!='network' else '. Is the server running, and is sampler.base_url right?'
+    if since>limit: raise self.stop(RunBroken(f'no answer for {since:.0f} s, the last error was: {e}{hint}'))
+    return delay
+
+# %% ../nbs/03_engine.ipynb #1a5d9f7b
 @patch
 def _succeeded(self:Engine):
     "Take note of an answer: the limit grows by one per round of answers."
@@ -195,7 +219,7 @@ def _join(done, box, ready, on_interrupt):
     while not done.is_set():
         try: done.wait(0.2)
         except KeyboardInterrupt:
-            if hits and time.monotonic()-first<1: continue   # schedulers signal a process and its group: that is one
+            if hits and time.monotonic()-first<1: continue
             hits, first = hits+1, time.monotonic() if not hits else first
             ready.wait()
             fn = on_interrupt if hits==1 and on_interrupt else box['task'].cancel

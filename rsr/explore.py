@@ -6,7 +6,7 @@
 __all__ = ['Explorer', 'explore', 'serve']
 
 # %% ../nbs/19_explore.ipynb #8c62dbb5
-import re, socket, subprocess, sys, tempfile, threading
+import re, signal, socket, subprocess, sys, tempfile, threading
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
@@ -40,36 +40,61 @@ class Explorer(Exploration):
 
 # %% ../nbs/19_explore.ipynb #0a928e25
 @patch
-def _make_thresholds(self:Explorer, w):
-    "Histogram, sliders, the figures beside them."
-    def wide(): return w.Layout(width='554px', margin='0 0 0 5px')   # handles stand below the lines of the histogram
-    ws = dict(hist=w.HTML(), both=w.FloatRangeSlider(min=0, max=1, step=.01, readout=False, tooltip='fail and pass threshold', layout=wide()),
-              one=w.FloatSlider(min=0, max=1, step=.01, readout=False, tooltip='pass threshold', layout=wide()),
-              rest=w.Checkbox(description='what does not pass has failed', indent=False, layout=w.Layout(width='auto')),
-              margin=w.FloatSlider(min=0, max=1, step=.01, description='least margin of a pair', style=dict(description_width='140px'), layout=w.Layout(width='560px')),
-              formatter=w.Dropdown(options=[('all formatters', ''), *((n, n) for n in self.named)], description='thresholds for', style=dict(description_width='95px'),
-                                   layout=w.Layout(width='290px')),
-              counts=w.HTML(), again=w.Button(icon='refresh', tooltip='read the ledger again', layout=w.Layout(width='38px')),
-              write=w.Button(description='Write the files', icon='save', button_style='primary'), note=w.HTML(), written=w.HTML())
-    ws['both'].observe(lambda c: self.slid(*c['new']), 'value'); ws['one'].observe(lambda c: self.slid(None, c['new']), 'value')
+def _make_sliders(self:Explorer, w):
+    "The histogram, and sliders on its scale."
+    def slider(kind, tip): return kind(min=0, max=1, step=.01, readout=False, tooltip=tip, layout=w.Layout(width='554px', margin='0 0 0 5px'))   # handles stand below the lines
+    ws = dict(hist=w.HTML(), both=slider(w.FloatRangeSlider, 'fail and pass threshold'), one=slider(w.FloatSlider, 'pass threshold'),
+              margin=w.FloatSlider(min=0, max=1, step=.01, description='least margin of a pair', style=dict(description_width='140px'), layout=w.Layout(width='560px')))
+    ws['both'].observe(lambda c: self.dragged(*c['new']), 'value')
+    ws['one'].observe(lambda c: self.dragged(None, c['new']), 'value')
+    ws['margin'].observe(lambda c: self.filling or setattr(self, 'min_margin', _unrounded(c['new'], self.min_margin)), 'value')
+    return ws
+
+# %% ../nbs/19_explore.ipynb #37d683a8
+def _unrounded(new, old, step=.01):
+    "What a slider says, unless that is what stands already, rounded to its step: then what stands."
+    return round(new, 4) if old is None or abs(new-old)>step/2+1e-6 else old
+
+@patch
+def dragged(self:Explorer, fail, pass_):
+    "The handles of the threshold slider were moved."
+    self.slid(None if fail is None else _unrounded(fail, self.fail_threshold), _unrounded(pass_, self.pass_threshold))
+
+@patch
+def slid(self:Explorer, fail, pass_):
+    "Set both thresholds, the one below the other."
+    if self.filling or (fail, pass_)==(self.fail_threshold, self.pass_threshold): return
+    self.filling = True
+    self.set(pass_threshold=pass_, fail_threshold=None if fail is None or not pass_ else min(fail, max(0., round(pass_-.01, 4))))
+    self.filling = False
+    self.move('pass_threshold')
+
+# %% ../nbs/19_explore.ipynb #dbe6f42b
+@patch
+def _make_fields(self:Explorer, w):
+    "Thresholds to type, and whether there is one to fail by."
+    look = dict(min=0, max=1, step=.01, style=dict(description_width='45px'))
+    ws = {k:w.BoundedFloatText(description=text, layout=w.Layout(width='118px'), **look) for k, text in (('low', 'fail ≤'), ('high', 'pass ≥'))}
+    ws['rest'] = w.Checkbox(description='what does not pass has failed', indent=False, layout=w.Layout(width='auto', margin='0 0 0 14px'))
+    ws['low'].observe(lambda c: self.slid(c['new'], self.pass_threshold), 'value')
+    ws['high'].observe(lambda c: self.slid(self.fail_threshold, c['new']), 'value')
     ws['rest'].observe(lambda c: self.slid(None if c['new'] else max(0., round(self.pass_threshold-.4, 2)), self.pass_threshold), 'value')
-    ws['margin'].observe(lambda c: self.filling or setattr(self, 'min_margin', round(c['new'], 4)), 'value')
+    return ws
+
+# %% ../nbs/19_explore.ipynb #9027c63f
+@patch
+def _make_files(self:Explorer, w):
+    "What would be written, and the buttons."
+    ws = {k:w.HTML() for k in ('counts', 'note', 'written')}
+    ws['formatter'] = w.Dropdown(options=[('all formatters', ''), *((n, n) for n in self.named)], description='thresholds for',
+                                 style=dict(description_width='95px'), layout=w.Layout(width='290px'))
+    ws['write'] = w.Button(description='Write the files', icon='save', button_style='primary')
+    ws['again'] = w.Button(description='↻', tooltip='read the ledger again', layout=w.Layout(width='38px'))
     ws['formatter'].observe(lambda c: setattr(self, 'formatter', c['new']), 'value')
     ws['write'].on_click(lambda _: self._busy_write()); ws['again'].on_click(lambda _: self.reload())
     return ws
 
-# %% ../nbs/19_explore.ipynb #37d683a8
-@patch
-def slid(self:Explorer, fail, pass_):
-    "The handles of the threshold slider were moved."
-    if self.filling: return
-    pass_ = round(pass_, 4)
-    fail = None if fail is None or not pass_ else round(min(fail, pass_-.01), 4)
-    self.filling = True
-    self.set(pass_threshold=pass_, fail_threshold=fail)
-    self.filling = False
-    self.move('pass_threshold')
-
+# %% ../nbs/19_explore.ipynb #c8d3b578
 @patch
 def _busy_write(self:Explorer):
     "Write, with the button out of use meanwhile."
@@ -78,40 +103,52 @@ def _busy_write(self:Explorer):
     try: self.write()
     finally: b.disabled, b.description = False, 'Write the files'
 
-# %% ../nbs/19_explore.ipynb #1c4ed62a
+# %% ../nbs/19_explore.ipynb #cd170634
 @patch
 def _make_list(self:Explorer, w):
     "The list of prompts."
-    ws = dict(show=w.ToggleButtons(options=[(v, k) for k, v in FILTERS.items()], style=dict(button_width='auto')), head=w.HTML(),
-              sort=w.Dropdown(options=[(v, k) for k, v in SORTS.items()], description='order', style=dict(description_width='45px'), layout=w.Layout(width='270px')),
-              search=w.Text(placeholder='text in the prompt or its id', description='search', continuous_update=False, style=dict(description_width='50px'),
-                            layout=w.Layout(width='300px')),
-              prompts=w.Select(options=[], rows=12, layout=w.Layout(width='auto')), place=w.Label(),
-              back=w.Button(icon='angle-left', tooltip='page before', layout=w.Layout(width='38px')),
-              next=w.Button(icon='angle-right', tooltip='next page', layout=w.Layout(width='38px')))
+    def px(n): return w.Layout(width=f'{n}px')
+    ws = dict(show=w.ToggleButtons(options=[(v, k) for k, v in FILTERS.items()], style=dict(button_width='auto')), head=w.HTML(), place=w.Label(),
+              sort=w.Dropdown(options=[(v, k) for k, v in SORTS.items()], description='order', style=dict(description_width='45px'), layout=px(270)),
+              search=w.Text(placeholder='text in the prompt or its id', description='search', continuous_update=False, style=dict(description_width='50px'), layout=px(300)),
+              prompts=w.Select(options=[], rows=12, layout=w.Layout(width='auto')),
+              back=w.Button(description='‹', tooltip='page before', layout=px(38)), next=w.Button(description='›', tooltip='next page', layout=px(38)))
     ws['prompts'].add_class('rsr-list')
     for k in ('show', 'sort', 'search'): ws[k].observe(lambda c, k=k: self.filling or setattr(self, k, c['new']), 'value')
     ws['prompts'].observe(lambda c: self.filling or setattr(self, 'prompt', c['new']), 'value')
     ws['back'].on_click(lambda _: self.turn(-1)); ws['next'].on_click(lambda _: self.turn(1))
     return ws
 
+# %% ../nbs/19_explore.ipynb #49fa75ff
 @patch
 def turn(self:Explorer, step):
     "Another page of the list."
     self.page = max(0, min(self.page+step, max(0, self.table['total']-1)//12))
 
-# %% ../nbs/19_explore.ipynb #dbe6f42b
+# %% ../nbs/19_explore.ipynb #c4909fa1
+@patch
+def _make_side(self:Explorer, w, side):
+    "One of the two rollouts: which, its text, its label."
+    ws = dict(which=w.Select(options=[], rows=8, layout=w.Layout(width='auto')), view=w.HTML(layout=w.Layout(width='100%')),
+              label=w.ToggleButtons(options=[('no label', ''), ('pass', 'pass'), ('fail', 'fail')], style=dict(button_width='6em')))
+    ws['which'].add_class('rsr-list')
+    ws['which'].observe(lambda c: self.pick(side, c['new']), 'value')
+    ws['label'].observe(lambda c: self.filling or self.review(getattr(self, side), c['new'] or None), 'value')
+    return {side:ws['which'], f'{side}_view':ws['view'], f'{side}_label':ws['label']}
+
+@patch
+def pick(self:Explorer, side, key):
+    "Show a rollout on one side."
+    if self.filling or key is None: return
+    setattr(self, side, key)
+    self.draw('prompt')
+
+# %% ../nbs/19_explore.ipynb #1b72bafb
 @patch
 def _make_prompt(self:Explorer, w):
     "The prompt that is open: two rollouts side by side, and its pairs."
-    ws = dict(turns=w.HTML(), marks=w.Checkbox(value=True, description='mark differences', indent=False, layout=w.Layout(width='auto')), pair=w.HTML())
-    for side in ('left', 'right'):
-        ws[side] = w.Select(options=[], rows=8, layout=w.Layout(width='auto'))
-        ws[side].add_class('rsr-list')
-        ws[side+'_view'] = w.HTML(layout=w.Layout(width='100%'))
-        ws[side+'_label'] = w.ToggleButtons(options=[('no label', ''), ('pass', 'pass'), ('fail', 'fail')], style=dict(button_width='6em'))
-        ws[side].observe(lambda c, side=side: self.pick(side, c['new']), 'value')
-        ws[side+'_label'].observe(lambda c, side=side: self.filling or self.review(getattr(self, side), c['new'] or None), 'value')
+    ws = dict(turns=w.HTML(), marks=w.Checkbox(value=True, description='mark differences', indent=False, layout=w.Layout(width='auto')), pair=w.HTML(),
+              **self._make_side(w, 'left'), **self._make_side(w, 'right'))
     for k, text, icon in (('accept', 'Accept', 'check'), ('swap', 'Swap', 'exchange'), ('reject', 'Reject', 'times'), ('clear', 'Take back', 'undo')):
         ws[k] = w.Button(description=text, icon=icon, layout=w.Layout(width='110px'))
         ws[k].on_click(lambda _, k=k: self.judge_pair(None if k=='clear' else k))
@@ -120,33 +157,32 @@ def _make_prompt(self:Explorer, w):
     ws['marks'].observe(lambda c: (setattr(self, 'marks', c['new']), self.draw('prompt')), 'value')
     return ws
 
-# %% ../nbs/19_explore.ipynb #9027c63f
-@patch
-def pick(self:Explorer, side, key):
-    "Show a rollout on one side."
-    if self.filling or key is None: return
-    setattr(self, side, key)
-    self.draw('prompt')
-
-# %% ../nbs/19_explore.ipynb #cd170634
+# %% ../nbs/19_explore.ipynb #a7871dc3
 @patch
 def _make(self:Explorer):
     "All widgets, laid out."
     import ipywidgets as w
-    ws = {**self._make_thresholds(w), **self._make_list(w), **self._make_prompt(w)}
-    def row(*items, **kw): return w.HBox(items, layout=w.Layout(flex_flow='row wrap', align_items='center', width='100%', **kw))
-    left = w.VBox([ws['hist'], ws['both'], ws['one'], row(ws['rest']), ws['margin']], layout=w.Layout(width='580px'))
+    ws = self.widgets = {k:x for make in (self._make_sliders, self._make_fields, self._make_files, self._make_list, self._make_prompt) for k, x in make(w).items()}
+    n = f'{len(self.scores.prompts):,} prompts, {len(self.scores.key):,} rollouts'
+    head = w.HTML(STYLE+block(f"<h4>{shown(self.run.path.name)} <span class='rsr-dim' style='font-weight:400'>{n}</span></h4>"))
+    ws['ui'] = w.VBox([head, *self._lay_out(w)], layout=w.Layout(width='100%'))
+    for what in ('figures', 'list', 'prompt'): self.draw(what)
+
+# %% ../nbs/19_explore.ipynb #807052d9
+@patch
+def _lay_out(self:Explorer, w):
+    "Thresholds beside files; the list; the open prompt."
+    ws, wide = self.widgets, dict(width='100%')
+    def row(*items): return w.HBox(items, layout=w.Layout(flex_flow='row wrap', align_items='center', **wide))
+    left = w.VBox([ws['hist'], ws['both'], ws['one'], row(ws['low'], ws['high'], ws['rest']), ws['margin']], layout=w.Layout(width='580px'))
     right = w.VBox([ws['formatter'], ws['counts'], row(ws['write'], ws['again'], ws['note']), ws['written']], layout=w.Layout(flex='1 1 480px', min_width='480px'))
     sides = [w.VBox([ws[s], ws[s+'_view'], ws[s+'_label']], layout=w.Layout(width='50%', padding='0 4px')) for s in ('left', 'right')]
     ws['pairs'] = row(ws['pair'], *(ws[k] for k in ('accept', 'swap', 'reject', 'clear', 'next_pair')))
-    ws['opened'] = w.VBox([ws['turns'], ws['marks'], w.HBox(sides, layout=w.Layout(width='100%')), ws['pairs']])
-    lists = w.VBox([row(ws['show']), row(ws['sort'], ws['search'], ws['back'], ws['next'], ws['place']), ws['head'], ws['prompts']], layout=w.Layout(width='100%', margin='10px 0'))
-    n = f'{len(self.scores.prompts):,} prompts, {len(self.scores.key):,} rollouts'
-    head = w.HTML(STYLE+block(f"<h4>{shown(self.run.path.name)} <span class='rsr-dim' style='font-weight:400'>{n}</span></h4>"))
-    self.widgets = dict(ws, ui=w.VBox([head, w.HBox([left, right], layout=w.Layout(flex_flow='row wrap', width='100%')), lists, ws['opened']], layout=w.Layout(width='100%')))
-    for what in ('figures', 'list', 'prompt'): self.draw(what)
+    ws['opened'] = w.VBox([ws['turns'], ws['marks'], w.HBox(sides, layout=w.Layout(**wide)), ws['pairs']])
+    lists = w.VBox([row(ws['show']), row(ws['sort'], ws['search'], ws['back'], ws['next'], ws['place']), ws['head'], ws['prompts']], layout=w.Layout(margin='10px 0', **wide))
+    return w.HBox([left, right], layout=w.Layout(flex_flow='row wrap', **wide)), lists, ws['opened']
 
-# %% ../nbs/19_explore.ipynb #c4909fa1
+# %% ../nbs/19_explore.ipynb #9a90479f
 @patch
 @contextmanager
 def _quietly(self:Explorer):
@@ -154,17 +190,18 @@ def _quietly(self:Explorer):
     try: yield self.widgets
     finally: self.filling = was
 
+# %% ../nbs/19_explore.ipynb #f22bf103
 @patch
 def _draw_figures(self:Explorer):
     "Show thresholds, distribution and figures."
-    fs, f = make_formatters(self.configs), self.fail_threshold
+    fs, f, p = make_formatters(self.configs), self.fail_threshold, self.pass_threshold
     has, pairs = (any(k in thresholds_of(x) for x in fs if self.formatter in ('', x.name)) for k in ('fail_threshold', 'min_margin'))
     with self._quietly() as ws:
-        ws['hist'].value = histogram_svg(self.histogram, self.pass_threshold, f, self.min_margin if pairs else 0)
-        ws['formatter'].value, ws['rest'].value, ws['margin'].value = self.formatter, f is None, self.min_margin
-        if f is None: ws['one'].value = self.pass_threshold
-        elif f<=self.pass_threshold: ws['both'].value = (f, self.pass_threshold)
-        for k, on in (('one', f is None), ('both', f is not None), ('rest', has), ('margin', pairs)): ws[k].layout.display = '' if on else 'none'
+        ws['hist'].value = histogram_svg(self.histogram, p, f, self.min_margin if pairs else 0)
+        for k, v in dict(formatter=self.formatter, rest=f is None, margin=self.min_margin, high=p, low=f or 0.).items(): ws[k].value = v
+        if f is None: ws['one'].value = p
+        elif f<=p: ws['both'].value = (f, p)
+        for k, on in (('one', f is None), ('both', f is not None), ('low', f is not None), ('rest', has), ('margin', pairs)): ws[k].layout.display = '' if on else 'none'
         ws['counts'].value = whatif_html(self.counts, self.before)
         ws['note'].value = block(shown(self.message), role='status')
         ws['written'].value = self._written()
@@ -199,7 +236,7 @@ def _draw_list(self:Explorer):
         ws['back'].disabled, ws['next'].disabled = not self.page, first+12>=t['total']
 
 # %% ../nbs/19_explore.ipynb #af9c0db2
-_diff = lru_cache(8)(diff_html)   # a slider moves, the texts stay
+_diff = lru_cache(8)(diff_html)
 
 @patch
 def _draw_prompt(self:Explorer):
@@ -215,8 +252,7 @@ def _draw_prompt(self:Explorer):
             _options(ws[side], options, r and r['key'])
             ws[side+'_view'].value = rollout_html(r, self.pass_threshold, self.fail_threshold, html) if r else block('<div class="rsr-dim">no rollout</div>')
             ws[side+'_label'].value = {None:'', True:'pass', False:'fail'}[r['label'] if r else None]
-        ws['pair'].value = block(self._pair_text(at))
-        ws['pairs'].layout.display = '' if self.dpo else 'none'
+        ws['pair'].value, ws['pairs'].layout.display = block(self._pair_text(at)), '' if self.dpo else 'none'
         for k in ('accept', 'swap', 'reject', 'clear'): ws[k].disabled = not self.pairs or (k=='clear' and not self.pairs[0]['verdict'])
 
 # %% ../nbs/19_explore.ipynb #ae4ae758
@@ -269,15 +305,20 @@ def _address(process):
     return m[0]
 
 # %% ../nbs/19_explore.ipynb #6760f336
+def _stop(*_): raise KeyboardInterrupt
+
 def serve(
     path,                    # the run directory
     port:int=None,           # None: any free one
     open_browser:bool=True   # open the page in the browser
 ):
     "Explore a run in a browser, until Ctrl-C."
-    run = Run(path)
-    with tempfile.TemporaryDirectory() as folder:
-        p = _server(run.path, folder, port, open_browser)
-        try: print(f'{run.path} is at {_address(p)}\nCtrl-C ends it', flush=True); p.wait()
-        except KeyboardInterrupt: pass
-        finally: p.terminate(); p.wait()
+    run, before = Run(path), {s:signal.signal(s, _stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            p = _server(run.path, folder, port, open_browser)
+            try: print(f'{run.path} is at {_address(p)}\nCtrl-C ends it', flush=True); p.wait()
+            finally: p.terminate(); p.wait()
+    except KeyboardInterrupt: pass
+    finally:
+        for s, f in before.items(): signal.signal(s, f)

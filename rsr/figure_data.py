@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KIND', 'KINDS', 'JOIN', 'LIMITS', 'UNITS', 'View', 'FrameLedger', 'view', 'scores_data', 'beta_masses',
-           'pass_rates_data', 'rollouts_to_satisfaction_data', 'outcomes_data', 'tokens_data', 'latency_data',
-           'yield_budget_data']
+           'pass_rates_data', 'kaplan_meier', 'rollouts_to_satisfaction_data', 'outcomes_data', 'tokens_data',
+           'latency_data', 'yield_budget_data']
 
 # %% ../nbs/17_figure_data.ipynb #20de3ec7
 import math, sqlite3
@@ -13,11 +13,14 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fastcore.basics import patch
+from itertools import accumulate
 from .data import OUTCOMES, RsrError, dumps, no_such
-from .formatters import EPS, make_formatter, make_formatters
+from .formatters import make_formatter, make_formatters
+from .pairs import EPS
 from .rates import corrected_rate, fit_beta
 from .run import Run, _valid, load_run
-from .store import SCHEMA, Store
+from .store import Store
+from .ledger import SCHEMA
 
 # %% ../nbs/17_figure_data.ipynb #651a32a1
 KIND = "CASE WHEN s.value IS NULL THEN 'unscored' WHEN s.value>=:pass THEN 'passed' WHEN s.value<=:fail THEN 'failed' ELSE 'between' END"
@@ -124,7 +127,7 @@ def view(
     _check_limits(limits)
     if isinstance(run, str) or hasattr(run, '__fspath__'): run = load_run(run)
     if isinstance(run, Run):
-        d = run.recipe
+        d = run.written
         v = View(Store(run.path, write=False), {**_recipe_limits(d), **limits}, _valid(d), d)
         v.store.db.execute('PRAGMA mmap_size=4294967296')   # bytes: half the time for a ledger of some gigabytes
     elif hasattr(run, 'to_pandas'): v = View(FrameLedger(run.to_pandas()), {**LIMITS, **limits})   # polars, pyarrow, datasets
@@ -186,6 +189,14 @@ def beta_masses(
 _PER_PROMPT = '''SELECT k, n, kb, nb, count(*) FROM (SELECT sum(s.value>=:pass) k, count(s.value) n, sum(CASE WHEN r.blind THEN s.value>=:pass END) kb,
     count(CASE WHEN r.blind THEN s.value END) nb FROM {join} WHERE {valid} AND s.value IS NOT NULL GROUP BY r.prompt) GROUP BY 1, 2, 3, 4'''
 
+def _rates(rows):
+    "Plain, pooled and corrected pass rates of (passed, scored, passed blind, scored blind, prompts) rows."
+    def mean(f, rs): return sum(f(*r[:4])*r[4] for r in rs)/sum(r[4] for r in rs)
+    blind, n = [r for r in rows if r[3]], sum(r[1]*r[4] for r in rows)
+    rate, ci = corrected_rate(sum(r[4] for r in blind), *[mean(lambda k, m, kb, mb, e=e: (kb/mb)**e, blind) if blind else 0. for e in (1, 2)])
+    return dict(plain=mean(lambda k, m, *_: k/m, rows), pooled=sum(r[0]*r[4] for r in rows)/n, corrected=rate, interval=ci and list(ci), rollouts=n)
+
+# %% ../nbs/17_figure_data.ipynb #635267e0
 def pass_rates_data(
     run,           # Run, path or DataFrame
     bins:int=10,   # of equal width on [0, 1]
@@ -194,20 +205,27 @@ def pass_rates_data(
     "How the pass rates of the prompts are spread: as seen, and as they probably are."
     with view(run, **limits) as v:
         rows = v.rows(_PER_PROMPT)
-        n, edges = sum(r[-1] for r in rows), _edges(bins)
-        if not n: return dict(n=0, why=_why(v))
-    fit, mean = {}, lambda f, rs, m: sum(f(*r)*r[-1] for r in rs)/m
-    for k, m, _, _, c in rows: fit[k, m-k] = fit.get((k, m-k), 0)+c
-    blind = [r for r in rows if r[3]]
-    nb = max(1, sum(r[-1] for r in blind))
-    rate, ci = corrected_rate(nb if blind else 0, mean(lambda k, m, kb, mb, c: kb/mb, blind, nb), mean(lambda k, m, kb, mb, c: (kb/mb)**2, blind, nb))
+        if not rows: return dict(n=0, why=_why(v))
+    n, edges, fit = sum(r[-1] for r in rows), _edges(bins), Counter()
+    for k, m, _, _, c in rows: fit[k, m-k] += c
     a, b = fit_beta(fit)
     return dict(edges=edges, prompts=_spread([('n', k/m*bins+1e-9, c) for k, m, _, _, c in rows], ['n'], bins)['n'], expected=[n*x for x in beta_masses(a, b, edges)],
-                never=sum(r[-1] for r in rows if not r[0]), always=sum(r[-1] for r in rows if r[0]==r[1]), plain=mean(lambda k, m, *_: k/m, rows, n),
-                pooled=sum(r[0]*r[-1] for r in rows)/sum(r[1]*r[-1] for r in rows), corrected=rate, interval=ci and list(ci), beta=[a, b],
-                rollouts=sum(r[1]*r[-1] for r in rows), n=n, why=None)
+                never=sum(r[-1] for r in rows if not r[0]), always=sum(r[-1] for r in rows if r[0]==r[1]), **_rates(rows), beta=[a, b], n=n, why=None)
 
 # %% ../nbs/17_figure_data.ipynb #6cf3f349
+def kaplan_meier(
+    events:list,    # how many at 1, 2, 3, …
+    censored:list   # how many were last seen there without one
+)->list:            # the share with an event by then, in [0, 1]
+    "The share that had an event by each time, if nobody had been lost from sight."
+    left, alive, out = sum(events)+sum(censored), 1., []
+    for e, c in zip(events, censored):
+        alive *= 1-e/left if left else 1.
+        left -= e+c
+        out.append(1-alive)
+    return out
+
+# %% ../nbs/17_figure_data.ipynb #9d774769
 def rollouts_to_satisfaction_data(
     run   # Run, path, or DataFrame with the column `stop`
 )->dict:  # {rollouts: [1, 2, …], satisfied, censored: prompts per number, cumulative, unlimited: shares, unasked, total, n, why}
@@ -220,13 +238,8 @@ def rollouts_to_satisfaction_data(
         if v.recipe is None and not any(s for s, *_ in rows): return dict(n=0, why="These rollouts do not say why each prompt was stopped (column 'stop').")
     most, total = max(n for _, n, _ in asked), sum(c for *_, c in asked)
     sat, cen = ([sum(c for s, n, c in asked if n==k and (s=='satisfied')==yes) for k in range(1, most+1)] for yes in (True, False))
-    left, alive, cum, km = total, 1., [], []
-    for s, c in zip(sat, cen):
-        alive *= 1-s/left if left else 1.
-        left -= s+c
-        cum.append((cum[-1] if cum else 0)+s/total); km.append(1-alive)
-    return dict(rollouts=list(range(1, most+1)), satisfied=sat, censored=cen, cumulative=cum, unlimited=km, unasked=sum(c for _, n, c in rows if not n),
-                total=sum(sat), n=total, why=None)
+    return dict(rollouts=list(range(1, most+1)), satisfied=sat, censored=cen, cumulative=[x/total for x in accumulate(sat)], unlimited=kaplan_meier(sat, cen),
+                unasked=sum(c for _, n, c in rows if not n), total=sum(sat), n=total, why=None)
 
 # %% ../nbs/17_figure_data.ipynb #29e5b94b
 def outcomes_data(
@@ -310,6 +323,7 @@ def _spent(v, unit, place, w):
     return cost, v.rows(f"""{ranked} SELECT k/:w, count(*) FROM (SELECT max(o.place) k FROM prompts p JOIN o ON o.prompt=p.key
                             WHERE p.stop='satisfied' AND p.gen=:gen GROUP BY p.key) GROUP BY 1""", w=w)
 
+# %% ../nbs/17_figure_data.ipynb #42baa0aa
 def _curve(cost, sat, size, more):
     "Cumulative sums of (place, amount) rows, and the price of a satisfied prompt."
     spent, got = [0]*(size+1), [0]*(size+1)

@@ -9,7 +9,7 @@ __all__ = ['ANSWERS', 'BY', 'spearman', 'score_length_data', 'margins_data', 'cr
 import math
 from .data import RsrError, no_such
 from .figure_data import KINDS, _edges, _quantiles, _spread, _why, pass_rates_data, view
-from .formatters import EPS
+from .pairs import EPS
 from .rates import corrected_rate
 
 # %% ../nbs/17_figure_details.ipynb #5a2281c8
@@ -21,6 +21,7 @@ def _draw(v, most):
     share = min(1., most/n) if n else 1.
     return ('' if share==1 else f' AND (r.prompt*2654435761&4294967295)<{int(share*2**32)}'), share   # Knuth's multiplicative hash
 
+# %% ../nbs/17_figure_details.ipynb #4bcaa106
 def spearman(
     rows:list   # [(x, y, count), …]
 )->float:       # in [-1, 1]; None where x or y does not vary
@@ -34,6 +35,20 @@ def spearman(
     a, b = ranks(x), ranks(y)
     var = (c*a*a).sum()*(c*b*b).sum()
     return float((c*a*b).sum()/math.sqrt(var)) if var else None
+
+# %% ../nbs/17_figure_details.ipynb #979368e8
+def _per_bin(size, cuts, base):
+    "The query for the sums of each bin over its prompts."
+    place = ' '.join(f'WHEN size<={e} THEN {i}' for i, e in enumerate(cuts))
+    return f"""WITH x AS MATERIALIZED (SELECT r.prompt, s.value, {size} size {base})
+        SELECT b, sum(n), sum(t), sum(s), sum(s*s), sum(s*n), sum(n*n), count(*) FROM (SELECT {f'CASE {place} ELSE {len(cuts)} END' if cuts else 0} b,
+            count(*) n, sum(size) t, sum(value) s FROM x GROUP BY 1, prompt) GROUP BY 1 ORDER BY 1"""
+
+def _clustered(n, _, s, ss, sn, nn, g):
+    "A mean and its 95 % interval, of sums over g clusters; None for one cluster."
+    m = s/n
+    half = 1.96*math.sqrt(max(0., ss-2*m*sn+m*m*nn)*g/(g-1))/n if g>1 else None
+    return m, None if half is None else [max(0., m-half), min(1., m+half)]
 
 # %% ../nbs/17_figure_details.ipynb #5945c9b8
 def score_length_data(
@@ -56,20 +71,6 @@ def score_length_data(
     return dict(edges=[min(r[0] for r in rows), *cuts, max(r[0] for r in rows)], centre=[g[2]/g[1] for g in got], mean=[m for m, _ in stats],
                 interval=[i for _, i in stats], count=[g[1] for g in got], rho=spearman(rows), share=share, unit=unit, n=sum(r[2] for r in rows), why=None)
 
-# %% ../nbs/17_figure_details.ipynb #979368e8
-def _per_bin(size, cuts, base):
-    "The query for the sums of each bin over its prompts."
-    place = ' '.join(f'WHEN size<={e} THEN {i}' for i, e in enumerate(cuts))
-    return f"""WITH x AS MATERIALIZED (SELECT r.prompt, s.value, {size} size {base})
-        SELECT b, sum(n), sum(t), sum(s), sum(s*s), sum(s*n), sum(n*n), count(*) FROM (SELECT {f'CASE {place} ELSE {len(cuts)} END' if cuts else 0} b,
-            count(*) n, sum(size) t, sum(value) s FROM x GROUP BY 1, prompt) GROUP BY 1 ORDER BY 1"""
-
-def _clustered(n, _, s, ss, sn, nn, g):
-    "A mean and its 95 % interval, of sums over g clusters; None for one cluster."
-    m = s/n
-    half = 1.96*math.sqrt(max(0., ss-2*m*sn+m*m*nn)*g/(g-1))/n if g>1 else None
-    return m, None if half is None else [max(0., m-half), min(1., m+half)]
-
 # %% ../nbs/17_figure_details.ipynb #1bf54472
 _MARGIN = '''SELECT hi, lo, CAST((hi-lo)*:bins+1e-9 AS INT), hi-lo<:m, count(*), sum(hi-lo) FROM (SELECT max(CASE WHEN s.value>=:pass THEN s.value END) hi,
         min(CASE WHEN s.value<:pass AND s.value<=:fail THEN s.value END) lo FROM {join} WHERE {valid} AND s.value IS NOT NULL GROUP BY r.prompt)
@@ -89,6 +90,18 @@ def margins_data(
         return dict(edges=_edges(bins), prompts=_spread([('n', b, c) for b, _, c, _ in both], ['n'], bins)['n'], below=sum(c for _, low, c, _ in both if low),
                     mean=sum(r[3] for r in both)/n if n else None, only_passed=alone(True, False), only_failed=alone(False, True), neither=alone(False, False),
                     min_margin=v.limits['min_margin'], n=n, why=why)
+
+# %% ../nbs/17_figure_details.ipynb #6e551c00
+def _share(rows, criterion, answer):
+    "The share of an answer among all to a criterion."
+    return sum(n for c, a, _, n, _ in rows if (c, a)==(criterion, answer))/sum(n for c, _, _, n, _ in rows if c==criterion)
+
+def _points(rows, criterion, kind, scales):
+    "The mean points that a criterion gave to responses of a kind (None: of all); NA and ERROR are left out."
+    lo, *_, hi = scales.get(criterion) or (0, 1)
+    worth = lambda a, mean: (mean-lo)/(hi-lo) if a=='level' else float(a=='YES')
+    got = [(n, worth(a, m)) for c, a, k, n, m in rows if c==criterion and kind in (None, k) and a in ('YES', 'NO', 'level')]
+    return sum(n*p for n, p in got)/sum(n for n, _ in got) if got else None
 
 # %% ../nbs/17_figure_details.ipynb #0f67d7b7
 ANSWERS, BY = ('YES', 'NO', 'NA', 'ERROR', 'level'), ('answers', 'kinds')
@@ -113,18 +126,6 @@ def criteria_data(
     cols = [a for a in (ANSWERS if by=='answers' else KINDS[:3]) if any(a in r[1:3] for r in rows)]
     cell = _share if by=='answers' else lambda rows, c, k: _points(rows, c, k, scales)
     return dict(criteria=names, columns=cols, shares=[[cell(rows, c, k) for k in cols] for c in names], share=share, by=by, n=n, why=None)
-
-# %% ../nbs/17_figure_details.ipynb #6e551c00
-def _share(rows, criterion, answer):
-    "The share of an answer among all to a criterion."
-    return sum(n for c, a, _, n, _ in rows if (c, a)==(criterion, answer))/sum(n for c, _, _, n, _ in rows if c==criterion)
-
-def _points(rows, criterion, kind, scales):
-    "The mean points that a criterion gave to responses of a kind (None: of all); NA and ERROR are left out."
-    lo, *_, hi = scales.get(criterion) or (0, 1)
-    worth = lambda a, mean: (mean-lo)/(hi-lo) if a=='level' else float(a=='YES')
-    got = [(n, worth(a, m)) for c, a, k, n, m in rows if c==criterion and kind in (None, k) and a in ('YES', 'NO', 'level')]
-    return sum(n*p for n, p in got)/sum(n for n, _ in got) if got else None
 
 # %% ../nbs/17_figure_details.ipynb #48f9e1b5
 _CELLS = '''WITH t AS (SELECT p.key, j.key dim, coalesce(j.value,'none') val FROM prompts p, json_each(p.row,'$.metadata.taxonomy') j

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 import yaml
 from .data import RsrError, fingerprint, load_function, no_such
-from .rubric import fence
-from .verifiers import split_thinking
+from .judge import fence
+from .choices import split_thinking
 
 # %% ../nbs/12_flaws.ipynb #fc4fdf43
 FLAWS = Path(__file__).parent/'flaws.yaml' if '__file__' in globals() else Path('../rsr/flaws.yaml')
@@ -133,12 +133,12 @@ def _per(pattern, t): return len(re.findall(pattern, t, re.I))/max(1, len(_sente
 
 def _words(t): return max(1, len(t.split()))
 
+# %% ../nbs/12_flaws.ipynb #d1b3f27c
 @check
 def is_too_verbose(chosen, flawed, prompt):
     "Clearly longer, with the same content."
     return _words(flawed)>=1.4*_words(chosen) and _kept(chosen, flawed)>=.5
 
-# %% ../nbs/12_flaws.ipynb #d1b3f27c
 @check
 def is_missing_acknowledgment(chosen, flawed, prompt):
     "The beginning acknowledged the person, and no longer does."
@@ -151,14 +151,12 @@ def is_prescriptive(chosen, flawed, prompt):
     orders, offers = r"\b(you (should|must|need to|have to|ought to)|never|always)\b", r"\b(might|could|may|perhaps|maybe|consider|if you('d)? like|one option)\b"
     return _per(orders, flawed)>_per(orders, chosen) and _per(offers, flawed)<=_per(offers, chosen)
 
-
 @check
 def is_wrong_tone(chosen, flawed, prompt):
     "Stiffer by the balance of official and warm words."
     stiff = r"\b(dear sir|kindly|hereby|furthermore|regarding|pursuant|further to|shall|foregoing|sincerely|cannot|enquir|assist)"
     warm = r"(n't|'(re|ll|ve|m|s)\b|!|\b(sorry|thanks|glad|happy|feel)\b)"
     return _per(stiff, flawed)-_per(warm, flawed)>_per(stiff, chosen)-_per(warm, chosen)+.2
-
 
 @check
 def is_slightly_off_topic(chosen, flawed, prompt):
@@ -172,6 +170,8 @@ def _fn(spec, table, what):
     if ':' in str(spec): return load_function(spec)
     raise RsrError(f'flaw {what}: '+no_such(what, spec, table)+', or file.py:function')
 
+_FENCE = re.compile(r'<<<(BEGIN|END) [A-Z]')   # a writer that repeats its request brings the fence along
+
 def flaw_problem(
     flaw:Flaw,
     chosen:str,        # the good response
@@ -183,6 +183,7 @@ def flaw_problem(
 )->str:                # None: the flaw is there, and nothing else
     "What is wrong with a flawed copy."
     if ' '.join(chosen.split())==' '.join(flawed.split()): return 'text is unchanged'
+    if _FENCE.search(flawed) and not _FENCE.search(chosen): return 'marks of the request in the text'
     target = [c for c in (flaw.criteria if criteria is None else criteria) if answers and c in answers[0]]
     if target: return _by_rubric(target, *answers, most_others)
     if flaw.check and not _fn(flaw.check, CHECKS, 'check')(chosen, flawed, prompt): return 'not there'

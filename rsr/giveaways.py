@@ -10,7 +10,7 @@ __all__ = ['MOST', 'FORM', 'PRIOR', 'SEEN', 'FOLDS', 'as_pair', 'read_pairs', 's
 import math, re
 from pathlib import Path
 import orjson
-from .check import view
+from .lint import view
 from .choices import _CLOSED, _OPENED
 from .data import READERS, RsrError, clean_text, fingerprint, read_rows
 from .pairs import is_garbled, is_refusal
@@ -142,11 +142,13 @@ def words(text)->list:
     text = text[:MOST].casefold()
     return (_ascii if text.isascii() else _word).findall(text)
 
+# %% ../nbs/15_giveaways.ipynb #2594922f
 FORM = {k:re.compile(v, re.M) for k, v in {   # what a text looks like; each is found in linear time
     'bullets':r'^[ \t]*[-*•][ \t]', 'numbers':r'^[ \t]*\d+[.)][ \t]', 'headings':r'^#{1,6}[ \t]', 'bold':r'\*\*\S', 'code':'```', 'table':r'^\|.*\|', 'paragraphs':r'\n[ \t]*\n',
     'exclamation mark':'!', 'question mark':r'\?', 'dash':'[—–]', 'emoji':'[\U0001f300-\U0001faff\u2600-\u27bf]', 'ends with an ellipsis':r'(?:…|\.\.\.)\Z',
     'ends without punctuation':r'[^\W_]\Z', 'ends with a question':r'\?\Z'}.items()}
 
+# %% ../nbs/15_giveaways.ipynb #6edf1928
 def _side(text, ws):
     "What the audit knows of one text."
     end = text[-200:].rstrip()

@@ -6,18 +6,18 @@
 __all__ = ['Answer', 'TRUNCATED', 'SAME_PROMPT', 'NEAR_PROMPT', 'NEAR', 'NEAR_MOST', 'SAME_ANSWER', 'SHARE', 'SHARE_FAIL',
            'LITTLE', 'LENGTH_AUC', 'LENGTH_LEAST', 'BROKEN_TAGS', 'REFUSALS', 'BAD_REFUSALS', 'AUDITED', 'BROKEN',
            'Rows', 'thinking_tags', 'read_rows_of', 'read_files', 'say', 'graded', 'worst', 'truncation', 'repeats',
-           'duplicates', 'class_balance', 'volume', 'length_auc', 'length_bias', 'contamination', 'thinking',
-           'refusals', 'pair_audit']
+           'duplicates', 'near_leaks', 'class_balance', 'volume', 'length_auc', 'length_bias', 'contamination',
+           'thinking', 'refusals', 'pair_audit']
 
 # %% ../nbs/17_hygiene.ipynb #0a4d5448
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
 from pathlib import Path
 from .audit import MIN_PAIRS, audit
-from .check import _rows, view
+from .lint import _rows, view
 from .choices import _CLOSED, _OPENED
 from .data import Prompt
-from .formatters import _hash, normalised
+from .rows import _hash, minhash, normalised
 from .guide import typical_volume
 from .pairs import is_refusal
 from .splits import Benchmark, Groups
@@ -166,6 +166,24 @@ def duplicates(
     todo = 'leave repeated prompts out of the input' if v!='pass' else 'see whether those answers say anything about their prompts'
     return say(worst([v, graded(shared, SAME_ANSWER)]), max(same, near), detail, todo)
 
+# %% ../nbs/17_hygiene.ipynb #4dbef367
+def _triples(text): w = normalised(text).split(); return {' '.join(w[i:i+3]) for i in range(max(1, len(w)-2))}
+
+def near_leaks(
+    train:list,   # texts
+    held:list     # texts
+)->list:          # [(held, train), …]
+    "Held-out prompts that nearly stand in the training prompts (Jaccard similarity of word triples from `NEAR`)."
+    from datasketch import MinHashLSH
+    lsh, some = MinHashLSH(NEAR, 128), train if len(train)<=NEAR_MOST else train[::len(train)//NEAR_MOST+1]
+    for i, t in enumerate(held): lsh.insert(i, minhash(t))
+    out = {}
+    for t in some:
+        for i in lsh.query(minhash(t)):
+            a, b = _triples(t), _triples(held[i])
+            if i not in out and len(a&b)>=NEAR*len(a|b): out[i] = held[i], t
+    return list(out.values())
+
 # %% ../nbs/17_hygiene.ipynb #dfb4538f
 def class_balance(
     files:list   # [Rows, …]
@@ -210,7 +228,7 @@ def length_bias(
     if not found: return say('n/a', None, 'no file with good and bad answers' if not sides else f'fewer than {LENGTH_LEAST} good or bad answers')
     far = max((x for _, x in found), key=lambda x: abs(x-.5))
     return say(graded(max(far, 1-far), LENGTH_AUC), far, '; '.join(f'{f}: a good answer is longer than a bad one in {_pct(x)} of all comparisons' for f, x in found)
-               +' (50 % is no bias)', 'look at both sides (rsr explore RUN); choose among what passed by length (formatter.select), or drop pairs with a great difference')
+               +' (50 % is no bias)', 'look at both sides (rsr explore RUN); rsr format RUN formatter.dpo.max_length_ratio=1.5 makes no pair that differs more')
 
 # %% ../nbs/17_hygiene.ipynb #e51fa801
 def contamination(

@@ -7,9 +7,10 @@ __all__ = ['snapshot', 'duration', 'snapshot_html', 'Live']
 
 # %% ../nbs/16_live.ipynb #f898bfb8
 import html, threading, time
+from copy import deepcopy
 from fastcore.basics import patch
-from .data import RsrError
-from .run import Run, execute
+from .recipe import build, new_work_dir
+from .run import Run, carry_out, execute, prepare
 
 # %% ../nbs/16_live.ipynb #8b0f2161
 def snapshot(
@@ -26,7 +27,7 @@ def snapshot(
                 pass_rate=n['passed']/n['scored'] if n['scored'] else None, scored=n['scored'], tokens=n['tokens'], usd=b.usd if any(b.price) else None,
                 seconds=since, left=left, in_flight=loop.sending, note=loop.engine.note)
 
-# %% ../nbs/16_live.ipynb #8f455f62
+# %% ../nbs/16_live.ipynb #a51ccc0b
 def duration(
     seconds:float   # None: unknown
 )->str:
@@ -35,24 +36,28 @@ def duration(
     s = int(seconds+.5)
     return f'{s} s' if s<100 else f'{s//60} min' if s<6000 else f'{s//3600} h {s%3600//60} min'
 
+# %% ../nbs/16_live.ipynb #69595496
+def _cells(s, state):
+    "(name, text) of the rows of the table."
+    yield 'prompts', f"{s['closed']:,} of {s['total']:,} done, {s['satisfied']:,} satisfied"
+    yield 'passed', '–' if s['pass_rate'] is None else f"{s['pass_rate']:.0%} of {s['scored']:,} scored"
+    yield 'rollouts', ', '.join(f'{k} {v:,}' for k, v in s['outcomes'].items()) or '–'
+    yield 'cost', f"{s['tokens']:,} tokens"+(f", {s['usd']:.2f} US dollars" if s['usd'] is not None else '')
+    yield 'time', duration(s['seconds'])+('' if state else f", about {duration(s['left'])} left")
+
 def snapshot_html(
     s:dict,         # as `snapshot` gives it; None: not begun
     state:str=''    # how the run ended, if it did
 )->str:
     "A snapshot as a small table with a bar; all text in it is escaped."
     if s is None: return f'<div>{html.escape(state or "starting …")}</div>'
-    done = s['closed']/s['total'] if s['total'] else 0
-    rate = '–' if s['pass_rate'] is None else f"{s['pass_rate']:.0%} of {s['scored']:,} scored"
-    cells = [('prompts', f"{s['closed']:,} of {s['total']:,} done, {s['satisfied']:,} satisfied"), ('passed', rate),
-             ('rollouts', ', '.join(f'{k} {v:,}' for k, v in s['outcomes'].items()) or '–'),
-             ('cost', f"{s['tokens']:,} tokens"+(f", {s['usd']:.2f} US dollars" if s['usd'] is not None else '')),
-             ('time', f"{duration(s['seconds'])}, about {duration(s['left'])} left" if not state else duration(s['seconds']))]
-    rows = ''.join(f'<tr><td style="padding-right:1em;opacity:.7">{k}</td><td>{html.escape(v)}</td></tr>' for k, v in cells)
-    head = html.escape(state or (f"sampling the {s['side']} side" if s['side'] else 'sampling')+(f" – {s['note'][:90]}" if s['note'] else ''))
+    done, side = s['closed']/s['total'] if s['total'] else 0, f"sampling the {s['side']} side" if s['side'] else 'sampling'
+    rows = ''.join(f'<tr><td style="padding-right:1em;opacity:.7">{k}</td><td>{html.escape(v)}</td></tr>' for k, v in _cells(s, state))
+    head = html.escape(state or side+(f" – {s['note'][:90]}" if s['note'] else ''))
     bar = f'<div style="background:rgba(128,128,128,.25);height:6px;width:24em;margin:4px 0"><div style="background:#0072B2;height:6px;width:{done:.1%}"></div></div>'
     return f'<div role="status"><b>{head}</b>{bar}<table style="border:none">{rows}</table></div>'
 
-# %% ../nbs/16_live.ipynb #69595496
+# %% ../nbs/16_live.ipynb #0201e684
 class Live:
     "A run under way in the background."
     def __init__(self,
@@ -62,11 +67,14 @@ class Live:
     ):
         self.recipe, self.every, self.shown, self.last, self.error, self.result = d, every, 0., None, None, None
         self.stopping, self.began, self.marks, self.ui, self.loop = False, time.monotonic(), [], None, None
-        self.thread = threading.Thread(target=self._work, args=(src,), daemon=True, name='rsr-live')
+        d['work_dir'] = str(d.get('work_dir') or new_work_dir())
+        if d.get('engine')=='ray': build(deepcopy(d)); work = lambda: execute(d, src, self)
+        else: ready = prepare(d, src); work = lambda: carry_out(d, *ready, self)
+        self.thread = threading.Thread(target=self._work, args=(work,), daemon=True, name='rsr-live')
         self.thread.start()
 
-    def _work(self, src):
-        try: self.result = execute(self.recipe, src, self)
+    def _work(self, work):
+        try: self.result = work()
         except BaseException as e: self.error = e
         self._show()
 
@@ -111,7 +119,7 @@ def _ipython_display_(self:Live):
     display(self.ui)
 
 @patch
-def __repr__(self:Live): return f"{self.state or 'under way'}: {self.recipe.get('work_dir')}"
+def __repr__(self:Live): return f"{self.state or 'under way'}: {self.recipe['work_dir']}"
 
 # %% ../nbs/16_live.ipynb #db1a3d36
 @patch
@@ -129,14 +137,12 @@ def wait(self:Live,
     if self.error: raise self.error
     return self.result
 
+# %% ../nbs/16_live.ipynb #cea7823c
 @patch(as_prop=True)
 def run(self:Live)->Run:
     "The run, also while it is under way: its tables show what has been answered."
-    if self.result: return self.result
-    if not self.recipe.get('work_dir'): raise RsrError('the run has not begun')
-    return Run(self.recipe['work_dir'])
+    return self.result or Run(self.recipe['work_dir'])
 
-# %% ../nbs/16_live.ipynb #cea7823c
 def _of_the_run(self, name):
     if name.startswith('_') or not hasattr(Run, name): raise AttributeError(f"'Live' has no attribute '{name}'; its run is .run, at the end .wait() gives it")
     return getattr(self.run, name)

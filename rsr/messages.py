@@ -11,11 +11,11 @@ __all__ = ['SYSTEM', 'GUIDANCE', 'limits_of', 'wanted', 'likeness', 'opening_req
 import re
 from .choices import split_thinking
 from .data import RsrError, Score, fingerprint
-from .formatters import normalised
-from .rubric import fence
+from .rows import normalised
+from .judge import fence
 from .slots import Seen
 
-# %% ../nbs/15_messages.ipynb #d8b58c69
+# %% ../nbs/15_messages.ipynb #bc194adf
 def limits_of(
     t,                   # Taxonomy
     combination:dict     # {dimension: path}
@@ -26,6 +26,7 @@ def limits_of(
     found = next((t.word_limits[k] for k in (*tries, 'default') if k in (t.word_limits or {})), None)
     return tuple(found) if found else None
 
+# %% ../nbs/15_messages.ipynb #0acb7aa3
 def _along(values, path):
     "The values along a path: billing, then refund."
     for name in path.split('/'):
@@ -33,6 +34,7 @@ def _along(values, path):
         yield v
         values = v.subtopics
 
+# %% ../nbs/15_messages.ipynb #69721e41
 def _line(name, values, path, about=''):
     "A line of the request: the value, and what it means."
     words = [x for v in _along(values, path) if (x := v.description.strip().rstrip('.'))] or [about.strip().rstrip('.')]*bool(about)
@@ -60,6 +62,7 @@ def likeness(a, b)->int:
     "How many values two combinations share."
     return sum(1 for k in a if a[k] is not None and a[k]==b.get(k))
 
+# %% ../nbs/15_messages.ipynb #ab1427e8
 def opening_request(
     t,                  # Taxonomy
     combination:dict,   # what is wanted
@@ -69,7 +72,7 @@ def opening_request(
     brief:bool=False    # see `wanted`
 )->list:                # messages
     "What a model is asked for an opening message."
-    by = (lambda e: likeness(combination, e.get('combination') or {})) if len(examples)>shots else lambda e: 0   # the same for all: servers keep what they have read
+    by = (lambda e: likeness(combination, e.get('combination') or {})) if len(examples)>shots else lambda e: 0
     best = sorted(examples, key=by)[-shots:] if shots else []
     turns = [m for e in best for m in (dict(role='user', content=wanted(t, e.get('combination') or {}, brief)), dict(role='assistant', content=e['text']))]
     system = f'{t.description.strip()} Write one, as its sender.' if brief else SYSTEM
@@ -81,6 +84,7 @@ def fenced(texts, what)->tuple:
     mark = fingerprint(list(texts))[:8]
     return mark, '\n'.join(fence(x, what, mark) for x in texts)
 
+# %% ../nbs/15_messages.ipynb #71507254
 def not_like(
     messages:list,   # a request
     texts:list       # texts that were accepted lately
@@ -111,6 +115,7 @@ def _peel(s):
         if len(s)>len(a+b) and s.startswith(a) and s.endswith(b) and (a=="'" or a not in s[len(a):-len(b)]): return s[len(a):-len(b)].strip()
     return s
 
+# %% ../nbs/15_messages.ipynb #70684848
 def clean_message(
     text:str   # what a model sent
 )->str:
@@ -137,15 +142,16 @@ _RULES = {   # reason: what shows it; only the first 300 characters are looked a
     'echo':r'<{3}\s*/?(?:BEGIN|END)\b|\bWrite one message\b|\bKind: |\blength: \d+ to \d+'}
 _RULES = {k:re.compile(v, re.I|re.X|re.M) if k!='echo' else re.compile(v) for k, v in _RULES.items()}
 
+# %% ../nbs/15_messages.ipynb #a53053ed
 def count_words(text)->int:
     "Words; where there are no spaces between them (Chinese, Japanese), characters."
     return len(re.findall(r'[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+', text))
 
-# %% ../nbs/15_messages.ipynb #a53053ed
 def _grams(text, n):
     w = normalised(text).split()
     return {' '.join(w[i:i+n]) for i in range(len(w)-n+1)}
 
+# %% ../nbs/15_messages.ipynb #a7f6cac5
 def why_not(
     text:str,      # a cleaned message
     limits=None,   # (fewest, most) words
@@ -254,7 +260,7 @@ def turn_request(
             f'{guidance_of(t, guidance)[phase(turn, turns)]}\nWrite the next message of the person, number {turn} of {turns}. Write the message alone.')
     return [dict(role='system', content=SYSTEM), dict(role='user', content=user)]
 
-# %% ../nbs/15_messages.ipynb #8c1d9f49
+# %% ../nbs/15_messages.ipynb #2dd75b26
 class Turn(Verdict):
     "Takes a text as a later user turn."
     name = 'turn'
@@ -264,6 +270,7 @@ class Turn(Verdict):
         if (why := why_not(text, lim and (1, lim[1]), prompt)): return why
         if normalised(text) in map(normalised, metadata['said']): return 'duplicate (normalised): of an earlier turn'
 
+# %% ../nbs/15_messages.ipynb #8c1d9f49
 class Answer(Verdict):
     "Takes whatever an assistant says, if it says something."
     name = 'answer'

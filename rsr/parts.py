@@ -14,7 +14,8 @@ from itertools import groupby
 from pathlib import Path
 import orjson
 from .data import RsrError, RunBroken, dumps
-from .store import Atomic, Store
+from .store import Store
+from .ledger import Atomic
 
 # %% ../nbs/14_parts.ipynb #abb8e108
 @dataclass

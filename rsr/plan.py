@@ -32,13 +32,14 @@ def pilot_run(
 
 # %% ../nbs/16_plan.ipynb #51256179
 def _per_prompt(store, keys):
-    "One (satisfied, rollouts, prompt tokens, completion tokens, latency, judge tokens) per prompt."
-    q = '''SELECT p.stop='satisfied', count(r.key), sum(coalesce(r.prompt_tokens,0)), sum(coalesce(r.completion_tokens,0)), sum(coalesce(r.latency,0)/n.n),
-             coalesce((SELECT sum(c.prompt_tokens+c.completion_tokens) FROM calls c JOIN rollouts x ON x.key=c.rollout WHERE x.prompt=p.key),0)
+    "One (satisfied, rollouts, tokens, latency) per prompt."
+    q = '''SELECT p.stop='satisfied', count(r.key), sum(coalesce(r.prompt_tokens,0)+coalesce(r.completion_tokens,0))+
+             coalesce((SELECT sum(c.prompt_tokens+c.completion_tokens) FROM calls c JOIN rollouts x ON x.key=c.rollout WHERE x.prompt=p.key),0), sum(coalesce(r.latency,0)/n.n)
            FROM prompts p JOIN rollouts r ON r.prompt=p.key JOIN (SELECT prompt, latency l, count(*) n FROM rollouts GROUP BY 1, 2) n ON n.prompt=p.key AND n.l IS r.latency
            WHERE p.key IN ({}) GROUP BY p.key'''
     return store.db.execute(q.format(','.join(map(str, keys)))).fetchall()
 
+# %% ../nbs/16_plan.ipynb #6e582d8e
 def bootstrap(
     values:list,     # one number per prompt
     scale:float,     # what the mean is multiplied by
@@ -49,7 +50,15 @@ def bootstrap(
     means = sorted(sum(rng.choices(values, k=n))/n*scale for _ in range(rounds))
     return sum(values)/n*scale, means[int(.025*rounds)], means[int(.975*rounds)]
 
-# %% ../nbs/16_plan.ipynb #c9bc287b
+# %% ../nbs/16_plan.ipynb #a6cab73d
+def _at_least(f, had): return tuple(max(x, had) for x in f)   # what the pilot has, the run has
+
+def _minutes(latencies, total, slots, side_by_side):
+    "(estimate, low, high) of the time for all prompts."
+    shared, last = min(slots, total*side_by_side), max(latencies)/side_by_side
+    return tuple((t/shared+last)/60 for t in bootstrap(latencies, total))
+
+# %% ../nbs/16_plan.ipynb #a241d1f3
 def forecast(
     run,          # Run, with a pilot sampled
     pilot:int,    # its number of prompts
@@ -58,22 +67,16 @@ def forecast(
 )->dict:          # {prompts, pilot, satisfied, rollouts, tokens, usd, minutes}: figures are (estimate, low, high)
     "Scale a pilot up to the whole input."
     store, s = Store(run.path, write=False), run.stats()
-    keys = _draw(store, pilot)
-    rows, total = _per_prompt(store, keys), s['prompts']['total']
+    rows, total = _per_prompt(store, _draw(store, pilot)), s['prompts']['total']
     store.close()
     if not rows: return dict(prompts=total, pilot=0)
-    sat, rolls, pt, ct, lat, judge = map(list, zip(*rows))
-    rate = sum(map(bool, sat))/len(rows)
-    tokens = bootstrap([a+b+c for a, b, c in zip(pt, ct, judge)], total)
-    spent = s['tokens']['prompt']+s['tokens']['completion']
+    sat, rolls, toks, lat = map(list, zip(*rows))
+    had, spent = sum(map(bool, sat)), s['tokens']['prompt']+s['tokens']['completion']
+    rate, tokens = had/len(rows), bootstrap(toks, total)
     per_token = s['cost']/spent if s['cost'] is not None and spent else None
-    lo, hi = wilson(rate, len(rows))
-    minutes = tuple((t/min(slots, total*side_by_side)+max(lat)/side_by_side)/60 for t in bootstrap(lat, total))
-    had = sum(map(bool, sat))
-    return dict(prompts=total, pilot=len(rows), satisfied=_at_least((rate*total, lo*total, hi*total), had), minutes=minutes,
+    satisfied = tuple(r*total for r in (rate, *wilson(rate, len(rows))))
+    return dict(prompts=total, pilot=len(rows), satisfied=_at_least(satisfied, had), minutes=_minutes(lat, total, slots, side_by_side),
                 rollouts=_at_least(bootstrap(rolls, total), sum(rolls)), tokens=_at_least(tokens, spent), usd=per_token and tuple(t*per_token for t in tokens))
-
-def _at_least(f, had): return tuple(max(x, had) for x in f)   # what the pilot has, the run has
 
 # %% ../nbs/16_plan.ipynb #c08799a5
 def forecast_table(

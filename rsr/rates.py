@@ -34,6 +34,7 @@ def _loglik(a, b, counts):
     g, weak = math.lgamma, (math.log(a/.6)**2+math.log(b/.6)**2)/4
     return sum(n*(g(a+s)+g(b+f)-g(a+b+s+f)) for (s, f), n in counts.items())+sum(counts.values())*(g(a+b)-g(a)-g(b))-weak
 
+# %% ../nbs/07_rates.ipynb #a2235666
 def fit_beta(
     counts:dict   # {(passes, fails): number of prompts}
 )->tuple:         # (a, b), each in [0.02, 50]
@@ -56,6 +57,7 @@ def wilson(
     mid, half = mean+z*z/(2*n), z*math.sqrt(mean*(1-mean)/n+z*z/(4*n*n))
     return max(0., (mid-half)/(1+z*z/n)), min(1., (mid+half)/(1+z*z/n))
 
+# %% ../nbs/07_rates.ipynb #0998ebc8
 def corrected_rate(
     n:int,            # prompts with blind, scored rollouts
     mean:float,       # mean over these prompts of their blind pass rate

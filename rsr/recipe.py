@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'TOP', 'RANGES', 'CHOICES', 'ENGINES', 'recipe_names', 'schema', 'read_recipe', 'parse_override',
-           'override', 'check_value', 'check_recipe', 'load_recipe', 'expand', 'mask', 'build', 'rubric_defaults',
+           'override', 'check_value', 'check_recipe', 'load_recipe', 'expand', 'mask', 'rubric_defaults', 'build',
            'new_work_dir']
 
 # %% ../nbs/14_recipe.ipynb #7376bb10
@@ -15,11 +15,13 @@ from pathlib import Path
 import yaml
 from .data import RsrError, no_such
 from .engine import Budget, model_price
-from .formatters import FORMATTERS, _options, make_formatters
+from .formatters import _options, make_formatters
+from .rows import FORMATTERS
 from .parts import Cluster
 from .reward import make_scorer
-from .sampling import Sampling
-from .samplers import HttpSampler, add_secret, make_sampler, redact
+from .schedule import Sampling
+from .samplers import HttpSampler, make_sampler
+from .replies import add_secret, redact
 from .splits import check_split, stage_shares
 from .strategies import check_pairs, make_plan, pair_options
 
@@ -31,22 +33,24 @@ def recipe_names()->list:
     return sorted(p.stem for p in RECIPES.glob('*.yaml'))
 
 # %% ../nbs/14_recipe.ipynb #74e5a4a5
-def _params(fn, drop=('self',)):
-    "Options of a function: {name: (type, default)}."
-    return {k:(p.annotation, None if p.default is inspect._empty else p.default) for k, p in inspect.signature(fn).parameters.items() if k not in drop}
+def _params(fn, skip, drop=()):
+    "Options of a function after its first parameters: {name: (type, default)}."
+    ps = list(inspect.signature(fn).parameters.items())[skip:]
+    return {k:(p.annotation, None if p.default is inspect._empty else p.default) for k, p in ps if k not in drop}
 
 def _fields(cls):
     "Options of a dataclass: {name: (type, default)}."
     return {f.name:(f.type, f.default) for f in fields(cls)}
 
+# %% ../nbs/14_recipe.ipynb #c62a5c86
 TOP = ('work_dir', 'formatter', 'split', 'stages', 'decontaminate', 'pairs', 'engine')          # what is no section of plain options
 
 def schema()->dict:
     "{section: {key: (type, default)}} of everything but formatters."
     smp = {'type':(str, None), **_fields(HttpSampler)}
-    return dict(data=dict(input_path=(str, None), transform=(str, None), on_bad_row=(str, 'stop')), sampling=_fields(Sampling),
+    return dict(data=dict(input_path=(str, None), transform=(str, None), responses=(str, None), on_bad_row=(str, 'stop')), sampling=_fields(Sampling),
                 sampler=smp, verifier={**{k:v for k, v in smp.items() if k!='drop_truncated'}, 'type':(str, 'mcq-rlvr'), 'temperature':(float, 0.0)},
-                budget=_params(Budget.__init__, ('self', 'price', 'judge_price')), resume=dict(mix=(bool, False)), cluster=_fields(Cluster))
+                budget=_params(Budget.__init__, 1, ('price', 'judge_price')), resume=dict(mix=(bool, False)), cluster=_fields(Cluster))
 
 # %% ../nbs/14_recipe.ipynb #5dfd5ae1
 def read_recipe(
@@ -71,14 +75,23 @@ def parse_override(
     "One option from the command line."
     k, eq, v = s.partition('=')
     if not eq or not k: raise RsrError(f"'{s}' is not of the form key=value")
-    if v and v!='null' and _type_of(k) is str: return k, v      # a model called 4 is no number
+    typ, default = _declared(k)
+    if v and v!='null' and typ is str: return k, v
+    if not v and default=='': return k, ''
     try: return k, yaml.safe_load(v) if v.strip() else None
     except yaml.YAMLError: return k, v
 
-def _type_of(key):
-    "The type that the schema gives a dotted key."
+def _declared(key):
+    "(type, default) that the schema gives a dotted key."
     s, _, k = key.partition('.')
-    return str if key=='work_dir' else schema().get(s, {}).get(k, (None,))[0]
+    return (str, None) if key=='work_dir' else schema().get(s, {}).get(k, (None, None))
+
+# %% ../nbs/14_recipe.ipynb #280b8791
+def _formatters(d):
+    "The formatter section as a list of dicts, however it was written."
+    fs = d.get('formatter')
+    fs = [fs] if isinstance(fs, (dict, str)) else fs or []
+    return [dict(type=f) if isinstance(f, str) else f for f in fs]
 
 def _formatter_override(fs, rest, value, key):
     "Set an option on formatters: all of them, or the one that is named."
@@ -88,7 +101,7 @@ def _formatter_override(fs, rest, value, key):
     if not hit: raise RsrError(f"{key}: "+no_such('formatter', head, [f.get('name') or f.get('type') for f in fs]))
     for f in hit: f[tail] = value
 
-# %% ../nbs/14_recipe.ipynb #23bc6c5c
+# %% ../nbs/14_recipe.ipynb #6a61e6e5
 def override(
     d:dict,        # a recipe as plain data; changed in place
     key:str,       # dotted
@@ -104,20 +117,16 @@ def override(
     else: d[head] = value
     return d
 
-def _formatters(d):
-    "The formatter section as a list of dicts, however it was written."
-    fs = d.get('formatter')
-    fs = [fs] if isinstance(fs, (dict, str)) else fs or []
-    return [dict(type=f) if isinstance(f, str) else f for f in fs]
-
 # %% ../nbs/14_recipe.ipynb #42ca86b5
-RANGES = {'sampling.max_rollouts':(1, 10_000), 'sampling.step_size':(1, 10_000), 'sampling.max_steps':(1, 10_000), 'sampling.give_up':(0, 1),
+RANGES = {'sampling.max_rollouts':(0, 10_000), 'sampling.step_size':(1, 10_000), 'sampling.max_steps':(1, 10_000), 'sampling.give_up':(0, 1),
           'sampling.window':(1, 10**7), 'temperature':(0, 5), 'top_p':(0, 1), 'max_tokens':(1, 10**7), 'concurrent_requests':(1, 100_000),
           'timeout':(0.01, 10**6), 'max_retries':(0, 1000), 'patience':(0, 10**7),
           'cluster.actors':(1, 10_000), 'cluster.block':(1, 10**6), 'cluster.attempts':(1, 100), 'cluster.num_cpus':(0, 1024),
           'budget.usd':(0, 10**9), 'budget.tokens':(1, 10**15), 'budget.minutes':(0, 10**6)}
 CHOICES = {'data.on_bad_row':('stop', 'skip')}
 ENGINES = 'local', 'ray'
+
+# %% ../nbs/14_recipe.ipynb #d94e4db9
 _words = {int:'a whole number', float:'a number', bool:'true or false', str:'a text', dict:'a mapping'}
 
 def check_value(
@@ -134,7 +143,16 @@ def check_value(
     if lo is not None and not lo<=value<=hi: raise RsrError(f'{key}: {value!r} is not in {lo} to {hi}')
     if key in CHOICES and value not in CHOICES[key]: raise RsrError(f'{key}: '+no_such('choice', value, CHOICES[key]))
 
-# %% ../nbs/14_recipe.ipynb #66fcb989
+# %% ../nbs/14_recipe.ipynb #f6919990
+def _check_sections(d, sch):
+    "Fill in sections that are missing, and check the keys of all."
+    for s, opts in sch.items():
+        if not isinstance(d.setdefault(s, {}) or {}, dict): raise RsrError(f'{s}: {d[s]!r} is not a mapping of options')
+        d[s] = d[s] or {}
+        for k, v in d[s].items():
+            if k in opts: check_value(f'{s}.{k}', v, *opts[k])
+            elif s!='verifier': raise RsrError(no_such('key', f'{s}.{k}', [f'{s}.{o}' for o in opts]))   # verifiers check their own options
+
 def _check_shapes(d):
     "Check values that are more than a number or a text."
     for k in ('work_dir', 'decontaminate'):
@@ -145,7 +163,14 @@ def _check_shapes(d):
     if not isinstance(js := d['verifier'].get('judges') or [], list) or not all(isinstance(j, dict) for j in js):
         raise RsrError(f'verifier.judges: {js!r} is not a list of mappings')
 
-# %% ../nbs/14_recipe.ipynb #f6919990
+# %% ../nbs/14_recipe.ipynb #17cab0c7
+def _check_responses(d):
+    "Raise where `data.responses` cannot be used."
+    two = d.get('pairs') and d['pairs']['strategy']!='rubric_selection'
+    if two: raise RsrError(f"data.responses: responses that exist belong to neither side of {d['pairs']['strategy']}; use rubric_selection, or dpo without pairs:")
+    if d.get('engine')=='ray': raise RsrError('data.responses is not taken with engine: ray; run it on one machine (engine=null)')
+
+# %% ../nbs/14_recipe.ipynb #4457a2c2
 def check_recipe(
     d:dict   # plain data
 )->dict:     # the same with sections filled in
@@ -155,16 +180,12 @@ def check_recipe(
         if s in sch or s in top: continue
         where = next((f' Did you mean {sec}.{s}?' for sec in ('sampling', 'sampler', 'data', 'budget') if s in sch[sec]), '')
         raise RsrError(no_such('key', s, [*sch, *top]) if not where else f"no key '{s}' at the top of a recipe.{where}")
-    for s, opts in sch.items():
-        if not isinstance(d.setdefault(s, {}) or {}, dict): raise RsrError(f'{s}: {d[s]!r} is not a mapping of options')
-        d[s] = d[s] or {}
-        for k, v in d[s].items():
-            if k in opts: check_value(f'{s}.{k}', v, *opts[k])
-            elif s!='verifier': raise RsrError(no_such('key', f'{s}.{k}', [f'{s}.{o}' for o in opts]))   # verifiers check their own options
+    _check_sections(d, sch)
     _check_shapes(d)
     if d.get('split') is not None: check_split(d['split'])
     if d.get('pairs') is not None: check_pairs(d['pairs'])
     if d.get('engine') not in (None, *ENGINES): raise RsrError('engine: '+no_such('engine', d['engine'], ENGINES))
+    if d.get('data', {}).get('responses'): _check_responses(d)
     d['formatter'] = _formatters(d)
     if not d['formatter']: raise RsrError('formatter: none is named; e.g. formatter: [{type: sft}]')
     for f in d['formatter']:
@@ -197,6 +218,7 @@ def expand(
         return add_secret(os.environ[m[1]])
     return re.sub(r'\$\{(\w+)\}', sub, v)
 
+# %% ../nbs/14_recipe.ipynb #9fe897d0
 def mask(
     d,            # a recipe, or a part of it
     hide=False    # whether this part is secret as a whole
@@ -208,30 +230,22 @@ def mask(
     return redact(d) if isinstance(d, str) else d
 
 # %% ../nbs/14_recipe.ipynb #a9b92d9d
-def build(
-    d:dict   # a checked recipe
-)->dict:     # keyword arguments of `Loop`; with `pairs:` also the plan, and the sampler of the rejected side
-    "The sampler, verifier, judge, formatters and options that a recipe names."
-    smp, ver = _clean(d['sampler']), _clean(d['verifier'])
-    plan = make_plan(d['pairs'], smp) if d.get('pairs') else None
-    for k in ('max_rollouts', 'early_stop') if plan else ():
+def _clean(opts): return {k:expand(v) if k in ('api_key', 'base_url', 'headers') else v for k, v in opts.items() if v!='***'}
+
+def _budget(d, smp, ver):
+    "The budget, with the prices of model and judge where they matter."
+    price = model_price(smp.get('model'), smp.get('price')) if d['budget'].get('usd') is not None or smp.get('price') else None
+    judge_price = model_price(ver.get('model'), ver.get('price')) if price and (ver.get('model') or ver.get('price')) else None
+    return Budget(price=price, judge_price=judge_price, **d['budget'])
+
+def _plan(d, smp):
+    "The plan for the two sides of pairs; None without `pairs:`."
+    if not d.get('pairs'): return None
+    plan = make_plan(d['pairs'], smp)
+    for k in ('max_rollouts', 'early_stop'):
         if k in plan.sampling and d['sampling'].get(k, plan.sampling[k])!=plan.sampling[k]:
             raise RsrError(f"sampling.{k}: {d['pairs']['strategy']} needs {plan.sampling[k]!r} (pairs.n says how many responses); leave it out")
-    if plan: d['formatter'] = [pair_options(f, d['pairs']) for f in d['formatter']]
-    sampler, budget = make_sampler(**_clean(plan.chosen if plan else smp)), d['budget']
-    price = model_price(smp.get('model'), smp.get('price')) if budget.get('usd') is not None or smp.get('price') else None
-    judge_price = model_price(ver.get('model'), ver.get('price')) if price and (ver.get('model') or ver.get('price')) else None
-    if ver.get('judges'): ver['judges'] = [_clean(j) for j in ver['judges']]
-    verifier, judges = make_scorer(ver)
-    if verifier.name=='rubric': d['formatter'] = [rubric_defaults(f, verifier.rubric.pass_threshold) for f in d['formatter']]
-    formatters = make_formatters(d['formatter'])
-    if d.get('stages'): stage_shares(d['stages'], formatters)
-    if plan and not any(f.type=='dpo' for f in formatters): raise RsrError('pairs: a strategy needs a formatter of type dpo')
-    own = dict(plan=plan, rejected=make_sampler(**_clean(plan.rejected)) if plan.rejected and not plan.by_rule else None) if plan else {}
-    common = dict(verifier=verifier, judges=[make_sampler(**j) for j in judges], formatters=formatters, mix=d['resume'].get('mix', False), **own)
-    return dict(sampler=sampler, sampling=Sampling(**{**d['sampling'], **(plan.sampling if plan else {})}), budget=Budget(price=price, judge_price=judge_price, **budget), **common)
-
-def _clean(opts): return {k:expand(v) if k in ('api_key', 'base_url', 'headers') else v for k, v in opts.items() if v!='***'}
+    return plan
 
 # %% ../nbs/14_recipe.ipynb #06f50e50
 def rubric_defaults(
@@ -241,6 +255,24 @@ def rubric_defaults(
     "The formatter with a rubric's thresholds, where it names none."
     known = _options(FORMATTERS[f['type']][0]) if f.get('type') in FORMATTERS else {}
     return {**{k:v for k, v in dict(pass_threshold=pass_threshold, fail_threshold=None, min_margin=0.15).items() if k in known}, **f}
+
+# %% ../nbs/14_recipe.ipynb #2d9fed9d
+def build(
+    d:dict   # a checked recipe; its formatters get what a rubric or a strategy sets
+)->dict:     # keyword arguments of `Loop`; with `pairs:` also the plan, and the sampler of the rejected side
+    "The sampler, verifier, judge, formatters and options that a recipe names."
+    smp, ver = _clean(d['sampler']), _clean(d['verifier'])
+    if (plan := _plan(d, smp)): d['formatter'] = [pair_options(f, d['pairs']) for f in d['formatter']]
+    sampler, budget = make_sampler(**_clean(plan.chosen if plan else smp)), _budget(d, smp, ver)
+    if ver.get('judges'): ver['judges'] = [_clean(j) for j in ver['judges']]
+    verifier, judges = make_scorer(ver)
+    if verifier.name=='rubric': d['formatter'] = [rubric_defaults(f, verifier.rubric.pass_threshold) for f in d['formatter']]
+    formatters = make_formatters(d['formatter'])
+    if d.get('stages'): stage_shares(d['stages'], formatters)
+    if plan and not any(f.type=='dpo' for f in formatters): raise RsrError('pairs: a strategy needs a formatter of type dpo')
+    own = dict(plan=plan, rejected=make_sampler(**_clean(plan.rejected)) if plan.rejected and not plan.by_rule else None) if plan else {}
+    return dict(sampler=sampler, sampling=Sampling(**{**d['sampling'], **(plan.sampling if plan else {})}), budget=budget, verifier=verifier,
+                judges=[make_sampler(**j) for j in judges], formatters=formatters, mix=d['resume'].get('mix', False), **own)
 
 # %% ../nbs/14_recipe.ipynb #a58da198
 def new_work_dir()->str:

@@ -11,12 +11,16 @@ import functools, inspect, re
 from dataclasses import MISSING, fields
 from .data import READERS, RsrError, read_prompts
 from .engine import Budget
-from .formatters import COMMON, FORMATTERS, Formatter, _options, dpo, make_formatter
+from .formatters import COMMON, _options, make_formatter
+from .rows import FORMATTERS, Formatter, dpo
 from .parts import Cluster
-from .recipe import CHOICES, ENGINES, RANGES, TOP, check_value, schema
-from .rubric import Criterion, Rubric, load_rubric, rubric_names, rubric_scorer
+from .recipe import CHOICES, ENGINES, RANGES, TOP, _params, check_value, schema
+from .criteria import Criterion, Rubric, load_rubric, rubric_names
+from .responses import with_responses
+from .rubric import rubric_scorer
 from .samplers import SAMPLERS, HttpSampler, make_sampler
-from .sampling import Loop, Sampling
+from .sampling import Loop
+from .schedule import Sampling
 from .splits import SPLIT, check_split, group_key, stage_shares
 from .store import Store
 from .strategies import RULE, STRATEGIES, check_pairs, make_plan
@@ -48,7 +52,10 @@ SAID = {'work_dir':'the run directory; null: output/YYYYMMDD_HHMMSS; one that ho
         'engine':'where the run is sampled; ray: on a cluster, see `cluster:`', 'data.input_path':'the file of prompts; required for a new run',
         'split.eval':'share of the prompts to hold out', 'split.near':'near-duplicate prompts go to the same side',
         'split.by':'what stays on one side together: the same prompt, or the same value under a key of the metadata'}
-SAID |= {'sampler.type':'how the model is asked; null: by base_url and model', 'sampler.temperature':'of the samples: higher is more varied',
+SAID |= {'data.transform':'"file.py:function", row -> row as rsr wants it; null leaves the row out', 'budget.usd':'US dollars, at most',
+         'sampler.base_url':'an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1', 'verifier.base_url':'the same for the judge',
+         'verifier.model':"name of the judge's model", 'verifier.rubric':'a rubric: a shipped name, or a path to a YAML file',
+         'sampler.type':'how the model is asked; null: by base_url and model', 'sampler.temperature':'of the samples: higher is more varied',
          'sampler.top_p':'only the most likely tokens that make up this share are sampled from', 'verifier.type':'what scores a response',
          'verifier.temperature':'of the judge', 'verifier.top_p':'of the judge', 'verifier.system_prompt':'put before what the judge is sent',
          'verifier.prompt_template':'text with {prompt}, put around what the judge is sent',
@@ -58,7 +65,7 @@ SAID |= {'formatter.type':'what kind of training the file is for; required', 'fo
          'formatter.style':'standard: plain strings, where every prompt is one user turn; null: as the trainer has it',
          'formatter.format':'the kind of file; null: jsonl, and parquet for verl',
          'formatter.thinking':'what becomes of the thinking in a response: it stays, goes, or gets a field of its own',
-         'pairs.strategy':'how the two sides are sampled; required', 'pairs.by':'what puts the flaw in: a model, or a rule (no calls)',
+         'pairs.strategy':'how the two sides of a pair are sampled; required in `pairs:`', 'pairs.by':'what puts the flaw in: a model, or a rule (no calls)',
          'pairs.temperature':'temperature of all of them', 'pairs.flaws_file':'your own flaw types, as YAML; null: the five that are shipped'}
 
 # %% ../nbs/14_reference.ipynb #0a1f9b49
@@ -92,7 +99,8 @@ def _row(section, key, typ, default, allowed, what):
 # %% ../nbs/14_reference.ipynb #fe834c8a
 SOURCES = dict(sampling=Sampling, sampler=HttpSampler, verifier=HttpSampler, budget=Budget.__init__, cluster=Cluster,
                data=read_prompts, resume=Loop.__init__)
-ELSEWHERE = {'data.on_bad_row':(Store.add_prompts, 'on_bad_row'), 'sampler.type':(make_sampler, 'type'), 'verifier.type':(load_verifier, 'type')}
+ELSEWHERE = {'data.on_bad_row':(Store.add_prompts, 'on_bad_row'), 'data.responses':(with_responses, 'column'),
+             'sampler.type':(make_sampler, 'type'), 'verifier.type':(load_verifier, 'type')}
 
 def _schema_rows():
     "Rows of the plain sections."
@@ -104,24 +112,21 @@ def _schema_rows():
             yield _row(s, key, typ, default, names.get(key) or _range(key, typ, default), said(*ELSEWHERE.get(key, (SOURCES[s], k))))
 
 # %% ../nbs/14_reference.ipynb #beaddb87
-def _params(fn, skip):
-    "{name: (type, default)} of a function's options."
-    ps = list(inspect.signature(fn).parameters.items())[skip:]
-    return {k:(p.annotation, None if p.default is inspect._empty else p.default) for k, p in ps}
-
 def _verifier_rows():
     "Options of the verifiers that only they have."
     for n, fn in VERIFIERS.items():
         for k, (typ, default) in _params(fn, 2).items():
             if k not in ('ask', 'prompt', 'reasoning'): yield _row(f'verifier: {n}', f'verifier.{k}', typ, default, '', said(fn, k))
-    keys = []
-    try: rubric_scorer({'?':0})
-    except RsrError as e: keys = re.findall(r'verifier\.(\w+)', str(e).partition('Allowed: ')[2])
-    for k in keys:
-        if k in {f.name for f in fields(HttpSampler)}: continue
+    for k in _rubric_keys():
         what = said(load_rubric, 'src') if k=='rubric' else said(Rubric, k)+("; null: as the rubric has it" if k!='judges' else '')
         check = ', '.join([*rubric_names(), 'a path']) if k=='rubric' else _rubric_allowed(k)
         yield _row('verifier: rubric', f'verifier.{k}', dict(judges=list, structured=None).get(k, str), None, check, what)
+
+def _rubric_keys():
+    "What a rubric run may name under `verifier:`, beside the options of its judge."
+    try: rubric_scorer({'?':0})
+    except RsrError as e: keys = re.findall(r'verifier\.(\w+)', str(e).partition('Allowed: ')[2])
+    return [k for k in keys if k not in {f.name for f in fields(HttpSampler)}]
 
 # %% ../nbs/14_reference.ipynb #f2c05d16
 def _rubric_allowed(k):
@@ -146,13 +151,14 @@ def _formatter_rows():
             check = allowed_by(lambda v, n=n, k=k: make_formatter(n, **{k:v}), k)
             yield _row(f'formatter: {n}', f'formatter.{k}', ps[k][0], default, check, said(fn, k))
 
+# %% ../nbs/14_reference.ipynb #79551592
 def targets(
     type:str   # sft, dpo, multi_sft, kto, grpo
 )->list:
     "The trainers that a formatter can write for, its default first."
     return sorted((t for m, t in SHAPES if m==type), key=lambda t: t!=FORMATTERS[type][2])
 
-# %% ../nbs/14_reference.ipynb #fd49864f
+# %% ../nbs/14_reference.ipynb #645de1c3
 def _pair_rows():
     "Options of `pairs:` that all strategies have, then those of each."
     ps = _params(dpo, 2)
@@ -164,6 +170,7 @@ def _pair_rows():
             def check(v, n=n, k=k): check_pairs({'strategy':n, k:v}); make_plan({'strategy':n, k:v}, {})
             yield _row(f'pairs: {n}', f'pairs.{k}', typ, default, allowed_by(check, k), said(fn, k))
 
+# %% ../nbs/14_reference.ipynb #92055712
 def _top_rows():
     "What stands at the top of a recipe beside the sections, and `split:`."
     words = dict(engine=', '.join(ENGINES), stages=said(stage_shares, 'stages'))
@@ -181,6 +188,7 @@ def _rubric_rows():
             default = None if f.default is MISSING else f.default
             yield _row(section, f.name, f.type, default, _rubric_allowed(f.name) if cls is Rubric else '', said(cls, f.name))
 
+# %% ../nbs/14_reference.ipynb #ec01a083
 def reference()->list:   # [{section, key, type, default, allowed, what}, …]
     "Every key that a recipe, or a rubric's file, may have."
     plain = list(_schema_rows())
@@ -200,6 +208,7 @@ def yaml_value(
 
 def _cell(s): return str(s).replace('|', '\\|').replace('<', '&lt;').replace('\n', ' ')
 
+# %% ../nbs/14_reference.ipynb #43c6162f
 def _note(section):
     "A sentence or two under the heading of a section."
     head, _, name = section.partition(': ')

@@ -15,9 +15,8 @@ from .data import RsrError
 from .figures import all_figures
 from .recipe import mask
 from .run import Run
-from .samplers import redact
-from .stats import table
-from .store import Atomic
+from .replies import redact
+from .ledger import Atomic
 
 # %% ../nbs/19_report.ipynb #2edaaa2e
 def esc(
@@ -27,6 +26,7 @@ def esc(
     t = redact('' if x is None else x)
     return html.escape(''.join(f'\\u{ord(c):04x}' if c in '\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069' else c for c in t))
 
+# %% ../nbs/19_report.ipynb #acfaecab
 def html_table(
     rows:list,       # [{column: value}, …]
     columns=None     # which, in order; None: those of the first row
@@ -63,6 +63,7 @@ def sample_rows(
     want = sorted({round(i*(total-1)/max(1, n-1)) for i in range(n)}) if total else []
     with open(path, 'rb') as f: return [(i+1, json.loads(line)) for i, line in enumerate(f) if i in want]
 
+# %% ../nbs/19_report.ipynb #21da5d93
 def _samples(run, n):
     "The sample rows of all files as HTML."
     files = sorted(p for p in (run.path/'train').glob('*') if p.suffix in ('.jsonl', '.parquet'))
@@ -94,7 +95,15 @@ def page(
             f'<meta name="viewport" content="width=device-width"><title>{esc(title)}</title><style>{_CSS}</style></head>'
             f'<body><h1>{esc(title)}</h1><p>{esc(under)}</p><nav>{nav}</nav>\n{body}</body></html>')
 
-# %% ../nbs/19_report.ipynb #df030f0e
+# %% ../nbs/19_report.ipynb #df3ebab0
+def _yaml(d): return f'<pre>{esc(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True))}</pre>'
+
+def _recipe(run):
+    "The recipe as HTML, and what the files were written with, where that is something else."
+    d, w = run.recipe, run.written
+    since = {k:w[k] for k in w if w[k]!=d.get(k)}
+    return _yaml(d)+(f'<p>The files were written again since, with:</p>{_yaml(since)}' if since else '')
+
 def _checklist(run):
     "The checklist as HTML."
     d = checklist(run)
@@ -107,19 +116,19 @@ def _pairs(run):
     except RsrError: return ''
     return html_table(audit(pairs)['items'], ['item', 'verdict', 'number', 'detail', 'todo']) if pairs else ''
 
-# %% ../nbs/19_report.ipynb #df3ebab0
+# %% ../nbs/19_report.ipynb #4e1e310e
 def report_html(
     run,        # Run, or its directory
     rows:int=3  # sample rows of each file
 )->str:
     "A run as one HTML page."
     run = run if isinstance(run, Run) else Run(run)
-    d, s = run.recipe, run.stats()
+    d = run.recipe
     scorer = d['verifier'].get('rubric') or d['verifier'].get('type') or 'mcq-rlvr'
     under = f"{d['sampler'].get('model') or 'the embedded model'}, scored by {scorer}, for {', '.join(f['type'] for f in d['formatter'])}"
     figures = ''.join(figure_html(*f) for f in all_figures(run))
-    parts = [('Figures', f'<div class="figures">{figures}</div>'), ('In numbers', f'<pre>{esc(table(s))}</pre>'), ('Checklist', _checklist(run)), ('Pairs', _pairs(run)),
-             ('Sample rows', _samples(run, rows)), ('Recipe', f'<pre>{esc(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True))}</pre>')]
+    parts = [('Figures', f'<div class="figures">{figures}</div>'), ('In numbers', f'<pre>{esc(run.summary())}</pre>'), ('Checklist', _checklist(run)),
+             ('Pairs', _pairs(run)), ('Sample rows', _samples(run, rows)), ('Recipe', _recipe(run))]
     return page(f'Run {run.path.resolve().name}', under, [(h, b) for h, b in parts if b])
 
 def write_report(

@@ -13,7 +13,7 @@ from .data import RsrError
 from .engine import Engine, run_sync
 from .rubric import rubric_scorer
 from .samplers import HttpSampler, make_sampler
-from .store import Atomic
+from .ledger import Atomic
 from .verifiers import as_score, load_verifier
 
 # %% ../nbs/12_reward.ipynb #ff7fa208
@@ -38,6 +38,7 @@ def _text(completion):
     if isinstance(completion, dict): return completion.get('content') or ''
     return completion[-1].get('content') or '' if completion else ''
 
+# %% ../nbs/12_reward.ipynb #35de513a
 def _score(verifier, ask, prompt, response, metadata):
     "A verifier's score, at once for rules, through the judge else."
     if verifier.inline and hasattr(verifier, 'call'): return as_score(verifier.call(response, metadata), verifier.name).value
@@ -82,15 +83,15 @@ from rsr.reward import make_rewards
 reward, trl_reward, compute_score = make_rewards(**{options!r})
 '''
 
+# %% ../nbs/12_reward.ipynb #bfb52f54
 def write_reward(
     path,          # train/reward.py
     options:dict   # the recipe's `verifier:` section, secrets masked
 ):
     "Write the reward as a module of its own."
     opts = {k:v for k, v in {'type':'mcq-rlvr', **options}.items() if v not in (None, '***')}
-    own = str(opts['type']).rpartition(':')
-    if own[0].endswith('.py'):
-        opts['type'] = f'{Path(own[0]).resolve()}:{own[2]}'
+    file, _, function = str(opts['type']).rpartition(':')
+    if file.endswith('.py'): opts['type'] = f'{Path(file).resolve()}:{function}'
     if isinstance(opts.get('rubric'), str) and Path(opts['rubric']).is_file(): opts['rubric'] = str(Path(opts['rubric']).resolve())
     with Atomic(path, 'w') as f: f.write(_module.format(options=opts))
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import orjson
 from .data import OUTCOMES, Prompt, Rollout
-from .formatters import normalised
+from .rows import normalised
 from .splits import Benchmark, Sides
-from .verifiers import split_thinking
+from .choices import split_thinking
 
 # %% ../nbs/18_scores.ipynb #08a02d8f
 _outcome = f"(CASE outcome {' '.join(f'WHEN {o!r} THEN {i}' for i, o in enumerate(OUTCOMES))} ELSE -1 END)"
@@ -68,6 +68,7 @@ def read_scores(
     valid=('kept',)     # outcomes that formatters may use: with `drop_truncated: false` also truncated
 )->Scores:
     "Read what a million rollouts are worth, in about a second."
+    store.db.execute('PRAGMA mmap_size=4294967296')   # bytes: half the time for a ledger of some gigabytes
     prompts = np.array([k for k, in store.db.execute('SELECT key FROM prompts WHERE gen=? ORDER BY key', (store.gen,))], np.int64)
     key, owner, packed = _ints(store.db, 'rollouts', 'key', 'prompt', f'idx*16+1+{_outcome}')
     idx, outcome = packed>>4, (packed&15)-1
@@ -166,6 +167,7 @@ class Index:
     doubtful: np.ndarray  # prompts in which one text has two scores
     whole: bool           # are texts known?
 
+# %% ../nbs/18_scores.ipynb #1fd8fda9
 def _text_groups(prompt, score, text):
     "(prompt, highest score, lowest score) of each distinct text of a prompt."
     if text is None or not len(text): return prompt, score, score

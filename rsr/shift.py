@@ -7,7 +7,7 @@ __all__ = ['MOVED', 'CHANCE', 'PROMPTS', 'blind_rates', 'difference', 'moved', '
 
 # %% ../nbs/17_shift.ipynb #90f3d95e
 import math
-from .formatters import EPS
+from .pairs import EPS
 
 # %% ../nbs/17_shift.ipynb #14f663d3
 def blind_rates(

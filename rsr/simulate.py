@@ -13,7 +13,8 @@ from .engine import Budget, Stopped, model_price, run_sync
 from .formatters import make_formatter
 from .messages import Answer, Opening, Turn, guidance_of, likeness, limits_of, not_like, opening_request, turn_request
 from .run import Bar
-from .sampling import Loop, Sampling
+from .sampling import Loop
+from .schedule import Sampling
 from .taxonomy import template_prompts
 
 # %% ../nbs/15_simulate.ipynb #473102c8
@@ -27,6 +28,7 @@ class Late:
         messages, more = self._change(messages)
         return await self._sampler.ask(messages, n, seed, **more, **params)
 
+# %% ../nbs/15_simulate.ipynb #83dcf779
 def pick_recent(
     recent:list,        # (combination, text) of what was accepted, the latest last
     combination:dict,   # of the slot
@@ -71,6 +73,21 @@ class Job:
     progress: bool = True
     verifiers: list = field(default_factory=list)   # rows in the ledger of the verifiers used
 
+# %% ../nbs/15_simulate.ipynb #985f1d8a
+def _watch(job, total, verifier, title):
+    "The progress line, which also stops a model that says nothing new."
+    bar = Bar(total, job.progress, title or None)
+    def f(loop, last=False):
+        bar(loop, last)
+        if not last and not loop.stop_reason and verifier.refused>=job.stall:
+            loop.stop('stalled', Stopped(f'the last {verifier.refused} texts were all rejected; see why, then resume with another model, more examples, or wider limits'))
+    return f
+
+def _taken(store, key, verifier):
+    "{id: (text, combination)} of the current input's prompts that have one."
+    got = ((p, next((r for r in rs if r.score==1.), None)) for p, _, rs in store.walk(key, ('kept', 'truncated')))
+    return {p.id:(verifier.message(r.text, c := p.metadata['taxonomy'], r.reasoning), c) for p, r in got if r}
+
 # %% ../nbs/15_simulate.ipynb #c2a66222
 def run_stage(
     job:Job,
@@ -96,27 +113,15 @@ def run_stage(
         into.update({k:v for k, (v, _) in _taken(job.store, loop.verifier_key, verifier).items()})
     return loop.stop_reason, loop.message
 
-# %% ../nbs/15_simulate.ipynb #2a5a1482
-def _taken(store, key, verifier):
-    "{id: (text, combination)} of the current input's prompts that have one."
-    got = ((p, next((r for r in rs if r.score==1.), None)) for p, _, rs in store.walk(key, ('kept', 'truncated')))
-    return {p.id:(verifier.message(r.text, c := p.metadata['taxonomy'], r.reasoning), c) for p, r in got if r}
-
-def _watch(job, total, verifier, title):
-    "The progress line, which also stops a model that says nothing new."
-    bar = Bar(total, job.progress, title or None)
-    def f(loop, last=False):
-        bar(loop, last)
-        if not last and not loop.stop_reason and verifier.refused>=job.stall:
-            loop.stop('stalled', Stopped(f'the last {verifier.refused} texts were all rejected; see why, then resume with another model, more examples, or wider limits'))
-    return f
-
 # %% ../nbs/15_simulate.ipynb #e8e2a08a
 def examples_of(t, fill:bool=False)->list:   # [{text, combination}, …]
     "Examples to show a model: the taxonomy's; where it has none, or with `fill`, also some from its templates."
     if not t.templates or (t.examples and not fill): return t.examples
     return t.examples+[dict(text=r['messages'][0]['content'], combination=r['metadata']['taxonomy']) for r in template_prompts(t, 60, seed='examples')]
 
+
+
+# %% ../nbs/15_simulate.ipynb #db40b2b0
 def small_limits(t, combination)->dict:
     "Fields of a request to the embedded model: stop early."
     lim = limits_of(t, combination)
@@ -139,6 +144,17 @@ def write_openings(
         return not_like(ms, pick_recent(v.recent, c, job.recent)), small_limits(job.t, c) if job.small else {}
     return run_stage(job, ps, Late(job.writer, change, not job.clip), v, into, 'openings')
 
+# %% ../nbs/15_simulate.ipynb #048be47e
+def _who(job, role, of):
+    "(sampler, verifier) of a turn; `of` gives the combination by the last message of the request."
+    if role=='assistant': return Late(job.assistant, lambda ms: (ms, dict(stop=['\n\n']) if getattr(job.assistant, 'type', '')=='local' else {})), Answer(job.t)
+    return Late(job.writer, lambda ms: (ms, small_limits(job.t, of[ms[-1]['content']]) if job.small else {}), not job.clip), Turn(job.t, job.clip)
+
+def _step(job, id_, c, history, turns, role, turn):
+    "One turn of one conversation, as a prompt of the ledger."
+    if role=='assistant': return Prompt(f'{id_}/a{turn-1}', list(history), dict(taxonomy=c))
+    return Prompt(f'{id_}/u{turn}', turn_request(job.t, c, history, turns, job.guidance), dict(taxonomy=c, said=[m['content'] for m in history if m['role']=='user']))
+
 # %% ../nbs/15_simulate.ipynb #dff8caf1
 def converse(
     job:Job,
@@ -159,14 +175,3 @@ def converse(
                 for k, text in new.items(): talks[k.rpartition('/')[0]].append(dict(role=role, content=text))
             if why: return why, message
     return None, None
-
-# %% ../nbs/15_simulate.ipynb #048be47e
-def _who(job, role, of):
-    "(sampler, verifier) of a turn; `of` gives the combination by the last message of the request."
-    if role=='assistant': return Late(job.assistant, lambda ms: (ms, dict(stop=['\n\n']) if getattr(job.assistant, 'type', '')=='local' else {})), Answer(job.t)
-    return Late(job.writer, lambda ms: (ms, small_limits(job.t, of[ms[-1]['content']]) if job.small else {}), not job.clip), Turn(job.t, job.clip)
-
-def _step(job, id_, c, history, turns, role, turn):
-    "One turn of one conversation, as a prompt of the ledger."
-    if role=='assistant': return Prompt(f'{id_}/a{turn-1}', list(history), dict(taxonomy=c))
-    return Prompt(f'{id_}/u{turn}', turn_request(job.t, c, history, turns, job.guidance), dict(taxonomy=c, said=[m['content'] for m in history if m['role']=='user']))

@@ -10,7 +10,7 @@ import re
 from fastcore.basics import patch
 from .data import RsrError, no_such
 from .dimensions import NONE, as_condition, fits
-from .formatters import minhash, normalised
+from .rows import minhash, normalised
 
 # %% ../nbs/10_slots.ipynb #56eb1c70
 _hole = re.compile(r'\{\{|\}\}|\{([^{}]+)\}')
@@ -19,6 +19,7 @@ def placeholders(text:str)->list:
     "[(name, [filter, …]), …] of {name|filter} in a text."
     return [(n.strip(), [f.strip() for f in fs]) for m in _hole.finditer(text) if m[1] for n, *fs in [m[1].split('|')]]
 
+# %% ../nbs/10_slots.ipynb #6187e8dd
 def _typos(s, rng):
     "Two neighbours swapped in about one long word of six."
     def swap(m):
@@ -39,18 +40,23 @@ def read_texts(
     out = []
     for i, e in enumerate(items if isinstance(items, (list, tuple)) else [items], 1):
         where, e = f'{at} {i}', e if isinstance(e, dict) else {'text':e}
-        for k in e:
-            if k not in ('text', 'only_if', 'never_with'): raise RsrError(f'{where}: {no_such("key", k, ["text", "only_if", "never_with"])}')
-        for k in ('only_if', 'never_with'):
-            if not isinstance(e.get(k) or {}, dict): raise RsrError(f'{where}: {k}: {e[k]!r} is not a mapping, e.g. {{stance: furious}}')
-        conds = {k:as_condition(e.get(k)) for k in ('only_if', 'never_with')}
-        for k, c in conds.items(): check(c, f'{where}, {k}')
+        conds = _conditions(e, where, check)
         for t in e['text'] if isinstance(e.get('text'), list) else [e.get('text')]:
             if isinstance(t, bool) or not isinstance(t, (str, int, float)): raise RsrError(f'{where}: {t!r} is not a text; put it in quotes')
             out.append(dict(text=str(t), at=where, **conds))
     return out
 
-# %% ../nbs/10_slots.ipynb #534c0c98
+def _conditions(e, where, check):
+    "The conditions of a text; raises where it has another key."
+    for k in e:
+        if k not in ('text', 'only_if', 'never_with'): raise RsrError(f'{where}: {no_such("key", k, ["text", "only_if", "never_with"])}')
+    for k in ('only_if', 'never_with'):
+        if not isinstance(e.get(k) or {}, dict): raise RsrError(f'{where}: {k}: {e[k]!r} is not a mapping, e.g. {{stance: furious}}')
+    conds = {k:as_condition(e.get(k)) for k in ('only_if', 'never_with')}
+    for k, c in conds.items(): check(c, f'{where}, {k}')
+    return conds
+
+# %% ../nbs/10_slots.ipynb #1c3cd710
 def check_texts(
     texts:dict,   # {slot: [text, …]}; the templates under None
     dims:list     # names of dimensions
@@ -60,8 +66,8 @@ def check_texts(
         for e in entries: _check_text(e, texts, dims)
         if slot is not None: _no_circle(texts, slot, ())
 
-# %% ../nbs/10_slots.ipynb #1c3cd710
 def _check_text(e, texts, dims):
+    "Raise where a text names what does not exist."
     known = [*(k for k in texts if k is not None), *dims]
     for name, filters in placeholders(e['text']):
         if name not in known:
@@ -70,6 +76,7 @@ def _check_text(e, texts, dims):
             if f not in FILTERS: raise RsrError(f"{e['at']}, {{{name}|{f}}}: {no_such('filter', f, FILTERS)}")
 
 def _no_circle(texts, slot, above):
+    "Raise where a slot leads back to itself."
     if slot in above: raise RsrError(f"{texts[slot][0]['at']}: the slot is filled with itself ({' → '.join([*above[above.index(slot):], slot])}); take one of them out")
     for name in sorted({n for e in texts[slot] for n, _ in placeholders(e['text']) if n in texts}): _no_circle(texts, name, (*above, slot))
 

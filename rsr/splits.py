@@ -10,8 +10,8 @@ __all__ = ['SPLIT', 'NGRAM', 'prompt_text', 'group_key', 'share_of', 'Groups', '
 from pathlib import Path
 import orjson
 from .data import RsrError, read_jsonl
-from .formatters import _hash, minhash, normalised
-from .store import Atomic
+from .rows import _hash, minhash, normalised
+from .ledger import Atomic
 
 # %% ../nbs/11_splits.ipynb #fa881596
 def prompt_text(prompt)->str:
@@ -29,6 +29,7 @@ def group_key(
     if v is None: raise RsrError(f"split.by: prompt '{prompt.id}' has no metadata.{k}")
     return orjson.dumps(v).decode()
 
+# %% ../nbs/11_splits.ipynb #8ae203cb
 def share_of(key, salt='split')->float:
     "A number in [0, 1) that depends on the key alone."
     return _hash(salt, key)/2**64
@@ -63,7 +64,11 @@ def stage_shares(
     if abs(sum(shares.values())-1)>1e-6: raise RsrError(f'stages: the shares sum to {sum(shares.values()):g}, not 1')
     return shares
 
-def stage_of(key, shares):
+# %% ../nbs/11_splits.ipynb #002b77db
+def stage_of(
+    key:str,       # of `group_key`
+    shares:dict    # of `stage_shares`
+)->str:
     "The stage that a prompt belongs to."
     x = share_of(key, 'stage')
     for s, v in shares.items():
@@ -85,6 +90,7 @@ def check_split(split)->dict:
     if not isinstance(o['near'], bool): raise RsrError(f"split.near: {o['near']!r} is not true or false")
     return o
 
+# %% ../nbs/11_splits.ipynb #d4ee71ba
 class Sides:
     "Which file each prompt goes to; asked in the order of the input."
     def __init__(self, formatters, split=None, stages=None):
@@ -92,22 +98,20 @@ class Sides:
         self.groups = Groups() if self.split and self.split['near'] and self.split['by']=='prompt' else None
         self.at, self.counts = (None, None, None), dict(train=0, eval=0)
 
-# %% ../nbs/11_splits.ipynb #fde53154
-def _place(self, prompt):
-    "(prompt id, side, stage) of the prompt, worked out once."
-    key = group_key(prompt, self.split['by'] if self.split else 'prompt')
-    if self.groups: key = self.groups.add(prompt.key if prompt.key is not None else len(self.groups.keys), prompt_text(prompt), key)
-    side = 'eval' if self.split and share_of(key)<self.split['eval'] else 'train'
-    self.counts[side] += 1
-    return prompt.id, side, self.shares and stage_of(key, self.shares)
+    def place(self, prompt):
+        "(prompt id, side, stage) of the prompt, worked out once."
+        key = group_key(prompt, self.split['by'] if self.split else 'prompt')
+        if self.groups: key = self.groups.add(prompt.key if prompt.key is not None else len(self.groups.keys), prompt_text(prompt), key)
+        side = 'eval' if self.split and share_of(key)<self.split['eval'] else 'train'
+        self.counts[side] += 1
+        return prompt.id, side, self.shares and stage_of(key, self.shares)
 
-def _side(self, prompt, formatter):
-    "'train', 'eval', or None where the prompt belongs to another stage."
-    if self.at[0]!=prompt.id: self.at = self.place(prompt)
-    _, side, stage = self.at
-    if side=='train' and self.shares and formatter.name in self.shares and stage!=formatter.name: return None
-    return side
-Sides.place, Sides.__call__ = _place, _side
+    def __call__(self, prompt, formatter):
+        "'train', 'eval', or None where the prompt belongs to another stage."
+        if self.at[0]!=prompt.id: self.at = self.place(prompt)
+        _, side, stage = self.at
+        if side=='train' and self.shares and formatter.name in self.shares and stage!=formatter.name: return None
+        return side
 
 # %% ../nbs/11_splits.ipynb #56e91a99
 NGRAM = 13
@@ -154,6 +158,7 @@ def clean_input(
         if words is None: yield where, p
         else: found.append(dict(id=p.id, where=where, words=words))
 
+# %% ../nbs/11_splits.ipynb #b25bbcdd
 def write_found(path, found):
     "List the contaminated prompts."
     with Atomic(path) as f: f.write(b''.join(orjson.dumps(d, option=orjson.OPT_APPEND_NEWLINE) for d in found))

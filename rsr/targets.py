@@ -20,6 +20,7 @@ def shape(method, *targets):
         return f
     return _
 
+# %% ../nbs/05_targets.ipynb #28bfdd24
 def _user(row): return row['prompt'][-1]['content']
 def _says(text, **kw): return {'role':'assistant', 'content':text, **kw}
 def _answer(row): return _says(row['response'], **({'reasoning_content':row['reasoning']} if 'reasoning' in row else {}))
@@ -36,6 +37,7 @@ def sft_trl(row, style='messages'):
     if style=='standard': return {'prompt':_user(row), 'completion':row['response']}
     return {'prompt':row['prompt'], 'completion':[_answer(row)]}
 
+# %% ../nbs/05_targets.ipynb #f1e65bd5
 @shape('multi_sft', 'llamafactory', 'trl', 'axolotl', 'swift', 'verl', 'openai')
 def pool(row, style='messages'):
     "The prompt and its pool of responses."
@@ -79,6 +81,7 @@ def kto_trl(row, style='standard'):
     if style=='standard': return {'prompt':_user(row), 'completion':row['response'], 'label':row['label']}
     return {'prompt':row['prompt'], 'completion':[_says(row['response'])], 'label':row['label']}
 
+# %% ../nbs/05_targets.ipynb #2de69233
 @shape('kto', 'llamafactory')
 def kto_llamafactory(row, style='messages'):
     "LLaMA-Factory's form: the conversation and a tag."

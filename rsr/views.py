@@ -24,6 +24,7 @@ def shown(
     "A text as it is: escaped, with characters that cannot be seen written out."
     return _hidden.sub(_mark, html.escape('' if text is None else str(text)))
 
+# %% ../nbs/18_views.ipynb #dff606f1
 def one_line(
     text,
     width:int=80   # characters, at most
@@ -54,6 +55,7 @@ STYLE = '''<style>
 .rsr-mono {font-family:var(--jp-code-font-family,monospace); font-size:12.5px; white-space:pre; line-height:1.3}
 </style>'''
 
+# %% ../nbs/18_views.ipynb #5a0fd2ee
 def block(*parts, role='')->str:
     "HTML inside the style sheet's reach; formulas and markdown in it stay as they are written."
     return f'<div class="rsr tex2jax_ignore mathjax_ignore"{f" role={role}" if role else ""}>{"".join(parts)}</div>'
@@ -81,6 +83,8 @@ def _bars(h):
     return grid+''.join(out)
 
 # %% ../nbs/18_views.ipynb #e33d145f
+def _digits(x): return f'{x:.2f}' if abs(x-round(x, 2))<1e-9 else f'{x:.4g}'
+
 def _line(score, text, colour, y, left, dashes):
     "A threshold as a line with its name at the top, to its left or its right."
     x = _x(score)
@@ -90,9 +94,9 @@ def _line(score, text, colour, y, left, dashes):
 
 def _lines(pass_threshold, fail_threshold, margin):
     "Thresholds and margin as SVG."
-    out = _line(pass_threshold, f'pass ≥ {pass_threshold:.2f}', COLOURS['passed'], 13, pass_threshold>.8, 'none')
+    out = _line(pass_threshold, f'pass ≥ {_digits(pass_threshold)}', COLOURS['passed'], 13, pass_threshold>.8, 'none')
     if fail_threshold is not None and fail_threshold<pass_threshold:
-        out += _line(fail_threshold, f'fail ≤ {fail_threshold:.2f}', COLOURS['failed'], 26, fail_threshold>.2, '5 3')
+        out += _line(fail_threshold, f'fail ≤ {_digits(fail_threshold)}', COLOURS['failed'], 26, fail_threshold>.2, '5 3')
     if margin: out += (f'<path d="M{_x(max(0, pass_threshold-margin)):.1f} {BASE-4}H{_x(pass_threshold):.1f}" stroke="currentColor" stroke-width="3" opacity=".55">'
                        f'<title>margin {margin:.2f}: what is rejected beside a response that just passes scores at most {pass_threshold-margin:.2f}</title></path>')
     return out
@@ -135,10 +139,7 @@ def whatif_html(
     heads = ''.join(f'<th title="{t}">{c}</th>' for c, t in head.items())
     return block(f'<table class="rsr-t"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>', note)
 
-# %% ../nbs/18_views.ipynb #614a2df5
-LEAST_LIKE = 0.2   # share of common words below which nothing is marked
-MOST_WORDS = 6000  # beyond, lines are compared
-
+# %% ../nbs/18_views.ipynb #c672d99a
 def _runs(words, tag, runs):
     "Escaped words with a tag around each marked run (from, to)."
     out, at = [], 0
@@ -146,6 +147,10 @@ def _runs(words, tag, runs):
         out += [shown(''.join(words[at:a])), f'<{tag}>{shown("".join(words[a:b]))}</{tag}>']
         at = b
     return ''.join(out)+shown(''.join(words[at:]))
+
+# %% ../nbs/18_views.ipynb #614a2df5
+LEAST_LIKE = 0.2   # share of common words below which nothing is marked
+MOST_WORDS = 6000  # beyond, lines are compared
 
 def diff_html(
     a:str, b:str    # two texts
@@ -180,14 +185,15 @@ def verdict(
     fail_threshold:float=None
 )->str:                         # passed, failed, between, unscored
     "What a score counts as."
-    from rsr.formatters import failed, passed
+    from rsr.rows import failed, passed
     return 'unscored' if score is None else 'passed' if passed(score, pass_threshold) else 'failed' if failed(score, pass_threshold, fail_threshold) else 'between'
 
+# %% ../nbs/18_views.ipynb #e8c74fc9
 def _criteria(detail):
     "What a rubric's judge said of each criterion, as a table."
     rows = [(k, v) for k, v in (detail or {}).items() if isinstance(v, dict) and 'answer' in v]
     body = ''.join(f"<tr><td>{shown(k)}</td><td>{shown(v['answer'])}</td><td style='text-align:left;white-space:normal'>{shown(v.get('reason'))}</td></tr>" for k, v in rows)
-    return f"<details><summary>{len(rows)} criteria</summary><table class='rsr-t'>{body}</table></details>" if rows else ''
+    return f"<details><summary>{len(rows)} {'criterion' if len(rows)==1 else 'criteria'}</summary><table class='rsr-t'>{body}</table></details>" if rows else ''
 
 # %% ../nbs/18_views.ipynb #8ca0b329
 def rollout_html(
@@ -219,6 +225,7 @@ def prompt_line(
     passed = f"{r['passed']} of {r['scored']}"
     return f"{passed:>9}  {mean:>5}  {spread:>11}  {r['truncated'] or '–':>4}  {one_line(r['id'], 18):18}  {one_line(r['text'], 110)}"
 
+# %% ../nbs/18_views.ipynb #d226b895
 def rollout_line(r, pass_threshold=1.0, fail_threshold=None)->str:
     "A rollout as one line of a list."
     score = '   –' if r['score'] is None else f"{r['score']:.2f}"

@@ -104,7 +104,8 @@ def loop_on(work, n, sampler, formatters, **sampling):
     from rsr.data import Prompt
     from rsr.engine import run_sync
     from rsr.formatters import make_formatters
-    from rsr.sampling import Loop, Sampling
+    from rsr.sampling import Loop
+    from rsr.schedule import Sampling
     from rsr.store import Store
     from rsr.verifiers import load_verifier
     store, t0 = Store(work), time.process_time()

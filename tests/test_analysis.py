@@ -10,8 +10,8 @@ from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback
 
 import rsr as package
+from rsr.data import RsrError, RunBroken
 from rsr.live import Live
-from rsr.recipe import load_recipe
 
 TAX = dict(topic=['refund', 'delivery'])
 
@@ -95,7 +95,7 @@ def test_bad_input_is_one_message(here, args, words):
 
 def test_help_names_every_command():
     text = rsr('--help').stdout
-    from rsr.cli import COMMANDS
+    from rsr.usage import COMMANDS
     for name in COMMANDS:
         assert f'  rsr {name} ' in text
         assert f'example: {COMMANDS[name][2]}' in rsr(name, '--help').stdout
@@ -111,7 +111,7 @@ def test_prompts_from_a_taxonomy_feed_a_run(here, server):
 # ---- in the background
 
 def test_a_run_in_the_background_is_seen_stopped_and_resumed(here, server):
-    server.set(median=.05, rate=.2)
+    server.set(median=.2, rate=.2)
     opts = dict(base_url=server.base_url, work_dir='w', concurrent_requests=8, progress=False)
     live = package.sample(rows(120), background=True, **opts)
     assert isinstance(live, Live) and not live.wait(0)
@@ -128,7 +128,21 @@ def test_a_run_in_the_background_is_seen_stopped_and_resumed(here, server):
     s = again.wait(60).stats()
     assert s['prompts']['by_stop_reason'].keys()<={'satisfied', 'max_rollouts'} and sum(s['samples']['by_outcome'].values())==s['samples']['asked']
 
-def test_what_goes_wrong_in_the_background_is_raised_by_wait(here):
-    live = Live(load_recipe('sft', ['data.input_path=none.jsonl', 'work_dir=w']))
-    with pytest.raises(Exception, match='no file none.jsonl'): live.wait(20)
-    assert live.state.startswith('stopped:')
+def test_in_the_background_what_sample_refuses_is_refused_at_once(here, server, monkeypatch):
+    opts = dict(base_url=server.base_url, work_dir='w', background=True, progress=False)
+    for bad, words in [(dict(prompts='none.jsonl'), 'no file none.jsonl'), (dict(prompts=[dict(id='a', messages=[])]), 'messages is empty'),
+                       (dict(prompts=rows(2), max_rollouts=0), 'not in 1 to'), (dict(prompts=rows(2), api_key='${NO_SUCH_KEY}'), 'NO_SUCH_KEY'),
+                       (dict(prompts=[dict(rows(1)[0], metadata=dict(answer='4'))]), 'verifier.type=math-rlvr'),
+                       (dict(prompts=rows(2), verifier='v.py:f'), 'no file')]:
+        with pytest.raises(RsrError, match=re.escape(words)): package.sample(**{**opts, **bad})
+        assert not Path('w').exists()
+    assert not server.log
+    first = package.sample(rows(4), **opts)
+    first.wait(30)
+    with pytest.raises(RsrError, match='0.7 before, 0.1 now'): package.sample(rows(4), **opts, temperature=.1)
+
+def test_what_breaks_in_the_background_is_raised_by_wait(here, server):
+    server.set(fault='quota')
+    live = package.sample(rows(4), base_url=server.base_url, work_dir='w', background=True)
+    with pytest.raises(RunBroken, match='exceeded your current quota'): live.wait(20)
+    assert live.state.startswith('stopped:') and live.process==''      # it ended in order

@@ -10,15 +10,17 @@ import time
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
+from rsr.agreement import auc
 from rsr.audit import ITEMS, MIN_PAIRS, audit, audit_item, audit_table, plot_audit
 from rsr.contrast import compare_strategies, compare_table, paired_difference, plot_strategies
 from rsr.data import Prompt, Rollout, RsrError
 from rsr.formatters import make_formatters, write_files
 from rsr.giveaways import as_pair, facts, length_odds, log_odds, read_pairs, share, side_auc, words, words_accuracy
 from rsr.rates import wilson
+from rsr.style import INK
 from rsr.targets import SHAPES
-from rsr.validate import auc
 
 WORDS = [a+b for a in 'ba do ke li mu na po ri su te va wo xi za gre'.split() for b in 'lan mor tis ven dak hul pir sob fen gar'.split()]
 
@@ -291,9 +293,25 @@ def test_words_of_all_scripts():
 def test_the_figure_shows_what_was_found():
     fig = plot_audit(audit(sub('rejected', lambda t, i: t[:-1]+' regrettably.')(pairs())))
     ax = fig.axes
-    assert [a.get_title().split(':')[0] for a in ax] == ['Length', 'Margins', 'Words'] and 'regrettably' in [t.get_text() for t in ax[2].get_yticklabels()]
+    assert [a.get_title('left').split(':')[0] for a in ax] == ['Length', 'Margins', 'Words'] and 'regrettably' in [t.get_text() for t in ax[2].get_yticklabels()]
     bare = plot_audit(audit([{**p, 'chosen_score':None} for p in pairs(10)]))
     assert 'the pairs carry no scores' in [t.get_text() for t in bare.axes[1].texts]
+
+@pytest.mark.parametrize('dark', [None, False, True])
+def test_figures_are_readable_on_every_page(dark):
+    for fig in plot_audit(audit(pairs(chosen=(22, 34))), dark), plot_strategies(compare_strategies(dict(a=pairs(60), b=([], dict(prompts=60)))), dark):
+        fig.canvas.draw()
+        assert fig.get_facecolor()[3] == 0 and all(a.get_facecolor()[3] == 0 for a in fig.axes)
+        inked = [t for a in fig.axes if a.axison for t in (a.title, a._left_title, a.xaxis.label, *a.get_xticklabels(), *a.get_yticklabels(), *a.texts) if t.get_text()]
+        assert len(inked) > 10 and {to_hex(t.get_color()) for t in inked} == {INK[dark]}
+
+def test_the_advice_for_length_can_be_followed():
+    assert 'formatter.dpo.max_length_ratio=1.5' in item(audit(pairs(chosen=(22, 34))), 'length')['todo']
+    from rsr.strategies import pairs_of
+    group = Prompt('q', [user('Q')], key=1), [Rollout('a '*30, score=1., idx=0), Rollout('b '*10, score=0., idx=1), Rollout('c '*28, score=0., idx=2)]
+    f, = make_formatters([dict(type='dpo', max_length_ratio=1.5)])
+    (p, _), = pairs_of([group], f)
+    assert (p['chosen'][0], p['rejected'][0]) == ('a', 'c')
 
 
 # ---- strategies side by side

@@ -29,7 +29,7 @@ def url(run):
     p = subprocess.Popen([sys.executable, '-c', f'from rsr.explore import serve; serve({str(run.path)!r}, open_browser=False)'], stdout=subprocess.PIPE, text=True)
     yield p.stdout.readline().split()[-1]
     p.send_signal(signal.SIGINT)
-    assert p.wait(20)==0, 'Ctrl-C ends it'
+    assert p.wait(60)==0, 'Ctrl-C ends it'
 
 @pytest.fixture(scope='module')
 def browser():
@@ -65,6 +65,16 @@ def until(page, what, seconds=10):
         page.wait_for_timeout(50)
     assert what()
 
+@pytest.mark.parametrize('by', [signal.SIGINT, signal.SIGTERM], ids=['Ctrl-C', 'SIGTERM'])
+def test_the_server_ends_with_its_command(run, by):
+    "Also where SIGINT came as ignored, as in a background job of a shell; no Voilà is left behind."
+    code = f'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom rsr.explore import serve; serve({str(run.path)!r}, open_browser=False)'
+    p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+    address = p.stdout.readline().split()[-1]
+    p.send_signal(by)
+    assert p.wait(60)==0
+    with pytest.raises(OSError): urlopen(address, timeout=5)
+
 def test_only_who_knows_the_token_may_look(url):
     assert url.startswith('http://127.0.0.1:') or url.startswith('http://localhost:')
     def status(u):
@@ -91,6 +101,15 @@ def test_dragging_does_it_too(page, run):
     page.mouse.move(x, y); page.mouse.down(); page.mouse.move(x-108.4, y, steps=12); page.mouse.up()
     until(page, lambda: 'fail ≤ 0.20' in page.locator('svg[role=img]').inner_html())
     until(page, lambda: rows_shown(page)==told(run, fail_threshold=.2))
+
+def test_a_threshold_is_typed_and_not_rounded(page, run):
+    field = page.locator('input[type=number]:visible')
+    field.nth(1).fill('0.625'); field.nth(1).press('Enter')
+    until(page, lambda: 'pass ≥ 0.625' in page.locator('svg[role=img]').inner_html())
+    field.nth(0).fill('0.333'); field.nth(0).press('Enter')
+    until(page, lambda: rows_shown(page)==told(run, pass_threshold=.625, fail_threshold=.333))
+    page.wait_for_timeout(1000)   # long enough for the sliders to answer
+    assert [field.nth(i).input_value() for i in (0, 1)]==['0.333', '0.625'] and 'fail ≤ 0.333' in page.locator('svg[role=img]').inner_html()
 
 def test_prompts_open_and_their_texts_stay_texts(page):
     lists, seen = page.locator('.rsr-list select'), ''

@@ -8,11 +8,13 @@ import pytest
 from conftest import read_jsonl, write_jsonl
 
 from rsr.checklist import Case, checklist, checklist_options, checklist_table, pass_rate_stable
+from rsr.criteria import load_rubric
 from rsr.data import Prompt, Rollout, RsrError, Score, dumps
 from rsr.formatters import make_formatters
 from rsr.hygiene import length_auc, repeats, thinking_tags
+from rsr.judge import verdict_key
 from rsr.recipe import build, load_recipe
-from rsr.rubric import RubricVerifier, load_rubric, verdict_key
+from rsr.rubric import RubricVerifier
 from rsr.run import Run, _close_run, _save_recipe
 from rsr.shift import compare_rates, difference, moved
 from rsr.store import Store, Verdicts

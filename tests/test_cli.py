@@ -1,5 +1,6 @@
 "The command line as people use it: every command, the wrong ones too."
 import json
+import re
 
 import pytest
 from conftest import read_jsonl, rows, rsr, write_jsonl
@@ -115,3 +116,33 @@ def test_help(here):
     assert p.returncode==0 and 'rsr run RECIPE' in p.stdout
     assert 'example: rsr run dpo' in rsr('run', '--help').stdout and 'sampling.give_up' in rsr('run', '--help').stdout
     assert rsr('--version').stdout.strip()
+
+OPTION = re.compile(r'^  (\w[\w.]*)=(\S*)', re.M)
+
+@pytest.mark.parametrize('name,most', [('run', 35), ('plan', 36), ('demo', 35), ('format', 32), ('prompts', 28)])
+def test_help_explains_each_option(here, name, most):
+    p = rsr(name, '--help', env=dict(COLUMNS='120'))
+    short = p.stdout.partition('options:')[2]
+    keys = [k for k, _ in OPTION.findall(short)]
+    assert p.returncode==0 and 10<len(keys)==len(set(keys)) and len(short.splitlines())<=most, short
+    assert all(len(line)>45 and line[35:].strip() for line in short.splitlines() if OPTION.match(line)), short
+    all_of = rsr(name, 'sft', '--help', 'all').stdout
+    assert set(keys)<={k for k, _ in OPTION.findall(all_of)} and len(all_of)>len(short) and '--help all' in short
+
+def test_help_of_a_topic(here):
+    p = rsr('run', '--help', 'sampler')
+    assert p.returncode==0 and {k.split('.')[0] for k, _ in OPTION.findall(p.stdout)}=={'sampler'} and '0 to 5' in p.stdout
+    assert dict(OPTION.findall(rsr('run', '--help', 'sampler.temperature=').stdout))=={'sampler.temperature':'0.7'}
+    assert 'positive_share' in rsr('format', '-h', 'kto').stdout
+    p = rsr('run', '--help', 'smapler')
+    assert p.returncode==2 and "Did you mean 'sampler'?" in p.stderr
+    assert rsr('format', '--help', 'sampling').returncode==2      # it takes none of these
+
+def test_all_of_help_is_what_the_command_takes(here):
+    from rsr.prompts import prompts_options
+    from rsr.recipe import load_recipe
+    for k, v in OPTION.findall(rsr('run', '--help', 'all').stdout):
+        if k.split('.')[0] not in ('pairs', 'formatter', 'verifier', 'stages', 'split'): load_recipe('sft', [f'{k}={v}'])
+    given = dict(n='3', how='quota', turns='1', max_tries='4', stall='20', templates='true')
+    for k, v in OPTION.findall(rsr('prompts', '--help', 'all').stdout):
+        if (v := given.get(k, v)): prompts_options([f'{k}={v}'])     # none is refused as unknown

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import rows, write_jsonl
-from loopback import spawn
+from loopback import Loopback, spawn
 
 from rsr.data import RsrError, read_prompts
 from rsr.recipe import load_recipe
@@ -220,6 +220,19 @@ def test_the_budget_is_one(here, server, cluster):
     assert spread(recipe(server, here/'w')).stop_reason is None
     assert balanced('w', server)['prompts']['by_stop_reason']=={'max_rollouts':60}
 
+def test_a_judges_tokens_have_their_own_price(here, server, cluster):
+    with Loopback(reply=lambda body: 'It says A. '*12+'\nANSWER: A', median=.01) as judge:
+        server.set(median=.01, rate=0.)
+        write_jsonl('in.jsonl', rows(60))
+        money = dict(price=dict(prompt=1, completion=20)), dict(type='mcq-llm-as-judge', model='j', base_url=judge.base_url, price=dict(prompt=.1, completion=2))
+        d = recipe(server, here/'w', ('sampler', money[0]), ('verifier', money[1]), ('sampling.early_stop', False))
+        run = spread({**d, 'budget':dict(usd=.06)})
+        t, by = figures('w')['tokens'], sqlite3.connect('w/run.db').execute('SELECT sum(prompt_tokens), sum(completion_tokens) FROM calls').fetchone()
+        at_own = ((t['prompt']-by[0])*1+(t['completion']-by[1])*20+by[0]*.1+by[1]*2)/1e6
+        assert run.stop_reason=='budget' and .05<at_own<=.075 and (t['prompt']+t['completion']*20)/1e6>1.5*at_own
+        n = server.stats()['samples']
+        assert spread({**d, 'budget':dict(usd=.06)}).stop_reason=='budget' and server.stats()['samples']<=n+8    # spent is spent, counted from the ledgers
+
 # ---- the input
 
 def test_a_bad_row_is_named_before_anything_is_sampled(here, server, cluster):
@@ -268,3 +281,60 @@ try: execute_cluster(dict(work_dir='w'))
 except Exception as e: print(type(e).__name__, e)'''
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout
     assert out.startswith("RsrError engine: ray needs Ray: pip install 'ray[data]' pyarrow")
+
+# ---- an object store
+
+@pytest.fixture(scope='module')
+def bucket():
+    "A bucket on moto's server, and the environment that leads to it."
+    pytest.importorskip('moto', reason="needs pip install 'moto[server]'")
+    from moto.server import ThreadedMotoServer
+    from pyarrow import fs
+    s = ThreadedMotoServer(ip_address='127.0.0.1', port=0, verbose=False)
+    s.start()
+    host, port = s.get_host_and_port()
+    with pytest.MonkeyPatch.context() as m:
+        for k, v in dict(AWS_ACCESS_KEY_ID='testing', AWS_SECRET_ACCESS_KEY='testing', AWS_EC2_METADATA_DISABLED='true').items(): m.setenv(k, v)
+        f = fs.S3FileSystem(endpoint_override=f'http://{host}:{port}', region='us-east-1', allow_bucket_creation=True)
+        f.create_dir('prompts-bucket')
+        yield f, f'?scheme=http&endpoint_override={host}:{port}&region=us-east-1'
+    s.stop()
+
+def upload(f, path, data):
+    with f.open_output_stream(path, compression=None) as out: out.write(data)
+
+def lines(items): return ''.join(json.dumps(r)+'\n' for r in items).encode()
+
+def test_prompts_in_an_object_store(here, server, bucket, cluster):
+    import gzip
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    f, options = bucket
+    table = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows(20, 20)), table)
+    files = {'a.jsonl':lines(rows(10)), 'b.jsonl.gz':gzip.compress(lines(rows(10, 10))), 'deep/c.parquet':table.getvalue(), 'README':b'no prompts'}
+    for name, data in files.items(): upload(f, f'prompts-bucket/in/{name}', data)
+    spread(recipe(server, here/'w', ('data.input_path', f's3://testing:testing@prompts-bucket/in{options}')))
+    st = Store('w', write=False)
+    assert [p.id for p, *_ in st.walk()]==[f'q{i}' for i in range(40)]
+    places = {r[0] for r in st.db.execute('SELECT place FROM prompts')}
+    st.close()
+    assert {'s3://prompts-bucket/in/a.jsonl, line 1', 's3://prompts-bucket/in/b.jsonl.gz, line 10', 's3://prompts-bucket/in/deep/c.parquet, row 20'}<=places
+    assert figures('w')['prompts']['satisfied']+figures('w')['prompts']['by_stop_reason'].get('max_rollouts', 0)==40
+    assert 'testing:testing' not in Path('w/recipe.yaml').read_text()
+
+def test_an_object_store_with_something_wrong(here, server, bucket, cluster):
+    f, options = bucket
+    upload(f, 'prompts-bucket/bad/a.jsonl', lines(rows(1))+b'{"id": "x"}\n')
+    for path, why in (('prompts-bucket/bad', r's3://prompts-bucket/bad/a.jsonl, line 2'), ('prompts-bucket/none', 'no file or folder s3://prompts-bucket/none$'),
+                      ('no-such-bucket/x', 's3://no-such-bucket/x')):
+        with pytest.raises(RsrError, match=why): spread(recipe(server, here/'w', ('data.input_path', f's3://{path}{options}')))
+    with pytest.raises(RsrError, match='nowhere://x'): spread(recipe(server, here/'w', ('data.input_path', 'nowhere://x')))
+    assert server.stats()['requests']==0 and not Path('w').exists()
+
+def test_a_run_is_kept_in_a_file_system(here, server, cluster):
+    write_jsonl('in.jsonl', rows(2))
+    with pytest.raises(RsrError, match='work_dir: s3://bucket/run: .*an object store cannot hold'): spread(recipe(server, 's3://bucket/run'))
+    assert server.stats()['requests']==0 and sorted(p.name for p in here.iterdir())==['in.jsonl']

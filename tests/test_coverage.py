@@ -16,10 +16,12 @@ from conftest import write_jsonl
 from loopback import Loopback
 
 from rsr.classify import OUTSIDE, label_agreement, label_messages, label_rows, levels_of, offered, place, read_label, read_labelled
-from rsr.coverage import binom_tail, coverage, coverage_table, fit, plot_coverage, plot_pairs, tv, tv_compare
+from rsr.coverage import coverage, coverage_table, fit, plot_coverage, plot_pairs
 from rsr.data import RsrError
+from rsr.distance import binom_tail, tv, tv_compare
 from rsr.diversity import distinct_n, diversity, diversity_table, gram_sets, jaccard, mean_overlap, near_pairs, nearest, plot_diversity, words
 from rsr.store import Store
+from rsr.style import contrast
 from rsr.taxonomy import combinations, load_taxonomy
 
 DESK = dict(name='desk', description='Messages to a help desk.',
@@ -171,17 +173,69 @@ def test_production_that_says_nothing(desk, production, plt):
     plot_coverage(d)
     plot_pairs(d, 'stance', 'what')
 
+def test_a_dimension_without_labels_has_no_distance(desk):
+    gen = combinations(desk, 100, 'quota')
+    prod = [dict(id=str(i), text='hi') for i in range(30)]+[dict(what='billing')]*10+[dict(what='delivery')]*10
+    d = json.loads(json.dumps(coverage(desk, gen, prod)))
+    stance, (top, leaf) = d['dimensions']['stance'][0], d['dimensions']['what']
+    assert stance['generated_production'] is stance['planned_production'] is stance['production'] is None
+    assert stance['n'] == dict(generated=100, production=0) and stance['unlabelled'] == dict(generated=0, production=50)
+    assert stance['why'] == dict.fromkeys(('planned_production', 'generated_production'), 'no row of production has a label')
+    assert top['n']['production'] == 20 and top['unlabelled']['production'] == 30 and top['generated_production'] and not top['why']
+    assert leaf['n']['production'] == 10 and leaf['unlabelled']['production'] == 40, 'a topic says nothing of its subtopics'
+    lines = {line.split()[0]+line.partition('level ')[2][:1]:line for line in coverage_table(d).splitlines() if line.startswith('  ')}
+    assert lines['stance'].endswith('– no row of production has a label') and '(20 of 50 production rows have a label)' in lines['what,1']
+    assert d['advice'] == ['30 of 50 production rows have no label and count nowhere; let a judge label them: coverage(…, judge=dict(model=…)), in a shell judge.model=…']
+    assert d['advice'][0] in coverage_table(d)
+
+def test_generated_rows_without_labels(desk, plt):
+    d = coverage(desk, [dict(id='a', text='hi')]*7, combinations(desk, 40, 'quota'))
+    for v in (v for levels in d['dimensions'].values() for v in levels):
+        assert v['planned_generated'] is v['generated_production'] is None and v['planned_production'] and v['why']['planned_generated'] == 'no row of generated has a label'
+    assert 'label_rows' in d['advice'][0] and coverage_table(d).count('– no row of generated has a label') == 8
+    assert 'edge cases: planned 10.0%, generated – no row' in coverage_table(d)
+    assert 'no row of generated has a label' in plot_coverage(d)[0].get_title(loc='left') and not d['cells']['planned']['missing']
+
+def test_what_is_not_given_is_no_fault(desk):
+    d = coverage(desk, combinations(desk, 40, 'quota'))
+    assert d['advice'] == [] and d['dimensions']['stance'][0]['why']['generated_production'] == 'production was not given' and 'no row' not in coverage_table(d)
+    with pytest.raises(RsrError, match=r'label_rows\(taxonomy, production, dict\(model=…\)\), in a shell judge.model='): fit(desk, [dict(id='a', text='hi')])
+
+def title(ax): return ax.get_title(loc='left')
+
 def test_figures(desk, plt):
     d = coverage(desk, combinations(desk, 100, 'quota'), combinations(desk, 100, 'independent'))
     axes = plot_coverage(d)
-    assert [ax.get_title().split('\n')[0] for ax in axes if ax.get_title()] == ['what', 'stance', 'edge_case']
-    assert all('plan–generated' in ax.get_title() and 'chance' in ax.get_title() for ax in axes if ax.get_title())
+    assert [title(ax).split('\n')[0] for ax in axes if title(ax)] == ['what', 'stance', 'edge_case']
+    assert all('plan–generated' in title(ax) and 'chance' in title(ax) for ax in axes if title(ax))
     assert len(plot_coverage(d, level=1)[0].get_yticks()) == 3 and len(plot_coverage(d)[0].get_yticks()) == 4
     a, b = plot_pairs(d, 'what', 'stance'), plot_pairs(d, 'stance', 'what', 'planned')
     cell = {t.get_position(): t.get_text() for t in a.texts}
     assert cell[(1, 3)] == '×', 'account and furious exclude each other'
     assert [x.get_text() for x in a.get_xticklabels()] == [y.get_text() for y in b.get_yticklabels()] == ['calm', 'furious']
     with pytest.raises(RsrError, match="no pair of the dimensions 'what' and 'mood'"): plot_pairs(d, 'what', 'mood')
+    with pytest.raises(RsrError, match="Did you mean 'planned'"): plot_pairs(d, 'what', 'stance', 'plan')
+
+@pytest.mark.parametrize('dark', [None, False, True])
+def test_figures_are_readable_on_any_page(desk, plt, dark):
+    from matplotlib.colors import to_hex
+    c, prod = coverage(desk, combinations(desk, 100, 'quota'), combinations(desk, 100, 'independent')), ['where is it', 'where is it now', 'no']
+    _, own = plt.subplots(1, 3)
+    drawn = [*plot_coverage(c, dark=dark), plot_pairs(c, 'what', 'stance', dark=dark)]
+    drawn += [*plot_diversity(diversity(prod), dark=dark), *plot_diversity(diversity(prod), own, dark=dark)]
+    for ax in (ax for ax in drawn if ax.axison):
+        ax.figure.canvas.draw()
+        pages = [p for p, known in (('#ffffff', False), ('#111111', True)) if dark in (None, known)]
+        texts = [ax.xaxis.label, *ax.get_xticklabels(), *ax.get_yticklabels(), *([ax._left_title] if ax.figure is not own[0].figure else [])]
+        for t in texts: assert min(contrast(to_hex(t.get_color()), p) for p in pages) > (4.3 if dark is None else 7), t
+        assert ax.get_facecolor()[3] == 0 and (ax.figure is own[0].figure or ax.figure.get_facecolor()[3] == 0)
+
+def test_a_name_is_no_formula(plt):
+    t = load_taxonomy(dict(name='x', dimensions={'p':{'$5_a$':.5, '50 % \\alpha':.5}, 'q':dict(a=.5, b=.5)}))
+    d = coverage(t, combinations(t, 20, 'quota'))
+    for ax in (plot_coverage(d)[0], plot_pairs(d, 'p', 'q')):
+        ax.figure.canvas.draw()
+        assert [y.get_text() for y in ax.get_yticklabels()] == ['$5_a$', '50 % \\alpha'] and not any(y.get_parse_math() for y in ax.get_yticklabels())
 
 
 # ---- refitting
@@ -350,6 +404,7 @@ def test_numbers_by_hand():
     one, two = gram_sets(ws, 1), gram_sets(ws, 2)
     assert jaccard(*one) == 2/4 and jaccard(*two) == 1/3 and mean_overlap(two) == dict(mean=1/3, se=0., pairs=1, of=1)
     assert nearest(two) == [(0, 1, pytest.approx(1/3)), (1, 0, pytest.approx(1/3))]
+    assert words("Don't 'quote' it") == ["don't", 'quote', 'it'] and words('don’t!') == ['don’t']
     assert words('Größe: 3½ ÉTÉ—été') == ['grösse', '3½', 'été', 'été'] and words('你好 world') == ['你', '好', 'world']
 
 def test_neighbours_are_those_of_brute_force():

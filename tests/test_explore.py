@@ -20,7 +20,8 @@ from rsr import load_run, sample
 from rsr.data import Prompt, Rollout, RsrError, Score
 from rsr.exploration import Exploration
 from rsr.explore import Explorer, explore
-from rsr.formatters import FORMATTERS, formatter, make_formatters
+from rsr.formatters import make_formatters
+from rsr.rows import FORMATTERS, formatter
 from rsr.run import Run, _format, _valid
 from rsr.scores import read_scores, read_sides, read_texts, text_mode
 from rsr.store import Store
@@ -145,6 +146,34 @@ def test_an_upper_bound_is_one(tmp_path, monkeypatch, seed):
         for f, w in written.items():
             if f!='kto.jsonl' or read: assert told[f]['rows']>=w['rows'], f
         assert not told['dpo.jsonl']['exact'] and not told['near.jsonl']['exact'] and told['kto.jsonl']['exact']==read
+
+@pytest.mark.parametrize('o', [dict(max_length_ratio=1.2), dict(max_length_ratio=1.2, max_pairs_per_prompt=4),
+                               dict(max_length_ratio=1.01, max_pairs_per_prompt=2, thinking='strip'),
+                               dict(rejected='near_mean', max_pairs_per_prompt=4), dict(max_margin=.6, max_pairs_per_prompt=4),
+                               dict(strategy='temperature', max_length_ratio=1.2)], ids=str)
+def test_rules_that_leave_pairs_out_are_told_as_at_most(tmp_path, monkeypatch, o):
+    monkeypatch.setattr(rsr.whatif, 'MOST', 0)
+    gaps = []
+    for seed in range(4):
+        run = messy(tmp_path/f'r{seed}', seed=seed)
+        for least in (0., .3, .6):
+            told, written = told_and_written(run, [dict(type='dpo', pass_threshold=.7, fail_threshold=None, min_margin=least, **o)])
+            t, w = told['dpo.jsonl'], written['dpo.jsonl']
+            assert not t['exact'] and t['margin'] is None and t['rows']>=w['rows'] and t['prompts']>=w['prompts'], (seed, least)
+            gaps.append(t['rows']-w['rows'])
+    assert any(gaps) and '≤' in whatif_html([t])
+
+def test_a_ratio_that_is_set_costs_pairs_and_the_explorer_says_at_most(tmp_path):
+    ex = Explorer(messy(tmp_path/'r', formatters=[dict(type='sft', pass_threshold=.7),
+                                                  dict(type='dpo', pass_threshold=.7, fail_threshold=None, max_length_ratio=1.01)]))
+    assert ex.ui and '≤' in ex.widgets['counts'].value and ex.counts[0]['exact']
+    assert 0<ex.write()['dpo.jsonl']<ex.counts[1]['rows']
+    judged = set()
+    for _ in range(100):
+        ex.next_pair()
+        if ex.message: break
+        judged.add(ex.prompt); ex.judge_pair('accept')
+    assert ex.message=='no pair is left to judge' and len(judged)==ex.files['dpo.jsonl']   # prompts whose pairs differ in length are passed over
 
 def test_sides_of_a_pair_strategy(tmp_path):
     configs = [dict(type='sft', pass_threshold=.5), dict(type='kto', pass_threshold=.5, fail_threshold=.3), dict(type='multi_sft', pass_threshold=.5, min_responses=2),
@@ -311,6 +340,36 @@ def test_thresholds_move_the_figures_both_ways(run):
     ws['rest'].value = False
     assert 0<=ex.fail_threshold<.3 and not ex.message
 
+def test_a_slider_does_not_round_what_the_recipe_says(tmp_path):
+    "In a browser a slider answers with its value rounded to its step, as soon as it is shown."
+    ex = Explorer(messy(tmp_path/'r', formatters=[dict(type='dpo', pass_threshold=.875, fail_threshold=1/3, min_margin=.155)]))
+    ws = ex.ui and ex.widgets
+    ws['both'].value, ws['margin'].value = (.33, .88), .16
+    assert (ex.pass_threshold, ex.fail_threshold, ex.min_margin)==(.875, 1/3, .155) and ex.configs==ex.recipe['formatter'] and 'pass ≥ 0.875' in ws['hist'].value
+    ws['both'].value = (.33, .86)
+    assert (ex.pass_threshold, ex.fail_threshold)==(.86, 1/3)
+
+def test_thresholds_are_typed(run):
+    ex = Explorer(run)
+    ws = ex.ui and ex.widgets
+    ws['high'].value = .765
+    assert (ex.pass_threshold, ex.fail_threshold, ws['both'].value)==(.765, .4, (.4, .765))
+    ws['low'].value = .9
+    assert (ex.fail_threshold, ws['low'].value)==(.755, .755) and not ex.message
+    ws['rest'].value = True
+    assert ws['low'].layout.display=='none'
+    ws['high'].value = .5
+    assert (ex.pass_threshold, ex.fail_threshold)==(.5, None)
+
+def test_core_widgets_only(run):
+    "What shows in VS Code as it does in JupyterLab: no module but those of ipywidgets, and no button whose meaning is an icon alone."
+    ex = Explorer(run)
+    assert ex.ui
+    import ipywidgets as w
+    for x in ex.widgets.values():
+        assert {x._model_module, x._view_module}<={'@jupyter-widgets/controls', '@jupyter-widgets/base'}
+        assert not isinstance(x, w.Button) or x.description
+
 @pytest.mark.parametrize('to', [(.5, .5), (1., 1.), (0., 0.), (0., 1.), (.99, 1.)])
 def test_handles_may_meet(run, to):
     ex = Explorer(run)
@@ -384,6 +443,7 @@ def test_labels_and_pairs_are_kept_and_honoured(run):
     ws = ex.ui and ex.widgets
     ex.next_pair()
     pair = ex.pairs[0]
+    assert (ex.left, ex.right)==(pair['chosen'], pair['rejected'])   # what is judged is what is shown
     def written():
         ex.run.format('dpo')
         st = Store(run.path, write=False)

@@ -22,9 +22,10 @@ from rsr.figure_data import (
     yield_budget_data,
 )
 from rsr.figure_details import compare_data, criteria_data, margins_data, score_length_data, spearman, taxonomy_data
-from rsr.figures import COLOURS, ENDS, FIGURES, INK, LOOKS, all_figures, plot_compare, plot_scores
+from rsr.figures import FIGURES, all_figures, plot_compare, plot_scores
 from rsr.run import Run
 from rsr.store import Store
+from rsr.style import COLOURS, ENDS, INK, LOOKS
 
 NAMES = ['scores', 'pass_rates', 'rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency', 'yield_budget', 'score_length', 'margins', 'criteria', 'taxonomy', 'compare']
 RECIPE = dict(sampler=dict(model='m', temperature=.7, max_tokens=100), verifier=dict(type='rubric', rubric='helpful_answer'),

@@ -3,6 +3,7 @@
 The hand-made files are in tests/trainers/cases.py, where `make test-trainers` holds them against the trainers themselves."""
 import collections
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from conftest import read_jsonl, write_jsonl
 from fastcore.test import test_eq as same
 
 from rsr import sample
-from rsr.check import RULES, check_files, effect, files_table, lint_file, lint_info, load_file, view
+from rsr.check import check_files, files_table, lint_info, load_file
 from rsr.data import BadRow, Prompt, Rollout, RsrError, clean_text, read_prompts
 from rsr.formatters import make_formatters, write_files
+from rsr.lint import RULES, effect, lint_file, view
+from rsr.pairs import length_ratio
+from rsr.strategies import pairs_of
 from rsr.targets import SHAPES, STANDARD, STRINGS_ONLY, TARGETS
 
 sys.path.insert(0, str(Path(__file__).parent/'trainers'))
@@ -175,6 +179,28 @@ def test_empty_answers_and_equal_pairs_are_never_written(tmp_path):
     dpo = read_jsonl(tmp_path/'train'/'dpo.jsonl')
     assert all(r['chosen']['value']!=r['rejected']['value'] and r['chosen']['value'] and r['rejected']['value'] for r in dpo)
     assert counts['sft.jsonl']['rows']+counts['sft.jsonl'].get('dropped', 0)>=1   # what was left out is counted
+
+@pytest.mark.parametrize('o', [{}, dict(thinking='strip'), dict(max_pairs_per_prompt=3), dict(rejected='near_mean'), dict(strategy='temperature')], ids=str)
+def test_a_pair_is_alike_in_length_and_a_prompt_is_lost_only_if_it_has_none(tmp_path, o):
+    rng = random.Random(str(o))
+    def letters(n): return ''.join(rng.choices('abcdefgh', k=n))
+    def answer(k): return '<think>'+letters(rng.randint(1, 400))*(k%3>0)+'</think>'+letters(rng.randint(4, 60))
+    def rollouts(i): return [Rollout(answer(k), score=rng.randint(0, 10)/10, idx=k, key=10*i+k, outcome='kept') for k in range(rng.randint(2, 6))]
+    groups = [(Prompt(f'q{i}', [U(f'question {i}')]), rollouts(i)) for i in range(150)]
+    opts = dict(type='dpo', target='trl', pass_threshold=.7, fail_threshold=None, min_margin=.15, **o)
+    written = {}
+    for ratio in None, 1.5:
+        fs = make_formatters([dict(opts, max_length_ratio=ratio)])
+        counts = write_files(groups, fs, tmp_path/str(ratio))['dpo.jsonl']
+        rows = read_jsonl(tmp_path/str(ratio)/'train'/'dpo.jsonl')
+        written[ratio] = {r['prompt'][-1]['content'] for r in rows}
+        told = collections.Counter(why for _, why in pairs_of(groups, fs[0]) if why)
+        assert counts.get('unlike_length', 0)==told['lengths too unlike'] and counts['rows']==len(rows) and sum(told.values())==150-counts['prompts']
+    assert all(length_ratio(r['chosen'][0]['content'], r['rejected'][0]['content'])<=1.5 for r in rows)
+    text = (lambda r: r.text.split('</think>')[1]) if o.get('thinking')=='strip' else lambda r: r.text
+    def may(c, r): return c.score>=.7-1e-9 and c.score-r.score>=.15-1e-9 and (r.score<.7-1e-9 or 'strategy' in o) and text(c)!=text(r) and length_ratio(text(c), text(r))<=1.5
+    assert written[1.5]=={p.messages[0]['content'] for p, rs in groups if any(may(c, r) for c in rs for r in rs)}
+    assert counts['unlike_length']==len(written[None]-written[1.5])>15 and len(written[1.5])>40
 
 def test_thinking_stands_in_one_form(tmp_path):
     p = Prompt('1', [U('q')])

@@ -129,6 +129,26 @@ def test_implausible_sides_are_asked_again(here):
         p = rsr('run', 'temperature', *options(s, 'pairs.floor=0.6', 'work_dir=w2', 'sampling.max_rollouts=4'))
         assert load_run('w2').stats()['pairs']['dpo']['dropped']=={'rejected: below the floor score':10}
 
+def test_a_rejected_side_of_another_length_is_asked_again(here):
+    (here/'v.py').write_text(VERIFIER)
+    write_jsonl('in.jsonl', questions(10))
+    asked = {}
+    def reply(body):
+        user = body['messages'][-1]['content']
+        if body['temperature']<1: return 'A good answer, in a few words. quality 0.9500'
+        k = asked[user] = asked.get(user, -1)+1
+        if user=='question 7': return 'No. quality 0.5000'
+        return ['It depends on what you want, on what you have, and on many other things besides. quality 0.4000', 'A weaker one, in a few words. quality 0.5000'][min(k, 1)]
+    with Loopback(reply=reply) as s:
+        p = rsr('run', 'temperature', *options(s, 'pairs.max_length_ratio=1.5', 'sampling.max_rollouts=4'))
+        assert p.returncode==0, p.stderr
+    run = load_run('w')
+    assert {x['rejected'] for x in run.pairs()}=={'A weaker one, in a few words. quality 0.5000'} and len(read_jsonl('w/train/dpo.jsonl'))==9
+    assert asked.pop('question 7')==3 and set(asked.values())=={1}          # two tries each, and four where nothing fits
+    assert run.stats()['pairs']['dpo']['dropped']=={'lengths too unlike':1} and run.stats()['rows']['dpo.jsonl']['unlike_length']==1
+    assert rsr('format', 'w', 'formatter.max_length_ratio=null').returncode==0
+    assert len(read_jsonl('w/train/dpo.jsonl'))==10 and 'unlike_length' not in load_run('w').stats()['rows']['dpo.jsonl']
+
 def test_flawed_by_rubric_needs_the_target_to_flip_and_the_rest_to_hold(here):
     (here/'c.py').write_text('def warm(prompt, response): return "glad" in response\ndef short(prompt, response): return len(response)<120\n'
                              'def named(prompt, response): return "page" in response\n')
@@ -193,7 +213,8 @@ def test_two_runs_are_two_sides(place, here):
     with pytest.raises(RsrError, match='different verifiers'): pair_runs('cold', 'third', 'x')
 
 BAD = {'pairs.strategy=temprature':"Did you mean 'temperature'?", 'pairs.chosen=hot':'pairs.chosen', 'pairs.top_k=3':'pairs.top_k', 'pairs.inverted=turn':'inverted',
-       'pairs.min_margin=2':'min_margin', 'pairs.rejected=0.3':'sampled alike', 'formatter=[{type: sft}]':'needs a formatter of type dpo'}
+       'pairs.min_margin=2':'min_margin', 'pairs.max_length_ratio=1':'max_length_ratio: 1 is not a number above 1',
+       'pairs.rejected=0.3':'sampled alike', 'formatter=[{type: sft}]':'needs a formatter of type dpo'}
 
 @pytest.mark.parametrize('bad', BAD)
 def test_bad_options_say_so_before_anything_is_sampled(place, bad):
@@ -218,3 +239,23 @@ def test_from_python(place):
     run = package.sample('in.jsonl', recipe='temperature', model='strong', base_url=place.base_url, verifier='v.py:score',
                          formatter=dict(pass_threshold=.8), work_dir='py', progress=False)
     assert len(run.pairs())==30 and json.loads(open('py/summary/stats.json').read())['sides']['chosen']['scores']['passed']>=30
+
+def test_sampling_goes_on_until_a_pair_is_alike_in_length(here):
+    from rsr.pairs import length_ratio
+    (here/'v.py').write_text('def f(response, metadata): return float(response.startswith("right"))\n')
+    n = {}
+    def reply(body):
+        user, out = body['messages'][-1]['content'], []
+        for _ in range(body.get('n') or 1):
+            k = n[user] = n.get(user, -1)+1
+            out.append(['wrong', 'right, at great length and with many words', 'right, again at great length', 'right.'][min(k, 3)])
+        return out
+    def go(d, **o):
+        n.clear()
+        with Loopback(reply=reply) as s:
+            return package.sample(questions(8), dict(formatter=[dict(type='dpo', **o)]), base_url=s.base_url, verifier='v.py:f',
+                                  work_dir=d, progress=False, step_size=1, max_rollouts=8)
+    assert len(go('any').rollouts)==16
+    run = go('alike', max_length_ratio=1.5)
+    assert len(run.rollouts)==32 and run.stats()['prompts']['by_stop_reason']=={'satisfied':8}
+    assert all(length_ratio(r['chosen']['value'], r['rejected']['value'])<=1.5 for r in read_jsonl('alike/train/dpo.jsonl')) and run.stats()['rows']['dpo.jsonl']['rows']==8

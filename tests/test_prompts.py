@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import read_jsonl
+from conftest import rsr as shell
 
 import rsr
 from rsr.data import RsrError, check_row
@@ -394,3 +395,63 @@ def test_two_answers_at_once_cannot_both_be_first():
     v = Opening(load_taxonomy(SHOP))
     async def both(): return await asyncio.gather(*[v.score('one and the same message here', dict(taxonomy=dict(how='terse'), slot=f's{i}')) for i in range(9)])
     assert [s.value for s in asyncio.run(both())] == [1.]+[0.]*8
+
+
+# ---- a file that is in the way
+
+def test_a_file_of_something_else_is_refused_before_anything_is_bought(here, server):
+    server.set(reply=Writer())
+    Path('mine.jsonl').write_text('three days of work\n')
+    for kw in (dict(), dict(work_dir=Path('deep/er'))):
+        with pytest.raises(RsrError, match=r'out: mine.jsonl exists.*another name.*overwrite=true'): job(server, 5, out='mine.jsonl', **kw)
+    assert server.stats()['requests'] == 0 and [p.name for p in here.iterdir()] == ['mine.jsonl']      # nothing asked, nothing made
+    assert Path('mine.jsonl').read_text() == 'three days of work\n'
+    m = job(server, 5, out='mine.jsonl', overwrite=True)
+    assert m.exit_code == 0 and read_jsonl('mine.jsonl') == m.rows
+    assert job(server, 5, out='mine.jsonl').exit_code == 0 and server.stats()['requests'] == 5         # now it is this job's
+
+def test_a_job_replaces_its_own_file_and_no_other_jobs(here, server):
+    server.set(reply=Writer())
+    assert job(server, 40, out='p.jsonl', budget=dict(tokens=3000)).exit_code == 3
+    part = Path('p.jsonl').read_bytes()
+    m = job(server, 40, out='p.jsonl')
+    assert m.exit_code == 0 and len(read_jsonl('p.jsonl')) == 40
+    Path('p.jsonl').write_bytes(part)                              # killed before the file was written: an earlier one of this job
+    assert len(read_jsonl(job(server, 40, out='p.jsonl').path)) == 40
+    asked = server.stats()['requests']
+    with pytest.raises(RsrError, match='p.jsonl exists'): job(server, 40, out='p.jsonl', work_dir='w2')    # the same plan, but other texts
+    Path('p.jsonl').write_bytes(part+b'{"id": "added by hand"}\n')
+    with pytest.raises(RsrError, match='p.jsonl exists'): job(server, 40, out='p.jsonl')
+    assert server.stats()['requests'] == asked and not Path('w2').exists()
+    assert job(server, 40, out='q.jsonl').exit_code == 0 and read_jsonl('q.jsonl') == m.rows
+
+def test_a_file_that_comes_up_meanwhile_stays(here, server):
+    writer = Writer()
+    def reply(body):
+        Path('p.jsonl').write_text('another job was faster\n')
+        return writer(body)
+    server.set(reply=reply)
+    with pytest.raises(RsrError, match='p.jsonl exists') as e: job(server, 5, out='p.jsonl')
+    assert Path('p.jsonl').read_text() == 'another job was faster\n' and e.value.work_dir == Path('w')
+    assert len(job(server, 5).rows) == 5 and server.stats()['requests'] == 5                            # paid for once
+
+def test_templates_write_the_same_file_again_and_no_other(here):
+    make = lambda **kw: make_prompts('customer_support', **{**dict(n=20, out='p.jsonl', progress=False), **kw})
+    first = make().path.read_bytes()
+    assert make().path.read_bytes() == first
+    with pytest.raises(RsrError, match='overwrite=true'): make(n=21)
+    assert Path('p.jsonl').read_bytes() == first and make(n=21, overwrite=True).path.read_bytes() != first
+
+def test_out_is_a_file(here, server):
+    with pytest.raises(RsrError, match=r'out: \. is not a file; name one, such as out=prompts.jsonl'): job(server, 5, out='.')
+    with pytest.raises(RsrError, match='is not a file'): make_prompts('customer_support', 5, out='/dev/null', progress=False)
+    assert server.stats()['requests'] == 0 and not list(here.iterdir())
+
+def test_the_command_refuses_and_overwrites(here):
+    Path('p.jsonl').write_text('mine\n')
+    args = 'prompts', 'customer_support', 'n=5', 'out=p.jsonl'
+    p = shell(*args)
+    assert p.returncode == 2 and 'overwrite=true' in p.stderr and Path('p.jsonl').read_text() == 'mine\n'
+    p = shell(*args, 'overwrite=true')
+    assert p.returncode == 0 and len(read_jsonl('p.jsonl')) == 5
+    assert shell(*args, 'overwrite=perhaps').returncode == 2

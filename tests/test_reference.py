@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from rsr.criteria import Criterion, Rubric, load_rubric
 from rsr.data import RsrError
 from rsr.engine import Budget
-from rsr.formatters import COMMON, FORMATTERS, make_formatter, make_formatters
+from rsr.formatters import COMMON, make_formatter, make_formatters
 from rsr.recipe import TOP, build, check_recipe, load_recipe, parse_override, schema
 from rsr.reference import NOTES, SAID, reference, reference_markdown, targets, yaml_value
 from rsr.reward import make_scorer
-from rsr.rubric import Criterion, Rubric, load_rubric
+from rsr.rows import FORMATTERS
 from rsr.samplers import HttpSampler, make_sampler
-from rsr.sampling import Sampling
+from rsr.schedule import Sampling
 from rsr.splits import SPLIT, check_split
 from rsr.strategies import RULE, STRATEGIES, check_pairs, make_plan
 from rsr.verifiers import VERIFIERS, load_verifier

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import re
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -13,30 +14,17 @@ import yaml
 from conftest import read_jsonl, write_jsonl
 from loopback import Loopback
 
-from rsr.data import RsrError, RunBroken
+from rsr import sample
+from rsr.agreement import accuracy, agreement, auc, auc_interval, gwet_ac1, interval, kappa
+from rsr.criteria import RUBRICS, load_rubric, rubric_names
+from rsr.data import RsrError, RunBroken, fingerprint
 from rsr.engine import Engine, run_sync
-from rsr.rubric import RUBRICS, Cache, RubricVerifier, combine, fence, judge_ask, judge_messages, load_rubric, parse_verdicts, rubric_names, rubric_scorer, verdict_key
-from rsr.samplers import CallError, HttpSampler
-from rsr.validate import (
-    Labels,
-    accuracy,
-    agreement,
-    auc,
-    auc_interval,
-    disputed_first,
-    gwet_ac1,
-    idle_criteria,
-    interval,
-    judge_rows,
-    kappa,
-    label,
-    needed_margin,
-    noise,
-    read_labels,
-    report_table,
-    validate,
-    validate_options,
-)
+from rsr.judge import Cache, fence, judge_ask, judge_messages, judge_options, judge_prices, parse_verdicts, verdict_key
+from rsr.labels import Labels, disputed_first, label, read_labels
+from rsr.replies import CallError
+from rsr.rubric import RubricVerifier, combine, rubric_scorer
+from rsr.samplers import HttpSampler
+from rsr.validate import idle_criteria, judge_rows, needed_margin, noise, report_table, validate, validate_options
 
 MINE = dict(name='mine', categories=dict(content=.7, form=.3), criteria=[
     dict(id='right', question='Is it right?', category='content', weight=2, gate=True),
@@ -521,6 +509,42 @@ def test_scorer_of_a_recipe(here):
         with pytest.raises(RsrError, match=says): rubric_scorer(bad)
     (here/'checks.py').write_text(CODE)
     assert rubric_scorer(dict(rubric=programmatic('short')))[1]==[]
+
+PRICE, DEAR = dict(prompt=1., completion=2.), dict(prompt=5., completion=15.)
+
+@pytest.mark.parametrize('section,prices', [
+    (dict(model='a', price=PRICE), [PRICE]), (dict(), []), (dict(price=PRICE, judges=[dict(model='a'), dict(model='b', price=DEAR)]), [PRICE, DEAR]),
+    (dict(model='a', judges=[dict(price=DEAR), dict(model='b')]), [DEAR, None]), (dict(judges=[dict(model='a', price=PRICE), dict(model='b', price=DEAR)]), [PRICE, DEAR]),
+    (dict(model='a', price=PRICE, judges=[dict(model='b', price=dict(prompt=0.))]), [dict(prompt=0.)])])
+def test_each_judge_has_its_own_price(section, prices):
+    section = dict(section, base_url='http://x/v1') if section else section
+    got = judge_prices(section)
+    assert [p for _, p in got]==[q and (q.get('prompt', 0)/1e6, q.get('completion', 0)/1e6) for q in prices]
+    assert all('price' not in c for c, _ in got)                   # a new price makes no verdict old
+    if got:
+        v, js = rubric_scorer(dict(section, rubric='helpful_answer'))
+        assert [j.get('price') for j in js]==prices and v.judges==[c for c, _ in got]
+
+def test_the_price_list_is_asked_for_each_judge():
+    got = [p for _, p in judge_prices(dict(base_url='http://x/v1', judges=[dict(model='gpt-4o'), dict(model='gpt-4o-mini'), dict(model='mine')]))]
+    assert got[0][0]>got[1][0]>0 and got[2] is None
+
+def test_calls_in_the_ledger_are_told_by_judge(here):
+    def reply(body): return by_rule(body) if 'You judge one response' in body['messages'][0]['content'] else None
+    with Loopback(reply=reply, rate=.5) as server:
+        section = dict(base_url=server.base_url, price=PRICE, judges=[dict(model='a'), dict(model='b', price=DEAR)])
+        sample([dict(id='q', messages=[dict(role='user', content='2+2?')])], dict(formatter=[dict(type='sft')], verifier=dict(section, type='rubric', rubric=mine())),
+               base_url=server.base_url, work_dir='run', max_rollouts=4, progress=False)
+    spent = sqlite3.connect('run/run.db').execute('SELECT c.fp, count(*), sum(k.prompt_tokens) FROM calls k JOIN configs c ON c.key=k.config GROUP BY 1').fetchall()
+    known = {fingerprint(c):p for c, p in judge_prices(section)}
+    assert sorted(known[fp] for fp, *_ in spent)==[(1e-6, 2e-6), (5e-6, 15e-6)]    # every call has a judge, and each judge its price
+    assert len({(n, t) for _, n, t in spent})==1 and spent[0][2]>0
+
+@pytest.mark.parametrize('section,key', [
+    (dict(model='a', price=3), 'verifier.price: 3'), (dict(judges=[dict(model='a'), dict(model='b', price=dict(input=1))]), r'verifier.judges\[1\].price'),
+    (dict(judges=[dict(model='a', price=dict(prompt='1'))]), r'verifier.judges\[0\].price'), (dict(judges=[dict(model='a', price=dict(prompt=-1))]), 'US dollars')])
+def test_errors_in_a_price(section, key):
+    with pytest.raises(RsrError, match=key): judge_options(dict(section, base_url='http://x/v1'))
 
 # ---- agreement, against scikit-learn and statsmodels
 

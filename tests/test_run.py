@@ -1,10 +1,13 @@
 "Runs against a real HTTP server: what is bought, kept and written."
 import asyncio
 import gzip
+import json
 import sqlite3
+import subprocess
+import time
 
 import pytest
-from conftest import read_jsonl, rows, rsr, write_jsonl
+from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback, least
 
 from rsr import load_run, sample
@@ -199,6 +202,69 @@ def test_changed_messages_are_refused(here, server):
     data[1]['messages'][0]['content'] = 'another question'
     with pytest.raises(RsrError, match="messages of id 'q1' differ"): go(base_url=server.base_url, data=data)
     assert go(2, server.base_url).stats()['prompts']['total']==2
+
+def test_a_smaller_input_is_said_and_loses_nothing(here, server, capfd):
+    go(10, server.base_url)
+    n, before = len(server.log), {r['messages'][0]['content']:r for r in read_jsonl('run/train/sft.jsonl')}
+    assert 'not in the input' not in capfd.readouterr().err
+    run = go(4, server.base_url)
+    assert '6 prompts of this run are not in the input' in capfd.readouterr().err
+    assert run.stats()['prompts']['total']==4 and len(run.rollouts.prompt.unique())==10
+    assert {r['messages'][0]['content'] for r in read_jsonl('run/train/sft.jsonl')}=={p for p in before if int(p.split()[1])<4}
+    go(10, server.base_url)
+    assert {r['messages'][0]['content']:r for r in read_jsonl('run/train/sft.jsonl')}==before and len(server.log)==n
+
+def test_plain_texts_are_prompts(here, server):
+    server.set(rate=1.)
+    (here/'v.py').write_text('def f(response, metadata): return 1.0\n')
+    run = go(data=['prompt 7', 'prompt 8'], base_url=server.base_url, verifier='v.py:f')
+    assert list(run.prompts.id)==['1', '2'] and {e['prompt'] for e in server.log}=={'prompt 7', 'prompt 8'}
+    with pytest.raises(RsrError, match="messages of id '1' differ"): go(data=['prompt 9'], base_url=server.base_url, verifier='v.py:f')
+    with pytest.raises(RsrError, match='row 2'): go(data=[rows(1)[0], 'prompt 8'], base_url=server.base_url, work_dir='mixed')
+
+def test_a_killed_run_is_known_by_its_lock(here, server):
+    server.set(median=.05, rate=0.)
+    write_jsonl('in.jsonl', rows(300))
+    p = subprocess.Popen([RSR, 'run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w', 'sampler.concurrent_requests=4'],
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.time()+30
+    while len(server.log)<20 and time.time()<end: time.sleep(.05)
+    assert f'under way: process {p.pid} on ' in rsr('stats', 'w').stdout
+    p.kill(); p.wait()
+    out = rsr('stats', 'w').stdout
+    assert f'process {p.pid} on ' in out and 'is gone' in out and 'rsr run work_dir=w' in out, out
+    assert json.loads(rsr('stats', 'w', 'json=true').stdout)['process']==load_run('w').process
+    server.set(median=0.)
+    p = rsr('run', 'work_dir=w', 'sampling.max_rollouts=4')
+    assert p.returncode==0 and 'process' not in rsr('stats', 'w').stdout, p.stderr
+    assert balanced(load_run('w'))['samples']['by_outcome']['lost']
+
+# ---- which options a file was written with
+
+def test_files_are_judged_by_the_options_that_they_were_written_with(here, server):
+    run = go(30, server.base_url, recipe='sft_dpo')
+    assert run.written==run.recipe
+    assert run.format('dpo', target='trl', style='messages')['dpo.jsonl']>5
+    (dpo,) = [r for r in run.check_files()['files'] if r['file']=='train/dpo.jsonl']
+    assert dpo['target']=='trl' and not dpo['problems'] and dpo['kept']==dpo['rows']
+    p = rsr('check', 'run')
+    assert 'no problems found' in p.stdout and 'trl' in p.stdout, p.stdout+p.stderr
+    run.format('sft', name='lax', pass_threshold=0.)                     # a file that the recipe does not know
+    assert [c.get('name', c['type']) for c in run.written['formatter']]==['sft', 'dpo', 'lax'] and len(run.check_files()['files'])==3
+    (here/'run/train/lax.jsonl').unlink()
+    run = go(30, server.base_url, recipe='sft_dpo')                      # written again at its end, by the recipe
+    assert run.written==run.recipe and 'lax.jsonl' not in run.stats()['rows']
+
+def test_stats_and_pairs_go_by_the_files(here, server):
+    (here/'v.py').write_text('def f(response, metadata): return 1.0 if "{A}" in response else 0.6\n')
+    run = go(30, server.base_url, recipe='dpo', verifier='v.py:f', formatter=dict(fail_threshold=.7))
+    n = len(run.pairs())
+    assert n==len(read_jsonl('run/train/dpo.jsonl'))>5
+    assert run.stats()['scores']['failed'] and not run.format('dpo', min_margin=.5).get('eval/dpo.jsonl')
+    assert len(run.pairs())==n and not (here/'run/train/dpo.jsonl').exists()       # no such file: the recipe's options hold
+    assert run.format('dpo', fail_threshold=.5, name='strict')=={'strict.jsonl':0}
+    rsr('format', 'run', 'split.eval=0.3')
+    assert run.written['split']=={'eval':.3} and not run.recipe.get('split') and sum(v['rows'] for v in run.stats()['rows'].values())==n
 
 # ---- faults
 

@@ -14,7 +14,7 @@ import pytest
 from rsr.data import RsrError, check_row
 from rsr.designs import Design, apportion, covering_rows, fill_up, independent_rows, off_plan, possible_pairs, quota_rows
 from rsr.dimensions import Dimension, Value
-from rsr.formatters import minhash, normalised
+from rsr.rows import minhash, normalised
 from rsr.slots import Seen
 from rsr.taxonomy import SAMPLERS, Taxonomy, combinations, load_taxonomy, marginals, taxonomy_names, template_prompts
 

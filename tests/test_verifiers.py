@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 import rsr.verifiers as rv
+from rsr.choices import boxes, extract_choice, split_thinking
 from rsr.data import RsrError, Score
-from rsr.verifiers import VERIFIERS, Verifier, as_score, boxes, extract_choice, extract_math, load_verifier, math_rlvr, mcq_llm_as_judge, mcq_rlvr, split_thinking, verifier, verify
+from rsr.maths import extract_math
+from rsr.verifiers import VERIFIERS, Verifier, as_score, load_verifier, math_rlvr, mcq_llm_as_judge, mcq_rlvr, verifier, verify
 
 ROOT = str(Path(rv.__file__).parent.parent)
 
@@ -818,7 +820,7 @@ def test_mcq_reasons():
 
 BITS = [r'\boxed{', 'answer is ', '(', '[', ' ', '\n', '9^{', 'A, ', '**', '<think>', '"answer":', 'so ', '$', 'A', 'AB ', 'A) ', '\\', '_', 'answer to a ', 'option ', 'choose ',
         'not A ', 'A is wrong. ', 'A is ', 'A and ', 'Answer: A. ', '<|channel|>', '</think>', '<|end|> ', '⟦', '选', 'é', 'wait no. ', '. ', "'s ", r'\boxed{A} ', '<answer>',
-        'indeed ', '1,', '1/', '1 and ', '####', '1=', '$1$ ', r'\frac{1}{']
+        'indeed ', '1,', '1/', '1 and ', '####', '1=', '$1$ ', r'\frac{1}{', 'answer: 1 - ', 'answer: 1 x y ', '1 + 1 is ', '#### (1 a b + 1 c d) * ', 'sum of 1 and ']
 
 @pytest.mark.parametrize('bit', BITS)
 def test_long_texts_are_read_quickly(bit):
@@ -841,6 +843,27 @@ EXTRACT = [   # text, expression
     ('It costs $3,000.', '$3,000'), ('so 75% of them', '75%'), ('we get 3/4.', '3/4'), ('we get \\frac{3}{4}.', '\\frac{3}{4}'), ('Thus $x^2+1$ is the result', 'x^2+1'),
     ('Thus, $x = 5$', 'x = 5'), ('\\boxed 5', '5'), ('The answer is 5 or 6.', '5 or 6'), ('The answers are 1, 2 and 3.', '1, 2 and 3'), ('Answer: Evelyn', 'Evelyn'),
     ('Step 1. add\nStep 2. done, 9', '9'), ('a = 0.5', 'a = 0.5'), ('it is .5', '.5'),
+]
+WORKED = [   # a calculation and what its writer says it is: text, expression
+    ('A simple answer: 6 - 1 equals 5.', '5'), ('The answer is 11 - 4, which is 2.', '2'), ('The answer is 6 - 1 which equals 5.', '5'), ('Answer: 3 * 4 makes 12', '12'),
+    ('The answer is 5 + 5 gives 10', '10'), ('The answer is 3 times 4, so 12.', '12'), ('answer: 6 minus 1 is 5.', '5'), ('The result of 6 - 1 is 5.', '5'),
+    ('The answer is 6 apples - 1 apple, which is 5 apples.', '5'), ('The answer is $11 - 4$, which is $2$.', '2'),
+    ('The answer is \\( 11 - 4 \\), which equals \\( 2 \\).', '2'),
+    ('The answer is $11 - $4, which is $2.', '2'), ('The answer is $3 \\times 4$, which is 12.', '12'), ('The answer is $\\frac{10}{2}$, which is 4.', '4'),
+    ('The answer is 2^3, that is 8.', '8'), ('The answer is 3 - 5, which is -2.', '-2'), ('The answer is 2 * 3 - 1 = 6 - 1, which is 5', '5'),
+    ('The answer: 48 + 24 comes to 72', '72'),
+    ('The answer is 3 * 4 + 2, which is 12 + 2, which equals 14.', '14'), ('The answer is x = 6 - 1, which is 5.', '5'), ('The answer is that 6 - 1 equals 5.', '5'),
+    ('The answer is half of 10, which is 5.', '5'), ('The answer is the sum of 3 and 4, which is 7.', '7'), ('The answer is 20% of 50, which is 10.', '10'),
+    ('6 - 1 => 5', '5'),
+    ('12 - 4 so 8', '8'), ('#### 6 - 1 is 5', '5'), ('Answer: 5 + 1, which is 6, not 7', '6'), ('So 6 - 1 equals 5. Answer: 4', '4'),
+    ('The answer is 12 / 4, which is 4.', '4'),
+    ('The answer is 2 thousand + 3 thousand, which is 5 thousand.', '5 thousand'), ('The answer is 10/3, which is 3.33.', '10/3'), ('The answer is 1/2, which is 0.5.', '1/2'),
+    ("The answer is 0.5 * 8, that's 4.", '4'), ('The answer is 9 + 1 (which is 10).', '10'), ('The answer is 5 hours and 30 minutes, which is 5.5 hours.', '5.5'),
+    ('The answer is 6 - 1 equals five.', '6 - 1'), ('The answer is 5 apples and 3 pears.', '5'),
+    # no value of a calculation: what is compared, several values, numbers alone, algebra
+    ('The answer is 11 - 4, which is 2 less than 9.', '11 - 4'), ('The answer is 15, which is 3 * 5.', '15,'), ('The answer is 7, which is one of the 3 primes.', '7,'),
+    ('The answer is 11 - 4 = 7, which is 2 more than 5.', '11 - 4 = 7,'), ('The answer is 2 + 3, which is 5 or 6.', '2 + 3'), ('The answer is 7/2, which is 3 1/2.', '7/2'),
+    ('The answer is 2x + 3, which is 5 at 1.', '2x + 3,'), ('The answer is 5, which is 6 - 1.', '5,'), ('The answer is 10 - 3, which equals \\frac{14}{2}.', '10 - 3'),
 ]
 SCORE = [   # response, truth, value
     ('\\boxed{42}', '42', 1), ('\\boxed{42}', 42, 1), ('\\boxed{42}', 42.0, 1), ('\\boxed{42}', '#### 42', 1), ('\\boxed{42}', '3*14=<<3*14=42>>42\n#### 42', 1),
@@ -904,9 +927,15 @@ SCORE = [   # response, truth, value
     ('\\boxed{None}', '3', 0), ('\\boxed{-}', '3', 0), ('\\boxed{\\frac{3}{}}', '3', 0), ('\\boxed{\\frac{}{}}', '3', 0), ('\\boxed{{{{}', '3', 0),
     ('\\boxed{\\badcommand{3}}', '3', 0), ('\\boxed{3\\%}', '3/100', 1), ('\\boxed{3 \\text{ percent}}', '3', 1), ('<think>\\boxed{3}</think>', '3', 0),
     ('<think>\\boxed{3}</think> \\boxed{4}', '4', 1), ('\\boxed{3}</think> \\boxed{4}', '4', 1), ('<think>3', '3', 0),
+    ('The answer is 11 - 4, which is 2.', '7', 0), ('The answer is 11 - 4, which is 2.', '2', 1), ('A simple answer: 6 - 1 equals 5.', '5', 1),
+    ('A simple answer: 6 - 1 equals 5.', '6', 0),
+    ('The answer is 11 - 4, which is 2 less than 9.', '7', 1), ('The answer is 10/3, which is 3.33.', '10/3', 1), ('The answer is 12 / 4, which is 4.', '3', 0),
+    ('The answer is 2 + 3, or 6.', '6', 0),
+    ('The result of 6 - 1 is 5.', '5', 1), ('The answer is $\\frac{10}{2}$, which is 4.', '5', 0), ('The answer is 50% of 80, which is 40.', '40', 1),
+    ('The answer is 6 - 1, so 5 is left.', '5', 1),
 ]
 
-@pytest.mark.parametrize('text,expression', EXTRACT)
+@pytest.mark.parametrize('text,expression', EXTRACT+WORKED)
 def test_extract_math(text, expression): assert extract_math(text) == expression
 
 @pytest.fixture(scope='module', autouse=True)
@@ -977,7 +1006,9 @@ def test_timeout_is_unscored_and_the_next_call_works():
 
 # ---- where it runs
 
-PAIR = "verify('math-rlvr', r'\\boxed{2\\sqrt{3}}', {'answer': r'\\sqrt{12}'}), verify('mcq-rlvr', 'The answer is (B).', {'answer': 'B'})"
+# a cold worker on a busy machine may take longer than `verify` waits: the next call finds it ready
+PAIR = ("next((v for _ in range(9) if (v := verify('math-rlvr', r'\\boxed{2\\sqrt{3}}', {'answer': r'\\sqrt{12}'})) is not None), None), "
+        "verify('mcq-rlvr', 'The answer is (B).', {'answer': 'B'})")
 
 def test_unguarded_script(tmp_path):
     (tmp_path/'script.py').write_text(f'from rsr.verifiers import verify\nprint({PAIR})\n')
@@ -992,7 +1023,8 @@ def test_standard_input(tmp_path): assert python('-', stdin=f'from rsr.verifiers
 def test_exit_is_clean_and_takes_the_workers_along(tmp_path):
     code = '''
         import threading
-        from rsr.verifiers import verify, _pool
+        from rsr.verifiers import verify
+        from rsr.maths import _pool
         t = threading.Thread(target=verify, args=('math-rlvr', r'\\boxed{9^{9^{9}}}', {'answer': '7'}), daemon=True)
         t.start()
         t.join(1.5)
@@ -1015,7 +1047,8 @@ def test_workers_of_a_killed_parent_end(busy):
     "An idle one reads the end of its input; a busy one is ended by its own alarm, even inside C code."
     code = '''
         import threading, time
-        from rsr.verifiers import verify, math_rlvr, _pool
+        from rsr.verifiers import verify, math_rlvr
+        from rsr.maths import _pool
         verify('math-rlvr', r'\\boxed{\\sqrt{4}}', {'answer': 'x'})
         BUSY
         time.sleep(0.3)
