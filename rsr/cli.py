@@ -113,7 +113,7 @@ def stats(args, argv):
     return 0
 
 # %% ../nbs/20_cli.ipynb #94234ea0
-@command('TAXONOMY [n=500] [how=quota|independent|pairwise] [out=FILE] [turns=1] [sampler.model=…] [budget.tokens=…] [work_dir=DIR] [key=value …]',
+@command('TAXONOMY [n=500] [how=quota|independent|pairwise] [out=FILE] [overwrite=true] [turns=1] [sampler.model=…] [budget.tokens=…] [work_dir=DIR] [key=value …]',
          'rsr prompts customer_support n=500 out=prompts.jsonl')
 def prompts(args, argv):
     "Write input prompts from a taxonomy (a file, or a shipped name): from its templates, or with a model; without arguments list the shipped ones."

@@ -279,9 +279,7 @@ def execute_cluster(
         for note in filter(None, (gone(store), check_truths(store, loop.verifier, bool(d['verifier'].get('type'))))): print(f'rsr: {note}', file=sys.stderr)
         keys = choose(store) if choose else None
         _save_recipe(store, d)
-    except BaseException:
-        _leave(store, ours, store.fresh)
-        raise
+    except BaseException: _leave(store, ours, store.fresh); raise
     try:
         with at_work(store): return _spread(store, d, Pool(store, given, o, loop, *blocks_left(store, store.get('block'), terms(d, loop)), keys), progress)
     except sqlite3.Error as e: raise ledger_error(e) from None

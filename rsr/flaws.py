@@ -170,7 +170,8 @@ def _fn(spec, table, what):
     if ':' in str(spec): return load_function(spec)
     raise RsrError(f'flaw {what}: '+no_such(what, spec, table)+', or file.py:function')
 
-_FENCE = re.compile(r'<<<(BEGIN|END) [A-Z]')   # a writer that repeats its request brings the fence along
+# %% ../nbs/12_flaws.ipynb #c58e8c51
+_FENCE = re.compile(r'<<<(BEGIN|END) [A-Z]')   # as `rsr.judge.fence` writes it
 
 def flaw_problem(
     flaw:Flaw,

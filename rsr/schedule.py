@@ -19,7 +19,7 @@ from .rates import chance, fit_beta
 @dataclass
 class Sampling:
     "The recipe's `sampling:` section."
-    max_rollouts: int = 16      # valid rollouts per prompt, at most
+    max_rollouts: int = 16      # valid rollouts per prompt, at most; 0: ask for none, score what is there
     step_size: int = 4          # asked at a time; "auto": one, or several for the last prompts
     max_steps: int = 8          # steps per prompt, at most; "auto" ignores it
     early_stop: bool = True     # stop a prompt when every formatter is satisfied

@@ -131,7 +131,7 @@ def test_a_run_in_the_background_is_seen_stopped_and_resumed(here, server):
 def test_in_the_background_what_sample_refuses_is_refused_at_once(here, server, monkeypatch):
     opts = dict(base_url=server.base_url, work_dir='w', background=True, progress=False)
     for bad, words in [(dict(prompts='none.jsonl'), 'no file none.jsonl'), (dict(prompts=[dict(id='a', messages=[])]), 'messages is empty'),
-                       (dict(prompts=rows(2), max_rollouts=0), 'not in 1 to'), (dict(prompts=rows(2), api_key='${NO_SUCH_KEY}'), 'NO_SUCH_KEY'),
+                       (dict(prompts=rows(2), max_rollouts=-1), 'not in 0 to'), (dict(prompts=rows(2), api_key='${NO_SUCH_KEY}'), 'NO_SUCH_KEY'),
                        (dict(prompts=[dict(rows(1)[0], metadata=dict(answer='4'))]), 'verifier.type=math-rlvr'),
                        (dict(prompts=rows(2), verifier='v.py:f'), 'no file')]:
         with pytest.raises(RsrError, match=re.escape(words)): package.sample(**{**opts, **bad})

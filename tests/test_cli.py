@@ -75,7 +75,7 @@ def shape(row):
     (['run', 'sft', 'data.input_path=in.csv'], ['allowed endings']),
     (['run', 'sft', 'sampling.max_rolouts=3'], ["Did you mean 'sampling.max_rollouts'?"]),
     (['run', 'sft', 'sampling.max_rollouts=many'], ["'many' is not a whole number"]),
-    (['run', 'sft', 'sampling.max_rollouts=0'], ['not in 1 to']),
+    (['run', 'sft', 'sampling.max_rollouts=-1'], ['not in 0 to']),
     (['run', 'sft', 'max_rollouts'], ['not of the form key=value']),
     (['run', 'sft', 'formatter.pass_threshold=2'], ['not a number in [0, 1]']),
     (['run', 'sft', 'formatter.type=sftt'], ["Did you mean 'sft'?"]),

@@ -37,7 +37,8 @@ def test_what_is_missing_is_sampled(here, server):
 
 def test_no_model_at_all(here):
     write_jsonl('in.jsonl', dump([RIGHT], [WRONG], []))
-    p = rsr('run', 'sft', 'data.input_path=in.jsonl', 'data.responses=generations', 'sampling.max_rollouts=0', 'sampler.base_url=http://127.0.0.1:9/v1', 'sampler.model=none', 'work_dir=w')
+    p = rsr('run', 'sft', 'data.input_path=in.jsonl', 'data.responses=generations', 'sampling.max_rollouts=0',
+            'sampler.base_url=http://127.0.0.1:9/v1', 'sampler.model=none', 'work_dir=w')
     assert p.returncode==0, p.stderr
     assert load_run('w').stats()['prompts']['by_stop_reason']=={'satisfied':1, 'max_rollouts':2} and len(read_jsonl('w/train/sft.jsonl'))==1
 
