@@ -15,9 +15,6 @@ from .formatters import method_of
 from .lint import RULES, _kept, lint_file
 from .targets import DATASET_INFO
 
-# %% ../nbs/13_check.ipynb #1c0a3bf4
-from .lint import CUTOFF, Columns, _rows, counter, effect, lint_row, view  # noqa: F401
-
 # %% ../nbs/13_check.ipynb #c40fb1fa
 TRAINERS = dict(trl='trl', llamafactory='llamafactory')   # trainer -> its package
 TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
