@@ -80,10 +80,10 @@ def tokens_spent(
 def call_costs(
     store   # Store or BlockStore
 )->tuple:   # the same of the calls that were answered, and their number
-    "What the calls that were answered have cost, and how many they are."
+    "What the calls that were answered have cost, judging included, and how many requests they are."
     q = 'SELECT coalesce(sum(p),0), coalesce(sum(c),0), count(*) FROM (SELECT sum(prompt_tokens) p, sum(completion_tokens) c FROM {} GROUP BY {})'
-    (p, c, n), (jp, jc, m) = [store.db.execute(q.format(*t)).fetchone() for t in (("rollouts WHERE outcome NOT IN ('lost', 'failed')", 'prompt, asked'), ('calls', 'key'))]
-    return p or 0, c or 0, jp or 0, jc or 0, n+m
+    (p, c, n), (jp, jc, _) = [store.db.execute(q.format(*t)).fetchone() for t in (("rollouts WHERE outcome NOT IN ('lost', 'failed')", 'prompt, asked'), ('calls', 'key'))]
+    return p or 0, c or 0, jp or 0, jc or 0, n
 
 # %% ../nbs/15_actor.ipynb #e9d67a47
 def left_open(

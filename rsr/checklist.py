@@ -264,7 +264,7 @@ def grpo_reward(case)->dict:
 
 # %% ../nbs/18_checklist.ipynb #2d905481
 @item('truncation')
-def _(case): return truncation(case.stats['samples']['by_outcome'], case.d['sampler'].get('drop_truncated', True))
+def _(case): return truncation(case.stats['samples'], case.d['sampler'].get('drop_truncated', True))
 
 @item('pair audit')
 def _(case): return pair_audit(case.pairs)

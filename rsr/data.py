@@ -193,7 +193,8 @@ def read_rows(
 ):
     "Yield (where, row, error) from any kind of input."
     if isinstance(src, (str, os.PathLike)):
-        if not Path(src).is_file(): raise RsrError(f'data.input_path: no file {src}'+('; object stores are read with engine: ray' if '://' in str(src) else ''))
+        if not Path(src).is_file(): raise RsrError(
+            f'data.input_path: no file {src}'+('; object stores are read with engine: ray' if '://' in str(src) else ' (a folder: name a file)' if Path(src).is_dir() else ''))
         reader = next((r for ext, r in READERS.items() if str(src).endswith(ext)), None)
         if reader is None: raise RsrError(f"data.input_path: cannot read {src}; allowed endings: {', '.join(READERS)}")
         yield from reader(src)

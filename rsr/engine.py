@@ -37,7 +37,7 @@ def spend(self:Budget, prompt, completion, judge=False, price=None):
     "Count what a call cost, in tokens; `price` is that of the judge who was asked, where several have their own."
     p, c = price or self.judge_price
     if judge: self.dearer += prompt*(p-self.price[0])+completion*(c-self.price[1])
-    self.prompt += prompt; self.completion += completion; self.calls += 1
+    self.prompt += prompt; self.completion += completion; self.calls += not judge
 
 # %% ../nbs/03_engine.ipynb #667462e5
 @patch(as_prop=True)

@@ -21,6 +21,7 @@ from .rows import _hash, minhash, normalised
 from .guide import typical_volume
 from .pairs import is_refusal
 from .splits import Benchmark, Groups
+from .stats import cut_of
 
 # %% ../nbs/17_hygiene.ipynb #a7a398f1
 Answer = namedtuple('Answer', 'good chars digest tags refusal')   # tags: 0 none, 1 a whole thinking block, 2 one that is open or never opened
@@ -122,11 +123,11 @@ def _of(files, side='train', *methods): return [f for f in files if f.side==side
 
 # %% ../nbs/17_hygiene.ipynb #da32f07a
 def truncation(
-    by_outcome:dict,   # samples by outcome, as in stats.json
-    dropped=True       # are cut answers kept out of the files?
+    samples:dict,   # as in stats.json: {by_outcome, …}
+    dropped=True    # are cut answers kept out of the files?
 )->dict:
     "How many samples were cut."
-    n, cut = sum(by_outcome.values()), by_outcome.get('truncated', 0)
+    cut, n = cut_of(samples)
     if not n: return say('n/a', None, 'nothing was sampled')
     v = graded(cut/n, TRUNCATED)
     if cut and not dropped: v = worst([v, 'warn'])

@@ -65,7 +65,8 @@ class Ledger:
         self.dir, self.path, self._lock = Path(work_dir), Path(work_dir)/'run.db', None
         if write:
             self.made = [p for p in (self.dir, *self.dir.parents) if not p.exists()]   # what `discard` may remove
-            self.dir.mkdir(parents=True, exist_ok=True)
+            try: self.dir.mkdir(parents=True, exist_ok=True)
+            except OSError as e: raise RsrError(f'work_dir: {self.dir} cannot be made a folder: {e.strerror}') from None
             self._lock = lock_file(self.dir/'.lock')
         elif not self.path.is_file(): raise RsrError(f'{self.dir}: no run here (there is no run.db)')
         self._connect()
@@ -77,9 +78,11 @@ def _connect(self:Ledger, mode='rwc'):
     "Open the database; from a folder that cannot be written, to read only."
     self.db = sqlite3.connect(f'{self.path.resolve().as_uri()}?mode={mode}', uri=True, isolation_level=None, check_same_thread=False)
     try: self.db.execute('PRAGMA journal_mode')
-    except sqlite3.OperationalError:
-        if mode=='ro' or self._lock: raise
-        self._connect('ro')
+    except sqlite3.OperationalError as e:
+        after = {'rwc':'ro', 'ro':'ro&immutable=1'}.get(mode)   # the last only where nobody writes: it looks for no journal
+        if self._lock: raise
+        if not after or (mode=='ro' and Path(f'{self.path}-wal').exists()): raise RsrError(f'{self.path} cannot be read: {e}. Copy the folder, and look at the copy') from None
+        self._connect(after)
 
 # %% ../nbs/01_ledger.ipynb #2d6c64f8
 @patch

@@ -9,12 +9,13 @@ __all__ = ['Run', 'load_run', 'in_use', 'format_files', 'pair_runs', 'later']
 import importlib, platform, shlex
 from functools import partial
 from pathlib import Path
+import orjson
 import yaml
 from fastcore.basics import patch
 from .check import check_files
 from .data import RsrError
 from .engine import model_price
-from .formatters import COMMON, make_formatter, make_formatters, write_files
+from .formatters import COMMON, json_pretty, make_formatter, make_formatters, write_files
 from .judge import judge_prices
 from .parts import index_parts
 from .recipe import _clean, check_recipe, mask
@@ -150,6 +151,15 @@ def _sweep(folder, formatters, written):
     "Remove files of these formatters from before (another format, a split that is no more, nothing to write)."
     for p in (p for f in formatters for p in _files(folder, f.name)):
         if (p.name if p.parent.name=='train' else f'eval/{p.name}') not in written: p.unlink(missing_ok=True)
+    for p in folder.glob('*/dataset_info.json'): _sweep_info(p)
+
+def _sweep_info(path):
+    "Take files that are no more out of LLaMA-Factory's list of data sets."
+    info = orjson.loads(path.read_bytes())
+    there = {k:v for k, v in info.items() if 'file_name' not in v or (path.parent/v['file_name']).exists()}
+    if not there: path.unlink()
+    elif there!=info:
+        with Atomic(path) as f: f.write(json_pretty(there))
 
 # %% ../nbs/15_results.ipynb #c9f83f88
 _WHOLE = 'split', 'stages', 'decontaminate'   # options of all files together
@@ -202,8 +212,16 @@ def summary(self:Run)->str:
 def __repr__(self:Run): return f'{self.path}\n{self.summary()}'
 
 # %% ../nbs/15_results.ipynb #77aa3f69
+def _divided_otherwise(store, d, formatters):
+    "Formatters of other files on disk that were divided in another way: they are written again, too."
+    last = store.get('written')
+    if not last or all(last.get(k)==d.get(k) for k in _WHOLE): return []
+    names = {f.name for f in formatters}
+    return [make_formatter(**c) for n, c in _on_disk(store).items() if n not in names]
+
 def _write(store, d, formatters):
     "Write files, and note their counts and options; {file: counts}."
+    formatters = [*formatters, *_divided_otherwise(store, d, formatters)]
     configs, rows = [_config(f) for f in formatters], _format(store, d, formatters)
     if not store._lock: return rows
     old = {k:v for k, v in store.get('rows', {}).items() if (store.dir/(k if k.startswith('eval/') else f'train/{k}')).exists()}

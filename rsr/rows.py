@@ -113,7 +113,7 @@ def _need_pair(seen, pass_threshold=1.0, fail_threshold=0.0, min_margin=0.0, max
     if strategy: return (0 if ok else 1), (0 if any(_makes_pair(c, r, **rule) for c in ok for r in seen) else 1)
     if not ok or not bad: return (0 if ok else 1), (0 if bad else 1)
     if max(ok)[0]-min(bad)[0]<min_margin-EPS: return 1, 1
-    if max_length_ratio is None or any(_makes_pair(c, r, **rule) for c in ok for r in bad): return 0, 0
+    if max_length_ratio is max_margin is None or any(_makes_pair(c, r, **rule) for c in ok for r in bad): return 0, 0
     return (1, 0) if len(ok)>=len(bad) else (0, 1)
 
 # %% ../nbs/05_rows.ipynb #b761580a

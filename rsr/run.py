@@ -39,7 +39,7 @@ def gone(
 )->str:      # what to tell people; None: the input has all of them
     "Prompts of the ledger that the input has not."
     n, = store.db.execute('SELECT count(*) FROM prompts WHERE gen<?', (store.gen,)).fetchone()
-    if n: return f'{n:,} prompts of this run are not in the input: they are asked no more and go into no file. Their rollouts are kept, and count again once an input has them'
+    if n: return f'{n:,} prompts of this run are not in the input: they are asked no more and go into no file. Their rollouts are kept, and the figures of the run still count them'
 
 # %% ../nbs/15_run.ipynb #96217ff6
 def check_truths(
@@ -60,7 +60,8 @@ def check_truths(
     if given and len(why)==n and not named: raise RsrError(
         f'verifier.type is not given, and the default, mcq-rlvr, can use no ground truth of the input ({given[0]}). '
         'Name one: verifier.type=math-rlvr, or rlvr for both kinds')
-    return f"{len(why)} of the first {n} prompts have no ground truth that {verifier.name} can use ({why[0]}): they stay unscored, and are asked for one step only"
+    return (f"{len(why)} of the first {n} prompts have no ground truth that {verifier.name} can use ({why[0]}): they stay unscored, and are asked for one step only. "
+            "Give the truth as metadata.answer, or name another verifier (verifier.type=…)")
 
 # %% ../nbs/15_run.ipynb #f90ed2ea
 def prepare(

@@ -136,3 +136,22 @@ def test_options_from_python(here, server):
     assert run.recipe['split']=={'eval':.3} and run.recipe['formatter'][0]['target']=='trl'
     go(server, 3, 'dpo', 'b', **{'formatter.min_margin':.5})
     with pytest.raises(RsrError, match="file.py:"): go(server, 3, work_dir='c', verifier=lambda response, metadata: 1.)
+
+def test_a_split_holds_prompts_out_of_every_file_on_disk(here, server):
+    "Also out of files that an earlier `rsr format` wrote, and that this one does not name."
+    go(server, 40, 'dpo')
+    assert rsr('format', 'run', 'formatter=kto').returncode==0 and len(read_jsonl('run/train/kto.jsonl'))
+    assert rsr('format', 'run', 'split.eval=0.2').returncode==0
+    def prompts(side): return {name:{json.dumps(r.get('prompt') or r['conversations']) for r in read_jsonl(p)} for p in (here/'run'/side).glob('*.jsonl') if (name := p.stem)}
+    train, held = prompts('train'), prompts('eval')
+    assert set(train)==set(held)=={'dpo', 'kto'}
+    texts = lambda side: {json.loads(x) if isinstance(json.loads(x), str) else json.loads(x)[0].get('value') or json.loads(x)[0]['content'] for f in side.values() for x in f}
+    assert texts(train) and texts(held) and not texts(train)&texts(held)
+    assert rsr('format', 'run').returncode==0     # the recipe's: no split
+    assert not list((here/'run'/'eval').glob('*')) and set(prompts('train'))=={'dpo', 'kto'}
+    assert sum(len(v) for v in prompts('train').values())>=sum(len(v) for v in train.values())
+
+def test_max_margin_is_asked_for(here):
+    from rsr.formatters import make_formatter
+    f = make_formatter('dpo', max_margin=.5, fail_threshold=.6, pass_threshold=.9)
+    assert f.need([(1., 1), (0., 2)])!=(0, 0) and f.need([(1., 1), (.55, 2)])==(0, 0)

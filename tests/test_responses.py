@@ -22,7 +22,8 @@ def test_what_is_there_is_not_bought(here, server):
     p = go(server, dump([RIGHT, WRONG], [RIGHT, RIGHT, WRONG], [WRONG, RIGHT]))
     assert p.returncode==0 and not server.log, p.stderr
     s = load_run('w').stats()
-    assert s['prompts']['by_stop_reason']=={'satisfied':3} and s['samples']['given']==s['samples']['asked']==7 and s['tokens']==dict(prompt=0, completion=0, judge=0)
+    assert s['prompts']['by_stop_reason']=={'satisfied':3} and s['samples']['given']==dict(kept=7) and s['samples']['asked']==7
+    assert s['tokens']==dict(prompt=0, completion=0, judge=0)
     assert s['rows']['dpo.jsonl']['rows']==3 and s['pass_rate']['corrected'] is None
     assert all('generations' not in r for r in read_jsonl('w/train/dpo.jsonl')) and '7 of them came with the input' in p.stdout
 
@@ -30,7 +31,7 @@ def test_what_is_missing_is_sampled(here, server):
     server.set(rate=1.)
     p = go(server, dump([WRONG], [RIGHT, WRONG], None), 'sampling.step_size=1', 'sampling.max_rollouts=4')
     s = load_run('w').stats()
-    assert p.returncode==0 and s['samples']['given']==3 and s['prompts']['by_stop_reason']=={'satisfied':2, 'max_rollouts':1}, p.stderr
+    assert p.returncode==0 and s['samples']['given']==dict(kept=3) and s['prompts']['by_stop_reason']=={'satisfied':2, 'max_rollouts':1}, p.stderr
     of = load_run('w').rollouts.groupby('prompt').size()
     assert (of['q0'], of['q1'], of['q2'])==(2, 2, 4) and s['samples']['asked']==8
     assert s['tokens']['completion']>0 and sorted(load_run('w').rollouts.query('prompt=="q0"').idx)==[0, 1]
@@ -70,13 +71,42 @@ def test_bad_responses_name_their_row(here, server, bad, said):
     p = go(server, dump([RIGHT, WRONG], bad), 'data.on_bad_row=skip')
     assert p.returncode==0 and load_run('w').stats()['prompts']['total']==1
 
+def test_objects_as_apis_and_parquet_give_them(here, server):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    rows = dump([dict(message=dict(role='assistant', content=RIGHT), finish_reason='stop'), dict(message=dict(role='assistant', content=None), finish_reason='content_filter')],
+                dict(choices=[dict(index=0, message=dict(content=RIGHT), finish_reason='stop')]))
+    assert go(server, rows, recipe='sft').returncode==0 and not server.log
+    s = load_run('w').stats()['samples']
+    assert s['by_outcome']==dict(kept=2, filtered=1) and not s['errors']
+    pq.write_table(pa.Table.from_pylist(dump([dict(text=RIGHT)], [dict(content=RIGHT)], [dict(content=None), None])), 'in.parquet')   # all keys in every row
+    p = rsr('run', 'sft', 'data.input_path=in.parquet', 'data.responses=generations', 'sampling.max_rollouts=0', f'sampler.base_url={server.base_url}', 'work_dir=w2')
+    assert p.returncode==2 and 'response 1 has no text' in p.stderr
+    p = rsr('run', 'sft', 'data.input_path=in.parquet', 'data.responses=generations', 'data.on_bad_row=skip', 'sampling.max_rollouts=0',
+            f'sampler.base_url={server.base_url}', 'work_dir=w2')
+    assert p.returncode==0 and load_run('w2').stats()['samples']['by_outcome']==dict(kept=2), p.stderr
+
+def test_what_came_is_not_what_was_cut_here(here, server):
+    p = go(server, dump(*[[dict(text='It', finish_reason='length'), RIGHT]]*5), recipe='sft')
+    assert p.returncode==0 and 'sampler.max_tokens' not in p.stdout
+
+def test_a_bad_row_is_not_hidden_by_its_column(here, server):
+    rows = dump([RIGHT]); del rows[0]['id']
+    p = go(server, rows)
+    assert p.returncode==2 and 'no id' in p.stderr and 'no column' not in p.stderr
+
+@pytest.mark.parametrize('column', ['id', 'messages', 'metadata'])
+def test_own_keys_are_no_column(here, server, column):
+    p = go(server, dump([RIGHT]), f'data.responses={column}')
+    assert p.returncode==2 and "rsr's own" in p.stderr and not (here/'w').exists()
+
 def test_two_rows_of_one_id_do_not_mix(here, server):
     rows = dump([RIGHT, WRONG], [RIGHT]); rows[1]['id'] = 'q0'
     p = go(server, rows, 'data.on_bad_row=skip')
-    assert p.returncode==0 and load_run('w').stats()['samples']['given']==2
+    assert p.returncode==0 and load_run('w').stats()['samples']['given']==dict(kept=2)
 
 def test_in_a_notebook(here, server):
     run = sample(dump([RIGHT, WRONG]), 'dpo', data=dict(responses='generations'), base_url=server.base_url, model='m', work_dir='w', progress=False)
     assert not server.log and run.rollouts.score.tolist()==[1., 0.]
     with pytest.raises(RsrError, match='no column'): sample(dump([RIGHT]), 'dpo', data=dict(responses='g'), base_url=server.base_url, model='m', work_dir='w2', progress=False)
-    assert json.loads((here/'w'/'summary'/'stats.json').read_text())['samples']['given']==2
+    assert json.loads((here/'w'/'summary'/'stats.json').read_text())['samples']['given']==dict(kept=2)
