@@ -307,6 +307,12 @@ def _address(process):
 # %% ../nbs/19_explore.ipynb #6760f336
 def _stop(*_): raise KeyboardInterrupt
 
+def _end(process, seconds=5):
+    "Ask a process to end; one that is just starting may not hear it."
+    process.terminate()
+    try: process.wait(seconds)
+    except subprocess.TimeoutExpired: process.kill(); process.wait()
+
 def serve(
     path,                    # the run directory
     port:int=None,           # None: any free one
@@ -318,7 +324,7 @@ def serve(
         with tempfile.TemporaryDirectory() as folder:
             p = _server(run.path, folder, port, open_browser)
             try: print(f'{run.path} is at {_address(p)}\nCtrl-C ends it', flush=True); p.wait()
-            finally: p.terminate(); p.wait()
+            finally: _end(p)
     except KeyboardInterrupt: pass
     finally:
         for s, f in before.items(): signal.signal(s, f)

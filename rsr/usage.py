@@ -151,6 +151,5 @@ def help_of(
     if name not in SHORT: return str(usage_of(name))
     rows = about(every := option_rows(name), topic, name)
     if topic: return options_text(rows, topic!=rows[0]['key'], width)
-    more = f'Defaults are those without a recipe; a recipe may set others (rsr init shows them).\n' \
-           f'All {len(every)} options: rsr {name} --help all. Those of a section: rsr {name} --help {"formatter" if name=="format" else "sampler"}'
-    return f'{usage_of(name)}\n\noptions:\n{options_text(rows, False, width)}\n\n{more}'
+    more = f'All {len(every)} options: rsr {name} --help all. Those of a section: rsr {name} --help {"formatter" if name=="format" else "sampler"}'
+    return f'{usage_of(name)}\n\noptions: (with the defaults of no recipe; a recipe may set others)\n{options_text(rows, False, width)}\n\n{more}'
