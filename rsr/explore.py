@@ -307,10 +307,10 @@ def _address(process):
 # %% ../nbs/19_explore.ipynb #6760f336
 def _stop(*_): raise KeyboardInterrupt
 
-def _end(process, seconds=5):
+def _end(process):
     "Ask a process to end; one that is just starting may not hear it."
     process.terminate()
-    try: process.wait(seconds)
+    try: process.wait(5)
     except subprocess.TimeoutExpired: process.kill(); process.wait()
 
 def serve(

@@ -81,17 +81,6 @@ def with_judge(self:Rubric,
     "The same rubric with one or several judges to ask."
     return replace(self, judges=[*judges, *([options] if options else [])])
 
-@asynccontextmanager
-async def open_judges(rubric, ask=None):
-    "The judges to ask, closed at the end."
-    who = ask if isinstance(ask, (list, tuple)) else rubric.judges if ask is None else [ask]
-    if not who and rubric.needs_judge: raise RsrError(f'rubric {rubric.name!r} asks a judge, and none was named: rubric.with_judge(model=…) or with_judge(base_url=…)')
-    judges = [make_judge(w, rubric.structured) for w in who] if rubric.needs_judge else []
-    try: yield judges
-    finally:
-        for j in judges:
-            if j.close: await j.close()
-
 # %% ../nbs/05_rubric.ipynb #5121aa3b
 @asynccontextmanager
 async def open_judges(rubric, ask=None):
@@ -179,13 +168,6 @@ def config(self:RubricVerifier)->dict:
     "What determines the scores, as plain data: neither thresholds nor descriptions do."
     rubric = {k:v for k, v in self.rubric.to_dict().items() if k not in ('description', 'pass_threshold', 'structured')}
     return dict(type='rubric', version=PROMPT_VERSION, rubric=rubric, judges=self.judges)
-
-@patch
-def _judges(self:RubricVerifier, ask):
-    "The judges of one call."
-    asks = ask if isinstance(ask, (list, tuple)) else [ask] if ask else []
-    known = [*zip(self.judges, self.schemas), *[(None, self.rubric.structured is True)]*len(asks)]
-    return [a if isinstance(a, Judge) else Judge(a, *k) for a, k in zip(asks, known)]
 
 # %% ../nbs/05_rubric.ipynb #292433d2
 @patch

@@ -109,6 +109,19 @@ def test_begins_and_ends_as_all_do(nb):
     assert 'nbdev_export(' in source(cs[-1]) and '#| hide' in source(cs[-1]), 'the last cell is hidden, and exports'
 
 @each
+def test_nothing_is_defined_twice(nb):
+    "A cell that was split or moved must not leave its copy behind."
+    seen, twice = set(), []
+    for s in filter(is_export, code(nb)):
+        for n in ast.parse(s).body:
+            if not isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or n.name == '_': continue
+            patched = any('patch' in ast.unparse(d) for d in n.decorator_list)
+            of = ast.unparse(n.args.args[0].annotation) if patched else ''
+            if (of, n.name) in seen: twice.append((of, n.name))
+            seen.add((of, n.name))
+    assert not twice
+
+@each
 def test_exported_cells_are_short(nb):
     long = {s.strip().splitlines()[1]: len(s.splitlines()) for s in filter(is_export, code(nb)) if len(s.splitlines()) > 25}
     assert not long, f'25 lines at most: {long}'
