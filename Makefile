@@ -31,7 +31,7 @@ $(STAMP): settings.ini setup.py
 	@touch $@
 
 model: install  ## fetch the embedded model, once (kept in the cache: $RSR_CACHE, else ~/.cache/rsr)
-	@$(PY) -c 'from rsr.samplers import fetch_model; fetch_model()'
+	@$(PY) -c 'from rsr.sampling.providers import fetch_model; fetch_model()'
 
 demo: model  ## sample 32 short questions with the embedded model; writes to output/
 	@$(RUN) rsr demo
@@ -80,7 +80,7 @@ notebooks: install  ## run the numbered notebooks and the index, save their outp
 	$(RUN) nbdev_export
 	$(RUN) python nbs/_build.py readme
 
-tutorials: model .venv-trl/.installed  ## run nbs/tutorials/ and save their outputs (half an hour; one of them trains with TRL)
+tutorials: model .venv-trl/.installed  ## run nbs/tutorials/ and nbs/howto/, save their outputs (half an hour; one of them trains with TRL)
 	$(RUN) python nbs/_build.py run --tutorials
 
 readme: install  ## make README.md from nbs/index.ipynb

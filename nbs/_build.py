@@ -21,18 +21,32 @@ ANSI = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]')
 HEAVY = 'litellm', 'pandas', 'matplotlib', 'IPython', 'nbdev'  # must not come with `import rsr`
 
 
-def numbered(): return sorted(NBS.glob('[0-9]*.ipynb')) + [p for p in [INDEX] if p.exists()]
-def tutorials(): return sorted((NBS/'tutorials').glob('[!_.]*.ipynb'))
+# Packages by layer, lowest first: a notebook imports only from a lower layer, or from a lower number of its own folder.
+LAYERS = (('style', 'data'), ('sampling', 'formatters'), ('verifiers',), ('rubric',), ('pairs',), ('run',),
+          ('taxonomy', 'explore', 'cluster'), ('quality',), ('cli',))
+PACKAGES = [p for layer in LAYERS for p in layer]
+
+def pages():
+    "The notebooks that make the package, in the order of dependence."
+    flat = [NBS/f'{p}.ipynb' for p in PACKAGES if (NBS/f'{p}.ipynb').exists()]
+    return flat + [p for name in PACKAGES for p in sorted((NBS/name).glob('[0-9]*.ipynb'))]
+
+def numbered(): return pages() + [p for p in [INDEX] if p.exists()]
+def tutorials(): return sorted(p for folder in ('tutorials', 'howto') for p in (NBS/folder).glob('[!_.]*.ipynb'))
 def text(o): return o if isinstance(o, str) else ''.join(o)
 def rel(p): return Path(p).relative_to(ROOT).as_posix()
 
 def find(name, new=False):
-    "The notebook called `name`: a path, a file name, a stem, or the start of one (`02`)."
-    stem = Path(name).name.removesuffix('.ipynb')
-    hits = [p for p in numbered()+tutorials() if p.stem == stem] or [p for p in numbered()+tutorials() if p.stem.startswith(stem)]
+    "The notebook called `name`: a path (`nbs/data/00_types.ipynb`, `data/00_types`), a stem, or its module's name."
+    parts = Path(name).with_suffix('').parts
+    parts = parts[parts.index('nbs')+1:] if 'nbs' in parts else parts
+    tail = lambda p: p.relative_to(NBS).with_suffix('').parts[-len(parts):]
+    hits = [p for p in numbered()+tutorials() if tail(p) == parts]
+    hits = hits or [p for p in numbered()+tutorials() if re.sub(r'^\d+_', '', p.stem) == parts[-1] and len(parts) == 1]
     if len(hits) == 1: return hits[0]
-    if new and not hits: return (NBS/'tutorials' if 'tutorials' in Path(name).parts else NBS)/f'{stem}.ipynb'
-    sys.exit(f'{name}: ' + (f'which of {", ".join(p.stem for p in hits)}?' if hits else f'no such notebook in {rel(NBS)}'))
+    if new and not hits and len(parts) == 2: return NBS.joinpath(*parts).with_suffix('.ipynb')
+    sys.exit(f'{name}: ' + (f'which of {", ".join(map(rel, hits))}?' if hits else
+                            f'no such notebook in {rel(NBS)}; to make one, name its folder: data/09_name'))
 
 def save(nb, path):
     "Write `nb` (a plain dict) cleaned, the way `nbdev_clean` would leave it."

@@ -87,7 +87,7 @@ class Instant:
     config, drop_truncated, max_tokens, max_n, patience, max_retries, price = dict(type='instant'), True, 2048, 2**31, 600, 5, None
     def __init__(self, slots=SLOTS, rate=None): self.concurrent_requests, self.k, self.rate, self.asked = slots, {}, rate, 0
     async def ask(self, messages, n=1, seed=None):
-        from rsr.data import Rollout
+        from rsr.data.types import Rollout
         await asyncio.sleep(0)   # as a real answer does, it comes in another round
         p, out = messages[-1]['content'], []
         for _ in range(n):
@@ -101,13 +101,13 @@ class Instant:
 
 def loop_on(work, n, sampler, formatters, **sampling):
     "Run the loop on `n` prompts with an in-process sampler: (loop, CPU seconds of loading, CPU seconds of sampling)."
-    from rsr.data import Prompt
-    from rsr.engine import run_sync
-    from rsr.formatters import make_formatters
-    from rsr.sampling import Loop
-    from rsr.schedule import Sampling
-    from rsr.store import Store
-    from rsr.verifiers import load_verifier
+    from rsr.data.types import Prompt
+    from rsr.sampling.engine import run_sync
+    from rsr.formatters.writer import make_formatters
+    from rsr.sampling.loop import Loop
+    from rsr.sampling.schedule import Sampling
+    from rsr.data.store import Store
+    from rsr.verifiers.verifiers import load_verifier
     store, t0 = Store(work), time.process_time()
     store.add_prompts((f'line {i}', Prompt(f'q{i}', [dict(role='user', content=f'prompt {i}')], dict(answer='A'))) for i in range(n))
     loop, t1 = Loop(store, sampler, load_verifier('mcq-rlvr'), make_formatters(formatters), Sampling(**sampling)), time.process_time()
@@ -161,8 +161,8 @@ def memory(tmp, sizes=(1000, 100_000, 1_000_000)):
 
 def format_(tmp, n=20_000):
     "Writing files from the ledger, against reading and writing as many lines of plain JSON."
-    from rsr.formatters import make_formatters, write_files
-    from rsr.store import Store
+    from rsr.formatters.writer import make_formatters, write_files
+    from rsr.data.store import Store
     work = tmp/'format'
     loop_on(work, n, Instant(rate=.6), [dict(type='sft')], step_size=1, max_rollouts=4)
     store, rows = Store(work, write=False), []

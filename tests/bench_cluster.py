@@ -34,7 +34,7 @@ def python(code, *args):
 
 def sampling(tmp, n=1000):
     "Throughput, and slot time beside the server's latency, per rollout."
-    from rsr.recipe import load_recipe
+    from rsr.run.recipe import load_recipe
     file, out = str(prompts_file(tmp/'in.jsonl', n)), []
     with spawn(median=.1, seed=SEED) as server:
         for actors in (0, 1, 2, 4):
@@ -51,11 +51,11 @@ def sampling(tmp, n=1000):
 
 def synthetic(work, rollouts, per=8, size=500):
     "Parts of a finished run, without a model."
-    from rsr.data import dumps, fingerprint
-    from rsr.parts import TABLES, _write_part, block_keys, own_keys, part_path
-    from rsr.recipe import load_recipe
-    from rsr.run import _save_recipe
-    from rsr.store import Store
+    from rsr.data.files import dumps, fingerprint
+    from rsr.data.parts import TABLES, _write_part, block_keys, own_keys, part_path
+    from rsr.run.recipe import load_recipe
+    from rsr.run.files import save_recipe
+    from rsr.data.store import Store
     rng, words = random.Random(0), [f'word{i}' for i in range(1000)]
     configs = [('sampler', fingerprint('s'), '{"type":"synthetic"}'), ('verifier', fingerprint('v'), '{"type":"math-rlvr"}')]
     d = load_recipe(dict(formatter=[dict(type='sft'), dict(type='dpo')]), [('work_dir', str(work))])
@@ -72,7 +72,7 @@ def synthetic(work, rollouts, per=8, size=500):
         facts = dict(block=block, gen=1, seconds=0., verifier=configs[1][1], sides={}, configs=configs, state='x', open=0)
         for t in sorted(TABLES, key=lambda t: t=='rollouts'): _write_part(part_path(work, t, block), t, rows[t], facts)
     st = Store(work)
-    st.put('block', size); st.commit(); _save_recipe(st, d); st.close()
+    st.put('block', size); st.commit(); save_recipe(st, d); st.close()
     return d
 
 INDEX = '''import json, resource, sys, time

@@ -10,8 +10,8 @@ from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback
 
 import rsr as package
-from rsr.data import RsrError, RunBroken
-from rsr.live import Live
+from rsr.data.types import RsrError, RunBroken
+from rsr.run.live import Live
 
 TAX = dict(topic=['refund', 'delivery'])
 
@@ -95,7 +95,7 @@ def test_bad_input_is_one_message(here, args, words):
 
 def test_help_names_every_command():
     text = rsr('--help').stdout
-    from rsr.usage import COMMANDS
+    from rsr.cli.usage import COMMANDS
     for name in COMMANDS:
         assert f'  rsr {name} ' in text
         assert f'example: {COMMANDS[name][2]}' in rsr(name, '--help').stdout

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from rsr.agreement import auc
-from rsr.audit import ITEMS, MIN_PAIRS, audit, audit_item, audit_table, plot_audit
-from rsr.contrast import compare_strategies, compare_table, paired_difference, plot_strategies
-from rsr.data import Prompt, Rollout, RsrError
-from rsr.formatters import make_formatters, write_files
-from rsr.giveaways import as_pair, facts, length_odds, log_odds, read_pairs, share, side_auc, words, words_accuracy
-from rsr.rates import wilson
+from rsr.rubric.agreement import auc
+from rsr.pairs.audit import ITEMS, MIN_PAIRS, audit, audit_item, audit_table, plot_audit
+from rsr.pairs.comparison import compare_strategies, compare_table, paired_difference, plot_strategies
+from rsr.data.types import Prompt, Rollout, RsrError
+from rsr.formatters.writer import make_formatters, write_files
+from rsr.pairs.shortcuts import as_pair, facts, length_odds, log_odds, read_pairs, share, side_auc, words, words_accuracy
+from rsr.data.statistics import wilson
 from rsr.style import INK
-from rsr.targets import SHAPES
+from rsr.formatters.trainers import SHAPES
 
 WORDS = [a+b for a in 'ba do ke li mu na po ri su te va wo xi za gre'.split() for b in 'lan mor tis ven dak hul pir sob fen gar'.split()]
 
@@ -307,7 +307,7 @@ def test_figures_are_readable_on_every_page(dark):
 
 def test_the_advice_for_length_can_be_followed():
     assert 'formatter.dpo.max_length_ratio=1.5' in item(audit(pairs(chosen=(22, 34))), 'length')['todo']
-    from rsr.strategies import pairs_of
+    from rsr.pairs.strategies import pairs_of
     group = Prompt('q', [user('Q')], key=1), [Rollout('a '*30, score=1., idx=0), Rollout('b '*10, score=0., idx=1), Rollout('c '*28, score=0., idx=2)]
     f, = make_formatters([dict(type='dpo', max_length_ratio=1.5)])
     (p, _), = pairs_of([group], f)
@@ -363,7 +363,7 @@ def test_nothing_to_compare():
     with pytest.raises(RsrError): compare_strategies({})
 
 def test_pairs_of_a_run_are_audited():
-    from rsr.strategies import pairs_of
+    from rsr.pairs.strategies import pairs_of
     rng = random.Random(5)
     two = lambda: [Rollout(text(rng, 25), score=1., idx=0, completion_tokens=40), Rollout(text(rng, 25), score=0., idx=1, completion_tokens=20)]
     groups = [(Prompt(f'q{i}', [user(text(rng, 12))], key=i), two()) for i in range(80)] + [(Prompt('none', [user('x')], key=99), [Rollout('y', score=1.)])]

@@ -12,10 +12,10 @@ from urllib.request import urlopen
 import pytest
 from test_explore import HOSTILE, messy
 
-from rsr.formatters import make_formatters
-from rsr.scores import read_scores, read_texts
-from rsr.store import Store
-from rsr.whatif import whatif, with_thresholds
+from rsr.formatters.writer import make_formatters
+from rsr.explore.score_index import read_scores, read_texts
+from rsr.data.store import Store
+from rsr.explore.thresholds import whatif, with_thresholds
 
 CHROMIUM = Path('/usr/bin/chromium')
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM.exists(), reason='there is no /usr/bin/chromium (Debian: apt-get install chromium)'),

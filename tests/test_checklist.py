@@ -7,17 +7,20 @@ from pathlib import Path
 import pytest
 from conftest import read_jsonl, write_jsonl
 
-from rsr.checklist import Case, checklist, checklist_options, checklist_table, pass_rate_stable
-from rsr.criteria import load_rubric
-from rsr.data import Prompt, Rollout, RsrError, Score, dumps
-from rsr.formatters import make_formatters
-from rsr.hygiene import length_auc, repeats, thinking_tags
-from rsr.judge import verdict_key
-from rsr.recipe import build, load_recipe
-from rsr.rubric import RubricVerifier
-from rsr.run import Run, _close_run, _save_recipe
-from rsr.shift import compare_rates, difference, moved
-from rsr.store import Store, Verdicts
+from rsr.quality.checklist import CheckContext, checklist, checklist_options, checklist_table, pass_rate_stable
+from rsr.rubric.criteria import load_rubric
+from rsr.data.types import Prompt, Rollout, RsrError, Score
+from rsr.data.files import dumps
+from rsr.formatters.writer import make_formatters
+from rsr.quality.hygiene import length_auc, repeats, thinking_tags
+from rsr.rubric.verdicts import verdict_key
+from rsr.run.recipe import build, load_recipe
+from rsr.rubric.evaluate import RubricVerifier
+from rsr.run.results import Run
+from rsr.run.execution import close_run
+from rsr.run.files import save_recipe
+from rsr.data.statistics import compare_rates, difference, moved
+from rsr.data.store import Store, Verdicts
 
 WORDS = ('river stone market letter winter garden engine harbour signal copper window teacher forest number paper circle island bottle summer travel history morning '
          'planet village kitchen doctor pencil bridge candle mirror pocket ticket shadow carpet museum').split()
@@ -40,7 +43,7 @@ def make(path, recipe='dpo', n=1500, options=(), chance=lambda i: .6, seed=0, sa
             st.answer(Rollout(f'{words(15, 30)}. The answer is {letter}.', finish_reason='stop', outcome='kept', prompt_tokens=40, completion_tokens=60, key=k))
             st.add_score(k, ver, Score(scores[ok])); passes += ok
         st.stop(q.key, 'satisfied' if 0<passes<samples else 'max_rollouts')
-    st.commit(); _save_recipe(st, d); _close_run(st, d, make_formatters(d['formatter'])); st.close()
+    st.commit(); save_recipe(st, d); close_run(st, d, make_formatters(d['formatter'])); st.close()
     return Path(path)
 
 def verdicts(d): return {i['item']:i['verdict'] for i in d['items']}
@@ -181,7 +184,7 @@ def test_a_planted_defect_moves_its_item_and_no_other(name, spoil, item, verdict
 
 def test_against_an_earlier_run(bases, tmp_path):
     base = bases('dpo')
-    look = lambda **kw: pass_rate_stable(Case(base, **kw))
+    look = lambda **kw: pass_rate_stable(CheckContext(base, **kw))
     assert look(earlier=[base])['verdict']=='pass' and '+0.000' in look(earlier=[Run(base)])['detail']
     better = make(tmp_path/'old', 'dpo', chance=lambda i: .75)                    # the same prompts: compared pair by pair
     i = look(earlier=[better])
@@ -236,7 +239,7 @@ def test_rubric_validated(tmp_path):
 
 def test_rubric_validated_from_a_report(tmp_path):
     labels = rubric_run(tmp_path/'run', n=60)
-    rep = Case(tmp_path/'run', labels=labels[:60]).report
+    rep = CheckContext(tmp_path/'run', labels=labels[:60]).report
     (tmp_path/'run'/'summary'/'validation.json').write_text(json.dumps(rep))
     assert verdicts(checklist(tmp_path/'run'))['rubric validated']=='pass'
     assert verdicts(checklist(tmp_path/'run', validation=rep))['rubric validated']=='pass'
@@ -283,7 +286,7 @@ def test_system_prompts_in_the_rows_do_not_hide_the_prompts(tmp_path):
     assert verdicts(checklist(run))['duplicates']=='fail'
 
 def test_trl_and_multi_turn_files(tmp_path):
-    from rsr.hygiene import read_files
+    from rsr.quality.hygiene import read_files
     run = make(tmp_path/'run', 'sft_dpo', n=300, options=['formatter.target=trl'])
     files = {f.file:f for f in read_files(run, make_formatters(Run(run).recipe['formatter']))}
     assert set(files)=={'train/sft.jsonl', 'train/dpo.jsonl', 'eval/sft.jsonl', 'eval/dpo.jsonl'}
@@ -292,7 +295,7 @@ def test_trl_and_multi_turn_files(tmp_path):
 @pytest.mark.parametrize('method, targets', [('sft', ('llamafactory', 'trl', 'verl')), ('dpo', ('llamafactory', 'trl', 'axolotl', 'swift', 'openai')),
                                              ('kto', ('trl', 'axolotl', 'llamafactory', 'swift')), ('grpo', ('trl', 'swift', 'verl')), ('multi_sft', ('llamafactory',))])
 def test_reads_every_form(method, targets, tmp_path):
-    from rsr.hygiene import read_files
+    from rsr.quality.hygiene import read_files
     run = Run(make(tmp_path/'run', method, n=60, options=['split=null', *(['formatter.band=null'] if method=='grpo' else [])]))
     prompts = [json.loads(m)[0]['content'] for m in run.prompts['messages']]
     for t in targets:

@@ -139,8 +139,8 @@ def test_help_of_a_topic(here):
     assert rsr('format', '--help', 'sampling').returncode==2      # it takes none of these
 
 def test_all_of_help_is_what_the_command_takes(here):
-    from rsr.prompts import prompts_options
-    from rsr.recipe import load_recipe
+    from rsr.taxonomy.generate import prompts_options
+    from rsr.run.recipe import load_recipe
     for k, v in OPTION.findall(rsr('run', '--help', 'all').stdout):
         if k.split('.')[0] not in ('pairs', 'formatter', 'verifier', 'stages', 'split'): load_recipe('sft', [f'{k}={v}'])
     given = dict(n='3', how='quota', turns='1', max_tries='4', stall='20', templates='true')

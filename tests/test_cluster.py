@@ -13,11 +13,12 @@ import pytest
 from conftest import rows, write_jsonl
 from loopback import Loopback, spawn
 
-from rsr.data import RsrError, read_prompts
-from rsr.recipe import load_recipe
-from rsr.run import execute
-from rsr.stats import stats
-from rsr.store import Store
+from rsr.data.types import RsrError
+from rsr.data.readers import read_prompts
+from rsr.run.recipe import load_recipe
+from rsr.run.execution import execute
+from rsr.data.summary import stats
+from rsr.data.store import Store
 
 pytestmark = pytest.mark.slow
 ray = pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
@@ -61,7 +62,7 @@ def recipe(server, work, *options, cluster=None, formatter=({'type':'sft'},)):
 def alone(d): return {k:v for k, v in d.items() if k not in ('engine', 'cluster')}
 
 def spread(d, **kw):
-    from rsr.cluster import execute_cluster
+    from rsr.cluster.driver import execute_cluster
     return execute_cluster(d, progress=False, **kw)
 
 def figures(work):
@@ -247,7 +248,7 @@ def test_inputs_are_read_as_on_one_machine(here, cluster):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from rsr.dataset import read_dataset
+    from rsr.cluster.ray import read_dataset
     Path('d').mkdir()
     mixed = rows(3)
     mixed[1]['metadata'], mixed[2]['source'] = dict(answer=3, tags=['a']), 'book'

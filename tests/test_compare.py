@@ -5,12 +5,13 @@ import random
 import pytest
 from test_checklist import make
 
-from rsr.compare import changes, compare, compare_table, dotted, holm, plot_changes, points, scorer_changes
-from rsr.data import Prompt, Rollout, RsrError, Score
-from rsr.formatters import make_formatters
-from rsr.recipe import load_recipe
-from rsr.run import _close_run, _save_recipe
-from rsr.store import Store
+from rsr.quality.compare import changes, compare, compare_table, dotted, holm, plot_changes, points, scorer_changes
+from rsr.data.types import Prompt, Rollout, RsrError, Score
+from rsr.formatters.writer import make_formatters
+from rsr.run.recipe import load_recipe
+from rsr.run.execution import close_run
+from rsr.run.files import save_recipe
+from rsr.data.store import Store
 
 WHAT = 'billing', 'delivery', 'account', 'returns'
 CRIT = [dict(id=i, question=f'Is it {i}?', category='all') for i in ('correct', 'polite', 'short')]
@@ -36,7 +37,7 @@ def fill(path, chance, n=240, seed=0, options=(), config=None, ids=lambda i: f'q
             answers = {k:(5 if v else 1) if k=='short' else 'YES' if v else 'NO' for k, v in met.items()}
             st.add_score(k, ver, Score(scores[-1], '', None, {i:dict(answer=a, reason='…') for i, a in answers.items()}))
         st.stop(q.key, 'satisfied' if max(scores)>.9>min(scores) else 'max_rollouts')
-    st.commit(); _save_recipe(st, d); _close_run(st, d, make_formatters(d['formatter'])); st.close()
+    st.commit(); save_recipe(st, d); close_run(st, d, make_formatters(d['formatter'])); st.close()
     return path
 
 flat = lambda what, mood, c: .8

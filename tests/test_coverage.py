@@ -15,14 +15,14 @@ import pytest
 from conftest import write_jsonl
 from loopback import Loopback
 
-from rsr.classify import OUTSIDE, label_agreement, label_messages, label_rows, levels_of, offered, place, read_label, read_labelled
-from rsr.coverage import coverage, coverage_table, fit, plot_coverage, plot_pairs
-from rsr.data import RsrError
-from rsr.distance import binom_tail, tv, tv_compare
-from rsr.diversity import distinct_n, diversity, diversity_table, gram_sets, jaccard, mean_overlap, near_pairs, nearest, plot_diversity, words
-from rsr.store import Store
+from rsr.taxonomy.classify import OUTSIDE, label_agreement, label_messages, label_rows, levels_of, offered, place, read_label, read_labelled
+from rsr.taxonomy.coverage import coverage, coverage_table, fit, plot_coverage, plot_pairs
+from rsr.data.types import RsrError
+from rsr.data.statistics import binom_tail, tv, tv_compare
+from rsr.taxonomy.diversity import distinct_n, diversity, diversity_table, gram_sets, jaccard, mean_overlap, near_pairs, nearest, plot_diversity, words
+from rsr.data.store import Store
 from rsr.style import contrast
-from rsr.taxonomy import combinations, load_taxonomy
+from rsr.taxonomy.taxonomy import combinations, load_taxonomy
 
 DESK = dict(name='desk', description='Messages to a help desk.',
             dimensions=dict(what=dict(billing=dict(weight=.4, subtopics=dict(refund=.6, invoice=.4)), delivery=.35, account=dict(weight=.25, never_with=dict(stance='furious'))),
@@ -72,8 +72,8 @@ def test_labels_that_are_none(desk):
 
 
 def test_a_run_and_its_table(desk, tmp_path):
-    from rsr.data import Prompt
-    from rsr.run import Run
+    from rsr.data.types import Prompt
+    from rsr.run.results import Run
     st = Store(tmp_path/'run')
     st.add_prompts((f'row {i}', Prompt(f'p{i}', [dict(role='user', content=f'text {i}')], dict(taxonomy=dict(what='delivery', stance='calm', edge_case=None)))) for i in range(5))
     st.put('verifier', 0)

@@ -138,6 +138,6 @@ def test_the_ledger_needs_no_cleaning_up(here, server):
     assert sorted(f for f in os.listdir('w') if not f.startswith('.'))==['recipe.yaml', 'run.db', 'summary', 'train']
 
 def test_killed_before_the_tables(tmp_path):
-    from rsr.store import Store
+    from rsr.data.store import Store
     sqlite3.connect(tmp_path/'run.db').execute('PRAGMA journal_mode=WAL')
     s = Store(tmp_path); assert s.fresh; s.close()

@@ -17,16 +17,17 @@ from conftest import rsr as command
 import rsr.exploration
 import rsr.whatif
 from rsr import load_run, sample
-from rsr.data import Prompt, Rollout, RsrError, Score
-from rsr.exploration import Exploration
-from rsr.explore import Explorer, explore
-from rsr.formatters import make_formatters
-from rsr.rows import FORMATTERS, formatter
-from rsr.run import Run, _format, _valid
-from rsr.scores import read_scores, read_sides, read_texts, text_mode
-from rsr.store import Store
-from rsr.views import diff_html, one_line, prompt_html, prompt_line, rollout_html, rollout_line, shown, text_box, whatif_html
-from rsr.whatif import histogram, prompt_rollouts, prompt_table, whatif, with_thresholds
+from rsr.data.types import Prompt, Rollout, RsrError, Score
+from rsr.explore.state import Exploration
+from rsr.explore.widget import Explorer, explore
+from rsr.formatters.writer import make_formatters
+from rsr.formatters.methods import FORMATTERS, formatter
+from rsr.run.results import Run
+from rsr.run.files import write_formats, valid_outcomes
+from rsr.explore.score_index import read_scores, read_sides, read_texts, text_mode
+from rsr.data.store import Store
+from rsr.explore.html import diff_html, one_line, prompt_html, prompt_line, rollout_html, rollout_line, shown, text_box, whatif_html
+from rsr.explore.thresholds import histogram, prompt_rollouts, prompt_table, whatif, with_thresholds
 
 HOSTILE = ['<script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">', '</pre></div><style>*{display:none}</style>',
            '\u202egnp.exe\u202c \x00\x07', '$x^2$ **b** [l](javascript:alert(1))',
@@ -62,10 +63,10 @@ def told_and_written(run, configs, read=True):
 
 def told_and_written_by(st, run, configs, read=True):
     d, fs = {**run.recipe, 'formatter':configs}, make_formatters(configs)
-    s = read_scores(st, _valid(d))
+    s = read_scores(st, valid_outcomes(d))
     for m in {text_mode(f) for f in fs} if read else (): read_texts(s, st, m)
     if read: read_sides(s, st, d, fs)
-    return {w['file']:w for w in whatif(s, fs)}, _format(st, d, make_formatters(configs))
+    return {w['file']:w for w in whatif(s, fs)}, write_formats(st, d, make_formatters(configs))
 
 def same(told, written):
     "The figures are those of the files, to the row."
@@ -493,7 +494,7 @@ def test_what_is_shown_reproduces_the_files(run, tmp_path):
     assert {p.name:p.read_bytes() for p in (run.path/'train').glob('*.jsonl')}==files
     d = {**run.recipe, **yaml.safe_load(ex.yaml)}
     st = Store(run.path)
-    _format(st, d, make_formatters(d['formatter'])); st.close()
+    write_formats(st, d, make_formatters(d['formatter'])); st.close()
     assert {p.name:p.read_bytes() for p in (run.path/'train').glob('*.jsonl')}==files
 
 def test_many_rollouts_are_read_in_the_background(run, monkeypatch):

@@ -10,21 +10,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from rsr.data import Prompt, Rollout, RsrError, Score
-from rsr.figure_data import (
-    beta_masses,
-    latency_data,
-    outcomes_data,
-    pass_rates_data,
-    rollouts_to_satisfaction_data,
-    scores_data,
-    tokens_data,
-    yield_budget_data,
-)
-from rsr.figure_details import compare_data, criteria_data, margins_data, score_length_data, spearman, taxonomy_data
-from rsr.figures import FIGURES, all_figures, plot_compare, plot_scores
-from rsr.run import Run
-from rsr.store import Store
+from rsr.data.types import Prompt, Rollout, RsrError, Score
+from rsr.explore.ledger_view import beta_masses, latency_data, outcomes_data, pass_rates_data, rollouts_to_satisfaction_data, scores_data, tokens_data, yield_budget_data
+from rsr.explore.breakdown_figures import compare_data, criteria_data, margins_data, score_length_data, spearman, taxonomy_data
+from rsr.explore.figures import FIGURES, all_figures, plot_compare, plot_scores
+from rsr.run.results import Run
+from rsr.data.store import Store
 from rsr.style import COLOURS, ENDS, INK, LOOKS
 
 NAMES = ['scores', 'pass_rates', 'rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency', 'yield_budget', 'score_length', 'margins', 'criteria', 'taxonomy', 'compare']

@@ -13,13 +13,15 @@ from conftest import read_jsonl, write_jsonl
 from fastcore.test import test_eq as same
 
 from rsr import sample
-from rsr.check import check_files, files_table, lint_info, load_file
-from rsr.data import BadRow, Prompt, Rollout, RsrError, clean_text, read_prompts
-from rsr.formatters import make_formatters, write_files
-from rsr.lint import RULES, effect, lint_file, view
-from rsr.pairs import length_ratio
-from rsr.strategies import pairs_of
-from rsr.targets import SHAPES, STANDARD, STRINGS_ONLY, TARGETS
+from rsr.formatters.load_check import check_files, files_table, lint_info, load_file
+from rsr.data.readers import BadRow, read_prompts
+from rsr.data.types import Prompt, Rollout, RsrError
+from rsr.data.text import clean_text
+from rsr.formatters.writer import make_formatters, write_files
+from rsr.formatters.lint import RULES, effect, lint_file, view
+from rsr.formatters.pairing import length_ratio
+from rsr.pairs.strategies import pairs_of
+from rsr.formatters.trainers import SHAPES, STANDARD, STRINGS_ONLY, TARGETS
 
 sys.path.insert(0, str(Path(__file__).parent/'trainers'))
 from cases import CASES, A, S, U, grpo, kto, pair, pc, sft

@@ -8,7 +8,7 @@ import pytest
 from conftest import read_jsonl, rows, rsr, write_jsonl
 
 from rsr import load_run, sample
-from rsr.data import RsrError
+from rsr.data.types import RsrError
 
 def go(server, n=60, recipe='sft', work_dir='run', **kw): return sample(rows(n), recipe, base_url=server.base_url, work_dir=work_dir, progress=False, **kw)
 
@@ -152,6 +152,6 @@ def test_a_split_holds_prompts_out_of_every_file_on_disk(here, server):
     assert sum(len(v) for v in prompts('train').values())>=sum(len(v) for v in train.values())
 
 def test_max_margin_is_asked_for(here):
-    from rsr.formatters import make_formatter
+    from rsr.formatters.writer import make_formatter
     f = make_formatter('dpo', max_margin=.5, fail_threshold=.6, pass_threshold=.9)
     assert f.need([(1., 1), (0., 2)])!=(0, 0) and f.need([(1., 1), (.55, 2)])==(0, 0)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rsr.data import RsrError
-from rsr.guide import GOALS, QUESTIONS, Guide, advice_html, choose_method, methods_table, methods_text, recipes_table, typical_volume
-from rsr.recipe import load_recipe, recipe_names
+from rsr.data.types import RsrError
+from rsr.quality.method_guide import GOALS, QUESTIONS, Guide, advice_html, choose_method, methods_table, methods_text, recipes_table, typical_volume
+from rsr.run.recipe import load_recipe, recipe_names
 
 LEAVES = [   # answers, method, order of training, recipe
     (dict(goal='new capability'), 'sft', ['sft'], 'sft'),

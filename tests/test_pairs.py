@@ -12,9 +12,9 @@ from loopback import Loopback
 
 import rsr as package
 from rsr import load_run
-from rsr.data import RsrError
-from rsr.run import pair_runs
-from rsr.store import Store
+from rsr.data.types import RsrError
+from rsr.run.results import pair_runs
+from rsr.data.store import Store
 
 VERIFIER = '''
 import re
@@ -241,7 +241,7 @@ def test_from_python(place):
     assert len(run.pairs())==30 and json.loads(open('py/summary/stats.json').read())['sides']['chosen']['scores']['passed']>=30
 
 def test_sampling_goes_on_until_a_pair_is_alike_in_length(here):
-    from rsr.pairs import length_ratio
+    from rsr.formatters.pairing import length_ratio
     (here/'v.py').write_text('def f(response, metadata): return float(response.startswith("right"))\n')
     n = {}
     def reply(body):

@@ -16,11 +16,12 @@ from conftest import read_jsonl
 from conftest import rsr as shell
 
 import rsr
-from rsr.data import RsrError, check_row
-from rsr.messages import GUIDANCE, Opening, clean_message, why_not
-from rsr.prompts import make_prompts, prompts_options, prompts_summary
-from rsr.samplers import LocalSampler
-from rsr.taxonomy import combinations, load_taxonomy
+from rsr.data.types import RsrError
+from rsr.data.readers import check_row
+from rsr.taxonomy.user_messages import GUIDANCE, Opening, clean_message, why_not
+from rsr.taxonomy.generate import make_prompts, prompts_options, prompts_summary
+from rsr.sampling.providers import LocalSampler
+from rsr.taxonomy.taxonomy import combinations, load_taxonomy
 
 SHOP = dict(
     name='shop', description='Messages that customers write to a help desk.',

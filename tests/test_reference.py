@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from rsr.criteria import Criterion, Rubric, load_rubric
-from rsr.data import RsrError
-from rsr.engine import Budget
-from rsr.formatters import COMMON, make_formatter, make_formatters
-from rsr.recipe import TOP, build, check_recipe, load_recipe, parse_override, schema
-from rsr.reference import NOTES, SAID, reference, reference_markdown, targets, yaml_value
-from rsr.reward import make_scorer
-from rsr.rows import FORMATTERS
-from rsr.samplers import HttpSampler, make_sampler
-from rsr.schedule import Sampling
-from rsr.splits import SPLIT, check_split
-from rsr.strategies import RULE, STRATEGIES, check_pairs, make_plan
-from rsr.verifiers import VERIFIERS, load_verifier
+from rsr.rubric.criteria import Criterion, Rubric, load_rubric
+from rsr.data.types import RsrError
+from rsr.sampling.engine import Budget
+from rsr.formatters.writer import COMMON, make_formatter, make_formatters
+from rsr.run.recipe import TOP, build, check_recipe, load_recipe, parse_override, schema
+from rsr.run.reference import NOTES, SAID, reference, reference_markdown, targets, yaml_value
+from rsr.run.reward import make_scorer
+from rsr.formatters.methods import FORMATTERS
+from rsr.sampling.samplers import HttpSampler
+from rsr.sampling.providers import make_sampler
+from rsr.sampling.schedule import Sampling
+from rsr.formatters.splits import SPLIT, check_split
+from rsr.pairs.strategies import RULE, STRATEGIES, check_pairs, make_plan
+from rsr.verifiers.verifiers import VERIFIERS, load_verifier
 
 ROWS = reference()
 BASE = dict(formatter=[dict(type='sft')])

@@ -5,7 +5,7 @@ import pytest
 from conftest import read_jsonl, rsr, write_jsonl
 
 from rsr import load_run, sample
-from rsr.data import RsrError
+from rsr.data.types import RsrError
 
 RIGHT, WRONG = r'It is \boxed{A}.', r'It is \boxed{B}.'
 

@@ -15,16 +15,19 @@ from conftest import read_jsonl, write_jsonl
 from loopback import Loopback
 
 from rsr import sample
-from rsr.agreement import accuracy, agreement, auc, auc_interval, gwet_ac1, interval, kappa
-from rsr.criteria import RUBRICS, load_rubric, rubric_names
-from rsr.data import RsrError, RunBroken, fingerprint
-from rsr.engine import Engine, run_sync
-from rsr.judge import Cache, fence, judge_ask, judge_messages, judge_options, judge_prices, parse_verdicts, verdict_key
-from rsr.labels import Labels, disputed_first, label, read_labels
-from rsr.replies import CallError
-from rsr.rubric import RubricVerifier, combine, rubric_scorer
-from rsr.samplers import HttpSampler
-from rsr.validate import idle_criteria, judge_rows, needed_margin, noise, report_table, validate, validate_options
+from rsr.rubric.agreement import accuracy, agreement, auc, auc_interval, gwet_ac1, interval, kappa
+from rsr.rubric.criteria import RUBRICS, load_rubric, rubric_names
+from rsr.data.types import RsrError, RunBroken
+from rsr.data.files import fingerprint
+from rsr.sampling.engine import Engine, run_sync
+from rsr.verifiers.judge import Cache, fence, judge_options, judge_prices
+from rsr.sampling.engine import judge_ask
+from rsr.rubric.verdicts import judge_messages, parse_verdicts, verdict_key
+from rsr.rubric.labels import Labels, disputed_first, label, read_labels
+from rsr.sampling.replies import CallError
+from rsr.rubric.evaluate import RubricVerifier, combine, rubric_scorer
+from rsr.sampling.samplers import HttpSampler
+from rsr.rubric.validate import idle_criteria, judge_rows, needed_margin, noise, report_table, validate, validate_options
 
 MINE = dict(name='mine', categories=dict(content=.7, form=.3), criteria=[
     dict(id='right', question='Is it right?', category='content', weight=2, gate=True),
@@ -749,7 +752,7 @@ def test_idle_needs_evidence():
 
 def test_noise_of_a_run(here, judge):
     from rsr import sample
-    from rsr.validate import run_rows, score_noise
+    from rsr.rubric.validate import run_rows, score_noise
     with Loopback(rate=.5, reasoning=True) as model:
         rows = [dict(id=f'q{i}', messages=[dict(role='user', content=f'prompt {i}')], metadata=dict(answer='A')) for i in range(8)]
         run = sample(rows, 'sft', base_url=model.base_url, work_dir='run', progress=False)

@@ -8,8 +8,8 @@ from loopback import Loopback
 from test_rubric import MINE, asked, material, mine, verdicts
 
 from rsr import sample
-from rsr.data import RunBroken
-from rsr.recipe import load_recipe
+from rsr.data.types import RunBroken
+from rsr.run.recipe import load_recipe
 
 def judge(body):
     if 'You judge one response' not in body['messages'][0]['content']: return None

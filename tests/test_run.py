@@ -11,8 +11,9 @@ from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback, least
 
 from rsr import load_run, sample
-from rsr.data import RsrError, RunBroken
-from rsr.samplers import HttpSampler, LiteLLMSampler
+from rsr.data.types import RsrError, RunBroken
+from rsr.sampling.samplers import HttpSampler
+from rsr.sampling.providers import LiteLLMSampler
 
 def go(n=20, base_url=None, work_dir='run', recipe='sft', data=None, **kw):
     return sample(rows(n) if data is None else data, recipe, base_url=base_url, work_dir=work_dir, progress=False, **kw)

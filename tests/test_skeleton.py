@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
+sys.path.insert(0, str(ROOT/'nbs'))
+from _build import LAYERS, PACKAGES, pages
+
+NOTEBOOKS = pages()
 CFG = configparser.ConfigParser(delimiters=['='])
 CFG.read(ROOT/'settings.ini', encoding='utf-8')
 CFG = CFG['DEFAULT']
@@ -22,9 +25,8 @@ def source(c): return ''.join(c['source'])
 def code(p): return [source(c) for c in cells(p) if c['cell_type'] == 'code']
 def is_export(s): return bool(re.match(r'\s*#\|\s*exporti?s?\s*$', s, re.M))
 def default_exp(p): return next((m[1] for s in code(p) if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', s, re.M))), None)
-def names(ps): return [p.stem for p in ps]
 
-each = pytest.mark.parametrize('nb', NOTEBOOKS, ids=names(NOTEBOOKS))
+each = pytest.mark.parametrize('nb', NOTEBOOKS, ids=[p.relative_to(ROOT/'nbs').with_suffix('').as_posix() for p in NOTEBOOKS])
 
 
 # ---- the package
@@ -43,9 +45,9 @@ def dist(tmp_path_factory):
 
 @pytest.mark.slow
 def test_wheel_holds_all_that_is_shipped(dist):
-    shipped = [p.relative_to(ROOT).as_posix() for pat in ('rsr/*.py', 'rsr/*.yaml', 'rsr/*/*.yaml', 'rsr/examples/*.jsonl', 'rsr/py.typed')
-               for p in ROOT.glob(pat)]
+    shipped = [p.relative_to(ROOT).as_posix() for pat in ('rsr/**/*.py', 'rsr/shipped/*/*', 'rsr/py.typed') for p in ROOT.glob(pat)]
     assert {Path(p).suffix for p in shipped} >= {'.py', '.yaml', '.jsonl', '.typed'}
+    assert len(shipped) > 100
     assert not set(shipped) - set(dist['wheel'])
     assert not set(shipped) - set(dist['sdist'])
 
@@ -84,20 +86,68 @@ def test_no_pyproject():
 # ---- the notebooks
 
 def imported(src):
-    "The modules of rsr that `src` imports, wherever in it."
+    "The modules of rsr that `src` imports, wherever in it, as dotted names."
     for n in ast.walk(ast.parse(re.sub(r'^\s*[%!].*$', '', src, flags=re.M))):
-        if isinstance(n, ast.Import): yield from (a.name.split('.')[1] for a in n.names if a.name.startswith('rsr.'))
-        elif isinstance(n, ast.ImportFrom) and n.level: yield '.'
-        elif isinstance(n, ast.ImportFrom) and n.module == 'rsr': yield from (a.name for a in n.names)
-        elif isinstance(n, ast.ImportFrom) and n.module.startswith('rsr.'): yield n.module.split('.')[1]
+        if isinstance(n, ast.Import):
+            yield from (a.name for a in n.names if a.name.startswith('rsr.'))
+        elif isinstance(n, ast.ImportFrom) and n.level:
+            yield '.'
+        elif isinstance(n, ast.ImportFrom) and (n.module == 'rsr' or n.module.startswith('rsr.')):
+            yield from (d if (d := f'{n.module}.{a.name}') in MODULES else n.module for a in n.names)
+
+def place(module):
+    "(layer, package, number) of a module, by its notebook."
+    nb = MODULES[module]
+    package = nb.stem if nb.parent.name == 'nbs' else nb.parent.name
+    layer = next(i for i, names in enumerate(LAYERS) if package in names)
+    return layer, package, nb.name
+
+MODULES = {f'rsr.{default_exp(p)}': p for p in NOTEBOOKS}
+
+def test_every_notebook_is_found():
+    "The other tests of this file must not pass by finding nothing."
+    on_disk = {p for p in (ROOT/'nbs').rglob('[0-9]*.ipynb') if '.ipynb_checkpoints' not in p.parts}
+    assert on_disk <= set(NOTEBOOKS) and len(NOTEBOOKS) >= 75
+    assert {p.parent.name for p in on_disk} == set(PACKAGES)-{'style'}
 
 @each
-def test_imports_only_from_lower_numbers(nb):
-    number = {default_exp(p): p.stem for p in NOTEBOOKS}   # 04_choices comes before 04_verifiers
+def test_imports_only_downward(nb):
+    "From a lower layer, or from a lower number of the same package; no circle can arise."
+    mine = place(f'rsr.{default_exp(nb)}')
     for src in filter(is_export, code(nb)):
         for mod in imported(src):
-            assert mod != '.', f'write `from rsr.x import y`, nbdev makes it relative:\n{src}'
-            if mod in number: assert number[mod] < nb.stem, f'{nb.stem} imports {mod}, which comes later:\n{src}'
+            assert mod != '.', f'write `from rsr.x.y import z`, nbdev makes it relative:\n{src}'
+            if mod == 'rsr':
+                continue
+            assert mod in MODULES, f'import from the module that defines the name, not from {mod}:\n{src}'
+            theirs = place(mod)
+            ok = theirs[0] < mine[0] or theirs[1] == mine[1] and theirs[2] < mine[2]
+            assert ok, f'{mine[1]}/{mine[2]} imports {mod}, which comes later or stands beside it:\n{src}'
+
+@each
+def test_no_import_by_name_goes_upward(nb):
+    "Only rsr/__init__.py, which stands above all packages, imports a module of rsr by its name."
+    for src in filter(is_export, code(nb)):
+        assert not re.search(r"import_module\(\s*f?['\"]rsr|__import__\(\s*f?['\"]rsr", src), src
+
+def defined(tree):
+    "Names that a generated module defines itself."
+    for n in tree.body:
+        if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield n.name
+        elif isinstance(n, (ast.Assign, ast.AnnAssign)):
+            yield from (x.id for x in ast.walk(n) if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store))
+
+def test_names_are_imported_from_where_they_are_defined():
+    "No re-exports between modules: only the face of a package gathers names, and it is for users."
+    trees = {m: ast.parse((ROOT/(m.replace('.', '/')+'.py')).read_text(encoding='utf-8')) for m in MODULES}
+    names = {m: set(defined(t)) for m, t in trees.items()}
+    for nb in NOTEBOOKS:
+        for src in filter(is_export, code(nb)):
+            for n in ast.walk(ast.parse(src)):
+                if isinstance(n, ast.ImportFrom) and n.module in MODULES:
+                    wrong = [a.name for a in n.names if a.name not in names[n.module]]
+                    assert not wrong, f'{nb.name}: {n.module} does not define {wrong}'
 
 @each
 def test_begins_and_ends_as_all_do(nb):
@@ -105,7 +155,7 @@ def test_begins_and_ends_as_all_do(nb):
     title = re.fullmatch(r'# \S.*\n+> \S.*(\n+- \S+: \S+)*\n*', source(cs[0]))
     assert title, 'the first cell is the title and one line of `> subtitle`, and no more: the site turns it into the head of the page'
     assert any('default_exp' in source(c) for c in cs[1:3]), '`#| default_exp` comes right after the title'
-    assert default_exp(nb) == nb.stem[3:], 'the module has the name of its notebook'
+    assert default_exp(nb) == '.'.join([*nb.parent.relative_to(ROOT/'nbs').parts, re.sub(r'^\d\d_', '', nb.stem)]), 'the module has the name of its notebook'
     assert 'nbdev_export(' in source(cs[-1]) and '#| hide' in source(cs[-1]), 'the last cell is hidden, and exports'
 
 @each
@@ -139,10 +189,26 @@ def test_saved_outputs(nb):
     assert not errors, f'show an error with test_fail or try/except; these cells failed: {errors}'
     assert not [c['id'] for c in cells(nb) if c.get('execution_count')], 'run nbdev_clean'
 
+BY_HAND = {'rsr/reward.py'}   # the import path of reward modules that older runs wrote
+
 def test_module_of_every_notebook():
-    assert not [p.stem for p in NOTEBOOKS if not (ROOT/'rsr'/f'{default_exp(p)}.py').exists()], 'run nbdev_export'
-    made = {default_exp(p) for p in NOTEBOOKS}
-    assert not [p.name for p in (ROOT/'rsr').glob('[!_]*.py') if p.stem not in made], 'a module without a notebook'
+    made = {'rsr/'+default_exp(p).replace('.', '/')+'.py' for p in NOTEBOOKS}
+    there = {p.relative_to(ROOT).as_posix() for p in (ROOT/'rsr').rglob('*.py') if not p.name.startswith('_')}
+    assert made <= there, f'run nbdev_export: {made-there}'
+    assert there <= made | BY_HAND, f'a module without a notebook: {there-made-BY_HAND}'
+
+def test_every_package_has_a_face():
+    "A short `__init__.py`, written by hand, that says what the package is and gathers what users import from it."
+    for name in set(PACKAGES)-{'style'}:
+        tree = ast.parse((ROOT/'rsr'/name/'__init__.py').read_text(encoding='utf-8'))
+        assert ast.get_docstring(tree) and any(isinstance(n, ast.Assign) and n.targets[0].id == '__all__' for n in tree.body), name
+
+def test_reward_modules_of_older_runs_still_import():
+    "`train/reward.py` names its import path, and lies on disk for as long as the run does."
+    from rsr.reward import make_rewards
+
+    import rsr
+    assert make_rewards is rsr.make_rewards
 
 
 # ---- the Makefile

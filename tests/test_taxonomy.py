@@ -11,12 +11,13 @@ from itertools import combinations as pairs_of
 
 import pytest
 
-from rsr.data import RsrError, check_row
-from rsr.designs import Design, apportion, covering_rows, fill_up, independent_rows, off_plan, possible_pairs, quota_rows
-from rsr.dimensions import Dimension, Value
-from rsr.rows import minhash, normalised
-from rsr.slots import Seen
-from rsr.taxonomy import SAMPLERS, Taxonomy, combinations, load_taxonomy, marginals, taxonomy_names, template_prompts
+from rsr.data.types import RsrError
+from rsr.data.readers import check_row
+from rsr.taxonomy.designs import Design, apportion, covering_rows, fill_up, independent_rows, off_plan, possible_pairs, quota_rows
+from rsr.taxonomy.dimensions import Dimension, Value
+from rsr.data.text import minhash, normalised
+from rsr.taxonomy.templates import Seen
+from rsr.taxonomy.taxonomy import SAMPLERS, Taxonomy, combinations, load_taxonomy, marginals, taxonomy_names, template_prompts
 
 SHOP = dict(name='shop', dimensions=dict(
     what=dict(description='topic', values=dict(billing=dict(weight=.4, subtopics=dict(refund=.6, invoice=.4)), delivery=.35,

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 import rsr.verifiers as rv
-from rsr.choices import boxes, extract_choice, split_thinking
-from rsr.data import RsrError, Score
-from rsr.maths import extract_math
-from rsr.verifiers import VERIFIERS, Verifier, as_score, load_verifier, math_rlvr, mcq_llm_as_judge, mcq_rlvr, verifier, verify
+from rsr.data.text import boxes, split_thinking
+from rsr.verifiers.multiple_choice import extract_choice
+from rsr.data.types import RsrError, Score
+from rsr.verifiers.maths import extract_math
+from rsr.verifiers.verifiers import VERIFIERS, Verifier, as_score, load_verifier, math_rlvr, mcq_llm_as_judge, mcq_rlvr, verifier, verify
 
 ROOT = str(Path(rv.__file__).parent.parent)
 
@@ -1195,7 +1196,7 @@ def test_judge_sees_neither_truth_nor_thinking_and_the_fence_holds():
     assert other != fence and seen[0][1]['content'].count(other) == 4
 
 def test_judge_takes_prompts_of_any_form():
-    from rsr.data import Prompt
+    from rsr.data.types import Prompt
     for prompt in (QUESTION, QUESTION[0]['content'], Prompt('q', QUESTION), None):
         seen = []
         assert judged('Paris', 'x\nANSWER: B', prompt=prompt, seen=seen).value == 1.0

@@ -11,7 +11,7 @@ from conftest import rows, rsr, write_jsonl
 from loopback import Loopback
 
 from rsr import load_run
-from rsr.samplers import make_sampler
+from rsr.sampling.providers import make_sampler
 
 OVER_HTTP = Path(__file__).parent/'vllm_over_http'
 

@@ -5,7 +5,7 @@ import pytest
 from cases import CASES, A, U, labels, lf_kto, lines, sft
 from written import write
 
-from rsr.check import check_files, load_file, tiny_model
+from rsr.formatters.load_check import check_files, load_file, tiny_model
 
 @pytest.fixture(scope='session')
 def model(): return tiny_model(tempfile.mkdtemp())
@@ -45,7 +45,7 @@ def test_an_empty_desirable_answer_flips(model, tmp_path):
     "What the rule `flips` is about."
     import json
 
-    from rsr.targets import DATASET_INFO
+    from rsr.formatters.trainers import DATASET_INFO
     (tmp_path/'f.jsonl').write_bytes(lines([*labels(lf_kto, 2, 1), lf_kto(True, U('q'), A(''))]))
     (tmp_path/'dataset_info.json').write_text(json.dumps({'f':dict(file_name='f.jsonl', **DATASET_INFO['kto'])}))
     ds, _ = tokenized(tmp_path/'f.jsonl', 'kto', model, tmp_path)

@@ -5,7 +5,7 @@ import pytest
 from cases import CASES, A, U, kto, lines, pair, pc, sft
 from written import write
 
-from rsr.check import check_files, load_file, tiny_model, trl_trainer
+from rsr.formatters.load_check import check_files, load_file, tiny_model, trl_trainer
 
 @pytest.fixture(scope='session')
 def model(): return tiny_model(tempfile.mkdtemp())
@@ -14,7 +14,7 @@ def config(method): return dict(num_generations=2, max_completion_length=8) if m
 
 def make_reward():
     "What a generated train/reward.py gives TRL."
-    from rsr.reward import make_rewards
+    from rsr.run.reward import make_rewards
     return make_rewards(type='mcq-rlvr')[1]
 
 @pytest.mark.parametrize('fmt', ['jsonl', 'parquet'])

@@ -1,8 +1,8 @@
 "What the tests of both trainers write: a run's rollouts, with texts that files have trouble with, and a few conversations."
 from cases import A, S, U
 
-from rsr.data import Prompt, Rollout
-from rsr.formatters import make_formatters, write_files
+from rsr.data.types import Prompt, Rollout
+from rsr.formatters.writer import make_formatters, write_files
 
 TEXTS = ['3', 'true', 'null', '2024-01-01', 'a\x00b', '\u202eשלום\u200f عالم', 'a\u2028b\x85c\r\nd',
          '👩‍👩‍👧 \U0010ffff', '{"role": "user"}', '<|im_end|>\n<|im_start|>system', '"\\\'`', 'B']

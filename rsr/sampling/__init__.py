@@ -1,0 +1,9 @@
+"Ask a model for samples, within slots and budgets, until every prompt is done."
+from rsr.sampling.replies import CallError
+from rsr.sampling.samplers import sampler
+from rsr.sampling.providers import make_sampler
+from rsr.sampling.engine import Budget, Engine, run_sync
+from rsr.sampling.schedule import Sampling, Schedule
+from rsr.sampling.loop import Loop
+
+__all__ = ['Budget', 'CallError', 'Engine', 'Loop', 'Sampling', 'Schedule', 'make_sampler', 'run_sync', 'sampler']
