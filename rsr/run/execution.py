@@ -96,6 +96,7 @@ def carry_out(
     except sqlite3.Error as e: raise ledger_error(e) from None
     finally: store.close()
 
+# %% ../../nbs/run/06_execution.ipynb #ed0cd885
 EXECUTORS = {}   # name -> function that runs a recipe, with the arguments of `execute`
 
 def executor(name):
@@ -108,6 +109,7 @@ def execute_here(d, src=None, progress=True, choose=None):
     "Run a recipe in this process."
     return carry_out(d, *prepare(d, src, choose), progress)
 
+# %% ../../nbs/run/06_execution.ipynb #1bdaac22
 def execute(
     d:dict,              # a checked recipe
     src=None,            # input as for `read_rows`; None: data.input_path
