@@ -31,10 +31,14 @@ def pages():
     flat = [NBS/f'{p}.ipynb' for p in PACKAGES if (NBS/f'{p}.ipynb').exists()]
     return flat + [p for name in PACKAGES for p in sorted((NBS/name).glob('[0-9]*.ipynb'))]
 
-def numbered(): return pages() + [p for p in [INDEX] if p.exists()]
-def tutorials(): return sorted(p for folder in ('tutorials', 'howto') for p in (NBS/folder).glob('[!_.]*.ipynb'))
-def text(o): return o if isinstance(o, str) else ''.join(o)
-def rel(p): return Path(p).relative_to(ROOT).as_posix()
+def numbered():
+    return pages() + [p for p in [INDEX] if p.exists()]
+def tutorials():
+    return sorted(p for folder in ('tutorials', 'howto') for p in (NBS/folder).glob('[!_.]*.ipynb'))
+def text(o):
+    return o if isinstance(o, str) else ''.join(o)
+def rel(p):
+    return Path(p).relative_to(ROOT).as_posix()
 
 def find(name, new=False):
     "The notebook called `name`: a path (`nbs/data/00_types.ipynb`, `data/00_types`), a stem, or its module's name."
@@ -43,8 +47,10 @@ def find(name, new=False):
     tail = lambda p: p.relative_to(NBS).with_suffix('').parts[-len(parts):]
     hits = [p for p in numbered()+tutorials() if tail(p) == parts]
     hits = hits or [p for p in numbered()+tutorials() if re.sub(r'^\d+_', '', p.stem) == parts[-1] and len(parts) == 1]
-    if len(hits) == 1: return hits[0]
-    if new and not hits and len(parts) == 2: return NBS.joinpath(*parts).with_suffix('.ipynb')
+    if len(hits) == 1:
+        return hits[0]
+    if new and not hits and len(parts) == 2:
+        return NBS.joinpath(*parts).with_suffix('.ipynb')
     sys.exit(f'{name}: ' + (f'which of {", ".join(map(rel, hits))}?' if hits else
                             f'no such notebook in {rel(NBS)}; to make one, name its folder: data/09_name'))
 
@@ -65,24 +71,30 @@ def tidy_text(s, folder):
     s = ANSI.sub('', s)
     s = re.sub(r'[^\n]*\r(?!\n)', '', s)
     for a,b in [(folder, '.'), (ROOT, os.path.relpath(ROOT, folder)), (Path.home(), '~')]:
-        if len(str(a)) > 1: s = re.sub(rf'(?<![\w.~/-]){re.escape(str(a))}(?![\w.-])', b, s)
+        if len(str(a)) > 1:
+            s = re.sub(rf'(?<![\w.~/-]){re.escape(str(a))}(?![\w.-])', b, s)
     return re.sub(rf'({re.escape(tempfile.gettempdir())}/tmp)[a-z0-9_]{{8}}\b', r'\1', s)
 
 def is_bar(o):
     "Is this output a progress bar (which never looks the same twice)?"
     s = text(o.get('text') or o.get('data', {}).get('text/plain', ''))
-    if o['output_type'] == 'stream': return o['name'] == 'stderr' and bool(re.search(r'\r|\d+%\|', s))
+    if o['output_type'] == 'stream':
+        return o['name'] == 'stderr' and bool(re.search(r'\r|\d+%\|', s))
     return WIDGET_VIEW in o.get('data', {}) and bool(re.search(r'\d+%\|', s))
 
 def tidy_outputs(nb, folder):
     for c in nb['cells']:
-        if c['cell_type'] != 'code': continue
+        if c['cell_type'] != 'code':
+            continue
         c['outputs'] = [o for o in c['outputs'] if not is_bar(o)]
         for o in c['outputs']:
             for d,k in [(o, 'text'), *((o.get('data', {}), k) for k in o.get('data', {}) if k.startswith('text/'))]:
-                if k in d: d[k] = tidy_text(text(d[k]), folder).splitlines(True)
-            if 'traceback' in o: o['traceback'] = [tidy_text(s, folder) for s in o['traceback']]
-            if o['output_type'] in ('display_data', 'execute_result'): o['metadata'] = {}
+                if k in d:
+                    d[k] = tidy_text(text(d[k]), folder).splitlines(True)
+            if 'traceback' in o:
+                o['traceback'] = [tidy_text(s, folder) for s in o['traceback']]
+            if o['output_type'] in ('display_data', 'execute_result'):
+                o['metadata'] = {}
 
 def tidy_widgets(nb, name):
     "Keep only the widget models that are shown, and number them instead of naming them at random."
@@ -91,13 +103,17 @@ def tidy_widgets(nb, name):
     names = {}
     while todo:
         k = todo.pop(0)
-        if k in names or k not in state: continue
+        if k in names or k not in state:
+            continue
         names[k] = hashlib.md5(f'{name}/{len(names)}'.encode()).hexdigest()
         todo += re.findall(r'IPY_MODEL_([0-9a-f]{32})', json.dumps(state[k]))
-    if not names: nb['metadata'].pop('widgets', None)
-    if not names: return nb
+    if not names:
+        nb['metadata'].pop('widgets', None)
+    if not names:
+        return nb
     for k in names:
-        if state[k]['model_name'] == 'LayoutModel': state[k]['state'] = {a: v for a,v in state[k]['state'].items() if v is not None}
+        if state[k]['model_name'] == 'LayoutModel':
+            state[k]['state'] = {a: v for a,v in state[k]['state'].items() if v is not None}
     nb['metadata']['widgets'][WIDGET_STATE]['state'] = {k: state[k] for k in names}
     return json.loads(re.sub('|'.join(names), lambda m: names[m[0]], json.dumps(nb)))
 
@@ -125,7 +141,8 @@ def execute(path, timeout):
     run = Client(nb, timeout=timeout, record_timing=False, coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}},
                  extra_arguments=['--IPKernelApp.log_level=ERROR'])
     env = dict(os.environ, PYTHONHASHSEED='0', PATH=f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
-    try: run.execute(env=env)
+    try:
+        run.execute(env=env)
     except Exception as e:
         why = ANSI.sub('', getattr(e, 'traceback', '') or f'{type(e).__name__}: {e}').strip()
         return f'{rel(path)}, cell {run.at} of {len(nb.cells)} failed; the file was left as it was.\n\n{why}'
@@ -141,7 +158,8 @@ def run(only, tutorials_, timeout):
         start = time.perf_counter()
         err = execute(p, timeout)
         print('FAILED' if err else f'{time.perf_counter()-start:.1f} s', flush=True)
-        if err: sys.exit(err)
+        if err:
+            sys.exit(err)
 
 
 # ---- readme: README.md from index.ipynb
@@ -153,30 +171,40 @@ class Table(HTMLParser):
         self.rows, self.inside = [], False
         self.feed(s)
     def handle_starttag(self, tag, attrs):
-        if tag == 'tr': self.rows.append([])
-        if tag in ('td', 'th'): self.rows[-1].append(''); self.inside = True
+        if tag == 'tr':
+            self.rows.append([])
+        if tag in ('td', 'th'):
+            self.rows[-1].append('')
+            self.inside = True
     def handle_endtag(self, tag):
-        if tag in ('td', 'th'): self.inside = False
+        if tag in ('td', 'th'):
+            self.inside = False
     def handle_data(self, data):
-        if self.inside: self.rows[-1][-1] += ' '.join(data.replace('|', r'\|').split('\n'))
+        if self.inside:
+            self.rows[-1][-1] += ' '.join(data.replace('|', r'\|').split('\n'))
 
     def markdown(self):
         "A pipe table, or None where rows are of different length."
-        if len(self.rows) < 2 or len({len(r) for r in self.rows}) > 1: return
+        if len(self.rows) < 2 or len({len(r) for r in self.rows}) > 1:
+            return
         head, *body = (f'| {" | ".join(c.strip() for c in r)} |' for r in self.rows)
         return '\n'.join([head, '|---'*len(self.rows[0])+'|', *body])
 
 def fence(s, lang):
     ticks = '```'
-    while ticks in s: ticks += '`'
+    while ticks in s:
+        ticks += '`'
     return f'{ticks}{lang}\n{s.rstrip()}\n{ticks}'
 
 def output_md(o, images):
     "One output as Markdown; pictures are added to `images` (path → bytes)."
     d = {k: text(v) for k,v in o.get('data', {}).items() if isinstance(v, (str, list))}
-    if o['output_type'] == 'stream': return fence(text(o['text']), 'text') if o['name'] == 'stdout' else None
-    if o['output_type'] == 'error': return fence(f'{o["ename"]}: {o["evalue"]}', 'text')
-    if 'text/markdown' in d: return d['text/markdown'].strip()
+    if o['output_type'] == 'stream':
+        return fence(text(o['text']), 'text') if o['name'] == 'stdout' else None
+    if o['output_type'] == 'error':
+        return fence(f'{o["ename"]}: {o["evalue"]}', 'text')
+    if 'text/markdown' in d:
+        return d['text/markdown'].strip()
     if 'image/png' in d:
         p = NBS/'images'/f'readme_{len(images)+1}.png'
         images[p] = b64decode(d['image/png'])
@@ -186,18 +214,21 @@ def output_md(o, images):
 
 def relink(s):
     "Links of a page in nbs/ as a page in the top folder needs them."
-    def sub(m): return f']({Path(os.path.normpath("nbs/"+m[1])).as_posix()}{m[2] or ""})'
+    def sub(m):
+        return f']({Path(os.path.normpath("nbs/"+m[1])).as_posix()}{m[2] or ""})'
     parts = re.split(r'(^```.*?^```)', s, flags=re.M|re.S)
     return ''.join(p if i%2 else re.sub(r'\]\((?![a-z]+:|#|/)([^)#\s]+)(#[^)\s]*)?\)', sub, p) for i,p in enumerate(parts))
 
 def cell_md(cell, images):
     "One cell as a list of Markdown blocks."
     from nbdev.process import extract_directives
-    if cell.cell_type == 'raw': return []
+    if cell.cell_type == 'raw':
+        return []
     if cell.cell_type == 'markdown':
         return [relink('\n'.join(o for o in cell.source.strip().splitlines() if not o.startswith(':::')))]
     dirs = {k.rstrip(':'): v for k,v in extract_directives(cell).items()}
-    if dirs.keys() & {'hide', 'export', 'exporti', 'default_exp'} or dirs.get('include') == ['false']: return []
+    if dirs.keys() & {'hide', 'export', 'exporti', 'default_exp'} or dirs.get('include') == ['false']:
+        return []
     lines = [o for o in cell.source.strip().splitlines() if not re.match(r'#\|', o) and not re.search(r'#\|\s*hide_line\s*$', o)]
     src = [fence('\n'.join(lines), 'python')] if lines and dirs.get('echo') != ['false'] else []
     return src + ([output_md(o, images) for o in cell.outputs] if dirs.get('output') != ['false'] else [])
@@ -215,7 +246,9 @@ def readme(check=False):
     new, images = readme_text()
     if not check:
         README.write_text(new, encoding='utf-8')
-        for p,b in images.items(): p.parent.mkdir(exist_ok=True); p.write_bytes(b)
+        for p,b in images.items():
+            p.parent.mkdir(exist_ok=True)
+            p.write_bytes(b)
         return []
     old = README.read_text(encoding='utf-8') if README.exists() else ''
     diff = '\n'.join(difflib.unified_diff(old.splitlines(), new.splitlines(), 'README.md', 'nbs/index.ipynb', lineterm=''))
@@ -246,10 +279,12 @@ def to_nb(name, src):
     old = was['cells']
     key = lambda c: (c['cell_type'], text(c['source']))
     for op,a,b,i,j in difflib.SequenceMatcher(None, [*map(key, old)], [*map(key, new['cells'])], autojunk=False).get_opcodes():
-        if op not in ('equal', 'replace'): continue
+        if op not in ('equal', 'replace'):
+            continue
         for o,n in zip(old[a:b], new['cells'][i:j]):
             n['id'] = o['id']
-            if op == 'equal' and 'outputs' in o: n['outputs'] = o['outputs']
+            if op == 'equal' and 'outputs' in o:
+                n['outputs'] = o['outputs']
     save(tidy_widgets(new, path.stem), path)
     print(f'{rel(path)}: {len(new["cells"])} cells')
 
@@ -276,14 +311,17 @@ def globs(pats):
     hits, missing = [], []
     for o in pats:
         found = sorted(p for p in ROOT.glob(o.lstrip('/')) if not p.name.startswith(('_', '.')))
-        if not found and '*' not in o: missing.append(o)
+        if not found and '*' not in o:
+            missing.append(o)
         hits += found
     return hits, missing
 
 def sidebar_files(o):
     "The notebooks that a sidebar's `contents` name, depth first."
-    if isinstance(o, str): return [o]
-    if isinstance(o, list): return [x for p in o for x in sidebar_files(p)]
+    if isinstance(o, str):
+        return [o]
+    if isinstance(o, list):
+        return [x for p in o for x in sidebar_files(p)]
     return sidebar_files([o[k] for k in ('href', 'file', 'contents') if o.get(k)])
 
 def check_site():
@@ -303,9 +341,12 @@ def check_site():
 def check_filter(path):
     "Run Quarto's filter on `path` the way Quarto does; what is wrong with the answer."
     res = subprocess.run([sys.executable, '_nbfilter.py'], input=path.read_bytes(), cwd=path.parent, capture_output=True)
-    if res.returncode: return [f'{rel(path)}: the docs filter failed\n{res.stderr.decode()[-3000:]}']
-    try: page = json.loads(res.stdout)['cells']
-    except (ValueError, KeyError) as e: return [f'{rel(path)}: the docs filter wrote no notebook ({type(e).__name__}: {e})']
+    if res.returncode:
+        return [f'{rel(path)}: the docs filter failed\n{res.stderr.decode()[-3000:]}']
+    try:
+        page = json.loads(res.stdout)['cells']
+    except (ValueError, KeyError) as e:
+        return [f'{rel(path)}: the docs filter wrote no notebook ({type(e).__name__}: {e})']
     src = [text(c['source']) for c in page if 'source' in c]
     left = [s for s in src if re.search(r'^#\|\s*(export|exporti|hide|default_exp)\b', s, re.M)]
     bare = [text(c['source']) for c in page if 'show_doc(' in text(c.get('source', '')) and not c.get('outputs')]
@@ -316,7 +357,8 @@ def check_filter(path):
 def check_paths(path):
     "Nothing of the machine it was run on may stand in a notebook."
     s = path.read_text(encoding='utf-8')
-    def named(p): return len(p) > 1 and re.search(rf'(?<![\w.~/-]){re.escape(p)}(?=[/"\\])', s)
+    def named(p):
+        return len(p) > 1 and re.search(rf'(?<![\w.~/-]){re.escape(p)}(?=[/"\\])', s)
     return [f'{rel(path)} names {p}, a folder of this machine' for p in (str(ROOT), str(Path.home())) if named(p)]
 
 def check():
@@ -328,9 +370,11 @@ def check():
     def say(what, errs):
         print(f'{"FAILED" if errs else "ok":7}{what}', flush=True)
         wrong.extend(errs)
-    for what,f in todo.items(): say(what, f())
+    for what,f in todo.items():
+        say(what, f())
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as ex:
-        for p,errs in zip(nbs, ex.map(check_filter, nbs)): say(f'docs filter on {rel(p)}', errs)
+        for p,errs in zip(nbs, ex.map(check_filter, nbs)):
+            say(f'docs filter on {rel(p)}', errs)
     return wrong
 
 
@@ -339,12 +383,15 @@ def check():
 def call(*cmd, cwd=None):
     "Run `cmd` quietly; its standard output. What it wrote is shown only where it fails."
     res = subprocess.run(cmd, cwd=cwd, capture_output=True, text=True)
-    if res.returncode: sys.exit(f'{" ".join(map(str, cmd))} failed:\n{res.stdout}{res.stderr}')
+    if res.returncode:
+        sys.exit(f'{" ".join(map(str, cmd))} failed:\n{res.stdout}{res.stderr}')
     return res.stdout
 
 def fastest(*cmd, cwd, n=3):
     "The seconds of the fastest of `n` runs of `cmd`."
-    def once(start): call(*cmd, cwd=cwd); return time.perf_counter()-start
+    def once(start):
+        call(*cmd, cwd=cwd)
+        return time.perf_counter()-start
     return min(once(time.perf_counter()) for _ in range(n))
 
 def wheel():
@@ -359,13 +406,16 @@ def wheel():
         call(py, '-m', 'pip', 'install', '--disable-pip-version-check', whl, cwd=tmp)
         code = f'import sys, rsr; print(rsr.__version__, rsr.__file__, *(m for m in {HEAVY} if m in sys.modules))'
         version, file, *heavy = call(py, '-I', '-c', code, cwd=tmp).split()
-        if not Path(file).is_relative_to(tmp): sys.exit(f'rsr came from {file}, not from the wheel')
-        if heavy: sys.exit(f'`import rsr` also imports {", ".join(heavy)}: import them on first use')
+        if not Path(file).is_relative_to(tmp):
+            sys.exit(f'rsr came from {file}, not from the wheel')
+        if heavy:
+            sys.exit(f'`import rsr` also imports {", ".join(heavy)}: import them on first use')
         t_import, t_help = fastest(py, '-I', '-c', 'import rsr', cwd=tmp), fastest(tmp/'env/bin/rsr', '--help', cwd=tmp)
         fastcore = call(py, '-c', 'from importlib.metadata import version; print(version("fastcore"))', cwd=tmp).strip()
         print(f'ok     rsr {version} in an empty environment, with fastcore {fastcore}: import {t_import:.2f} s, rsr --help {t_help:.2f} s')
         for what,t in [('import rsr', t_import), ('rsr --help', t_help)]:
-            if t > 0.5: print(f'note   {what} took {t:.2f} s: it should stay under half a second')
+            if t > 0.5:
+                print(f'note   {what} took {t:.2f} s: it should stay under half a second')
 
 
 def main():
@@ -386,12 +436,18 @@ def main():
     sub.add_parser('check', help='notebooks, package, README and site in step?')
     sub.add_parser('wheel', help='build, install into an empty environment, import')
     a = ap.parse_args()
-    if a.cmd == 'run': run(a.only, a.tutorials, a.timeout)
-    elif a.cmd == 'py': to_py(a.name, a.out)
-    elif a.cmd == 'nb': to_nb(a.name, a.src)
-    elif a.cmd == 'wheel': wheel()
+    if a.cmd == 'run':
+        run(a.only, a.tutorials, a.timeout)
+    elif a.cmd == 'py':
+        to_py(a.name, a.out)
+    elif a.cmd == 'nb':
+        to_nb(a.name, a.src)
+    elif a.cmd == 'wheel':
+        wheel()
     else:
         wrong = readme(a.check) if a.cmd == 'readme' else check()
-        if wrong: sys.exit('\n'+'\n\n'.join(wrong))
+        if wrong:
+            sys.exit('\n'+'\n\n'.join(wrong))
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

@@ -14,12 +14,15 @@ class exec_exports(exec_show_docs):
     def __call__(self, cell):
         trees = cell.parsed_() or []
         example = not any(k.startswith('export') for k in cell.directives_) and not all(isinstance(t, IMPORT) for t in trees)
-        if not (example and any(isinstance(n, IMPORT) for t in trees for n in ast.walk(t))): super().__call__(cell)
+        if not (example and any(isinstance(n, IMPORT) for t in trees for n in ast.walk(t))):
+            super().__call__(cell)
 
 class Filter(FilterDefaults):
-    def base_procs(self): return [exec_exports if p is exec_show_docs else p for p in super().base_procs()]
+    def base_procs(self):
+        return [exec_exports if p is exec_show_docs else p for p in super().base_procs()]
 
-def ids(nb): return {c.get('id') for c in nb['cells']}
+def ids(nb):
+    return {c.get('id') for c in nb['cells']}
 
 src = json.load(sys.stdin)
 same = {p: len(ids(json.loads(p.read_text(encoding='utf-8'))) & ids(src)) for p in sorted(Path.cwd().glob('*.ipynb'))}

@@ -49,9 +49,12 @@ def style(
     ink = dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'axes.titlecolor', 'xtick.color', 'ytick.color'), INK[dark])
     try:
         with mpl.rc_context({**_RC, **ink}):
-            try: yield
-            finally: live = mpl.is_interactive()   # a notebook switches it on with the first figure; the context would undo that
-    finally: mpl.interactive(live)
+            try:
+                yield
+            finally:
+                live = mpl.is_interactive()   # a notebook switches it on with the first figure; the context would undo that
+    finally:
+        mpl.interactive(live)
 
 # %% ../nbs/style.ipynb #47e4a0a1
 def tidy(
@@ -59,9 +62,13 @@ def tidy(
     dark:bool=None   # as for `style`
 ):                   # the same Axes
     "Bring an Axes into the style: transparent, in one ink, without the box."
-    ax.set_facecolor('none'); ax.tick_params(colors=INK[dark], which='both')
-    for side, s in ax.spines.items(): s.set_color(INK[dark]); s.set_visible(side in ('left', 'bottom'))
-    for t in (ax.xaxis.label, ax.yaxis.label): t.set_color(INK[dark])
+    ax.set_facecolor('none')
+    ax.tick_params(colors=INK[dark], which='both')
+    for side, s in ax.spines.items():
+        s.set_color(INK[dark])
+        s.set_visible(side in ('left', 'bottom'))
+    for t in (ax.xaxis.label, ax.yaxis.label):
+        t.set_color(INK[dark])
     return ax
 
 def ink(ax):
@@ -120,7 +127,8 @@ def head(
     found = sorted(zip(*ax.get_legend_handles_labels()), key=lambda t: not hasattr(t[0], 'patches')) if key else []   # bars before lines
     lines = -(-len(found)//columns)
     place = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=.2, borderpad=.2, columnspacing=1.4, labelspacing=.35)
-    if found: ax.legend(*zip(*found), **place).set_in_layout(False)   # a long one must not make the axes narrow
+    if found:
+        ax.legend(*zip(*found), **place).set_in_layout(False)   # a long one must not make the axes narrow
     ax.set_title(title, pad=8+lines*13.5)
 
 # %% ../nbs/style.ipynb #8baed102
@@ -131,9 +139,12 @@ def row_names(
 ):
     "Names down the y axis, as plain text."
     ax.set_yticks(range(len(names)), [short(k) for k in names])
-    ax.tick_params(axis='y', length=0); ax.set_ylim(len(names)-.4, -.6)
-    for t in ax.get_yticklabels(): t.set_parse_math(False)
-    for t, b in zip(ax.get_yticklabels(), bold): t.set_fontweight('bold' if b else 'normal')
+    ax.tick_params(axis='y', length=0)
+    ax.set_ylim(len(names)-.4, -.6)
+    for t in ax.get_yticklabels():
+        t.set_parse_math(False)
+    for t, b in zip(ax.get_yticklabels(), bold):
+        t.set_fontweight('bold' if b else 'normal')
 
 # %% ../nbs/style.ipynb #884521a7
 def count_ticks(
@@ -142,7 +153,9 @@ def count_ticks(
 ):
     "Ticks at whole numbers, with thousands set off; or in percent."
     from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
-    if percent: axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol='')); return
+    if percent:
+        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=''))
+        return
     axis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 4, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:,.0f}'))
 
@@ -157,6 +170,7 @@ def stack(
     "Stacked bars, a look for each name."
     base, left, width = [0]*(len(edges)-1), edges[:-1], [.92*(b-a) for a, b in zip(edges, edges[1:])]
     for k, ns in bins.items():
-        if sum(ns): ax.bar(left, ns, width, bottom=base, align='edge', label=label(k), **looks.get(k, LOOKS['other']))
+        if sum(ns):
+            ax.bar(left, ns, width, bottom=base, align='edge', label=label(k), **looks.get(k, LOOKS['other']))
         base = [a+b for a, b in zip(base, ns)]
     ax.set_ylim(0, 1.06*max(base))

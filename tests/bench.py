@@ -21,7 +21,8 @@ RSR, HERE, SLOTS, SEED = str(Path(sys.executable).parent/'rsr'), Path(__file__).
 def prompts_file(path, n):
     "Input rows `prompt 0` … whose right answer is A."
     with open(path, 'w') as f:
-        for i in range(n): f.write(json.dumps(dict(id=f'q{i}', messages=[dict(role='user', content=f'prompt {i}')], metadata=dict(answer='A')))+'\n')
+        for i in range(n):
+            f.write(json.dumps(dict(id=f'q{i}', messages=[dict(role='user', content=f'prompt {i}')], metadata=dict(answer='A')))+'\n')
     return path
 
 def process(cmd):
@@ -29,7 +30,8 @@ def process(cmd):
     t0, c0 = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     p = subprocess.run(list(map(str, cmd)), capture_output=True, text=True)
     c1 = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if p.returncode: sys.exit(f'{cmd} ended with {p.returncode}:\n{p.stderr[-2000:]}')
+    if p.returncode:
+        sys.exit(f'{cmd} ended with {p.returncode}:\n{p.stderr[-2000:]}')
     return time.perf_counter()-t0, c1.ru_utime+c1.ru_stime-c0.ru_utime-c0.ru_stime, p.stdout
 
 def table(title, rows):
@@ -38,7 +40,8 @@ def table(title, rows):
     cols = list(rows[0])
     cells = [cols]+[[f'{v:.3g}' if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
     wide = [max(len(r[i]) for r in cells) for i in range(len(cols))]
-    for r in cells: print('  '.join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, wide))), flush=True)
+    for r in cells:
+        print('  '.join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, wide))), flush=True)
 
 def rsr_run(server, file, work, *args):
     "One `rsr run` against the server: wall, CPU and what the server saw."
@@ -47,7 +50,8 @@ def rsr_run(server, file, work, *args):
     wall, cpu, _ = process(cmd)
     return wall, cpu, server.stats()
 
-def utilisation(s, wall): return s['latency']/SLOTS/wall
+def utilisation(s, wall):
+    return s['latency']/SLOTS/wall
 
 # ---- HTTP: speed and cost
 
@@ -85,7 +89,8 @@ def cost(tmp):
 class Instant:
     "A sampler that answers at once, from the loopback server's draws."
     config, drop_truncated, max_tokens, max_n, patience, max_retries, price = dict(type='instant'), True, 2048, 2**31, 600, 5, None
-    def __init__(self, slots=SLOTS, rate=None): self.concurrent_requests, self.k, self.rate, self.asked = slots, {}, rate, 0
+    def __init__(self, slots=SLOTS, rate=None):
+        self.concurrent_requests, self.k, self.rate, self.asked = slots, {}, rate, 0
     async def ask(self, messages, n=1, seed=None):
         from rsr.data.types import Rollout
         await asyncio.sleep(0)   # as a real answer does, it comes in another round
@@ -95,18 +100,20 @@ class Instant:
             right = draw(p, k, SEED) if self.rate is None else random.random()<self.rate
             out.append(Rollout(rf'After some thought about it I am sure: the answer is \boxed{{{"A" if right else "B"}}}', '', 'stop', 'kept', completion_tokens=15, latency=.1))
         self.asked += n
-        if self.rate is not None: self.k.clear()
+        if self.rate is not None:
+            self.k.clear()
         return out
-    async def close(self): pass
+    async def close(self):
+        pass
 
 def loop_on(work, n, sampler, formatters, **sampling):
     "Run the loop on `n` prompts with an in-process sampler: (loop, CPU seconds of loading, CPU seconds of sampling)."
+    from rsr.data.store import Store
     from rsr.data.types import Prompt
-    from rsr.sampling.engine import run_sync
     from rsr.formatters.writer import make_formatters
+    from rsr.sampling.engine import run_sync
     from rsr.sampling.loop import Loop
     from rsr.sampling.schedule import Sampling
-    from rsr.data.store import Store
     from rsr.verifiers.verifiers import load_verifier
     store, t0 = Store(work), time.process_time()
     store.add_prompts((f'line {i}', Prompt(f'q{i}', [dict(role='user', content=f'prompt {i}')], dict(answer='A'))) for i in range(n))
@@ -156,13 +163,14 @@ def memory(tmp, sizes=(1000, 100_000, 1_000_000)):
         mb, asked, wall = map(float, out.split())
         first = first or mb
         rows.append(dict(prompts=n, peak_MB=mb, growth_MB=mb-first, rollouts=int(asked), bytes_per_rollout=(mb-first)*2**20/asked, wall_s=wall, rollouts_per_s=asked/wall))
-        for f in work.iterdir(): f.unlink()
+        for f in work.iterdir():
+            f.unlink()
     table('memory: in-process sampler, step_size auto, SFT', rows)
 
 def format_(tmp, n=20_000):
     "Writing files from the ledger, against reading and writing as many lines of plain JSON."
-    from rsr.formatters.writer import make_formatters, write_files
     from rsr.data.store import Store
+    from rsr.formatters.writer import make_formatters, write_files
     work = tmp/'format'
     loop_on(work, n, Instant(rate=.6), [dict(type='sft')], step_size=1, max_rollouts=4)
     store, rows = Store(work, write=False), []
@@ -173,7 +181,8 @@ def format_(tmp, n=20_000):
         file = tmp/'out'/'train'/f'{types[0]}.jsonl'
         t0 = time.perf_counter()
         with open(file) as f, open(tmp/'copy', 'w') as g:
-            for line in f: g.write(json.dumps(json.loads(line))+'\n')
+            for line in f:
+                g.write(json.dumps(json.loads(line))+'\n')
         plain = time.perf_counter()-t0
         made = counts[file.name]['rows']
         rows.append(dict(formatter=types[0], rows=made, rows_per_s=int(made/t), plain_json_rows_per_s=int(made/plain), times_plain=plain/t))
@@ -185,4 +194,5 @@ if __name__=='__main__':
     names = [a for a in sys.argv[1:] if not a.startswith('-')] or list(ALL)
     print(f'{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}')
     for name in names:
-        with tempfile.TemporaryDirectory() as d: ALL[name](Path(d))
+        with tempfile.TemporaryDirectory() as d:
+            ALL[name](Path(d))

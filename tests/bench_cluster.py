@@ -29,7 +29,8 @@ print(json.dumps(dict(wall=time.perf_counter()-t0)))'''
 def python(code, *args):
     "Run code in a process of its own; what its last line says, as JSON."
     p = subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True)
-    if p.returncode: sys.exit(p.stderr[-3000:])
+    if p.returncode:
+        sys.exit(p.stderr[-3000:])
     return json.loads(p.stdout.splitlines()[-1])
 
 def sampling(tmp, n=1000):
@@ -53,9 +54,9 @@ def synthetic(work, rollouts, per=8, size=500):
     "Parts of a finished run, without a model."
     from rsr.data.files import dumps, fingerprint
     from rsr.data.parts import TABLES, _write_part, block_keys, own_keys, part_path
-    from rsr.run.recipe import load_recipe
-    from rsr.run.files import save_recipe
     from rsr.data.store import Store
+    from rsr.run.files import save_recipe
+    from rsr.run.recipe import load_recipe
     rng, words = random.Random(0), [f'word{i}' for i in range(1000)]
     configs = [('sampler', fingerprint('s'), '{"type":"synthetic"}'), ('verifier', fingerprint('v'), '{"type":"math-rlvr"}')]
     d = load_recipe(dict(formatter=[dict(type='sft'), dict(type='dpo')]), [('work_dir', str(work))])
@@ -70,9 +71,13 @@ def synthetic(work, rollouts, per=8, size=500):
                 key += 1
         rows = dict(prompts=[ps], rollouts=[rs], scores=[ss], calls=[], verdicts=[])
         facts = dict(block=block, gen=1, seconds=0., verifier=configs[1][1], sides={}, configs=configs, state='x', open=0)
-        for t in sorted(TABLES, key=lambda t: t=='rollouts'): _write_part(part_path(work, t, block), t, rows[t], facts)
+        for t in sorted(TABLES, key=lambda t: t=='rollouts'):
+            _write_part(part_path(work, t, block), t, rows[t], facts)
     st = Store(work)
-    st.put('block', size); st.commit(); save_recipe(st, d); st.close()
+    st.put('block', size)
+    st.commit()
+    save_recipe(st, d)
+    st.close()
     return d
 
 INDEX = '''import json, resource, sys, time
@@ -103,7 +108,10 @@ def main():
     n = next((int(a.split('=')[1]) for a in args if a.startswith('rollouts=')), 1_000_000)
     print(f'{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024} MB, {time.strftime("%Y-%m-%d %H:%M")}')
     with tempfile.TemporaryDirectory() as tmp:
-        if 'sampling' in args: sampling(Path(tmp))
-        if 'formatting' in args: formatting(Path(tmp), n)
+        if 'sampling' in args:
+            sampling(Path(tmp))
+        if 'formatting' in args:
+            formatting(Path(tmp), n)
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

@@ -18,7 +18,8 @@ def write_jsonl(path, items):
     Path(path).write_text(''.join(json.dumps(r)+'\n' for r in items))
     return str(path)
 
-def read_jsonl(path): return [json.loads(line) for line in Path(path).read_text().splitlines()]
+def read_jsonl(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 RSR = str(Path(sys.executable).parent/'rsr')
 
@@ -28,7 +29,8 @@ def rsr(*args, cwd=None, env=None, **kw):
 
 @pytest.fixture
 def server():
-    with Loopback() as s: yield s
+    with Loopback() as s:
+        yield s
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):

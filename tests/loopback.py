@@ -125,8 +125,10 @@ def pass_rate(prompt, seed=0):
 
 def rate_of(prompt, seed=0, rate=None):
     "A prompt's pass rate under the option `rate`."
-    if callable(rate): return rate(prompt)
-    if isinstance(rate, dict): return rate[prompt] if prompt in rate else pass_rate(prompt, seed)
+    if callable(rate):
+        return rate(prompt)
+    if isinstance(rate, dict):
+        return rate[prompt] if prompt in rate else pass_rate(prompt, seed)
     return pass_rate(prompt, seed) if rate is None else rate
 
 def draw(prompt, k, seed=0, rate=None):
@@ -138,7 +140,8 @@ def least(prompt, seed=0, passes=1, fails=0, within=16, rate=None):
     right = 0
     for k in range(within):
         right += draw(prompt, k, seed, rate)
-        if right >= passes and k + 1 - right >= fails: return k + 1, True
+        if right >= passes and k + 1 - right >= fails:
+            return k + 1, True
     return within, False
 
 def text(k, answer, length, w):
@@ -158,23 +161,28 @@ def ask(url, body=None, timeout=10):
 
 def plain(content):
     "The text of a message's content, in one string or in parts."
-    if isinstance(content, list): return ''.join(p.get('text', '') for p in content if isinstance(p, dict))
+    if isinstance(content, list):
+        return ''.join(p.get('text', '') for p in content if isinstance(p, dict))
     return content or ''
 
 def last_user(messages):
     "The text of the last user message."
     return next((plain(m.get('content')) for m in reversed(messages) if m.get('role') == 'user'), '')
 
-def mask(key): return key if len(key) < 12 else f'{key[:8]}{"*" * (len(key) - 12)}{key[-4:]}'
+def mask(key):
+    return key if len(key) < 12 else f'{key[:8]}{"*" * (len(key) - 12)}{key[-4:]}'
 
 def error(kind, flavour='openai', **fill):
     "(status, content type, body) of an error as this flavour of server prints it."
     status, message, type_, code, param = FLAVOURS[flavour].get(kind) or ERRORS[kind]
     message = message.format(**fill)
-    if type_ in RAW: return status, RAW[type_], message.encode()
+    if type_ in RAW:
+        return status, RAW[type_], message.encode()
     err = dict(message=message, type=type_, param=param, code=code)
-    if flavour == 'llamacpp': err = dict(code=status, message=message, type=type_)
-    if kind == 'context' and flavour == 'llamacpp': err |= dict(n_prompt_tokens=fill['tokens'], n_ctx=fill['limit'])
+    if flavour == 'llamacpp':
+        err = dict(code=status, message=message, type=type_)
+    if kind == 'context' and flavour == 'llamacpp':
+        err |= dict(n_prompt_tokens=fill['tokens'], n_ctx=fill['limit'])
     return status, 'application/json', orjson.dumps({'error': err})
 
 def usage(messages, done, thought=0):
@@ -191,10 +199,13 @@ def completion(id_, body, choices, done, thought=0, model=None):
 
 def spoil(kind, out):
     "The bytes of a response with this fault in it."
-    if kind == 'no_choices': out['choices'] = []
+    if kind == 'no_choices':
+        out['choices'] = []
     if kind == 'null_content':
-        for c in out['choices']: c['message'] = {'role': 'assistant', 'content': None}
-    if kind == 'error200': out = {'error': dict(message='Provider returned error', code=502, metadata=dict(
+        for c in out['choices']:
+            c['message'] = {'role': 'assistant', 'content': None}
+    if kind == 'error200':
+        out = {'error': dict(message='Provider returned error', code=502, metadata=dict(
         raw='upstream connect error or disconnect/reset before headers', provider_name='Loopback')), 'user_id': 'user_loopback'}
     data = orjson.dumps(out)
     return data[:len(data) * 2 // 3] if kind == 'malformed' else data
@@ -215,7 +226,8 @@ def dechunk(buf):
         if not size:
             stop = buf.find(b'\r\n\r\n', end)  # trailers may stand in between
             return None if stop < 0 else (body, stop + 4)
-        if len(buf) < end + size + 4: return None
+        if len(buf) < end + size + 4:
+            return None
         body, at = body + buf[end + 2:end + 2 + size], end + size + 4
 
 class Conn(asyncio.Protocol):
@@ -228,12 +240,15 @@ class Conn(asyncio.Protocol):
         self.transport = transport
         self.server.conns.add(self)
         self.server.count['connections'] += 1
-        if not self.server.listener: self.reset()
+        if not self.server.listener:
+            self.reset()
 
     def connection_lost(self, exc):
         self.server.conns.discard(self)
-        for waiting in (self.timer, self.task): waiting and waiting.cancel()
-        if self.call: self.server.lose(self)
+        for waiting in (self.timer, self.task):
+            waiting and waiting.cancel()
+        if self.call:
+            self.server.lose(self)
 
     def data_received(self, data):
         self.buf += data
@@ -242,7 +257,8 @@ class Conn(asyncio.Protocol):
     def read(self):
         "Serve what is complete in the buffer, one request at a time."
         try:
-            while self.call is None and (req := self.parse()): self.server.handle(self, *req)
+            while self.call is None and (req := self.parse()):
+                self.server.handle(self, *req)
         except ValueError as e:
             self.send(400, 'text/plain', str(e).encode())
             self.transport.close()
@@ -250,16 +266,20 @@ class Conn(asyncio.Protocol):
     def parse(self):
         "(method, path, headers, body) once a whole request is there."
         if self.head is None:
-            if (end := self.buf.find(b'\r\n\r\n')) < 0: return
+            if (end := self.buf.find(b'\r\n\r\n')) < 0:
+                return
             self.head = parse_head(bytes(self.buf[:end]))
             del self.buf[:end + 4]
-            if 'expect' in self.head[2]: self.transport.write(b'HTTP/1.1 100 Continue\r\n\r\n')
+            if 'expect' in self.head[2]:
+                self.transport.write(b'HTTP/1.1 100 Continue\r\n\r\n')
         headers = self.head[2]
-        if 'chunked' in headers.get('transfer-encoding', ''): whole = dechunk(bytes(self.buf))
+        if 'chunked' in headers.get('transfer-encoding', ''):
+            whole = dechunk(bytes(self.buf))
         else:
             size = int(headers.get('content-length', 0))
             whole = (bytes(self.buf[:size]), size) if len(self.buf) >= size else None
-        if whole is None: return
+        if whole is None:
+            return
         del self.buf[:whole[1]]
         head, self.head = self.head, None
         return *head, whole[0]
@@ -279,8 +299,10 @@ class Conn(asyncio.Protocol):
 
 def new_loop():
     "uvloop's event loop where it is installed, else asyncio's."
-    try: return importlib.import_module('uvloop').new_event_loop()
-    except ImportError: return asyncio.new_event_loop()
+    try:
+        return importlib.import_module('uvloop').new_event_loop()
+    except ImportError:
+        return asyncio.new_event_loop()
 
 class Loopback:
     "The server, in a thread of this process."
@@ -292,9 +314,11 @@ class Loopback:
 
     # -- from any thread
     @property
-    def url(self): return f'http://127.0.0.1:{self.port}'
+    def url(self):
+        return f'http://127.0.0.1:{self.port}'
     @property
-    def base_url(self): return self.url + '/v1'
+    def base_url(self):
+        return self.url + '/v1'
 
     def start(self):
         "Listen: on a free port the first time, then always on the same one."
@@ -307,28 +331,35 @@ class Loopback:
 
     def stop(self):
         "An outage: connections are refused and the open ones reset, until `start()`."
-        if self.listener: self.on_loop(self._unlisten)
+        if self.listener:
+            self.on_loop(self._unlisten)
 
     def close(self):
         "Stop for good."
         self.stop()
-        if not self.thread: return
+        if not self.thread:
+            return
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(5)
         self.loop.close()
         self.thread = None
 
-    def __enter__(self): return self.start()
-    def __exit__(self, *exc): self.close()
+    def __enter__(self):
+        return self.start()
+    def __exit__(self, *exc):
+        self.close()
 
     def set(self, **options):
         "Change options while it runs."
-        if unknown := options.keys() - OPTIONS.keys(): raise TypeError(f'no such option: {", ".join(sorted(unknown))}')
+        if unknown := options.keys() - OPTIONS.keys():
+            raise TypeError(f'no such option: {", ".join(sorted(unknown))}')
         kinds = [*options.get('faults', ()), *([f] if isinstance(f := options.get('fault'), str) else f or [])]
         if wrong := [k for k in kinds if k not in FAULTS and k not in ERRORS and k not in ('ok', None)]:
             raise ValueError(f'no such fault: {wrong}; one of {[*FAULTS, *ERRORS]}')
-        if isinstance(f, (list, tuple)): options['fault'] = list(f)
-        if 'storm' in options or 'rate_limit' in options: self.began = self.tokens = None
+        if isinstance(f, (list, tuple)):
+            options['fault'] = list(f)
+        if 'storm' in options or 'rate_limit' in options:
+            self.began = self.tokens = None
         self.o.__dict__.update(options)
 
     def reset(self, **options):
@@ -353,20 +384,24 @@ class Loopback:
 
     def cpu(self):
         "CPU seconds of the server's thread."
-        if not self.thread: return 0.
+        if not self.thread:
+            return 0.
         return time.thread_time() if threading.get_ident() == self.thread.ident else self.on_loop(self._cpu)
 
-    async def _cpu(self): return time.thread_time()
+    async def _cpu(self):
+        return time.thread_time()
 
     async def _listen(self):
-        if self.listener: return
+        if self.listener:
+            return
         self.listener = await self.loop.create_server(lambda: Conn(self), '127.0.0.1', self.port, backlog=4096)
         self.port = self.listener.sockets[0].getsockname()[1]
 
     async def _unlisten(self):
         listener, self.listener = self.listener, None
         listener.close()
-        for c in list(self.conns): c.reset()
+        for c in list(self.conns):
+            c.reset()
         await asyncio.sleep(0.01)  # let them go before the port is taken again
 
     # -- in the server's thread
@@ -375,31 +410,45 @@ class Loopback:
         path = path.partition('?')[0]
         entry = dict(time=time.time(), method=method, path=path, prompt=None, n=None, seed=None, status=None, fault=None, k=None,
                      headers=headers, body=None)
-        if path.startswith('/v1/') and self.o.log: self.log.append(entry)
-        try: body = entry['body'] = orjson.loads(data) if data else {}
-        except orjson.JSONDecodeError as e: return self.tell(conn, entry, *error('400', self.o.flavour, why=f'invalid JSON: {e}'))
-        if (method, path) == ('POST', '/v1/chat/completions'): return self.chat(conn, entry)
-        if path.startswith('/v1/') and not self.allowed(headers): return self.tell(conn, entry, *self.unauthorized(headers))
-        try: out = self.manage(method, path, body)
-        except (TypeError, ValueError) as e: return self.tell(conn, entry, *error('400', why=str(e)))
-        if out is None: return self.tell(conn, entry, 404, 'application/json', b'{"detail":"Not Found"}')
+        if path.startswith('/v1/') and self.o.log:
+            self.log.append(entry)
+        try:
+            body = entry['body'] = orjson.loads(data) if data else {}
+        except orjson.JSONDecodeError as e:
+            return self.tell(conn, entry, *error('400', self.o.flavour, why=f'invalid JSON: {e}'))
+        if (method, path) == ('POST', '/v1/chat/completions'):
+            return self.chat(conn, entry)
+        if path.startswith('/v1/') and not self.allowed(headers):
+            return self.tell(conn, entry, *self.unauthorized(headers))
+        try:
+            out = self.manage(method, path, body)
+        except (TypeError, ValueError) as e:
+            return self.tell(conn, entry, *error('400', why=str(e)))
+        if out is None:
+            return self.tell(conn, entry, 404, 'application/json', b'{"detail":"Not Found"}')
         self.tell(conn, entry, 200, 'application/json', orjson.dumps(out))
 
     def manage(self, method, path, body):
         "What the routes beside chat answer, or None."
         if (method, path) == ('GET', '/v1/models'):
             return dict(object='list', data=[dict(id=self.o.model, object='model', created=1700000000, owned_by='loopback')])
-        if (method, path) == ('GET', '/health'): return dict(status='ok')
-        if (method, path) == ('GET', '/stats'): return self.stats()
-        if (method, path) == ('POST', '/set'): return self.set(**body) or dict(ok=True)
-        if (method, path) == ('POST', '/reset'): return self.reset(**body) or dict(ok=True)
+        if (method, path) == ('GET', '/health'):
+            return dict(status='ok')
+        if (method, path) == ('GET', '/stats'):
+            return self.stats()
+        if (method, path) == ('POST', '/set'):
+            return self.set(**body) or dict(ok=True)
+        if (method, path) == ('POST', '/reset'):
+            return self.reset(**body) or dict(ok=True)
 
     def tell(self, conn, entry, status, ctype, body, headers=(), part=1.):
         "Write a response and note it."
         entry['status'] = status
-        if entry['headers'].get('connection', '').lower() == 'close': headers = [*headers, ('connection', 'close')]
+        if entry['headers'].get('connection', '').lower() == 'close':
+            headers = [*headers, ('connection', 'close')]
         conn.send(status, ctype, body, headers, part)
-        if ('connection', 'close') in headers: conn.transport.close()
+        if ('connection', 'close') in headers:
+            conn.transport.close()
 
     def chat(self, conn, entry):
         "A chat request: refused, spoiled, or answered after its latency."
@@ -407,9 +456,12 @@ class Loopback:
         entry.update(prompt=last_user(body.setdefault('messages', [])), n=body.get('n') or 1, seed=body.get('seed'))
         self.arrive(conn, entry)
         kind = entry['fault'] = self.refusal(entry) or self.fault()
-        if kind: self.by_fault[kind] += 1
-        if kind in ERRORS: return self.after(0 if kind in AT_ONCE else self.wait(), conn, kind, self.error(kind, entry))
-        if o.reply and not kind: return self.reply(conn, entry)
+        if kind:
+            self.by_fault[kind] += 1
+        if kind in ERRORS:
+            return self.after(0 if kind in AT_ONCE else self.wait(), conn, kind, self.error(kind, entry))
+        if o.reply and not kind:
+            return self.reply(conn, entry)
         self.after(*self.sample(conn, entry, kind))
 
     def arrive(self, conn, entry):
@@ -423,15 +475,23 @@ class Loopback:
     def refusal(self, entry):
         "The kind of error that the options have for this request."
         o = self.o
-        if not self.allowed(entry['headers']): return '401'
-        if o.storm and o.storm[0] <= time.monotonic() - self.began < o.storm[1]: return '429'
-        if o.rate_limit and not self.token(): return '429'
-        if o.bad_request: return '400'
-        if o.context_over and self.chars(entry) > o.context_over: return 'context'
-        if entry['n'] > 1 and o.n_mode == 'refuse': return 'n'
+        if not self.allowed(entry['headers']):
+            return '401'
+        if o.storm and o.storm[0] <= time.monotonic() - self.began < o.storm[1]:
+            return '429'
+        if o.rate_limit and not self.token():
+            return '429'
+        if o.bad_request:
+            return '400'
+        if o.context_over and self.chars(entry) > o.context_over:
+            return 'context'
+        if entry['n'] > 1 and o.n_mode == 'refuse':
+            return 'n'
 
-    def allowed(self, headers): return not self.o.auth or headers.get('authorization') == f'Bearer {self.o.auth}'
-    def chars(self, entry): return sum(len(plain(m.get('content'))) for m in entry['body']['messages'])
+    def allowed(self, headers):
+        return not self.o.auth or headers.get('authorization') == f'Bearer {self.o.auth}'
+    def chars(self, entry):
+        return sum(len(plain(m.get('content'))) for m in entry['body']['messages'])
 
     def token(self):
         "Take one from the bucket."
@@ -444,21 +504,27 @@ class Loopback:
     def fault(self):
         "The fault this request gets, or None."
         f = self.o.fault
-        if isinstance(f, list): f = f.pop(0) if f else None
-        if f or self.o.hang_after_headers: return None if f == 'ok' else f or 'hang_after_headers'
-        if not self.o.faults: return
+        if isinstance(f, list):
+            f = f.pop(0) if f else None
+        if f or self.o.hang_after_headers:
+            return None if f == 'ok' else f or 'hang_after_headers'
+        if not self.o.faults:
+            return
         u = self.rng.random()
         for kind, p in self.o.faults.items():
-            if u < p: return kind
+            if u < p:
+                return kind
             u -= p
 
     def error(self, kind, entry):
         "(status, content type, body, headers) of an error."
-        if kind == '401': return self.unauthorized(entry['headers'])
+        if kind == '401':
+            return self.unauthorized(entry['headers'])
         o = self.o
         why = o.bad_request if isinstance(o.bad_request, str) else BAD
         fill = dict(model=entry['body'].get('model') or o.model, n=entry['n'], why=why)
-        if kind == 'context': fill |= dict(limit=(o.context_over or 16384) // 4, tokens=self.chars(entry) // 4)
+        if kind == 'context':
+            fill |= dict(limit=(o.context_over or 16384) // 4, tokens=self.chars(entry) // 4)
         return *error(kind, o.flavour, **fill), self.retry_after() if kind in ('429', '503') else ()
 
     def unauthorized(self, headers):
@@ -477,7 +543,8 @@ class Loopback:
         "(latency, conn, kind, response): the prompt's next choices, used up unless a fault spoils them."
         o, prompt, n, body = self.o, entry['prompt'], 1 if self.o.n_mode == 'clamp' else entry['n'], entry['body']
         k = entry['k'] = self.asked[prompt]
-        if not kind: self.asked[prompt] = k + n
+        if not kind:
+            self.asked[prompt] = k + n
         rate, cap = rate_of(prompt, o.seed, o.rate), body.get('max_completion_tokens') or body.get('max_tokens') or math.inf
         choices, waits, done, thought = [], [], 0, 0
         for i in range(k, k + n):
@@ -488,36 +555,51 @@ class Loopback:
             done, thought = done + used, thought + thinks
         out = completion(self.count['requests'], body, choices, done, thought, o.model)
         wait = max(waits) if o.per == 'choice' else waits[0]
-        if kind: return wait, conn, kind, (200, 'application/json', spoil(kind, out), ())
+        if kind:
+            return wait, conn, kind, (200, 'application/json', spoil(kind, out), ())
         return wait, conn, n, (200, 'application/json', orjson.dumps(out), ())
 
     def choice(self, k, right, w, cap):
         "(message, finish reason, tokens, of them thinking) of one choice."
         o, thoughts, finish = self.o, [], 'stop'
         words = text(k, o.answers[not right], o.words, w)
-        if o.reasoning: thoughts = ['Could', 'it', 'be', f'\\boxed{{{o.answers[right]}}}?', *words[1:-4]]
-        if w < o.truncate: words, finish = words[:len(words) // 2], 'length'
-        elif w < o.truncate + o.filter: return dict(content=''), 'content_filter', 0, 0
-        elif w < o.truncate + o.filter + o.empty: return dict(content=None if k % 2 else ''), 'stop', 0, 0
-        if (size := len(words) + len(thoughts)) > cap: words, finish = words[:max(0, int(cap) - len(thoughts))], 'length'
+        if o.reasoning:
+            thoughts = ['Could', 'it', 'be', f'\\boxed{{{o.answers[right]}}}?', *words[1:-4]]
+        if w < o.truncate:
+            words, finish = words[:len(words) // 2], 'length'
+        elif w < o.truncate + o.filter:
+            return dict(content=''), 'content_filter', 0, 0
+        elif w < o.truncate + o.filter + o.empty:
+            return dict(content=None if k % 2 else ''), 'stop', 0, 0
+        if (size := len(words) + len(thoughts)) > cap:
+            words, finish = words[:max(0, int(cap) - len(thoughts))], 'length'
         used, content = min(size, cap), ' '.join(words)
-        if not o.reasoning: return dict(content=content), finish, used, 0
+        if not o.reasoning:
+            return dict(content=content), finish, used, 0
         thinking, tag = ' '.join(thoughts[:used]), '\n</think>\n\n' if words else ''
-        if o.reasoning == 'think': return dict(content=f'<think>\n{thinking}{tag}{content}'), finish, used, 0
+        if o.reasoning == 'think':
+            return dict(content=f'<think>\n{thinking}{tag}{content}'), finish, used, 0
         field = o.reasoning if isinstance(o.reasoning, str) else 'reasoning_content'
         return {'content': content or None, field: thinking}, finish, used, min(len(thoughts), used)
 
     def reply(self, conn, entry):
         "Let the user's function answer."
-        try: out = self.o.reply(entry['body'])
-        except Exception as e: out = self.broken(e)
-        if inspect.isawaitable(out): conn.task = self.loop.create_task(self.await_reply(conn, entry, out))
-        else: self.replied(conn, entry, out)
+        try:
+            out = self.o.reply(entry['body'])
+        except Exception as e:
+            out = self.broken(e)
+        if inspect.isawaitable(out):
+            conn.task = self.loop.create_task(self.await_reply(conn, entry, out))
+        else:
+            self.replied(conn, entry, out)
 
     async def await_reply(self, conn, entry, out):
-        try: out = await out
-        except Exception as e: out = self.broken(e)
-        if conn.call is entry: self.replied(conn, entry, out)
+        try:
+            out = await out
+        except Exception as e:
+            out = self.broken(e)
+        if conn.call is entry:
+            self.replied(conn, entry, out)
 
     def broken(self, e):
         "A fault of the test itself: shown, and told as an error that no client repeats."
@@ -526,11 +608,15 @@ class Loopback:
 
     def replied(self, conn, entry, out):
         "Send what the user's function returned."
-        if out is None: return self.after(*self.sample(conn, entry))
+        if out is None:
+            return self.after(*self.sample(conn, entry))
         n, status, headers = 1 if self.o.n_mode == 'clamp' else entry['n'], 200, ()
-        if isinstance(out, tuple): status, out, *headers = out
-        if isinstance(out, str) and status == 200: out = [out] * n
-        if isinstance(out, dict) and status == 200 and not out.keys() & {'choices', 'error', 'object'}: out = [out] * n
+        if isinstance(out, tuple):
+            status, out, *headers = out
+        if isinstance(out, str) and status == 200:
+            out = [out] * n
+        if isinstance(out, dict) and status == 200 and not out.keys() & {'choices', 'error', 'object'}:
+            out = [out] * n
         if isinstance(out, list):
             rows = [dict(content=x) if isinstance(x, str) else dict(x) for x in out[:n]]
             done = sum(len((m.get('content') or '').split()) for m in rows)
@@ -543,22 +629,29 @@ class Loopback:
     def after(self, wait, conn, what, response):
         "Deliver a response in `wait` seconds; `what`: the kind of its fault, or its number of samples."
         conn.call['samples'] = 0 if isinstance(what, str) else what
-        if not wait: return self.deliver(0, conn, what, response)
+        if not wait:
+            return self.deliver(0, conn, what, response)
         conn.timer = self.loop.call_later(wait, self.deliver, wait, conn, what, response)
 
     def deliver(self, wait, conn, what, response):
         "The response goes out, unless its fault is that it does not."
         entry = conn.call
-        if conn.transport.is_closing(): return
-        if what == 'timeout': return
-        if what == 'hang_after_headers': return conn.send(*response, part=0)
+        if conn.transport.is_closing():
+            return
+        if what == 'timeout':
+            return
+        if what == 'hang_after_headers':
+            return conn.send(*response, part=0)
         self.latency += wait
-        if what == 'reset': return conn.reset()
+        if what == 'reset':
+            return conn.reset()
         self.leave(conn, str(response[0]))
         self.count['samples'] += entry['samples']
         self.tell(conn, entry, *response, part=.5 if what == 'cut' else 1.)
-        if what == 'cut': return conn.transport.close()
-        if conn.buf and not conn.transport.is_closing(): self.loop.call_soon(conn.read)
+        if what == 'cut':
+            return conn.transport.close()
+        if conn.buf and not conn.transport.is_closing():
+            self.loop.call_soon(conn.read)
 
     def leave(self, conn, status):
         conn.call = conn.timer = None
@@ -568,15 +661,18 @@ class Loopback:
 
     def lose(self, conn):
         "The connection went before the answer did."
-        if conn.call['fault'] != 'reset': self.count['lost'] += conn.call.get('samples', 0)
+        if conn.call['fault'] != 'reset':
+            self.count['lost'] += conn.call.get('samples', 0)
         self.leave(conn, 'reset' if conn.call['fault'] == 'reset' else 'lost')
 
 # ---- a process of its own
 
 def value(s):
     "A command-line value: JSON, or else the string itself."
-    try: return json.loads(s)
-    except ValueError: return s
+    try:
+        return json.loads(s)
+    except ValueError:
+        return s
 
 @contextmanager
 def spawn(**options):
@@ -585,23 +681,30 @@ def spawn(**options):
     cmd = [sys.executable, __file__, '--until-eof', *args]
     with subprocess.Popen(cmd, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as proc:
         base = proc.stdout.readline().strip()
-        if not base: raise RuntimeError('the loopback server did not start')
+        if not base:
+            raise RuntimeError('the loopback server did not start')
         url = base.removesuffix('/v1')
-        try: yield SimpleNamespace(base_url=base, url=url, pid=proc.pid, stats=lambda: ask(url + '/stats'),
+        try:
+            yield SimpleNamespace(base_url=base, url=url, pid=proc.pid, stats=lambda: ask(url + '/stats'),
                                    set=lambda **kw: ask(url + '/set', kw), reset=lambda **kw: ask(url + '/reset', kw))
-        finally: proc.terminate()
+        finally:
+            proc.terminate()
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--port', type=int, default=0)
     p.add_argument('--until-eof', action='store_true', help='end with standard input')
     for k, v in OPTIONS.items():
-        if k != 'reply': p.add_argument(f'--{k}', type=value, default=False if k == 'log' else v)
+        if k != 'reply':
+            p.add_argument(f'--{k}', type=value, default=False if k == 'log' else v)
     args = vars(p.parse_args())
     until_eof = args.pop('until_eof')
     with Loopback(**args) as s:
         print(s.base_url, flush=True)
-        try: sys.stdin.read() if until_eof else threading.Event().wait()
-        except KeyboardInterrupt: pass
+        try:
+            sys.stdin.read() if until_eof else threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

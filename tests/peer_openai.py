@@ -8,13 +8,13 @@ import time
 
 BEGAN = time.perf_counter() - time.process_time()  # the interpreter's own start counts too
 
-import argparse  # noqa: E402
-import asyncio  # noqa: E402
-import json  # noqa: E402
-import re  # noqa: E402
-import resource  # noqa: E402
+import argparse
+import asyncio
+import json
+import re
+import resource
 
-from openai import AsyncOpenAI, OpenAIError  # noqa: E402
+from openai import AsyncOpenAI, OpenAIError
 
 RIGHT = re.compile(r'\\boxed\{A\}')
 
@@ -24,8 +24,11 @@ async def sample(client, gate, prompt, o, count):
     for at in range(0, o.budget, o.step):
         async with gate:
             count['requests'] += 1
-            try: r = await client.chat.completions.create(model=o.model, messages=messages, n=min(o.step, o.budget - at), temperature=.7)
-            except OpenAIError: count['failed'] += 1; return
+            try:
+                r = await client.chat.completions.create(model=o.model, messages=messages, n=min(o.step, o.budget - at), temperature=.7)
+            except OpenAIError:
+                count['failed'] += 1
+                return
         texts = [c.message.content or '' for c in r.choices]
         count['samples'] += len(texts)
         if good := next((t for t in texts if RIGHT.search(t)), None):
@@ -38,13 +41,15 @@ async def main(o):
         rows = await asyncio.gather(*(sample(client, gate, f'prompt {i}', o, count) for i in range(o.prompts)))
     rows = [r for r in rows if r]
     count['satisfied'] = len(rows)
-    with open(o.out, 'w') as f: f.writelines(json.dumps(r) + '\n' for r in rows)
+    with open(o.out, 'w') as f:
+        f.writelines(json.dumps(r) + '\n' for r in rows)
     return count
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--base_url', required=True)
-    for k, v in dict(prompts=1000, slots=128, step=4, budget=16).items(): p.add_argument(f'--{k}', type=int, default=v)
+    for k, v in dict(prompts=1000, slots=128, step=4, budget=16).items():
+        p.add_argument(f'--{k}', type=int, default=v)
     p.add_argument('--model', default='loopback-1')
     p.add_argument('--out', default='/dev/null')
     o = p.parse_args()

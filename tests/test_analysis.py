@@ -20,7 +20,8 @@ def two(tmp_path_factory):
     "Two runs over the same prompts, the second by a model that passes more often; prompts carry a taxonomy."
     d = tmp_path_factory.mktemp('two')
     items = rows(80)
-    for i, r in enumerate(items): r['metadata']['taxonomy'] = dict(topic=TAX['topic'][i%2])
+    for i, r in enumerate(items):
+        r['metadata']['taxonomy'] = dict(topic=TAX['topic'][i%2])
     src = write_jsonl(d/'in.jsonl', items)
     for name, rate in (('a', .3), ('b', .8)):
         with Loopback(rate=rate, seed=3) as s:
@@ -38,7 +39,8 @@ def test_check_works_through_the_checklist(two):
     assert {i['item'] for i in d['items'] if i['verdict']=='fail'} or d['train']
     names = ' '.join(i['item'] for i in d['items'])
     for word in ('rubric', 'taxonomy', 'pass rate', 'format', 'held', 'margins', 'GRPO', 'truncation', 'duplicates', 'balance', 'volume',
-                 'length', 'contamination', 'thinking', 'refusals'): assert word in names, names
+                 'length', 'contamination', 'thinking', 'refusals'):
+        assert word in names, names
 
 def test_report_is_one_file_without_a_network(two):
     p = rsr('report', two/'a')
@@ -73,7 +75,8 @@ def test_coverage_and_fit(two, here):
     w = yaml.safe_load((here/'fitted.yaml').read_text())
     assert abs(sum(_weights(w))-1)<1e-6 and abs(max(_weights(w))-.5)<.02
 
-def _weights(w): return [v['weight'] if isinstance(v, dict) else v for v in (w['dimensions']['topic'].get('values') or w['dimensions']['topic']).values()]
+def _weights(w):
+    return [v['weight'] if isinstance(v, dict) else v for v in (w['dimensions']['topic'].get('values') or w['dimensions']['topic']).values()]
 
 def test_methods_and_completion():
     assert 'GRPO' in rsr('methods').stdout and 'DPO' in rsr('methods', 'goal=quality', 'pairs=true').stdout
@@ -116,7 +119,8 @@ def test_a_run_in_the_background_is_seen_stopped_and_resumed(here, server):
     live = package.sample(rows(120), background=True, **opts)
     assert isinstance(live, Live) and not live.wait(0)
     end = time.time()+20
-    while not (live.last and live.last['outcomes'].get('kept', 0)>40) and time.time()<end: time.sleep(.05)
+    while not (live.last and live.last['outcomes'].get('kept', 0)>40) and time.time()<end:
+        time.sleep(.05)
     assert live.state=='' and len(live.run.rollouts)>=40 and live.last['pass_rate'] is not None      # looked at while it grows
     live._ipython_display_()
     assert 'of 120 done' in live.ui.value
@@ -134,15 +138,18 @@ def test_in_the_background_what_sample_refuses_is_refused_at_once(here, server, 
                        (dict(prompts=rows(2), max_rollouts=-1), 'not in 0 to'), (dict(prompts=rows(2), api_key='${NO_SUCH_KEY}'), 'NO_SUCH_KEY'),
                        (dict(prompts=[dict(rows(1)[0], metadata=dict(answer='4'))]), 'verifier.type=math-rlvr'),
                        (dict(prompts=rows(2), verifier='v.py:f'), 'no file')]:
-        with pytest.raises(RsrError, match=re.escape(words)): package.sample(**{**opts, **bad})
+        with pytest.raises(RsrError, match=re.escape(words)):
+            package.sample(**{**opts, **bad})
         assert not Path('w').exists()
     assert not server.log
     first = package.sample(rows(4), **opts)
     first.wait(30)
-    with pytest.raises(RsrError, match='0.7 before, 0.1 now'): package.sample(rows(4), **opts, temperature=.1)
+    with pytest.raises(RsrError, match='0.7 before, 0.1 now'):
+        package.sample(rows(4), **opts, temperature=.1)
 
 def test_what_breaks_in_the_background_is_raised_by_wait(here, server):
     server.set(fault='quota')
     live = package.sample(rows(4), base_url=server.base_url, work_dir='w', background=True)
-    with pytest.raises(RunBroken, match='exceeded your current quota'): live.wait(20)
+    with pytest.raises(RunBroken, match='exceeded your current quota'):
+        live.wait(20)
     assert live.state.startswith('stopped:') and live.process==''      # it ended in order

@@ -12,19 +12,30 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from rsr.rubric.agreement import auc
+from rsr.data.statistics import wilson
+from rsr.data.types import Prompt, Rollout, RsrError
+from rsr.formatters.trainers import SHAPES
+from rsr.formatters.writer import make_formatters, write_files
 from rsr.pairs.audit import ITEMS, MIN_PAIRS, audit, audit_item, audit_table, plot_audit
 from rsr.pairs.comparison import compare_strategies, compare_table, paired_difference, plot_strategies
-from rsr.data.types import Prompt, Rollout, RsrError
-from rsr.formatters.writer import make_formatters, write_files
-from rsr.pairs.shortcuts import as_pair, facts, length_odds, log_odds, read_pairs, share, side_auc, words, words_accuracy
-from rsr.data.statistics import wilson
+from rsr.pairs.shortcuts import (
+    as_pair,
+    facts,
+    length_odds,
+    log_odds,
+    read_pairs,
+    share,
+    side_auc,
+    words,
+    words_accuracy,
+)
+from rsr.rubric.agreement import auc
 from rsr.style import INK
-from rsr.formatters.trainers import SHAPES
 
 WORDS = [a+b for a in 'ba do ke li mu na po ri su te va wo xi za gre'.split() for b in 'lan mor tis ven dak hul pir sob fen gar'.split()]
 
-def text(rng, n): return ' '.join(rng.choice(WORDS) for _ in range(n)).capitalize()+'.'
+def text(rng, n):
+    return ' '.join(rng.choice(WORDS) for _ in range(n)).capitalize()+'.'
 
 def pairs(n=400, seed=0, chosen=(15, 30), rejected=(15, 30), **more):
     "Pairs whose sides come from one distribution, but for what is asked."
@@ -32,10 +43,14 @@ def pairs(n=400, seed=0, chosen=(15, 30), rejected=(15, 30), **more):
     return [dict(prompt_id=f'q{i}', prompt=[dict(role='user', content=text(rng, 12))], chosen=text(rng, rng.randint(*chosen)), rejected=text(rng, rng.randint(*rejected)),
                  chosen_score=rng.choice([.8, .9, 1.]), rejected_score=rng.choice([.3, .4, .5]), **more) for i in range(n)]
 
-def user(t): return dict(role='user', content=t)
-def says(t): return dict(role='assistant', content=t)
-def found(d): return {i['item']:i['verdict'] for i in d['items'] if i['verdict']!='ok'}
-def item(d, name): return next(i for i in d['items'] if i['item']==name)
+def user(t):
+    return dict(role='user', content=t)
+def says(t):
+    return dict(role='assistant', content=t)
+def found(d):
+    return {i['item']:i['verdict'] for i in d['items'] if i['verdict']!='ok'}
+def item(d, name):
+    return next(i for i in d['items'] if i['item']==name)
 
 
 # ---- figures by hand
@@ -95,10 +110,13 @@ def test_words_accuracy_is_out_of_sample():
 # ---- clean sets pass, planted defects are found
 
 @pytest.mark.parametrize('seed', range(6))
-def test_clean_sets_pass(seed): assert found(audit(pairs(seed=seed))) == {}
+def test_clean_sets_pass(seed):
+    assert found(audit(pairs(seed=seed))) == {}
 
-def end(t): return t.rstrip('.')+'…'
-def sub(key, f, every=1): return lambda ps: [{**p, key:f(p[key], i)} if i%every==0 else p for i, p in enumerate(ps)]
+def end(t):
+    return t.rstrip('.')+'…'
+def sub(key, f, every=1):
+    return lambda ps: [{**p, key:f(p[key], i)} if i%every==0 else p for i, p in enumerate(ps)]
 
 DEFECTS = {   # name -> (what is done to clean pairs, {item: verdict} that has to come, items that may come with it)
     'chosen longer':(lambda ps: pairs(chosen=(22, 34)), {'length':'bad'}, {'words'}),
@@ -135,7 +153,8 @@ def test_a_planted_defect_is_found_and_nothing_else(name):
     got = found(d)
     assert {k:got.get(k) for k in want} == want, audit_table(d)
     assert set(got)-may <= set(want), audit_table(d)
-    for k in got: assert item(d, k)['todo'] and item(d, k)['detail'] and item(d, k)['number'] is not None
+    for k in got:
+        assert item(d, k)['todo'] and item(d, k)['detail'] and item(d, k)['number'] is not None
     assert d['verdict'] == ('bad' if 'bad' in got.values() else 'warn')
 
 def test_numbers_behind_a_planted_length():
@@ -191,8 +210,10 @@ def test_items_can_be_chosen_and_added():
     try:
         assert found(audit(sub('chosen', lambda t, i: t.upper(), 300)(pairs()))) == dict(capitals='warn')
         assert [i['item'] for i in audit(pairs(60), items=['ties', 'capitals'])['items']] == ['ties', 'capitals']
-    finally: del ITEMS['capitals']
-    with pytest.raises(RsrError, match="no item 'lenght'. Did you mean 'length'"): audit(pairs(60), items=['lenght'])
+    finally:
+        del ITEMS['capitals']
+    with pytest.raises(RsrError, match="no item 'lenght'. Did you mean 'length'"):
+        audit(pairs(60), items=['lenght'])
 
 
 # ---- reading
@@ -212,7 +233,8 @@ def test_reads_what_the_formatters_write(target, style, fmt, tmp_path):
 def test_reads_conversations_with_a_system_turn():
     ms = [dict(role='system', content='s'), dict(role='user', content='a'), dict(role='assistant', content='b'), dict(role='user', content='c')]
     for (m, t), f in SHAPES.items():
-        if m=='dpo': assert as_pair(f(dict(prompt=ms, chosen='x', rejected='y'), 'messages'))['prompt'] == ms, t
+        if m=='dpo':
+            assert as_pair(f(dict(prompt=ms, chosen='x', rejected='y'), 'messages'))['prompt'] == ms, t
 
 FOREIGN = [
     (dict(prompt='Q', chosen=[user('Q'), says('x')], rejected=[user('Q'), says('y')], score_chosen=8, score_rejected=6.5), 1.5),
@@ -234,7 +256,8 @@ def test_a_pair_read_twice_is_the_same():
 def test_files_of_all_endings(tmp_path):
     row = dict(prompt='Q', chosen='x', rejected='y')
     (tmp_path/'a.json').write_text(json.dumps([row, row]))
-    with gzip.open(tmp_path/'a.jsonl.gz', 'wt') as f: f.write(json.dumps(row)+'\n')
+    with gzip.open(tmp_path/'a.jsonl.gz', 'wt') as f:
+        f.write(json.dumps(row)+'\n')
     assert len(read_pairs(tmp_path/'a.json')) == 2 and len(read_pairs(str(tmp_path/'a.jsonl.gz'))) == 1
 
 @pytest.mark.parametrize('src,says', [
@@ -243,8 +266,10 @@ def test_files_of_all_endings(tmp_path):
     ([dict(prompt=[dict(role='user')], chosen='x', rejected='y')], 'no prompt'), ([], 'there are none'), ('missing.jsonl', 'no file missing.jsonl'), ('.', 'is a folder'),
     ('a.json', 'broken JSON'), ('b.json', 'not a list'), ('c.jsonl', 'line 1: broken JSON'), ('d.txt', 'pairs: cannot read d.txt')])
 def test_what_is_wrong_is_said(src, says, here):
-    for name, s in (('a.json', '[{'), ('b.json', '{}'), ('c.jsonl', '{"a":\n'), ('d.txt', 'x')): (here/name).write_text(s)
-    with pytest.raises(RsrError) as e: read_pairs(src)
+    for name, s in (('a.json', '[{'), ('b.json', '{}'), ('c.jsonl', '{"a":\n'), ('d.txt', 'x')):
+        (here/name).write_text(s)
+    with pytest.raises(RsrError) as e:
+        read_pairs(src)
     assert says in str(e.value)
 
 
@@ -356,11 +381,13 @@ def test_paired_difference():
     (dict(prompts=True), 'a.prompts: True'), (dict(prompts='q0'), "a.prompts: 'q0'"), (dict(dropped=3), 'a.dropped: 3'), (dict(dropped=dict(x='y')), 'a.dropped'),
     (7, 'not an object'), (dict(prompts=['q1', *'abcdefghij']), "'q0', which was not asked")])
 def test_wrong_costs_are_said(cost, says):
-    with pytest.raises(RsrError) as e: compare_strategies(dict(a=(pairs(5), cost)))
+    with pytest.raises(RsrError) as e:
+        compare_strategies(dict(a=(pairs(5), cost)))
     assert says in str(e.value)
 
 def test_nothing_to_compare():
-    with pytest.raises(RsrError): compare_strategies({})
+    with pytest.raises(RsrError):
+        compare_strategies({})
 
 def test_pairs_of_a_run_are_audited():
     from rsr.pairs.strategies import pairs_of

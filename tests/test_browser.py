@@ -12,17 +12,18 @@ from urllib.request import urlopen
 import pytest
 from test_explore import HOSTILE, messy
 
-from rsr.formatters.writer import make_formatters
-from rsr.explore.score_index import read_scores, read_texts
 from rsr.data.store import Store
+from rsr.explore.score_index import read_scores, read_texts
 from rsr.explore.thresholds import whatif, with_thresholds
+from rsr.formatters.writer import make_formatters
 
 CHROMIUM = Path('/usr/bin/chromium')
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM.exists(), reason='there is no /usr/bin/chromium (Debian: apt-get install chromium)'),
               *[pytest.mark.skipif(not find_spec(m), reason=f'{m} is not installed') for m in ('playwright', 'voila')]]
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory): return messy(tmp_path_factory.mktemp('explore')/'run', 30, hostile=True)
+def run(tmp_path_factory):
+    return messy(tmp_path_factory.mktemp('explore')/'run', 30, hostile=True)
 
 @pytest.fixture(scope='module')
 def url(run):
@@ -51,17 +52,21 @@ def page(browser, url):
     assert page.evaluate('typeof window.hacked')=='undefined' and not page.dialogs
     page.close()
 
-def rows_shown(page): return {r[0]:int(r[1].replace(',', '')) for r in (t.split('\t') for t in page.locator('table.rsr-t').first.locator('tbody tr').all_inner_texts())}
+def rows_shown(page):
+    return {r[0]:int(r[1].replace(',', '')) for r in (t.split('\t') for t in page.locator('table.rsr-t').first.locator('tbody tr').all_inner_texts())}
 
 def told(run, **at):
     st = Store(run.path, write=False)
-    s = read_scores(st); read_texts(s, st); st.close()
+    s = read_scores(st)
+    read_texts(s, st)
+    st.close()
     return {w['file']:w['rows'] for w in whatif(s, make_formatters(with_thresholds(run.recipe['formatter'], **at)))}
 
 def until(page, what, seconds=10):
     "Wait until something holds."
     for _ in range(seconds*20):
-        if (x := what()): return x
+        if (x := what()):
+            return x
         page.wait_for_timeout(50)
     assert what()
 
@@ -73,13 +78,17 @@ def test_the_server_ends_with_its_command(run, by):
     address = p.stdout.readline().split()[-1]
     p.send_signal(by)
     assert p.wait(60)==0
-    with pytest.raises(OSError): urlopen(address, timeout=5)
+    with pytest.raises(OSError):
+        urlopen(address, timeout=5)
 
 def test_only_who_knows_the_token_may_look(url):
     assert url.startswith('http://127.0.0.1:') or url.startswith('http://localhost:')
     def status(u):
-        try: r = urlopen(u, timeout=60); return r.status, 'login' in r.url
-        except HTTPError as e: return e.code, True
+        try:
+            r = urlopen(u, timeout=60)
+            return r.status, 'login' in r.url
+        except HTTPError as e:
+            return e.code, True
     assert status(url)==(200, False)
     assert status(url.split('?')[0])[1] and status(re.sub('token=.{8}', 'token=00000000', url))[1]
 
@@ -89,7 +98,8 @@ def test_a_threshold_is_moved_and_the_counts_follow(page, run):
     handle = page.locator('.noUi-handle:visible').nth(1)
     assert 'pass ≥ 0.80' in page.locator('svg[role=img]').inner_html()
     handle.focus()
-    for _ in range(20): page.keyboard.press('ArrowLeft')
+    for _ in range(20):
+        page.keyboard.press('ArrowLeft')
     until(page, lambda: 'pass ≥ 0.60' in page.locator('svg[role=img]').inner_html())
     after = until(page, lambda: rows_shown(page)!=before and rows_shown(page))
     assert after==told(run, pass_threshold=.6) and after['sft.jsonl']>before['sft.jsonl']
@@ -98,15 +108,20 @@ def test_dragging_does_it_too(page, run):
     handle = page.locator('.noUi-handle:visible').nth(0)
     box = handle.bounding_box()
     x, y = box['x']+box['width']/2, box['y']+box['height']/2
-    page.mouse.move(x, y); page.mouse.down(); page.mouse.move(x-108.4, y, steps=12); page.mouse.up()
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x-108.4, y, steps=12)
+    page.mouse.up()
     until(page, lambda: 'fail ≤ 0.20' in page.locator('svg[role=img]').inner_html())
     until(page, lambda: rows_shown(page)==told(run, fail_threshold=.2))
 
 def test_a_threshold_is_typed_and_not_rounded(page, run):
     field = page.locator('input[type=number]:visible')
-    field.nth(1).fill('0.625'); field.nth(1).press('Enter')
+    field.nth(1).fill('0.625')
+    field.nth(1).press('Enter')
     until(page, lambda: 'pass ≥ 0.625' in page.locator('svg[role=img]').inner_html())
-    field.nth(0).fill('0.333'); field.nth(0).press('Enter')
+    field.nth(0).fill('0.333')
+    field.nth(0).press('Enter')
     until(page, lambda: rows_shown(page)==told(run, pass_threshold=.625, fail_threshold=.333))
     page.wait_for_timeout(1000)   # long enough for the sliders to answer
     assert [field.nth(i).input_value() for i in (0, 1)]==['0.333', '0.625'] and 'fail ≤ 0.333' in page.locator('svg[role=img]').inner_html()
@@ -122,7 +137,8 @@ def test_prompts_open_and_their_texts_stay_texts(page):
             page.wait_for_function(f"[...document.querySelectorAll('.rsr')].some(e => e.innerText.startsWith('#{j} '))")
         seen += page.locator('body').inner_text()
     for t in ('<script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">', '</pre></div><style>', '<svg/onload=hacked=1>', '$x^2$ **b** [l](javascript:alert(1))',
-              'U+202E'): assert t in seen, t
+              'U+202E'):
+        assert t in seen, t
     assert '\u202e' not in seen
     found = page.evaluate("""() => ({script: [...document.scripts].filter(e => e.text.startsWith('window.hacked')).length, img: document.querySelectorAll('img[src=x]').length,
         on: document.querySelectorAll('[onerror],[onclick],[onmouseover],[onload]').length, js: document.querySelectorAll('a[href^=javascript]').length,
@@ -130,7 +146,8 @@ def test_prompts_open_and_their_texts_stay_texts(page):
     assert not any(found.values()), found
 
 def test_files_are_written_and_what_reproduces_them_is_shown(page, run):
-    for p in (run.path/'train').glob('*'): p.unlink()
+    for p in (run.path/'train').glob('*'):
+        p.unlink()
     want = rows_shown(page)
     page.get_by_role('button', name='Write the files').click()
     page.wait_for_selector('text=what reproduces them')
@@ -142,8 +159,10 @@ def test_files_are_written_and_what_reproduces_them_is_shown(page, run):
 def test_labels_and_pairs_reach_the_ledger(page, run):
     def reviews():
         st = Store(run.path, write=False)
-        try: return st.reviews()
-        finally: st.close()
+        try:
+            return st.reviews()
+        finally:
+            st.close()
     page.locator('.rsr-list select').first.select_option(index=3)
     page.wait_for_selector('text=Next pair to judge')
     page.get_by_role('button', name='Next pair to judge').click()
@@ -163,5 +182,6 @@ def test_filter_search_and_pages(page):
     page.wait_for_selector(f'text=of {n}' if n else 'text=none')
     assert first.locator('option').count()==min(n, 12)
     box = page.locator('input[placeholder*="text in the prompt"]')
-    box.fill(HOSTILE[0]); box.press('Enter')
+    box.fill(HOSTILE[0])
+    box.press('Enter')
     until(page, lambda: all('<script>' in t for t in first.locator('option').all_inner_texts()))

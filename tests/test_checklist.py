@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 from conftest import read_jsonl, write_jsonl
 
-from rsr.quality.checklist import CheckContext, checklist, checklist_options, checklist_table, pass_rate_stable
-from rsr.rubric.criteria import load_rubric
-from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.data.files import dumps
-from rsr.formatters.writer import make_formatters
-from rsr.quality.hygiene import length_auc, repeats, thinking_tags
-from rsr.rubric.verdicts import verdict_key
-from rsr.run.recipe import build, load_recipe
-from rsr.rubric.evaluate import RubricVerifier
-from rsr.run.results import Run
-from rsr.run.execution import close_run
-from rsr.run.files import save_recipe
 from rsr.data.statistics import compare_rates, difference, moved
 from rsr.data.store import Store, Verdicts
+from rsr.data.types import Prompt, Rollout, RsrError, Score
+from rsr.formatters.writer import make_formatters
+from rsr.quality.checklist import CheckContext, checklist, checklist_options, checklist_table, pass_rate_stable
+from rsr.quality.hygiene import length_auc, repeats, thinking_tags
+from rsr.rubric.criteria import load_rubric
+from rsr.rubric.evaluate import RubricVerifier
+from rsr.rubric.verdicts import verdict_key
+from rsr.run.execution import close_run
+from rsr.run.files import save_recipe
+from rsr.run.recipe import build, load_recipe
+from rsr.run.results import Run
 
 WORDS = ('river stone market letter winter garden engine harbour signal copper window teacher forest number paper circle island bottle summer travel history morning '
          'planet village kitchen doctor pencil bridge candle mirror pocket ticket shadow carpet museum').split()
@@ -41,14 +41,21 @@ def make(path, recipe='dpo', n=1500, options=(), chance=lambda i: .6, seed=0, sa
             ok = rng.random()<x
             letter = answer(i) if ok else rng.choice([c for c in 'ABCD' if c!=answer(i)])
             st.answer(Rollout(f'{words(15, 30)}. The answer is {letter}.', finish_reason='stop', outcome='kept', prompt_tokens=40, completion_tokens=60, key=k))
-            st.add_score(k, ver, Score(scores[ok])); passes += ok
+            st.add_score(k, ver, Score(scores[ok]))
+            passes += ok
         st.stop(q.key, 'satisfied' if 0<passes<samples else 'max_rollouts')
-    st.commit(); save_recipe(st, d); close_run(st, d, make_formatters(d['formatter'])); st.close()
+    st.commit()
+    save_recipe(st, d)
+    close_run(st, d, make_formatters(d['formatter']))
+    st.close()
     return Path(path)
 
-def verdicts(d): return {i['item']:i['verdict'] for i in d['items']}
-def moved_items(a, b): return {k for k in a if a[k]!=b[k]}
-def number(d, name): return next(i['number'] for i in d['items'] if i['item']==name)
+def verdicts(d):
+    return {i['item']:i['verdict'] for i in d['items']}
+def moved_items(a, b):
+    return {k for k in a if a[k]!=b[k]}
+def number(d, name):
+    return next(i['number'] for i in d['items'] if i['item']==name)
 NOT_PASS = 'warn', 'fail'
 
 def rubric_run(path, agree=.95, n=100, labelled=80):
@@ -62,7 +69,8 @@ def rubric_run(path, agree=.95, n=100, labelled=80):
     st, labels = Store(path), []
     for q, _, rs in list(st.walk())[:labelled]:
         said = {c.id:rng.choice(['YES', 'NO']) for c in r.criteria}
-        for c in r.criteria: Verdicts(st).put(verdict_key(c, judge, q.messages, rs[0].text), dumps([said[c.id], 'because']))
+        for c in r.criteria:
+            Verdicts(st).put(verdict_key(c, judge, q.messages, rs[0].text), dumps([said[c.id], 'because']))
         labels.append(dict(messages=q.messages, response=rs[0].text, labels={k:v if rng.random()<agree else {'YES':'NO', 'NO':'YES'}[v] for k, v in said.items()}))
     st.close()
     return labels
@@ -120,31 +128,46 @@ def edit(run, file, change):
 
 def sql(run, *queries):
     st = Store(run)
-    for q in queries: st.begin().execute(q)
-    st.commit(); st.close()
+    for q in queries:
+        st.begin().execute(q)
+    st.commit()
+    st.close()
 
-def drift(run, _): sql(run, "UPDATE scores SET value=0 WHERE value>0 AND rollout%10<3 AND rollout>(SELECT max(key)/2 FROM rollouts)")
-def bad_role(run, _): edit(run, 'train/dpo.jsonl', lambda rs: rs+[{**rs[0], 'conversations':[{'from':'moderator', 'value':'hm'}]}])
+def drift(run, _):
+    sql(run, "UPDATE scores SET value=0 WHERE value>0 AND rollout%10<3 AND rollout>(SELECT max(key)/2 FROM rollouts)")
+def bad_role(run, _):
+    edit(run, 'train/dpo.jsonl', lambda rs: rs+[{**rs[0], 'conversations':[{'from':'moderator', 'value':'hm'}]}])
 def torn_line(run, _):
-    with open(run/'train'/'dpo.jsonl', 'a') as f: f.write('{"conversations": [\n')
-def no_eval(run, _): shutil.rmtree(run/'eval')
-def leak(run, _): edit(run, 'train/dpo.jsonl', lambda rs: rs+read_jsonl(run/'eval/dpo.jsonl')[:1])
+    with open(run/'train'/'dpo.jsonl', 'a') as f:
+        f.write('{"conversations": [\n')
+def no_eval(run, _):
+    shutil.rmtree(run/'eval')
+def leak(run, _):
+    edit(run, 'train/dpo.jsonl', lambda rs: rs+read_jsonl(run/'eval/dpo.jsonl')[:1])
 def near_leak(run, _):
-    def near(r): return {**r, 'conversations':[{'from':'human', 'value':r['conversations'][0]['value'].replace(': A, B, C or D?', ': A, B, C, or else D?')}]}
+    def near(r):
+        return {**r, 'conversations':[{'from':'human', 'value':r['conversations'][0]['value'].replace(': A, B, C or D?', ': A, B, C, or else D?')}]}
     edit(run, 'train/dpo.jsonl', lambda rs: rs+[near(r) for r in read_jsonl(run/'eval/dpo.jsonl')[:10]])
-def thin(run, _): sql(run, 'UPDATE scores SET value=CASE value WHEN 1.0 THEN 0.9 ELSE 0.8 END WHERE rollout%40<8')
-def stark_tie(run, _): sql(run, 'UPDATE rollouts SET text=\'Sure! \'||text WHERE key IN (SELECT rollout FROM scores WHERE value<0.5)')
+def thin(run, _):
+    sql(run, 'UPDATE scores SET value=CASE value WHEN 1.0 THEN 0.9 ELSE 0.8 END WHERE rollout%40<8')
+def stark_tie(run, _):
+    sql(run, 'UPDATE rollouts SET text=\'Sure! \'||text WHERE key IN (SELECT rollout FROM scores WHERE value<0.5)')
 def cut(run, _):
     sql(run, "INSERT INTO rollouts(prompt,idx,step,blind,sampler,max_tokens,asked,outcome) "
              "SELECT prompt,idx+100,2,0,sampler,max_tokens,asked,'truncated' FROM rollouts WHERE idx<2")
-def repeated(run, _): sql(run, 'UPDATE prompts SET row=(SELECT row FROM prompts q WHERE q.key=prompts.key-1) WHERE key%10=0')
+def repeated(run, _):
+    sql(run, 'UPDATE prompts SET row=(SELECT row FROM prompts q WHERE q.key=prompts.key-1) WHERE key%10=0')
 def few_true(run, _):
     edit(run, 'train/kto.jsonl', lambda rs: [r for i, r in enumerate(rs) if not r['label'] or i%2])
 def few_rows(run, _):
-    edit(run, 'train/dpo.jsonl', lambda rs: rs[:300]); edit(run, 'eval/dpo.jsonl', lambda rs: rs[:33])
-def chosen(run, say): edit(run, 'train/dpo.jsonl', lambda rs: [{**r, 'chosen':{'from':'gpt', 'value':say(i, r['chosen']['value'])}} for i, r in enumerate(rs)])
-def long_chosen(run, _): chosen(run, lambda i, t: t+f' And then, {i}, there is more to be said of it all.'*3)
-def decline(run, _): chosen(run, lambda i, t: t if i%10 else f"I'm sorry, but I cannot help you with question {i} of this list.")
+    edit(run, 'train/dpo.jsonl', lambda rs: rs[:300])
+    edit(run, 'eval/dpo.jsonl', lambda rs: rs[:33])
+def chosen(run, say):
+    edit(run, 'train/dpo.jsonl', lambda rs: [{**r, 'chosen':{'from':'gpt', 'value':say(i, r['chosen']['value'])}} for i, r in enumerate(rs)])
+def long_chosen(run, _):
+    chosen(run, lambda i, t: t+f' And then, {i}, there is more to be said of it all.'*3)
+def decline(run, _):
+    chosen(run, lambda i, t: t if i%10 else f"I'm sorry, but I cannot help you with question {i} of this list.")
 def think_all(run, _):
     say = lambda m: {**m, 'value':'<think>let me see</think>'+m['value']}
     edit(run, 'train/dpo.jsonl', lambda rs: [{**r, 'chosen':say(r['chosen']), 'rejected':say(r['rejected'])} for r in rs])
@@ -246,8 +269,10 @@ def test_rubric_validated_from_a_report(tmp_path):
     rep['criteria']['other'] = rep['criteria'].pop('clear')
     assert verdicts(checklist(tmp_path/'run', validation=rep))['rubric validated']=='fail'
     (tmp_path/'run'/'summary'/'validation.json').write_text('not JSON')
-    with pytest.raises(RsrError, match='validation.json is not the JSON'): checklist(tmp_path/'run')
-    with pytest.raises(RsrError, match='no file'): checklist(tmp_path/'run', validation='gone.json')
+    with pytest.raises(RsrError, match='validation.json is not the JSON'):
+        checklist(tmp_path/'run')
+    with pytest.raises(RsrError, match='no file'):
+        checklist(tmp_path/'run', validation='gone.json')
 
 def test_a_judge_that_disagrees(tmp_path):
     labels = rubric_run(tmp_path/'run', agree=.6)
@@ -277,7 +302,8 @@ def test_a_run_with_nothing_in_it(tmp_path):
     run = make(tmp_path/'run', n=3, samples=0)
     d = checklist(run)
     assert not d['train'] and verdicts(d)['format valid']=='fail' and verdicts(d)['pass rate stable']=='n/a' and verdicts(d)['truncation']=='n/a'
-    with pytest.raises(RsrError, match='no run here'): checklist(tmp_path/'nowhere')
+    with pytest.raises(RsrError, match='no run here'):
+        checklist(tmp_path/'nowhere')
     assert checklist(Run(run))['train'] is False
 
 def test_system_prompts_in_the_rows_do_not_hide_the_prompts(tmp_path):
@@ -290,7 +316,8 @@ def test_trl_and_multi_turn_files(tmp_path):
     run = make(tmp_path/'run', 'sft_dpo', n=300, options=['formatter.target=trl'])
     files = {f.file:f for f in read_files(run, make_formatters(Run(run).recipe['formatter']))}
     assert set(files)=={'train/sft.jsonl', 'train/dpo.jsonl', 'eval/sft.jsonl', 'eval/dpo.jsonl'}
-    for f in files.values(): assert all(p.endswith('A, B, C or D?') for p in f.prompts) and [a.good for a in f.answers[0]]==([True] if f.method=='sft' else [True, False])
+    for f in files.values():
+        assert all(p.endswith('A, B, C or D?') for p in f.prompts) and [a.good for a in f.answers[0]]==([True] if f.method=='sft' else [True, False])
 
 @pytest.mark.parametrize('method, targets', [('sft', ('llamafactory', 'trl', 'verl')), ('dpo', ('llamafactory', 'trl', 'axolotl', 'swift', 'openai')),
                                              ('kto', ('trl', 'axolotl', 'llamafactory', 'swift')), ('grpo', ('trl', 'swift', 'verl')), ('multi_sft', ('llamafactory',))])
@@ -303,10 +330,14 @@ def test_reads_every_form(method, targets, tmp_path):
         f, = read_files(run.path, make_formatters([{**run.recipe['formatter'][0], 'target':t, 'name':f'{method}_{t}'}]))
         assert f.prompts and set(f.prompts)<=set(prompts), t
         good, bad = [[a for x in f.answers for a in x if a.good==g] for g in (True, False)]
-        if method=='dpo': assert len(good)==len(bad)==len(f.prompts)
-        if method=='kto': assert len(good)==sum(f.labels) and len(bad)==len(f.labels)-sum(f.labels) and bad
-        if method in ('sft', 'multi_sft'): assert good and not bad
-        if method=='grpo': assert not good+bad
+        if method=='dpo':
+            assert len(good)==len(bad)==len(f.prompts)
+        if method=='kto':
+            assert len(good)==sum(f.labels) and len(bad)==len(f.labels)-sum(f.labels) and bad
+        if method in ('sft', 'multi_sft'):
+            assert good and not bad
+        if method=='grpo':
+            assert not good+bad
 
 def test_a_pool_is_no_fault(tmp_path):
     d = checklist(make(tmp_path/'run', 'multi_sft', n=1200))
@@ -317,16 +348,20 @@ def test_a_benchmark_that_is_gone_warns(tmp_path):
     run = make(tmp_path/'run', n=30, options=[f"decontaminate={tmp_path/'b.txt'}"])
     (tmp_path/'b.txt').unlink()
     assert 'not there any more' in checklist_table(checklist(run))
-    with pytest.raises(RsrError, match='no file'): checklist(run, decontaminate=str(tmp_path/'b.txt'))
+    with pytest.raises(RsrError, match='no file'):
+        checklist(run, decontaminate=str(tmp_path/'b.txt'))
 
 def test_options():
     assert checklist_options(dict(trainer='trl', earlier='a,b'))==dict(trainer='trl', earlier=['a', 'b'])
-    with pytest.raises(RsrError, match="Did you mean 'taxonomy'"): checklist_options(dict(taxonomi='x'))
-    with pytest.raises(RsrError, match='labels: True is not a text'): checklist_options(dict(labels=True))
+    with pytest.raises(RsrError, match="Did you mean 'taxonomy'"):
+        checklist_options(dict(taxonomi='x'))
+    with pytest.raises(RsrError, match='labels: True is not a text'):
+        checklist_options(dict(labels=True))
 
 @pytest.mark.parametrize('text, what', [('B', 0), ('<think>a</think>B', 1), ('<thinking>a</thinking>B', 1), ('<think>a', 2), ('a</think>B', 2), ('</think><think>', 2),
                                         ('<think>a</think><think>b</think>', 1), ('I think <b>so</b>', 0)])
-def test_thinking_tags(text, what): assert thinking_tags(text)==what
+def test_thinking_tags(text, what):
+    assert thinking_tags(text)==what
 
 def test_length_auc_by_hand():
     assert length_auc([3, 3], [3, 3])==.5 and length_auc([9], [1, 2, 3])==1 and length_auc([2], [1, 2, 3])==.5 and length_auc([0], [1])==0

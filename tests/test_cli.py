@@ -14,7 +14,8 @@ def done(here, server):
     return p
 
 def test_run_says_what_it_did(done):
-    for word in ('prompts    20:', 'rollouts', 'pass rate', 'time', 'sft.jsonl:', 'dpo.jsonl:', 'w/train/dataset_info.json'): assert word in done.stdout
+    for word in ('prompts    20:', 'rollouts', 'pass rate', 'time', 'sft.jsonl:', 'dpo.jsonl:', 'w/train/dataset_info.json'):
+        assert word in done.stdout
     d = json.load(open('w/summary/stats.json'))
     assert {'prompts', 'samples', 'scores', 'pass_rate', 'tokens', 'cost', 'seconds', 'rows', 'fingerprints'}==set(d)
 
@@ -33,7 +34,8 @@ def test_check(done):
     p = rsr('check', 'w')
     assert p.returncode==1 and 'no problems found' in p.stdout and 'train/dpo.jsonl' in p.stdout, p.stdout+p.stderr   # too few rows, none held out
     assert 'pass  format valid' in p.stdout
-    with open('w/train/sft.jsonl', 'a') as f: f.write('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}\n')
+    with open('w/train/sft.jsonl', 'a') as f:
+        f.write('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}\n')
     p = rsr('check', 'w')
     assert p.returncode==1 and 'problems:' in p.stdout and 'warn  format valid' in p.stdout
     assert json.loads(rsr('check', 'w', 'json=true').stdout)['files']
@@ -96,7 +98,8 @@ def test_bad_input_is_one_message(here, args, words):
     write_jsonl('in.jsonl', rows(1))
     p = rsr(*args)
     assert p.returncode==2 and 'Traceback' not in p.stderr+p.stdout, p
-    for w in words: assert w in p.stderr, p.stderr
+    for w in words:
+        assert w in p.stderr, p.stderr
     assert not (here/'output').exists()
 
 def test_the_default_verifier_must_fit(here, server):
@@ -139,10 +142,12 @@ def test_help_of_a_topic(here):
     assert rsr('format', '--help', 'sampling').returncode==2      # it takes none of these
 
 def test_all_of_help_is_what_the_command_takes(here):
-    from rsr.taxonomy.generate import prompts_options
     from rsr.run.recipe import load_recipe
+    from rsr.taxonomy.generate import prompts_options
     for k, v in OPTION.findall(rsr('run', '--help', 'all').stdout):
-        if k.split('.')[0] not in ('pairs', 'formatter', 'verifier', 'stages', 'split'): load_recipe('sft', [f'{k}={v}'])
+        if k.split('.')[0] not in ('pairs', 'formatter', 'verifier', 'stages', 'split'):
+            load_recipe('sft', [f'{k}={v}'])
     given = dict(n='3', how='quota', turns='1', max_tries='4', stall='20', templates='true')
     for k, v in OPTION.findall(rsr('prompts', '--help', 'all').stdout):
-        if (v := given.get(k, v)): prompts_options([f'{k}={v}'])     # none is refused as unknown
+        if (v := given.get(k, v)):
+            prompts_options([f'{k}={v}'])     # none is refused as unknown

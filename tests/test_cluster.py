@@ -13,12 +13,12 @@ import pytest
 from conftest import rows, write_jsonl
 from loopback import Loopback, spawn
 
-from rsr.data.types import RsrError
 from rsr.data.readers import read_prompts
-from rsr.run.recipe import load_recipe
-from rsr.run.execution import execute
-from rsr.data.summary import stats
 from rsr.data.store import Store
+from rsr.data.summary import stats
+from rsr.data.types import RsrError
+from rsr.run.execution import execute
+from rsr.run.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
 ray = pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
@@ -27,9 +27,11 @@ MEM = 80*1024*1024
 def patiently(start):
     "Start a node; Ray gives up after 30 s, which a busy machine may well need."
     for i in range(4):
-        try: return start()
+        try:
+            return start()
         except Exception as e:
-            if i==3 or 'timed out during startup' not in str(e): raise
+            if i==3 or 'timed out during startup' not in str(e):
+                raise
 
 @pytest.fixture(scope='module')
 def cluster():
@@ -37,7 +39,8 @@ def cluster():
     from ray.cluster_utils import Cluster
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     c = Cluster()
-    for dashboard in (dict(include_dashboard=False), {}): patiently(lambda more=dashboard: c.add_node(num_cpus=2, object_store_memory=MEM, **more))
+    for dashboard in (dict(include_dashboard=False), {}):
+        patiently(lambda more=dashboard: c.add_node(num_cpus=2, object_store_memory=MEM, **more))
     ray.init(address=c.address, log_to_driver=False, logging_level='ERROR')
     yield c
     ray.shutdown()
@@ -46,7 +49,8 @@ def cluster():
 @pytest.fixture(scope='module')
 def process():
     "The loopback server in a process of its own."
-    with spawn() as s: yield s
+    with spawn() as s:
+        yield s
 
 @pytest.fixture
 def server(process):
@@ -59,7 +63,8 @@ def recipe(server, work, *options, cluster=None, formatter=({'type':'sft'},)):
                                                       ('data.input_path', 'in.jsonl'), ('work_dir', str(work)), *options])
     return {**d, 'engine':'ray', 'cluster':{**dict(actors=2, block=10), **(cluster or {})}}
 
-def alone(d): return {k:v for k, v in d.items() if k not in ('engine', 'cluster')}
+def alone(d):
+    return {k:v for k, v in d.items() if k not in ('engine', 'cluster')}
 
 def spread(d, **kw):
     from rsr.cluster.driver import execute_cluster
@@ -67,8 +72,10 @@ def spread(d, **kw):
 
 def figures(work):
     st = Store(work, write=False)
-    try: return stats(st)
-    finally: st.close()
+    try:
+        return stats(st)
+    finally:
+        st.close()
 
 def balanced(work, server):
     "Every sample that the server gave is in the ledger once; nothing was bought twice."
@@ -85,8 +92,10 @@ def start(d, **kw):
     "A run in a thread; its result comes in the list."
     out = []
     def run():
-        try: out.append(spread(d, **kw))
-        except BaseException as e: out.append(e)
+        try:
+            out.append(spread(d, **kw))
+        except BaseException as e:
+            out.append(e)
     t = threading.Thread(target=run, daemon=True)
     t.start()
     return t, out
@@ -102,8 +111,10 @@ def holders(work):
     "The processes that work on a block: a ledger's lock names its holder."
     pids = set()
     for p in Path(work).glob('blocks/[0-9]*/.lock'):
-        try: pids.add(int(p.read_text()))
-        except (OSError, ValueError): pass
+        try:
+            pids.add(int(p.read_text()))
+        except (OSError, ValueError):
+            pass
     return {p for p in pids if Path(f'/proc/{p}').exists()}
 
 # ---- the same files
@@ -120,10 +131,12 @@ def test_the_same_files_as_on_one_machine(here, server, cluster):
     names = sorted(p.name for p in Path('one/train').iterdir())
     assert {'sft.jsonl', 'pairs.jsonl', 'multi.jsonl', 'kto.jsonl', 'grpo.jsonl', 'dataset_info.json'}<=set(names)
     assert sorted(p.name for p in Path('many/train').iterdir())==names
-    for n in names: assert sorted(Path('many/train', n).read_text().splitlines())==sorted(Path('one/train', n).read_text().splitlines()), n
+    for n in names:
+        assert sorted(Path('many/train', n).read_text().splitlines())==sorted(Path('one/train', n).read_text().splitlines()), n
     a, b = one.stats(), balanced('many', server)
     assert server.stats()['samples']==bought and server.stats()['max_inflight']<=12
-    for k in ('prompts', 'samples', 'scores', 'tokens', 'rows', 'fingerprints'): assert a[k]==b[k], k
+    for k in ('prompts', 'samples', 'scores', 'tokens', 'rows', 'fingerprints'):
+        assert a[k]==b[k], k
     assert len(list(Path('many/parts').glob('rollouts-*.parquet')))==5 and not Path('many/blocks').exists()
 
     # again, with nothing to do; then with more rollouts allowed: what is missing is asked, no more
@@ -140,7 +153,8 @@ def test_more_rollouts_are_asked_of_those_that_lack_them(here, server, cluster):
     run = spread(recipe(server, here/'w', cluster=dict(block=6)))
     assert run.stop_reason is None
     assert server.stats()['samples']==15*8 and balanced('w', server)['prompts']=={'total':15, 'satisfied':0, 'by_stop_reason':{'max_rollouts':15}, 'bad_rows':0}
-    with pytest.raises(RsrError, match='sampled otherwise'): spread(recipe(server, here/'w', ('sampler.temperature', .1)))
+    with pytest.raises(RsrError, match='sampled otherwise'):
+        spread(recipe(server, here/'w', ('sampler.temperature', .1)))
 
 # ---- what dies
 
@@ -178,7 +192,8 @@ def test_a_killed_driver_is_resumed(here, server, cluster):
     p = subprocess.Popen([sys.executable, '-c', code, json.dumps(d)], stderr=subprocess.PIPE, text=True)
     wait_for(lambda: server.stats()['samples']>150 or p.poll() is not None)
     pids = holders('w')
-    p.kill(); p.wait()
+    p.kill()
+    p.wait()
     assert pids, p.stderr.read()
     s = subprocess.run([sys.executable, '-c', 'import sys; from rsr.parts import index_parts; print(index_parts(sys.argv[1]))', 'w'], capture_output=True, text=True)
     assert s.returncode==0, s.stderr     # anybody may look in between
@@ -191,10 +206,14 @@ def test_ctrl_c_keeps_what_is_in_flight(here, server, cluster):
     server.set(median=.3, rate=0.)
     write_jsonl('in.jsonl', rows(40))
     was = signal.signal(signal.SIGINT, signal.default_int_handler)
-    def interrupt(): wait_for(lambda: server.stats()['samples']>40); os.kill(os.getpid(), signal.SIGINT)
+    def interrupt():
+        wait_for(lambda: server.stats()['samples']>40)
+        os.kill(os.getpid(), signal.SIGINT)
     threading.Thread(target=interrupt, daemon=True).start()
-    try: run = spread(recipe(server, here/'w'))
-    finally: signal.signal(signal.SIGINT, was)
+    try:
+        run = spread(recipe(server, here/'w'))
+    finally:
+        signal.signal(signal.SIGINT, was)
     s = balanced('w', server)
     assert run.stop_reason=='interrupted' and set(s['samples']['by_outcome'])=={'kept'} and s['samples']['asked']==server.stats()['samples']<320
     server.set(median=0.)
@@ -242,7 +261,8 @@ def test_a_bad_row_is_named_before_anything_is_sampled(here, server, cluster):
     with pytest.raises(RsrError, match=r"2 bad input rows(.|\n)*in.jsonl, line 3 \(id 'x'\): messages is empty(.|\n)*id 'q0' is already used by in.jsonl, line 1"):
         spread(recipe(server, here/'w'))
     assert server.stats()['requests']==0 and not Path('w').exists()
-    with pytest.raises(RsrError, match='no file or folder'): spread(recipe(server, here/'w', ('data.input_path', 'nowhere.jsonl')))
+    with pytest.raises(RsrError, match='no file or folder'):
+        spread(recipe(server, here/'w', ('data.input_path', 'nowhere.jsonl')))
 
 def test_inputs_are_read_as_on_one_machine(here, cluster):
     import pyarrow as pa
@@ -270,10 +290,12 @@ def test_a_run_of_one_machine_stays_there(here, server, cluster):
     write_jsonl('in.jsonl', rows(2))
     d = recipe(server, here/'w')
     execute(alone(d), progress=False)
-    with pytest.raises(RsrError, match='was sampled on one machine'): spread(d)
+    with pytest.raises(RsrError, match='was sampled on one machine'):
+        spread(d)
 
 def test_strategies_for_pairs_are_for_one_machine(here, server):
-    with pytest.raises(RsrError, match='leave out engine: ray'): spread({**recipe(server, here/'w'), 'pairs':dict(strategy='x')})
+    with pytest.raises(RsrError, match='leave out engine: ray'):
+        spread({**recipe(server, here/'w'), 'pairs':dict(strategy='x')})
 
 def test_without_ray(here):
     write_jsonl('in.jsonl', rows(2))
@@ -296,16 +318,19 @@ def bucket():
     s.start()
     host, port = s.get_host_and_port()
     with pytest.MonkeyPatch.context() as m:
-        for k, v in dict(AWS_ACCESS_KEY_ID='testing', AWS_SECRET_ACCESS_KEY='testing', AWS_EC2_METADATA_DISABLED='true').items(): m.setenv(k, v)
+        for k, v in dict(AWS_ACCESS_KEY_ID='testing', AWS_SECRET_ACCESS_KEY='testing', AWS_EC2_METADATA_DISABLED='true').items():
+            m.setenv(k, v)
         f = fs.S3FileSystem(endpoint_override=f'http://{host}:{port}', region='us-east-1', allow_bucket_creation=True)
         f.create_dir('prompts-bucket')
         yield f, f'?scheme=http&endpoint_override={host}:{port}&region=us-east-1'
     s.stop()
 
 def upload(f, path, data):
-    with f.open_output_stream(path, compression=None) as out: out.write(data)
+    with f.open_output_stream(path, compression=None) as out:
+        out.write(data)
 
-def lines(items): return ''.join(json.dumps(r)+'\n' for r in items).encode()
+def lines(items):
+    return ''.join(json.dumps(r)+'\n' for r in items).encode()
 
 def test_prompts_in_an_object_store(here, server, bucket, cluster):
     import gzip
@@ -317,7 +342,8 @@ def test_prompts_in_an_object_store(here, server, bucket, cluster):
     table = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows(20, 20)), table)
     files = {'a.jsonl':lines(rows(10)), 'b.jsonl.gz':gzip.compress(lines(rows(10, 10))), 'deep/c.parquet':table.getvalue(), 'README':b'no prompts'}
-    for name, data in files.items(): upload(f, f'prompts-bucket/in/{name}', data)
+    for name, data in files.items():
+        upload(f, f'prompts-bucket/in/{name}', data)
     spread(recipe(server, here/'w', ('data.input_path', f's3://testing:testing@prompts-bucket/in{options}')))
     st = Store('w', write=False)
     assert [p.id for p, *_ in st.walk()]==[f'q{i}' for i in range(40)]
@@ -332,11 +358,14 @@ def test_an_object_store_with_something_wrong(here, server, bucket, cluster):
     upload(f, 'prompts-bucket/bad/a.jsonl', lines(rows(1))+b'{"id": "x"}\n')
     for path, why in (('prompts-bucket/bad', r's3://prompts-bucket/bad/a.jsonl, line 2'), ('prompts-bucket/none', 'no file or folder s3://prompts-bucket/none$'),
                       ('no-such-bucket/x', 's3://no-such-bucket/x')):
-        with pytest.raises(RsrError, match=why): spread(recipe(server, here/'w', ('data.input_path', f's3://{path}{options}')))
-    with pytest.raises(RsrError, match='nowhere://x'): spread(recipe(server, here/'w', ('data.input_path', 'nowhere://x')))
+        with pytest.raises(RsrError, match=why):
+            spread(recipe(server, here/'w', ('data.input_path', f's3://{path}{options}')))
+    with pytest.raises(RsrError, match='nowhere://x'):
+        spread(recipe(server, here/'w', ('data.input_path', 'nowhere://x')))
     assert server.stats()['requests']==0 and not Path('w').exists()
 
 def test_a_run_is_kept_in_a_file_system(here, server, cluster):
     write_jsonl('in.jsonl', rows(2))
-    with pytest.raises(RsrError, match='work_dir: s3://bucket/run: .*an object store cannot hold'): spread(recipe(server, 's3://bucket/run'))
+    with pytest.raises(RsrError, match='work_dir: s3://bucket/run: .*an object store cannot hold'):
+        spread(recipe(server, 's3://bucket/run'))
     assert server.stats()['requests']==0 and sorted(p.name for p in here.iterdir())==['in.jsonl']

@@ -5,19 +5,20 @@ import random
 import pytest
 from test_checklist import make
 
-from rsr.quality.compare import changes, compare, compare_table, dotted, holm, plot_changes, points, scorer_changes
+from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.formatters.writer import make_formatters
-from rsr.run.recipe import load_recipe
+from rsr.quality.compare import changes, compare, compare_table, dotted, holm, plot_changes, points, scorer_changes
 from rsr.run.execution import close_run
 from rsr.run.files import save_recipe
-from rsr.data.store import Store
+from rsr.run.recipe import load_recipe
 
 WHAT = 'billing', 'delivery', 'account', 'returns'
 CRIT = [dict(id=i, question=f'Is it {i}?', category='all') for i in ('correct', 'polite', 'short')]
 CRIT[2]['scale'] = [1, 2, 3, 4, 5]
 
-def scorer(crit=CRIT, judge='j1', name='desk'): return dict(type='rubric', version=1, rubric=dict(name=name, categories={'all':1.}, criteria=crit), judges=[dict(model=judge)])
+def scorer(crit=CRIT, judge='j1', name='desk'):
+    return dict(type='rubric', version=1, rubric=dict(name=name, categories={'all':1.}, criteria=crit), judges=[dict(model=judge)])
 
 def fill(path, chance, n=240, seed=0, options=(), config=None, ids=lambda i: f'q{i}', text=lambda i: f'My order {i} is late'):
     "A rubric-scored run; `chance(what, mood, criterion)` is how often a criterion is met."
@@ -37,7 +38,10 @@ def fill(path, chance, n=240, seed=0, options=(), config=None, ids=lambda i: f'q
             answers = {k:(5 if v else 1) if k=='short' else 'YES' if v else 'NO' for k, v in met.items()}
             st.add_score(k, ver, Score(scores[-1], '', None, {i:dict(answer=a, reason='…') for i, a in answers.items()}))
         st.stop(q.key, 'satisfied' if max(scores)>.9>min(scores) else 'max_rollouts')
-    st.commit(); save_recipe(st, d); close_run(st, d, make_formatters(d['formatter'])); st.close()
+    st.commit()
+    save_recipe(st, d)
+    close_run(st, d, make_formatters(d['formatter']))
+    st.close()
     return path
 
 flat = lambda what, mood, c: .8
@@ -56,7 +60,8 @@ def runs(tmp_path_factory):
     return dict(a=fill(tmp/'a', flat), again=fill(tmp/'again', flat, seed=5), big=fill(tmp/'big', flat, n=1200, seed=2),
                 b=fill(tmp/'b', mended, n=1200, seed=1, options=['sampler.temperature=0.9', 'formatter.dpo.name=pairs']))
 
-def covers(r, x): return r['interval'][0]<=x<=r['interval'][1]
+def covers(r, x):
+    return r['interval'][0]<=x<=r['interval'][1]
 
 def test_a_known_difference_is_found_where_it_is(runs):
     d = compare(runs['big'], runs['b'])
@@ -75,7 +80,8 @@ def test_a_known_difference_is_found_where_it_is(runs):
 
 def test_identical_runs_give_zero(runs):
     d = compare(runs['a'], runs['a'])
-    for r in (d['pass_rate'], *d['criteria'], *d['cells']): assert r['diff']==0 and covers(r, 0) and r['p']==1.
+    for r in (d['pass_rate'], *d['criteria'], *d['cells']):
+        assert r['diff']==0 and covers(r, 0) and r['p']==1.
     assert d['recipe']==[] and d['scorer']['same'] and d['notes']==[] and d['flipped']['gained']==d['flipped']['lost']==d['flipped']['moved']==[]
     assert 'nothing in recipe or rubric' in compare_table(d) and '*' not in compare_table(d).replace('* p below', '')
 
@@ -86,8 +92,15 @@ def test_the_same_recipe_twice_moves_nothing(runs):
 def test_flips_and_costs_by_hand(tmp_path):
     a, b = make(tmp_path/'a', n=30, chance=lambda i: .5), make(tmp_path/'b', n=30, chance=lambda i: .5)      # the same prompts and answers
     st = Store(b)
-    st.stop(1, 'satisfied'); st.stop(2, 'max_rollouts'); st.commit(); st.close()
-    sa = Store(a); sa.stop(1, 'max_rollouts'); sa.stop(2, 'satisfied'); sa.commit(); sa.close()
+    st.stop(1, 'satisfied')
+    st.stop(2, 'max_rollouts')
+    st.commit()
+    st.close()
+    sa = Store(a)
+    sa.stop(1, 'max_rollouts')
+    sa.stop(2, 'satisfied')
+    sa.commit()
+    sa.close()
     d = compare(a, b)
     assert (d['flipped']['gained'], d['flipped']['lost'], d['flipped']['shared'])==(['q0'], ['q1'], 30)
     c = d['cost']['a']
@@ -124,7 +137,8 @@ def test_a_rule_against_a_rubric_and_runs_without_scores(runs, tmp_path):
     for a, b in ((empty, rule), (rule, empty), (empty, empty)):
         d = compare(a, b)
         assert d['pass_rate']['diff'] is None and 'too few prompts' in compare_table(d)
-    with pytest.raises(RsrError, match='no run here'): compare(rule, tmp_path/'nowhere')
+    with pytest.raises(RsrError, match='no run here'):
+        compare(rule, tmp_path/'nowhere')
 
 def test_hostile_names_stay_in_their_line(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), 'WHAT', ('a\nb', '\x1b[31mred', '<script>', '$x_{'))
@@ -139,11 +153,13 @@ def test_small_cells_are_marked(tmp_path):
     assert d['pass_rate']['diff']>.5 and ', few' in compare_table(d) and ' *\n' not in compare_table(d)
 
 @pytest.mark.parametrize('ps, out', [([], []), ([.04], [.04]), ([.01, .04, .03], [.03, .06, .06]), ([.5, .6], [1., 1.]), ([.01, .01], [.02, .02])])
-def test_holm(ps, out): assert [round(p, 6) for p in holm(ps)]==out
+def test_holm(ps, out):
+    assert [round(p, 6) for p in holm(ps)]==out
 
 @pytest.mark.parametrize('answer, scale, worth', [('YES', None, 1.), ('NO', None, 0.), ('NA', None, None), ('ERROR', None, None), (3, [1, 2, 3, 4, 5], .5), (.25, None, .25),
                                                   (True, None, None), (None, None, None)])
-def test_points(answer, scale, worth): assert points(answer, scale)==worth
+def test_points(answer, scale, worth):
+    assert points(answer, scale)==worth
 
 def test_dotted():
     assert dotted(dict(a=dict(b=1, c={}), d=[1, 2]))=={'a.b':1, 'd':[1, 2]}

@@ -15,13 +15,34 @@ import pytest
 from conftest import write_jsonl
 from loopback import Loopback
 
-from rsr.taxonomy.classify import OUTSIDE, label_agreement, label_messages, label_rows, levels_of, offered, place, read_label, read_labelled
-from rsr.taxonomy.coverage import coverage, coverage_table, fit, plot_coverage, plot_pairs
-from rsr.data.types import RsrError
 from rsr.data.statistics import binom_tail, tv, tv_compare
-from rsr.taxonomy.diversity import distinct_n, diversity, diversity_table, gram_sets, jaccard, mean_overlap, near_pairs, nearest, plot_diversity, words
 from rsr.data.store import Store
+from rsr.data.types import RsrError
 from rsr.style import contrast
+from rsr.taxonomy.classify import (
+    OUTSIDE,
+    label_agreement,
+    label_messages,
+    label_rows,
+    levels_of,
+    offered,
+    place,
+    read_label,
+    read_labelled,
+)
+from rsr.taxonomy.coverage import coverage, coverage_table, fit, plot_coverage, plot_pairs
+from rsr.taxonomy.diversity import (
+    distinct_n,
+    diversity,
+    diversity_table,
+    gram_sets,
+    jaccard,
+    mean_overlap,
+    near_pairs,
+    nearest,
+    plot_diversity,
+    words,
+)
 from rsr.taxonomy.taxonomy import combinations, load_taxonomy
 
 DESK = dict(name='desk', description='Messages to a help desk.',
@@ -30,7 +51,8 @@ DESK = dict(name='desk', description='Messages to a help desk.',
             edge_cases=dict(share=.1, values=dict(two_languages=.5, wrong_shop=.5)))
 
 @pytest.fixture
-def desk(): return load_taxonomy(json.loads(json.dumps(DESK)))
+def desk():
+    return load_taxonomy(json.loads(json.dumps(DESK)))
 
 @pytest.fixture
 def plt():
@@ -47,7 +69,8 @@ def plt():
     ('billing/refund', ['billing', 'billing/refund']), ('delivery', ['delivery', 'delivery']), ('billing', ['billing', None]), ('billing/fraud', ['billing', OUTSIDE]),
     ('returns', [OUTSIDE, OUTSIDE]), ('returns/late', [OUTSIDE, OUTSIDE]), ('delivery/late', ['delivery', 'delivery']), ('', [OUTSIDE, OUTSIDE]), ('Billing', [OUTSIDE, OUTSIDE]),
     (7, [OUTSIDE, OUTSIDE]), ('/', [OUTSIDE, OUTSIDE]), ('refund', [OUTSIDE, OUTSIDE])])
-def test_place(desk, value, where): assert place(levels_of(desk, 'what'), value) == where
+def test_place(desk, value, where):
+    assert place(levels_of(desk, 'what'), value) == where
 
 def test_every_way_to_carry_a_label(desk, tmp_path):
     c = dict(what='delivery', stance='calm', edge_case=None)
@@ -68,7 +91,8 @@ def test_labels_that_are_none(desk):
     assert combos == [dict(stance="['calm']"), {}, {}]
     assert [(o['id'], o['dimension']) for o in outside] == [('a', 'stance'), ('a', 'mood')]
     for bad, say in ((['text only', 3], 'row 2: the row is int'), ('nowhere.jsonl', 'no file nowhere.jsonl')):
-        with pytest.raises(RsrError, match=say): read_labelled(bad, desk)
+        with pytest.raises(RsrError, match=say):
+            read_labelled(bad, desk)
 
 
 def test_a_run_and_its_table(desk, tmp_path):
@@ -110,7 +134,8 @@ def test_intervals_hold_the_truth(true):
     assert np.mean(held) >= .82
 
 @pytest.mark.parametrize('k, n, p, want', [(0, 5, .3, 1), (5, 5, .5, 1/32), (8, 10, .5, 56/1024), (3, 10, .5, 1-56/1024), (1, 4, 0, 0), (2, 4, 1, 1), (6, 5, .5, 0)])
-def test_binomial_tail(k, n, p, want): assert binom_tail(k, n, p) == pytest.approx(want)
+def test_binomial_tail(k, n, p, want):
+    assert binom_tail(k, n, p) == pytest.approx(want)
 
 def test_binomial_tail_is_that_of_scipy():
     stats = pytest.importorskip('scipy.stats')
@@ -126,7 +151,8 @@ def test_binomial_tail_is_that_of_scipy():
 def test_a_quota_set_covers_its_plan(desk):
     d = coverage(desk, combinations(desk, 400, 'quota'))
     for levels in d['dimensions'].values():
-        for v in levels: assert v['planned_generated']['tv'] < .01 and not v['planned_generated']['beyond_chance'] and v['generated_production'] is None
+        for v in levels:
+            assert v['planned_generated']['tv'] < .01 and not v['planned_generated']['beyond_chance'] and v['generated_production'] is None
     assert d['cells']['planned']['missing'] == [] and d['cells']['planned']['over_fed'] == [] and d['forbidden'] == 0
     assert d['edge_share']['generated']['share'] == pytest.approx(.1)
     assert '–' in coverage_table(d) and json.loads(json.dumps(d)) == d, 'plain data'
@@ -168,7 +194,8 @@ def test_nothing_is_over_fed_by_chance():
 def test_production_that_says_nothing(desk, production, plt):
     d = coverage(desk, combinations(desk, 50, 'quota'), production)
     assert d['n']['production'] == len(production)
-    if not production or 'what' not in production[0]: assert d['dimensions']['stance'][0]['generated_production'] is None
+    if not production or 'what' not in production[0]:
+        assert d['dimensions']['stance'][0]['generated_production'] is None
     assert 'production' not in d['cells'] and coverage_table(d)
     plot_coverage(d)
     plot_pairs(d, 'stance', 'what')
@@ -199,9 +226,11 @@ def test_generated_rows_without_labels(desk, plt):
 def test_what_is_not_given_is_no_fault(desk):
     d = coverage(desk, combinations(desk, 40, 'quota'))
     assert d['advice'] == [] and d['dimensions']['stance'][0]['why']['generated_production'] == 'production was not given' and 'no row' not in coverage_table(d)
-    with pytest.raises(RsrError, match=r'label_rows\(taxonomy, production, dict\(model=…\)\), in a shell judge.model='): fit(desk, [dict(id='a', text='hi')])
+    with pytest.raises(RsrError, match=r'label_rows\(taxonomy, production, dict\(model=…\)\), in a shell judge.model='):
+        fit(desk, [dict(id='a', text='hi')])
 
-def title(ax): return ax.get_title(loc='left')
+def title(ax):
+    return ax.get_title(loc='left')
 
 def test_figures(desk, plt):
     d = coverage(desk, combinations(desk, 100, 'quota'), combinations(desk, 100, 'independent'))
@@ -213,8 +242,10 @@ def test_figures(desk, plt):
     cell = {t.get_position(): t.get_text() for t in a.texts}
     assert cell[(1, 3)] == '×', 'account and furious exclude each other'
     assert [x.get_text() for x in a.get_xticklabels()] == [y.get_text() for y in b.get_yticklabels()] == ['calm', 'furious']
-    with pytest.raises(RsrError, match="no pair of the dimensions 'what' and 'mood'"): plot_pairs(d, 'what', 'mood')
-    with pytest.raises(RsrError, match="Did you mean 'planned'"): plot_pairs(d, 'what', 'stance', 'plan')
+    with pytest.raises(RsrError, match="no pair of the dimensions 'what' and 'mood'"):
+        plot_pairs(d, 'what', 'mood')
+    with pytest.raises(RsrError, match="Did you mean 'planned'"):
+        plot_pairs(d, 'what', 'stance', 'plan')
 
 @pytest.mark.parametrize('dark', [None, False, True])
 def test_figures_are_readable_on_any_page(desk, plt, dark):
@@ -227,7 +258,8 @@ def test_figures_are_readable_on_any_page(desk, plt, dark):
         ax.figure.canvas.draw()
         pages = [p for p, known in (('#ffffff', False), ('#111111', True)) if dark in (None, known)]
         texts = [ax.xaxis.label, *ax.get_xticklabels(), *ax.get_yticklabels(), *([ax._left_title] if ax.figure is not own[0].figure else [])]
-        for t in texts: assert min(contrast(to_hex(t.get_color()), p) for p in pages) > (4.3 if dark is None else 7), t
+        for t in texts:
+            assert min(contrast(to_hex(t.get_color()), p) for p in pages) > (4.3 if dark is None else 7), t
         assert ax.get_facecolor()[3] == 0 and (ax.figure is own[0].figure or ax.figure.get_facecolor()[3] == 0)
 
 def test_a_name_is_no_formula(plt):
@@ -245,7 +277,8 @@ def test_fit_gives_back_the_weights_it_came_from(desk):
     other = load_taxonomy({**DESK, 'dimensions':dict(what=what, stance=dict(calm=.2, furious=.8)), 'edge_cases':dict(share=.2, values=dict(two_languages=.9, wrong_shop=.1))})
     new = desk.fit(combinations(other, 20_000, 'independent', seed=4))
     for k in desk.columns:
-        for v, w in other.planned(k).items(): assert new.planned(k)[v] == pytest.approx(w, abs=.012)
+        for v, w in other.planned(k).items():
+            assert new.planned(k)[v] == pytest.approx(w, abs=.012)
     assert desk.planned('stance') == dict(calm=.7, furious=.3), 'the old one is untouched'
     assert new.dimension('what').values[2].never_with == dict(stance=['furious'])
     assert load_taxonomy(new.to_dict()).planned('what') == pytest.approx(new.planned('what'))
@@ -261,21 +294,28 @@ def test_fit_by_hand(desk):
     assert [v.weight for v in new.edge_cases] == pytest.approx([1/3, 2/3])
 
 def test_fit_says_what_it_cannot_cover(desk):
-    with pytest.warns(UserWarning, match=r"2 of 3 rows .* what 'returns' \(2\)"): fit(desk, [dict(what='returns'), dict(what='returns'), dict(what='delivery')])
-    with pytest.raises(RsrError, match='no row of production has a label'): fit(desk, [dict(id='a', text='hi')])
-    with pytest.raises(RsrError, match='prior'): fit(desk, [dict(what='delivery')], prior=-1)
+    with pytest.warns(UserWarning, match=r"2 of 3 rows .* what 'returns' \(2\)"):
+        fit(desk, [dict(what='returns'), dict(what='returns'), dict(what='delivery')])
+    with pytest.raises(RsrError, match='no row of production has a label'):
+        fit(desk, [dict(id='a', text='hi')])
+    with pytest.raises(RsrError, match='prior'):
+        fit(desk, [dict(what='delivery')], prior=-1)
 
 
 # ---- a judge labels
 
-def texts(n): return [f'Message {i}: '+('where is my parcel' if i%2 else 'I want a refund!') for i in range(n)]
+def texts(n):
+    return [f'Message {i}: '+('where is my parcel' if i%2 else 'I want a refund!') for i in range(n)]
 
 def label_of(text):
     return dict(what='delivery' if 'parcel' in text else 'billing/refund', stance='furious' if '!' in text else 'calm', edge_case='none')
 
-def asked(body): return body['messages'][-1]['content'].split('\n')[1]
-def judge(body): return json.dumps(label_of(asked(body)))
-def who(s, **kw): return dict(base_url=s.base_url, model='judge', **kw)
+def asked(body):
+    return body['messages'][-1]['content'].split('\n')[1]
+def judge(body):
+    return json.dumps(label_of(asked(body)))
+def who(s, **kw):
+    return dict(base_url=s.base_url, model='judge', **kw)
 
 def test_labels_come_back(desk, plt):
     with Loopback(reply=judge) as s:
@@ -293,9 +333,11 @@ def test_what_cannot_be_read_is_asked_again_and_never_guessed(desk):
     def reply(body):
         x = asked(body)
         seen[x] += 1
-        if 'Message 3:' in x: return 'It is about delivery, clearly.'
+        if 'Message 3:' in x:
+            return 'It is about delivery, clearly.'
         return judge(body) if seen[x] > 1 else judge(body)[:-5]
-    with Loopback(reply=reply) as s: rows, n = label_rows(desk, texts(6), who(s))
+    with Loopback(reply=reply) as s:
+        rows, n = label_rows(desk, texts(6), who(s))
     assert sorted(seen.values()) == [2]*5+[3]
     assert n['labelled'] == 5 and n['unlabelled'] == 1 and n['asked'] == 13
     assert list(n['why']) == ['there is no JSON object with the keys what, stance, edge_case']
@@ -331,7 +373,8 @@ def test_replies_that_are_no_label(desk, reply, why):
     '{"what": "Delivery ", "stance": "CALM", "edge_case": "none"}',
     '<think>{"what": "account"}</think>\n```json\n{"what": "delivery", "stance": "calm", "edge_case": "none"}\n```',
     '{"what": "delivery", "stance": "calm", "edge_case": "none"} '*2])
-def test_replies_that_are_one(desk, reply): assert read_label(desk, reply) == (dict(what='delivery', stance='calm', edge_case=None), None)
+def test_replies_that_are_one(desk, reply):
+    assert read_label(desk, reply) == (dict(what='delivery', stance='calm', edge_case=None), None)
 
 def test_every_offered_value_can_be_read_and_placed(desk):
     for k in desk.columns:
@@ -367,8 +410,11 @@ def test_killed_and_resumed_asks_nothing_twice(desk, tmp_path):
         p = subprocess.Popen([sys.executable, '-c', prog, *args], env={**os.environ, 'PYTHONPATH':str(Path(__file__).parents[1])})
         try:
             end = time.monotonic()+60
-            while len(s.log) < 20 and time.monotonic() < end and p.poll() is None: time.sleep(.01)
-        finally: p.send_signal(signal.SIGKILL); p.wait()
+            while len(s.log) < 20 and time.monotonic() < end and p.poll() is None:
+                time.sleep(.01)
+        finally:
+            p.send_signal(signal.SIGKILL)
+            p.wait()
         st = Store(work, write=False)
         had = [r for _, _, rs in st.walk() for r in rs if r.outcome == 'kept']
         st.close()
@@ -383,9 +429,12 @@ def test_another_taxonomy_in_the_same_folder_is_refused(desk, tmp_path):
     with Loopback(reply=judge) as s:
         label_rows(desk, texts(2), who(s), tmp_path/'w')
         other = load_taxonomy({**DESK, 'dimensions':{**DESK['dimensions'], 'stance':dict(calm=.5, furious=.3, bored=.2)}})
-        with pytest.raises(RsrError, match='use a new work_dir'): label_rows(other, texts(2), who(s), tmp_path/'w')
-    with pytest.raises(RsrError, match='judge: .* or a sampler'): label_rows(desk, texts(1), 'gpt')
-    with pytest.raises(RsrError, match="no option 'modell'"): label_rows(desk, texts(1), dict(modell='x'))
+        with pytest.raises(RsrError, match='use a new work_dir'):
+            label_rows(other, texts(2), who(s), tmp_path/'w')
+    with pytest.raises(RsrError, match='judge: .* or a sampler'):
+        label_rows(desk, texts(1), 'gpt')
+    with pytest.raises(RsrError, match="no option 'modell'"):
+        label_rows(desk, texts(1), dict(modell='x'))
 
 def test_agreement_of_people_and_judge(desk):
     a = [dict(what='billing/refund'), dict(what='billing'), dict(what='delivery'), dict(what='delivery', stance='calm')]
@@ -393,7 +442,8 @@ def test_agreement_of_people_and_judge(desk):
     top, leaf = label_agreement(desk, a, b), label_agreement(desk, a, b, level=2)
     assert top['what']['n'] == 4 and top['what']['accuracy'] == .75 and top['stance']['n'] == 1 and top['edge_case']['n'] == 0
     assert leaf['what']['n'] == 3 and leaf['what']['accuracy'] == pytest.approx(1/3), 'a topic alone says nothing of subtopics'
-    with pytest.raises(RsrError, match='4 rows by people, 1 by the judge'): label_agreement(desk, a, b[:1])
+    with pytest.raises(RsrError, match='4 rows by people, 1 by the judge'):
+        label_agreement(desk, a, b[:1])
 
 
 # ---- diversity
@@ -412,7 +462,8 @@ def test_neighbours_are_those_of_brute_force():
     ws = [[f'w{int(rng.paretovariate(.8))%50}' for _ in range(rng.randint(1, 12))] for _ in range(150)]+[[]]
     for n in (1, 2, 3):
         s = gram_sets(ws, n)
-        for i, j, x in nearest(s): assert x == pytest.approx(max(len(s[i]&s[k])/max(1, len(s[i]|s[k])) for k in range(len(s)) if k != i)) and j != i
+        for i, j, x in nearest(s):
+            assert x == pytest.approx(max(len(s[i]&s[k])/max(1, len(s[i]|s[k])) for k in range(len(s)) if k != i)) and j != i
         for t in (.3, .7, 1.):
             want = {(i, j) for i in range(len(s)) for j in range(i) if s[i] and s[j] and jaccard(s[i], s[j]) >= t}
             assert {(i, j) for i, j, _ in near_pairs(s, t)} == want
@@ -451,9 +502,12 @@ def test_ten_thousand_prompts_in_seconds():
     assert few['nearest']['mean'] == pytest.approx(d['nearest']['mean'], abs=.01)
 
 def test_rows_without_text():
-    with pytest.raises(RsrError, match='row 2: it has neither messages'): diversity(['a', dict(id='b', messages=[])])
-    with pytest.raises(RsrError, match='no rows'): diversity([])
-    with pytest.raises(RsrError, match='no file'): diversity('nowhere.jsonl')
+    with pytest.raises(RsrError, match='row 2: it has neither messages'):
+        diversity(['a', dict(id='b', messages=[])])
+    with pytest.raises(RsrError, match='no rows'):
+        diversity([])
+    with pytest.raises(RsrError, match='no file'):
+        diversity('nowhere.jsonl')
 
 def test_warnings_are_none(desk):
     with warnings.catch_warnings():

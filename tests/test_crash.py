@@ -12,7 +12,8 @@ from conftest import RSR, rows, rsr, write_jsonl
 
 from rsr import load_run
 
-def hears_signals(): signal.signal(signal.SIGINT, signal.SIG_DFL)   # a test run in the background ignores Ctrl-C, and its children would
+def hears_signals():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)   # a test run in the background ignores Ctrl-C, and its children would
 
 def start(server, n, *args, preexec_fn=hears_signals):
     "A run in a process of its own."
@@ -26,14 +27,16 @@ def wait_for(cond, seconds=20):
         assert time.time()<end, 'timed out'
         time.sleep(.005)
 
-def counts(): return dict(sqlite3.connect('w/run.db').execute('SELECT outcome, count(*) FROM rollouts GROUP BY 1'))
+def counts():
+    return dict(sqlite3.connect('w/run.db').execute('SELECT outcome, count(*) FROM rollouts GROUP BY 1'))
 
 @pytest.mark.parametrize('when', [.1, .4, .8])
 def test_kill_9_at_any_moment(here, server, when):
     server.set(median=.02, rate=.2)
     p, total = start(server, 150), 150*9
     wait_for(lambda: server.stats()['samples']>when*total*random.uniform(.8, 1.2) or p.poll() is not None)
-    p.send_signal(signal.SIGKILL); p.wait()
+    p.send_signal(signal.SIGKILL)
+    p.wait()
     time.sleep(.3)
     answered = sum(1 for e in server.log if e['status']==200)*4
     c = counts()
@@ -56,7 +59,8 @@ def test_killed_again_and_again(here, server):
     for _ in range(6):
         p = start(server, 60)
         time.sleep(random.uniform(.5, 1.1))
-        p.kill(); p.wait()
+        p.kill()
+        p.wait()
     out, err = start(server, 60).communicate(timeout=60)
     s = load_run('w').stats()
     assert sum(s['samples']['by_outcome'].values())==s['samples']['asked'] and s['prompts']['total']==60
@@ -69,7 +73,8 @@ def test_two_processes_on_one_run(here, server):
     second = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w')
     assert second.returncode==2 and f'in use by process {p.pid}' in second.stderr and 'Traceback' not in second.stderr
     assert rsr('stats', 'w').returncode==0          # reading is allowed meanwhile
-    p.kill(); p.wait()
+    p.kill()
+    p.wait()
 
 @pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_keeps_what_is_in_flight(here, server, sig):
@@ -88,13 +93,17 @@ def test_a_scheduler_signals_twice_and_an_impatient_user_later(here, server):
     server.set(median=3., sigma=.01, rate=0.)
     p = start(server, 100)
     wait_for(lambda: len(server.log)>10)
-    p.send_signal(signal.SIGTERM); time.sleep(.02); p.send_signal(signal.SIGTERM)   # one stop, said twice
+    p.send_signal(signal.SIGTERM)
+    time.sleep(.02)
+    p.send_signal(signal.SIGTERM)   # one stop, said twice
     out, err = p.communicate(timeout=30)
     assert p.returncode==130 and 'go on with' in out and counts()=={'kept':4*len(server.log)}, (out, err)
     p = start(server, 100)
     n = len(server.log)
     wait_for(lambda: len(server.log)>n+5)
-    p.send_signal(signal.SIGINT); time.sleep(1.3); p.send_signal(signal.SIGINT)     # now
+    p.send_signal(signal.SIGINT)
+    time.sleep(1.3)
+    p.send_signal(signal.SIGINT)     # now
     out, err = p.communicate(timeout=30)
     assert p.returncode==130 and 'go on with' in out+err and 'defect' not in err and None not in counts(), (out, err)
 
@@ -129,7 +138,8 @@ def test_no_secret_reaches_disk_or_screen(here, server):
         outs.append(p.stdout+p.stderr)
     files = [os.path.join(d, f) for d, _, fs in os.walk('.') for f in fs]
     blob = '\n'.join(outs)+''.join(open(f, 'rb').read().decode('latin-1') for f in files)
-    for secret in (key, header, env): assert secret not in blob
+    for secret in (key, header, env):
+        assert secret not in blob
     assert any(e['headers'].get('authorization')==f'Bearer {env}' for e in server.log)  # and yet they were used
 
 def test_the_ledger_needs_no_cleaning_up(here, server):
@@ -140,4 +150,6 @@ def test_the_ledger_needs_no_cleaning_up(here, server):
 def test_killed_before_the_tables(tmp_path):
     from rsr.data.store import Store
     sqlite3.connect(tmp_path/'run.db').execute('PRAGMA journal_mode=WAL')
-    s = Store(tmp_path); assert s.fresh; s.close()
+    s = Store(tmp_path)
+    assert s.fresh
+    s.close()

@@ -14,20 +14,29 @@ import yaml
 from conftest import read_jsonl, rows
 from conftest import rsr as command
 
-import rsr.exploration
-import rsr.whatif
 from rsr import load_run, sample
-from rsr.data.types import Prompt, Rollout, RsrError, Score
-from rsr.explore.state import Exploration
-from rsr.explore.widget import Explorer, explore
-from rsr.formatters.writer import make_formatters
-from rsr.formatters.methods import FORMATTERS, formatter
-from rsr.run.results import Run
-from rsr.run.files import write_formats, valid_outcomes
-from rsr.explore.score_index import read_scores, read_sides, read_texts, text_mode
 from rsr.data.store import Store
-from rsr.explore.html import diff_html, one_line, prompt_html, prompt_line, rollout_html, rollout_line, shown, text_box, whatif_html
+from rsr.data.types import Prompt, Rollout, RsrError, Score
+from rsr.explore import state, thresholds
+from rsr.explore.html import (
+    diff_html,
+    one_line,
+    prompt_html,
+    prompt_line,
+    rollout_html,
+    rollout_line,
+    shown,
+    text_box,
+    whatif_html,
+)
+from rsr.explore.score_index import read_scores, read_sides, read_texts, text_mode
+from rsr.explore.state import Exploration
 from rsr.explore.thresholds import histogram, prompt_rollouts, prompt_table, whatif, with_thresholds
+from rsr.explore.widget import Explorer, explore
+from rsr.formatters.methods import FORMATTERS, formatter
+from rsr.formatters.writer import make_formatters
+from rsr.run.files import valid_outcomes, write_formats
+from rsr.run.results import Run
 
 HOSTILE = ['<script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">', '</pre></div><style>*{display:none}</style>',
            '\u202egnp.exe\u202c \x00\x07', '$x^2$ **b** [l](javascript:alert(1))',
@@ -38,7 +47,8 @@ RECIPE = [dict(type='sft', pass_threshold=.8), dict(type='dpo', pass_threshold=.
 def messy(path, n=40, k=8, seed=0, formatters=RECIPE, texts=6, hostile=False, **recipe):
     "A run with everything: repeated texts with one score or two, thinking, cut and empty answers, scores that are missing, prompts without rollouts."
     rng, st = random.Random(seed), Store(path)
-    def pick(other): return rng.choice(HOSTILE) if hostile else other
+    def pick(other):
+        return rng.choice(HOSTILE) if hostile else other
     st.add_prompts((f'row {i}', Prompt(f'q{i}'+pick(''), [dict(role='user', content=f'{pick("prompt")} {i}')], dict(answer='A'))) for i in range(n))
     s, v = st.config_key('sampler', dict(model='m')), st.config_key('verifier', dict(type='v'))
     st.put('verifier', v)
@@ -47,10 +57,12 @@ def messy(path, n=40, k=8, seed=0, formatters=RECIPE, texts=6, hostile=False, **
             text = rng.choice(['', ' ', '<think>so</think>', '<think>or so</think>\n'])+f'Answer {rng.randrange(texts)}!'[:rng.choice([9, 10])]+rng.choice(['', '\n'])
             text += pick('')
             outcome = rng.choices(['kept', 'truncated', 'failed'], [.85, .1, .05])[0]
-            if outcome=='truncated' and rng.random()<.4: text = rng.choice(['', ' \n'])
+            if outcome=='truncated' and rng.random()<.4:
+                text = rng.choice(['', ' \n'])
             st.answer(Rollout('' if outcome=='failed' else text, outcome=outcome, key=key, error='429' if outcome=='failed' else None))
             x = rng.choice([0., 1., rng.randrange(21)/20, .1+.2, .1*7])
-            if outcome=='kept' and rng.random()<.9: st.add_score(key, v, Score(x, pick(''), text[:9], dict(clear=dict(answer='YES', reason=pick('')))))
+            if outcome=='kept' and rng.random()<.9:
+                st.add_score(key, v, Score(x, pick(''), text[:9], dict(clear=dict(answer='YES', reason=pick('')))))
     st.close()
     (Path(path)/'recipe.yaml').write_text(yaml.safe_dump(dict(sampler=dict(model='m', base_url='http://127.0.0.1:1/v1'), formatter=formatters, **recipe)))
     return Run(path)
@@ -58,24 +70,31 @@ def messy(path, n=40, k=8, seed=0, formatters=RECIPE, texts=6, hostile=False, **
 def told_and_written(run, configs, read=True):
     "({file: figures that are told}, {file: figures of what is written})"
     st = Store(run.path)
-    try: return told_and_written_by(st, run, configs, read)
-    finally: st.close()
+    try:
+        return told_and_written_by(st, run, configs, read)
+    finally:
+        st.close()
 
 def told_and_written_by(st, run, configs, read=True):
     d, fs = {**run.recipe, 'formatter':configs}, make_formatters(configs)
     s = read_scores(st, valid_outcomes(d))
-    for m in {text_mode(f) for f in fs} if read else (): read_texts(s, st, m)
-    if read: read_sides(s, st, d, fs)
+    for m in {text_mode(f) for f in fs} if read else ():
+        read_texts(s, st, m)
+    if read:
+        read_sides(s, st, d, fs)
     return {w['file']:w for w in whatif(s, fs)}, write_formats(st, d, make_formatters(configs))
 
 def same(told, written):
     "The figures are those of the files, to the row."
     for file, w in written.items():
-        if file.startswith('eval/') and not any(f.startswith('eval/') for f in told): assert not w['rows']; continue   # nothing is held out
+        if file.startswith('eval/') and not any(f.startswith('eval/') for f in told):
+            assert not w['rows']
+            continue   # nothing is held out
         t = told[file.replace('.parquet', '.jsonl')]
         assert (file, t['rows'])==(file, w['rows']) and t['exact'], (file, t, w)
         assert t['prompts']==w['prompts'], (file, t, w)
-        if 'positive_share' in w: assert t['positive_share']==pytest.approx(w['positive_share'], abs=1e-4)
+        if 'positive_share' in w:
+            assert t['positive_share']==pytest.approx(w['positive_share'], abs=1e-4)
     return sum(w['rows'] for w in written.values())
 
 # ---- the figures are what is written
@@ -103,7 +122,8 @@ def test_every_option(tmp_path, o):
                                dict(stages=dict(sft=.25, dpo=.75)), dict(sampler=True)], ids=str)
 def test_splits_stages_and_cut_answers(tmp_path, d):
     run = messy(tmp_path/'r', 80, **({} if 'sampler' in d else d))
-    if 'sampler' in d: (run.path/'recipe.yaml').write_text(yaml.safe_dump(dict(formatter=RECIPE, sampler=dict(model='m', base_url='http://127.0.0.1:1/v1', drop_truncated=False))))
+    if 'sampler' in d:
+        (run.path/'recipe.yaml').write_text(yaml.safe_dump(dict(formatter=RECIPE, sampler=dict(model='m', base_url='http://127.0.0.1:1/v1', drop_truncated=False))))
     assert same(*told_and_written(run, RECIPE))
 
 def test_contaminated_prompts_are_in_no_file(tmp_path):
@@ -116,9 +136,11 @@ def test_after_reviews(tmp_path):
     run = messy(tmp_path/'r', seed=5)
     before = {k:w['rows'] for k, w in told_and_written(run, RECIPE)[0].items()}
     rng, ex = random.Random(1), Exploration(run)
-    for key in rng.sample(sorted(ex.scores.key.tolist()), 40): ex.review(key, rng.choice(['pass', 'fail']))
+    for key in rng.sample(sorted(ex.scores.key.tolist()), 40):
+        ex.review(key, rng.choice(['pass', 'fail']))
     for _ in range(12):
-        ex.next_pair(); assert ex.pairs and ex.pairs[0]['verdict'] is None
+        ex.next_pair()
+        assert ex.pairs and ex.pairs[0]['verdict'] is None
         ex.judge_pair(rng.choice(['accept', 'swap', 'reject']))
     told, written = told_and_written(run, RECIPE)
     assert same(told, written) and {k:w['rows'] for k, w in told.items()}!=before
@@ -140,12 +162,13 @@ def test_an_upper_bound_is_one(tmp_path, monkeypatch, seed):
                dict(type='multi_sft', name='near', pass_threshold=.6, unroll=True, unique='near'), dict(type='kto', pass_threshold=.6),
                dict(type='sft', thinking='strip', pass_threshold=.6)]
     run = messy(tmp_path/'r', seed=seed)
-    monkeypatch.setattr(rsr.whatif, 'MOST', 0)
+    monkeypatch.setattr(thresholds, 'MOST', 0)
     for read in (False, True):
         told, written = told_and_written(run, configs, read)
         assert not read==told['dpo.jsonl']['exact'] or not read
         for f, w in written.items():
-            if f!='kto.jsonl' or read: assert told[f]['rows']>=w['rows'], f
+            if f!='kto.jsonl' or read:
+                assert told[f]['rows']>=w['rows'], f
         assert not told['dpo.jsonl']['exact'] and not told['near.jsonl']['exact'] and told['kto.jsonl']['exact']==read
 
 @pytest.mark.parametrize('o', [dict(max_length_ratio=1.2), dict(max_length_ratio=1.2, max_pairs_per_prompt=4),
@@ -153,7 +176,7 @@ def test_an_upper_bound_is_one(tmp_path, monkeypatch, seed):
                                dict(rejected='near_mean', max_pairs_per_prompt=4), dict(max_margin=.6, max_pairs_per_prompt=4),
                                dict(strategy='temperature', max_length_ratio=1.2)], ids=str)
 def test_rules_that_leave_pairs_out_are_told_as_at_most(tmp_path, monkeypatch, o):
-    monkeypatch.setattr(rsr.whatif, 'MOST', 0)
+    monkeypatch.setattr(thresholds, 'MOST', 0)
     gaps = []
     for seed in range(4):
         run = messy(tmp_path/f'r{seed}', seed=seed)
@@ -172,8 +195,10 @@ def test_a_ratio_that_is_set_costs_pairs_and_the_explorer_says_at_most(tmp_path)
     judged = set()
     for _ in range(100):
         ex.next_pair()
-        if ex.message: break
-        judged.add(ex.prompt); ex.judge_pair('accept')
+        if ex.message:
+            break
+        judged.add(ex.prompt)
+        ex.judge_pair('accept')
     assert ex.message=='no pair is left to judge' and len(judged)==ex.files['dpo.jsonl']   # prompts whose pairs differ in length are passed over
 
 def test_sides_of_a_pair_strategy(tmp_path):
@@ -184,7 +209,8 @@ def test_sides_of_a_pair_strategy(tmp_path):
     weak = st.config_key('sampler', dict(model='weak'))
     st.begin().execute('UPDATE rollouts SET sampler=? WHERE idx%3=0', (weak,))
     alike = {k:w['rows'] for k, w in told_and_written_by(st, run, configs)[0].items()}
-    st.put('sides', dict(chosen=[1], rejected=[weak])); st.commit()
+    st.put('sides', dict(chosen=[1], rejected=[weak]))
+    st.commit()
     told, written = told_and_written_by(st, run, configs)
     assert same(told, written) and told['sft.jsonl']['rows']<alike['sft.jsonl'] and told['plain.jsonl']['rows']==alike['plain.jsonl']
     told, written = told_and_written_by(st, run, [dict(type='dpo', strategy='model_tiers', pass_threshold=.5, min_margin=.2, max_pairs_per_prompt=3)])
@@ -198,12 +224,14 @@ def test_a_formatter_of_ones_own_is_not_guessed_at(tmp_path):
         ex = Explorer(run)
         assert ex.counts[1]['rows'] is None and '>?<' in re.sub('</?b>', '', whatif_html(ex.counts)) and ex.ui
         assert ex.write()['mine.jsonl']==40
-    finally: del FORMATTERS['mine']
+    finally:
+        del FORMATTERS['mine']
 
 # ---- scores, histogram, table of prompts
 
 @pytest.fixture
-def run(tmp_path): return messy(tmp_path/'run')
+def run(tmp_path):
+    return messy(tmp_path/'run')
 
 @pytest.fixture
 def opened(run):
@@ -232,7 +260,8 @@ def test_table_of_prompts(opened):
     st, s, df = opened
     df = df[df.outcome=='kept']
     by = {p:(g.score>=.8-1e-9).sum()/g.score.notna().sum() if g.score.notna().any() else None for p, g in df.groupby('prompt')}
-    def ids(show, **kw): return [r['id'] for r in prompt_table(st, s, .8, show, size=1000, **kw)['rows']]
+    def ids(show, **kw):
+        return [r['id'] for r in prompt_table(st, s, .8, show, size=1000, **kw)['rows']]
     assert ids('never')==[p for p in map('q{}'.format, range(40)) if by.get(p)==0]
     assert set(ids('always'))=={p for p, x in by.items() if x==1} and set(ids('mixed'))=={p for p, x in by.items() if x is not None and 0<x<1}
     assert ids('all', sort='input')==[f'q{i}' for i in range(40)] and {'q0', 'q13', 'q26', 'q39'}<=set(ids('unscored'))
@@ -243,13 +272,16 @@ def test_table_of_prompts(opened):
 
 def test_search_is_for_text_not_for_patterns(opened):
     st, s, _ = opened
-    def hits(t): return prompt_table(st, s, search=t)['total']
+    def hits(t):
+        return prompt_table(st, s, search=t)['total']
     assert (hits('prompt 1'), hits('PROMPT 17'), hits('q39'), hits('%'), hits('_'), hits("'; DROP TABLE prompts"), hits('messages'), hits('\\'))==(11, 1, 1, 0, 0, 0, 0, 0)
 
 @pytest.mark.parametrize('kw', [dict(show='nevr'), dict(sort='rats')])
 def test_a_wrong_filter_is_named(opened, kw):
-    with pytest.raises(RsrError, match='Did you mean'): prompt_table(*opened[:2], **kw)
-    with pytest.raises(RsrError, match='no prompt with key 99999'): prompt_rollouts(opened[0], 99999)
+    with pytest.raises(RsrError, match='Did you mean'):
+        prompt_table(*opened[:2], **kw)
+    with pytest.raises(RsrError, match='no prompt with key 99999'):
+        prompt_rollouts(opened[0], 99999)
 
 def test_one_prompt_with_all_its_rollouts(opened):
     st, s, df = opened
@@ -262,9 +294,16 @@ def test_one_prompt_with_all_its_rollouts(opened):
 
 class Tags(HTMLParser):
     "What a browser would make of a piece of HTML: its tags, its attributes, its text."
-    def __init__(self, s): super().__init__(); self.tags, self.attrs, self.text = set(), set(), ''; self.feed(s); self.close()
-    def handle_starttag(self, tag, attrs): self.tags.add(tag); self.attrs |= {a for a, _ in attrs}
-    def handle_data(self, data): self.text += data
+    def __init__(self, s):
+        super().__init__()
+        self.tags, self.attrs, self.text = set(), set(), ''
+        self.feed(s)
+        self.close()
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attrs |= {a for a, _ in attrs}
+    def handle_data(self, data):
+        self.text += data
 
 OURS = set('div span b h4 table thead tbody tr th td details summary svg rect path text title del ins style'.split())
 ATTRS = set('class style title role aria-label open dir x y d width height fill viewbox stroke stroke-width stroke-dasharray opacity font-size font-weight text-anchor'.split())
@@ -297,7 +336,9 @@ def test_long_texts_are_compared_in_time():
     import time
     rng = random.Random(0)
     a, b = (' '.join(rng.choices(['alpha', 'beta', 'gamma', 'delta', 'so', 'then'], k=20_000)) for _ in 'ab')
-    start = time.perf_counter(); diff_html(a, b); diff_html(a.replace('so ', 'so\n'), b.replace('so ', 'so\n'))
+    start = time.perf_counter()
+    diff_html(a, b)
+    diff_html(a.replace('so ', 'so\n'), b.replace('so ', 'so\n'))
     assert time.perf_counter()-start<5
 
 def test_all_views_are_safe():
@@ -305,7 +346,8 @@ def test_all_views_are_safe():
              tokens=3, detail={HOSTILE[0]:dict(answer=HOSTILE[5], reason=HOSTILE[6])})
     d = dict(prompt=Prompt(HOSTILE[0], [dict(role='system', content=HOSTILE[2]), dict(role='user', content=HOSTILE[1])], {HOSTILE[5]:HOSTILE[6]}), stop='max_rollouts')
     for s in (rollout_html(r, .8), rollout_html(r, .8, .2, diff_html(r['text'], HOSTILE[0])[0]), prompt_html(d), text_box(HOSTILE[0], HOSTILE[1], fold=True),
-              whatif_html([dict(file=HOSTILE[0], rows=1, prompts=1, lost=0, positive_share=None, margin=None, exact=False)], {HOSTILE[0]:3})): safe(s)
+              whatif_html([dict(file=HOSTILE[0], rows=1, prompts=1, lost=0, positive_share=None, margin=None, exact=False)], {HOSTILE[0]:3})):
+        safe(s)
     assert '\n' not in rollout_line(r)+prompt_line(dict(id=HOSTILE[0], text=HOSTILE[9], passed=0, scored=0, truncated=0))
 
 def test_every_widget_shows_hostile_texts_as_text(tmp_path):
@@ -318,7 +360,8 @@ def test_every_widget_shows_hostile_texts_as_text(tmp_path):
         for r in ex.rollouts[:4]:
             ex.pick('right', r['key'])
             for x in ex.widgets.values():
-                if isinstance(x, w.HTML): seen += len(safe(x.value).text)
+                if isinstance(x, w.HTML):
+                    seen += len(safe(x.value).text)
     assert seen and not [x for x in ex.widgets.values() if getattr(x, 'description_allow_html', False)]
 
 # ---- traits
@@ -413,7 +456,10 @@ def test_lists_filter_sort_search_and_turn(run):
     ex = Explorer(run)
     ws = ex.ui and ex.widgets
     assert len(ws['prompts'].options)==12 and ws['place'].value=='1 to 12 of 40'
-    ws['next'].click(); ws['next'].click(); ws['next'].click(); ws['next'].click()
+    ws['next'].click()
+    ws['next'].click()
+    ws['next'].click()
+    ws['next'].click()
     assert ex.page==3 and ws['place'].value=='37 to 40 of 40' and ws['next'].disabled
     ws['show'].value = 'mixed'
     assert ex.page==0 and ex.table['total']==ex.table['counts']['mixed'] and f"mixed ({ex.table['total']})" in [o[0] for o in ws['show'].options]
@@ -458,11 +504,13 @@ def test_labels_and_pairs_are_kept_and_honoured(run):
     assert row==(text[pair['chosen']], text[pair['rejected']])
     ws['swap'].click()
     assert written()[0]==row[::-1] and 'swapped' in ws['pair'].value and ex.pairs[0]['verdict']=='swap'
-    ws['clear'].click(); ws['reject'].click()
+    ws['clear'].click()
+    ws['reject'].click()
     assert written()[0]!=row and Explorer(run).scores.reviews=={(pair['chosen'], pair['rejected']):'reject'}
     ws['left_label'].value = 'fail'
     st = Store(run.path, write=False)
-    assert st.reviews()[ex.left, 0]=='fail'; st.close()
+    assert st.reviews()[ex.left, 0]=='fail'
+    st.close()
     assert next(r for r in ex.rollouts if r['key']==ex.left)['label'] is False and 'labelled fail' in ws['left_view'].value
     ws['left_label'].value = ''
     assert next(r for r in ex.rollouts if r['key']==ex.left)['label'] is None
@@ -478,7 +526,8 @@ def test_a_run_in_use_says_so_and_stays_readable(run):
         ex.review(ex.left, 'pass')
         assert f'in use by process {held.pid}' in ex.message and 'in use' in ex.widgets['note'].value and ex.scores.reviews=={}
         assert ex.write()   # files may be written beside it
-    finally: held.communicate(b'\n')
+    finally:
+        held.communicate(b'\n')
 
 def test_what_is_shown_reproduces_the_files(run, tmp_path):
     ex = Explorer(run)
@@ -488,18 +537,20 @@ def test_what_is_shown_reproduces_the_files(run, tmp_path):
     files = {p.name:p.read_bytes() for p in (run.path/'train').glob('*.jsonl')}
     assert {k:v.count(b'\n') for k, v in files.items()}=={k:n for k, n in ex.files.items() if n}=={w['file']:w['rows'] for w in ex.counts if w['rows']}
     assert html.escape(ex.yaml) in ex.widgets['written'].value and html.escape(ex.command) in ex.widgets['written'].value
-    for p in (run.path/'train').glob('*'): p.unlink()
+    for p in (run.path/'train').glob('*'):
+        p.unlink()
     done = command(*shlex.split(ex.command)[1:])
     assert done.returncode==0, done.stderr
     assert {p.name:p.read_bytes() for p in (run.path/'train').glob('*.jsonl')}==files
     d = {**run.recipe, **yaml.safe_load(ex.yaml)}
     st = Store(run.path)
-    write_formats(st, d, make_formatters(d['formatter'])); st.close()
+    write_formats(st, d, make_formatters(d['formatter']))
+    st.close()
     assert {p.name:p.read_bytes() for p in (run.path/'train').glob('*.jsonl')}==files
 
 def test_many_rollouts_are_read_in_the_background(run, monkeypatch):
     want = Explorer(run).counts
-    monkeypatch.setattr(rsr.exploration, 'BIG', 10)
+    monkeypatch.setattr(state, 'BIG', 10)
     ex = Explorer(run)
     assert ex.ui
     ex.thread.join(20)
@@ -508,15 +559,20 @@ def test_many_rollouts_are_read_in_the_background(run, monkeypatch):
 @pytest.mark.parametrize('what', ['no rollouts', 'no scores'])
 def test_runs_with_little_in_them(tmp_path, what):
     run = messy(tmp_path/'r', 5, 0 if what=='no rollouts' else 4)
-    st = Store(run.path); st.begin().execute('DELETE FROM scores'); st.close()
+    st = Store(run.path)
+    st.begin().execute('DELETE FROM scores')
+    st.close()
     ex = Explorer(run)
     assert ex.ui and [w['rows'] for w in ex.counts]==[0]*5 and ex.table['counts']['unscored']==5
-    ex.prompt = 3; ex.next_pair(); ex.pass_threshold = .9
+    ex.prompt = 3
+    ex.next_pair()
+    ex.pass_threshold = .9
     assert ex.message=='' and ex.write()
 
 def test_run_explore(run):
     assert isinstance(load_run(run.path).explore(), Explorer) and isinstance(explore(str(run.path)), Explorer)
-    with pytest.raises(RsrError, match='no run here'): explore('nowhere')
+    with pytest.raises(RsrError, match='no run here'):
+        explore('nowhere')
 
 def test_a_run_under_way_is_read_again(run):
     ex = Explorer(run)
@@ -525,7 +581,8 @@ def test_a_run_under_way_is_read_again(run):
     before, n = ex.counts, len(ex.rollouts)
     st = Store(run.path)
     for key in st.ask(2, range(8, 10), 3, 1, 64):
-        st.answer(Rollout('One more.', outcome='kept', key=key)); st.add_score(key, st.get('verifier'), Score(1.))
+        st.answer(Rollout('One more.', outcome='kept', key=key))
+        st.add_score(key, st.get('verifier'), Score(1.))
     st.close()
     ex.widgets['again'].click()
     assert len(ex.rollouts)==n+2 and ex.counts!=before and len(ex.scores.key)==290

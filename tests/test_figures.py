@@ -10,12 +10,28 @@ import pandas as pd
 import pytest
 import yaml
 
-from rsr.data.types import Prompt, Rollout, RsrError, Score
-from rsr.explore.ledger_view import beta_masses, latency_data, outcomes_data, pass_rates_data, rollouts_to_satisfaction_data, scores_data, tokens_data, yield_budget_data
-from rsr.explore.breakdown_figures import compare_data, criteria_data, margins_data, score_length_data, spearman, taxonomy_data
-from rsr.explore.figures import FIGURES, all_figures, plot_compare, plot_scores
-from rsr.run.results import Run
 from rsr.data.store import Store
+from rsr.data.types import Prompt, Rollout, RsrError, Score
+from rsr.explore.breakdown_figures import (
+    compare_data,
+    criteria_data,
+    margins_data,
+    score_length_data,
+    spearman,
+    taxonomy_data,
+)
+from rsr.explore.figures import FIGURES, all_figures, plot_compare, plot_scores
+from rsr.explore.ledger_view import (
+    beta_masses,
+    latency_data,
+    outcomes_data,
+    pass_rates_data,
+    rollouts_to_satisfaction_data,
+    scores_data,
+    tokens_data,
+    yield_budget_data,
+)
+from rsr.run.results import Run
 from rsr.style import COLOURS, ENDS, INK, LOOKS
 
 NAMES = ['scores', 'pass_rates', 'rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency', 'yield_budget', 'score_length', 'margins', 'criteria', 'taxonomy', 'compare']
@@ -26,18 +42,22 @@ def make_run(path, prompts, recipe=RECIPE, taxonomy=None):
     "A run filled by hand: [(stop, [(outcome, score, tokens, blind) …]) …]; a score of '-' is no score row."
     st = Store(path)
     (path/'recipe.yaml').write_text(yaml.safe_dump(recipe))
-    if prompts: st.add_prompts([(f'line {i}', Prompt(f'q{i}', [dict(role='user', content='?')], dict(taxonomy=taxonomy[i]) if taxonomy else {})) for i in range(len(prompts))])
+    if prompts:
+        st.add_prompts([(f'line {i}', Prompt(f'q{i}', [dict(role='user', content='?')], dict(taxonomy=taxonomy[i]) if taxonomy else {})) for i in range(len(prompts))])
     smp, ver = st.config_key('sampler', recipe['sampler']), st.config_key('verifier', dict(rubric=dict(criteria=[dict(id='depth', scale=[1, 2, 3, 4, 5])])))
     st.put('verifier', ver)
     for key, (stop, rs) in enumerate(prompts, 1):
         for i, (outcome, score, tokens, blind) in enumerate(rs):
             k, = st.ask(key, [i], 1, smp, 100, blind=blind)
-            if outcome: st.answer(Rollout('x'*tokens*4, outcome=outcome, key=k, prompt_tokens=10, completion_tokens=tokens, latency=tokens/100))
+            if outcome:
+                st.answer(Rollout('x'*tokens*4, outcome=outcome, key=k, prompt_tokens=10, completion_tokens=tokens, latency=tokens/100))
             if outcome == 'kept' and score != '-':
                 detail = dict(right=dict(answer='ERROR' if score is None else 'YES' if score >= .5 else 'NO', reason='r'), depth=dict(answer=5 if score == 1 else 2))
                 st.add_score(k, ver, Score(score, detail=detail))
-        if stop: st.stop(key, stop)
-    st.commit(); st.close()
+        if stop:
+            st.stop(key, stop)
+    st.commit()
+    st.close()
     return Run(path)
 
 K = 'kept'
@@ -49,7 +69,8 @@ FULL = [('satisfied', [(K, 1., 10, True), (K, 0., 20, True)]),
 CELLS = [dict(what='a', how='x'), dict(what='a', how='y'), dict(what='b', how='x'), dict(what='b', how=None), dict(what='a', how='x')]
 
 @pytest.fixture
-def full(tmp_path): return make_run(tmp_path/'full', FULL, taxonomy=CELLS)
+def full(tmp_path):
+    return make_run(tmp_path/'full', FULL, taxonomy=CELLS)
 
 matplotlib.use('Agg')
 
@@ -80,7 +101,8 @@ def test_figures_agree_with_the_table_of_the_run(full):
     s = full.stats()
     assert {k: s['scores'][k] for k in ('passed', 'failed', 'between', 'unscored')} == scores_data(full)['counts']
     d = pass_rates_data(full)
-    for k in ('plain', 'pooled', 'corrected', 'interval'): assert d[k] == pytest.approx(s['pass_rate'][k])
+    for k in ('plain', 'pooled', 'corrected', 'interval'):
+        assert d[k] == pytest.approx(s['pass_rate'][k])
     assert outcomes_data(full)['outcomes'] == {k.replace('_', ' '): n for k, n in s['samples']['by_outcome'].items()}
     assert outcomes_data(full)['stops'] == s['prompts']['by_stop_reason']
 
@@ -88,12 +110,15 @@ def test_one_side_of_a_run_that_makes_pairs(full):
     st = Store(full.path)
     weak = st.config_key('sampler', dict(model='weak'))
     st.put('sides', dict(chosen=[1], rejected=[weak]))
-    st.begin().execute('UPDATE rollouts SET sampler=? WHERE prompt=2', (weak,)); st.commit(); st.close()
+    st.begin().execute('UPDATE rollouts SET sampler=? WHERE prompt=2', (weak,))
+    st.commit()
+    st.close()
     assert scores_data(full)['n'] == 9
     assert scores_data(full, side='chosen')['counts'] == dict(passed=2, between=0, failed=4, unscored=1)
     assert scores_data(full, side='rejected')['counts'] == dict(passed=1, between=0, failed=2, unscored=0)
     assert pass_rates_data(full, side='rejected')['plain'] == pytest.approx(1/3)
-    with pytest.raises(RsrError, match="Did you mean 'chosen'"): scores_data(full, side='choosen')
+    with pytest.raises(RsrError, match="Did you mean 'chosen'"):
+        scores_data(full, side='choosen')
 
 def test_truncated_rollouts_count_where_the_recipe_keeps_them(tmp_path):
     recipe = dict(RECIPE, sampler=dict(RECIPE['sampler'], drop_truncated=False))
@@ -109,7 +134,8 @@ def test_pass_rates(full):
 @pytest.mark.parametrize('a, b, edges, mass', [
     (1, 1, [0, .25, 1], [.25, .75]), (2, 2, [0, .5, 1], [.5, .5]), (3, 1, [0, .5, 1], [.125, .875]), (1, 2, [0, .1, 1], [.19, .81]),
     (.5, .5, [0, .1, .9, 1], [2/math.pi*math.asin(.1**.5), 1-4/math.pi*math.asin(.1**.5), 2/math.pi*math.asin(.1**.5)]), (.02, .02, [0, .5, 1], [.5, .5])])
-def test_beta_masses(a, b, edges, mass): assert beta_masses(a, b, edges) == pytest.approx(mass, abs=2e-4)
+def test_beta_masses(a, b, edges, mass):
+    assert beta_masses(a, b, edges) == pytest.approx(mass, abs=2e-4)
 
 def test_rollouts_to_satisfaction(full):
     d = rollouts_to_satisfaction_data(full)
@@ -119,7 +145,9 @@ def test_rollouts_to_satisfaction(full):
 
 def test_prompts_of_an_earlier_input_are_left_out(tmp_path):
     run = make_run(tmp_path/'r', FULL[:2])
-    st = Store(run.path); st.add_prompts([('line 1', Prompt('new', [dict(role='user', content='!')]))]); st.close()
+    st = Store(run.path)
+    st.add_prompts([('line 1', Prompt('new', [dict(role='user', content='!')]))])
+    st.close()
     assert rollouts_to_satisfaction_data(run)['n'] == 0 and outcomes_data(run)['stops'] == {'open': 1}
 
 def test_tokens_and_latency(full):
@@ -144,11 +172,18 @@ def test_yield_of_a_run_in_parts(full):
     was = yield_budget_data(full), yield_budget_data(full, 'tokens')
     st = Store(full.path)
     q = st.begin().execute
-    q('UPDATE rollouts SET asked=key'); q('UPDATE scores SET rollout=rollout+100000000*(rollout%2)'); q('UPDATE rollouts SET key=key+100000000*(key%2)'); st.commit(); st.close()
+    q('UPDATE rollouts SET asked=key')
+    q('UPDATE scores SET rollout=rollout+100000000*(rollout%2)')
+    q('UPDATE rollouts SET key=key+100000000*(key%2)')
+    st.commit()
+    st.close()
     assert (yield_budget_data(full), yield_budget_data(full, 'tokens')) == was
 
 def test_yield_counts_the_judge(full):
-    st = Store(full.path); st.add_call('judge', 2, 1, Rollout('{}', outcome='kept', prompt_tokens=500, completion_tokens=7)); st.commit(); st.close()
+    st = Store(full.path)
+    st.add_call('judge', 2, 1, Rollout('{}', outcome='kept', prompt_tokens=500, completion_tokens=7))
+    st.commit()
+    st.close()
     assert yield_budget_data(full, 'tokens')['spent'][2:4] == [10+10+10+20+507, 10+10+10+20+507+40]
 
 def test_spearman_is_that_of_ranks():
@@ -166,7 +201,8 @@ def test_score_length(full):
 
 def test_intervals_of_score_length_count_prompts_not_rollouts():
     "Ten copies of each prompt's rollouts say nothing new."
-    def frame(copies): return pd.DataFrame([dict(prompt=p, score=s, completion_tokens=10) for p, s in enumerate([0., 0., 1., 1., .5, .8]) for _ in range(copies)])
+    def frame(copies):
+        return pd.DataFrame([dict(prompt=p, score=s, completion_tokens=10) for p, s in enumerate([0., 0., 1., 1., .5, .8]) for _ in range(copies)])
     (one,), (ten,) = score_length_data(frame(1))['interval'], score_length_data(frame(10))['interval']
     assert one == pytest.approx(ten)
     sd = np.std([0., 0., 1., 1., .5, .8], ddof=1)
@@ -195,7 +231,9 @@ def test_criteria(full):
 def test_criteria_of_details_that_are_no_rubrics_answers(tmp_path):
     run = make_run(tmp_path/'r', FULL)
     st = Store(run.path)
-    st.begin().execute("UPDATE scores SET detail=?", (json.dumps(dict(votes=[1, 2], how='majority', sure=True, nested=dict(x=1))),)); st.commit(); st.close()
+    st.begin().execute("UPDATE scores SET detail=?", (json.dumps(dict(votes=[1, 2], how='majority', sure=True, nested=dict(x=1))),))
+    st.commit()
+    st.close()
     assert 'rubric' in criteria_data(run)['why']
 
 def test_taxonomy(full):
@@ -214,14 +252,16 @@ def test_compare(tmp_path):
     assert d['runs'][0]['cost'] == 7 and d['runs'][0]['corrected'] == pytest.approx(.5)
     assert [r['label'] for r in compare_data(runs, by='sampler.model')['runs']] == ['m', 'm']
     assert compare_data({'a': runs[0], 'b': runs[1].rollouts}, pass_threshold=.95)['runs'][1]['plain'] == pytest.approx(.5/4)
-    with pytest.raises(RsrError, match="Did you mean 'sampler.temperature'"): compare_data(runs, by='sampler.temprature')
+    with pytest.raises(RsrError, match="Did you mean 'sampler.temperature'"):
+        compare_data(runs, by='sampler.temprature')
 
 
 # ---- a run and its DataFrame
 
 def test_a_dataframe_gives_what_its_run_gives(full):
     df, limits = full.rollouts, dict(pass_threshold=.8, fail_threshold=None, min_margin=.15)
-    for f in (scores_data, margins_data): assert f(df, **limits) == f(full)
+    for f in (scores_data, margins_data):
+        assert f(df, **limits) == f(full)
     assert latency_data(df) == latency_data(full)
     assert {**tokens_data(df), 'limits': [100]} == tokens_data(full)
     assert {**score_length_data(df)} == score_length_data(full)
@@ -254,13 +294,15 @@ def test_tables_that_are_not_pandas(full):
     (lambda r: scores_data(r, side='chosen'), 'does not make pairs'), (lambda r: yield_budget_data(r, 'euros'), "no unit 'euros'"),
     (lambda r: criteria_data(r, by='answer'), "Did you mean 'answers'"), (lambda r: list(all_figures(r, ['score'])), "Did you mean 'scores'")])
 def test_mistakes_are_named(full, call, says):
-    with pytest.raises(RsrError, match=says): call(full)
+    with pytest.raises(RsrError, match=says):
+        call(full)
 
 
 # ---- drawing
 
 @pytest.fixture(scope='module')
-def given(tmp_path_factory): return dict(things(tmp_path_factory.mktemp('given')))
+def given(tmp_path_factory):
+    return dict(things(tmp_path_factory.mktemp('given')))
 
 def things(tmp_path):
     yield 'full', make_run(tmp_path/'a', FULL, taxonomy=CELLS)
@@ -284,8 +326,10 @@ def test_draws_whatever_it_is_given(name, given):
     for what, run in given.items():
         ax = FIGURES[name][0](run)
         ax.figure.canvas.draw()
-        if ax.figure_why: assert [t.get_text() for t in ax.texts] and not ax.axison, f'{name} of {what}'
-        else: assert ax.get_title(loc='left') and any(c.isdigit() for c in ax.get_title(loc='left')), f'{name} of {what}'
+        if ax.figure_why:
+            assert [t.get_text() for t in ax.texts] and not ax.axison, f'{name} of {what}'
+        else:
+            assert ax.get_title(loc='left') and any(c.isdigit() for c in ax.get_title(loc='left')), f'{name} of {what}'
         plt.close(ax.figure)
 
 def test_which_figures_a_run_has(given):
@@ -342,8 +386,10 @@ def test_hostile_names_are_text(tmp_path):
 
 # ---- pages and eyes
 
-def linear(c): return np.array([x/12.92 if x <= .04045 else ((x+.055)/1.055)**2.4 for x in (int(c[i:i+2], 16)/255 for i in (1, 3, 5))])
-def luminance(c): return float(linear(c) @ [.2126, .7152, .0722])
+def linear(c):
+    return np.array([x/12.92 if x <= .04045 else ((x+.055)/1.055)**2.4 for x in (int(c[i:i+2], 16)/255 for i in (1, 3, 5))])
+def luminance(c):
+    return float(linear(c) @ [.2126, .7152, .0722])
 def contrast(a, b):
     a, b = sorted((luminance(a), luminance(b)))
     return (b+.05)/(a+.05)
@@ -372,7 +418,8 @@ def lab(rgb):
     f = np.where(xyz > .008856, np.cbrt(xyz), 7.787*xyz+16/116)
     return np.array([116*f[1]-16, 500*(f[0]-f[1]), 200*(f[1]-f[2])])
 
-def apart(a, b, eye): return float(np.linalg.norm(lab(EYES[eye] @ linear(a))-lab(EYES[eye] @ linear(b))))
+def apart(a, b, eye):
+    return float(np.linalg.norm(lab(EYES[eye] @ linear(a))-lab(EYES[eye] @ linear(b))))
 
 @pytest.mark.parametrize('eye', EYES)
 @pytest.mark.parametrize('pair', ['passed failed', 'passed between', 'between failed', 'passed open', 'failed open'])

@@ -13,15 +13,15 @@ from conftest import read_jsonl, write_jsonl
 from fastcore.test import test_eq as same
 
 from rsr import sample
-from rsr.formatters.load_check import check_files, files_table, lint_info, load_file
 from rsr.data.readers import BadRow, read_prompts
-from rsr.data.types import Prompt, Rollout, RsrError
 from rsr.data.text import clean_text
-from rsr.formatters.writer import make_formatters, write_files
+from rsr.data.types import Prompt, Rollout, RsrError
 from rsr.formatters.lint import RULES, effect, lint_file, view
+from rsr.formatters.load_check import check_files, files_table, lint_info, load_file
 from rsr.formatters.pairing import length_ratio
-from rsr.pairs.strategies import pairs_of
 from rsr.formatters.trainers import SHAPES, STANDARD, STRINGS_ONLY, TARGETS
+from rsr.formatters.writer import make_formatters, write_files
+from rsr.pairs.strategies import pairs_of
 
 sys.path.insert(0, str(Path(__file__).parent/'trainers'))
 from cases import CASES, A, S, U, grpo, kto, pair, pc, sft
@@ -79,7 +79,8 @@ def test_tokens_are_counted_where_a_tokenizer_is_given(tmp_path):
     for path in tmp_path, tmp_path/'tokenizer.json':
         r = lint_file(f, 'sft', 'trl', tokenizer=path, cutoff=800)
         assert r['over_long']==1 and r['tokens']==f'counted by {path}'
-    with pytest.raises(RsrError, match='tokenizer'): lint_file(f, 'sft', 'trl', tokenizer=tmp_path/'none.json')
+    with pytest.raises(RsrError, match='tokenizer'):
+        lint_file(f, 'sft', 'trl', tokenizer=tmp_path/'none.json')
 
 # ---- what rsr writes from hostile rollouts avoids them all
 
@@ -112,7 +113,9 @@ def test_written_files_pass(method, target, style, fmt, tmp_path):
     r, = check_files(tmp_path, [f])
     bad = [p for p in r['problems'] if p['effect'] in BAD and p['rule']!='pool']
     assert not bad and r['rows']==counts['rows'] and (r['kept']==r['rows'] or method=='multi_sft')
-    if method!='kto': assert r['rows']==len(groups); return
+    if method!='kto':
+        assert r['rows']==len(groups)
+        return
     assert counts['rows']+counts['left_out']==sum(len({x.text.strip() for x in rs if x.score in (0., 1.)}) for _, rs in groups)
     assert not any(p['rule']=='share' for p in r['problems'])
 
@@ -120,7 +123,8 @@ def test_written_files_pass(method, target, style, fmt, tmp_path):
 def test_texts_come_back_as_they_were(fmt, tmp_path):
     fs = make_formatters([dict(format=fmt, **o) for o in (dict(type='sft'), dict(type='dpo', target='trl'), dict(type='kto'), dict(type='grpo', columns=['answer', 'note']))])
     write_files(hostile(), fs, tmp_path)
-    def read(f): return read_parquet(tmp_path/'train'/f.file) if fmt=='parquet' else [orjson.loads(line) for line in (tmp_path/'train'/f.file).read_bytes().splitlines()]
+    def read(f):
+        return read_parquet(tmp_path/'train'/f.file) if fmt=='parquet' else [orjson.loads(line) for line in (tmp_path/'train'/f.file).read_bytes().splitlines()]
     texts = [t.strip() for t in TEXTS.values()]
     same([r['messages'][1]['content'] for r in read(fs[0])], texts)
     same([r['chosen'][0]['content'] for r in read(fs[1])], texts)
@@ -142,14 +146,19 @@ def test_datasets_loads_what_is_written(fmt, tmp_path):
         ds = datasets.load_dataset('json' if fmt=='jsonl' else 'parquet', data_files=str(tmp_path/'train'/f.file), split='train', cache_dir=str(tmp_path/'cache'))
         assert len(ds)==counts[f.file]['rows']
         assert 'timestamp' not in str(ds.features) and 'Json' not in str(ds.features)
-        if f.type=='sft': same([r['messages'][1]['content'] for r in ds], [t.strip() for t in TEXTS.values()])
+        if f.type=='sft':
+            same([r['messages'][1]['content'] for r in ds], [t.strip() for t in TEXTS.values()])
 
 @pytest.mark.parametrize('case', [c for c in CASES if c.rule in ('encoding', 'late', 'json') or c.rule=='dates' and c.method=='grpo'], ids=repr)
 def test_datasets_does_what_the_rule_says(case, tmp_path):
     datasets = pytest.importorskip('datasets', reason='datasets is not installed: JSON loading is tested by `make test-trainers`')
-    def load(): return datasets.load_dataset('json', data_files=str(case.write(tmp_path)), split='train', cache_dir=str(tmp_path/'cache'))
-    if case.effect=='alters': assert 'timestamp' in str(load().features); return
-    with pytest.raises((datasets.exceptions.DatasetGenerationError, UnicodeDecodeError)): list(load())
+    def load():
+        return datasets.load_dataset('json', data_files=str(case.write(tmp_path)), split='train', cache_dir=str(tmp_path/'cache'))
+    if case.effect=='alters':
+        assert 'timestamp' in str(load().features)
+        return
+    with pytest.raises((datasets.exceptions.DatasetGenerationError, UnicodeDecodeError)):
+        list(load())
 
 @pytest.mark.parametrize('method,style', [('grpo', 'standard'), ('grpo', 'messages'), ('kto', 'standard')])
 def test_only_iso_dates(method, style, tmp_path):
@@ -165,11 +174,13 @@ def test_one_set_of_keys_and_types_past_10_mb(tmp_path):
     groups[-1][0].messages[0]['name'] = 'late'
     fs = make_formatters([dict(type='sft'), dict(type='grpo')])
     counts = write_files(groups, fs, tmp_path)
-    for r in check_files(tmp_path, fs): assert r['rows']==counts[Path(r['file']).name]['rows']==11010==r['kept'] and not r['problems']
+    for r in check_files(tmp_path, fs):
+        assert r['rows']==counts[Path(r['file']).name]['rows']==11010==r['kept'] and not r['problems']
 
 @pytest.mark.parametrize('columns', ['prompts', 'completions', 'completion', 'completion_ids', 'trainer_state', 'log_extra', 'log_metric', 'image', 'images', 'tools', 'prompt'])
 def test_grpo_columns_that_break_the_trainer_are_refused(columns):
-    with pytest.raises(RsrError, match=f"name '{columns}'"): make_formatters([dict(type='grpo', columns=[columns])])
+    with pytest.raises(RsrError, match=f"name '{columns}'"):
+        make_formatters([dict(type='grpo', columns=[columns])])
 
 def test_empty_answers_and_equal_pairs_are_never_written(tmp_path):
     p = Prompt('1', [U('q')])
@@ -177,7 +188,8 @@ def test_empty_answers_and_equal_pairs_are_never_written(tmp_path):
              Rollout('<think>z</think> A', score=0., idx=3)]
     fs = make_formatters([dict(type=m, thinking='strip', **kw) for m, kw in (('sft', dict(select='longest')), ('dpo', dict(max_pairs_per_prompt=4)), ('kto', {}))])
     counts = write_files([(p, think)], fs, tmp_path)
-    for r in check_files(tmp_path, fs): assert not {q['rule'] for q in r['problems']} & {'empty', 'equal', 'think', 'flips', 'null'}, r
+    for r in check_files(tmp_path, fs):
+        assert not {q['rule'] for q in r['problems']} & {'empty', 'equal', 'think', 'flips', 'null'}, r
     dpo = read_jsonl(tmp_path/'train'/'dpo.jsonl')
     assert all(r['chosen']['value']!=r['rejected']['value'] and r['chosen']['value'] and r['rejected']['value'] for r in dpo)
     assert counts['sft.jsonl']['rows']+counts['sft.jsonl'].get('dropped', 0)>=1   # what was left out is counted
@@ -185,9 +197,12 @@ def test_empty_answers_and_equal_pairs_are_never_written(tmp_path):
 @pytest.mark.parametrize('o', [{}, dict(thinking='strip'), dict(max_pairs_per_prompt=3), dict(rejected='near_mean'), dict(strategy='temperature')], ids=str)
 def test_a_pair_is_alike_in_length_and_a_prompt_is_lost_only_if_it_has_none(tmp_path, o):
     rng = random.Random(str(o))
-    def letters(n): return ''.join(rng.choices('abcdefgh', k=n))
-    def answer(k): return '<think>'+letters(rng.randint(1, 400))*(k%3>0)+'</think>'+letters(rng.randint(4, 60))
-    def rollouts(i): return [Rollout(answer(k), score=rng.randint(0, 10)/10, idx=k, key=10*i+k, outcome='kept') for k in range(rng.randint(2, 6))]
+    def letters(n):
+        return ''.join(rng.choices('abcdefgh', k=n))
+    def answer(k):
+        return '<think>'+letters(rng.randint(1, 400))*(k%3>0)+'</think>'+letters(rng.randint(4, 60))
+    def rollouts(i):
+        return [Rollout(answer(k), score=rng.randint(0, 10)/10, idx=k, key=10*i+k, outcome='kept') for k in range(rng.randint(2, 6))]
     groups = [(Prompt(f'q{i}', [U(f'question {i}')]), rollouts(i)) for i in range(150)]
     opts = dict(type='dpo', target='trl', pass_threshold=.7, fail_threshold=None, min_margin=.15, **o)
     written = {}
@@ -200,7 +215,8 @@ def test_a_pair_is_alike_in_length_and_a_prompt_is_lost_only_if_it_has_none(tmp_
         assert counts.get('unlike_length', 0)==told['lengths too unlike'] and counts['rows']==len(rows) and sum(told.values())==150-counts['prompts']
     assert all(length_ratio(r['chosen'][0]['content'], r['rejected'][0]['content'])<=1.5 for r in rows)
     text = (lambda r: r.text.split('</think>')[1]) if o.get('thinking')=='strip' else lambda r: r.text
-    def may(c, r): return c.score>=.7-1e-9 and c.score-r.score>=.15-1e-9 and (r.score<.7-1e-9 or 'strategy' in o) and text(c)!=text(r) and length_ratio(text(c), text(r))<=1.5
+    def may(c, r):
+        return c.score>=.7-1e-9 and c.score-r.score>=.15-1e-9 and (r.score<.7-1e-9 or 'strategy' in o) and text(c)!=text(r) and length_ratio(text(c), text(r))<=1.5
     assert written[1.5]=={p.messages[0]['content'] for p, rs in groups if any(may(c, r) for c in rs for r in rs)}
     assert counts['unlike_length']==len(written[None]-written[1.5])>15 and len(written[1.5])>40
 
@@ -218,7 +234,8 @@ def test_thinking_stands_in_one_form(tmp_path):
 
 def test_shareGPT_roles_only_for_llamafactory(tmp_path):
     for m, t, s, f in FORMS:
-        if f=='parquet' or m=='grpo': continue
+        if f=='parquet' or m=='grpo':
+            continue
         fs = make_formatters([dict(type=m, target=t, style=s)])
         write_files(hostile(2), fs, tmp_path/f'{m}{t}{s}', single=s=='standard')
         assert ('"human"' in (tmp_path/f'{m}{t}{s}'/'train'/fs[0].file).read_bytes().decode() if fs[0].format=='jsonl' else False)==((m, t)==('dpo', 'llamafactory'))
@@ -256,7 +273,7 @@ def test_kto_labels_are_booleans_and_their_share_is_reached(tmp_path):
 # ---- the check of a run
 
 def test_without_the_trainer_the_rules_check(tmp_path, monkeypatch):
-    monkeypatch.setattr('rsr.check.installed', lambda t: None)
+    monkeypatch.setattr('rsr.formatters.load_check.installed', lambda t: None)
     f = write_jsonl(tmp_path/'sft.jsonl', [sft(U('q'), U('q'), A('a')), sft(U('q'), A('a'))])
     r = load_file(f, 'sft', 'llamafactory')
     assert (r['rows'], r['kept'], r['loaded'])==(2, 1, None) and 'not installed' in r['note'] and r['problems'][0]['row']==1
@@ -265,11 +282,14 @@ def test_table_names_files_rows_and_reasons(tmp_path):
     fs = make_formatters([dict(type='sft'), dict(type='kto')])
     write_files(hostile(), fs, tmp_path, side=lambda p, f: 'eval' if p.id in ('1', '2') else 'train')
     assert [r['file'] for r in check_files(tmp_path, fs)]==['train/sft.jsonl', 'eval/sft.jsonl', 'train/kto.jsonl', 'eval/kto.jsonl']
-    with open(tmp_path/'eval'/'sft.jsonl', 'a') as f: f.write('{"messages":[{"role":"user","content":"q"}]}\n')
+    with open(tmp_path/'eval'/'sft.jsonl', 'a') as f:
+        f.write('{"messages":[{"role":"user","content":"q"}]}\n')
     out = files_table(check_files(tmp_path, fs, trainer='trl'), tmp_path)
     assert 'eval/sft.jsonl: 1 row (3)' in out and 'llamafactory leaves it out in silence' in out and 'formatter.target=trl' in out
-    with pytest.raises(RsrError, match="Did you mean 'trl'"): check_files(tmp_path, fs, trainer='tlr')
-    with pytest.raises(RsrError, match='no target'): lint_file(tmp_path/'eval'/'sft.jsonl', 'sft', 'lamafactory')
+    with pytest.raises(RsrError, match="Did you mean 'trl'"):
+        check_files(tmp_path, fs, trainer='tlr')
+    with pytest.raises(RsrError, match='no target'):
+        lint_file(tmp_path/'eval'/'sft.jsonl', 'sft', 'lamafactory')
 
 def test_every_effect_is_known():
     assert {effect(r, t, m) for r in RULES for t in TARGETS for m in ('sft', 'dpo', 'kto', 'grpo')}<={'refuses', 'fails', 'drops', 'cuts', 'alters', 'takes', None}
@@ -291,7 +311,8 @@ REFUSED = {
 @pytest.mark.parametrize('name', REFUSED)
 def test_input_that_no_file_can_hold_is_refused(name, here):
     row, reason = REFUSED[name]
-    with pytest.raises(RsrError, match=reason) as e: sample([dict(id='good', messages=[U('q')]), dict(id='bad-one', **row)], 'sft', work_dir='run', progress=False)
+    with pytest.raises(RsrError, match=reason) as e:
+        sample([dict(id='good', messages=[U('q')]), dict(id='bad-one', **row)], 'sft', work_dir='run', progress=False)
     assert 'row 2' in str(e.value) and not Path('run/run.db').exists()
 
 def test_refusal_names_the_id():
@@ -310,13 +331,15 @@ def test_a_file_of_bad_lines_is_counted_line_by_line(here):
     assert [str(p)[:16] for _, p in got if isinstance(p, BadRow)]==[f'in.jsonl, line {i}' for i in (2, 3, 4, 5, 6, 8, 9)]
     assert got[6][1].messages[0]['content']=='nul \x00'
 
-def run_of(server, rows, recipe='sft', **kw): return sample(rows, recipe, base_url=server.base_url, work_dir='run', progress=False, **kw)
+def run_of(server, rows, recipe='sft', **kw):
+    return sample(rows, recipe, base_url=server.base_url, work_dir='run', progress=False, **kw)
 
 def accounted(run, n):
     "All prompts in the ledger, all samples in one outcome, rows in the files as counted."
     s = run.stats()
     assert s['prompts']['total']==n==sum(s['prompts']['by_stop_reason'].values()) and sum(s['samples']['by_outcome'].values())==s['samples']['asked']
-    for f, c in s['rows'].items(): assert len((run.path/'train'/f).read_bytes().splitlines())==c['rows']
+    for f, c in s['rows'].items():
+        assert len((run.path/'train'/f).read_bytes().splitlines())==c['rows']
     return s
 
 def test_hostile_answers_of_a_server(here, server):
@@ -371,7 +394,8 @@ ODD = {'late system':[U('q'), S('s'), U('q2')], 'user twice':[U('q'), U('q2')], 
 @pytest.mark.parametrize('name', ODD)
 def test_prompts_that_llamafactory_drops_are_refused_or_counted(name, tmp_path):
     (_, p), = read_prompts([dict(id='x', messages=ODD[name])])
-    if isinstance(p, BadRow): return
+    if isinstance(p, BadRow):
+        return
     fs = make_formatters([dict(type='sft')])
     counts = write_files([(p, [Rollout('a', score=1.)])], fs, tmp_path, single=False)['sft.jsonl']
     r, = check_files(tmp_path, fs)
@@ -385,9 +409,11 @@ def test_what_a_row_cannot_hold_is_said(tmp_path):
 def test_half_a_character_never_reaches_a_file(tmp_path):
     "Answers are cleaned where they come in; one that was not stops the writing, and no half-written file appears."
     fs = make_formatters([dict(type='sft')])
-    with pytest.raises(Exception, match='surrogate'): write_files([(Prompt('x', [U('q')]), [Rollout('a\ud83d', score=1.)])], fs, tmp_path)
+    with pytest.raises(Exception, match='surrogate'):
+        write_files([(Prompt('x', [U('q')]), [Rollout('a\ud83d', score=1.)])], fs, tmp_path)
     assert not list((tmp_path/'train').glob('sft*'))
 
 def test_a_truth_with_half_a_character(here):
-    with pytest.raises(RsrError, match='surrogate') as e: sample([dict(id='x', messages=[U('q')], metadata=dict(answer='\ud83d'))], 'grpo', work_dir='run', progress=False)
+    with pytest.raises(RsrError, match='surrogate') as e:
+        sample([dict(id='x', messages=[U('q')], metadata=dict(answer='\ud83d'))], 'grpo', work_dir='run', progress=False)
     assert 'row 1' in str(e.value)

@@ -10,7 +10,8 @@ from conftest import read_jsonl, rows, rsr, write_jsonl
 from rsr import load_run, sample
 from rsr.data.types import RsrError
 
-def go(server, n=60, recipe='sft', work_dir='run', **kw): return sample(rows(n), recipe, base_url=server.base_url, work_dir=work_dir, progress=False, **kw)
+def go(server, n=60, recipe='sft', work_dir='run', **kw):
+    return sample(rows(n), recipe, base_url=server.base_url, work_dir=work_dir, progress=False, **kw)
 
 def test_kto_share_is_the_files(here, server):
     run = go(server, 200, 'kto')
@@ -63,7 +64,8 @@ def test_every_target_and_parquet(here, server):
                 import pyarrow.parquet as pq
                 assert pq.read_table(here/'run/train'/k).num_rows==n[k]
     for method, target in [('dpo', 'verl'), ('kto', 'openai'), ('grpo', 'llamafactory')]:
-        with pytest.raises(RsrError, match='has no such training'): run.format(method, target=target)
+        with pytest.raises(RsrError, match='has no such training'):
+            run.format(method, target=target)
 
 def test_strings_only_where_every_prompt_is_one_turn(here, server):
     data = rows(20)
@@ -72,7 +74,8 @@ def test_strings_only_where_every_prompt_is_one_turn(here, server):
     assert {type(r['prompt']) for r in read_jsonl('run/train/kto.jsonl')}=={list}
 
 def test_split_is_shared_and_stable(here, server):
-    def ids(path): return {r['messages'][0]['content'] if 'messages' in r else r['conversations'][0]['value'] for r in read_jsonl(path)}
+    def ids(path):
+        return {r['messages'][0]['content'] if 'messages' in r else r['conversations'][0]['value'] for r in read_jsonl(path)}
     go(server, 100, 'sft_dpo', overrides=['split.eval=0.3'])
     sft, sft_e, dpo, dpo_e = (ids(f'run/{s}/{f}.jsonl') for f in ('sft', 'dpo') for s in ('train', 'eval'))
     assert sft_e and dpo_e and not (sft|dpo)&(sft_e|dpo_e) and .15<len(sft_e)/len(sft|sft_e)<.45
@@ -82,7 +85,8 @@ def test_split_is_shared_and_stable(here, server):
 
 def test_split_by_metadata(here, server):
     data = rows(60)
-    for i, r in enumerate(data): r['metadata']['doc'] = f'd{i%6}'
+    for i, r in enumerate(data):
+        r['metadata']['doc'] = f'd{i%6}'
     sample(data, 'sft', base_url=server.base_url, work_dir='run', progress=False, overrides=['split={eval: 0.4, by: metadata.doc}'])
     doc = {f'prompt {i}':f'd{i%6}' for i in range(60)}
     train, held = ({doc[r['messages'][0]['content']] for r in read_jsonl(f'run/{s}/sft.jsonl')} for s in ('train', 'eval'))
@@ -93,8 +97,10 @@ def test_stages_share_no_prompt(here, server):
     sft = {r['messages'][0]['content'] for r in read_jsonl('run/train/sft.jsonl')}
     dpo = {r['conversations'][0]['value'] for r in read_jsonl('run/train/dpo.jsonl')}
     assert sft and dpo and not sft&dpo
-    with pytest.raises(RsrError, match='no formatter of this recipe'): go(server, 5, 'sft_dpo', 'b', overrides=['stages=[sft, grpo]'])
-    with pytest.raises(RsrError, match='sum to 0.9'): go(server, 5, 'sft_dpo', 'b', overrides=['stages={sft: 0.5, dpo: 0.4}'])
+    with pytest.raises(RsrError, match='no formatter of this recipe'):
+        go(server, 5, 'sft_dpo', 'b', overrides=['stages=[sft, grpo]'])
+    with pytest.raises(RsrError, match='sum to 0.9'):
+        go(server, 5, 'sft_dpo', 'b', overrides=['stages={sft: 0.5, dpo: 0.4}'])
     assert run.recipe['stages']==['sft', 'dpo']
 
 def test_decontaminate_before_paying(here, server):
@@ -135,14 +141,16 @@ def test_options_from_python(here, server):
     run = go(server, 10, 'dpo', split=dict(eval=.3), formatter=dict(target='trl'), max_rollouts=8)
     assert run.recipe['split']=={'eval':.3} and run.recipe['formatter'][0]['target']=='trl'
     go(server, 3, 'dpo', 'b', **{'formatter.min_margin':.5})
-    with pytest.raises(RsrError, match="file.py:"): go(server, 3, work_dir='c', verifier=lambda response, metadata: 1.)
+    with pytest.raises(RsrError, match="file.py:"):
+        go(server, 3, work_dir='c', verifier=lambda response, metadata: 1.)
 
 def test_a_split_holds_prompts_out_of_every_file_on_disk(here, server):
     "Also out of files that an earlier `rsr format` wrote, and that this one does not name."
     go(server, 40, 'dpo')
     assert rsr('format', 'run', 'formatter=kto').returncode==0 and len(read_jsonl('run/train/kto.jsonl'))
     assert rsr('format', 'run', 'split.eval=0.2').returncode==0
-    def prompts(side): return {name:{json.dumps(r.get('prompt') or r['conversations']) for r in read_jsonl(p)} for p in (here/'run'/side).glob('*.jsonl') if (name := p.stem)}
+    def prompts(side):
+        return {name:{json.dumps(r.get('prompt') or r['conversations']) for r in read_jsonl(p)} for p in (here/'run'/side).glob('*.jsonl') if (name := p.stem)}
     train, held = prompts('train'), prompts('eval')
     assert set(train)==set(held)=={'dpo', 'kto'}
     texts = lambda side: {json.loads(x) if isinstance(json.loads(x), str) else json.loads(x)[0].get('value') or json.loads(x)[0]['content'] for f in side.values() for x in f}

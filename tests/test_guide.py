@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 from rsr.data.types import RsrError
-from rsr.quality.method_guide import GOALS, QUESTIONS, Guide, advice_html, choose_method, methods_table, methods_text, recipes_table, typical_volume
+from rsr.quality.method_guide import (
+    GOALS,
+    QUESTIONS,
+    Guide,
+    advice_html,
+    choose_method,
+    methods_table,
+    methods_text,
+    recipes_table,
+    typical_volume,
+)
 from rsr.run.recipe import load_recipe, recipe_names
 
 LEAVES = [   # answers, method, order of training, recipe
@@ -56,8 +66,10 @@ def test_every_combination_of_answers_gives_advice_or_a_question():
         a = choose_method(goal, *rest)
         assert bool(a.method) != bool(a.question) and a.why
         assert str(a) and advice_html(a)
-        if rest[3] is False and a.method in ('dpo', 'kto', 'grpo'): assert a.stages[0] == 'sft' and any('basic capability' in w for w in a.warnings)
-        if rest[3] is True: assert not a.warnings or a.method == 'sft'
+        if rest[3] is False and a.method in ('dpo', 'kto', 'grpo'):
+            assert a.stages[0] == 'sft' and any('basic capability' in w for w in a.warnings)
+        if rest[3] is True:
+            assert not a.warnings or a.method == 'sft'
         n += 1
     assert n == 81*(1+len(GOALS))
 
@@ -75,7 +87,8 @@ def test_what_else_a_file_serves():
 @pytest.mark.parametrize('kw, words', [(dict(goal='qualty'), "Did you mean 'quality'"), (dict(goal='quality', pairs='yes'), "pairs: 'yes' is not true, false or null"),
                                        (dict(gaol='quality'), "no question 'gaol'. Did you mean 'goal'")])
 def test_wrong_answers(kw, words):
-    with pytest.raises(RsrError, match=re.escape(words)): methods_text(**kw)
+    with pytest.raises(RsrError, match=re.escape(words)):
+        methods_text(**kw)
 
 METHODS = '''| Aspect | SFT | DPO | KTO | GRPO |
 | --- | --- | --- | --- | --- |
@@ -95,8 +108,10 @@ def test_tables_word_for_word():
     assert methods_table('markdown') == METHODS and recipes_table('markdown') == RECIPES
     assert methods_table().loc['Data volume', 'KTO'] == '2K-5K' and list(recipes_table().columns) == ['Goal', 'Early Stop', 'Typical Budget']
     for cell in METHODS.replace('|', '\n').split('\n'):
-        if cell.strip(' -'): assert cell.strip() in methods_text()
-    with pytest.raises(RsrError, match='html'): methods_table('html')
+        if cell.strip(' -'):
+            assert cell.strip() in methods_text()
+    with pytest.raises(RsrError, match='html'):
+        methods_table('html')
 
 def test_tables_agree_with_the_rest():
     "The budgets of the recipe table are what the shipped recipes spend, the volumes what the advice says."
@@ -109,7 +124,7 @@ def test_tables_agree_with_the_rest():
 
 def test_tables_are_package_data():
     import rsr
-    assert {p.name for p in (Path(rsr.__file__).parent/'tables').glob('*.yaml')} >= {'methods.yaml', 'recipes.yaml', 'advice.yaml'}
+    assert {p.name for p in (Path(rsr.__file__).parent/'shipped'/'tables').glob('*.yaml')} >= {'methods.yaml', 'recipes.yaml', 'advice.yaml'}
 
 def test_widget_follows_the_tree():
     g = Guide()

@@ -20,13 +20,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not os.environ.get('RSR_HOSTS
 pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
 HEAD, OTHER, PORT = '10.77.0.1', '10.77.0.2', 6379
 
-def ip(*args): return subprocess.run(['ip', *map(str, args)], check=True, capture_output=True, text=True).stdout
+def ip(*args):
+    return subprocess.run(['ip', *map(str, args)], check=True, capture_output=True, text=True).stdout
 
-def pids(name): return {int(p) for p in ip('netns', 'pids', name).split()}
+def pids(name):
+    return {int(p) for p in ip('netns', 'pids', name).split()}
 
 def down(name):
     "A host that loses power."
-    for p in pids(name): os.kill(p, signal.SIGKILL)
+    for p in pids(name):
+        os.kill(p, signal.SIGKILL)
 
 class Host(Loopback):
     "The loopback server at an address of a host; only its socket lives there, so a test can speak to it."
@@ -34,13 +37,16 @@ class Host(Loopback):
         super().__init__()
         self.name, self.address = name, address
     @property
-    def url(self): return f'http://{self.address}:{self.port}'
+    def url(self):
+        return f'http://{self.address}:{self.port}'
     async def _listen(self):
-        if self.listener: return
+        if self.listener:
+            return
         made = []
         def there():
             fd = os.open(f'/run/netns/{self.name}', os.O_RDONLY)
-            if ctypes.CDLL(None, use_errno=True).setns(fd, 0): raise OSError(ctypes.get_errno(), 'setns')
+            if ctypes.CDLL(None, use_errno=True).setns(fd, 0):
+                raise OSError(ctypes.get_errno(), 'setns')
             made.append(socket.create_server((self.address, self.port)))
             os.close(fd)
         t = threading.Thread(target=there)   # setns is for one thread, which then ends
@@ -49,38 +55,46 @@ class Host(Loopback):
         self.listener = await self.loop.create_server(lambda: Conn(self), sock=made[0], backlog=4096)
         self.port = made[0].getsockname()[1]
 
-def inside(name, command): return ['ip', 'netns', 'exec', name, 'unshare', '--uts', '--mount', 'sh', '-c', command]
+def inside(name, command):
+    return ['ip', 'netns', 'exec', name, 'unshare', '--uts', '--mount', 'sh', '-c', command]
 
 def cable(a, b):
     "Two namespaces and a cable between them; a reason where that is not allowed."
-    if os.name!='posix' or os.geteuid() or not shutil.which('ip') or not shutil.which('unshare'): return 'hosts are network namespaces: needs root, ip and unshare'
+    if os.name!='posix' or os.geteuid() or not shutil.which('ip') or not shutil.which('unshare'):
+        return 'hosts are network namespaces: needs root, ip and unshare'
     try:
-        for n in (a, b): ip('netns', 'add', n)
+        for n in (a, b):
+            ip('netns', 'add', n)
         ip('link', 'add', 'rsr0', 'netns', a, 'type', 'veth', 'peer', 'name', 'rsr0', 'netns', b)
     except subprocess.CalledProcessError as e:
-        for n in (a, b): subprocess.run(['ip', 'netns', 'del', n], capture_output=True)
+        for n in (a, b):
+            subprocess.run(['ip', 'netns', 'del', n], capture_output=True)
         return f'network namespaces are not allowed here: {e.stderr.strip()}'
     for n, own, other in ((a, HEAD, OTHER), (b, OTHER, HEAD)):
         ip('-n', n, 'addr', 'add', f'{own}/24', 'dev', 'rsr0')
-        for dev in ('lo', 'rsr0'): ip('-n', n, 'link', 'set', dev, 'up')
+        for dev in ('lo', 'rsr0'):
+            ip('-n', n, 'link', 'set', dev, 'up')
         ip('-n', n, 'route', 'add', 'default', 'via', other)
 
 @pytest.fixture(scope='module')
 def hosts():
     "Two hosts with a Ray node each, a server on the first, and how to start a run there; each host has a folder `tmp` of its own."
     a, b = f'rsr-a{os.getpid()}', f'rsr-b{os.getpid()}'
-    if (why := cable(a, b)): pytest.skip(why)
+    if (why := cable(a, b)):
+        pytest.skip(why)
     tmp = Path(tempfile.mkdtemp(prefix='rsr', dir='/tmp'))   # paths of Ray's sockets must be short
     env = {**os.environ, 'RAY_USAGE_STATS_ENABLED':'0', 'RAY_AUTH_MODE':'disabled', 'RAY_ADDRESS':f'{HEAD}:{PORT}'}
     ray, size = Path(sys.executable).parent/'ray', f'--num-cpus 2 --object-store-memory {80*2**20}'
     options = ('engine=ray', 'sampling.max_rollouts=8', 'sampler.concurrent_requests=12')
-    def drive(*more): return subprocess.Popen(['ip', 'netns', 'exec', a, RSR, 'run', 'sft', *options, *more], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def drive(*more):
+        return subprocess.Popen(['ip', 'netns', 'exec', a, RSR, 'run', 'sft', *options, *more], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         for command in (inside(a, f'{ray} start {size} --node-ip-address {HEAD} --head --port {PORT} --include-dashboard=false --temp-dir {tmp}'),
                         inside(b, f'hostname host-b && mount -t tmpfs own {tmp} && {ray} start {size} --node-ip-address {OTHER} --address {HEAD}:{PORT}')):
             p = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
             assert p.returncode==0, p.stdout+p.stderr
-        with Host(a, HEAD) as server: yield SimpleNamespace(a=a, b=b, server=server, drive=drive, tmp=tmp)
+        with Host(a, HEAD) as server:
+            yield SimpleNamespace(a=a, b=b, server=server, drive=drive, tmp=tmp)
     finally:
         for n in (a, b):
             down(n)
@@ -93,7 +107,8 @@ def run(here, hosts):
     hosts.server.set(median=0., rate=None, sigma=.2, words=20)
     def run(work, *options, wait=True):
         p = hosts.drive(f'sampler.base_url={hosts.server.base_url}', f'work_dir={work}', *options)
-        if not wait: return p
+        if not wait:
+            return p
         out, _ = p.communicate(timeout=120)
         return p.returncode, out
     return run

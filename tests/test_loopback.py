@@ -21,25 +21,33 @@ def post(s, prompt='prompt 1', path='/chat/completions', key=None, timeout=5, **
     headers = {'Content-Type': 'application/json'} | ({'Authorization': f'Bearer {key}'} if key else {})
     req = Request(s.base_url + path, json.dumps(body).encode(), headers)
     try:
-        with urlopen(req, timeout=timeout) as r: return r.status, r.headers, r.read().decode()
-    except HTTPError as e: return e.code, e.headers, e.read().decode()
+        with urlopen(req, timeout=timeout) as r:
+            return r.status, r.headers, r.read().decode()
+    except HTTPError as e:
+        return e.code, e.headers, e.read().decode()
 
-def chat(s, prompt='prompt 1', n=1, **body): return json.loads(post(s, prompt, n=n, **body)[2])
-def texts(s, prompt='prompt 1', n=1, **body): return [c['message']['content'] for c in chat(s, prompt, n, **body)['choices']]
-def finishes(out): return [c['finish_reason'] for c in out['choices']]
+def chat(s, prompt='prompt 1', n=1, **body):
+    return json.loads(post(s, prompt, n=n, **body)[2])
+def texts(s, prompt='prompt 1', n=1, **body):
+    return [c['message']['content'] for c in chat(s, prompt, n, **body)['choices']]
+def finishes(out):
+    return [c['finish_reason'] for c in out['choices']]
 
 # ---- draws
 
 def test_answer_has_the_shape_of_openai():
-    with Loopback() as s: out = chat(s, n=3, model='mine')
+    with Loopback() as s:
+        out = chat(s, n=3, model='mine')
     assert out['object'] == 'chat.completion' and out['model'] == 'mine' and out['id'].startswith('chatcmpl-')
     assert [c['index'] for c in out['choices']] == [0, 1, 2] and set(finishes(out)) == {'stop'}
     words = sum(len(c['message']['content'].split()) for c in out['choices'])
     assert out['usage']['completion_tokens'] == words and out['usage']['prompt_tokens'] > 0
 
 def test_draws_are_the_same_whoever_asks():
-    with Loopback(seed=3) as s: a = texts(s, n=8)
-    with Loopback(seed=3) as s: b = texts(s, n=2) + texts(s, 'another') * 0 + texts(s, n=5) + texts(s)
+    with Loopback(seed=3) as s:
+        a = texts(s, n=8)
+    with Loopback(seed=3) as s:
+        b = texts(s, n=2) + texts(s, 'another') * 0 + texts(s, n=5) + texts(s)
     assert a == b and len(set(a)) == 8
     assert [r'\boxed{A}' in t for t in a] == [draw('prompt 1', k, 3) for k in range(8)]
     assert all(re.search(r'The answer is \\boxed\{[AB]\}$', t) for t in a)
@@ -59,7 +67,8 @@ def test_least():
 
 @pytest.mark.parametrize('rate', [1., {'prompt 1': 1.}, lambda prompt: float(prompt == 'prompt 1')])
 def test_given_rates(rate):
-    with Loopback(rate=rate, answers=('yes', 'no')) as s: assert all(r'\boxed{yes}' in t for t in texts(s, n=8))
+    with Loopback(rate=rate, answers=('yes', 'no')) as s:
+        assert all(r'\boxed{yes}' in t for t in texts(s, n=8))
 
 def test_last_user_message_and_parts():
     parts = [dict(type='text', text='prompt'), dict(type='text', text=' 1')]
@@ -80,25 +89,32 @@ def test_words_and_max_tokens():
 
 @pytest.mark.parametrize('field', [True, 'reasoning', 'think'])
 def test_reasoning(field):
-    with Loopback(rate=1., reasoning=field) as s: m = chat(s)['choices'][0]['message']
-    if field == 'think': thought, m['content'] = m['content'].split('</think>')
-    else: thought = m['reasoning_content' if field is True else field]
+    with Loopback(rate=1., reasoning=field) as s:
+        m = chat(s)['choices'][0]['message']
+    if field == 'think':
+        thought, m['content'] = m['content'].split('</think>')
+    else:
+        thought = m['reasoning_content' if field is True else field]
     assert r'\boxed{B}?' in thought and r'\boxed{A}' in m['content'] and r'\boxed{B}' not in m['content']
 
 @pytest.mark.parametrize('option,finish', [('truncate', 'length'), ('filter', 'content_filter'), ('empty', 'stop')])
 def test_spoiled_choices(option, finish):
-    with Loopback(rate=1., **{option: .25}) as s: out = chat(s, n=400)
+    with Loopback(rate=1., **{option: .25}) as s:
+        out = chat(s, n=400)
     bad = [c for c in out['choices'] if 'boxed' not in (c['message']['content'] or '')]
     assert {c['finish_reason'] for c in bad} == {finish} and .18 < len(bad) / 400 < .32
-    if option == 'empty': assert {c['message']['content'] for c in bad} == {None, ''}
-    if option == 'truncate': assert all(c['message']['content'] for c in bad)
+    if option == 'empty':
+        assert {c['message']['content'] for c in bad} == {None, ''}
+    if option == 'truncate':
+        assert all(c['message']['content'] for c in bad)
 
 # ---- latency
 
 def test_latency_is_log_normal_and_in_sync():
     def total(per, n=4):
         with Loopback(median=.02, sigma=.8, per=per) as s:
-            with ThreadPoolExecutor(32) as pool: list(pool.map(lambda i: chat(s, f'prompt {i}', n), range(200)))
+            with ThreadPoolExecutor(32) as pool:
+                list(pool.map(lambda i: chat(s, f'prompt {i}', n), range(200)))
             return s.stats()
     one, again, slowest = total('request'), total('request'), total('choice')
     assert one['latency'] == pytest.approx(again['latency'])
@@ -120,15 +136,22 @@ def test_n_modes():
 @pytest.mark.parametrize('kind', [*ERRORS, *FAULTS])
 def test_every_fault_then_the_same_draws(kind):
     with Loopback(fault=[kind]) as s:
-        try: status, _, text = post(s, timeout=.2)
-        except OSError: status, text = None, ''
-        except http.client.IncompleteRead: status, text = 'cut', ''
+        try:
+            status, _, text = post(s, timeout=.2)
+        except OSError:
+            status, text = None, ''
+        except http.client.IncompleteRead:
+            status, text = 'cut', ''
         want = {**{k: v[0] for k, v in ERRORS.items()}, 'reset': None, 'timeout': None, 'hang_after_headers': None, 'cut': 'cut'}
         assert status == want.get(kind, 200)
-        if kind == 'malformed': pytest.raises(ValueError, json.loads, text)
-        if kind == 'no_choices': assert json.loads(text)['choices'] == []
-        if kind == 'null_content': assert json.loads(text)['choices'][0]['message']['content'] is None
-        if kind == 'error200': assert json.loads(text)['error']['code'] == 502
+        if kind == 'malformed':
+            pytest.raises(ValueError, json.loads, text)
+        if kind == 'no_choices':
+            assert json.loads(text)['choices'] == []
+        if kind == 'null_content':
+            assert json.loads(text)['choices'][0]['message']['content'] is None
+        if kind == 'error200':
+            assert json.loads(text)['error']['code'] == 502
         assert (r'\boxed{A}' in texts(s)[0]) == draw('prompt 1', 0)  # no draw was used up
         assert s.log[0]['fault'] == kind and s.log[1]['fault'] is None and s.log[1]['k'] == 0
         stats = s.stats()
@@ -136,11 +159,13 @@ def test_every_fault_then_the_same_draws(kind):
         assert stats['requests'] == 2 and stats['max_inflight'] <= 2
 
 def test_reset_is_a_reset():
-    with Loopback(fault='reset') as s: pytest.raises(ConnectionResetError, post, s)
+    with Loopback(fault='reset') as s:
+        pytest.raises(ConnectionResetError, post, s)
 
 def test_faults_by_rate():
     with Loopback(faults={'429': .2, '500': .3}) as s:
-        for _ in range(300): post(s)
+        for _ in range(300):
+            post(s)
         by = s.stats()['by_status']
         assert 35 < by['429'] < 85 and 60 < by['500'] < 120 and by['200'] == 300 - by['429'] - by['500']
         s.set(faults={})
@@ -153,8 +178,10 @@ def test_unknown_options_and_faults():
         assert urlcode(s.url + '/set', dict(medain=1)) == 400
 
 def urlcode(url, body):
-    try: ask(url, body)
-    except HTTPError as e: return e.code
+    try:
+        ask(url, body)
+    except HTTPError as e:
+        return e.code
 
 def test_rate_limit_and_retry_after():
     with Loopback(rate_limit=5, burst=3, retry_after=2) as s:
@@ -172,9 +199,11 @@ def test_rate_limit_and_retry_after():
 def test_storm():
     with Loopback(storm=(.2, .4)) as s:
         codes, began = [post(s)[0]], time.monotonic()
-        while codes[-1] == 200 and time.monotonic() - began < 5: codes.append(post(s)[0])
+        while codes[-1] == 200 and time.monotonic() - began < 5:
+            codes.append(post(s)[0])
         start = time.monotonic() - began
-        while codes[-1] == 429 and time.monotonic() - began < 5: codes.append(post(s)[0])
+        while codes[-1] == 429 and time.monotonic() - began < 5:
+            codes.append(post(s)[0])
         end = time.monotonic() - began
     assert codes[0] == codes[-1] == 200 and 429 in codes and .15 < start < end and end > .35
 
@@ -202,12 +231,14 @@ def test_flavours(flavour):
     for kind in ERRORS:
         status, ctype, body = error(kind, flavour, key='k', n=2, why='why', model='m', limit=1, tokens=2)
         assert status >= 400 and b'{' not in body.replace(b'{"', b'')
-        if ctype == 'application/json': assert json.loads(body)['error']
+        if ctype == 'application/json':
+            assert json.loads(body)['error']
     assert b'context' in error('context', flavour, limit=1, tokens=2)[2]
 
 # ---- replies of the test's own
 
-async def later(body): return 'later'
+async def later(body):
+    return 'later'
 
 @pytest.mark.parametrize('reply,want', [
     (lambda b: b['messages'][-1]['content'].upper(), (200, 'PROMPT 1', 'stop')),
@@ -218,7 +249,8 @@ async def later(body): return 'later'
     (lambda b: (418, dict(error='teapot')), (418, None, None)),
     (lambda b: 1 / 0, (400, None, None))])
 def test_reply(reply, want):
-    with Loopback(reply=reply) as s: status, _, text = post(s)
+    with Loopback(reply=reply) as s:
+        status, _, text = post(s)
     choice = json.loads(text).get('choices', [{}])[0]
     assert (status, choice.get('message', {}).get('content'), choice.get('finish_reason')) == want
 
@@ -242,8 +274,10 @@ def raw(s, data, wait=.3):
             time.sleep(.02)
         out = b''
         try:
-            while got := c.recv(65536): out += got
-        except TimeoutError: pass
+            while got := c.recv(65536):
+                out += got
+        except TimeoutError:
+            pass
     return out
 
 def test_keep_alive_parts_chunks_and_expect():
@@ -272,10 +306,12 @@ def test_outage():
         url = s.base_url
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(post, s)
-            while not s.stats()['inflight']: time.sleep(.01)
+            while not s.stats()['inflight']:
+                time.sleep(.01)
             s.stop()
             pytest.raises(OSError, waiting.result, 5)
-        with pytest.raises(OSError) as e: post(s)
+        with pytest.raises(OSError) as e:
+            post(s)
         assert isinstance(e.value.reason, ConnectionRefusedError)
         s.start()
         s.set(median=0.)
@@ -285,7 +321,8 @@ def test_outage():
 def test_a_client_that_goes_away_has_lost_its_sample():
     with Loopback(median=1., sigma=.01) as s:
         pytest.raises(TimeoutError, post, s, timeout=.05)
-        while s.stats()['inflight']: time.sleep(.01)
+        while s.stats()['inflight']:
+            time.sleep(.01)
         assert s.stats()['lost'] == 1 and s.stats()['samples'] == 0 and s.log[0]['status'] is None
 
 def test_process_of_its_own():

@@ -12,9 +12,9 @@ from loopback import Loopback
 
 import rsr as package
 from rsr import load_run
+from rsr.data.store import Store
 from rsr.data.types import RsrError
 from rsr.run.results import pair_runs
-from rsr.data.store import Store
 
 VERIFIER = '''
 import re
@@ -24,11 +24,13 @@ def score(response, metadata):
     return float(m[1]) if m else 0.0
 '''
 
-def draw(*parts): return int.from_bytes(hashlib.sha256('/'.join(map(str, parts)).encode()).digest()[:6], 'big')/2**48
+def draw(*parts):
+    return int.from_bytes(hashlib.sha256('/'.join(map(str, parts)).encode()).digest()[:6], 'big')/2**48
 
 class Model:
     "Better when cold, when strong, when it has a reference; rewrites when asked for a flaw. Counts how often it was asked what."
-    def __init__(self): self.n, self.bodies = {}, []
+    def __init__(self):
+        self.n, self.bodies = {}, []
     def __call__(self, body):
         self.bodies.append(body)
         user, system = body['messages'][-1]['content'], body['messages'][0]['content'] if body['messages'][0]['role']=='system' else ''
@@ -36,20 +38,24 @@ class Model:
         for _ in range(body.get('n') or 1):
             k = self.n[user] = self.n.get(user, -1)+1
             q = .95-.5*max(0, body['temperature']-.7)-.3*(body['model']=='weak')+.1*('warranty' in system)-.15*draw(user, k, body['temperature'], body['model'])
-            if 'REWRITE' in user or 'so that it has this flaw' in user: q = .6
+            if 'REWRITE' in user or 'so that it has this flaw' in user:
+                q = .6
             out.append(f"I'm glad you asked. You could look at page {k}. It has what you need about this. quality {min(1, max(0, q)):.4f}")
         return out
 
-def questions(n): return [dict(id=f'q{i}', messages=[dict(role='user', content=f'question {i}')]) for i in range(n)]
+def questions(n):
+    return [dict(id=f'q{i}', messages=[dict(role='user', content=f'question {i}')]) for i in range(n)]
 
 @pytest.fixture
-def model(): return Model()
+def model():
+    return Model()
 
 @pytest.fixture
 def place(here, model):
     (here/'v.py').write_text(VERIFIER)
     write_jsonl('in.jsonl', questions(30))
-    with Loopback(reply=model) as s: yield s
+    with Loopback(reply=model) as s:
+        yield s
 
 def options(s, *more):
     return ['data.input_path=in.jsonl', f'sampler.base_url={s.base_url}', 'sampler.model=strong', 'verifier.type=v.py:score', 'formatter.pass_threshold=0.8',
@@ -118,7 +124,8 @@ def test_implausible_sides_are_asked_again(here):
     asked = {}
     def reply(body):
         user = body['messages'][-1]['content']
-        if body['temperature']<1: return 'quality 0.9500'
+        if body['temperature']<1:
+            return 'quality 0.9500'
         k = asked[user] = asked.get(user, -1)+1
         return ["I'm sorry, but I can't help with that.", 'and so on '*80, 'A weaker answer. quality 0.5000'][k] if k<3 else 'quality 0.1'
     with Loopback(reply=reply) as s:
@@ -135,9 +142,11 @@ def test_a_rejected_side_of_another_length_is_asked_again(here):
     asked = {}
     def reply(body):
         user = body['messages'][-1]['content']
-        if body['temperature']<1: return 'A good answer, in a few words. quality 0.9500'
+        if body['temperature']<1:
+            return 'A good answer, in a few words. quality 0.9500'
         k = asked[user] = asked.get(user, -1)+1
-        if user=='question 7': return 'No. quality 0.5000'
+        if user=='question 7':
+            return 'No. quality 0.5000'
         return ['It depends on what you want, on what you have, and on many other things besides. quality 0.4000', 'A weaker one, in a few words. quality 0.5000'][min(k, 1)]
     with Loopback(reply=reply) as s:
         p = rsr('run', 'temperature', *options(s, 'pairs.max_length_ratio=1.5', 'sampling.max_rollouts=4'))
@@ -158,7 +167,8 @@ def test_flawed_by_rubric_needs_the_target_to_flip_and_the_rest_to_hold(here):
     write_jsonl('in.jsonl', questions(9))
     def reply(body):
         user = body['messages'][-1]['content']
-        if 'REWRITE' not in user: return 'I am glad to help. See page 3.'
+        if 'REWRITE' not in user:
+            return 'I am glad to help. See page 3.'
         i = int(user.split('question ')[1].split()[0])
         return ['Kindly see page 3.', 'Kindly see chapter 3.', 'I am glad to help; see page 4.'][i%3]    # right; something else changed; not flawed
     with Loopback(reply=reply) as s:
@@ -175,8 +185,10 @@ def test_killed_and_resumed(place, model, when):
     cmd = [RSR, 'run', 'temperature', *options(place, 'sampler.concurrent_requests=4')]
     p = subprocess.Popen(cmd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.time()+20
-    while place.stats()['samples']<when and time.time()<end: time.sleep(.005)
-    p.send_signal(signal.SIGKILL); p.wait()
+    while place.stats()['samples']<when and time.time()<end:
+        time.sleep(.005)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
     kept = set(sqlite3.connect('w/run.db').execute("SELECT key, text FROM rollouts WHERE outcome='kept'"))
     assert len(kept)>=when-4
     p = rsr(*cmd[1:])
@@ -195,8 +207,11 @@ def test_people_have_the_last_word(place):
     assert rsr('run', 'temperature', *options(place)).returncode==0
     a, b, c = load_run('w').pairs()[:3]
     st = Store('w')
-    st.review(a['chosen_key'], 'reject', a['rejected_key']); st.review(b['chosen_key'], 'swap', b['rejected_key']); st.review(c['chosen_key'], 'fail')
-    st.commit(); st.close()
+    st.review(a['chosen_key'], 'reject', a['rejected_key'])
+    st.review(b['chosen_key'], 'swap', b['rejected_key'])
+    st.review(c['chosen_key'], 'fail')
+    st.commit()
+    st.close()
     got = {x['prompt_id']:x for x in load_run('w').pairs()}
     assert a['prompt_id'] not in got or got[a['prompt_id']]['rejected']!=a['rejected']
     assert (got[b['prompt_id']]['chosen'], got[b['prompt_id']]['rejected'])==(b['rejected'], b['chosen'])
@@ -210,7 +225,8 @@ def test_two_runs_are_two_sides(place, here):
     assert out['pairs']==len(read_jsonl('both/train/dpo.jsonl'))>=20 and place.stats()['samples']==bought
     (here/'v2.py').write_text(VERIFIER)
     assert rsr('run', 'sft', *options(place, 'work_dir=third', 'verifier.type=v2.py:score', 'sampling.max_rollouts=1')).returncode==0
-    with pytest.raises(RsrError, match='different verifiers'): pair_runs('cold', 'third', 'x')
+    with pytest.raises(RsrError, match='different verifiers'):
+        pair_runs('cold', 'third', 'x')
 
 BAD = {'pairs.strategy=temprature':"Did you mean 'temperature'?", 'pairs.chosen=hot':'pairs.chosen', 'pairs.top_k=3':'pairs.top_k', 'pairs.inverted=turn':'inverted',
        'pairs.min_margin=2':'min_margin', 'pairs.max_length_ratio=1':'max_length_ratio: 1 is not a number above 1',
@@ -230,7 +246,8 @@ def test_another_temperature_is_another_side(place):
 def test_a_run_of_an_older_layout_is_brought_up_to_date(here, place):
     assert rsr('run', 'sft', *options(place)).returncode==0
     db = sqlite3.connect('w/run.db')
-    db.executescript('ALTER TABLE rollouts DROP COLUMN source; DROP TABLE reviews; PRAGMA user_version=1'); db.close()
+    db.executescript('ALTER TABLE rollouts DROP COLUMN source; DROP TABLE reviews; PRAGMA user_version=1')
+    db.close()
     p = rsr('stats', 'w')
     assert p.returncode==2 and 'rsr format w' in p.stderr
     assert rsr('format', 'w').returncode==0 and rsr('stats', 'w').returncode==0

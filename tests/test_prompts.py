@@ -16,12 +16,12 @@ from conftest import read_jsonl
 from conftest import rsr as shell
 
 import rsr
-from rsr.data.types import RsrError
 from rsr.data.readers import check_row
-from rsr.taxonomy.user_messages import GUIDANCE, Opening, clean_message, why_not
-from rsr.taxonomy.generate import make_prompts, prompts_options, prompts_summary
+from rsr.data.types import RsrError
 from rsr.sampling.providers import LocalSampler
+from rsr.taxonomy.generate import make_prompts, prompts_options, prompts_summary
 from rsr.taxonomy.taxonomy import combinations, load_taxonomy
+from rsr.taxonomy.user_messages import GUIDANCE, Opening, clean_message, why_not
 
 SHOP = dict(
     name='shop', description='Messages that customers write to a help desk.',
@@ -35,13 +35,17 @@ def words(i, n):
     "`n` words that depend on `i`; different for different `i`."
     return ' '.join(random.Random(i).sample(WORDS, n-1))+f' x{i}'
 
-def wanted(body): return body['messages'][-1]['content']
-def style(body): return re.findall(r'^how: (\w+)', wanted(body), re.M)[-1]
-def length(body): return 6 if style(body) == 'terse' else 20
+def wanted(body):
+    return body['messages'][-1]['content']
+def style(body):
+    return re.findall(r'^how: (\w+)', wanted(body), re.M)[-1]
+def length(body):
+    return 6 if style(body) == 'terse' else 20
 
 class Writer:
     "A model that writes a new message each time, of the right length."
-    def __init__(self): self.n = 0
+    def __init__(self):
+        self.n = 0
     def __call__(self, body):
         self.n += 1
         return words(self.n, length(body))
@@ -50,8 +54,10 @@ def job(server, n=20, **kw):
     kw = {**dict(sampler=dict(base_url=server.base_url, concurrent_requests=8), work_dir='w', progress=False), **kw}
     return make_prompts(SHOP, n, **kw)
 
-def texts(m): return [r['messages'][0]['content'] for r in m.rows]
-def ledger(sql, db='w/run.db'): return sqlite3.connect(db).execute(sql).fetchall()
+def texts(m):
+    return [r['messages'][0]['content'] for r in m.rows]
+def ledger(sql, db='w/run.db'):
+    return sqlite3.connect(db).execute(sql).fetchall()
 
 
 # ---- one turn
@@ -65,7 +71,8 @@ def test_every_combination_gets_its_message(here, server):
     assert rows == m.rows and [r['id'] for r in rows] == [f'shop-{i:05d}' for i in range(1, 41)]
     assert [r['metadata'] for r in rows] == [dict(taxonomy=c) for c in combinations(SHOP, 40, 'quota', 0)]
     assert all(check_row(r) is None for r in rows) and len(set(texts(m))) == 40
-    for r in rows: assert len(texts(m)[0].split()) and len(r['messages'][0]['content'].split()) == (6 if r['metadata']['taxonomy']['how'] == 'terse' else 20)
+    for r in rows:
+        assert len(texts(m)[0].split()) and len(r['messages'][0]['content'].split()) == (6 if r['metadata']['taxonomy']['how'] == 'terse' else 20)
 
 def test_the_request_carries_the_combination(here, server):
     server.set(reply=Writer())
@@ -127,7 +134,8 @@ def test_a_model_with_nothing_new_is_stopped(here, server):
 def test_what_is_no_message_is_asked_again(here, server, said, why):
     first, writer = set(), Writer()
     def reply(body):
-        if wanted(body) in first: return writer(body)
+        if wanted(body) in first:
+            return writer(body)
         first.add(wanted(body))
         return said
     server.set(reply=reply)
@@ -146,7 +154,8 @@ def test_429s_and_outages_are_retried(here, server):
 
 def test_a_wrong_key_says_so(here, server):
     server.set(auth='right')
-    with pytest.raises(RsrError, match='401') as e: job(server)
+    with pytest.raises(RsrError, match='401') as e:
+        job(server)
     assert e.value.exit_code == 1 and e.value.work_dir == Path('w')
     server.set(auth=None, reply=Writer())
     assert job(server).exit_code == 0
@@ -190,7 +199,8 @@ def test_kill_9_then_resume(here, server, turns):
     n, said = 40, Counter()
     def reply(body):   # half of the openings are duplicates; answers and later turns are as long as they like
         said['n'] += 1
-        if 'how: ' not in wanted(body): return f'assistant says {said["n"]}'
+        if 'how: ' not in wanted(body):
+            return f'assistant says {said["n"]}'
         return words(said['n']//2*2, length(body))
     server.set(reply=reply, median=.01)
     for at in {'1': (20, 50), '3': (70, 160)}[turns]:
@@ -227,14 +237,18 @@ def test_ctrl_c_keeps_what_is_there(here, server):
 def test_another_plan_is_refused(here, server):
     server.set(reply=Writer())
     job(server, 10)
-    with pytest.raises(RsrError, match=r'another plan \(n: 10 before, 12 now\)'): job(server, 12)
-    with pytest.raises(RsrError, match=r'taxonomy'): make_prompts({**SHOP, 'description': 'Other.'}, 10, work_dir='w', sampler=dict(base_url=server.base_url))
+    with pytest.raises(RsrError, match=r'another plan \(n: 10 before, 12 now\)'):
+        job(server, 12)
+    with pytest.raises(RsrError, match=r'taxonomy'):
+        make_prompts({**SHOP, 'description': 'Other.'}, 10, work_dir='w', sampler=dict(base_url=server.base_url))
     other = dict(base_url=server.base_url, temperature=.3)
-    with pytest.raises(RsrError, match='resume.mix=true'): job(server, 10, sampler=other)
+    with pytest.raises(RsrError, match='resume.mix=true'):
+        job(server, 10, sampler=other)
     assert job(server, 10, sampler=other, mix=True).exit_code == 0 and server.stats()['requests'] == 10
     server.set(reply=None)
     rsr.sample([dict(id='q', messages=[dict(role='user', content='2+2?')], metadata=dict(answer='A'))], 'sft', base_url=server.base_url, work_dir='run', progress=False)
-    with pytest.raises(RsrError, match='is a run'): job(server, 10, work_dir='run')
+    with pytest.raises(RsrError, match='is a run'):
+        job(server, 10, work_dir='run')
 
 
 # ---- several turns
@@ -255,7 +269,8 @@ def test_conversations(here, server):
     server.set(reply=talker(log))
     m = job(server, 12, turns=4)
     assert m.exit_code == 0 and not m.cut and all(check_row(r) is None for r in m.rows)
-    for r in m.rows: assert [x['role'] for x in r['messages']] == ['user', 'assistant']*3+['user']
+    for r in m.rows:
+        assert [x['role'] for x in r['messages']] == ['user', 'assistant']*3+['user']
     by_opening = {r['messages'][0]['content']: r['messages'] for r in m.rows}
     answers = [b['messages'] for person, _, b in log if not person]
     assert len(answers) == 36 and all(h == by_opening[h[0]['content']][:len(h)] for h in answers)     # the full history, as a chat
@@ -286,7 +301,8 @@ def test_two_models_and_own_guidance(here, server):
     assert all(b['messages'][0]['content'] == 'Be brief.' for _, _, b in log if b['model'] == 'helper')
     assert all('Say goodbye in verse.' in wanted(b) for _, later, b in log if later)
     assert not any(x['role'] == 'system' for r in m.rows for x in r['messages'])
-    with pytest.raises(RsrError, match='guidance'): job(server, 6, turns=2, guidance=dict(end='x'), work_dir='w3')
+    with pytest.raises(RsrError, match='guidance'):
+        job(server, 6, turns=2, guidance=dict(end='x'), work_dir='w3')
 
 def test_the_transcript_cannot_escape_its_fence(here, server):
     log, talk = [], None
@@ -358,7 +374,8 @@ def test_options():
     (['m=5'], "no option 'm'"), (['numbr=5'], 'Allowed'), (['sampler.modle=x'], "Did you mean 'sampler.model'"), (['budget.token=5'], "Did you mean 'budget.tokens'"),
     (['n'], 'key=value'), (['sampler.temperature=hot'], 'sampler.temperature'), (['sampler=x'], 'sampler')])
 def test_wrong_options(args, what):
-    with pytest.raises(RsrError, match=re.escape(what)): prompts_options(args)
+    with pytest.raises(RsrError, match=re.escape(what)):
+        prompts_options(args)
 
 @pytest.mark.parametrize('kw, what', [
     (dict(n=None), 'n: None'), (dict(n=0), 'n: 0'), (dict(n='5'), "n: '5'"), (dict(turns=0), 'turns'), (dict(turns=[3, 1]), 'turns'), (dict(how='quotas'), "Did you mean 'quota'"),
@@ -366,7 +383,8 @@ def test_wrong_options(args, what):
     (dict(max_tries=0), 'max_tries'), (dict(templates=True), 'has none'), (dict(sampler=dict(modle='x')), 'sampler.model'),
     (dict(budget=dict(usd=1), sampler=dict(base_url='http://127.0.0.1:9')), 'needs prices'), (dict(sampler=5), 'sampler: 5')])
 def test_wrong_values(here, kw, what):
-    with pytest.raises(RsrError, match=re.escape(what)): make_prompts(SHOP, **{**dict(n=5, work_dir='w', progress=False), **kw})
+    with pytest.raises(RsrError, match=re.escape(what)):
+        make_prompts(SHOP, **{**dict(n=5, work_dir='w', progress=False), **kw})
     assert not Path('w').exists() or not list(Path('w').glob('*'))
 
 def test_the_embedded_model_is_not_asked_for_long_texts():
@@ -390,11 +408,13 @@ def test_people_may_write_this(text):
     ('**Prompt:** where is it', 'where is it'), ('`where is it`', 'where is it'), ('«where is it»', 'where is it'),
     ("Here are the customer's message and its tone: where is it", 'where is it'),
     ('where is it\n\n---\nThis message is terse.', 'where is it'), ('where is it\n\n(Word count: 3)', 'where is it'), ('<think>let me see', ''), ('', '')])
-def test_dressing(said, message): assert clean_message(said) == message
+def test_dressing(said, message):
+    assert clean_message(said) == message
 
 def test_two_answers_at_once_cannot_both_be_first():
     v = Opening(load_taxonomy(SHOP))
-    async def both(): return await asyncio.gather(*[v.score('one and the same message here', dict(taxonomy=dict(how='terse'), slot=f's{i}')) for i in range(9)])
+    async def both():
+        return await asyncio.gather(*[v.score('one and the same message here', dict(taxonomy=dict(how='terse'), slot=f's{i}')) for i in range(9)])
     assert [s.value for s in asyncio.run(both())] == [1.]+[0.]*8
 
 
@@ -404,7 +424,8 @@ def test_a_file_of_something_else_is_refused_before_anything_is_bought(here, ser
     server.set(reply=Writer())
     Path('mine.jsonl').write_text('three days of work\n')
     for kw in (dict(), dict(work_dir=Path('deep/er'))):
-        with pytest.raises(RsrError, match=r'out: mine.jsonl exists.*another name.*overwrite=true'): job(server, 5, out='mine.jsonl', **kw)
+        with pytest.raises(RsrError, match=r'out: mine.jsonl exists.*another name.*overwrite=true'):
+            job(server, 5, out='mine.jsonl', **kw)
     assert server.stats()['requests'] == 0 and [p.name for p in here.iterdir()] == ['mine.jsonl']      # nothing asked, nothing made
     assert Path('mine.jsonl').read_text() == 'three days of work\n'
     m = job(server, 5, out='mine.jsonl', overwrite=True)
@@ -420,9 +441,11 @@ def test_a_job_replaces_its_own_file_and_no_other_jobs(here, server):
     Path('p.jsonl').write_bytes(part)                              # killed before the file was written: an earlier one of this job
     assert len(read_jsonl(job(server, 40, out='p.jsonl').path)) == 40
     asked = server.stats()['requests']
-    with pytest.raises(RsrError, match='p.jsonl exists'): job(server, 40, out='p.jsonl', work_dir='w2')    # the same plan, but other texts
+    with pytest.raises(RsrError, match='p.jsonl exists'):
+        job(server, 40, out='p.jsonl', work_dir='w2')    # the same plan, but other texts
     Path('p.jsonl').write_bytes(part+b'{"id": "added by hand"}\n')
-    with pytest.raises(RsrError, match='p.jsonl exists'): job(server, 40, out='p.jsonl')
+    with pytest.raises(RsrError, match='p.jsonl exists'):
+        job(server, 40, out='p.jsonl')
     assert server.stats()['requests'] == asked and not Path('w2').exists()
     assert job(server, 40, out='q.jsonl').exit_code == 0 and read_jsonl('q.jsonl') == m.rows
 
@@ -432,7 +455,8 @@ def test_a_file_that_comes_up_meanwhile_stays(here, server):
         Path('p.jsonl').write_text('another job was faster\n')
         return writer(body)
     server.set(reply=reply)
-    with pytest.raises(RsrError, match='p.jsonl exists') as e: job(server, 5, out='p.jsonl')
+    with pytest.raises(RsrError, match='p.jsonl exists') as e:
+        job(server, 5, out='p.jsonl')
     assert Path('p.jsonl').read_text() == 'another job was faster\n' and e.value.work_dir == Path('w')
     assert len(job(server, 5).rows) == 5 and server.stats()['requests'] == 5                            # paid for once
 
@@ -440,12 +464,15 @@ def test_templates_write_the_same_file_again_and_no_other(here):
     make = lambda **kw: make_prompts('customer_support', **{**dict(n=20, out='p.jsonl', progress=False), **kw})
     first = make().path.read_bytes()
     assert make().path.read_bytes() == first
-    with pytest.raises(RsrError, match='overwrite=true'): make(n=21)
+    with pytest.raises(RsrError, match='overwrite=true'):
+        make(n=21)
     assert Path('p.jsonl').read_bytes() == first and make(n=21, overwrite=True).path.read_bytes() != first
 
 def test_out_is_a_file(here, server):
-    with pytest.raises(RsrError, match=r'out: \. is not a file; name one, such as out=prompts.jsonl'): job(server, 5, out='.')
-    with pytest.raises(RsrError, match='is not a file'): make_prompts('customer_support', 5, out='/dev/null', progress=False)
+    with pytest.raises(RsrError, match=r'out: \. is not a file; name one, such as out=prompts.jsonl'):
+        job(server, 5, out='.')
+    with pytest.raises(RsrError, match='is not a file'):
+        make_prompts('customer_support', 5, out='/dev/null', progress=False)
     assert server.stats()['requests'] == 0 and not list(here.iterdir())
 
 def test_the_command_refuses_and_overwrites(here):

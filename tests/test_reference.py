@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from rsr.rubric.criteria import Criterion, Rubric, load_rubric
 from rsr.data.types import RsrError
-from rsr.sampling.engine import Budget
+from rsr.formatters.methods import FORMATTERS
+from rsr.formatters.splits import SPLIT, check_split
 from rsr.formatters.writer import COMMON, make_formatter, make_formatters
+from rsr.pairs.strategies import RULE, STRATEGIES, check_pairs, make_plan
+from rsr.rubric.criteria import Criterion, Rubric, load_rubric
 from rsr.run.recipe import TOP, build, check_recipe, load_recipe, parse_override, schema
 from rsr.run.reference import NOTES, SAID, reference, reference_markdown, targets, yaml_value
 from rsr.run.reward import make_scorer
-from rsr.formatters.methods import FORMATTERS
-from rsr.sampling.samplers import HttpSampler
+from rsr.sampling.engine import Budget
 from rsr.sampling.providers import make_sampler
+from rsr.sampling.samplers import HttpSampler
 from rsr.sampling.schedule import Sampling
-from rsr.formatters.splits import SPLIT, check_split
-from rsr.pairs.strategies import RULE, STRATEGIES, check_pairs, make_plan
 from rsr.verifiers.verifiers import VERIFIERS, load_verifier
 
 ROWS = reference()
@@ -26,15 +26,19 @@ BASE = dict(formatter=[dict(type='sft')])
 SECTIONS = list(dict.fromkeys(r['section'] for r in ROWS))
 PAGE = Path(__file__).resolve().parents[1]/'nbs'/'14_reference.ipynb'
 
-def keys(section): return [r['key'] for r in ROWS if r['section'] == section]
-def tail(key): return key.rpartition('.')[2]
-def ids(r): return f"{r['section']} {r['key']}"
+def keys(section):
+    return [r['key'] for r in ROWS if r['section'] == section]
+def tail(key):
+    return key.rpartition('.')[2]
+def ids(r):
+    return f"{r['section']} {r['key']}"
 
 
 # ---- everything is in it
 
 def test_every_key_of_the_schema():
-    for s, opts in schema().items(): assert keys(s) == [f'{s}.{k}' for k in opts]
+    for s, opts in schema().items():
+        assert keys(s) == [f'{s}.{k}' for k in opts]
     assert keys('recipe') == list(TOP)
 
 @pytest.mark.parametrize('name', FORMATTERS)
@@ -44,7 +48,8 @@ def test_every_option_of_a_formatter(name):
 
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_every_option_of_a_strategy(name):
-    with pytest.raises(RsrError) as e: check_pairs({'strategy': name, 'no_such_option': 1})
+    with pytest.raises(RsrError) as e:
+        check_pairs({'strategy': name, 'no_such_option': 1})
     allowed = set(re.findall(r'pairs\.(\w+)', str(e.value).partition('Allowed: ')[2]))
     assert allowed == set(map(tail, keys('pairs'))) | set(map(tail, keys(f'pairs: {name}')))
 
@@ -52,15 +57,18 @@ def test_every_option_of_a_verifier():
     for name in VERIFIERS:
         v = load_verifier(name)
         assert set(map(tail, keys(f'verifier: {name}'))) == v.takes - {'response', 'metadata', 'ask', 'prompt', 'reasoning'}
-    with pytest.raises(RsrError) as e: make_scorer(dict(type='rubric', no_such_option=1))
+    with pytest.raises(RsrError) as e:
+        make_scorer(dict(type='rubric', no_such_option=1))
     allowed = set(re.findall(r'verifier\.(\w+)', str(e.value).partition('Allowed: ')[2]))
     assert allowed == set(map(tail, keys('verifier: rubric'))) | set(inspect.signature(HttpSampler).parameters)
 
 def test_every_key_of_split_and_rubric():
     assert set(map(tail, keys('split'))) == set(SPLIT)
-    with pytest.raises(RsrError) as e: load_rubric(dict(no_such=1))
+    with pytest.raises(RsrError) as e:
+        load_rubric(dict(no_such=1))
     assert set(str(e.value).partition('Allowed: ')[2].split(', ')) == set(keys('rubric file'))
-    with pytest.raises(RsrError) as e: Rubric('r', {'c': 1}, [dict(no_such=1)])
+    with pytest.raises(RsrError) as e:
+        Rubric('r', {'c': 1}, [dict(no_such=1)])
     assert set(str(e.value).partition('Allowed: ')[2].split(', ')) == set(keys('rubric file: criteria'))
 
 @pytest.mark.parametrize('r', ROWS, ids=ids)
@@ -86,7 +94,8 @@ def built():
     _, (judge,) = make_scorer(dict(type='mcq-llm-as-judge', model='m'))
     out |= {('sampler', 'sampler.temperature'): plain['temperature'], ('verifier', 'verifier.temperature'): judge['temperature'], ('verifier', 'verifier.type'): d['verifier'].name}
     out |= {('budget', f'budget.{k}'): v for k, v in d['budget'].limits.items()} | {('resume', 'resume.mix'): d['mix']}
-    for n in FORMATTERS: out |= {(f'formatter: {n}', f'formatter.{k}'): v for k, v in make_formatter(n).options.items()}
+    for n in FORMATTERS:
+        out |= {(f'formatter: {n}', f'formatter.{k}'): v for k, v in make_formatter(n).options.items()}
     out |= {('formatter', f'formatter.{k}'): getattr(make_formatter('sft'), k) for k in ('thinking', 'keep_system')}
     out |= {('split', f'split.{k}'): v for k, v in check_split({}).items()}
     out |= {('pairs', f'pairs.{k}'): v for k, v in RULE.items()}
@@ -107,7 +116,8 @@ def test_each_default_is_what_is_built():
 def test_targets():
     for n in FORMATTERS:
         assert targets(n)[0] == make_formatter(n).target
-        for t in targets(n): make_formatter(n, target=t)
+        for t in targets(n):
+            make_formatter(n, target=t)
 
 
 # ---- what it names is accepted, and nothing else is
@@ -116,12 +126,16 @@ def recipe_with(r, key, value):
     "A recipe with one key, checked as far as that goes without a model."
     head, _, name = r['section'].partition(': ')
     more = dict(pairs=dict(strategy=name or 'temperature')) if head == 'pairs' else dict(verifier=dict(type=name)) if head == 'verifier' and name else {}
-    if head == 'formatter': more = dict(formatter=[dict(type=name or 'sft')])
-    if head == 'pairs': more['formatter'] = [dict(type='dpo')]
+    if head == 'formatter':
+        more = dict(formatter=[dict(type=name or 'sft')])
+    if head == 'pairs':
+        more['formatter'] = [dict(type='dpo')]
     d = load_recipe({**BASE, **more}, [(key, value)])
     make_formatters(d['formatter'])
-    if head == 'verifier' and name: make_scorer({'base_url': 'http://localhost:1/v1', 'rubric': 'helpful_answer', **d['verifier']} if name == 'rubric' else d['verifier'])
-    if d.get('pairs'): check_pairs(d['pairs'])
+    if head == 'verifier' and name:
+        make_scorer({'base_url': 'http://localhost:1/v1', 'rubric': 'helpful_answer', **d['verifier']} if name == 'rubric' else d['verifier'])
+    if d.get('pairs'):
+        check_pairs(d['pairs'])
     return d
 
 GOOD = {'formatter': [dict(type='sft')], 'formatter.type': 'sft', 'pairs.strategy': 'temperature', 'pairs': dict(strategy='temperature'), 'split': {},
@@ -137,10 +151,12 @@ def test_each_key_is_accepted(r):
 def test_a_key_that_is_not_in_it_is_refused(r):
     wrong = r['key']+'x'
     assert wrong not in {r['key'] for r in ROWS}
-    with pytest.raises(RsrError, match=f"{tail(wrong)}'"): recipe_with(r, wrong, 1)
+    with pytest.raises(RsrError, match=f"{tail(wrong)}'"):
+        recipe_with(r, wrong, 1)
 
 def test_a_verifier_refuses_what_the_reference_has_not():
-    with pytest.raises(RsrError, match='no option'): make_scorer(load_recipe(BASE, ['verifier.tpe=1'])['verifier'])
+    with pytest.raises(RsrError, match='no option'):
+        make_scorer(load_recipe(BASE, ['verifier.tpe=1'])['verifier'])
 
 RANGED = [r for r in ROWS if re.fullmatch(r'[\d.,]+ to ([\d.,]+|10\^\d+)(, or auto)?', r['allowed'])]
 
@@ -149,16 +165,20 @@ def test_the_ranges_are_those_that_are_checked(r):
     lo, hi = r['allowed'].removesuffix(', or auto').split(' to ')
     lo, hi = float(lo.replace(',', '')), 10**int(hi[3:]) if '^' in hi else float(hi.replace(',', ''))
     num = int if r['type'] == 'int' else float
-    for v in (lo, hi): load_recipe(BASE, [(r['key'], num(v))])
+    for v in (lo, hi):
+        load_recipe(BASE, [(r['key'], num(v))])
     for v in (num(lo)-1, num(hi)+1):
-        with pytest.raises(RsrError, match='is not in'): load_recipe(BASE, [(r['key'], v)])
+        with pytest.raises(RsrError, match='is not in'):
+            load_recipe(BASE, [(r['key'], v)])
 
 CHOOSE = [r for r in ROWS if re.fullmatch(r'\w+(, \w+)+', r['allowed']) and r['section'].startswith(('formatter: ', 'data', 'recipe')) and r['key'] != 'formatter']
 
 @pytest.mark.parametrize('r', CHOOSE, ids=ids)
 def test_each_choice_is_one(r):
-    for v in r['allowed'].split(', '): recipe_with(r, r['key'], v)
-    with pytest.raises(RsrError): recipe_with(r, r['key'], 'no such choice')
+    for v in r['allowed'].split(', '):
+        recipe_with(r, r['key'], v)
+    with pytest.raises(RsrError):
+        recipe_with(r, r['key'], 'no such choice')
 
 @pytest.mark.parametrize('r', [r for r in ROWS if r['section'] in schema() and r['default'] is not None], ids=ids)
 def test_a_default_can_be_copied_into_a_command(r):

@@ -16,7 +16,8 @@ def go(server, rows, *options, d='w', recipe='dpo'):
     write_jsonl('in.jsonl', rows)
     return rsr('run', recipe, 'data.input_path=in.jsonl', 'data.responses=generations', f'sampler.base_url={server.base_url}', 'sampler.model=m', f'work_dir={d}', *options)
 
-def bought(server): return sum(len(e['body'].get('messages', ())) and (e['body'].get('n') or 1) for e in server.log)
+def bought(server):
+    return sum(len(e['body'].get('messages', ())) and (e['body'].get('n') or 1) for e in server.log)
 
 def test_what_is_there_is_not_bought(here, server):
     p = go(server, dump([RIGHT, WRONG], [RIGHT, RIGHT, WRONG], [WRONG, RIGHT]))
@@ -45,7 +46,8 @@ def test_no_model_at_all(here):
 
 def test_given_once(here, server):
     rows = dump([RIGHT, RIGHT, WRONG], [dict(text='It is', finish_reason='length'), dict(role='assistant', content=RIGHT, finish_reason='stop')])
-    for _ in range(3): assert go(server, rows, recipe='sft').returncode==0
+    for _ in range(3):
+        assert go(server, rows, recipe='sft').returncode==0
     assert not server.log and load_run('w').stats()['samples']['by_outcome']==dict(kept=4, truncated=1)
     rows[0]['generations'].append('and another')
     assert go(server, rows, recipe='sft').returncode==0 and load_run('w').stats()['samples']['asked']==6
@@ -91,7 +93,8 @@ def test_what_came_is_not_what_was_cut_here(here, server):
     assert p.returncode==0 and 'sampler.max_tokens' not in p.stdout
 
 def test_a_bad_row_is_not_hidden_by_its_column(here, server):
-    rows = dump([RIGHT]); del rows[0]['id']
+    rows = dump([RIGHT])
+    del rows[0]['id']
     p = go(server, rows)
     assert p.returncode==2 and 'no id' in p.stderr and 'no column' not in p.stderr
 
@@ -101,12 +104,14 @@ def test_own_keys_are_no_column(here, server, column):
     assert p.returncode==2 and "rsr's own" in p.stderr and not (here/'w').exists()
 
 def test_two_rows_of_one_id_do_not_mix(here, server):
-    rows = dump([RIGHT, WRONG], [RIGHT]); rows[1]['id'] = 'q0'
+    rows = dump([RIGHT, WRONG], [RIGHT])
+    rows[1]['id'] = 'q0'
     p = go(server, rows, 'data.on_bad_row=skip')
     assert p.returncode==0 and load_run('w').stats()['samples']['given']==dict(kept=2)
 
 def test_in_a_notebook(here, server):
     run = sample(dump([RIGHT, WRONG]), 'dpo', data=dict(responses='generations'), base_url=server.base_url, model='m', work_dir='w', progress=False)
     assert not server.log and run.rollouts.score.tolist()==[1., 0.]
-    with pytest.raises(RsrError, match='no column'): sample(dump([RIGHT]), 'dpo', data=dict(responses='g'), base_url=server.base_url, model='m', work_dir='w2', progress=False)
+    with pytest.raises(RsrError, match='no column'):
+        sample(dump([RIGHT]), 'dpo', data=dict(responses='g'), base_url=server.base_url, model='m', work_dir='w2', progress=False)
     assert json.loads((here/'w'/'summary'/'stats.json').read_text())['samples']['given']==dict(kept=2)

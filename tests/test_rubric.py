@@ -15,19 +15,26 @@ from conftest import read_jsonl, write_jsonl
 from loopback import Loopback
 
 from rsr import sample
+from rsr.data.files import fingerprint
+from rsr.data.types import RsrError, RunBroken
 from rsr.rubric.agreement import accuracy, agreement, auc, auc_interval, gwet_ac1, interval, kappa
 from rsr.rubric.criteria import RUBRICS, load_rubric, rubric_names
-from rsr.data.types import RsrError, RunBroken
-from rsr.data.files import fingerprint
-from rsr.sampling.engine import Engine, run_sync
-from rsr.verifiers.judge import Cache, fence, judge_options, judge_prices
-from rsr.sampling.engine import judge_ask
-from rsr.rubric.verdicts import judge_messages, parse_verdicts, verdict_key
-from rsr.rubric.labels import Labels, disputed_first, label, read_labels
-from rsr.sampling.replies import CallError
 from rsr.rubric.evaluate import RubricVerifier, combine, rubric_scorer
+from rsr.rubric.labels import Labels, disputed_first, label, read_labels
+from rsr.rubric.validate import (
+    idle_criteria,
+    judge_rows,
+    needed_margin,
+    noise,
+    report_table,
+    validate,
+    validate_options,
+)
+from rsr.rubric.verdicts import judge_messages, parse_verdicts, verdict_key
+from rsr.sampling.engine import Engine, judge_ask, run_sync
+from rsr.sampling.replies import CallError
 from rsr.sampling.samplers import HttpSampler
-from rsr.rubric.validate import idle_criteria, judge_rows, needed_margin, noise, report_table, validate, validate_options
+from rsr.verifiers.judge import Cache, fence, judge_options, judge_prices
 
 MINE = dict(name='mine', categories=dict(content=.7, form=.3), criteria=[
     dict(id='right', question='Is it right?', category='content', weight=2, gate=True),
@@ -35,7 +42,8 @@ MINE = dict(name='mine', categories=dict(content=.7, form=.3), criteria=[
     dict(id='brief', question='Is it brief?', category='form'),
     dict(id='crisp', question='Is it crisp?', category='form')])
 
-def mine(**change): return {**MINE, **change}
+def mine(**change):
+    return {**MINE, **change}
 
 def edit(i, **change):
     "MINE with one criterion changed."
@@ -51,9 +59,11 @@ def material(body):
     outside = re.sub(rf'<<<BEGIN ([A-Z ]+) {mark}>>>\n(.*?)\n<<<END \1 {mark}>>>', '', user, flags=re.S)
     return dict(blocks)['RESPONSE'], asked(body), outside
 
-def asked(body): return re.search(r'Its keys: (.*)\.$', body['messages'][-1]['content'])[1].split(', ')
+def asked(body):
+    return re.search(r'Its keys: (.*)\.$', body['messages'][-1]['content'])[1].split(', ')
 
-def verdicts(ids, rule): return json.dumps({i:dict(reason=f'{i} by rule.', verdict=rule(i)) for i in ids})
+def verdicts(ids, rule):
+    return json.dumps({i:dict(reason=f'{i} by rule.', verdict=rule(i)) for i in ids})
 
 def by_rule(body):
     "YES to each criterion whose id the response names."
@@ -70,16 +80,20 @@ def evaluate(server, rubric=MINE, response='right and brief', prompt='What is 2+
     r = load_rubric(rubric, **{k:kw.pop(k) for k in ('mode', 'structured', 'combine') if k in kw})
     async def main():
         ask, s = judged_by(server, **kw)
-        try: return await r.aevaluate(prompt, response, ask, cache)
-        finally: await s.close()
+        try:
+            return await r.aevaluate(prompt, response, ask, cache)
+        finally:
+            await s.close()
     answers, reasons = run_sync(main)
     return answers, reasons, r.compute_score(answers)
 
 @pytest.fixture
 def judge():
-    with Loopback(reply=by_rule) as s: yield s
+    with Loopback(reply=by_rule) as s:
+        yield s
 
-def bodies(s): return [e['body'] for e in s.log]
+def bodies(s):
+    return [e['body'] for e in s.log]
 
 # ---- definition
 
@@ -95,7 +109,8 @@ def bodies(s): return [e['body'] for e in s.log]
     (dict(mode='every'), "no choice 'every'"),
     (dict(threshold=.8), "no key 'threshold'. Did you mean 'pass_threshold'?")])
 def test_errors_in_a_rubric(change, says):
-    with pytest.raises(RsrError) as e: load_rubric(mine(**change))
+    with pytest.raises(RsrError) as e:
+        load_rubric(mine(**change))
     assert says in str(e.value) and "rubric 'mine'" in str(e.value)
 
 @pytest.mark.parametrize('change,says', [
@@ -108,18 +123,24 @@ def test_errors_in_a_rubric(change, says):
     (dict(examples=[dict(label='PASS', response='a')]), 'example 1: it has no reasoning'),
     (dict(examples=dict(label='PASS')), 'examples: ')])
 def test_errors_name_the_criterion(change, says):
-    with pytest.raises(RsrError) as e: load_rubric(edit('brief', **change))
+    with pytest.raises(RsrError) as e:
+        load_rubric(edit('brief', **change))
     assert says in str(e.value) and "criterion 'brief'" in str(e.value)
 
 def test_errors_of_files(here):
-    with pytest.raises(RsrError, match="no rubric 'helpfull_answer'. Did you mean 'helpful_answer'"): load_rubric('helpfull_answer')
-    with pytest.raises(RsrError, match='no rubric file x.yaml'): load_rubric('x.yaml')
+    with pytest.raises(RsrError, match="no rubric 'helpfull_answer'. Did you mean 'helpful_answer'"):
+        load_rubric('helpfull_answer')
+    with pytest.raises(RsrError, match='no rubric file x.yaml'):
+        load_rubric('x.yaml')
     (here/'x.yaml').write_text('a: [')
-    with pytest.raises(RsrError, match='is not YAML'): load_rubric('x.yaml')
+    with pytest.raises(RsrError, match='is not YAML'):
+        load_rubric('x.yaml')
     (here/'x.yaml').write_text('- a')
-    with pytest.raises(RsrError, match='not list'): load_rubric('x.yaml')
+    with pytest.raises(RsrError, match='not list'):
+        load_rubric('x.yaml')
     (here/'x.yaml').write_text('categories: {a: 1}\ncriteria: [{id: no, question: q, category: a}]')
-    with pytest.raises(RsrError, match='put the word in quotes'): load_rubric('x.yaml')
+    with pytest.raises(RsrError, match='put the word in quotes'):
+        load_rubric('x.yaml')
     (here/'ok.yaml').write_text(yaml.safe_dump(MINE))
     assert load_rubric('ok.yaml')==load_rubric(MINE) and load_rubric('ok.yaml').to_dict()==load_rubric(MINE).to_dict()
 
@@ -129,7 +150,8 @@ def test_shipped_rubrics():
         r = load_rubric(n)
         assert r.name==n and r.description and len(r.criteria)>=8 and r.pass_threshold==.8 and any(c.gate for c in r.criteria) and any(c.na_valid for c in r.criteria)
         assert {e['label'] for c in r.criteria for e in c.examples}=={'PASS', 'FAIL', 'BORDERLINE'}
-        for c in r.criteria: assert c.name and c.question.count('?') and {'PASS', 'FAIL'}<={e['label'] for e in c.examples}
+        for c in r.criteria:
+            assert c.name and c.question.count('?') and {'PASS', 'FAIL'}<={e['label'] for e in c.examples}
         yes = {c.id:c.scale[-1] if c.scale else 'YES' for c in r.criteria}
         assert r.compute_score(yes)==1 and all(r.compute_score({**yes, c.id:c.scale[0] if c.scale else 'NO'})<1 for c in r.criteria)
         assert (RUBRICS/f'{n}.yaml').read_text().startswith('# ')
@@ -138,13 +160,16 @@ def test_shipped_rubrics():
 
 def by_hand(r, answers):
     "The score, written out once more."
-    if 'ERROR' in answers.values(): return None
+    if 'ERROR' in answers.values():
+        return None
     worth = {c.id:None if answers[c.id]=='NA' and c.na_valid else 1. if answers[c.id]=='YES' else 0. for c in r.criteria}
-    if any(c.gate and worth[c.id]==0 for c in r.criteria): return 0.
+    if any(c.gate and worth[c.id]==0 for c in r.criteria):
+        return 0.
     parts = []
     for cat, w in r.categories.items():
         cs = [c for c in r.criteria if c.category==cat and worth[c.id] is not None]
-        if sum(c.weight for c in cs): parts.append((w, sum(c.weight*worth[c.id] for c in cs)/sum(c.weight for c in cs)))
+        if sum(c.weight for c in cs):
+            parts.append((w, sum(c.weight*worth[c.id] for c in cs)/sum(c.weight for c in cs)))
     return sum(w*s for w, s in parts)/sum(w for w, _ in parts) if parts else None
 
 def test_compute_score_on_all_answers():
@@ -164,10 +189,12 @@ def test_score_details():
     five = load_rubric(dict(name='s', categories=dict(a=.2, b=.2, c=.2, d=.4), criteria=[dict(id=i, question='q?', category=i) for i in 'abcd']))
     assert five.compute_score(dict(a='NO', b='YES', c='YES', d='YES'))==.8               # exactly: 0.2+0.2+0.4 is not 0.8 in floats
     scale = load_rubric(edit('kind', scale=[1, 5], gate=True))
-    def score(k): return scale.compute_score(dict(right='YES', kind=k, brief='YES', crisp='YES'))
+    def score(k):
+        return scale.compute_score(dict(right='YES', kind=k, brief='YES', crisp='YES'))
     assert [score(k) for k in (1, 2, 3, 5, 'NA')]==[0, 0, pytest.approx(.7*(2+.5)/3+.3), 1, 1]   # a gate on a scale fails below the middle
     for wrong in (6, '3', True, 'YES', .5):
-        with pytest.raises(RsrError, match="criterion 'kind'"): score(wrong)
+        with pytest.raises(RsrError, match="criterion 'kind'"):
+            score(wrong)
 
 # ---- judging
 
@@ -197,8 +224,10 @@ def test_people_use_it_synchronously(judge):
     answers, reasons = r.evaluate_response([dict(role='user', content='2+2?')], 'right')
     assert answers['right']=='YES' and r.compute_score(answers)==pytest.approx(.7*2/3)
     assert r.reward(['2+2?']*2, ['right brief crisp kind', [dict(role='assistant', content='no')]])==[1, 0]
-    with pytest.raises(RsrError, match='asks a judge'): load_rubric(MINE).evaluate_response('a', 'b')
-    with pytest.raises(RsrError, match='a judge is'): load_rubric(MINE).evaluate_response('a', 'b', 'gpt')
+    with pytest.raises(RsrError, match='asks a judge'):
+        load_rubric(MINE).evaluate_response('a', 'b')
+    with pytest.raises(RsrError, match='a judge is'):
+        load_rubric(MINE).evaluate_response('a', 'b', 'gpt')
 
 def test_calibration_examples_are_shown(judge):
     evaluate(judge, edit('kind', examples=[dict(label='BORDERLINE', prompt='Hi', response='Hello.', reasoning='Curt, but kind.')]))
@@ -209,10 +238,13 @@ def test_thinking_is_cut(judge):
     v = RubricVerifier(MINE)
     async def main():
         ask, s = judged_by(judge)
-        try: return await v.score('brief', {}, 'I think: right', prompt=[dict(role='user', content='q')], ask=ask)
-        finally: await s.close()
+        try:
+            return await v.score('brief', {}, 'I think: right', prompt=[dict(role='user', content='q')], ask=ask)
+        finally:
+            await s.close()
     assert run_sync(main).detail['brief']['answer']=='YES'
-    for b in bodies(judge): assert material(b)[0]=='brief' and 'not right' not in json.dumps(b) and 'I think' not in json.dumps(b)
+    for b in bodies(judge):
+        assert material(b)[0]=='brief' and 'not right' not in json.dumps(b) and 'I think' not in json.dumps(b)
 
 def test_min_turns_and_na(judge):
     r = edit('kind', min_turns=2, na_valid=False)
@@ -243,18 +275,30 @@ def test_prose_around_json(judge, wrap):
 
 def spoiled(kind, good):
     d = json.loads(good)
-    if kind=='wrong keys': return json.dumps({{'kind':'kindness'}.get(k, k):v for k, v in d.items()})
-    if kind=='missing': return json.dumps({k:v for k, v in d.items() if k!='kind'})
-    if kind=='unknown key': return json.dumps({**d, 'overall':dict(reason='good', verdict='YES')})
-    if kind=='no reason': return json.dumps({**d, 'kind':dict(verdict='YES')})
-    if kind=='maybe': return json.dumps({**d, 'kind':dict(reason='hm', verdict='MAYBE')})
-    if kind=='bare': return json.dumps({**d, 'kind':'YES'})
-    if kind=='twice': return good[:-1]+', "kind": {"reason": "or", "verdict": "NO"}}'
-    if kind=='two answers': return good+'\nNo, wait:\n'+good.replace('"NO"', '"YES"')
-    if kind=='cut': return good[:-20]
-    if kind=='refusal': return 'I am sorry, but I cannot help with that.'
-    if kind=='wrapped': return json.dumps(dict(verdicts=d))
-    if kind=='deep': return '{"a":'*5000
+    if kind=='wrong keys':
+        return json.dumps({{'kind':'kindness'}.get(k, k):v for k, v in d.items()})
+    if kind=='missing':
+        return json.dumps({k:v for k, v in d.items() if k!='kind'})
+    if kind=='unknown key':
+        return json.dumps({**d, 'overall':dict(reason='good', verdict='YES')})
+    if kind=='no reason':
+        return json.dumps({**d, 'kind':dict(verdict='YES')})
+    if kind=='maybe':
+        return json.dumps({**d, 'kind':dict(reason='hm', verdict='MAYBE')})
+    if kind=='bare':
+        return json.dumps({**d, 'kind':'YES'})
+    if kind=='twice':
+        return good[:-1]+', "kind": {"reason": "or", "verdict": "NO"}}'
+    if kind=='two answers':
+        return good+'\nNo, wait:\n'+good.replace('"NO"', '"YES"')
+    if kind=='cut':
+        return good[:-20]
+    if kind=='refusal':
+        return 'I am sorry, but I cannot help with that.'
+    if kind=='wrapped':
+        return json.dumps(dict(verdicts=d))
+    if kind=='deep':
+        return '{"a":'*5000
     return ''
 
 WHOLE = 'two answers', 'cut', 'refusal', 'wrapped', 'empty', 'deep'   # nothing of these can be used
@@ -272,9 +316,12 @@ def test_a_fault_is_repaired_once(judge, kind):
 def test_a_fault_that_stays_is_an_error(judge, kind):
     judge.set(reply=lambda b: spoiled(kind, by_rule(b)))
     answers, reasons, score = evaluate(judge)
-    if kind in WHOLE: assert set(answers.values())=={'ERROR'} and score is None
-    elif kind=='unknown key': assert answers==dict(right='YES', kind='NO', brief='YES', crisp='NO')
-    else: assert answers==dict(right='YES', kind='ERROR', brief='YES', crisp='NO') and score is None and reasons['kind'].startswith('no verdict: ')
+    if kind in WHOLE:
+        assert set(answers.values())=={'ERROR'} and score is None
+    elif kind=='unknown key':
+        assert answers==dict(right='YES', kind='NO', brief='YES', crisp='NO')
+    else:
+        assert answers==dict(right='YES', kind='ERROR', brief='YES', crisp='NO') and score is None and reasons['kind'].startswith('no verdict: ')
     assert len(judge.log)==2   # one repair, not more
 
 @pytest.mark.parametrize('finish', ['length', 'content_filter'])
@@ -300,11 +347,13 @@ def test_a_repair_that_fails_keeps_what_was_read(judge):
 def test_parse_keeps_no_half_of_a_verdict():
     cs = load_rubric(MINE).criteria
     good = verdicts([c.id for c in cs], lambda i: 'YES')
-    for n in range(len(good)): assert parse_verdicts(good[:n], cs)[0]=={}
+    for n in range(len(good)):
+        assert parse_verdicts(good[:n], cs)[0]=={}
     rng = random.Random(0)
     for _ in range(2000):   # noise never raises, and never gives anything but allowed answers
         s = list(good)
-        for _ in range(rng.randrange(1, 8)): s[rng.randrange(len(s))] = rng.choice('{}[]",:\\ \n\0é1YESNO')
+        for _ in range(rng.randrange(1, 8)):
+            s[rng.randrange(len(s))] = rng.choice('{}[]",:\\ \n\0é1YESNO')
         assert all(a in ('YES', 'NO', 'NA') for a, _ in parse_verdicts(''.join(s), cs)[0].values())
 
 # ---- the fence
@@ -331,7 +380,8 @@ def test_nothing_gets_out_of_the_fence(judge, attack, where):
     assert attack not in b['messages'][0]['content']
 
 def test_marks_are_new_each_time(judge):
-    for _ in range(3): evaluate(judge)
+    for _ in range(3):
+        evaluate(judge)
     marks = [re.match(r'MARK is (\w+)', b['messages'][1]['content'])[1] for b in bodies(judge)]
     assert len(set(marks))==3 and len({b['messages'][0]['content'] for b in bodies(judge)})==1   # the system message can be cached by the provider
 
@@ -369,7 +419,9 @@ def test_what_a_verdict_depends_on(judge, change, calls):
 
 def test_other_judge_prompt_and_response_are_asked_anew(judge):
     r, cache = load_rubric(MINE), Cache()
-    def go(prompt='q', response='right', **kw): r.evaluate_response(prompt, response, dict(base_url=judge.base_url, **kw), cache); return len(judge.log)
+    def go(prompt='q', response='right', **kw):
+        r.evaluate_response(prompt, response, dict(base_url=judge.base_url, **kw), cache)
+        return len(judge.log)
     assert go(model='a')==1 and go(model='a')==1 and go(model='b')==2 and go(model='a', temperature=.5)==3
     assert go('p', model='a')==4 and go('p', 'other', model='a')==5 and go('p', '<think>x</think>other', model='a')==5
     assert go([dict(role='system', content='s'), dict(role='user', content='p')], 'other', model='a')==6
@@ -383,7 +435,8 @@ def test_errors_are_not_kept(judge):
 
 def test_cache_file(here, judge):
     evaluate(judge, cache=Cache('v.jsonl'))
-    with open('v.jsonl', 'a') as f: f.write('["torn')
+    with open('v.jsonl', 'a') as f:
+        f.write('["torn')
     evaluate(judge, cache=Cache('v.jsonl'))
     assert len(judge.log)==1
     c = Cache('v.jsonl')
@@ -417,7 +470,8 @@ def test_combine_on_all_answers():
             assert Counter(a)[win]==top[0][1] and combine(list(a), 'strictest')==next(x for x in ('NO', 'NA', 'YES') if x in a)
             for hole in range(n):   # a silent judge decides nothing
                 b = [*a[:hole], 'ERROR', *a[hole+1:]]
-                if n>1 and (c := combine(b, 'majority', ['YES', 'NO', 'NA']))!='ERROR': assert c==win
+                if n>1 and (c := combine(b, 'majority', ['YES', 'NO', 'NA']))!='ERROR':
+                    assert c==win
     assert combine(['ERROR', 'ERROR'])=='ERROR' and combine([1, 5, 3])==3 and combine([1, 5])==1 and combine([1, 'NA', 'NA'])=='NA' and combine([4, 2], 'strictest')==2
     assert combine([3, 3, 'ERROR'], 'majority', [1, 2, 3, 4, 5])==3 and combine([2, 3, 'ERROR'], 'majority', [1, 2, 3, 4, 5])=='ERROR'
 
@@ -432,7 +486,8 @@ def fails(prompt, response): return 1/0
 def truth(prompt, response, metadata, messages): return metadata['answer'] in response and messages[-1]['content']==prompt
 '''
 
-def programmatic(*fns, **kw): return dict(name='p', categories=dict(a=1.), criteria=[dict(id=f, category='a', function=f'checks.py:{f}', **kw) for f in fns])
+def programmatic(*fns, **kw):
+    return dict(name='p', categories=dict(a=1.), criteria=[dict(id=f, category='a', function=f'checks.py:{f}', **kw) for f in fns])
 
 def test_functions(here, judge):
     (here/'sub').mkdir()
@@ -452,9 +507,12 @@ def test_functions(here, judge):
 def test_a_function_that_keeps_failing_stops_the_run(here):
     (here/'checks.py').write_text(CODE)
     v = RubricVerifier(programmatic('fails'))
-    def score(): return run_sync(lambda: v.score('a', {}, prompt=[dict(role='user', content='q')]))
-    for _ in range(9): assert score().value is None
-    with pytest.raises(RunBroken, match="criterion 'fails': ten times in a row"): score()
+    def score():
+        return run_sync(lambda: v.score('a', {}, prompt=[dict(role='user', content='q')]))
+    for _ in range(9):
+        assert score().value is None
+    with pytest.raises(RunBroken, match="criterion 'fails': ten times in a row"):
+        score()
 
 # ---- as a verifier
 
@@ -462,9 +520,11 @@ def verifier_score(v, server, response='right brief', cache=None, **kw):
     async def main():
         pairs = [judged_by(s, **kw) for s in (server if isinstance(server, list) else [server])]
         ask = [a for a, _ in pairs] if len(pairs)>1 else pairs[0][0]
-        try: return await v.score(response, {}, '', prompt=[dict(role='user', content='q')], ask=ask, cache=cache)
+        try:
+            return await v.score(response, {}, '', prompt=[dict(role='user', content='q')], ask=ask, cache=cache)
         finally:
-            for _, s in pairs: await s.close()
+            for _, s in pairs:
+                await s.close()
     return run_sync(main)
 
 def test_verifier(judge):
@@ -490,11 +550,14 @@ def test_verifier_fingerprint(here):
 def test_verifier_lets_the_run_stop(judge):
     v = RubricVerifier(MINE)
     judge.set(fault=['401']*100)
-    with pytest.raises(RunBroken): verifier_score(v, judge)     # resumed later, scored then: nothing more is sampled for nothing
-    async def call_error(messages, **kw): raise CallError('context', 'too long')
+    with pytest.raises(RunBroken):
+        verifier_score(v, judge)     # resumed later, scored then: nothing more is sampled for nothing
+    async def call_error(messages, **kw):
+        raise CallError('context', 'too long')
     s = run_sync(lambda: v.score('a', {}, prompt=[dict(role='user', content='q')], ask=call_error))
     assert s.value is None and s.reason.startswith('unscored, ERROR on right') and 'too long' in s.reason
-    with pytest.raises(RsrError, match='asks a judge'): run_sync(lambda: v.score('a', {}))
+    with pytest.raises(RsrError, match='asks a judge'):
+        run_sync(lambda: v.score('a', {}))
 
 def test_schema_where_the_provider_takes_it(judge):
     assert RubricVerifier(MINE, judges=[dict(type='local'), dict(base_url='https://api.openai.com/v1'), dict(base_url='http://localhost/v1')]).schemas==[True, True, False]
@@ -509,7 +572,8 @@ def test_scorer_of_a_recipe(here):
     assert [(j['model'], j['base_url'], j['temperature']) for j in js]==[('a', 'http://x/v1', .2), ('b', 'http://x/v1', .2)] and len(v.judges)==2
     for bad, says in [(dict(), 'verifier.rubric is missing'), (dict(rubric='helpful_answer'), 'asks a judge'), (dict(rubric='helpful_answer', mod='all'), "'verifier.mode'"),
                       (dict(rubric='helpful_answer', model='a', mode='one'), "no choice 'one'")]:
-        with pytest.raises(RsrError, match=says): rubric_scorer(bad)
+        with pytest.raises(RsrError, match=says):
+            rubric_scorer(bad)
     (here/'checks.py').write_text(CODE)
     assert rubric_scorer(dict(rubric=programmatic('short')))[1]==[]
 
@@ -533,7 +597,8 @@ def test_the_price_list_is_asked_for_each_judge():
     assert got[0][0]>got[1][0]>0 and got[2] is None
 
 def test_calls_in_the_ledger_are_told_by_judge(here):
-    def reply(body): return by_rule(body) if 'You judge one response' in body['messages'][0]['content'] else None
+    def reply(body):
+        return by_rule(body) if 'You judge one response' in body['messages'][0]['content'] else None
     with Loopback(reply=reply, rate=.5) as server:
         section = dict(base_url=server.base_url, price=PRICE, judges=[dict(model='a'), dict(model='b', price=DEAR)])
         sample([dict(id='q', messages=[dict(role='user', content='2+2?')])], dict(formatter=[dict(type='sft')], verifier=dict(section, type='rubric', rubric=mine())),
@@ -547,7 +612,8 @@ def test_calls_in_the_ledger_are_told_by_judge(here):
     (dict(model='a', price=3), 'verifier.price: 3'), (dict(judges=[dict(model='a'), dict(model='b', price=dict(input=1))]), r'verifier.judges\[1\].price'),
     (dict(judges=[dict(model='a', price=dict(prompt='1'))]), r'verifier.judges\[0\].price'), (dict(judges=[dict(model='a', price=dict(prompt=-1))]), 'US dollars')])
 def test_errors_in_a_price(section, key):
-    with pytest.raises(RsrError, match=key): judge_options(dict(section, base_url='http://x/v1'))
+    with pytest.raises(RsrError, match=key):
+        judge_options(dict(section, base_url='http://x/v1'))
 
 # ---- agreement, against scikit-learn and statsmodels
 
@@ -569,8 +635,10 @@ def test_against_scikit_learn(levels, n, agree, skew):
         assert r['confusion']==dict(levels=levels, table=metrics.confusion_matrix(a, b, labels=levels).tolist())
         for quadratic in (False, True):
             k = kappa(r['confusion']['table'], quadratic)
-            if len({*a, *b})==1: assert k is None   # scikit-learn says nan, and warns
-            else: assert k==pytest.approx(metrics.cohen_kappa_score(a, b, labels=levels, weights='quadratic' if quadratic else None))
+            if len({*a, *b})==1:
+                assert k is None   # scikit-learn says nan, and warns
+            else:
+                assert k==pytest.approx(metrics.cohen_kappa_score(a, b, labels=levels, weights='quadratic' if quadratic else None))
 
 @pytest.mark.parametrize('levels,n,agree,skew', TABLES)
 def test_against_statsmodels(levels, n, agree, skew):
@@ -578,9 +646,11 @@ def test_against_statsmodels(levels, n, agree, skew):
     rng = random.Random(f'{levels}{n}{agree}')
     a, b = random_pairs(levels, n, agree, rng, skew)
     t = agreement([[p] for p in zip(a, b)], levels, n_boot=20)['confusion']['table']
-    if kappa(t) is None: return
+    if kappa(t) is None:
+        return
     assert kappa(t)==pytest.approx(inter.cohens_kappa(t).kappa)
-    if sum(t[i][j] for i in range(len(t)) for j in range(len(t)) if i!=j): assert kappa(t, True)==pytest.approx(inter.cohens_kappa(t, wt='quadratic').kappa)
+    if sum(t[i][j] for i in range(len(t)) for j in range(len(t)) if i!=j):
+        assert kappa(t, True)==pytest.approx(inter.cohens_kappa(t, wt='quadratic').kappa)
 
 def test_gwet_by_hand():
     assert gwet_ac1([[118, 5], [2, 0]])==pytest.approx(.9408, abs=5e-5) and kappa([[118, 5], [2, 0]])==pytest.approx(-.0234, abs=5e-5)
@@ -650,8 +720,10 @@ def full_rule(body):
     "`short` is `brief` again, `always` is always YES, `rare` mostly NA."
     text, ids, _ = material(body)
     def verdict(i):
-        if i=='always': return 'YES'
-        if i=='rare': return ('YES' if '7' in text else 'NO') if re.search('[78]', text) else 'NA'
+        if i=='always':
+            return 'YES'
+        if i=='rare':
+            return ('YES' if '7' in text else 'NO') if re.search('[78]', text) else 'NA'
         return 'YES' if {'short':'brief'}.get(i, i) in text else 'NO'
     return verdicts(ids, verdict)
 
@@ -732,7 +804,8 @@ def test_ordinal_kappa_is_weighted(judge):
     (dict(prompt='a', response='b', labels=['YES']), 'labels is not an object'), ([1], 'not an object')])
 def test_errors_in_labelled_rows(here, row, says):
     path = write_jsonl('l.jsonl', [dict(prompt='a', response='b'), row])
-    with pytest.raises(RsrError) as e: read_labels(path, MINE)
+    with pytest.raises(RsrError) as e:
+        read_labels(path, MINE)
     assert says in str(e.value) and 'line 2' in str(e.value)
 
 def test_validate_options(here, judge):
@@ -743,7 +816,8 @@ def test_validate_options(here, judge):
     assert len(judge.log)==48
     for bad, says in [({'labels':'l.jsonl'}, 'judge.model'), ({'lables':'x'}, "Did you mean 'labels'"), ({'judge.model':'m'}, 'labels is missing'),
                       ({**opts, 'k':'many'}, "k: 'many' is not a whole number"), ({**opts, 'labels':'x.jsonl'}, 'labels: no file x.jsonl'), ({**opts, 'judge.modle':'x'}, 'modle')]:
-        with pytest.raises(RsrError, match=re.escape(says)): validate_options(MINE, bad)
+        with pytest.raises(RsrError, match=re.escape(says)):
+            validate_options(MINE, bad)
 
 def test_idle_needs_evidence():
     r = load_rubric(MINE)
@@ -769,9 +843,11 @@ def test_noise_of_a_run(here, judge):
 
 ROWS = [dict(prompt=f'Question {i}', response=f'Answer {i} $x$ <script>alert({i})</script>') for i in range(6)]
 
-def said(*answers): return [dict(answers=a, reasons=dict.fromkeys(a, 'THE JUDGE SAID SO'), judges=[a], score=.5) for a in answers]
+def said(*answers):
+    return [dict(answers=a, reasons=dict.fromkeys(a, 'THE JUDGE SAID SO'), judges=[a], score=.5) for a in answers]
 
-def everything(a): return dict.fromkeys([c['id'] for c in MINE['criteria']], a)
+def everything(a):
+    return dict.fromkeys([c['id'] for c in MINE['criteria']], a)
 
 JUDGED = [said(everything('YES'), everything('YES')), said(everything('YES'), everything('NO')), said(everything('YES'), {**everything('YES'), 'kind':'NO'}),
           said(everything('NO'), everything('NO')), said(everything('NO'), everything('YES')), said(everything('YES'), everything('YES'))]
@@ -811,15 +887,18 @@ def test_widget_goes_on_where_it_ended(here):
     pytest.importorskip('ipywidgets')
     w = label(MINE, ROWS, 'mine.jsonl', JUDGED)
     for _ in range(2):
-        for b in w.buttons.values(): b.value = 'YES'
+        for b in w.buttons.values():
+            b.value = 'YES'
         w.next.click()
     w.buttons['right'].value = 'NO'
     again = label(MINE, ROWS, 'mine.jsonl', JUDGED)
     assert again.labels.at==2 and again.buttons['right'].value=='NO' and again.buttons['kind'].value is None and '2 finished' in again.status.value
     for n in range(4):
-        for b in again.buttons.values(): b.value = 'NO' if n%2 else 'YES'
+        for b in again.buttons.values():
+            b.value = 'NO' if n%2 else 'YES'
         again.next.click()
-    again.next.click(); again.back.click()
+    again.next.click()
+    again.back.click()
     rows = read_labels('mine.jsonl', MINE)
     assert len(rows)==6 and all(len(r['labels'])==4 for r in rows) and validate(MINE, rows, lambda ms: verdicts(asked(dict(messages=ms)), lambda i: 'YES'))['rows']==6
 
@@ -827,7 +906,8 @@ def test_kappa_grows(here):
     lab = Labels(MINE, ROWS, 'mine.jsonl', JUDGED)
     seen = []
     for n in range(6):
-        for k in lab.rubric.ids: lab.label(k, 'YES' if n in (0, 2, 3) else 'NO')
+        for k in lab.rubric.ids:
+            lab.label(k, 'YES' if n in (0, 2, 3) else 'NO')
         lab.go()
         seen.append((lab.agreed()['n'], lab.agreed()['kappa']))
     assert [n for n, _ in seen[:5]]==[4, 8, 12, 16, 20] and seen[0][1] is None and seen[2][1] is not None
@@ -843,11 +923,14 @@ def test_labels_file_is_kept_whole(here):
     lab.label('right', None)
     assert read_jsonl('mine.jsonl')[1]['labels']==dict(kind='NO')
     for k, a, says in [('rihgt', 'YES', "Did you mean 'right'"), ('right', 'NA', 'NA is not valid'), ('kind', 'maybe', "no answer 'maybe'")]:
-        with pytest.raises(RsrError, match=says): lab.label(k, a)
+        with pytest.raises(RsrError, match=says):
+            lab.label(k, a)
     assert not list(here.glob('.*tmp'))
     (here/'mine.jsonl').write_text('{"broken')
-    with pytest.raises(RsrError, match='line 1'): Labels(MINE, ROWS, 'mine.jsonl')
-    with pytest.raises(RsrError, match='entries for'): Labels(MINE, ROWS, 'new.jsonl', JUDGED[:2])
+    with pytest.raises(RsrError, match='line 1'):
+        Labels(MINE, ROWS, 'mine.jsonl')
+    with pytest.raises(RsrError, match='entries for'):
+        Labels(MINE, ROWS, 'new.jsonl', JUDGED[:2])
 
 def test_widget_with_scales_turns_and_functions(here):
     pytest.importorskip('ipywidgets')

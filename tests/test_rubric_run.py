@@ -12,7 +12,8 @@ from rsr.data.types import RunBroken
 from rsr.run.recipe import load_recipe
 
 def judge(body):
-    if 'You judge one response' not in body['messages'][0]['content']: return None
+    if 'You judge one response' not in body['messages'][0]['content']:
+        return None
     text, ids, _ = material(body)
     return verdicts(ids, lambda i: 'YES' if i!='right' and hash(i+text)%2 or r'\boxed{A}' in text else 'NO')
 RUB = mine(criteria=[{**c, 'gate':False} for c in MINE['criteria']])
@@ -46,7 +47,8 @@ def test_two_judges_and_down(here):
 
 def test_judge_401(here):
     with Loopback(reply=judge, rate=.5) as s, Loopback(reply=judge, auth='sk') as t:
-        with pytest.raises(RunBroken): go(s.base_url, ver=dict(base_url=t.base_url, model='a'))
+        with pytest.raises(RunBroken):
+            go(s.base_url, ver=dict(base_url=t.base_url, model='a'))
         t.set(auth=None)
         r = go(s.base_url, ver=dict(base_url=t.base_url, model='a'))
         assert r.stats()['scores']['unscored']==0

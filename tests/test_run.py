@@ -12,13 +12,14 @@ from loopback import Loopback, least
 
 from rsr import load_run, sample
 from rsr.data.types import RsrError, RunBroken
-from rsr.sampling.samplers import HttpSampler
 from rsr.sampling.providers import LiteLLMSampler
+from rsr.sampling.samplers import HttpSampler
 
 def go(n=20, base_url=None, work_dir='run', recipe='sft', data=None, **kw):
     return sample(rows(n) if data is None else data, recipe, base_url=base_url, work_dir=work_dir, progress=False, **kw)
 
-def db(run): return sqlite3.connect(run.path/'run.db')
+def db(run):
+    return sqlite3.connect(run.path/'run.db')
 
 def balanced(run):
     "Outcomes sum to the samples asked; every file row belongs to a prompt."
@@ -45,7 +46,8 @@ def test_sft_dpo_files_are_the_seeds(here, server):
 def test_multi_sft(here, server):
     server.set(rate=.9)
     run = go(10, server.base_url, recipe='multi_sft', formatter=[dict(type='multi_sft', num_responses=5)])
-    for r in read_jsonl('run/train/multi_sft.jsonl'): assert len(r['responses'])==len(set(r['responses']))==5
+    for r in read_jsonl('run/train/multi_sft.jsonl'):
+        assert len(r['responses'])==len(set(r['responses']))==5
     assert balanced(run)['prompts']['satisfied']==10
 
 def test_several_formatters_stop_when_all_are_satisfied(here, server):
@@ -193,7 +195,8 @@ def test_corrected_answer_scores_only(here, server):
 def test_another_sampler_is_refused_or_mixed(here, server):
     go(5, server.base_url)
     before = (here/'run'/'recipe.yaml').read_text()
-    with pytest.raises(RsrError, match='temperature: 0.7 before, 0.1 now'): go(5, server.base_url, temperature=.1)
+    with pytest.raises(RsrError, match='temperature: 0.7 before, 0.1 now'):
+        go(5, server.base_url, temperature=.1)
     assert (here/'run'/'recipe.yaml').read_text()==before
     go(6, server.base_url, temperature=.1, mix=True)
 
@@ -201,7 +204,8 @@ def test_changed_messages_are_refused(here, server):
     go(2, server.base_url)
     data = rows(2)
     data[1]['messages'][0]['content'] = 'another question'
-    with pytest.raises(RsrError, match="messages of id 'q1' differ"): go(base_url=server.base_url, data=data)
+    with pytest.raises(RsrError, match="messages of id 'q1' differ"):
+        go(base_url=server.base_url, data=data)
     assert go(2, server.base_url).stats()['prompts']['total']==2
 
 def test_a_smaller_input_is_said_and_loses_nothing(here, server, capfd):
@@ -220,8 +224,10 @@ def test_plain_texts_are_prompts(here, server):
     (here/'v.py').write_text('def f(response, metadata): return 1.0\n')
     run = go(data=['prompt 7', 'prompt 8'], base_url=server.base_url, verifier='v.py:f')
     assert list(run.prompts.id)==['1', '2'] and {e['prompt'] for e in server.log}=={'prompt 7', 'prompt 8'}
-    with pytest.raises(RsrError, match="messages of id '1' differ"): go(data=['prompt 9'], base_url=server.base_url, verifier='v.py:f')
-    with pytest.raises(RsrError, match='row 2'): go(data=[rows(1)[0], 'prompt 8'], base_url=server.base_url, work_dir='mixed')
+    with pytest.raises(RsrError, match="messages of id '1' differ"):
+        go(data=['prompt 9'], base_url=server.base_url, verifier='v.py:f')
+    with pytest.raises(RsrError, match='row 2'):
+        go(data=[rows(1)[0], 'prompt 8'], base_url=server.base_url, work_dir='mixed')
 
 def test_a_killed_run_is_known_by_its_lock(here, server):
     server.set(median=.05, rate=0.)
@@ -229,9 +235,11 @@ def test_a_killed_run_is_known_by_its_lock(here, server):
     p = subprocess.Popen([RSR, 'run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w', 'sampler.concurrent_requests=4'],
                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.time()+30
-    while len(server.log)<20 and time.time()<end: time.sleep(.05)
+    while len(server.log)<20 and time.time()<end:
+        time.sleep(.05)
     assert f'under way: process {p.pid} on ' in rsr('stats', 'w').stdout
-    p.kill(); p.wait()
+    p.kill()
+    p.wait()
     out = rsr('stats', 'w').stdout
     assert f'process {p.pid} on ' in out and 'is gone' in out and 'rsr run work_dir=w' in out, out
     assert json.loads(rsr('stats', 'w', 'json=true').stdout)['process']==load_run('w').process
@@ -306,13 +314,16 @@ def test_minutes(here, server):
 
 def test_quota_is_fatal_though_it_is_a_429(here, server):
     server.set(fault='quota')
-    with pytest.raises(RunBroken, match='exceeded your current quota'): go(2, server.base_url)
+    with pytest.raises(RunBroken, match='exceeded your current quota'):
+        go(2, server.base_url)
 
 def test_fatal_errors_stop_with_the_providers_message(here, server):
     server.set(auth='sk-right-key', echo_key=True)
-    with pytest.raises(RunBroken, match='Incorrect API key provided: \\*\\*\\*'): go(5, server.base_url, api_key='sk-wrong-key')
+    with pytest.raises(RunBroken, match='Incorrect API key provided: \\*\\*\\*'):
+        go(5, server.base_url, api_key='sk-wrong-key')
     server.set(auth=None, bad_request=True)
-    with pytest.raises(RunBroken, match='refused'): go(5, server.base_url, 'b')
+    with pytest.raises(RunBroken, match='refused'):
+        go(5, server.base_url, 'b')
 
 def test_context_fails_one_prompt(here, server):
     server.set(context_over=100, rate=1.)
@@ -324,12 +335,16 @@ def test_context_fails_one_prompt(here, server):
     assert any('context' in e for e in s['samples']['errors'])
 
 def test_nobody_there_is_said_soon(here):
-    with pytest.raises(RunBroken, match='no answer for'): go(2, 'http://127.0.0.1:9/v1', sampler=dict(patience=1))
+    with pytest.raises(RunBroken, match='no answer for'):
+        go(2, 'http://127.0.0.1:9/v1', sampler=dict(patience=1))
 
 def test_outage_is_ridden_out(here, server):
     import threading
     server.set(median=.02)
-    def outage(): server.stop(); threading.Event().wait(1.5); server.start()
+    def outage():
+        server.stop()
+        threading.Event().wait(1.5)
+        server.start()
     t = threading.Timer(.3, outage)
     t.start()
     run = go(60, server.base_url, concurrent_requests=8)
@@ -339,7 +354,8 @@ def test_outage_is_ridden_out(here, server):
 
 def test_broken_verifier_stops_the_run_and_keeps_the_rollouts(here, server):
     (here/'v.py').write_text('def f(response, metadata): raise KeyError("oops")\n')
-    with pytest.raises(RunBroken, match='KeyError'): go(50, server.base_url, verifier='v.py:f', concurrent_requests=2)
+    with pytest.raises(RunBroken, match='KeyError'):
+        go(50, server.base_url, verifier='v.py:f', concurrent_requests=2)
     n = len(server.log)
     assert n<50
     (here/'v.py').write_text('def f(response, metadata): return 1.0\n')
@@ -357,7 +373,8 @@ def test_token_budget_is_met_and_resumable(here, server):
     assert run.exit_code==0 and 'budget' not in balanced(run)['prompts']['by_stop_reason']
 
 def test_money_needs_a_price(here, server):
-    with pytest.raises(RsrError, match='sampler.price'): go(2, server.base_url, usd=1.)
+    with pytest.raises(RsrError, match='sampler.price'):
+        go(2, server.base_url, usd=1.)
     run = go(50, server.base_url, usd=.001, price=dict(prompt=1, completion=1))
     assert run.exit_code==3 and run.stats()['cost']<=.0013
 
@@ -367,7 +384,8 @@ def test_input_forms(here, server):
     import pandas as pd
     data = rows(3)
     write_jsonl('a.jsonl', data)
-    with gzip.open('a.jsonl.gz', 'wt') as f: f.write((here/'a.jsonl').read_text())
+    with gzip.open('a.jsonl.gz', 'wt') as f:
+        f.write((here/'a.jsonl').read_text())
     pd.DataFrame(data).to_parquet('a.parquet')
     server.set(rate=1.)
     want = None
@@ -395,8 +413,10 @@ def test_bad_rows_stop_before_the_first_call(here, server):
 def test_one_interface(server, kw):
     s = kw['cls'](model='openai/m' if kw['cls'] is LiteLLMSampler else 'm', base_url=server.base_url, api_key='sk-test', temperature=.5)
     async def ask():
-        try: return await s.ask([dict(role='user', content='prompt 1')], n=3)
-        finally: await s.close()
+        try:
+            return await s.ask([dict(role='user', content='prompt 1')], n=3)
+        finally:
+            await s.close()
     out = asyncio.run(ask())
     assert len(out)==3 and all(r.outcome=='kept' and r.completion_tokens>0 and r.latency>=0 and r.finish_reason=='stop' for r in out)
     e = server.log[-1]
@@ -410,10 +430,12 @@ def test_litellm_run(here, server):
 def test_litellm_errors_are_fatal_where_they_are(here, server):
     server.set(auth='sk-right')
     opts = dict(model='openai/m', base_url=server.base_url, work_dir='run', progress=False)
-    with pytest.raises(RunBroken): sample(rows(2), 'sft', sampler=dict(type='litellm', api_key='sk-wrong'), **opts)
+    with pytest.raises(RunBroken):
+        sample(rows(2), 'sft', sampler=dict(type='litellm', api_key='sk-wrong'), **opts)
 
 def test_in_a_running_loop(here, server):
-    async def cell(): return go(3, server.base_url)
+    async def cell():
+        return go(3, server.base_url)
     assert asyncio.run(cell()).stats()['prompts']['total']==3
 
 def test_keep_alive(here):

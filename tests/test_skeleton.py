@@ -20,11 +20,16 @@ CFG = configparser.ConfigParser(delimiters=['='])
 CFG.read(ROOT/'settings.ini', encoding='utf-8')
 CFG = CFG['DEFAULT']
 
-def cells(p): return json.loads(p.read_text(encoding='utf-8'))['cells']
-def source(c): return ''.join(c['source'])
-def code(p): return [source(c) for c in cells(p) if c['cell_type'] == 'code']
-def is_export(s): return bool(re.match(r'\s*#\|\s*exporti?s?\s*$', s, re.M))
-def default_exp(p): return next((m[1] for s in code(p) if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', s, re.M))), None)
+def cells(p):
+    return json.loads(p.read_text(encoding='utf-8'))['cells']
+def source(c):
+    return ''.join(c['source'])
+def code(p):
+    return [source(c) for c in cells(p) if c['cell_type'] == 'code']
+def is_export(s):
+    return bool(re.match(r'\s*#\|\s*exporti?s?\s*$', s, re.M))
+def default_exp(p):
+    return next((m[1] for s in code(p) if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', s, re.M))), None)
 
 each = pytest.mark.parametrize('nb', NOTEBOOKS, ids=[p.relative_to(ROOT/'nbs').with_suffix('').as_posix() for p in NOTEBOOKS])
 
@@ -60,8 +65,10 @@ def test_wheel_holds_nothing_else(dist):
 def test_licence_and_metadata(dist):
     assert [n for n in dist['wheel'] if n.endswith('LICENSE')] and 'LICENSE' in dist['sdist'] and 'settings.ini' in dist['sdist']
     assert 'rsr = rsr.cli:main' in dist['entry']
-    for v in ('3.10', '3.11', '3.12', '3.13'): assert f'Classifier: Programming Language :: Python :: {v}' in dist['meta']
-    for x in ('dev', 'local', 'parquet'): assert f'Provides-Extra: {x}' in dist['meta']
+    for v in ('3.10', '3.11', '3.12', '3.13'):
+        assert f'Classifier: Programming Language :: Python :: {v}' in dist['meta']
+    for x in ('dev', 'local', 'parquet'):
+        assert f'Provides-Extra: {x}' in dist['meta']
     assert not re.search(r'^Requires-Dist: (nbdev|execnb|pytest)(?!.*extra ==)', dist['meta'], re.M), 'a dev tool is required at run time'
 
 def test_no_cap_on_fastcore_at_run_time():
@@ -164,10 +171,12 @@ def test_nothing_is_defined_twice(nb):
     seen, twice = set(), []
     for s in filter(is_export, code(nb)):
         for n in ast.parse(s).body:
-            if not isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or n.name == '_': continue
+            if not isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or n.name == '_':
+                continue
             patched = any('patch' in ast.unparse(d) for d in n.decorator_list)
             of = ast.unparse(n.args.args[0].annotation) if patched else ''
-            if (of, n.name) in seen: twice.append((of, n.name))
+            if (of, n.name) in seen:
+                twice.append((of, n.name))
             seen.add((of, n.name))
     assert not twice
 
@@ -205,9 +214,8 @@ def test_every_package_has_a_face():
 
 def test_reward_modules_of_older_runs_still_import():
     "`train/reward.py` names its import path, and lies on disk for as long as the run does."
-    from rsr.reward import make_rewards
-
     import rsr
+    from rsr.reward import make_rewards
     assert make_rewards is rsr.make_rewards
 
 

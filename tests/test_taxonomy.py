@@ -11,13 +11,30 @@ from itertools import combinations as pairs_of
 
 import pytest
 
-from rsr.data.types import RsrError
 from rsr.data.readers import check_row
-from rsr.taxonomy.designs import Design, apportion, covering_rows, fill_up, independent_rows, off_plan, possible_pairs, quota_rows
-from rsr.taxonomy.dimensions import Dimension, Value
 from rsr.data.text import minhash, normalised
+from rsr.data.types import RsrError
+from rsr.taxonomy.designs import (
+    Design,
+    apportion,
+    covering_rows,
+    fill_up,
+    independent_rows,
+    off_plan,
+    possible_pairs,
+    quota_rows,
+)
+from rsr.taxonomy.dimensions import Dimension, Value
+from rsr.taxonomy.taxonomy import (
+    SAMPLERS,
+    Taxonomy,
+    combinations,
+    load_taxonomy,
+    marginals,
+    taxonomy_names,
+    template_prompts,
+)
 from rsr.taxonomy.templates import Seen
-from rsr.taxonomy.taxonomy import SAMPLERS, Taxonomy, combinations, load_taxonomy, marginals, taxonomy_names, template_prompts
 
 SHOP = dict(name='shop', dimensions=dict(
     what=dict(description='topic', values=dict(billing=dict(weight=.4, subtopics=dict(refund=.6, invoice=.4)), delivery=.35,
@@ -30,9 +47,12 @@ def changed(path, value):
     d = deepcopy(SHOP)
     *path, last = path.split('.')
     o = d
-    for k in path: o = o.setdefault(k, {})
-    if value is None: del o[last]
-    else: o[last] = value
+    for k in path:
+        o = o.setdefault(k, {})
+    if value is None:
+        del o[last]
+    else:
+        o[last] = value
     return d
 
 
@@ -90,18 +110,23 @@ WRONG = [
 
 @pytest.mark.parametrize('path,value,place,mend', WRONG, ids=[f'{i}-{w[0]}' for i, w in enumerate(WRONG)])
 def test_errors_name_the_place_and_the_mend(path, value, place, mend):
-    with pytest.raises(RsrError) as e: load_taxonomy(changed(path, value))
+    with pytest.raises(RsrError) as e:
+        load_taxonomy(changed(path, value))
     assert place in str(e.value) and mend in str(e.value)
 
 def test_files(here):
     for src, says in [('none.yaml', 'no taxonomy file none.yaml'), ('customer_suport', "Did you mean 'customer_support'")]:
-        with pytest.raises(RsrError, match=says): load_taxonomy(src)
+        with pytest.raises(RsrError, match=says):
+            load_taxonomy(src)
     (here/'a.yaml').write_text('a: [1')
-    with pytest.raises(RsrError, match='a.yaml is not YAML'): load_taxonomy(here/'a.yaml')
+    with pytest.raises(RsrError, match='a.yaml is not YAML'):
+        load_taxonomy(here/'a.yaml')
     (here/'a.yaml').write_text('- a\n')
-    with pytest.raises(RsrError, match='a.yaml: a taxonomy is a mapping'): load_taxonomy('a.yaml')
+    with pytest.raises(RsrError, match='a.yaml: a taxonomy is a mapping'):
+        load_taxonomy('a.yaml')
     (here/'a.yaml').write_text('dimensions: {mood: {calm: 0.5, cross: 0.4}}\n')
-    with pytest.raises(RsrError, match="a.yaml, dimension 'mood'.*0.1 too little"): load_taxonomy('a.yaml')
+    with pytest.raises(RsrError, match="a.yaml, dimension 'mood'.*0.1 too little"):
+        load_taxonomy('a.yaml')
     (here/'a.yaml').write_text('normalize: true\ndimensions: {mood: {calm: 3, cross: 1}}\n')
     assert load_taxonomy('a.yaml').planned('mood') == {'calm': .75, 'cross': .25} and load_taxonomy('a.yaml').name == 'a'
 
@@ -114,11 +139,16 @@ def test_edge_share_outside_5_to_30_percent_is_warned_about(share, warned):
 
 def test_bad_calls():
     for kw, says in [(dict(how='random'), 'independent'), (dict(n=0), 'whole number'), (dict(n=2.5), 'whole number'), (dict(n=None), 'whole number')]:
-        with pytest.raises(RsrError, match=says): combinations(SHOP, **{'n': 5, **kw})
-    with pytest.raises(RsrError, match='they need 10'): combinations(SHOP, 9, 'pairwise')
-    with pytest.raises(RsrError, match='no templates'): template_prompts(SHOP, 5)
-    with pytest.raises(RsrError, match='near: 2'): template_prompts('customer_support', 5, near=2)
-    with pytest.raises(RsrError, match='warn'): template_prompts('customer_support', 5, short='raise')
+        with pytest.raises(RsrError, match=says):
+            combinations(SHOP, **{'n': 5, **kw})
+    with pytest.raises(RsrError, match='they need 10'):
+        combinations(SHOP, 9, 'pairwise')
+    with pytest.raises(RsrError, match='no templates'):
+        template_prompts(SHOP, 5)
+    with pytest.raises(RsrError, match='near: 2'):
+        template_prompts('customer_support', 5, near=2)
+    with pytest.raises(RsrError, match='warn'):
+        template_prompts('customer_support', 5, short='raise')
 
 
 # ---- the definition
@@ -140,8 +170,10 @@ def test_classes_and_dicts_are_the_same():
         Dimension('stance', [Value('calm', .7), Value('furious', .3)]), Dimension('who', [Value('private', .8), Value('business', .2)])],
         edge_cases=[Value('empty', .5), Value('two', .5, with_={'what': 'delivery'})], edge_share=.15)
     assert t == load_taxonomy(SHOP)
-    with pytest.raises(RsrError, match="dimension 'a' is there twice"): Taxonomy(dimensions=[Dimension('a', [Value('x', 1)])]*2)
-    with pytest.raises(RsrError, match="value 'x' is there twice"): Taxonomy(dimensions=[Dimension('a', [Value('x', .5)]*2)])
+    with pytest.raises(RsrError, match="dimension 'a' is there twice"):
+        Taxonomy(dimensions=[Dimension('a', [Value('x', 1)])]*2)
+    with pytest.raises(RsrError, match="value 'x' is there twice"):
+        Taxonomy(dimensions=[Dimension('a', [Value('x', .5)]*2)])
 
 def test_what_is_inside_and_allowed():
     t = load_taxonomy(SHOP)
@@ -165,9 +197,13 @@ def test_conditions_of_topics_hold_for_subtopics_at_any_depth():
 
 def random_taxonomy(rng, conditions=True):
     "Two to five dimensions with subtopics, conditions and edge cases; None where the conditions contradict each other."
-    def weights(k): ws = [rng.random()+.05 for _ in range(k)]; return [w/sum(ws) for w in ws]
-    def more(depth): return {'subtopics': values(rng.randint(1, 3), depth-1)} if depth and rng.random() < .3 else {}
-    def values(k, depth): return {f'v{i}': dict(weight=w, **more(depth)) for i, w in enumerate(weights(k))}
+    def weights(k):
+        ws = [rng.random()+.05 for _ in range(k)]
+        return [w/sum(ws) for w in ws]
+    def more(depth):
+        return {'subtopics': values(rng.randint(1, 3), depth-1)} if depth and rng.random() < .3 else {}
+    def values(k, depth):
+        return {f'v{i}': dict(weight=w, **more(depth)) for i, w in enumerate(weights(k))}
     dims = {f'd{i}': dict(values=values(rng.randint(2, 5), 2)) for i in range(rng.randint(2, 5))}
     for k, d in dims.items():
         for v in d['values'].values():
@@ -176,16 +212,20 @@ def random_taxonomy(rng, conditions=True):
                 names = [*dims[o]['values']]
                 v[rng.choice(['only_if', 'never_with'])] = {o: rng.sample(names, rng.randint(1, len(names)-1))}
     d = dict(name='random', dimensions=dims)
-    if rng.random() < .5: d['edge_cases'] = dict(share=rng.choice([.05, .15, .3]), values={f'e{i}': w for i, w in enumerate(weights(rng.randint(1, 3)))})
-    try: return load_taxonomy(d)
+    if rng.random() < .5:
+        d['edge_cases'] = dict(share=rng.choice([.05, .15, .3]), values={f'e{i}': w for i, w in enumerate(weights(rng.randint(1, 3)))})
+    try:
+        return load_taxonomy(d)
     except RsrError as e:
         assert 'leave no combination' in str(e)
 
 def all_nodes(t):
     for k in t.columns:
-        for p, (w, _) in t.nodes(k).items(): yield k, p, w
+        for p, (w, _) in t.nodes(k).items():
+            yield k, p, w
 
-def count(cs, k, p): return sum((c[k] or 'none') == p or (c[k] or '').startswith(p+'/') for c in cs)
+def count(cs, k, p):
+    return sum((c[k] or 'none') == p or (c[k] or '').startswith(p+'/') for c in cs)
 
 @pytest.mark.parametrize('seed', range(12))
 def test_quota_is_within_one_on_every_level(seed):
@@ -194,8 +234,10 @@ def test_quota_is_within_one_on_every_level(seed):
     for n in (1, 7, 200, rng.randint(2, 500)):
         cs = combinations(t, n, 'quota', seed)
         assert len(cs) == n
-        for k, p, w in all_nodes(t): assert abs(count(cs, k, p)-n*w) < 1, (k, p)
-        if t.edge_cases: assert abs(sum(c['edge_case'] is not None for c in cs)-n*t.edge_share) < 1
+        for k, p, w in all_nodes(t):
+            assert abs(count(cs, k, p)-n*w) < 1, (k, p)
+        if t.edge_cases:
+            assert abs(sum(c['edge_case'] is not None for c in cs)-n*t.edge_share) < 1
 
 def test_flat_quota_is_the_largest_remainder():
     assert apportion(10, dict(a=.7, b=.2, c=.1)) == dict(a=7, b=2, c=1)
@@ -206,7 +248,8 @@ def test_flat_quota_is_the_largest_remainder():
 @pytest.mark.parametrize('seed', range(24))
 def test_conditions_hold_under_all_three(seed):
     rng = random.Random(seed)
-    if not (t := random_taxonomy(rng)): pytest.skip('contradictory')
+    if not (t := random_taxonomy(rng)):
+        pytest.skip('contradictory')
     for how in SAMPLERS:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -218,7 +261,8 @@ def test_quota_reaches_whatever_can_be_reached():
     tried = 0
     for seed in range(30):
         rng = random.Random(seed)
-        if not (t := random_taxonomy(rng)): continue
+        if not (t := random_taxonomy(rng)):
+            continue
         d = t.design()
         rows = independent_rows(d, n := rng.choice([30, 150, 400]), rng)
         seen = [{v: Counter(r[c] for r in rows)[i] for i, v in enumerate(vs)} for c, vs in enumerate(d.values)]
@@ -230,14 +274,16 @@ def test_quota_reaches_whatever_can_be_reached():
 
 def test_tight_chains_come_right():
     d = Design({k: {'1': .25, '2': .75} for k in 'abcd'})
-    for c in range(3): d.forbid(c, 0, c+1, 0b10)
+    for c in range(3):
+        d.forbid(c, 0, c+1, 0b10)
     for n in (4, 100, 2000):
         rows = quota_rows(d, n, random.Random(0))
         assert off_plan(d, rows) == [] and all(map(d.holds, rows))
 
 def test_shares_that_cannot_be_are_named():
     t = load_taxonomy(dict(dimensions=dict(what=dict(bulk=dict(weight=.5, only_if=dict(who='business')), rest=.5), who=dict(private=.8, business=.2))))
-    with pytest.warns(UserWarning, match="what 'bulk' planned 100, reached 40; what 'rest' planned 100, reached 160"): cs = combinations(t, 200, 'quota')
+    with pytest.warns(UserWarning, match="what 'bulk' planned 100, reached 40; what 'rest' planned 100, reached 160"):
+        cs = combinations(t, 200, 'quota')
     assert all(map(t.allowed, cs)) and marginals(cs, 'who') == {'private': .8, 'business': .2}
 
 def test_edge_share_holds_where_conditions_press_on_it():
@@ -248,15 +294,19 @@ def test_edge_share_holds_where_conditions_press_on_it():
     got = marginals(combinations(t, 5000), 'edge_case')['x']
     assert abs(got-.2) < .02
 
-def pairs_in(cs): return {((a, c[a]), (b, c[b])) for c in cs for a, b in pairs_of(c, 2)}
+def pairs_in(cs):
+    return {((a, c[a]), (b, c[b])) for c in cs for a, b in pairs_of(c, 2)}
 
 @pytest.mark.parametrize('seed', range(15))
 def test_pairwise_covers_every_pair_that_some_combination_can_hold(seed):
     rng = random.Random(seed)
-    if not (t := random_taxonomy(rng)): pytest.skip('contradictory')
+    if not (t := random_taxonomy(rng)):
+        pytest.skip('contradictory')
     d = t.design()
-    if len(d.columns) > 4: pytest.skip('too many to list')
-    def product(cols): return [[]] if not cols else [[i, *r] for i in range(cols[0]) for r in product(cols[1:])]
+    if len(d.columns) > 4:
+        pytest.skip('too many to list')
+    def product(cols):
+        return [[]] if not cols else [[i, *r] for i in range(cols[0]) for r in product(cols[1:])]
     every = [r for r in product([len(v) for v in d.values]) if d.holds(r)]
     want = {(a, r[a], b, r[b]) for r in every for a, b in pairs_of(range(len(r)), 2)}
     got = covering_rows(d, rng)
@@ -274,7 +324,8 @@ def test_pairwise_is_filled_up_to_n_with_the_shares_in_mind():
     cs = combinations(SHOP, 200, 'pairwise')
     assert len(cs) == 200 and pairs_in(cs) >= pairs_in(combinations(SHOP, how='pairwise'))
     t = load_taxonomy(SHOP)
-    for k, p, w in all_nodes(t): assert abs(count(cs, k, p)-200*w) <= 1
+    for k, p, w in all_nodes(t):
+        assert abs(count(cs, k, p)-200*w) <= 1
     d = t.design()
     assert len(fill_up(d, [], 7, random.Random(0))) == 7
 
@@ -301,7 +352,8 @@ print(hashlib.sha256(json.dumps(out).encode()).hexdigest())
 '''
 
 def test_same_seed_same_result_in_another_process():
-    def run(h): return subprocess.run([sys.executable, '-c', PROGRAM], env={**os.environ, 'PYTHONHASHSEED': h}, capture_output=True, text=True, check=True).stdout
+    def run(h):
+        return subprocess.run([sys.executable, '-c', PROGRAM], env={**os.environ, 'PYTHONHASHSEED': h}, capture_output=True, text=True, check=True).stdout
     assert run('0') == run('12345') != ''
     assert combinations(SHOP, 20, 'quota', 1) != combinations(SHOP, 20, 'quota', 2)
 
@@ -318,8 +370,10 @@ def test_the_shipped_taxonomy_gives_500_distinct_prompts():
     assert len(rows) == len({normalised(s) for s in texts}) == len({r['id'] for r in rows}) == 500
     assert rows[0]['id'] == 'customer_support-00001' and not any(map(check_row, rows)) and not any('{' in s or '}' in s for s in texts)
     cs = [r['metadata']['taxonomy'] for r in rows]
-    for k, p, w in all_nodes(t): assert abs(count(cs, k, p)-500*w) <= 1, (k, p)
-    for c, s in zip(cs, texts): assert t.word_limits[c['how']][0] <= len(s.split()) <= t.word_limits[c['how']][1], s
+    for k, p, w in all_nodes(t):
+        assert abs(count(cs, k, p)-500*w) <= 1, (k, p)
+    for c, s in zip(cs, texts):
+        assert t.word_limits[c['how']][0] <= len(s.split()) <= t.word_limits[c['how']][1], s
     hashes = [minhash(s) for s in texts]
     assert all(a.jaccard(b) < .8 for a, b in pairs_of(hashes[:150], 2))
     assert {c['edge_case'] for c in cs} == {None, *(v.name for v in t.edge_cases)}
@@ -335,9 +389,11 @@ TEA = dict(name='tea', dimensions=dict(mood=dict(calm=.5, cross=.5)), slots=dict
            templates=['May I have some {drink}?', dict(text='Where is my {drink}, and why does it take so long?', only_if=dict(mood='cross'))])
 
 def test_too_few_texts_are_said():
-    with pytest.warns(UserWarning, match=r'of 20 prompts are missing.*for \{mood: calm\} \(at most 3 different texts\)'): rows = template_prompts(TEA, 20)
+    with pytest.warns(UserWarning, match=r'of 20 prompts are missing.*for \{mood: calm\} \(at most 3 different texts\)'):
+        rows = template_prompts(TEA, 20)
     assert len({r['messages'][0]['content'] for r in rows}) == len(rows) == 6 and len({r['id'] for r in rows}) == 6
-    with pytest.raises(RsrError, match='Add templates or slot texts'): template_prompts(TEA, 20, short='stop')
+    with pytest.raises(RsrError, match='Add templates or slot texts'):
+        template_prompts(TEA, 20, short='stop')
 
 def test_a_combination_without_a_template():
     with pytest.raises(RsrError, match="no template can be filled for {'mood': 'calm'}"):

@@ -16,10 +16,20 @@ import pytest
 
 import rsr.verifiers as rv
 from rsr.data.text import boxes, split_thinking
-from rsr.verifiers.multiple_choice import extract_choice
 from rsr.data.types import RsrError, Score
 from rsr.verifiers.maths import extract_math
-from rsr.verifiers.verifiers import VERIFIERS, Verifier, as_score, load_verifier, math_rlvr, mcq_llm_as_judge, mcq_rlvr, verifier, verify
+from rsr.verifiers.multiple_choice import extract_choice
+from rsr.verifiers.verifiers import (
+    VERIFIERS,
+    Verifier,
+    as_score,
+    load_verifier,
+    math_rlvr,
+    mcq_llm_as_judge,
+    mcq_rlvr,
+    verifier,
+    verify,
+)
 
 ROOT = str(Path(rv.__file__).parent.parent)
 
@@ -45,7 +55,8 @@ def python(*args, cwd=None, stdin=None, timeout=60):
     ('<|channel|>analysis<|message|>a', 'a', ''), ('<|channel|>commentary<|message|>a<|call|>', 'a', ''), ('<|channel|>final<|message|>B<|end|>', '', 'B'),
     ('analysisThe user asks. a assistantfinalB', 'analysisThe user asks. a', 'B'), ('analysis of B', '', 'analysis of B'),
     ('B<|im_end|>', '', 'B'), ('1 < 2 and <b>B</b>', '', '1 < 2 and <b>B</b>')])
-def test_split_thinking(text, thinking, answer): assert split_thinking(text) == (thinking, answer)
+def test_split_thinking(text, thinking, answer):
+    assert split_thinking(text) == (thinking, answer)
 
 def test_split_thinking_reasoning():
     assert split_thinking('B', 'a') == ('a', 'B')
@@ -798,7 +809,8 @@ def mcq_rows():
         yield re.sub(r'\\n(?![a-z])', '\n', text.rstrip(' ')), None if letter == 'None' else letter
 
 @pytest.mark.parametrize('text,letter', mcq_rows())
-def test_extract_choice(text, letter): assert extract_choice(text) == letter
+def test_extract_choice(text, letter):
+    assert extract_choice(text) == letter
 
 def test_mcq_table_is_large():
     rows = list(mcq_rows())
@@ -827,7 +839,8 @@ BITS = [r'\boxed{', 'answer is ', '(', '[', ' ', '\n', '9^{', 'A, ', '**', '<thi
 def test_long_texts_are_read_quickly(bit):
     text = bit * (200_000//len(bit))
     start = time.process_time()
-    for f in (split_thinking, boxes, extract_choice, extract_math): f(text)
+    for f in (split_thinking, boxes, extract_choice, extract_math):
+        f(text)
     assert time.process_time() - start < 3
 
 # ---- mathematics
@@ -937,7 +950,8 @@ SCORE = [   # response, truth, value
 ]
 
 @pytest.mark.parametrize('text,expression', EXTRACT+WORKED)
-def test_extract_math(text, expression): assert extract_math(text) == expression
+def test_extract_math(text, expression):
+    assert extract_math(text) == expression
 
 @pytest.fixture(scope='module', autouse=True)
 def warm():
@@ -950,7 +964,8 @@ def test_math_rlvr(response, truth, value):
     assert s.value == value, s
     assert s.value is not None or s.reason
 
-def test_math_tables_are_large(): assert len(SCORE) > 240 and sum(v == 0 for *_, v in SCORE) > 60
+def test_math_tables_are_large():
+    assert len(SCORE) > 240 and sum(v == 0 for *_, v in SCORE) > 60
 
 def test_math_truth_keys():
     assert math_rlvr('42', {'gold_target': '#### 42'}).value == 1.0
@@ -963,7 +978,8 @@ def test_math_truth_keys():
 def test_numbers_agree_with_python(n):
     for written in (f'{n}', f'{n}.0', f'{n*1000:,}', f'{n}/7', rf'\frac{{{n}}}{{7}}', f'-{n}', f'{n}%', f'${n}', f'{n} apples', f'{n/8}'):
         plain = written.strip('$').replace(',', '').replace(' apples', '').replace('%', '')
-        if 'frac' in plain: plain = f'{n}/7'
+        if 'frac' in plain:
+            plain = f'{n}/7'
         assert math_rlvr(rf'\boxed{{{written}}}', {'answer': plain}).value == 1.0, written
         assert math_rlvr(rf'\boxed{{{written}}}', {'answer': plain + '1'}).value == 0.0, written
 
@@ -1019,7 +1035,8 @@ def test_unguarded_script(tmp_path):
     (d/'script.py').write_text((tmp_path/'script.py').read_text())
     assert python(str(d/'script.py'), cwd=tmp_path) == '1.0 1.0\n'
 
-def test_standard_input(tmp_path): assert python('-', stdin=f'from rsr.verifiers import verify\nprint({PAIR})\n', cwd=tmp_path) == '1.0 1.0\n'
+def test_standard_input(tmp_path):
+    assert python('-', stdin=f'from rsr.verifiers import verify\nprint({PAIR})\n', cwd=tmp_path) == '1.0 1.0\n'
 
 def test_exit_is_clean_and_takes_the_workers_along(tmp_path):
     code = '''
@@ -1036,10 +1053,13 @@ def test_exit_is_clean_and_takes_the_workers_along(tmp_path):
 def gone(pids, seconds=6):
     "Have these processes ended, or do they within that time?"
     def alive(p):
-        try: return Path(f'/proc/{p}/stat').read_text().rpartition(')')[2].split()[0] not in 'ZX' if os.path.isdir('/proc/self') else os.kill(p, 0) is None
-        except OSError: return False
+        try:
+            return Path(f'/proc/{p}/stat').read_text().rpartition(')')[2].split()[0] not in 'ZX' if os.path.isdir('/proc/self') else os.kill(p, 0) is None
+        except OSError:
+            return False
     end = time.monotonic() + seconds
-    while any(map(alive, pids)) and time.monotonic() < end: time.sleep(0.05)
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
     return not any(map(alive, pids))
 
 @pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='needs kill -9')
@@ -1058,8 +1078,10 @@ def test_workers_of_a_killed_parent_end(busy):
     job = r"threading.Thread(target=math_rlvr, args=(r'\boxed{9^{9^{9}}}', {'answer': '7'}), daemon=True).start()"
     p = subprocess.Popen([sys.executable, '-c', textwrap.dedent(code).replace('BUSY', job if busy else '')], stdout=subprocess.PIPE, text=True,
                          env={**os.environ, 'PYTHONPATH': ROOT})
-    try: pids = [int(s) for s in p.stdout.readline().split()]
-    finally: p.kill(), p.wait(), p.stdout.close()
+    try:
+        pids = [int(s) for s in p.stdout.readline().split()]
+    finally:
+        p.kill(), p.wait(), p.stdout.close()
     assert pids and gone(pids, 8)
 
 def test_thread():
@@ -1070,15 +1092,19 @@ def test_thread():
     assert got == [(1.0, 1.0)]
 
 def test_running_loop():
-    async def cell(): return eval(PAIR)
+    async def cell():
+        return eval(PAIR)
     assert asyncio.run(cell()) == (1.0, 1.0)
 
 def test_fifty_threads():
     got = {}
-    def one(i): got[i] = math_rlvr(rf'\boxed{{(x+{i})^2}}', {'answer': f'x^2+{2*i}x+{i*i + i%2}'}, time_limit=20).value
+    def one(i):
+        got[i] = math_rlvr(rf'\boxed{{(x+{i})^2}}', {'answer': f'x^2+{2*i}x+{i*i + i%2}'}, time_limit=20).value
     ts = [threading.Thread(target=one, args=(i,)) for i in range(50)]
-    for t in ts: t.start()
-    for t in ts: t.join()
+    for t in ts:
+        t.start()
+    for t in ts:
+        t.join()
     assert got == {i: float(i%2 == 0) for i in range(50)}
 
 def test_fifty_coroutines_while_one_hangs():
@@ -1104,21 +1130,24 @@ def test_the_loop_goes_on_while_a_response_is_scored():
 @pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='needs kill -9')
 def test_killed_worker_is_replaced():
     for _ in range(2):
-        for w in list(rv._pool().all): os.kill(w.proc.pid, signal.SIGKILL)
+        for w in list(rv._pool().all):
+            os.kill(w.proc.pid, signal.SIGKILL)
         assert math_rlvr(r'\boxed{2\sqrt{3}}', {'answer': r'\sqrt{12}'}, time_limit=20).value == 1.0
     got = []
     t = threading.Thread(target=lambda: got.append(math_rlvr(r'\boxed{9^{9^{9}}}', {'answer': '7'}, time_limit=30)))
     t.start()
     for _ in range(2):   # killed at work, and so is the one that tries again
         time.sleep(1.5)
-        for w in list(rv._pool().all): os.kill(w.proc.pid, signal.SIGKILL)
+        for w in list(rv._pool().all):
+            os.kill(w.proc.pid, signal.SIGKILL)
     t.join()
     assert (got[0].value, got[0].reason) == (None, 'the worker died twice')
 
 def test_no_worker_is_left_over():
     size = min(4, os.cpu_count() or 1)
     assert len(rv._pool().all) <= size
-    for _ in range(3): math_rlvr(r'\boxed{9^{9^{9}}}', {'answer': '7'}, time_limit=0.05)
+    for _ in range(3):
+        math_rlvr(r'\boxed{9^{9^{9}}}', {'answer': '7'}, time_limit=0.05)
     gc.collect()
     assert len(rv._pool().all) <= size
 
@@ -1156,8 +1185,10 @@ QUESTION = [dict(role='user', content='Which is the capital of France?\nA: Londo
 
 def judge(reply, seen=None):
     async def ask(messages):
-        if seen is not None: seen.append(messages)
-        if isinstance(reply, Exception): raise reply
+        if seen is not None:
+            seen.append(messages)
+        if isinstance(reply, Exception):
+            raise reply
         return reply
     return ask
 
@@ -1180,7 +1211,8 @@ def test_judge_is_not_asked_in_vain():
         assert judged(response, 'x\nANSWER: B', metadata, seen=seen).value == value and not seen
 
 def test_judge_raises_what_ask_raises():
-    with pytest.raises(ConnectionError): judged('Paris', ConnectionError('down'))
+    with pytest.raises(ConnectionError):
+        judged('Paris', ConnectionError('down'))
 
 def test_judge_sees_neither_truth_nor_thinking_and_the_fence_holds():
     seen = []
@@ -1203,7 +1235,8 @@ def test_judge_takes_prompts_of_any_form():
         assert ('A: London' in seen[0][1]['content']) == (prompt is not None)
 
 def test_verify_has_no_model():
-    with pytest.raises(RsrError, match='asks a model'): verify('mcq-llm-as-judge', 'B', {'answer': 'B'})
+    with pytest.raises(RsrError, match='asks a model'):
+        verify('mcq-llm-as-judge', 'B', {'answer': 'B'})
 
 # ---- functions of one's own
 
@@ -1238,17 +1271,22 @@ def test_own_functions(mine):
     assert verify(mine('short'), 'a b c', words=2) == 0.0
     given = {'answer': 1}
     assert run('seen', '<think>a</think>b', given).value == 0.5 and given == {'answer': 1}
-    with pytest.raises(KeyError): run('boom', 'x')
-    with pytest.raises(KeyError): verify(mine('boom'), 'x')
-    with pytest.raises(RsrError, match='asks a model'): verify(mine('asks'), 'x')
+    with pytest.raises(KeyError):
+        run('boom', 'x')
+    with pytest.raises(KeyError):
+        verify(mine('boom'), 'x')
+    with pytest.raises(RsrError, match='asks a model'):
+        verify(mine('asks'), 'x')
 
 def test_own_async_function_in_a_running_loop(mine):
-    async def cell(): return verify(mine('later'), 'x')
+    async def cell():
+        return verify(mine('later'), 'x')
     assert asyncio.run(cell()) == 0.25
 
 @pytest.mark.parametrize('give', [float('nan'), -0.1, 1.1, 7, float('inf'), 'yes', [1], {}, 1j])
 def test_own_function_returns_nonsense(mine, give):
-    with pytest.raises(RsrError) as e: asyncio.run(load_verifier(mine('gives')).score('x', {'give': give}))
+    with pytest.raises(RsrError) as e:
+        asyncio.run(load_verifier(mine('gives')).score('x', {'give': give}))
     assert 'mine.py:gives' in str(e.value) and str(give) in str(e.value)
 
 @pytest.mark.parametrize('give,value', [(0, 0.0), (1, 1.0), (0.3, 0.3), (True, 1.0), (False, 0.0), (None, None)])
@@ -1258,27 +1296,34 @@ def test_own_function_returns_sense(mine, give, value):
 
 def test_numpy_returns():
     np = pytest.importorskip('numpy')
-    for v in (np.float32(0.5), np.float64(0.5), np.array(0.5)): assert as_score(v, 'f') == Score(0.5)
+    for v in (np.float32(0.5), np.float64(0.5), np.array(0.5)):
+        assert as_score(v, 'f') == Score(0.5)
     assert as_score(np.bool_(True), 'f') == Score(1.0)
-    with pytest.raises(RsrError): as_score(np.float32('nan'), 'f')
+    with pytest.raises(RsrError):
+        as_score(np.float32('nan'), 'f')
 
 @pytest.mark.parametrize('name,says', [('one', 'one(response)'), ('three', 'more'), ('shirt', "Did you mean 'short'?"), ('NUMBER', 'NUMBER')])
 def test_own_function_that_cannot_be_used(mine, name, says):
-    with pytest.raises(RsrError) as e: load_verifier(mine(name))
+    with pytest.raises(RsrError) as e:
+        load_verifier(mine(name))
     assert says in str(e.value) and 'mine.py' in str(e.value)
 
 def test_own_file_that_cannot_be_used(tmp_path):
     (tmp_path/'bad.py').write_text('import nothing_of_this_name')
     for spec, says in [(f'{tmp_path}/none.py:f', 'none.py'), (f'{tmp_path}/bad.py:f', 'nothing_of_this_name'), (f'{tmp_path}/bad.py', 'path/to/file.py:function')]:
-        with pytest.raises(RsrError) as e: load_verifier(spec)
+        with pytest.raises(RsrError) as e:
+            load_verifier(spec)
         assert says in str(e.value), spec
 
 def test_unknown_names_and_options():
     for name in ('mcq_rlvr', 'math', '', 'rubrik'):
-        with pytest.raises(RsrError) as e: load_verifier(name)
+        with pytest.raises(RsrError) as e:
+            load_verifier(name)
         assert all(n in str(e.value) for n in ('mcq-rlvr', 'math-rlvr', 'mcq-llm-as-judge', 'path/to/file.py:function'))
-    with pytest.raises(RsrError, match="Did you mean 'math-rlvr'"): load_verifier('math_rlvr')
-    with pytest.raises(RsrError, match="Did you mean 'time_limit'"): load_verifier('math-rlvr', time_limits=3)
+    with pytest.raises(RsrError, match="Did you mean 'math-rlvr'"):
+        load_verifier('math_rlvr')
+    with pytest.raises(RsrError, match="Did you mean 'time_limit'"):
+        load_verifier('math-rlvr', time_limits=3)
 
 # ---- identity
 
@@ -1305,10 +1350,13 @@ def test_what_a_run_asks_of_a_verifier(mine):
 
 def test_registering():
     @verifier('always-right', version=3)
-    def right(response, metadata): return 1.0
+    def right(response, metadata):
+        return 1.0
     try:
         v = load_verifier('always-right')
         assert isinstance(v, Verifier) and v.fingerprint == 'always-right@3' and verify('always-right', 'x') == 1.0
-    finally: del VERIFIERS['always-right']
+    finally:
+        del VERIFIERS['always-right']
 
-def test_judge_function_is_plain(): assert asyncio.run(mcq_llm_as_judge('Paris', {'answer': 'B'}, judge('x\nANSWER: B'))) == Score(1.0, '', 'B')
+def test_judge_function_is_plain():
+    assert asyncio.run(mcq_llm_as_judge('Paris', {'answer': 'B'}, judge('x\nANSWER: B'))) == Score(1.0, '', 'B')

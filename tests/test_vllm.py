@@ -18,7 +18,8 @@ OVER_HTTP = Path(__file__).parent/'vllm_over_http'
 @pytest.fixture
 def vllm(monkeypatch):
     "A loopback server with vLLM's contract, and vLLM's names in front of it; the environment that a command needs."
-    with Loopback(flavour='vllm') as s: yield s, dict(PYTHONPATH=f'{OVER_HTTP}{os.pathsep}{os.environ.get("PYTHONPATH", "")}', VLLM_TEST_URL=s.base_url)
+    with Loopback(flavour='vllm') as s:
+        yield s, dict(PYTHONPATH=f'{OVER_HTTP}{os.pathsep}{os.environ.get("PYTHONPATH", "")}', VLLM_TEST_URL=s.base_url)
 
 def test_a_run_in_process_gives_what_a_run_over_http_gives(here, vllm):
     s, env = vllm
@@ -97,7 +98,8 @@ def test_without_vllm_the_error_says_what_to_install(here):
 
 def gpu():
     "Why the real engine cannot be tried here; None if it can."
-    if not find_spec('vllm'): return 'vLLM is not installed'
+    if not find_spec('vllm'):
+        return 'vLLM is not installed'
     import torch
     return None if torch.cuda.is_available() else 'no GPU'
 
@@ -105,6 +107,7 @@ def gpu():
 def test_on_a_gpu():
     s = make_sampler('vllm-offline', model=os.environ.get('RSR_VLLM_MODEL', 'HuggingFaceTB/SmolLM2-135M-Instruct'), max_tokens=40,
                      engine_args=dict(max_model_len=1024, gpu_memory_utilization=.3))
-    async def many(): return await asyncio.gather(*[s.ask([dict(role='user', content=f'What is {i} + 1?')], 4, i) for i in range(32)])
+    async def many():
+        return await asyncio.gather(*[s.ask([dict(role='user', content=f'What is {i} + 1?')], 4, i) for i in range(32)])
     out = asyncio.run(many())
     assert [len(o) for o in out]==[4]*32 and {r.outcome for o in out for r in o}<={'kept', 'truncated'} and all(o[0].prompt_tokens>5 for o in out)

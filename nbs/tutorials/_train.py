@@ -25,7 +25,8 @@ def load(path):
 
 def tensor_name(name):
     "The name that llama.cpp has for a weight of a Llama model."
-    if m := re.match(r'model\.layers\.(\d+)\.(?:\w+\.)?(\w+)\.weight', name): return f'blk.{m[1]}.{NAMES[m[2]]}.weight'
+    if m := re.match(r'model\.layers\.(\d+)\.(?:\w+\.)?(\w+)\.weight', name):
+        return f'blk.{m[1]}.{NAMES[m[2]]}.weight'
     return {'model.embed_tokens.weight':'token_embd.weight', 'model.norm.weight':'output_norm.weight'}.get(name)
 
 def interleaved(w, heads):
@@ -37,21 +38,28 @@ def write_gguf(model, src, out):
     r, c = gguf.GGUFReader(src), model.config
     w = gguf.GGUFWriter(out, r.fields['general.architecture'].contents())
     for k, f in r.fields.items():
-        if k.startswith('GGUF.') or k in ('general.architecture', 'general.file_type'): continue
+        if k.startswith('GGUF.') or k in ('general.architecture', 'general.file_type'):
+            continue
         w.add_key_value(k, f.contents(), f.types[0], f.types[-1] if len(f.types)>1 else None)
     w.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     weights = {tensor_name(k):v.detach().numpy() for k, v in model.state_dict().items()}
     for t in r.tensors:
         x = weights[t.name]
-        if '.attn_q.' in t.name: x = interleaved(x, c.num_attention_heads)
-        if '.attn_k.' in t.name: x = interleaved(x, c.num_key_value_heads)
+        if '.attn_q.' in t.name:
+            x = interleaved(x, c.num_attention_heads)
+        if '.attn_k.' in t.name:
+            x = interleaved(x, c.num_key_value_heads)
         q = gguf.GGMLQuantizationType.Q8_0 if x.ndim==2 else gguf.GGMLQuantizationType.F32
         w.add_tensor(t.name, gguf.quants.quantize(np.ascontiguousarray(x), q), raw_dtype=q)
-    w.write_header_to_file(); w.write_kv_data_to_file(); w.write_tensors_to_file(); w.close()
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
 
 def main():
     p = argparse.ArgumentParser()
-    for k in ('model', 'data', 'eval', 'out'): p.add_argument(k)
+    for k in ('model', 'data', 'eval', 'out'):
+        p.add_argument(k)
     p.add_argument('--epochs', type=float, default=3)
     p.add_argument('--lr', type=float, default=5e-5)
     a = p.parse_args()
@@ -74,4 +82,5 @@ def main():
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
     (out/'log.json').write_text(json.dumps(dict(log=t.state.log_history, steps=t.state.global_step, peak_gb=peak)))
 
-if __name__=='__main__': main()
+if __name__=='__main__':
+    main()

@@ -20,10 +20,14 @@ def check(args, argv):
     (path,), opts = split_args('check', args, 1, 1, (*OPTIONS, 'json'))
     js = opts.pop('json', False)
     d = checklist(Run(path), **checklist_options(opts))
-    if js: out(as_json(d)); return int(not d['train'])
+    if js:
+        out(as_json(d))
+        return int(not d['train'])
     out(checklist_table(d))
-    if d['files']: out('\n'+files_table(d['files'], path))
-    if d['reward']: out(edge_lines(d['reward']))
+    if d['files']:
+        out('\n'+files_table(d['files'], path))
+    if d['reward']:
+        out(edge_lines(d['reward']))
     return int(not d['train'])
 
 # %% ../../nbs/cli/01_inspect.ipynb #d79d3c52
@@ -84,7 +88,8 @@ def pairs(args, argv):
     if what and what not in PAIRS:
         from rsr.data.types import RsrError, no_such
         raise RsrError('rsr pairs: '+no_such('command', what, PAIRS))
-    if not what: raise usage_of('pairs')
+    if not what:
+        raise usage_of('pairs')
     return PAIRS[what](args[1:])
 
 def _audit(args):
@@ -106,7 +111,8 @@ def _join(args):
     d = pair_runs(a, b, to, **opts)
     why = ', '.join(f'{k} {v}' for k, v in d['dropped'].items()) or 'none'
     out(f"{d['pairs']} pairs from {d['prompts']} prompts, {d['swapped']} of them turned round; not made: {why}")
-    for p in sorted((Path(to)/'train').glob('*')): out(p)
+    for p in sorted((Path(to)/'train').glob('*')):
+        out(p)
     return 0
 
 def _compare(args):
@@ -132,10 +138,12 @@ def coverage(args, argv):
     if opts.get('fit') and not production:
         from rsr.data.types import RsrError
         raise RsrError('rsr coverage: fit needs production=FILE, the inputs whose weights to take')
-    if production and (judge := _judge(opts)): production, code = _labelled(t, production, judge, opts.get('work_dir'))
+    if production and (judge := _judge(opts)):
+        production, code = _labelled(t, production, judge, opts.get('work_dir'))
     d, v = coverage(t, made, production), diversity(made, style=t.style_dimension, limits=t.word_limits)
     out(as_json(dict(coverage=d, diversity=v)) if opts.get('json') else coverage_table(d)+'\n\n'+diversity_table(v))
-    if opts.get('fit'): out(_fit(t, production, opts['fit']))
+    if opts.get('fit'):
+        out(_fit(t, production, opts['fit']))
     return code
 
 # %% ../../nbs/cli/01_inspect.ipynb #77716cff
@@ -154,5 +162,6 @@ def _labelled(t, production, judge, work_dir):
 def _fit(t, production, path):
     "Write the refitted taxonomy."
     from rsr.data.files import Atomic
-    with Atomic(path) as f: f.write(t.fit(production).to_yaml().encode())
+    with Atomic(path) as f:
+        f.write(t.fit(production).to_yaml().encode())
     return f"{path} written, with production's weights; what production never shows keeps a weight near zero"

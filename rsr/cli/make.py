@@ -6,12 +6,7 @@
 __all__ = ['ORDER', 'run', 'demo', 'plan', 'format_', 'stats', 'prompts', 'init', 'rubric', 'completion', 'help_text', 'main']
 
 # %% ../../nbs/cli/02_make.ipynb #cc545b8c
-import json
-import os
-import re
-import shlex
-import signal
-import sys
+import json, os, re, shlex, signal, sys
 from pathlib import Path
 from .usage import COMMANDS, Usage, as_json, command, help_of, out, split_args, usage_of
 from ..data.files import SHIPPED
@@ -30,22 +25,30 @@ def run(args, argv):
     from rsr.run.recipe import load_recipe, new_work_dir
     from rsr.run.execution import execute
     old = next((Path(a[9:])/'recipe.yaml' for a in args if a.startswith('work_dir=')), None)
-    if args and '=' in args[0] and old and old.is_file(): args = [str(old), *args]   # the run knows its recipe
-    if len(args)<1 or '=' in args[0]: raise usage_of('run')
+    if args and '=' in args[0] and old and old.is_file():
+        args = [str(old), *args]   # the run knows its recipe
+    if len(args)<1 or '=' in args[0]:
+        raise usage_of('run')
     d = load_recipe(args[0], args[1:])
     d['work_dir'] = d.get('work_dir') or new_work_dir()
-    try: r = execute(d)
-    except BaseException as e: e.work_dir = d['work_dir']; raise
+    try:
+        r = execute(d)
+    except BaseException as e:
+        e.work_dir = d['work_dir']
+        raise
     _report(r, argv)
     return r.exit_code
 
 # %% ../../nbs/cli/02_make.ipynb #492911bd
 def _report(r, argv):
     "The closing lines of a run."
-    if r.message: out(f'stopped: {r.message}')
+    if r.message:
+        out(f'stopped: {r.message}')
     out(f'{r.summary()}\nrun        {r.path}')
-    for p in sorted([*(r.path/'train').glob('*'), *(r.path/'eval').glob('*')]): out(f'           {p}')
-    if r.stop_reason: out(f'go on with: {_resume_hint(r.path, argv)}')
+    for p in sorted([*(r.path/'train').glob('*'), *(r.path/'eval').glob('*')]):
+        out(f'           {p}')
+    if r.stop_reason:
+        out(f'go on with: {_resume_hint(r.path, argv)}')
 
 # %% ../../nbs/cli/02_make.ipynb #5166a700
 @command('[key=value …]', 'rsr demo sampling.max_rollouts=16')
@@ -60,7 +63,8 @@ def demo(args, argv):
     r = execute(d)
     out('')
     for p in sorted((r.path/'train').glob('*.jsonl')):
-        with open(p, encoding='utf-8') as f: out(f"{p.name}, first row:\n{as_json(json.loads(f.readline() or 'null'))}\n")
+        with open(p, encoding='utf-8') as f:
+            out(f"{p.name}, first row:\n{as_json(json.loads(f.readline() or 'null'))}\n")
     _report(r, ['run', 'demo', f'data.input_path={src}', *args])
     return r.exit_code
 
@@ -70,9 +74,11 @@ def plan(args, argv):
     "Sample a few prompts and forecast the whole run: satisfied prompts, rollouts, tokens, money, time; the run then uses what was sampled."
     from rsr.run.forecast import forecast_table, pilot_run
     from rsr.run.recipe import load_recipe
-    if len(args)<1 or '=' in args[0]: raise usage_of('plan')
+    if len(args)<1 or '=' in args[0]:
+        raise usage_of('plan')
     n = next((a.split('=', 1)[1] for a in args if a.startswith('pilot=')), '20')
-    if not n.isdigit() or int(n)<2: raise usage_of('plan')
+    if not n.isdigit() or int(n)<2:
+        raise usage_of('plan')
     d = load_recipe(args[0], [a for a in args[1:] if not a.startswith('pilot=')])
     run, f = pilot_run(d, int(n))
     out(forecast_table(f))
@@ -84,7 +90,8 @@ def plan(args, argv):
 def format_(args, argv):
     "Write a run's training files again with other formatter options; no calls."
     from rsr.run.results import Run
-    if len(args)<1: raise usage_of('format')
+    if len(args)<1:
+        raise usage_of('format')
     r = Run(args[0])
     return _rewrite(r, args[1:])
 
@@ -95,12 +102,15 @@ def _rewrite(r, options):
     from rsr.formatters.writer import make_formatters
     from rsr.run.recipe import load_recipe
     from rsr.run.results import format_files
-    if (bad := [o for o in options if not re.match(r'(formatter|split|stages|decontaminate)[.=]', o)]): raise RsrError(
+    if (bad := [o for o in options if not re.match(r'(formatter|split|stages|decontaminate)[.=]', o)]):
+        raise RsrError(
         f"rsr format takes formatter, split, stages and decontaminate options only, not '{bad[0]}': "
         f'everything else would need new samples or scores (rsr run … work_dir={r.path})')
     d = load_recipe(r.recipe, options)
-    try: before = {k:v['rows'] for k, v in r.stats()['rows'].items()}
-    except RsrError: before = {}    # of an older layout: it is brought up to date by what follows
+    try:
+        before = {k:v['rows'] for k, v in r.stats()['rows'].items()}
+    except RsrError:
+        before = {}    # of an older layout: it is brought up to date by what follows
     for name, n in format_files(r.path, d, make_formatters(d['formatter'])).items():
         if not n and before.get(name):
             print(f'rsr: {name} had {before[name]} rows, under other options (rsr format takes those of the recipe, and what is given here)', file=sys.stderr)
@@ -125,16 +135,20 @@ def prompts(args, argv):
     from rsr.taxonomy.generate import make_prompts, prompts_options, prompts_summary
     from rsr.taxonomy.taxonomy import load_taxonomy, taxonomy_names
     if not args:
-        for n in taxonomy_names(): out(f'{n:20} {load_taxonomy(n).description}')
+        for n in taxonomy_names():
+            out(f'{n:20} {load_taxonomy(n).description}')
         return 0
-    if '=' in args[0]: raise usage_of('prompts')
+    if '=' in args[0]:
+        raise usage_of('prompts')
     opts, t = prompts_options(args[1:]), load_taxonomy(args[0])
     if not opts.get('sampler') and (not t.templates or opts.get('turns', 1)!=1 or opts.get('templates') is False):
         print('rsr: no sampler.model and no sampler.base_url: the embedded model writes, which is small and slow', file=sys.stderr)
     m = make_prompts(args[0], **opts)
     out(prompts_summary(m))
-    if m.stop_reason and m.work_dir: out(f'go on with: {_resume_hint(m.work_dir, argv)}')
-    elif m.path: out(f'next: rsr run sft data.input_path={m.path} verifier.type=rubric verifier.rubric=helpful_answer verifier.model=…')
+    if m.stop_reason and m.work_dir:
+        out(f'go on with: {_resume_hint(m.work_dir, argv)}')
+    elif m.path:
+        out(f'next: rsr run sft data.input_path={m.path} verifier.type=rubric verifier.rubric=helpful_answer verifier.model=…')
     return m.exit_code
 
 # %% ../../nbs/cli/02_make.ipynb #02076afe
@@ -161,11 +175,14 @@ def init(args, argv):
     from rsr.data.types import RsrError, no_such
     from rsr.run.recipe import RECIPES, recipe_names
     if not args:
-        for n in recipe_names(): out(f"{n:26} {(RECIPES/f'{n}.yaml').read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        for n in recipe_names():
+            out(f"{n:26} {(RECIPES/f'{n}.yaml').read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
         return 0
-    if args[0] not in recipe_names(): raise RsrError(no_such('recipe', args[0], recipe_names()))
+    if args[0] not in recipe_names():
+        raise RsrError(no_such('recipe', args[0], recipe_names()))
     path = Path(args[1] if len(args)>1 else f'{args[0]}.yaml')
-    if path.exists(): raise RsrError(f'{path} exists; name another file: rsr init {args[0]} FILE')
+    if path.exists():
+        raise RsrError(f'{path} exists; name another file: rsr init {args[0]} FILE')
     path.write_text((RECIPES/f'{args[0]}.yaml').read_text(encoding='utf-8')+_MORE, encoding='utf-8')
     out(f'{path} written. Run it with: rsr run {path} data.input_path=prompts.jsonl verifier.type=math-rlvr')
     return 0
@@ -174,7 +191,8 @@ def init(args, argv):
 def _rubric_option(a):
     "(key, value) of an option of `rsr rubric`; what a judge is called is a text, as in a recipe."
     from rsr.run.recipe import expand, parse_override
-    if not a.startswith('judge.'): return parse_override(a)
+    if not a.startswith('judge.'):
+        return parse_override(a)
     k, v = parse_override('sampler.'+a[6:])
     return 'judge.'+k[8:], expand(v) if k in ('sampler.api_key', 'sampler.base_url', 'sampler.headers') else v
 
@@ -184,9 +202,11 @@ def rubric(args, argv):
     from rsr.rubric.criteria import load_rubric, rubric_names
     from rsr.rubric.validate import report_table, validate_options
     if not args:
-        for n in rubric_names(): out(f'{n:22} {load_rubric(n).description}')
+        for n in rubric_names():
+            out(f'{n:22} {load_rubric(n).description}')
         return 0
-    if args[0]!='validate' or len(args)<2 or '=' in args[1]: raise usage_of('rubric')
+    if args[0]!='validate' or len(args)<2 or '=' in args[1]:
+        raise usage_of('rubric')
     opts = dict(map(_rubric_option, args[2:]))
     js = opts.pop('json', False)
     rep = validate_options(args[1], opts)
@@ -197,9 +217,13 @@ def rubric(args, argv):
 @command('bash|zsh', 'source <(rsr completion bash)')
 def completion(args, argv):
     "Print what makes the shell complete rsr's commands, recipes and options; put the example's line into ~/.bashrc (or, with zsh, ~/.zshrc)."
-    if args[:1]==['words']: out('\n'.join(_words(args[1:]))); return 0
-    if args not in (['bash'], ['zsh']): raise usage_of('completion')
-    if args==['zsh']: out('autoload -U +X bashcompinit && bashcompinit')
+    if args[:1]==['words']:
+        out('\n'.join(_words(args[1:])))
+        return 0
+    if args not in (['bash'], ['zsh']):
+        raise usage_of('completion')
+    if args==['zsh']:
+        out('autoload -U +X bashcompinit && bashcompinit')
     out('''_rsr() {
   local cur="${COMP_LINE:0:COMP_POINT}"; cur="${cur##* }"
   COMPREPLY=($(compgen -W "$(rsr completion words "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)" -- "$cur"))
@@ -211,7 +235,8 @@ COMP_WORDBREAKS=${COMP_WORDBREAKS//=}; complete -o default -F _rsr rsr''')
 # %% ../../nbs/cli/02_make.ipynb #33e4babf
 def _words(words):
     "What may come next."
-    if len(words)<2: return ORDER
+    if len(words)<2:
+        return ORDER
     name = words[0]
     if name in ('run', 'plan', 'init') and len(words)==2:
         from rsr.run.recipe import recipe_names
@@ -222,8 +247,10 @@ def _words(words):
     if name=='prompts' and len(words)==2:
         from rsr.taxonomy.taxonomy import taxonomy_names
         return taxonomy_names()
-    if name=='pairs' and len(words)==2: return ['audit', 'join', 'compare']
-    if name=='rubric' and len(words)==2: return ['validate']
+    if name=='pairs' and len(words)==2:
+        return ['audit', 'join', 'compare']
+    if name=='rubric' and len(words)==2:
+        return ['validate']
     return re.findall(r'\b([\w.]+=)', COMMANDS[name][1]) if name in COMMANDS else []
 
 # %% ../../nbs/cli/02_make.ipynb #f1664185
@@ -237,35 +264,52 @@ def help_text()->str:
                             '`rsr COMMAND --help` gives an example and the usual options, `rsr run --help all` every one.'])
 
 # %% ../../nbs/cli/02_make.ipynb #4602bcf8
-def _sigterm(*_): raise KeyboardInterrupt
+def _sigterm(*_):
+    raise KeyboardInterrupt
 
 def main(argv=None)->int:
     "The `rsr` command."
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ('-h', '--help', 'help'): out(help_text()); return 0
-    if argv[0]=='--version': from rsr import __version__; out(__version__); return 0
+    if not argv or argv[0] in ('-h', '--help', 'help'):
+        out(help_text())
+        return 0
+    if argv[0]=='--version':
+        from rsr import __version__
+        out(__version__)
+        return 0
     try:
         if argv[0] not in COMMANDS:
             from rsr.data.types import RsrError, no_such
             raise RsrError(no_such('command', argv[0], COMMANDS)+' (rsr --help)')
-        if (at := next((i for i, a in enumerate(argv) if i and a in ('-h', '--help')), 0)): out(help_of(argv[0], next(iter(argv[at+1:]), None))); return 0
+        if (at := next((i for i, a in enumerate(argv) if i and a in ('-h', '--help')), 0)):
+            out(help_of(argv[0], next(iter(argv[at+1:]), None)))
+            return 0
         signal.signal(signal.SIGTERM, _sigterm)
         return COMMANDS[argv[0]][0](argv[1:], argv)
-    except BaseException as e: return _failed(e, argv)
+    except BaseException as e:
+        return _failed(e, argv)
 
 # %% ../../nbs/cli/02_make.ipynb #9397f914
 def _failed(e, argv):
     "Print an exception as a message; the exit code."
     from rsr.data.types import RsrError, RunBroken
     from rsr.sampling.replies import redact
-    if os.environ.get('RSR_DEBUG') and not isinstance(e, (Usage, SystemExit)): raise e
-    if isinstance(e, BrokenPipeError): sys.stderr.close(); return 1
+    if os.environ.get('RSR_DEBUG') and not isinstance(e, (Usage, SystemExit)):
+        raise e
+    if isinstance(e, BrokenPipeError):
+        sys.stderr.close()
+        return 1
     if isinstance(e, KeyboardInterrupt):
         print('interrupted', *(['; go on with:', _resume_hint(e.work_dir, argv)] if hasattr(e, 'work_dir') else []), file=sys.stderr)
         return 130
-    if isinstance(e, (Usage, RsrError)): print(redact(e) if isinstance(e, Usage) else f'rsr: {redact(e)}', file=sys.stderr)
-    elif isinstance(e, OSError): print(f'rsr: {redact(e)}', file=sys.stderr); return 1
-    else: print(f'rsr: unexpected {type(e).__name__}: {redact(e)}\nThis is a defect of rsr; RSR_DEBUG=1 shows where.', file=sys.stderr); return 1
+    if isinstance(e, (Usage, RsrError)):
+        print(redact(e) if isinstance(e, Usage) else f'rsr: {redact(e)}', file=sys.stderr)
+    elif isinstance(e, OSError):
+        print(f'rsr: {redact(e)}', file=sys.stderr)
+        return 1
+    else:
+        print(f'rsr: unexpected {type(e).__name__}: {redact(e)}\nThis is a defect of rsr; RSR_DEBUG=1 shows where.', file=sys.stderr)
+        return 1
     if isinstance(e, RunBroken) and getattr(e, 'work_dir', None):
         print('Nothing that was answered is lost. Go on with:', _resume_hint(e.work_dir, argv), file=sys.stderr)
     return getattr(e, 'exit_code', 2)

@@ -7,10 +7,7 @@ __all__ = ['COMMANDS', 'SHORT', 'SECTIONS', 'command', 'Usage', 'usage_of', 'out
            'about', 'options_text', 'help_of']
 
 # %% ../../nbs/cli/00_usage.ipynb #62dfda85
-import json
-import re
-import shutil
-import textwrap
+import json, re, shutil, textwrap
 from itertools import groupby
 
 # %% ../../nbs/cli/00_usage.ipynb #02d68c9a
@@ -21,10 +18,13 @@ def command(
     example:str    # a whole line that works
 ):
     "Register a function (args, argv) -> exit code as a command; its docstring is its help."
-    def _(f): COMMANDS[f.__name__.rstrip('_')] = (f, usage, example); return f
+    def _(f):
+        COMMANDS[f.__name__.rstrip('_')] = (f, usage, example)
+        return f
     return _
 
-class Usage(Exception): "A command was called wrongly: its usage is printed, exit code 2."
+class Usage(Exception):
+    "A command was called wrongly: its usage is printed, exit code 2."
 
 def usage_of(
     name:str    # of a command
@@ -58,8 +58,10 @@ def split_args(
     words = [a for a in args if '=' not in a]
     opts = dict(map(parse_override, [a for a in args if '=' in a]))
     for k in opts:
-        if options is not None and k not in options: raise RsrError(f'rsr {name}: '+no_such('option', k, options))
-    if len(words)<least or (most is not None and len(words)>most): raise usage_of(name)
+        if options is not None and k not in options:
+            raise RsrError(f'rsr {name}: '+no_such('option', k, options))
+    if len(words)<least or (most is not None and len(words)>most):
+        raise usage_of(name)
     return words, opts
 
 # %% ../../nbs/cli/00_usage.ipynb #5886582e
@@ -86,9 +88,11 @@ def _prompts_rows(rows):
     from rsr.taxonomy import generate
     from rsr.run.reference import reference_row, said
     ps = {k:p for k, p in signature(generate.make_prompts).parameters.items() if k not in ('taxonomy', 'sampler', 'assistant', 'budget', 'progress', 'options')}
-    for k, p in ps.items(): yield reference_row('prompts', k, p.annotation, p.default, '', said(generate.make_prompts, k))
+    for k, p in ps.items():
+        yield reference_row('prompts', k, p.annotation, p.default, '', said(generate.make_prompts, k))
     for k, what in _entries(generate, 'OPTIONS').items():
-        if k not in ('guidance', 'sampling_seed', 'mix'): yield reference_row('prompts', k, None, generate.OPTIONS[k], '', what)
+        if k not in ('guidance', 'sampling_seed', 'mix'):
+            yield reference_row('prompts', k, None, generate.OPTIONS[k], '', what)
     yield reference_row('prompts', 'guidance.early', str, None, '', 'what a turn of the early part of a conversation should do; also guidance.middle, guidance.late')
     yield from (r for r in rows if r['key'] in ('sampling.seed', 'resume.mix') or r['section'] in ('sampler', 'budget'))
     yield from ({**r, 'section':'assistant', 'key':r['key'].replace('sampler.', 'assistant.')} for r in rows if r['section']=='sampler')
@@ -100,7 +104,8 @@ def option_rows(
     "Every option that a command takes."
     from rsr.run.reference import reference_row, reference
     rows, own = reference(), SECTIONS.get(name)
-    if name=='prompts': return list(_prompts_rows(rows))
+    if name=='prompts':
+        return list(_prompts_rows(rows))
     pilot = [reference_row('plan', 'pilot', int, 20, '2 or more', 'prompts to sample')] if name=='plan' else []
     return pilot+[r for r in rows if (r['section'].partition(':')[0] in own or r['key'] in ('stages', 'decontaminate') if own else not r['section'].startswith('rubric file'))]
 
@@ -111,10 +116,13 @@ def about(
     name:str='run'    # of the command; None for `topic`: its short list
 )->list:
     "The rows of a topic; raises where there is none."
-    if topic=='all': return rows
-    if topic is None: return [next(r for r in rows if r['key']==k) for k in SHORT[name].split()]
+    if topic=='all':
+        return rows
+    if topic is None:
+        return [next(r for r in rows if r['key']==k) for k in SHORT[name].split()]
     topic = topic.split('=')[0].rstrip('.:')
-    if (got := [r for r in rows if topic in (r['key'], *re.split(': ?', r['section']))]): return got
+    if (got := [r for r in rows if topic in (r['key'], *re.split(': ?', r['section']))]):
+        return got
     from rsr.data.types import RsrError, no_such
     raise RsrError('--help: '+no_such('topic', topic, ['all', *dict.fromkeys(s for r in rows for s in re.split(': ?', r['section']))]))
 
@@ -151,8 +159,10 @@ def help_of(
     width:int=None     # as for `options_text`
 )->str:
     "What `rsr NAME --help` prints."
-    if name not in SHORT: return str(usage_of(name))
+    if name not in SHORT:
+        return str(usage_of(name))
     rows = about(every := option_rows(name), topic, name)
-    if topic: return options_text(rows, topic!=rows[0]['key'], width)
+    if topic:
+        return options_text(rows, topic!=rows[0]['key'], width)
     more = f'All {len(every)} options: rsr {name} --help all. Those of a section: rsr {name} --help {"formatter" if name=="format" else "sampler"}'
     return f'{usage_of(name)}\n\noptions: (with the defaults of no recipe; a recipe may set others)\n{options_text(rows, False, width)}\n\n{more}'

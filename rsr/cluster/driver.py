@@ -6,12 +6,7 @@
 __all__ = ['terms', 'spent_before', 'Pool', 'execute_cluster']
 
 # %% ../../nbs/cluster/03_driver.ipynb #9f709008
-import asyncio
-import os
-import shutil
-import sqlite3
-import sys
-import time
+import asyncio, os, shutil, sqlite3, sys, time
 from collections import Counter, deque
 from contextlib import closing
 from copy import deepcopy
@@ -65,7 +60,8 @@ class Pool:
         self.todo, self.live, self.tries, self.thin, self.formatters = deque(sorted(left)), {}, Counter(), set(), loop.formatters
         self.slots = max(1, min(o.actors, len(left), loop.sampler.concurrent_requests))
         self.purse = BudgetPool(b.limits, b.price, spent_before(store), self.slots, b.judge_price)
-        if self.purse.limits: self.purse.session = call_costs(store)
+        if self.purse.limits:
+            self.purse.session = call_costs(store)
         self.stop_reason, self.message, self.error, self.engine, self.hires, self.stopped_at = None, None, None, SimpleNamespace(note=''), 0, None
         self.counts = {'before':Counter(closed=sum(n for b, n in count.items() if b not in left))}
         self.seconds, self.t0, self.kept_at, self.progress = store.get('seconds', 0.), time.monotonic(), 0., None
@@ -79,7 +75,8 @@ class Pool:
 @patch
 def stop(self:Pool, why, message=None):
     "Tell all actors to send nothing more; what is in flight may still come."
-    if not self.stop_reason: self.stop_reason, self.message, self.stopped_at = why, str(message or why), time.monotonic()
+    if not self.stop_reason:
+        self.stop_reason, self.message, self.stopped_at = why, str(message or why), time.monotonic()
 
 @patch
 def choose(self:Pool):
@@ -103,11 +100,15 @@ async def run(self:Pool):
             self.tick()
             await asyncio.wait(tasks, timeout=0.25, return_when=asyncio.FIRST_COMPLETED)
             for t in tasks:
-                if t.done() and not t.cancelled() and t.exception(): self.fail(t.exception()); self.live.clear()
+                if t.done() and not t.cancelled() and t.exception():
+                    self.fail(t.exception())
+                    self.live.clear()
     finally:
-        for t in tasks: t.cancel()
+        for t in tasks:
+            t.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    if self.error: raise self.error
+    if self.error:
+        raise self.error
     return self.stop_reason
 
 # %% ../../nbs/cluster/03_driver.ipynb #f8946b1f
@@ -116,12 +117,16 @@ def tick(self:Pool):
     "Budget, seconds, progress."
     if not self.stop_reason:
         minutes, b = self.loop.budget.minutes, self.loop.budget.limits
-        if b.get('minutes') is not None and minutes>b['minutes']: self.stop('budget', f"budget.minutes: {b['minutes']:g} ({minutes:.4g} spent)")
-        elif (over := self.purse.spent(self.live)): self.stop('budget', over)
+        if b.get('minutes') is not None and minutes>b['minutes']:
+            self.stop('budget', f"budget.minutes: {b['minutes']:g} ({minutes:.4g} spent)")
+        elif (over := self.purse.spent(self.live)):
+            self.stop('budget', over)
     if (now := time.monotonic())-self.kept_at>2:
         self.kept_at = now
-        self.store.put('seconds', self.seconds+now-self.t0); self.store.commit()
-    if self.progress: self.progress(self)
+        self.store.put('seconds', self.seconds+now-self.t0)
+        self.store.commit()
+    if self.progress:
+        self.progress(self)
 
 # %% ../../nbs/cluster/03_driver.ipynb #2ea0fdcd
 @patch
@@ -130,19 +135,30 @@ async def slot(self:Pool):
     actor, works = None, {}   # works: {task: block}
     try:
         while works or not self.stop_reason:
-            try: actor = actor or await self.hire()
-            except self.ray.exceptions.RayError as e: self.died(None, None, e); await asyncio.sleep(1); continue
+            try:
+                actor = actor or await self.hire()
+            except self.ray.exceptions.RayError as e:
+                self.died(None, None, e)
+                await asyncio.sleep(1)
+                continue
             while self.todo and not self.stop_reason and self.room(works.values()):
                 block = self.todo.popleft()
                 works[asyncio.ensure_future(self.work(actor, block))] = block
-            if not works: await asyncio.sleep(0.1); continue
+            if not works:
+                await asyncio.sleep(0.1)
+                continue
             for t in (await asyncio.wait(works, timeout=0.1, return_when=asyncio.FIRST_COMPLETED))[0]:
                 block = works.pop(t)
-                try: self.finished(block, t.result())
-                except self.ray.exceptions.RayError as e: self.died(actor, block, e); actor = None if not works else actor
+                try:
+                    self.finished(block, t.result())
+                except self.ray.exceptions.RayError as e:
+                    self.died(actor, block, e)
+                    actor = None if not works else actor
     finally:
-        for t in works: t.cancel()
-        if actor: self.ray.kill(actor)
+        for t in works:
+            t.cancel()
+        if actor:
+            self.ray.kill(actor)
 
 @patch
 def room(self:Pool, blocks)->bool:
@@ -155,13 +171,16 @@ async def hire(self:Pool):
     "A new actor that has built what the recipe names."
     opts = dict(num_cpus=self.o.num_cpus, resources=self.o.resources, max_concurrency=6, max_restarts=0, scheduling_strategy='SPREAD')
     actor = self.ray.remote(Worker).options(**opts).remote(self.d, str(self.store.dir), os.getcwd(), needed_env(self.d))
-    if not self.live: self.engine.note = f'waiting for an actor: it needs {self.o.num_cpus:g} free CPUs in the cluster'
+    if not self.live:
+        self.engine.note = f'waiting for an actor: it needs {self.o.num_cpus:g} free CPUs in the cluster'
     hello = await _result(actor.hello.remote())
     self.engine.note, self.hires = '', 0
-    if hello['error']: self.fail(RsrError(hello['error']+(f" (on {hello['host']})" if hello['host']!=os.uname().nodename else '')))
+    if hello['error']:
+        self.fail(RsrError(hello['error']+(f" (on {hello['host']})" if hello['host']!=os.uname().nodename else '')))
     return actor
 
-async def _result(ref): return await asyncio.wrap_future(ref.future())
+async def _result(ref):
+    return await asyncio.wrap_future(ref.future())
 
 # %% ../../nbs/cluster/03_driver.ipynb #14a68f06
 @patch
@@ -191,12 +210,15 @@ async def work(self:Pool, actor, block):
     done = asyncio.ensure_future(_result(actor.sample.remote(self.job(block))))
     while not done.done():
         await asyncio.wait({done}, timeout=0.25)
-        if done.done(): break
+        if done.done():
+            break
         beat = asyncio.ensure_future(_result(actor.beat.remote(block, self.order(block))))
         beat.add_done_callback(lambda f: f.cancelled() or f.exception())   # a beat that fails: so will `done`
         await asyncio.wait({done, beat}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
-        if beat.done() and not beat.cancelled() and not beat.exception() and beat.result(): self.hear(block, beat.result())
-        if self.stopped_at and time.monotonic()-self.stopped_at>60: self.ray.kill(actor)   # it had 15 s
+        if beat.done() and not beat.cancelled() and not beat.exception() and beat.result():
+            self.hear(block, beat.result())
+        if self.stopped_at and time.monotonic()-self.stopped_at>60:
+            self.ray.kill(actor)   # it had 15 s
     return done.result()
 
 @patch
@@ -213,16 +235,20 @@ def finished(self:Pool, block, out):
     self.live.pop(block, None)
     self.counts[block] = Counter(out['n'])
     self.purse.close(block, out['had'], out['spent'])
-    if out['why']=='broken': self.fail((RunBroken if out['code']==1 else RsrError)(out['error']))
-    elif out['why']=='silent': self.todo.appendleft(block)
-    elif out['done']: self.take_in(block)
+    if out['why']=='broken':
+        self.fail((RunBroken if out['code']==1 else RsrError)(out['error']))
+    elif out['why']=='silent':
+        self.todo.appendleft(block)
+    elif out['done']:
+        self.take_in(block)
 
 @patch
 def take_in(self:Pool, block, patience=10):
     "A finished block's parts come into the index, when this node sees them."
     end = time.monotonic()+patience
     while not (src := block_sources(self.store.dir, [block])) or src[block][0].suffix!='.parquet':
-        if time.monotonic()>end: raise RunBroken(f'block {block} is finished, but its parts do not appear in {self.store.dir}/parts')
+        if time.monotonic()>end:
+            raise RunBroken(f'block {block} is finished, but its parts do not appear in {self.store.dir}/parts')
         time.sleep(0.1)
     update_index(self.store, [block])
 
@@ -230,24 +256,30 @@ def take_in(self:Pool, block, patience=10):
 @patch
 def died(self:Pool, actor, block, e):
     "An actor died, with or without a block in its hands."
-    if isinstance(e, self.ray.exceptions.RayTaskError): self.fail(RunBroken(f'an actor failed: {redact(e.cause if hasattr(e, "cause") else e)}'))
+    if isinstance(e, self.ray.exceptions.RayTaskError):
+        self.fail(RunBroken(f'an actor failed: {redact(e.cause if hasattr(e, "cause") else e)}'))
     if block is None:
         self.hires += 1
-        if self.hires>=3: self.fail(RunBroken(f'no actor could be started: {redact(e)}'))
+        if self.hires>=3:
+            self.fail(RunBroken(f'no actor could be started: {redact(e)}'))
         return
     self.live.pop(block, None)
     self.ray.kill(actor)   # it may only be out of reach: then it ends when it hears no more beats
-    if block in self.purse.granted: self.purse.died(block)
+    if block in self.purse.granted:
+        self.purse.died(block)
     self.tries[block] += 1
     if self.tries[block]>=self.o.attempts and not self.stop_reason:
         self.fail(RunBroken(f'block {block} (prompts {block_keys(block, self.size)[0]} and on) has lost {self.tries[block]} actors; the last: {redact(e)}'))
-    elif not self.stop_reason: self.todo.appendleft(block)
+    elif not self.stop_reason:
+        self.todo.appendleft(block)
 
 # %% ../../nbs/cluster/03_driver.ipynb #3196b97c
 def _refuse(d):
     "What no cluster can do, said before anything is looked at."
-    if d.get('pairs'): raise RsrError('pairs: its strategies are sampled on one machine; leave out engine: ray')
-    if '://' in str(d.get('work_dir')): raise RsrError(
+    if d.get('pairs'):
+        raise RsrError('pairs: its strategies are sampled on one machine; leave out engine: ray')
+    if '://' in str(d.get('work_dir')):
+        raise RsrError(
         f"work_dir: {d['work_dir']}: the ledgers of a run are SQLite files, and an object store cannot hold these. Give a folder on a file system that all nodes "
         'see (NFS, EFS, Lustre …), and copy its parts/ and train/ to the store when the run is finished')
 
@@ -255,17 +287,21 @@ def _load(store, d, src):
     "Take the input into the ledger; without one, a run that exists keeps what it has."
     src = d['data'].get('input_path') if src is None else src
     if src is None or (isinstance(src, str) and src=='???'):
-        if store.fresh or not store.gen: raise RsrError('data.input_path is missing: the prompts (.jsonl, .jsonl.gz, .parquet, a folder of these, s3://…)')
+        if store.fresh or not store.gen:
+            raise RsrError('data.input_path is missing: the prompts (.jsonl, .jsonl.gz, .parquet, a folder of these, s3://…)')
         return
     spread, found = isinstance(src, (str, os.PathLike)) or hasattr(src, 'map_batches'), []
     with closing((read_dataset if spread else read_prompts)(src, d['data'].get('transform'))) as items:   # Ray Data ends before Ray does
         store.add_prompts(clean_input(items, Benchmark(d['decontaminate']), found) if d.get('decontaminate') else items, d['data'].get('on_bad_row', 'stop'))
-    if d.get('decontaminate'): store.put('contaminated', len(found)); write_found(store.dir/'summary'/'contaminated.jsonl', found)
+    if d.get('decontaminate'):
+        store.put('contaminated', len(found))
+        write_found(store.dir/'summary'/'contaminated.jsonl', found)
 
 def _adopt(store, o):
     "Make this run one in blocks, or go on with it."
     if store.get('block') is None:
-        if store.outcomes(): raise RsrError(f'{store.dir} was sampled on one machine; go on without engine: ray, or use another work_dir')
+        if store.outcomes():
+            raise RsrError(f'{store.dir} was sampled on one machine; go on without engine: ray, or use another work_dir')
         store.put('block', o.block)
     update_index(store)
 
@@ -283,35 +319,49 @@ def execute_cluster(
     given, parts, store, ours = deepcopy(d), build(d), Store(d['work_dir']), False
     try:
         _adopt(store, o)
-        loop = Loop(store, **parts); loop.setup()
-        ours = connect(o); check_shared(store.dir, o)
+        loop = Loop(store, **parts)
+        loop.setup()
+        ours = connect(o)
+        check_shared(store.dir, o)
         _load(store, d, src)
-        for note in filter(None, (missing_prompts_note(store), check_references(store, loop.verifier, bool(d['verifier'].get('type'))))): print(f'rsr: {note}', file=sys.stderr)
+        for note in filter(None, (missing_prompts_note(store), check_references(store, loop.verifier, bool(d['verifier'].get('type'))))):
+            print(f'rsr: {note}', file=sys.stderr)
         keys = choose(store) if choose else None
         save_recipe(store, d)
-    except BaseException: _leave(store, ours, store.fresh); raise
+    except BaseException:
+        _leave(store, ours, store.fresh)
+        raise
     try:
-        with at_work(store): return _spread(store, d, Pool(store, given, o, loop, *blocks_left(store, store.get('block'), terms(d, loop)), keys), progress)
-    except sqlite3.Error as e: raise ledger_error(e) from None
-    finally: _leave(store, ours)
+        with at_work(store):
+            return _spread(store, d, Pool(store, given, o, loop, *blocks_left(store, store.get('block'), terms(d, loop)), keys), progress)
+    except sqlite3.Error as e:
+        raise ledger_error(e) from None
+    finally:
+        _leave(store, ours)
 
 # %% ../../nbs/cluster/03_driver.ipynb #b1ede285
 def _leave(store, ours, discard=False):
     "Close the ledger, and Ray if it was started here."
     (store.discard if discard else store.close)()
-    if ours: import_ray().shutdown()
+    if ours:
+        import_ray().shutdown()
 
 def _spread(store, d, pool, progress):
     "Sample, write the files, count."
-    if pool.keys is not None: pool.choose()
+    if pool.keys is not None:
+        pool.choose()
     total = store.db.execute('SELECT count(*) FROM prompts WHERE gen=?', (store.gen,)).fetchone()[0]
     pool.progress = bar = progress if callable(progress) else ProgressBar(total if pool.keys is None else len(pool.keys), progress)
-    try: run_sync(pool.run, lambda: pool.stop('interrupted'))
+    try:
+        run_sync(pool.run, lambda: pool.stop('interrupted'))
     except RsrError as e:
-        try: _end(store, d, pool)
-        except (sqlite3.Error, OSError, RsrError): pass   # what broke the run breaks this too; the first error says more
+        try:
+            _end(store, d, pool)
+        except (sqlite3.Error, OSError, RsrError):
+            pass   # what broke the run breaks this too; the first error says more
         raise e
-    finally: bar(pool, last=True)
+    finally:
+        bar(pool, last=True)
     _end(store, d, pool)
     return Run(store.dir, pool.stop_reason, pool.message)
 
@@ -320,9 +370,14 @@ def _end(store, d, pool):
     "Take in blocks that are not finished, write files and figures, sweep."
     update_index(store)
     store.mark_lost()
-    if pool.stop_reason=='budget': store.stop_open('budget')
-    store.put('seconds', pool.seconds+time.monotonic()-pool.t0); store.commit()
+    if pool.stop_reason=='budget':
+        store.stop_open('budget')
+    store.put('seconds', pool.seconds+time.monotonic()-pool.t0)
+    store.commit()
     close_run(store, d, pool.formatters)
-    for p in (store.dir/'parts').glob('.*.tmp'): p.unlink(missing_ok=True)
-    for p in (store.dir/'blocks').glob('.*'): shutil.rmtree(p, ignore_errors=True)
-    if (store.dir/'blocks').is_dir() and not any((store.dir/'blocks').iterdir()): (store.dir/'blocks').rmdir()
+    for p in (store.dir/'parts').glob('.*.tmp'):
+        p.unlink(missing_ok=True)
+    for p in (store.dir/'blocks').glob('.*'):
+        shutil.rmtree(p, ignore_errors=True)
+    if (store.dir/'blocks').is_dir() and not any((store.dir/'blocks').iterdir()):
+        (store.dir/'blocks').rmdir()

@@ -20,7 +20,8 @@ def cost(
     judge_price=None  # of the judge; None: the sampler's
 )->float:
     "What was spent, in tokens or in US dollars."
-    if kind=='tokens': return sum(spent[:4])
+    if kind=='tokens':
+        return sum(spent[:4])
     price = price or (0., 0.)
     return sum(map(mul, spent, (*price, *(judge_price or price))))
 
@@ -36,7 +37,9 @@ class BudgetLease(Budget):
     ):
         super().__init__(price=price, judge_price=judge_price)
         self.judged, self.known = (0, 0), tuple(known)
-        self.spend(*known[:2]); self.spend(*known[2:4], judge=True); self.calls = known[4]
+        self.spend(*known[:2])
+        self.spend(*known[2:4], judge=True)
+        self.calls = known[4]
         self.start, self.first, self.want = {k:getattr(self, k) for k in ('tokens', 'usd')}, first, False
         self.grant(granted or {})
 
@@ -45,7 +48,8 @@ class BudgetLease(Budget):
 def spend(self:BudgetLease, prompt, completion, judge=False, price=None):
     "Count what a call cost, in tokens; a panel's judges are all counted at one price here."
     super(BudgetLease, self).spend(prompt, completion, judge)
-    if judge: self.judged = (self.judged[0]+prompt, self.judged[1]+completion)
+    if judge:
+        self.judged = (self.judged[0]+prompt, self.judged[1]+completion)
 
 @patch(as_prop=True)
 def spent(self:BudgetLease)->tuple:
@@ -62,8 +66,10 @@ def grant(self:BudgetLease, granted):
 @patch
 def over(self:BudgetLease, calls=0):
     "Which limit `calls` more calls would pass; None while there is room."
-    if any(getattr(self, k)>=v for k, v in self.limits.items()): return 'the lease is used up'
-    if self.limits and not self.calls and calls>self.first: return 'what a call costs is not known yet'
+    if any(getattr(self, k)>=v for k, v in self.limits.items()):
+        return 'the lease is used up'
+    if self.limits and not self.calls and calls>self.first:
+        return 'what a call costs is not known yet'
     return super(BudgetLease, self).over(calls)
 
 @patch
@@ -83,7 +89,8 @@ class BudgetPool:
     ):
         self.limits, self.prices, self.actors = {k:limits[k] for k in ('tokens', 'usd') if limits.get(k) is not None}, (price, judge_price), actors
         self.past, self.total = {}, NOTHING
-        for b, t in (past or {}).items(): self._set(b, t)
+        for b, t in (past or {}).items():
+            self._set(b, t)
         self.now, self.granted, self.reserved, self.wants, self.session = {}, {}, {}, set(), (*NOTHING, 0)
 
     def _set(self, block, t):
@@ -97,7 +104,8 @@ def used(self:BudgetPool, k)->float:
     return sum(cost(k, t, *self.prices) for t in (self.total, *self.now.values()))
 
 @patch
-def _rest(self:BudgetPool, k, block): return self.granted[block][k]-cost(k, self.now[block], *self.prices)
+def _rest(self:BudgetPool, k, block):
+    return self.granted[block][k]-cost(k, self.now[block], *self.prices)
 
 @patch
 def free(self:BudgetPool, k)->float:
@@ -130,17 +138,23 @@ def open(self:BudgetPool, block)->dict:
 @patch
 def tell(self:BudgetPool, block, had, spent, grant, want, need):
     "A block tells how it stands: what its ledger had, what was spent since, under which loan, and whether it waits for more."
-    self._set(block, had); self.now[block] = spent; self.reserved.pop(block, None)
+    self._set(block, had)
+    self.now[block] = spent
+    self.reserved.pop(block, None)
     self.wants.discard(block)
-    if want: return self._plead(block, spent, need) if grant==self.granted[block] else None
-    if any(self._rest(k, block)<self.free(k)/(4*self.actors) for k in self.limits): self._lend(block)
+    if want:
+        return self._plead(block, spent, need) if grant==self.granted[block] else None
+    if any(self._rest(k, block)<self.free(k)/(4*self.actors) for k in self.limits):
+        self._lend(block)
 
 @patch
 def _plead(self:BudgetPool, block, spent, need):
     "A block has the newest loan, nothing in flight, and can send nothing: lend what a call needs, or note that it waits."
     give_back = lambda: {k:cost(k, spent, *self.prices) for k in self.limits}
     self.granted[block] = give_back()
-    if any(r<=0 or r<need[k] for k, r in self._lend(block, need).items()): self.wants.add(block); self.granted[block] = give_back()
+    if any(r<=0 or r<need[k] for k, r in self._lend(block, need).items()):
+        self.wants.add(block)
+        self.granted[block] = give_back()
 
 # %% ../../nbs/cluster/01_leases.ipynb #c15ea1f7
 @patch
@@ -148,14 +162,16 @@ def close(self:BudgetPool, block, had, spent):
     "A block ends: what it did not spend is free again."
     self._set(block, [a+b for a, b in zip(had, spent)])
     self.session = tuple(map(sum, zip(self.session, spent)))
-    for d in (self.now, self.granted, self.reserved): d.pop(block, None)
+    for d in (self.now, self.granted, self.reserved):
+        d.pop(block, None)
     self.wants.discard(block)
 
 @patch
 def died(self:BudgetPool, block):
     "A block's actor died: what it may have spent is held back till its ledger is open again."
     self.reserved[block] = {k:self._rest(k, block) for k in self.limits}
-    spent = self.now.pop(block); self.granted.pop(block)
+    spent = self.now.pop(block)
+    self.granted.pop(block)
     self._set(block, [a+b for a, b in zip(self.past.get(block, NOTHING), spent)])
     self.wants.discard(block)
 
@@ -164,6 +180,7 @@ def died(self:BudgetPool, block):
 def spent(self:BudgetPool, live)->str:
     "Which limit is reached, in words; None while one of the open blocks can go on."
     over = next((k for k in self.limits if self.used(k)>=self.limits[k]), None)
-    if not over and not (self.limits and live and set(live)<=self.wants): return None
+    if not over and not (self.limits and live and set(live)<=self.wants):
+        return None
     k = over or min(self.limits, key=self.free)
     return f'budget.{k}: {self.limits[k]:g} ({self.used(k):.4g} spent)'

@@ -6,15 +6,7 @@
 __all__ = ['import_ray', 'connect', 'check_shared', 'input_files', 'checked', 'read_dataset']
 
 # %% ../../nbs/cluster/00_ray.ipynb #1e706e58
-import io
-import logging
-import math
-import orjson
-import os
-import re
-import socket
-import time
-import uuid
+import io, logging, math, orjson, os, re, socket, time, uuid
 from contextlib import closing
 from pathlib import Path
 from ..data.files import dumps
@@ -28,8 +20,10 @@ from ..sampling.replies import redact
 def import_ray():
     "Ray, or how to get it."
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-    try: import pyarrow, ray   # noqa: F401
-    except ImportError as e: raise RsrError(f"engine: ray needs Ray: pip install 'ray[data]' pyarrow ({e})") from None
+    try:
+        import pyarrow, ray   # noqa: F401
+    except ImportError as e:
+        raise RsrError(f"engine: ray needs Ray: pip install 'ray[data]' pyarrow ({e})") from None
     return ray
 
 # %% ../../nbs/cluster/00_ray.ipynb #f7735842
@@ -43,22 +37,29 @@ def connect(
 )->bool:        # was it connected here? else somebody else's connection is used
     "Connect to the cluster that the recipe names; without one, start Ray on this machine."
     ray = import_ray()
-    if ray.is_initialized(): return False
+    if ray.is_initialized():
+        return False
     address, own = _where(o)
     for again in (True, True, False):
-        try: ray.init(address=address, log_to_driver=False, logging_level='ERROR', runtime_env=o.runtime_env, **own); return True
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level='ERROR', runtime_env=o.runtime_env, **own)
+            return True
         except Exception as e:   # ray.init raises plain Exceptions too
             ray.shutdown()
-            if again and 'timed out during startup' in str(e): continue   # after 30 s, which a busy machine may need
+            if again and 'timed out during startup' in str(e):
+                continue   # after 30 s, which a busy machine may need
             raise RsrError(f'cluster.address: no Ray cluster at {address}: {redact(e)}' if not own else f'Ray could not be started on this machine: {redact(e)}') from None
 
 # %% ../../nbs/cluster/00_ray.ipynb #d57ba1aa
 def _see(path, name):
     "In a task: does this node see the driver's token, and can it write? None, or why not."
     try:
-        if not os.path.isfile(path): return 'does not see it'
-        with open(f'{path}.{name}', 'w') as f: f.write(name)
-    except OSError as e: return f'cannot write there ({e})'
+        if not os.path.isfile(path):
+            return 'does not see it'
+        with open(f'{path}.{name}', 'w') as f:
+            f.write(name)
+    except OSError as e:
+        return f'cannot write there ({e})'
 
 # %% ../../nbs/cluster/00_ray.ipynb #622755d9
 def _ask_nodes(ray, nodes, token, end):
@@ -66,8 +67,10 @@ def _ask_nodes(ray, nodes, token, end):
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
     see, said = ray.remote(num_cpus=0, max_retries=0)(_see), {}
     for n, ref in {n:see.options(scheduling_strategy=On(n, soft=False)).remote(str(token), n) for n in nodes}.items():
-        try: said[n] = ray.get(ref, timeout=max(1, end-time.monotonic())) or (None if Path(f'{token}.{n}').exists() else 'writes elsewhere')
-        except ray.exceptions.RayError: continue
+        try:
+            said[n] = ray.get(ref, timeout=max(1, end-time.monotonic())) or (None if Path(f'{token}.{n}').exists() else 'writes elsewhere')
+        except ray.exceptions.RayError:
+            continue
     return said
 
 # %% ../../nbs/cluster/00_ray.ipynb #bf69bcc1
@@ -79,11 +82,15 @@ def check_shared(
     "Raise unless every node that may get an actor sees the run's directory."
     ray, token, end = import_ray(), Path(work_dir).absolute()/f'.token-{uuid.uuid4().hex}', time.monotonic()+patience
     nodes = {n['NodeID']:f"{n['NodeManagerHostname']} ({n['NodeManagerAddress']})" for n in ray.nodes() if n['Alive'] and n['Resources'].get('CPU', 0)>=o.num_cpus}
-    if not nodes: raise RsrError(f'cluster.num_cpus: no node of the cluster has {o.num_cpus:g} CPUs for an actor')
+    if not nodes:
+        raise RsrError(f'cluster.num_cpus: no node of the cluster has {o.num_cpus:g} CPUs for an actor')
     token.touch()
-    try: said = _ask_nodes(ray, nodes, token, end)
-    finally: [p.unlink(missing_ok=True) for p in Path(work_dir).glob(f'{token.name}*')]
-    if not said: raise RsrError(f'cluster: none of its {len(nodes)} nodes answered within {patience:g} s')
+    try:
+        said = _ask_nodes(ray, nodes, token, end)
+    finally:
+        [p.unlink(missing_ok=True) for p in Path(work_dir).glob(f'{token.name}*')]
+    if not said:
+        raise RsrError(f'cluster: none of its {len(nodes)} nodes answered within {patience:g} s')
     if (bad := {n:why for n, why in said.items() if why}):
         raise RsrError(f'work_dir: {work_dir} must lie on a file system that all nodes of the cluster share (NFS, EFS, Lustre …); '
                        +'; '.join(f'node {nodes[n]} {why}' for n, why in bad.items()))
@@ -92,9 +99,12 @@ def check_shared(
 def _system(path):
     "(pyarrow file system, path in it) of a path or an address."
     from pyarrow import ArrowInvalid, fs
-    if '://' not in str(path): return fs.LocalFileSystem(), os.path.abspath(path)
-    try: return fs.FileSystem.from_uri(str(path))
-    except (ArrowInvalid, OSError) as e: raise RsrError(f'data.input_path: {_shown(path)}: {redact(e)}') from None
+    if '://' not in str(path):
+        return fs.LocalFileSystem(), os.path.abspath(path)
+    try:
+        return fs.FileSystem.from_uri(str(path))
+    except (ArrowInvalid, OSError) as e:
+        raise RsrError(f'data.input_path: {_shown(path)}: {redact(e)}') from None
 
 _address = re.compile(r'(\w+://(?:[^/@]*@)?)([^?]*)(\?.*)?')   # (scheme and keys) (bucket and path) (options)
 
@@ -108,7 +118,8 @@ def _names(system, path, ends):
     "The files that a path means, sorted; None: there is nothing."
     from pyarrow import fs
     info = system.get_file_info(path)
-    if info.type!=fs.FileType.Directory: return None if info.type==fs.FileType.NotFound else [path]
+    if info.type!=fs.FileType.Directory:
+        return None if info.type==fs.FileType.NotFound else [path]
     return sorted(f.path for f in system.get_file_info(fs.FileSelector(path, recursive=True)) if f.path.endswith(ends))
 
 def input_files(
@@ -116,10 +127,14 @@ def input_files(
 )->list:      # its files, by name
     "The input files that a path means."
     (system, path), ends, m = _system(src), tuple(READERS), _address.fullmatch(str(src))
-    try: names = _names(system, path, ends)
-    except OSError as e: raise RsrError(f'data.input_path: {_shown(src)}: {redact(e)}') from None
-    if names is None: raise RsrError(f'data.input_path: no file or folder {_shown(src)}')
-    if not names or not all(n.endswith(ends) for n in names): raise RsrError(f"data.input_path: cannot read {_shown(src)}; allowed endings: {', '.join(READERS)}")
+    try:
+        names = _names(system, path, ends)
+    except OSError as e:
+        raise RsrError(f'data.input_path: {_shown(src)}: {redact(e)}') from None
+    if names is None:
+        raise RsrError(f'data.input_path: no file or folder {_shown(src)}')
+    if not names or not all(n.endswith(ends) for n in names):
+        raise RsrError(f"data.input_path: cannot read {_shown(src)}; allowed endings: {', '.join(READERS)}")
     return [m[1]+n+(m[3] or '') if m else n for n in names]
 
 # %% ../../nbs/cluster/00_ray.ipynb #82dc68fc
@@ -132,8 +147,10 @@ def _remote_rows(path):
         yield from ((f'{path}, row {i}', drop_nulls(plain_data(r)), None) for i, r in enumerate(rows, 1))
     else:
         for i, line in enumerate(io.BufferedReader(system.open_input_stream(p)), 1):   # .gz is unpacked
-            if i==1: line = line.removeprefix(b'\xef\xbb\xbf')
-            if line.strip(): yield (f'{path}, line {i}', *decode_line(line))
+            if i==1:
+                line = line.removeprefix(b'\xef\xbb\xbf')
+            if line.strip():
+                yield (f'{path}, line {i}', *decode_line(line))
 
 # %% ../../nbs/cluster/00_ray.ipynb #1cd7a0c3
 def checked(
@@ -144,11 +161,14 @@ def checked(
     for where, row, err in rows:
         if transform and not err:
             row, err = apply_transform(transform, row)
-            if row is None and not err: continue
+            if row is None and not err:
+                continue
         text = None
         if not (err := err or check_row(row)):
-            try: text = dumps(to_prompt(row).to_row())
-            except TypeError as e: err = f'cannot be written as strict UTF-8 JSON (a lone surrogate, half of a character?): {e}'
+            try:
+                text = dumps(to_prompt(row).to_row())
+            except TypeError as e:
+                err = f'cannot be written as strict UTF-8 JSON (a lone surrogate, half of a character?): {e}'
         yield (where+id_note(row), None, err) if err else (where, text, None)
 
 # %% ../../nbs/cluster/00_ray.ipynb #e622709a
@@ -158,23 +178,29 @@ def _batches(rows, size=512):
     out, col = [], lambda i: np.array([r[i] for r in out], dtype=object)
     for r in rows:
         out.append(r)
-        if len(out)==size: yield dict(where=col(0), row=col(1), error=col(2)); out.clear()
-    if out: yield dict(where=col(0), row=col(1), error=col(2))
+        if len(out)==size:
+            yield dict(where=col(0), row=col(1), error=col(2))
+            out.clear()
+    if out:
+        yield dict(where=col(0), row=col(1), error=col(2))
 
 def _read_blocks(batch, transform):
     "In a task: the rows of somebody's Dataset."
-    if transform: transform = load_function(transform)
+    if transform:
+        transform = load_function(transform)
     yield from _batches(checked((('', drop_nulls(plain_data(r)), None) for r in batch.to_pylist()), transform))
 
 # %% ../../nbs/cluster/00_ray.ipynb #68535605
 def _read_files(batch, transform, real, given):
     "In a task: the rows of files; a path is shown as it was given."
-    if transform: transform = load_function(transform)
+    if transform:
+        transform = load_function(transform)
     for path in map(str, batch['path']):
         remote, shown = '://' in path, _shown(path.replace(real, given, 1))
         reader = _remote_rows if remote else next(r for ext, r in READERS.items() if path.endswith(ext))
         rows = ((where if remote else where.replace(path, shown, 1), row, err) for where, row, err in reader(path))
-        try: yield from _batches(checked(rows, transform))
+        try:
+            yield from _batches(checked(rows, transform))
         except Exception as e:   # !: the file as a whole
             hint = '; the input has to lie where all nodes of the cluster see it, or in an object store' if isinstance(e, FileNotFoundError) else ''
             yield from _batches([(shown, None, f'!on {socket.gethostname()}: {type(e).__name__}: {redact(str(e).replace(path, shown))}{hint}')])
@@ -184,8 +210,10 @@ def _prompts(batches):
     "Rows of batches as prompts, or as reasons; a file that could not be read raises."
     rows = ((w, r, e) for b in batches for w, r, e in zip(*(b[c].to_pylist() for c in ('where', 'row', 'error'))))
     for i, (where, row, err) in enumerate(rows, 1):
-        if where[:1] in ('', ' '): where = f'row {i}{where}'
-        if err and err.startswith('!'): raise RsrError(f'data.input_path: {where} cannot be read {err[1:]}')
+        if where[:1] in ('', ' '):
+            where = f'row {i}{where}'
+        if err and err.startswith('!'):
+            raise RsrError(f'data.input_path: {where} cannot be read {err[1:]}')
         yield (where, BadRow(where, err)) if err else (where, to_prompt(orjson.loads(row)))
 
 # %% ../../nbs/cluster/00_ray.ipynb #88acd9f5
@@ -195,7 +223,9 @@ def read_dataset(
 ):
     "Yield (where, Prompt) or (where, BadRow), in order; read, transformed and checked by Ray Data."
     import ray.data
-    if transform and not callable(transform): transform = os.path.abspath(transform); load_function(transform)
+    if transform and not callable(transform):
+        transform = os.path.abspath(transform)
+        load_function(transform)
     ctx, log = ray.data.DataContext.get_current(), logging.getLogger('ray.data')
     was = ctx.execution_options.preserve_order, ctx.enable_progress_bars, log.level
     ctx.execution_options.preserve_order, ctx.enable_progress_bars = True, False
@@ -205,7 +235,12 @@ def read_dataset(
             files = [dict(path=p) for p in input_files(src)]
             also = dict(transform=transform, real=str(src) if '://' in str(src) else os.path.abspath(src), given=str(src))
             ds = ray.data.from_items(files, override_num_blocks=len(files)).map_batches(_read_files, batch_size=1, fn_kwargs=also)
-        else: ds = src.map_batches(_read_blocks, batch_size=512, batch_format='pyarrow', fn_kwargs=dict(transform=transform))
-        with closing(iter(ds.iter_batches(batch_size=1024, batch_format='pyarrow'))) as batches: yield from _prompts(batches)
-    except ray.exceptions.RayError as e: raise RunBroken(f'data.input_path: Ray stopped while {src if isinstance(src, str) else "the Dataset"} was read: {redact(e)}') from None
-    finally: ctx.execution_options.preserve_order, ctx.enable_progress_bars = was[:2]; log.setLevel(was[2])
+        else:
+            ds = src.map_batches(_read_blocks, batch_size=512, batch_format='pyarrow', fn_kwargs=dict(transform=transform))
+        with closing(iter(ds.iter_batches(batch_size=1024, batch_format='pyarrow'))) as batches:
+            yield from _prompts(batches)
+    except ray.exceptions.RayError as e:
+        raise RunBroken(f'data.input_path: Ray stopped while {src if isinstance(src, str) else "the Dataset"} was read: {redact(e)}') from None
+    finally:
+        ctx.execution_options.preserve_order, ctx.enable_progress_bars = was[:2]
+        log.setLevel(was[2])

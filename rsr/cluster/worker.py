@@ -6,14 +6,7 @@
 __all__ = ['BlockLoop', 'shares', 'set_slots', 'seed_block', 'tokens_spent', 'call_costs', 'left_open', 'needed_env', 'Worker']
 
 # %% ../../nbs/cluster/02_worker.ipynb #ce7ed896
-import asyncio
-import orjson
-import os
-import re
-import socket
-import sqlite3
-import threading
-import time
+import asyncio, orjson, os, re, socket, sqlite3, threading, time
 from pathlib import Path
 from fastcore.basics import patch
 from .leases import BudgetLease, NOTHING
@@ -30,7 +23,9 @@ class BlockLoop(Loop):
     "The loop over one block."
     ordered, beside, share = False, (), None   # has the driver said stop? which loops does it share its slots with? how many do they have together?
     def stop(self, why, exc=None):
-        if why=='budget' and not self.ordered: self.budget.want = True; return   # wait for the next lease
+        if why=='budget' and not self.ordered:
+            self.budget.want = True
+            return   # wait for the next lease
         super().stop(why, exc)
 
     def fill(self):
@@ -38,10 +33,12 @@ class BlockLoop(Loop):
         self.engine.slots = max(0, (self.share or self.engine.slots)-sum(o.sending for o in others))
         super().fill()
         for o in others:
-            if o.heap or o.more: o.wake.set()   # it may be waiting for a slot
+            if o.heap or o.more:
+                o.wake.set()   # it may be waiting for a slot
 
     @property
-    def thin(self): return not (self.more or self.heap or self.budget.want or self.stop_reason) and self.sending<self.engine.slots
+    def thin(self):
+        return not (self.more or self.heap or self.budget.want or self.stop_reason) and self.sending<self.engine.slots
 
 # %% ../../nbs/cluster/02_worker.ipynb #c812d96d
 def shares(
@@ -70,11 +67,14 @@ def seed_block(
     q, meta = store.begin().execute, lambda row: orjson.loads(row)['metadata']
     for key, id_, row, place, digest in prompts:
         old = q('SELECT row FROM prompts WHERE key=?', (key,)).fetchone()
-        if old and old[0]!=row and meta(old[0])!=meta(row): q('DELETE FROM scores WHERE rollout IN (SELECT key FROM rollouts WHERE prompt=?)', (key,))
+        if old and old[0]!=row and meta(old[0])!=meta(row):
+            q('DELETE FROM scores WHERE rollout IN (SELECT key FROM rollouts WHERE prompt=?)', (key,))
         q('INSERT INTO prompts(key,id,row,place,digest,gen) VALUES(?,?,?,?,?,?) ON CONFLICT(key) DO UPDATE SET row=excluded.row, place=excluded.place, gen=excluded.gen',
           (key, id_, row, place, digest, gen))
-    for r in reviews: q('INSERT OR REPLACE INTO reviews VALUES(?,?,?)', r)
-    store.put('gen', gen); store.gen = gen
+    for r in reviews:
+        q('INSERT OR REPLACE INTO reviews VALUES(?,?,?)', r)
+    store.put('gen', gen)
+    store.gen = gen
     store.commit()
 
 # %% ../../nbs/cluster/02_worker.ipynb #cc17d7a4
@@ -99,7 +99,8 @@ def left_open(
 )->int:
     "What a resumed run should try again: prompts that failed, and answers that the judge left without a score."
     failed = store.db.execute("SELECT count(*) FROM prompts WHERE stop='failed' AND gen=?", (store.gen,)).fetchone()[0]
-    if not judges: return failed
+    if not judges:
+        return failed
     return failed+store.db.execute("SELECT count(*) FROM rollouts r LEFT JOIN scores s ON s.rollout=r.key AND s.verifier=? WHERE outcome='kept' AND value IS NULL",
                                    (store.get('verifier'),)).fetchone()[0]
 
@@ -122,7 +123,8 @@ class Worker:
         silence:float=60  # seconds without a beat after which it stops
     ):
         os.environ.update(env or {})
-        if cwd and os.path.isdir(cwd): os.chdir(cwd)
+        if cwd and os.path.isdir(cwd):
+            os.chdir(cwd)
         self.d, self.dir, self.silence, self.heard, self.open, self.had = d, Path(work_dir), silence, time.monotonic(), {}, {}
         self.aio = asyncio.new_event_loop()   # all blocks of this actor
         threading.Thread(target=self.aio.run_forever, daemon=True, name='rsr').start()
@@ -132,8 +134,10 @@ class Worker:
         out = dict(pid=os.getpid(), host=socket.gethostname(), error=None)
         try:
             parts = build(self.d)
-            for s in (parts['sampler'], *parts['judges']): s.prepare()
-        except RsrError as e: out['error'] = redact(e)
+            for s in (parts['sampler'], *parts['judges']):
+                s.prepare()
+        except RsrError as e:
+            out['error'] = redact(e)
         return out
 
 # %% ../../nbs/cluster/02_worker.ipynb #7ea1a25a
@@ -144,7 +148,8 @@ def beat(self:Worker,
 )->dict:         # {n, had, spent, grant, want, need, thin, note}; empty while the block is not open
     "Take orders, and tell how a block stands."
     self.heard, loop = time.monotonic(), self.open.get(block)
-    if not loop: return {}
+    if not loop:
+        return {}
     b = loop.budget
     out = dict(n=dict(loop.n), had=self.had[block], spent=b.spent, grant=loop.granted, want=b.want, need=b.need(), thin=loop.thin, note=loop.engine.note)
     self.aio.call_soon_threadsafe(self._obey, loop, order)
@@ -154,10 +159,16 @@ def beat(self:Worker,
 @patch
 def _obey(self:Worker, loop, order):
     "Carry out an order, in the loop's thread."
-    if order.get('grant') is not None and order['grant']!=loop.granted: loop.granted = order['grant']; loop.budget.grant(loop.granted)
-    if order.get('slots'): self._share(loop, order['slots'])
-    if order.get('stop') and not loop.stop_reason: loop.ordered = True; loop.stop(order['stop'], Stopped(order.get('message') or order['stop']))
-    loop.engine._wake(); loop.wake.set()
+    if order.get('grant') is not None and order['grant']!=loop.granted:
+        loop.granted = order['grant']
+        loop.budget.grant(loop.granted)
+    if order.get('slots'):
+        self._share(loop, order['slots'])
+    if order.get('stop') and not loop.stop_reason:
+        loop.ordered = True
+        loop.stop(order['stop'], Stopped(order.get('message') or order['stop']))
+    loop.engine._wake()
+    loop.wake.set()
 
 @patch
 def _share(self:Worker, loop, slots):
@@ -165,13 +176,15 @@ def _share(self:Worker, loop, slots):
     if slots[0]!=loop.share:
         whole = loop.engine.limit>=(loop.share or 0)   # else 429s have lowered it
         loop.share, loop.engine.limit = slots[0], float(slots[0]) if whole else min(loop.engine.limit, float(slots[0]))
-    for e, n in zip(loop.judge_engines, slots[1:]): set_slots(e, max(1, n//max(1, len(self.open))))
+    for e, n in zip(loop.judge_engines, slots[1:]):
+        set_slots(e, max(1, n//max(1, len(self.open))))
 
 # %% ../../nbs/cluster/02_worker.ipynb #5011032d
 @patch
 def _listening(self:Worker, loop, *_):
     "Called each time round: is the driver still there?"
-    if time.monotonic()-self.heard>self.silence: loop.stop('silent', Stopped('the driver was silent'))
+    if time.monotonic()-self.heard>self.silence:
+        loop.stop('silent', Stopped('the driver was silent'))
 
 @patch
 def sample(self:Worker,
@@ -179,8 +192,10 @@ def sample(self:Worker,
 )->dict:       # {block, done, why, error, code, n, spent, had}
     "Sample a block to its end, or till told to stop; a block that is done becomes parts."
     out, self.heard = dict(block=job['block'], done=False, why=None, error=None, code=0, n={}, spent=(*NOTHING, 0), had=NOTHING), time.monotonic()
-    try: self._sample(job, out)
-    except RsrError as e: out.update(why='broken', error=redact(e), code=e.exit_code)
+    try:
+        self._sample(job, out)
+    except RsrError as e:
+        out.update(why='broken', error=redact(e), code=e.exit_code)
     except (sqlite3.Error, OSError) as e:
         out.update(why='broken', code=1, error=redact(f"block {job['block']}: its files in {self.dir} could not be written ({type(e).__name__}: {e}). Is the disk full?"))
     return out
@@ -197,11 +212,13 @@ def _sample(self:Worker, job, out):
         b = parts['budget']
         self._run(BlockLoop(store, **{**parts, 'budget':BudgetLease(b.price, job['order']['grant'], job['known'], job['first'], b.judge_price)},
                             keys=job['keys'], progress=self._listening), job, out)
-        if out['why'] or job['keys'] is not None: return
+        if out['why'] or job['keys'] is not None:
+            return
         close_block(store, self.dir, job['block'], state=job['state'], open=left_open(store, bool(parts['judges'])))
         out['done'] = True
     finally:
-        if store.dir.exists() and not out['done']: store.close()
+        if store.dir.exists() and not out['done']:
+            store.close()
 
 # %% ../../nbs/cluster/02_worker.ipynb #7cf24005
 @patch
@@ -212,7 +229,11 @@ def _run(self:Worker, loop, job, out):
     async def main():
         self.open[job['block']] = loop
         loop.beside = self.open.values()
-        try: await loop.run()
-        finally: self.open.pop(job['block'])
-    try: asyncio.run_coroutine_threadsafe(main(), self.aio).result()
-    finally: out.update(why=loop.stop_reason, n=dict(loop.n), spent=loop.budget.spent)
+        try:
+            await loop.run()
+        finally:
+            self.open.pop(job['block'])
+    try:
+        asyncio.run_coroutine_threadsafe(main(), self.aio).result()
+    finally:
+        out.update(why=loop.stop_reason, n=dict(loop.n), spent=loop.budget.spent)

@@ -6,9 +6,7 @@
 __all__ = ['SHIPPED', 'dumps', 'fingerprint', 'json_pretty', 'lock_file', 'Atomic']
 
 # %% ../../nbs/data/02_files.ipynb #ff4d6393
-import hashlib
-import orjson
-import os
+import hashlib, orjson, os
 from importlib.resources import files
 from pathlib import Path
 from .types import RsrError
@@ -39,18 +37,27 @@ def lock_file(
     "Take the operating system's lock on a file, or say who holds it."
     f = open(path, 'a+')
     try:
-        if os.name=='nt': import msvcrt; msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
-        else: import fcntl; fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
+        if os.name=='nt':
+            import msvcrt
+            msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+            fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
     except OSError:
-        f.seek(0); pid = f.read().strip() or '?'; f.close()
+        f.seek(0)
+        pid = f.read().strip() or '?'
+        f.close()
         raise RsrError(f'{Path(path).parent}: this run is in use by process {pid}. Wait for it or stop it; `rsr stats` may be used meanwhile.') from None
-    f.truncate(0); f.write(str(os.getpid())); f.flush()
+    f.truncate(0)
+    f.write(str(os.getpid()))
+    f.flush()
     return f
 
 # %% ../../nbs/data/02_files.ipynb #c976d8cc
 class Atomic:
     "A file to write that appears under its name only when it is whole."
-    def __init__(self, path, mode='wb'): self.path, self.mode = Path(path), mode
+    def __init__(self, path, mode='wb'):
+        self.path, self.mode = Path(path), mode
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.tmp = self.path.with_name(f'.{self.path.name}.{os.getpid()}.tmp')
@@ -58,8 +65,10 @@ class Atomic:
         return self.f
     def __exit__(self, typ, *_):
         self.f.close()
-        if typ: self.tmp.unlink(missing_ok=True)
-        else: os.replace(self.tmp, self.path)
+        if typ:
+            self.tmp.unlink(missing_ok=True)
+        else:
+            os.replace(self.tmp, self.path)
 
 # %% ../../nbs/data/02_files.ipynb #d1cb24fe
 SHIPPED = Path(str(files('rsr')))/'shipped'

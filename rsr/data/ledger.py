@@ -6,8 +6,7 @@
 __all__ = ['SCHEMA', 'VERSION', 'UPGRADE', 'ledger_error', 'Ledger']
 
 # %% ../../nbs/data/05_ledger.ipynb #1d30b555
-import orjson
-import sqlite3
+import orjson, sqlite3
 from pathlib import Path
 from fastcore.basics import patch
 from .files import dumps, fingerprint, lock_file
@@ -51,10 +50,13 @@ class Ledger:
         self.dir, self.path, self._lock = Path(work_dir), Path(work_dir)/'run.db', None
         if write:
             self.made = [p for p in (self.dir, *self.dir.parents) if not p.exists()]   # what `discard` may remove
-            try: self.dir.mkdir(parents=True, exist_ok=True)
-            except OSError as e: raise RsrError(f'work_dir: {self.dir} cannot be made a folder: {e.strerror}') from None
+            try:
+                self.dir.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise RsrError(f'work_dir: {self.dir} cannot be made a folder: {e.strerror}') from None
             self._lock = lock_file(self.dir/'.lock')
-        elif not self.path.is_file(): raise RsrError(f'{self.dir}: no run here (there is no run.db)')
+        elif not self.path.is_file():
+            raise RsrError(f'{self.dir}: no run here (there is no run.db)')
         self._connect()
         self._setup(write)
 
@@ -63,11 +65,14 @@ class Ledger:
 def _connect(self:Ledger, mode='rwc'):
     "Open the database; from a folder that cannot be written, to read only."
     self.db = sqlite3.connect(f'{self.path.resolve().as_uri()}?mode={mode}', uri=True, isolation_level=None, check_same_thread=False)
-    try: self.db.execute('PRAGMA journal_mode')
+    try:
+        self.db.execute('PRAGMA journal_mode')
     except sqlite3.OperationalError as e:
         after = {'rwc':'ro', 'ro':'ro&immutable=1'}.get(mode)   # the last only where nobody writes: it looks for no journal
-        if self._lock: raise
-        if not after or (mode=='ro' and Path(f'{self.path}-wal').exists()): raise RsrError(f'{self.path} cannot be read: {e}. Copy the folder, and look at the copy') from None
+        if self._lock:
+            raise
+        if not after or (mode=='ro' and Path(f'{self.path}-wal').exists()):
+            raise RsrError(f'{self.path} cannot be read: {e}. Copy the folder, and look at the copy') from None
         self._connect(after)
 
 # %% ../../nbs/data/05_ledger.ipynb #2d6c64f8
@@ -75,8 +80,10 @@ def _connect(self:Ledger, mode='rwc'):
 def _make(self:Ledger):
     "Make the tables, or bring those of an older layout up to date."
     v, self.fresh = self.layout, not self.db.execute('SELECT 1 FROM sqlite_master').fetchone()   # fresh: nothing was here
-    if self.fresh: self.db.executescript(f'BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;')
-    elif v==1: self.db.executescript(UPGRADE)
+    if self.fresh:
+        self.db.executescript(f'BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;')
+    elif v==1:
+        self.db.executescript(UPGRADE)
 
 # %% ../../nbs/data/05_ledger.ipynb #2c34d3a0
 @patch(as_prop=True)
@@ -88,10 +95,14 @@ def layout(self:Ledger)->int:
 def _setup(self:Ledger, write):
     "Pragmas, tables, layout."
     self.fresh = False
-    for p in ('cache_size=-16000', *(('journal_mode=WAL', 'synchronous=NORMAL') if write else ('query_only=1',))): self.db.execute(f'PRAGMA {p}')
-    if write: self._make()
-    if (v := self.layout)==VERSION: return
-    if not v and not write: raise RsrError(f'{self.dir}: this run was ended before it began; give the same `rsr run` again')
+    for p in ('cache_size=-16000', *(('journal_mode=WAL', 'synchronous=NORMAL') if write else ('query_only=1',))):
+        self.db.execute(f'PRAGMA {p}')
+    if write:
+        self._make()
+    if (v := self.layout)==VERSION:
+        return
+    if not v and not write:
+        raise RsrError(f'{self.dir}: this run was ended before it began; give the same `rsr run` again')
     todo = f'`rsr format {self.dir}` brings it up to date' if v==1 else 'use the version of rsr that wrote it'
     raise RsrError(f'{self.path} has layout {v}, this rsr reads {VERSION}: {todo}')
 
@@ -99,9 +110,11 @@ def _setup(self:Ledger, write):
 @patch
 def close(self:Ledger):
     "Commit, close, and let go of the lock."
-    if self.db.in_transaction: self.db.commit()
+    if self.db.in_transaction:
+        self.db.commit()
     self.db.close()
-    if self._lock: self._lock.close()
+    if self._lock:
+        self._lock.close()
     self._lock = None
 
 # %% ../../nbs/data/05_ledger.ipynb #b112ffa3
@@ -109,21 +122,25 @@ def close(self:Ledger):
 def discard(self:Ledger):
     "Remove a run directory in which nothing happened."
     self.close()
-    for p in ('run.db', 'run.db-wal', 'run.db-shm', '.lock', *['recipe.yaml']*(self.dir in self.made)): (self.dir/p).unlink(missing_ok=True)
+    for p in ('run.db', 'run.db-wal', 'run.db-shm', '.lock', *['recipe.yaml']*(self.dir in self.made)):
+        (self.dir/p).unlink(missing_ok=True)
     for d in self.made:
-        if not any(d.iterdir()): d.rmdir()
+        if not any(d.iterdir()):
+            d.rmdir()
 
 # %% ../../nbs/data/05_ledger.ipynb #527b70c6
 @patch
 def begin(self:Ledger):
     "The database, in a transaction."
-    if not self.db.in_transaction: self.db.execute('BEGIN')
+    if not self.db.in_transaction:
+        self.db.execute('BEGIN')
     return self.db
 
 @patch
 def commit(self:Ledger):
     "Make what was written last."
-    if self.db.in_transaction: self.db.execute('COMMIT')
+    if self.db.in_transaction:
+        self.db.execute('COMMIT')
 
 # %% ../../nbs/data/05_ledger.ipynb #48cc57a7
 @patch

@@ -8,12 +8,7 @@ __all__ = ['ROOM', 'TABLES', 'COLUMNS', 'Cluster', 'block_of', 'block_keys', 'bl
            'open_block', 'close_block', 'block_sources', 'update_index', 'blocks_left', 'index_parts']
 
 # %% ../../nbs/data/07_parts.ipynb #0456ac7b
-import hashlib
-import orjson
-import os
-import shutil
-import sqlite3
-import time
+import hashlib, orjson, os, shutil, sqlite3, time
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -85,7 +80,8 @@ def _select(table, block):
     col, _ = _fps.get(table, (None, None))
     as_is = {col:'c.fp', 'prompt_id':'p.id', **({'key':f't.key+{block*ROOM}'} if table=='calls' else {})}
     also = f' LEFT JOIN configs c ON c.key=t.{col}' if col else ''
-    if table=='rollouts': also += ' JOIN prompts p ON p.key=t.prompt'
+    if table=='rollouts':
+        also += ' JOIN prompts p ON p.key=t.prompt'
     return f"SELECT {', '.join(as_is.get(c, f't.{c}') for c in COLUMNS[table])} FROM {table} t{also} ORDER BY 1"
 
 def ledger_rows(
@@ -96,13 +92,16 @@ def ledger_rows(
 ):
     "Yield lists of rows of a table, as parts have them."
     cur = store.db.execute(_select(table, block))
-    while rows := cur.fetchmany(size): yield rows
+    while rows := cur.fetchmany(size):
+        yield rows
 
 # %% ../../nbs/data/07_parts.ipynb #41ba44c4
 def _arrow():
     "pyarrow's Parquet, or how to get it."
-    try: import pyarrow.parquet as pq
-    except ImportError: raise RsrError('a run that was spread over a cluster needs pyarrow: pip install pyarrow') from None
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise RsrError('a run that was spread over a cluster needs pyarrow: pip install pyarrow') from None
     return pq
 
 def _schema(table, facts):
@@ -123,7 +122,8 @@ def _write_part(path, table, batches, facts):
                 cols = [[r[i] for r in rows] for i in range(len(schema))]
                 cols = [[None if v is None else bool(v) for v in c] if s.type==pa.bool_() else c for c, s in zip(cols, schema)]
                 w.write_batch(pa.record_batch([pa.array(c, s.type) for c, s in zip(cols, schema)], schema=schema))
-        f.flush(); os.fsync(f.fileno())
+        f.flush()
+        os.fsync(f.fileno())
 
 def ledger_facts(
     store   # Store or BlockStore
@@ -143,7 +143,9 @@ def write_parts(
     "Write a block's ledger as Parquet parts."
     facts = {**ledger_facts(store), 'block':block, **facts}
     out = [part_path(work_dir, t, block) for t in sorted(TABLES, key=lambda t: t=='rollouts')]
-    for p in out: t = p.name.split('-')[0]; _write_part(p, t, ledger_rows(store, block, t), facts)
+    for p in out:
+        t = p.name.split('-')[0]
+        _write_part(p, t, ledger_rows(store, block, t), facts)
     return out
 
 # %% ../../nbs/data/07_parts.ipynb #1f24222a
@@ -172,8 +174,11 @@ def add_facts(
     "Enter a block's configurations and facts; those that the ledger has stay as they are."
     store.begin().executemany('INSERT OR IGNORE INTO configs(kind,fp,config) VALUES(?,?,?)', facts['configs'])
     keys = {(k, fp):key for key, k, fp in store.db.execute('SELECT key,kind,fp FROM configs')}
-    if facts['verifier'] and store.get('verifier') is None: store.put('verifier', keys['verifier', facts['verifier']])
-    if facts['gen']>store.gen: store.gen = facts['gen']; store.put('gen', store.gen)
+    if facts['verifier'] and store.get('verifier') is None:
+        store.put('verifier', keys['verifier', facts['verifier']])
+    if facts['gen']>store.gen:
+        store.gen = facts['gen']
+        store.put('gen', store.gen)
     if facts['sides']:
         was = store.get('sides', {})
         store.put('sides', {**was, **{s:sorted({*was.get(s, []), *(keys['sampler', fp] for fp in fps)}) for s, fps in facts['sides'].items()}})
@@ -208,11 +213,15 @@ def open_block(
 )->BlockStore:
     "The ledger of a block, for writing."
     d, end = block_dir(work_dir, block), time.monotonic()+wait
-    if not (d/'run.db').exists() and part_path(work_dir, 'rollouts', block).exists(): _rebuild(work_dir, block)
+    if not (d/'run.db').exists() and part_path(work_dir, 'rollouts', block).exists():
+        _rebuild(work_dir, block)
     while True:
-        try: st = BlockStore(d); break
+        try:
+            st = BlockStore(d)
+            break
         except RsrError:
-            if time.monotonic()>end: raise RunBroken(f'{d}: another process has held this block for {wait:.0f} s. Is another driver at work on this run?') from None
+            if time.monotonic()>end:
+                raise RunBroken(f'{d}: another process has held this block for {wait:.0f} s. Is another driver at work on this run?') from None
             time.sleep(0.2)
     st.next_key = max(st.next_key, own_keys(block)[0])
     return st
@@ -225,7 +234,8 @@ def _rebuild(work_dir, block):
     shutil.rmtree(tmp, ignore_errors=True)
     st, facts = BlockStore(tmp), part_facts(work_dir, block)
     configs = add_facts(st, facts)
-    for t in TABLES: add_rows(st, t, part_rows(work_dir, block, t), configs, block*ROOM if t=='calls' else 0)
+    for t in TABLES:
+        add_rows(st, t, part_rows(work_dir, block, t), configs, block*ROOM if t=='calls' else 0)
     st.put('seconds', facts['seconds'])
     st.close()
     d.mkdir(parents=True, exist_ok=True)
@@ -266,7 +276,8 @@ def _stamp(path):
 
 def _indexed(store):
     "{block: stamp} of what the index has."
-    if not store.db.execute("SELECT 1 FROM sqlite_master WHERE name='parts'").fetchone(): return {}
+    if not store.db.execute("SELECT 1 FROM sqlite_master WHERE name='parts'").fetchone():
+        return {}
     return dict(store.db.execute('SELECT block, stamp FROM parts'))
 
 # %% ../../nbs/data/07_parts.ipynb #e0f45b3b
@@ -275,16 +286,22 @@ def _take_in(store, block, facts, rows):
     lo, hi = own_keys(block)
     q = store.begin().execute
     q('DELETE FROM scores WHERE rollout BETWEEN ? AND ?', (lo, hi))
-    for t in ('rollouts', 'calls'): q(f'DELETE FROM {t} WHERE key BETWEEN ? AND ?', (lo, hi))
+    for t in ('rollouts', 'calls'):
+        q(f'DELETE FROM {t} WHERE key BETWEEN ? AND ?', (lo, hi))
     configs = add_facts(store, facts)
-    for t in TABLES: add_rows(store, t, rows(t), configs)
+    for t in TABLES:
+        add_rows(store, t, rows(t), configs)
 
 def _take_ledger(store, block, path):
     "Copy an unfinished block; False where somebody is at work on it."
-    try: b = BlockStore(path.parent)
-    except (RsrError, sqlite3.OperationalError): return False
-    try: _take_in(store, block, ledger_facts(b), lambda t: ledger_rows(b, block, t))
-    finally: b.close()
+    try:
+        b = BlockStore(path.parent)
+    except (RsrError, sqlite3.OperationalError):
+        return False
+    try:
+        _take_in(store, block, ledger_facts(b), lambda t: ledger_rows(b, block, t))
+    finally:
+        b.close()
     return True
 
 # %% ../../nbs/data/07_parts.ipynb #b6bec8df
@@ -296,15 +313,19 @@ def update_index(
     store.begin().execute('CREATE TABLE IF NOT EXISTS parts(block INTEGER PRIMARY KEY, stamp TEXT, facts TEXT)')
     have, n = _indexed(store), 0
     for block, (path, stamp) in sorted(block_sources(store.dir, only).items()):
-        if have.get(block)==stamp: continue
+        if have.get(block)==stamp:
+            continue
         facts = {}
         if path.suffix=='.parquet':
             facts = part_facts(store.dir, block)
             _take_in(store, block, facts, lambda t, b=block: part_rows(store.dir, b, t))
-        elif _take_ledger(store, block, path): stamp = _stamp(path)
-        else: continue
+        elif _take_ledger(store, block, path):
+            stamp = _stamp(path)
+        else:
+            continue
         store.begin().execute('INSERT OR REPLACE INTO parts VALUES(?,?,?)', (block, stamp, dumps({k:v for k, v in facts.items() if k!='configs'})))
-        store.commit(); n += 1
+        store.commit()
+        n += 1
     store.commit()
     return n
 
@@ -317,13 +338,17 @@ def blocks_left(
     "What is still to be done."
     have, left, count = {}, {}, {}
     for block, stamp, facts in store.db.execute('SELECT block, stamp, facts FROM parts'):
-        if stamp.startswith('.parquet') and not (f := orjson.loads(facts)).get('open'): have[block] = f.get('state')
+        if stamp.startswith('.parquet') and not (f := orjson.loads(facts)).get('open'):
+            have[block] = f.get('state')
     rows = store.db.execute('SELECT key, id, row FROM prompts WHERE gen=? ORDER BY key', (store.gen,))
     for block, g in groupby(rows, key=lambda r: block_of(r[0], size)):
         h, n = hashlib.sha256(terms.encode()), 0
-        for r in g: h.update(dumps(r).encode()); n += 1
+        for r in g:
+            h.update(dumps(r).encode())
+            n += 1
         count[block], state = n, h.hexdigest()[:16]
-        if have.get(block)!=state: left[block] = state
+        if have.get(block)!=state:
+            left[block] = state
     return left, count
 
 # %% ../../nbs/data/07_parts.ipynb #b239face
@@ -332,13 +357,21 @@ def index_parts(
 )->int:        # how many blocks were taken in
     "Bring the index of a run up to date, if it is a run in parts and nobody is at work on it."
     work = Path(work_dir)
-    if not ((work/'parts').is_dir() or (work/'blocks').is_dir()): return 0
+    if not ((work/'parts').is_dir() or (work/'blocks').is_dir()):
+        return 0
     if (work/'run.db').is_file():
         st = Store(work, write=False)
-        try: new = {b:s for b, (_, s) in block_sources(work).items()}.items()-_indexed(st).items()
-        finally: st.close()
-        if not new: return 0
-    try: st = Store(work)
-    except (RsrError, OSError, sqlite3.OperationalError): return 0
-    try: return update_index(st)
-    finally: st.close()
+        try:
+            new = {b:s for b, (_, s) in block_sources(work).items()}.items()-_indexed(st).items()
+        finally:
+            st.close()
+        if not new:
+            return 0
+    try:
+        st = Store(work)
+    except (RsrError, OSError, sqlite3.OperationalError):
+        return 0
+    try:
+        return update_index(st)
+    finally:
+        st.close()

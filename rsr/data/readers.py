@@ -7,12 +7,7 @@ __all__ = ['ROLES', 'MEANS', 'READERS', 'check_row', 'to_prompt', 'decode_line',
            'read_parquet', 'read_rows', 'load_function', 'BadRow', 'apply_transform', 'id_note', 'read_prompts']
 
 # %% ../../nbs/data/03_readers.ipynb #cdc505f7
-import gzip
-import hashlib
-import importlib.util
-import inspect
-import orjson
-import os
+import gzip, hashlib, importlib.util, inspect, orjson, os
 from dataclasses import dataclass
 from pathlib import Path
 from .text import SURROGATE
@@ -25,43 +20,62 @@ MEANS = 'tool_calls', 'function_call', 'tool_call_id', 'name', 'images', 'image'
 
 def _check_message(i, m):
     "What is wrong with message number `i`, or None."
-    if not isinstance(m, dict): return f'messages[{i}] is {type(m).__name__}, not an object with role and content'
-    if m.get('role') not in ROLES: return f"messages[{i}]: unknown role {m.get('role')!r} (allowed: {', '.join(ROLES)})"
-    if not isinstance(c := m.get('content'), str): return f"messages[{i}]: content is {type(c).__name__}, not a string"
-    if (k := next((k for k in MEANS if m.get(k)), None)): return f"messages[{i}] has '{k}', which training rows cannot hold; take it out in data.transform"
-    if SURROGATE.search(c): return f'messages[{i}]: content holds half of a character (a lone surrogate) at position {SURROGATE.search(c).start()}'
+    if not isinstance(m, dict):
+        return f'messages[{i}] is {type(m).__name__}, not an object with role and content'
+    if m.get('role') not in ROLES:
+        return f"messages[{i}]: unknown role {m.get('role')!r} (allowed: {', '.join(ROLES)})"
+    if not isinstance(c := m.get('content'), str):
+        return f"messages[{i}]: content is {type(c).__name__}, not a string"
+    if (k := next((k for k in MEANS if m.get(k)), None)):
+        return f"messages[{i}] has '{k}', which training rows cannot hold; take it out in data.transform"
+    if SURROGATE.search(c):
+        return f'messages[{i}]: content holds half of a character (a lone surrogate) at position {SURROGATE.search(c).start()}'
 
 # %% ../../nbs/data/03_readers.ipynb #2ef043b3
 def _check_turns(ms):
     "What is wrong with the order of the turns: trainers drop rows of another order in silence."
     roles = [m['role'] for m in ms]
-    if 'system' in roles[1:]: return f"messages[{roles.index('system', 1)}] is a system turn; there may be one, and it comes first"
+    if 'system' in roles[1:]:
+        return f"messages[{roles.index('system', 1)}] is a system turn; there may be one, and it comes first"
     turns = roles[roles[0]=='system':]
     for i, r in enumerate(turns):
-        if r!=('user', 'assistant')[i%2]: return f"messages[{i+len(roles)-len(turns)}] is from '{r}'; user and assistant take turns, the user first"
-    if turns[-1:]!=['user']: return f"the last message is from '{roles[-1]}'; it must be a user turn for the model to answer"
-    if not ms[-1]['content'].strip(): return 'the last user turn is empty'
+        if r!=('user', 'assistant')[i%2]:
+            return f"messages[{i+len(roles)-len(turns)}] is from '{r}'; user and assistant take turns, the user first"
+    if turns[-1:]!=['user']:
+        return f"the last message is from '{roles[-1]}'; it must be a user turn for the model to answer"
+    if not ms[-1]['content'].strip():
+        return 'the last user turn is empty'
 
 # %% ../../nbs/data/03_readers.ipynb #bdb6a914
 def _check_frame(row):
     "What is wrong with the shape of a row, its messages apart."
-    if not isinstance(row, dict): return f'the row is {type(row).__name__}, not an object with id, messages and metadata'
+    if not isinstance(row, dict):
+        return f'the row is {type(row).__name__}, not an object with id, messages and metadata'
     id_, ms = row.get('id'), row.get('messages')
-    if id_ is None or id_ == '': return 'no id'
-    if isinstance(id_, bool) or not isinstance(id_, (str, int)): return f'id is {type(id_).__name__}, not a string'
-    if ms is None: return 'no messages (data.transform=file.py:function makes rows of another shape into ours)'
-    if not isinstance(ms, list): return f'messages is {type(ms).__name__}, not a list'
-    if not ms: return 'messages is empty'
+    if id_ is None or id_ == '':
+        return 'no id'
+    if isinstance(id_, bool) or not isinstance(id_, (str, int)):
+        return f'id is {type(id_).__name__}, not a string'
+    if ms is None:
+        return 'no messages (data.transform=file.py:function makes rows of another shape into ours)'
+    if not isinstance(ms, list):
+        return f'messages is {type(ms).__name__}, not a list'
+    if not ms:
+        return 'messages is empty'
 
 def check_row(
     row   # a decoded input row
 )->str:   # what is wrong with it; None when nothing is
     "Say why a row cannot be used."
-    if (bad := _check_frame(row)): return bad
+    if (bad := _check_frame(row)):
+        return bad
     ms = row['messages']
-    if (bad := next(filter(None, (_check_message(i, m) for i, m in enumerate(ms))), None)): return bad
-    if (bad := _check_turns(ms)): return bad
-    if not isinstance(row.get('metadata') or {}, dict): return f"metadata is {type(row['metadata']).__name__}, not an object"
+    if (bad := next(filter(None, (_check_message(i, m) for i, m in enumerate(ms))), None)):
+        return bad
+    if (bad := _check_turns(ms)):
+        return bad
+    if not isinstance(row.get('metadata') or {}, dict):
+        return f"metadata is {type(row['metadata']).__name__}, not an object"
 
 # %% ../../nbs/data/03_readers.ipynb #a62a72bd
 def to_prompt(
@@ -74,10 +88,13 @@ def to_prompt(
 # %% ../../nbs/data/03_readers.ipynb #8ab56b21
 def decode_line(line):
     "(row, None) or (None, reason) of one line of JSON."
-    try: return orjson.loads(line), None
+    try:
+        return orjson.loads(line), None
     except orjson.JSONDecodeError as e:
-        try: line.decode('utf-8')
-        except UnicodeDecodeError as u: return None, f'not UTF-8: {u}'
+        try:
+            line.decode('utf-8')
+        except UnicodeDecodeError as u:
+            return None, f'not UTF-8: {u}'
         return None, f'broken JSON: {e}'
 
 # %% ../../nbs/data/03_readers.ipynb #efef7a11
@@ -88,15 +105,20 @@ def read_jsonl(
     op = gzip.open if str(path).endswith('.gz') else open
     with op(path, 'rb') as f:
         for i, line in enumerate(f, 1):
-            if i==1 and line.startswith(b'\xef\xbb\xbf'): line = line[3:]
-            if line.strip(): yield (f'{path}, line {i}', *decode_line(line))
+            if i==1 and line.startswith(b'\xef\xbb\xbf'):
+                line = line[3:]
+            if line.strip():
+                yield (f'{path}, line {i}', *decode_line(line))
 
 # %% ../../nbs/data/03_readers.ipynb #adb75a8f
 def plain_data(o):
     "Plain lists and dicts of what Arrow, pandas or NumPy hand over; keys of messages that are null go."
-    if isinstance(o, dict): return {k:plain_data(v) for k, v in o.items()}
-    if hasattr(o, 'tolist'): return plain_data(o.tolist())
-    if isinstance(o, (list, tuple)): return [plain_data(v) for v in o]
+    if isinstance(o, dict):
+        return {k:plain_data(v) for k, v in o.items()}
+    if hasattr(o, 'tolist'):
+        return plain_data(o.tolist())
+    if isinstance(o, (list, tuple)):
+        return [plain_data(v) for v in o]
     return None if isinstance(o, float) and o!=o else o
 
 # %% ../../nbs/data/03_readers.ipynb #bb00c942
@@ -111,8 +133,10 @@ def read_parquet(
     path   # a .parquet file
 ):
     "Yield (where, row, error) for each row; needs pyarrow."
-    try: import pyarrow.parquet as pq
-    except ImportError: raise RsrError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise RsrError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
     i = 0
     for batch in pq.ParquetFile(path).iter_batches(1024):
         for row in batch.to_pylist():
@@ -127,14 +151,18 @@ def read_rows(
 ):
     "Yield (where, row, error) from any kind of input."
     if isinstance(src, (str, os.PathLike)):
-        if not Path(src).is_file(): raise RsrError(
+        if not Path(src).is_file():
+            raise RsrError(
             f'data.input_path: no file {src}'+('; object stores are read with engine: ray' if '://' in str(src) else ' (a folder: name a file)' if Path(src).is_dir() else ''))
         reader = next((r for ext, r in READERS.items() if str(src).endswith(ext)), None)
-        if reader is None: raise RsrError(f"data.input_path: cannot read {src}; allowed endings: {', '.join(READERS)}")
+        if reader is None:
+            raise RsrError(f"data.input_path: cannot read {src}; allowed endings: {', '.join(READERS)}")
         yield from reader(src)
     else:
-        if hasattr(src, 'to_dict') and hasattr(src, 'iloc'): src = src.to_dict('records')
-        for i, row in enumerate(src, 1): yield f'row {i}', drop_nulls(plain_data(row)) if isinstance(row, dict) else row, None
+        if hasattr(src, 'to_dict') and hasattr(src, 'iloc'):
+            src = src.to_dict('records')
+        for i, row in enumerate(src, 1):
+            yield f'row {i}', drop_nulls(plain_data(row)) if isinstance(row, dict) else row, None
 
 # %% ../../nbs/data/03_readers.ipynb #2649a045
 def load_function(
@@ -142,12 +170,16 @@ def load_function(
 ):
     "Import a user's function from a file."
     path, _, name = str(spec).rpartition(':')
-    if not path.endswith('.py') or not name: raise RsrError(f"'{spec}' is not of the form path/to/file.py:function")
-    if not Path(path).is_file(): raise RsrError(f"'{spec}': no file {Path(path).resolve()}")
+    if not path.endswith('.py') or not name:
+        raise RsrError(f"'{spec}' is not of the form path/to/file.py:function")
+    if not Path(path).is_file():
+        raise RsrError(f"'{spec}': no file {Path(path).resolve()}")
     s = importlib.util.spec_from_file_location(f"rsr_user_{hashlib.md5(path.encode()).hexdigest()[:8]}_{Path(path).stem}", path)
     mod = importlib.util.module_from_spec(s)
-    try: s.loader.exec_module(mod)
-    except Exception as e: raise RsrError(f"'{spec}': {path} could not be imported: {type(e).__name__}: {e}") from e
+    try:
+        s.loader.exec_module(mod)
+    except Exception as e:
+        raise RsrError(f"'{spec}': {path} could not be imported: {type(e).__name__}: {e}") from e
     if not callable(fn := getattr(mod, name, None)):
         raise RsrError(f"'{spec}': " + no_such('function', name, [k for k, v in vars(mod).items() if inspect.isfunction(v)]))
     return fn
@@ -159,13 +191,16 @@ class BadRow:
     where: str    # "file, line 3"
     reason: str
 
-    def __str__(self): return f'{self.where}: {self.reason}'
+    def __str__(self):
+        return f'{self.where}: {self.reason}'
 
 # %% ../../nbs/data/03_readers.ipynb #b67596ee
 def apply_transform(fn, row):
     "(row, None) or (None, reason) after a user's transform."
-    try: return fn(row), None
-    except Exception as e: return None, f'transform raised {type(e).__name__}: {e}'
+    try:
+        return fn(row), None
+    except Exception as e:
+        return None, f'transform raised {type(e).__name__}: {e}'
 
 def id_note(row):
     "The id of a bad row, where it has one."
@@ -178,10 +213,14 @@ def read_prompts(
     transform=None    # row -> row | None, or "file.py:function"
 ):
     "Yield (where, Prompt) or (where, BadRow), in order; rows that the transform leaves out are not yielded."
-    if isinstance(transform, (str, os.PathLike)): transform = load_function(transform)
+    if isinstance(transform, (str, os.PathLike)):
+        transform = load_function(transform)
     for where, row, err in read_rows(src):
         if transform and not err:
             row, err = apply_transform(transform, row)
-            if row is None and not err: continue
-        if (err := err or check_row(row)): yield where, BadRow(where+id_note(row), err)
-        else: yield where, to_prompt(row)
+            if row is None and not err:
+                continue
+        if (err := err or check_row(row)):
+            yield where, BadRow(where+id_note(row), err)
+        else:
+            yield where, to_prompt(row)

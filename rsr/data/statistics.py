@@ -22,12 +22,15 @@ def chance(
     need_any:int=0      # samples still needed, however they come out
 )->float:               # in [0, 1]
     "The chance that `r` more samples bring what is needed (beta-binomial)."
-    if max(need_pass+need_fail, need_any)>r: return 0.
+    if max(need_pass+need_fail, need_any)>r:
+        return 0.
     a, b, total = a+s, b+f, 0.
     p = math.prod((b+i)/(a+b+i) for i in range(r))   # no pass at all
     for x in range(r+1):
-        if x>=need_pass and r-x>=need_fail: total += p
-        if x<r: p *= (r-x)/(x+1)*(a+x)/(b+r-x-1)
+        if x>=need_pass and r-x>=need_fail:
+            total += p
+        if x<r:
+            p *= (r-x)/(x+1)*(a+x)/(b+r-x-1)
     return min(1., total)
 
 # %% ../../nbs/data/04_statistics.ipynb #81f26625
@@ -55,7 +58,8 @@ def wilson(
     z:float=1.96    # normal quantile: 1.96 for 95 %
 )->tuple:           # (low, high)
     "Wilson's score interval for a rate."
-    if n<=0: return 0., 1.
+    if n<=0:
+        return 0., 1.
     mid, half = mean+z*z/(2*n), z*math.sqrt(mean*(1-mean)/n+z*z/(4*n*n))
     return max(0., (mid-half)/(1+z*z/n)), min(1., (mid+half)/(1+z*z/n))
 
@@ -66,7 +70,8 @@ def corrected_rate(
     mean_square:float # mean over these prompts of its square
 )->tuple:             # (estimate, (low, high)); (None, None) without prompts
     "The mean pass rate of the prompts, free of the stopping rule, with a 95 % interval."
-    if not n: return None, None
+    if not n:
+        return None, None
     var = (mean_square-mean*mean)*n/(n-1) if n>1 else 0.
     n_eff = n*mean*(1-mean)/var if var>1e-12 else n
     return mean, wilson(mean, max(n_eff, n))
@@ -114,12 +119,14 @@ def tv_compare(
     import numpy as np
     a, b, rng = np.asarray(counts, float), np.asarray(other, float), np.random.default_rng(seed)
     n, m = int(a.sum()), int(b.sum()) if sample else 0
-    if not n or not b.sum(): return None
+    if not n or not b.sum():
+        return None
     p, q = a/n, b/b.sum()
     seen, same = float(tv(p, q)), (a+b)/(n+m) if sample else q
     null = _samples(rng, same, same, n, m, n_boot)
     chance = tv(*null)
-    if seen<chance.mean(): p, q = (x[np.argsort(chance)[n_boot//2]] for x in null)   # closer than chance: the interval of a sample as good as any
+    if seen<chance.mean():
+        p, q = (x[np.argsort(chance)[n_boot//2]] for x in null)   # closer than chance: the interval of a sample as good as any
     low, high = _inverted(p, q, same, n, m, n_boot, rng)
     chance95 = float(np.percentile(chance, 95))
     return dict(tv=seen, interval=[low, max(seen, high)], chance=float(chance.mean()), chance95=chance95, beyond_chance=seen>chance95)
@@ -131,15 +138,19 @@ def binom_tail(
     p:float   # chance of each, in [0, 1]
 )->float:
     "P(X ≥ k) for a binomial X."
-    if k<=0 or p>=1: return 1.
-    if p<=0 or k>n: return 0.
-    if k<=n*p: return max(0., 1-binom_tail(n-k+1, n, 1-p))
+    if k<=0 or p>=1:
+        return 1.
+    if p<=0 or k>n:
+        return 0.
+    if k<=n*p:
+        return max(0., 1-binom_tail(n-k+1, n, 1-p))
     term = math.exp(math.lgamma(n+1)-math.lgamma(k+1)-math.lgamma(n-k+1)+k*math.log(p)+(n-k)*math.log1p(-p))
     total = term
     for j in range(k, n):
         term *= (n-j)/(j+1)*p/(1-p)
         total += term
-        if term<1e-12*total: break
+        if term<1e-12*total:
+            break
     return min(1., total)
 
 # %% ../../nbs/data/04_statistics.ipynb #14f663d3
@@ -170,9 +181,13 @@ def difference(
 )->dict:                 # {n, a, b, diff, interval, p, paired}; diff is b - a
     "How far two sets of rates lie apart, with a 95 % interval."
     out = dict(n=[len(a), len(b)], a=sum(a)/len(a) if a else None, b=sum(b)/len(b) if b else None, diff=None, interval=None, p=None, paired=paired)
-    if min(len(a), len(b))<2: return out
-    if paired: m, v = _moments([y-x for x, y in zip(a, b)], 0)
-    else: (m1, v1), (m2, v2) = _moments(a, 1), _moments(b, 1); m, v = m2-m1, v1+v2
+    if min(len(a), len(b))<2:
+        return out
+    if paired:
+        m, v = _moments([y-x for x, y in zip(a, b)], 0)
+    else:
+        (m1, v1), (m2, v2) = _moments(a, 1), _moments(b, 1)
+        m, v = m2-m1, v1+v2
     free, se = min(len(a), len(b))-1, math.sqrt(v)
     shrink = (8*free+1)/(8*free+3)
     t = math.sqrt(free*math.expm1((1.96/shrink)**2/free))
@@ -188,7 +203,8 @@ def moved(
     d:dict   # of `difference`
 )->str:
     "The verdict on a difference of pass rates."
-    if min(d['n'])<PROMPTS: return 'warn'
+    if min(d['n'])<PROMPTS:
+        return 'warn'
     return next((v for v, far, p in zip(('fail', 'warn'), MOVED[::-1], CHANCE[::-1]) if abs(d['diff'])>=far-EPS and d['p']<p), 'pass')
 
 def compare_rates(

@@ -6,8 +6,7 @@
 __all__ = ['VERDICTS', 'Store', 'Verdicts']
 
 # %% ../../nbs/data/06_store.ipynb #85a1370b
-import orjson
-import time
+import orjson, time
 from bisect import bisect_right
 from itertools import groupby
 from fastcore.basics import patch
@@ -31,8 +30,10 @@ class Store(Ledger):
 @patch
 def _add(self:Store, where, p, gen):
     "Add one prompt, or take over what changed; the reason where that cannot be."
-    try: digest, row = fingerprint(p.messages), dumps(dict(messages=p.messages, metadata=p.metadata, extra=p.extra))
-    except TypeError as e: return f"id '{p.id}' cannot be written as strict UTF-8 JSON (a lone surrogate, half of a character?): {e}"
+    try:
+        digest, row = fingerprint(p.messages), dumps(dict(messages=p.messages, metadata=p.metadata, extra=p.extra))
+    except TypeError as e:
+        return f"id '{p.id}' cannot be written as strict UTF-8 JSON (a lone surrogate, half of a character?): {e}"
     new = self.db.execute('INSERT INTO prompts(id,row,place,digest,gen) VALUES(?,?,?,?,?) ON CONFLICT(id) DO NOTHING', (p.id, row, where, digest, gen))
     return None if new.rowcount else self._renew(where, p.id, digest, row, gen)
 
@@ -41,8 +42,10 @@ def _add(self:Store, where, p, gen):
 def _renew(self:Store, where, id, digest, row, gen):
     "Take over a prompt that the ledger has already; the reason where that cannot be."
     key, old, was, place, g = self.db.execute('SELECT key,row,digest,place,gen FROM prompts WHERE id=?', (id,)).fetchone()
-    if g==gen: return f"id '{id}' is already used by {place}"
-    if was!=digest: return f"the messages of id '{id}' differ from those in this run: give the changed prompt a new id, or use a new work_dir"
+    if g==gen:
+        return f"id '{id}' is already used by {place}"
+    if was!=digest:
+        return f"the messages of id '{id}' differ from those in this run: give the changed prompt a new id, or use a new work_dir"
     self.db.execute('UPDATE prompts SET row=?, place=?, gen=? WHERE key=?', (row, where, gen, key))
     if orjson.loads(old)['metadata']!=orjson.loads(row)['metadata']:
         self.db.execute('DELETE FROM scores WHERE rollout IN (SELECT key FROM rollouts WHERE prompt=?)', (key,))
@@ -58,14 +61,23 @@ def add_prompts(self:Store,
     self.begin()
     try:
         for where, p in items:
-            if not isinstance(p, BadRow) and (err := self._add(where, p, gen)): p = BadRow(where, err)
-            if isinstance(p, BadRow): bad.append(p)
-            else: n += 1
-        if bad and on_bad_row!='skip': raise RsrError(
+            if not isinstance(p, BadRow) and (err := self._add(where, p, gen)):
+                p = BadRow(where, err)
+            if isinstance(p, BadRow):
+                bad.append(p)
+            else:
+                n += 1
+        if bad and on_bad_row!='skip':
+            raise RsrError(
             f'{len(bad)} bad input rows; nothing was sampled. Mend them, or leave them out with data.on_bad_row=skip\n  '+'\n  '.join(map(str, bad)))
-        if not n: raise RsrError('the input has no usable row')
-    except BaseException: self.db.rollback(); raise
-    self.put('gen', gen); self.put('bad_rows', len(bad)); self.commit()
+        if not n:
+            raise RsrError('the input has no usable row')
+    except BaseException:
+        self.db.rollback()
+        raise
+    self.put('gen', gen)
+    self.put('bad_rows', len(bad))
+    self.commit()
     self.gen = gen
     return n, bad
 
@@ -147,11 +159,13 @@ def add_call(self:Store,
 # %% ../../nbs/data/06_store.ipynb #645aa389
 class Verdicts:
     "A mapping from fingerprints to verdicts, in the ledger."
-    def __init__(self, store): self.store = store
+    def __init__(self, store):
+        self.store = store
     def get(self, key):
         r = self.store.db.execute('SELECT value FROM verdicts WHERE key=?', (key,)).fetchone()
         return r and r[0]
-    def put(self, key, value): self.store.begin().execute('INSERT OR REPLACE INTO verdicts VALUES(?,?)', (key, value))
+    def put(self, key, value):
+        self.store.begin().execute('INSERT OR REPLACE INTO verdicts VALUES(?,?)', (key, value))
 
 # %% ../../nbs/data/06_store.ipynb #6d5917a2
 VERDICTS = dict(label=('pass', 'fail'), pair=('accept', 'swap', 'reject'))
@@ -164,8 +178,11 @@ def review(self:Store,
 ):
     "Keep what a person said of a rollout, or of a pair."
     allowed = VERDICTS['pair' if other else 'label']
-    if verdict is None: self.begin().execute('DELETE FROM reviews WHERE rollout=? AND other=?', (rollout, other)); return
-    if verdict not in allowed: raise RsrError(no_such('verdict', verdict, allowed))
+    if verdict is None:
+        self.begin().execute('DELETE FROM reviews WHERE rollout=? AND other=?', (rollout, other))
+        return
+    if verdict not in allowed:
+        raise RsrError(no_such('verdict', verdict, allowed))
     self.begin().execute('INSERT OR REPLACE INTO reviews VALUES(?,?,?)', (rollout, other, verdict))
 
 # %% ../../nbs/data/06_store.ipynb #297595d5
@@ -181,7 +198,8 @@ _cols = 'r.prompt,r.key,r.idx,r.step,r.outcome,r.text,r.reasoning,r.finish_reaso
 def _rollout(t):
     "A `Rollout` of a row of `_cols`, and perhaps the score's detail."
     r = Rollout(t[5] or '', t[6] or '', t[7], t[4], t[13], t[8] or 0, t[9] or 0, t[10], t[11], t[3], t[2], t[1], t[12], t[14] is not None, t[15], t[16])
-    if len(t)>17 and t[17]: r.detail = orjson.loads(t[17])
+    if len(t)>17 and t[17]:
+        r.detail = orjson.loads(t[17])
     return r
 
 # %% ../../nbs/data/06_store.ipynb #c424bc05
@@ -190,7 +208,8 @@ def _chunk(self:Store, after, size, verifier, outcomes, keys, detail=False):
     "The next prompts, and their rollouts by prompt."
     these = '' if keys is None else f" AND key IN ({','.join(map(str, keys[(i := bisect_right(keys, after)):i+size]))})"
     ps = self.db.execute(f'SELECT key,id,row,stop FROM prompts WHERE key>? AND gen=?{these} ORDER BY key LIMIT ?', (after, self.gen, size)).fetchall()
-    if not ps: return ps, {}
+    if not ps:
+        return ps, {}
     also = '' if outcomes is None else f" AND r.outcome IN ({','.join('?'*len(outcomes))})"
     cols = _cols+',s.detail'*detail
     rs = self.db.execute(f'SELECT {cols} FROM rollouts r LEFT JOIN scores s ON s.rollout=r.key AND s.verifier=? WHERE r.prompt BETWEEN ? AND ?{also} ORDER BY r.prompt, r.idx',
@@ -211,7 +230,8 @@ def _mark(rollouts, sides, said):
     for r in rollouts:
         r.side = sides.get(r.sampler, '')
         r.label, r.pairs = said.get(r.key, (None, None))
-        if r.label is not None: r.score = float(r.label)
+        if r.label is not None:
+            r.score = float(r.label)
 
 # %% ../../nbs/data/06_store.ipynb #b6df5418
 @patch
@@ -227,10 +247,12 @@ def walk(self:Store,
     sides, said = {k:s for s, ks in self.get('sides', {}).items() for k in ks}, _by_rollout(self.reviews())
     while True:
         ps, rs = self._chunk(after, size, verifier, outcomes, keys, detail)
-        if not ps: return
+        if not ps:
+            return
         for key, id_, row, stop in ps:
             d = orjson.loads(row)
-            if sides or said: _mark(rs.get(key, []), sides, said)
+            if sides or said:
+                _mark(rs.get(key, []), sides, said)
             yield Prompt(id_, d['messages'], d['metadata'], d['extra'], key), stop, rs.get(key, [])
         after = ps[-1][0]
 

@@ -11,7 +11,8 @@ from .statistics import corrected_rate
 from .types import EPS
 
 # %% ../../nbs/data/08_summary.ipynb #dd4283ac
-def _count(store, sql, *args): return {('open' if k is None else k):n for k, n in store.db.execute(sql, args)}
+def _count(store, sql, *args):
+    return {('open' if k is None else k):n for k, n in store.db.execute(sql, args)}
 
 def samples(
     store   # Store
@@ -76,7 +77,8 @@ def _usage(store, price, judge_price=None, judge_prices=()):
     asked = store.db.execute(f'SELECT {_tokens} FROM rollouts r').fetchone()
     judged = store.db.execute(f'SELECT {_tokens}, c.fp FROM calls r LEFT JOIN configs c ON c.key=r.config GROUP BY c.fp').fetchall()
     tokens = dict(prompt=asked[0]+sum(j[0] for j in judged), completion=asked[1]+sum(j[1] for j in judged), judge=sum(j[0]+j[1] for j in judged))
-    if not price: return tokens, None
+    if not price:
+        return tokens, None
     bills = [(asked, price), *(((p, c), own.get(fp) or judge_price or price) for p, c, fp in judged)]
     return tokens, sum(a*b for ts, q in bills for a, b in zip(ts, q))
 
@@ -110,18 +112,25 @@ def stats(
 # %% ../../nbs/data/08_summary.ipynb #c8e5422e
 def write_stats(store, d):
     "Write summary/stats.json, whole or not at all."
-    with Atomic(store.dir/'summary'/'stats.json') as f: f.write(json_pretty(d))
+    with Atomic(store.dir/'summary'/'stats.json') as f:
+        f.write(json_pretty(d))
 
 # %% ../../nbs/data/08_summary.ipynb #6d179c7b
-def _pct(x): return '–' if x is None else f'{x:.1%}'
-def _list(d): return ', '.join(f'{k} {v}' for k, v in d.items()) or 'none'
-def _interval(r): return ' (95 %: {} to {})'.format(*map(_pct, r['interval'])) if r['interval'] else ''
+def _pct(x):
+    return '–' if x is None else f'{x:.1%}'
+def _list(d):
+    return ', '.join(f'{k} {v}' for k, v in d.items()) or 'none'
+def _interval(r):
+    return ' (95 %: {} to {})'.format(*map(_pct, r['interval'])) if r['interval'] else ''
 def _rows(v):
     "How many rows a file has, and what is particular about them."
     more = [f"{v['full']} with the full number of responses"] if v['full']!=v['prompts'] else []
-    if 'positive_share' in v: more.append(f"{v['positive_share']:.0%} labelled true, {v['left_out']} left out for the balance")
-    if v.get('dropped'): more.append(f"{v['dropped']} dropped: nothing left of the answer without its thinking")
-    if v.get('unlike_length'): more.append(f"{v['unlike_length']} prompts without a pair: lengths too unlike")
+    if 'positive_share' in v:
+        more.append(f"{v['positive_share']:.0%} labelled true, {v['left_out']} left out for the balance")
+    if v.get('dropped'):
+        more.append(f"{v['dropped']} dropped: nothing left of the answer without its thinking")
+    if v.get('unlike_length'):
+        more.append(f"{v['unlike_length']} prompts without a pair: lengths too unlike")
     return f"{v['rows']} rows"+(f" ({'; '.join(more)})" if more else '')
 
 # %% ../../nbs/data/08_summary.ipynb #13fab161
@@ -149,7 +158,8 @@ def hints(
 )->list:
     "What to do about a run that is not what was hoped for, in sentences."
     c, out, (cut, n) = d['scores'], [], cut_of(d['samples'])
-    if cut>.2*n: out.append(f"{cut/n:.0%} of the rollouts were cut at sampler.max_tokens and asked again: raise it, or ask for shorter answers")
+    if cut>.2*n:
+        out.append(f"{cut/n:.0%} of the rollouts were cut at sampler.max_tokens and asked again: raise it, or ask for shorter answers")
     if c['between'] and any(not v['rows'] for v in d['rows'].values()):
         out.append(f"{c['between']} responses lie between fail_threshold and pass_threshold, and a file is empty: `rsr format RUN formatter.fail_threshold=…` makes use of them")
     return out

@@ -7,16 +7,15 @@ __all__ = ['THINKING_OPENED', 'THINKING_CLOSED', 'BOX', 'LOOP', 'BROKEN', 'SURRO
            'normalised', 'minhash', 'is_refusal', 'is_garbled', 'digest', 'stable_hash', 'prompt_text']
 
 # %% ../../nbs/data/01_text.ipynb #f047e8fc
-import hashlib
-import re
-import zlib
+import hashlib, re, zlib
 
 # %% ../../nbs/data/01_text.ipynb #6551ccf3
 def clean_text(
     s:str   # any text from outside
 )->str:     # the same, with halves of characters joined, or replaced by U+FFFD
     "Make text that can be written as strict UTF-8."
-    if not s or s.isascii() or not SURROGATE.search(s): return s or ''
+    if not s or s.isascii() or not SURROGATE.search(s):
+        return s or ''
     return s.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
 
 # %% ../../nbs/data/01_text.ipynb #8ddfecf7
@@ -54,8 +53,10 @@ def boxes(
     "Every complete, outermost `\\boxed{…}`, in order."
     opened, out, last = [], [], 0
     for m in _BRACE.finditer(text):
-        if m[0]=='}' and opened and len(o := opened.pop())>1: out.append((o[0], m.end(), text[o[1]:m.start()]))
-        elif m[0][-1]=='{' and m[0]!='\\{': opened.append(m.span() if len(m[0])>1 else ())
+        if m[0]=='}' and opened and len(o := opened.pop())>1:
+            out.append((o[0], m.end(), text[o[1]:m.start()]))
+        elif m[0][-1]=='{' and m[0]!='\\{':
+            opened.append(m.span() if len(m[0])>1 else ())
     return [b for b in sorted(out) if b[0]>=last and (last := b[1])]
 
 # %% ../../nbs/data/01_text.ipynb #220fc0ca
@@ -104,9 +105,11 @@ def is_garbled(
     "Is the response a loop, or broken characters?"
     t = text.strip()
     odd = sum(c=='\ufffd' or (ord(c)<32 and c not in '\n\r\t') for c in t)
-    if odd>BROKEN*len(t): return True
+    if odd>BROKEN*len(t):
+        return True
     raw = t.encode('utf-8', 'replace')
-    if len(raw)>=300 and len(zlib.compress(raw, 6))<LOOP*len(raw): return True
+    if len(raw)>=300 and len(zlib.compress(raw, 6))<LOOP*len(raw):
+        return True
     return bool(re.search(r'(\b\w+\b)(?:\W+\1\b){9}', t))   # one word, ten times in a row
 
 # %% ../../nbs/data/01_text.ipynb #0b7c399c
@@ -116,7 +119,9 @@ def digest(text:str)->int:
     return len(t)<<64 | hash(t)&(1<<64)-1
 
 # %% ../../nbs/data/01_text.ipynb #99e847f3
-def stable_hash(*parts): return int.from_bytes(hashlib.sha256('\0'.join(map(str, parts)).encode()).digest()[:8], 'big')
+def stable_hash(*parts)->int:
+    "Hash `parts` to a 64-bit integer, the same in every process."
+    return int.from_bytes(hashlib.sha256('\0'.join(map(str, parts)).encode()).digest()[:8], 'big')
 
 # %% ../../nbs/data/01_text.ipynb #0b261300
 def prompt_text(prompt)->str:

@@ -39,7 +39,8 @@ class Prompt:
     extra: dict = field(default_factory=dict)      # unknown top-level keys, kept
     key: int = None                                # row number in the store
 
-    def to_row(self): return dict(id=self.id, messages=self.messages, metadata=self.metadata, **self.extra)
+    def to_row(self):
+        return dict(id=self.id, messages=self.messages, metadata=self.metadata, **self.extra)
 
 # %% ../../nbs/data/00_types.ipynb #59e58ef1
 OUTCOMES = 'kept', 'truncated', 'filtered', 'empty', 'failed', 'lost'
@@ -97,5 +98,6 @@ def failed(
     fail_threshold:float=0.0    # in [0, 1]; None: whatever was scored and does not pass
 )->bool:
     "Bad enough to learn to avoid."
-    if score is None or passed(score, pass_threshold): return False
+    if score is None or passed(score, pass_threshold):
+        return False
     return fail_threshold is None or score<=fail_threshold+EPS

@@ -58,13 +58,15 @@ def score_length_data(
     most:int=100_000      # rollouts; of a larger run, a part of the prompts
 )->dict:                  # {edges, mean, interval, count: per bin, centre, rho, share drawn, unit, n, why}
     "The mean score of responses by their length, and Spearman's ρ."
-    if unit not in _LENGTH: raise RsrError(no_such('unit', unit, _LENGTH))
+    if unit not in _LENGTH:
+        raise RsrError(no_such('unit', unit, _LENGTH))
     with view(run) as v:
         part, share = _draw(v, most)
         size = _LENGTH[unit]
         base = f'FROM {{join}} WHERE {{valid}} AND s.value IS NOT NULL AND {size}>0{part}'
         rows = v.count(f'SELECT {size}, round(s.value,3) {base}')
-        if not rows: return dict(n=0, why=why_empty(v, f'No scored rollout has a length in {unit}'))
+        if not rows:
+            return dict(n=0, why=why_empty(v, f'No scored rollout has a length in {unit}'))
         cuts = sorted(set(weighted_quantiles([(r[0], r[2]) for r in rows], [i/bins for i in range(1, bins)])))
         got = v.rows(_per_bin(size, cuts, base))
     stats = [_clustered(*g[1:]) for g in got]
@@ -115,11 +117,13 @@ def criteria_data(
     **limits             # pass_threshold, fail_threshold in place of the recipe's; side
 )->dict:                 # {criteria, columns, shares: a row for each criterion (None: no answer), share drawn, by, n, why}
     "How the criteria of a rubric were answered."
-    if by not in BY: raise RsrError(no_such('by', by, BY))
+    if by not in BY:
+        raise RsrError(no_such('by', by, BY))
     with view(run, **limits) as v:
         part, share = _draw(v, most)
         rows = v.rows(f'{_ANSWER}{part}) WHERE a IS NOT NULL GROUP BY 1, 2, 3')
-        if not rows: return dict(n=0, why=why_empty(v, 'No score has the answers of a rubric'))
+        if not rows:
+            return dict(n=0, why=why_empty(v, 'No score has the answers of a rubric'))
         n, = v.rows('SELECT count(*) FROM {join} WHERE {valid} AND s.detail IS NOT NULL'+part)[0]
         scales = {c['id']:c.get('scale') for c in ((v.store.config(v.store.get('verifier')) or (0, {}))[1].get('rubric') or {}).get('criteria', ())}
     names = sorted({r[0] for r in rows}, key=lambda c: (_points(rows, c, None, scales) is None, _points(rows, c, None, scales)))
@@ -143,7 +147,8 @@ def taxonomy_data(
         blind = bool(v.rows('SELECT EXISTS(SELECT 1 FROM rollouts WHERE blind)')[0][0])
         rows = v.rows(_CELLS, blind=blind)
         n = max((sum(r[2] for r in rows if r[0]==dim) for dim, *_ in rows), default=0)
-        if not n: return dict(n=0, why='No prompt has a place in a taxonomy (metadata.taxonomy).')
+        if not n:
+            return dict(n=0, why='No prompt has a place in a taxonomy (metadata.taxonomy).')
     top = {r[:2] for r in sorted(rows, key=lambda r: -r[2])[:most]}
     values = [dict(dimension=d, value=str(x), prompts=c, share=c/n, **dict(zip(('rate', 'interval'), corrected_rate(m, mean, sq))))
               for d, x, c, m, mean, sq in rows if (d, x) in top]
@@ -152,18 +157,23 @@ def taxonomy_data(
 # %% ../../nbs/explore/06_breakdown_figures.ipynb #87785630
 def _flat(d, at=''):
     "A recipe as {dotted key: value}."
-    if isinstance(d, list): d = {str(i):v for i, v in enumerate(d)}
-    if not isinstance(d, dict): return {at:d}
+    if isinstance(d, list):
+        d = {str(i):v for i, v in enumerate(d)}
+    if not isinstance(d, dict):
+        return {at:d}
     return {k:v for key, x in d.items() for k, v in _flat(x, f'{at}.{key}' if at else key).items()}
 
 def _labels(recipes, by):
     "(what the labels are, a label for each run)."
     flats, names = [_flat(r or {}) for r in recipes], [f'run {i}' for i, _ in enumerate(recipes, 1)]
     keys = {k:None for f in flats for k in f if k not in ('work_dir', 'data.input_path')}
-    if by and by not in keys: raise RsrError(no_such('key of the recipes', by, keys))
-    if not by: by = [k for k in keys if len({repr(f.get(k)) for f in flats})>1]
+    if by and by not in keys:
+        raise RsrError(no_such('key of the recipes', by, keys))
+    if not by:
+        by = [k for k in keys if len({repr(f.get(k)) for f in flats})>1]
     by = [by] if isinstance(by, str) else sorted(by, key=lambda k: not k.startswith('sampler.'))[:2]
-    if not by: return 'run', names
+    if not by:
+        return 'run', names
     return ', '.join(by), [', '.join('–' if f.get(k) is None else str(f[k]) for k in by) for f in flats]
 
 # %% ../../nbs/explore/06_breakdown_figures.ipynb #18ac8f17

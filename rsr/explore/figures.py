@@ -49,7 +49,8 @@ def _axes(d, size):
     import matplotlib.pyplot as plt
     return plt.subplots(figsize=size(d) if callable(size) and not d['why'] else (6., 3.2) if callable(size) else size, layout='constrained')[1]
 
-def _part(d): return '' if d.get('share', 1)==1 else f' ({pct(d["share"])} drawn)'
+def _part(d):
+    return '' if d.get('share', 1)==1 else f' ({pct(d["share"])} drawn)'
 
 # %% ../../nbs/explore/07_figures.ipynb #bea3108a
 @figure(scores_data, 'How scores are spread, and what the thresholds make of them.')
@@ -58,9 +59,12 @@ def plot_scores(ax, d):
     c, p, f = d['counts'], d['pass_threshold'], d['fail_threshold']
     stack(ax, d['edges'], d['bins'], lambda k: f'{k} {c[k]:,} ({pct(c[k]/d["n"])})')
     ax.axvline(p, color=ink(ax), ls='--', lw=1.4, label=f'pass from {p:g}')
-    if f is not None: ax.axvline(f, color=ink(ax), ls=':', lw=1.6, label=f'fail up to {f:g}')
-    if c['unscored']: ax.bar([0], [0], label=f'unscored {c["unscored"]:,} (not drawn)', **LOOKS['open'])
-    ax.set_xlim(-.01, 1.01); count_ticks(ax.yaxis)
+    if f is not None:
+        ax.axvline(f, color=ink(ax), ls=':', lw=1.6, label=f'fail up to {f:g}')
+    if c['unscored']:
+        ax.bar([0], [0], label=f'unscored {c["unscored"]:,} (not drawn)', **LOOKS['open'])
+    ax.set_xlim(-.01, 1.01)
+    count_ticks(ax.yaxis)
     head(ax, f'Scores of {many(d["n"], "rollout")}', 'score (0 to 1)', 'rollouts')
 
 # %% ../../nbs/explore/07_figures.ipynb #98449baf
@@ -76,7 +80,10 @@ def plot_pass_rates(ax, d):
         lo, hi = d['interval']
         ax.axvspan(lo, hi, color=COLOURS['green'], alpha=.25, lw=0)
         ax.axvline(d['corrected'], color=COLOURS['green'], lw=1.6, label=f'corrected {pct(d["corrected"])} (95 %: {100*lo:.0f} to {100*hi:.0f})')
-    ax.set_xlim(-.01, 1.01); ax.set_ylim(0, 1.06*max(*d['prompts'], *d['expected'])); count_ticks(ax.yaxis); count_ticks(ax.xaxis, percent=True)
+    ax.set_xlim(-.01, 1.01)
+    ax.set_ylim(0, 1.06*max(*d['prompts'], *d['expected']))
+    count_ticks(ax.yaxis)
+    count_ticks(ax.xaxis, percent=True)
     head(ax, f'Pass rates of {many(d["n"], "prompt")} ({many(d["rollouts"], "scored rollout")})', 'pass rate of a prompt (%)', 'prompts', columns=2)
 
 # %% ../../nbs/explore/07_figures.ipynb #3c7abcdc
@@ -90,7 +97,10 @@ def plot_rollouts_to_satisfaction(ax, d):
            lambda k: f'satisfied {d["total"]:,}' if k=='passed' else f'not satisfied {n-d["total"]:,}')
     ax.step(*step(d['cumulative']), where='post', color=COLOURS['green'], lw=1.8, label='satisfied so far')
     ax.step(*step(d['unlimited']), where='post', color=COLOURS['green'], lw=1.4, ls='--', label='if none were stopped (Kaplan–Meier)')
-    ax.set_ylim(0, 1.02); ax.set_xlim(0, x[-1]+.6); count_ticks(ax.xaxis); count_ticks(ax.yaxis, percent=True)
+    ax.set_ylim(0, 1.02)
+    ax.set_xlim(0, x[-1]+.6)
+    count_ticks(ax.xaxis)
+    count_ticks(ax.yaxis, percent=True)
     more = f'; {d["unasked"]:,} not asked yet' if d['unasked'] else ''
     head(ax, f'Rollouts until satisfied, {many(n, "prompt")}{more}', 'rollouts asked for a prompt', 'share of prompts (%)', columns=2)
 
@@ -99,13 +109,17 @@ def plot_rollouts_to_satisfaction(ax, d):
 def plot_outcomes(ax, d):
     "Rollouts by outcome and prompts by stop reason."
     rows = [('rollouts', None, None)]+[(k, c, c/d['n']) for k, c in d['outcomes'].items()]
-    if d['stops']: rows += [('', None, None), ('prompts', None, None)]+[(k, c, c/d['prompts']) for k, c in d['stops'].items()]
+    if d['stops']:
+        rows += [('', None, None), ('prompts', None, None)]+[(k, c, c/d['prompts']) for k, c in d['stops'].items()]
     for y, (k, c, share) in enumerate(rows):
-        if c is None: continue
+        if c is None:
+            continue
         ax.barh(y, share, height=.72, **ENDS.get(k, LOOKS['other']))
         ax.text(share+.01, y, f'{c:,} ({pct(share, 1)})', va='center', fontsize=8.5)
     row_names(ax, [k.replace('_', ' ') for k, *_ in rows], [c is None for _, c, _ in rows])
-    ax.set_xlim(0, 1.18); ax.set_xticks([0, .25, .5, .75, 1]); count_ticks(ax.xaxis, percent=True)
+    ax.set_xlim(0, 1.18)
+    ax.set_xticks([0, .25, .5, .75, 1])
+    count_ticks(ax.xaxis, percent=True)
     also = f', stop reasons of {many(d["prompts"], "prompt")}' if d['stops'] else ''
     head(ax, f'Outcomes of {many(d["n"], "rollout")}{also}', 'share (%)')
 
@@ -116,10 +130,14 @@ def plot_tokens(ax, d):
     stack(ax, d['edges'], d['bins'], lambda k: f'{k} ({pct(d["tokens"][k]/d["total"])} of tokens)', ENDS)
     ax.axvline(d['median'], color=ink(ax), ls=':', lw=1.6, label=f'median {d["median"]:,}, 95 % up to {d["p95"]:,}')
     near, top = [m for m in d['limits'] if m<=1.5*d['edges'][-1]], d['edges'][-1]
-    for m in near: ax.axvline(m, color=ink(ax), ls='--', lw=1.2)
+    for m in near:
+        ax.axvline(m, color=ink(ax), ls='--', lw=1.2)
     name = 'max_tokens '+', '.join(f'{x:,}' for x in d['limits'][:4])+('' if near else ' (off the axis)')
-    if d['limits']: ax.plot([], [], color=ink(ax), ls='--' if near else ' ', lw=1.2, label=name)
-    ax.set_xlim(0, 1.03*max([top, *near])); count_ticks(ax.yaxis); count_ticks(ax.xaxis)
+    if d['limits']:
+        ax.plot([], [], color=ink(ax), ls='--' if near else ' ', lw=1.2, label=name)
+    ax.set_xlim(0, 1.03*max([top, *near]))
+    count_ticks(ax.yaxis)
+    count_ticks(ax.xaxis)
     head(ax, f'Completion tokens of {many(d["n"], "rollout")}: {d["total"]:,} in all', 'completion tokens of a rollout', 'rollouts', columns=2)
 
 # %% ../../nbs/explore/07_figures.ipynb #9b7897f1
@@ -131,8 +149,10 @@ def plot_latency(ax, d):
     stack(ax, d['edges'], d['bins'], looks=ENDS)
     for k, ls, name in (('median', ':', 'median'), ('p95', '--', '95 %'), ('p99', '-.', '99 %')):
         ax.axvline(d[k], color=ink(ax), ls=ls, lw=1.4, label=f'{name} {"" if k=="median" else "within "}{d[k]:.3g} s')
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if d['edges'][-1]<200*d['edges'][0] else (1,), numticks=12)); ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:g}')); count_ticks(ax.yaxis)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if d['edges'][-1]<200*d['edges'][0] else (1,), numticks=12))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:g}'))
+    count_ticks(ax.yaxis)
     head(ax, f'Latency of {many(d["n"], "rollout")}', 'latency of the request (s, log scale)', 'rollouts')
 
 # %% ../../nbs/explore/07_figures.ipynb #039e0156
@@ -143,10 +163,14 @@ def plot_yield_budget(ax, d):
     at = max(i for i, s in enumerate(x) if s<=.9*x[-1])
     each = lambda v: f'{v:,.1f}' if v<100 else f'{v:,.0f}'
     ax.plot(x, y, color=COLOURS['blue'], lw=1.8, label=f'satisfied: {y[-1]:,} of {many(d["prompts"], "prompt")}')
-    if d['average']: ax.plot([0, x[-1]], [0, y[-1]], color=ink(ax), ls=':', lw=1.4, label=f'on average {each(d["average"])} {u} each')
+    if d['average']:
+        ax.plot([0, x[-1]], [0, y[-1]], color=ink(ax), ls=':', lw=1.4, label=f'on average {each(d["average"])} {u} each')
     end = f'{each(d["marginal"])} {u} each' if d['marginal'] else 'none satisfied'
     ax.plot(x[at:], y[at:], color=COLOURS['vermillion'], lw=3.2, solid_capstyle='butt', label=f'last tenth: {end}')
-    ax.set_xlim(0, x[-1]); ax.set_ylim(bottom=0); count_ticks(ax.xaxis); count_ticks(ax.yaxis)
+    ax.set_xlim(0, x[-1])
+    ax.set_ylim(bottom=0)
+    count_ticks(ax.xaxis)
+    count_ticks(ax.yaxis)
     head(ax, f'Yield of {x[-1]:,} {u}', f'{u} spent, in the order of asking', 'satisfied prompts', columns=2)
 
 # %% ../../nbs/explore/07_figures.ipynb #80acbe71
@@ -158,7 +182,9 @@ def plot_score_length(ax, d):
     rho = '' if d['rho'] is None else f'; Spearman ρ = {d["rho"]:+.2f}'.replace('-', '−')
     ax.errorbar(x, y, err, fmt='o-', color=COLOURS['blue'], ms=5, lw=1.2, capsize=3, label=f'mean of about {round(d["n"]/len(x)):,} rollouts, 95 % interval')
     lo, hi = min(m-e for m, e in zip(y, err[0])), max(m+e for m, e in zip(y, err[1]))
-    ax.set_ylim(max(-.02, lo-.08), min(1.02, hi+.08)); ax.set_xlim(left=0); count_ticks(ax.xaxis)
+    ax.set_ylim(max(-.02, lo-.08), min(1.02, hi+.08))
+    ax.set_xlim(left=0)
+    count_ticks(ax.xaxis)
     head(ax, f'Score against length, {many(d["n"], "rollout")}{_part(d)}{rho}', f'length of a response ({d["unit"]})', 'mean score (0 to 1)', columns=2)
 
 # %% ../../nbs/explore/07_figures.ipynb #0312e6b5
@@ -168,10 +194,12 @@ def plot_margins(ax, d):
     n, m, low = d['n'], d['min_margin'], d['below']
     under = [c if hi<=m+1e-9 else 0 for c, hi in zip(d['prompts'], d['edges'][1:])]
     stack(ax, d['edges'], dict(passed=[c-u for c, u in zip(d['prompts'], under)], failed=under), lambda k: f'a pair: {n-low:,}' if k=='passed' else f'too close: {low:,}')
-    if m: ax.axvline(m, color=ink(ax), ls='--', lw=1.4, label=f'min_margin {m:g}')
+    if m:
+        ax.axvline(m, color=ink(ax), ls='--', lw=1.4, label=f'min_margin {m:g}')
     ax.axvline(d['mean'], color=ink(ax), ls=':', lw=1.6, label=f'mean {d["mean"]:.2f}')
     none = f'without a pair: {d["only_passed"]:,} only passed, {d["only_failed"]:,} only failed, {d["neither"]:,} neither'
-    ax.set_xlim(-.01, 1.01); count_ticks(ax.yaxis)
+    ax.set_xlim(-.01, 1.01)
+    count_ticks(ax.yaxis)
     head(ax, f'Margins of {many(n, "prompt")}\n{none}', 'best passed score − worst failed score', 'prompts', columns=4)
 
 # %% ../../nbs/explore/07_figures.ipynb #67b59625
@@ -191,9 +219,11 @@ def plot_criteria(ax, d):
     "A heat map of the rubric's criteria."
     _cells(ax, d['shares'])
     ax.set_xlim(-.5, len(d['columns'])-.5)
-    row_names(ax, [c.replace('_', ' ') for c in d['criteria']]); ax.set_xticks(range(len(d['columns'])), d['columns'])
+    row_names(ax, [c.replace('_', ' ') for c in d['criteria']])
+    ax.set_xticks(range(len(d['columns'])), d['columns'])
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
-    for s in ax.spines.values(): s.set_visible(False)
+    for s in ax.spines.values():
+        s.set_visible(False)
     what = 'answers' if d['by']=='answers' else 'points given'
     head(ax, f'{what.capitalize()} by criterion, {many(d["n"], "judged rollout")}{_part(d)}', f'share of {what} (%)', key=False)
 
@@ -204,16 +234,20 @@ def plot_taxonomy(ax, d):
     "Share of prompts and pass rate per value of the taxonomy."
     rows, last = [], None
     for v in d['values']:
-        if v['dimension']!=last: rows.append((last := v['dimension'], None))
+        if v['dimension']!=last:
+            rows.append((last := v['dimension'], None))
         rows.append((v['value'], v))
     for y, (_, v) in enumerate(rows):
-        if not v: continue
+        if not v:
+            continue
         ax.barh(y, v['share'], height=.72, label='share of prompts' if y==1 else None, **LOOKS['passed'])
-        if v['rate'] is None: continue
+        if v['rate'] is None:
+            continue
         err, name = [[abs(v['rate']-x)] for x in v['interval']], None if ax.get_legend_handles_labels()[1][1:] else 'pass rate, 95 % interval'
         ax.errorbar(v['rate'], y, xerr=err, fmt='D', ms=4.5, mec='white', mew=.6, color=COLOURS['vermillion'], capsize=3, lw=1.4, label=name)
     row_names(ax, [k if v is None else f'{short(k, 22)}  ({v["prompts"]:,})' for k, v in rows], [v is None for _, v in rows])
-    ax.set_xlim(0, 1.02); count_ticks(ax.xaxis, percent=True)
+    ax.set_xlim(0, 1.02)
+    count_ticks(ax.xaxis, percent=True)
     more = f'; {d["left_out"]} rarer values left out' if d['left_out'] else ''
     head(ax, f'Taxonomy of {many(d["n"], "prompt")}{more}', 'share of prompts, pass rate (%)')
 
@@ -226,9 +260,11 @@ def plot_compare(ax, d):
         if r['corrected'] is not None:
             err = [[abs(r['corrected']-x)] for x in r['interval']]
             key['c'] = ax.errorbar(r['corrected'], y, xerr=err, fmt='o', ms=6, color=COLOURS['blue'], capsize=3, lw=1.6, label=None if 'c' in key else 'corrected, 95 % interval')
-        if r['plain'] is not None: key['p'] = ax.plot(r['plain'], y, 'D', ms=6, mfc='none', mec=COLOURS['vermillion'], mew=1.4, label=None if 'p' in key else 'plain')[0]
+        if r['plain'] is not None:
+            key['p'] = ax.plot(r['plain'], y, 'D', ms=6, mfc='none', mec=COLOURS['vermillion'], mew=1.4, label=None if 'p' in key else 'plain')[0]
     cost = lambda r: f'{r["cost"]:.1f} rollouts per satisfied prompt' if r['cost'] else many(r['rollouts'], 'rollout')
-    row_names(ax, [r['label'] for r in rs], [True]*len(rs)); ax.set_xlim(0, 1)
+    row_names(ax, [r['label'] for r in rs], [True]*len(rs))
+    ax.set_xlim(0, 1)
     for y, r in enumerate(rs):
         ax.text(1, y-.16, f'{many(r["prompts"], "prompt")}, {cost(r)}', ha='right', va='bottom', fontsize=8)
         ax.axhline(y, color=ink(ax), lw=.5, alpha=.4, zorder=0)
@@ -247,11 +283,14 @@ def all_figures(
     "Draw the figures of a run; each is closed when the next is asked for."
     import matplotlib.pyplot as plt
     for name in names or FIGURES:
-        if name not in FIGURES: raise RsrError(no_such('figure', name, FIGURES))
+        if name not in FIGURES:
+            raise RsrError(no_such('figure', name, FIGURES))
         plot, caption = FIGURES[name]
         takes = any(p.kind==p.VAR_KEYWORD for p in inspect.signature(plot.data).parameters.values())
         with style(dark):
             ax = plot([run, *beside] if name=='compare' else run, dark=dark, **(limits if takes else {}))
             try:
-                if not (skip and ax.figure_why): yield name, caption, ax
-            finally: plt.close(ax.figure)
+                if not (skip and ax.figure_why):
+                    yield name, caption, ax
+            finally:
+                plt.close(ax.figure)

@@ -8,10 +8,7 @@ __all__ = ['COLOURS', 'STYLE', 'W', 'H', 'PAD', 'TOP', 'BASE', 'LEAST_LIKE', 'MO
            'prompt_line', 'rollout_line']
 
 # %% ../../nbs/explore/02_html.ipynb #7a0dbbe0
-import difflib
-import html
-import re
-import unicodedata
+import difflib, html, re, unicodedata
 
 # %% ../../nbs/explore/02_html.ipynb #7743a645
 _hidden = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]')
@@ -65,7 +62,8 @@ def block(*parts, role='')->str:
 # %% ../../nbs/explore/02_html.ipynb #bd4df4b8
 W, H, PAD, TOP, BASE = 560, 220, 9, 44, 188   # pixels; PAD is half a slider's handle, so that the slider below has the same scale
 
-def _x(score): return PAD+score*(W-2*PAD)
+def _x(score):
+    return PAD+score*(W-2*PAD)
 
 def _bars(h):
     "The stacked bars as SVG."
@@ -74,7 +72,8 @@ def _bars(h):
     for i in range(n):
         y, lo, hi = BASE, h['edges'][i], h['edges'][i+1]
         for k in ('failed', 'between', 'passed'):
-            if not (c := int(h[k][i])): continue
+            if not (c := int(h[k][i])):
+                continue
             size = max(1.5, (BASE-TOP)*c/top)
             y -= size
             tip = f'{c:,} {k}, scores from {lo:.2g} to {hi:.2g}'
@@ -85,7 +84,8 @@ def _bars(h):
     return grid+''.join(out)
 
 # %% ../../nbs/explore/02_html.ipynb #e33d145f
-def _digits(x): return f'{x:.2f}' if abs(x-round(x, 2))<1e-9 else f'{x:.4g}'
+def _digits(x):
+    return f'{x:.2f}' if abs(x-round(x, 2))<1e-9 else f'{x:.4g}'
 
 def _line(score, text, colour, y, left, dashes):
     "A threshold as a line with its name at the top, to its left or its right."
@@ -99,7 +99,8 @@ def _lines(pass_threshold, fail_threshold, margin):
     out = _line(pass_threshold, f'pass ≥ {_digits(pass_threshold)}', COLOURS['passed'], 13, pass_threshold>.8, 'none')
     if fail_threshold is not None and fail_threshold<pass_threshold:
         out += _line(fail_threshold, f'fail ≤ {_digits(fail_threshold)}', COLOURS['failed'], 26, fail_threshold>.2, '5 3')
-    if margin: out += (f'<path d="M{_x(max(0, pass_threshold-margin)):.1f} {BASE-4}H{_x(pass_threshold):.1f}" stroke="currentColor" stroke-width="3" opacity=".55">'
+    if margin:
+        out += (f'<path d="M{_x(max(0, pass_threshold-margin)):.1f} {BASE-4}H{_x(pass_threshold):.1f}" stroke="currentColor" stroke-width="3" opacity=".55">'
                        f'<title>margin {margin:.2f}: what is rejected beside a response that just passes scores at most {pass_threshold-margin:.2f}</title></path>')
     return out
 
@@ -122,7 +123,8 @@ def histogram_svg(
     return block(svg, f'<div class="rsr-legend" style="width:{W}px;text-align:center">{legend}'+(f"unscored <b>{h['unscored']:,}</b>" if h['unscored'] else '')+'</div>')
 
 # %% ../../nbs/explore/02_html.ipynb #87367071
-def _count(n, exact=True): return '?' if n is None else f"{'' if exact else '≤ '}{n:,}"
+def _count(n, exact=True):
+    return '?' if n is None else f"{'' if exact else '≤ '}{n:,}"
 
 def whatif_html(
     rows:list,          # of `rsr.whatif.whatif`
@@ -162,7 +164,8 @@ def diff_html(
     x, y = (re.findall(split, t) for t in (a, b))
     m = difflib.SequenceMatcher(None, [w.strip() for w in x], [w.strip() for w in y])
     ops = [o for o in m.get_opcodes() if o[0]!='equal']
-    if m.ratio()<LEAST_LIKE: return shown(a), shown(b), m.ratio()
+    if m.ratio()<LEAST_LIKE:
+        return shown(a), shown(b), m.ratio()
     return _runs(x, 'del', [o[1:3] for o in ops if o[2]>o[1]]), _runs(y, 'ins', [o[3:5] for o in ops if o[4]>o[3]]), m.ratio()
 
 # %% ../../nbs/explore/02_html.ipynb #6f10e1b7
@@ -221,7 +224,8 @@ def prompt_line(
     r:dict=None   # a row of `prompt_table`; None: the names of the columns
 )->str:
     "A prompt as one line of a list."
-    if r is None: return f"{'passed':>9}  {'mean':>5}  {'spread':>11}  {'cut':>4}  {'id':18}  prompt"
+    if r is None:
+        return f"{'passed':>9}  {'mean':>5}  {'spread':>11}  {'cut':>4}  {'id':18}  prompt"
     some = r['scored']>0
     mean, spread = (f"{r['mean']:.2f}", f"{r['worst']:.2f}–{r['best']:.2f}") if some else ('–', '–')
     passed = f"{r['passed']} of {r['scored']}"

@@ -8,8 +8,7 @@ __all__ = ['KIND', 'KINDS', 'JOIN', 'LIMITS', 'UNITS', 'View', 'FrameLedger', 'v
            'outcomes_data', 'weighted_quantiles', 'tokens_data', 'latency_data', 'yield_budget_data']
 
 # %% ../../nbs/explore/05_ledger_view.ipynb #4e873d27
-import math
-import sqlite3
+import math, sqlite3
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +44,8 @@ class View:
         p, f = self.limits['pass_threshold'], self.limits['fail_threshold']
         args = {'v':self.store.get('verifier'), 'gen':self.store.gen, 'pass':p-EPS, 'fail':p if f is None else f+EPS, **more}
         valid = f"r.outcome IN ({','.join(map(repr, self.valid))})"
-        if self.samplers is not None: valid += f" AND r.sampler IN ({','.join(map(str, map(int, self.samplers)))})"
+        if self.samplers is not None:
+            valid += f" AND r.sampler IN ({','.join(map(str, map(int, self.samplers)))})"
         return self.store.db.execute(sql.format(kind=KIND, join=JOIN, valid=valid), args)
 
     def rows(self, sql, **more):
@@ -67,9 +67,12 @@ def _recipe_limits(d):
 def _check_limits(limits):
     "Raise unless these are thresholds."
     for k, v in limits.items():
-        if k not in LIMITS: raise RsrError(no_such('threshold', k, LIMITS))
-        if v is None and k=='fail_threshold': continue
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0<=v<=1: raise RsrError(f'{k}: {v!r} is not a number in [0, 1]')
+        if k not in LIMITS:
+            raise RsrError(no_such('threshold', k, LIMITS))
+        if v is None and k=='fail_threshold':
+            continue
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0<=v<=1:
+            raise RsrError(f'{k}: {v!r} is not a number in [0, 1]')
 
 # %% ../../nbs/explore/05_ledger_view.ipynb #81775ac7
 _NUMBERS = 'score', 'prompt_tokens', 'completion_tokens', 'latency', 'max_tokens', 'blind', 'step'
@@ -81,24 +84,31 @@ class FrameLedger:
     def __init__(self,
         df   # columns as in `run.rollouts`
     ):
-        if 'prompt' not in df: raise RsrError(f"a DataFrame of rollouts has a column 'prompt'; this one has {', '.join(map(str, df.columns)) or 'none'}")
+        if 'prompt' not in df:
+            raise RsrError(f"a DataFrame of rollouts has a column 'prompt'; this one has {', '.join(map(str, df.columns)) or 'none'}")
         self.db = sqlite3.connect(':memory:', isolation_level=None)
         self.db.executescript(SCHEMA)
         self._fill(df.reset_index(drop=True))
 
-    def get(self, key, default=None): return 1 if key=='verifier' else default
-    def config(self, key): return None
-    def close(self): self.db.close()
+    def get(self, key, default=None):
+        return 1 if key=='verifier' else default
+    def config(self, key):
+        return None
+    def close(self):
+        self.db.close()
 
 # %% ../../nbs/explore/05_ledger_view.ipynb #e27c7049
 def _column(df, name):
     "A column as plain values, None where there is nothing."
     import pandas as pd
-    if name not in df: return [None]*len(df)
+    if name not in df:
+        return [None]*len(df)
     s = df[name]
     if name in _NUMBERS:
-        try: s = pd.to_numeric(s)
-        except (ValueError, TypeError) as e: raise RsrError(f"the column '{name}' of the DataFrame is not of numbers: {e}") from None
+        try:
+            s = pd.to_numeric(s)
+        except (ValueError, TypeError) as e:
+            raise RsrError(f"the column '{name}' of the DataFrame is not of numbers: {e}") from None
     plain = s.astype(object).where(s.notna(), None).tolist()
     return plain if name in _NUMBERS else [x if x is None or isinstance(x, str) else dumps(x) if isinstance(x, (dict, list)) else str(x) for x in plain]
 
@@ -107,7 +117,8 @@ def _column(df, name):
 def _fill(self:FrameLedger, df):
     "Write a DataFrame's columns into the tables."
     many, cols = self.db.executemany, {c:_column(df, c) for c in ('score', *_COLUMNS, 'detail', 'metadata', 'stop')}
-    if 'outcome' not in df: cols['outcome'] = ['kept']*len(df)
+    if 'outcome' not in df:
+        cols['outcome'] = ['kept']*len(df)
     keys = [int(c)+1 for c in df['prompt'].factorize(use_na_sentinel=False)[0]]
     nth = df.groupby('prompt', dropna=False).cumcount().tolist()
     self.db.execute('BEGIN')
@@ -127,20 +138,26 @@ def view(
 ):                   # a View, closed at the end
     "Open a run for reading, with its thresholds."
     _check_limits(limits)
-    if isinstance(run, str) or hasattr(run, '__fspath__'): run = load_run(run)
+    if isinstance(run, str) or hasattr(run, '__fspath__'):
+        run = load_run(run)
     if isinstance(run, Run):
         d = run.written
         v = View(Store(run.path, write=False), {**_recipe_limits(d), **limits}, valid_outcomes(d), d)
         v.store.db.execute('PRAGMA mmap_size=4294967296')   # bytes: half the time for a ledger of some gigabytes
-    elif hasattr(run, 'to_pandas'): v = View(FrameLedger(run.to_pandas()), {**LIMITS, **limits})   # polars, pyarrow, datasets
-    elif hasattr(run, 'iloc') and hasattr(run, 'columns'): v = View(FrameLedger(run), {**LIMITS, **limits})
-    else: raise RsrError(f'{type(run).__name__} is not a run: give a Run, the path of its directory, or a DataFrame of rollouts')
+    elif hasattr(run, 'to_pandas'):
+        v = View(FrameLedger(run.to_pandas()), {**LIMITS, **limits})   # polars, pyarrow, datasets
+    elif hasattr(run, 'iloc') and hasattr(run, 'columns'):
+        v = View(FrameLedger(run), {**LIMITS, **limits})
+    else:
+        raise RsrError(f'{type(run).__name__} is not a run: give a Run, the path of its directory, or a DataFrame of rollouts')
     try:
         sides = v.store.get('sides', {})
-        if side and side not in sides: raise RsrError(no_such('side', side, sides) if sides else f"no side '{side}': this run does not make pairs of two sides")
+        if side and side not in sides:
+            raise RsrError(no_such('side', side, sides) if sides else f"no side '{side}': this run does not make pairs of two sides")
         v.samplers = sides[side] if side else None
         yield v
-    finally: v.store.close()
+    finally:
+        v.store.close()
 
 # %% ../../nbs/explore/05_ledger_view.ipynb #42b80dfd
 def why_empty(v, what='No valid rollout has a score yet'):
@@ -148,7 +165,9 @@ def why_empty(v, what='No valid rollout has a score yet'):
     n, = v.rows('SELECT count(*) FROM rollouts')[0]
     return f'{what} ({n:,} rollouts were asked for).' if n else 'No rollout has been asked for yet.'
 
-def bin_edges(n, lo=0., hi=1.): return [lo+(hi-lo)*i/n for i in range(n+1)]
+def bin_edges(n:int, lo=0., hi=1.)->list:
+    "Return the `n`+1 edges of `n` bins of equal width."
+    return [lo+(hi-lo)*i/n for i in range(n+1)]
 
 def _ends(rows):
     "The outcomes of rows, in the order of OUTCOMES; others last."
@@ -157,7 +176,8 @@ def _ends(rows):
 def spread_edges(rows, names, bins):
     "Counts per bin by name, of (name, bin, count) rows."
     out = {k:[0]*bins for k in names}
-    for k, b, c in rows: out[k][min(max(int(b), 0), bins-1)] += c
+    for k, b, c in rows:
+        out[k][min(max(int(b), 0), bins-1)] += c
     return out
 
 # %% ../../nbs/explore/05_ledger_view.ipynb #b579adb0
@@ -184,7 +204,8 @@ def beta_masses(
     u = np.linspace(-20, 20, 40001)
     w = np.exp(-a*np.logaddexp(0, -u)-b*np.logaddexp(0, u))*(u[1]-u[0])
     mass, _ = np.histogram(1/(1+np.exp(-u)), edges, weights=w)
-    mass[0] += math.exp(-20*a)/a; mass[-1] += math.exp(-20*b)/b
+    mass[0] += math.exp(-20*a)/a
+    mass[-1] += math.exp(-20*b)/b
     return (mass/mass.sum()).tolist()
 
 # %% ../../nbs/explore/05_ledger_view.ipynb #a15808fa
@@ -193,7 +214,8 @@ _PER_PROMPT = '''SELECT k, n, kb, nb, count(*) FROM (SELECT sum(s.value>=:pass) 
 
 def _rates(rows):
     "Plain, pooled and corrected pass rates of (passed, scored, passed blind, scored blind, prompts) rows."
-    def mean(f, rs): return sum(f(*r[:4])*r[4] for r in rs)/sum(r[4] for r in rs)
+    def mean(f, rs):
+        return sum(f(*r[:4])*r[4] for r in rs)/sum(r[4] for r in rs)
     blind, n = [r for r in rows if r[3]], sum(r[1]*r[4] for r in rows)
     rate, ci = corrected_rate(sum(r[4] for r in blind), *[mean(lambda k, m, kb, mb, e=e: (kb/mb)**e, blind) if blind else 0. for e in (1, 2)])
     return dict(plain=mean(lambda k, m, *_: k/m, rows), pooled=sum(r[0]*r[4] for r in rows)/n, corrected=rate, interval=ci and list(ci), rollouts=n)
@@ -207,9 +229,11 @@ def pass_rates_data(
     "How the pass rates of the prompts are spread: as seen, and as they probably are."
     with view(run, **limits) as v:
         rows = v.rows(_PER_PROMPT)
-        if not rows: return dict(n=0, why=why_empty(v))
+        if not rows:
+            return dict(n=0, why=why_empty(v))
     n, edges, fit = sum(r[-1] for r in rows), bin_edges(bins), Counter()
-    for k, m, _, _, c in rows: fit[k, m-k] += c
+    for k, m, _, _, c in rows:
+        fit[k, m-k] += c
     a, b = fit_beta(fit)
     return dict(edges=edges, prompts=spread_edges([('n', k/m*bins+1e-9, c) for k, m, _, _, c in rows], ['n'], bins)['n'], expected=[n*x for x in beta_masses(a, b, edges)],
                 never=sum(r[-1] for r in rows if not r[0]), always=sum(r[-1] for r in rows if r[0]==r[1]), **_rates(rows), beta=[a, b], n=n, why=None)
@@ -236,8 +260,10 @@ def rollouts_to_satisfaction_data(
         rows = v.rows('''SELECT stop, n, count(*) FROM (SELECT p.stop, count(r.key) n FROM prompts p LEFT JOIN rollouts r ON r.prompt=p.key
                          WHERE p.gen=:gen GROUP BY p.key) GROUP BY 1, 2''')
         asked = [r for r in rows if r[1]]
-        if not asked: return dict(n=0, why=why_empty(v))
-        if v.recipe is None and not any(s for s, *_ in rows): return dict(n=0, why="These rollouts do not say why each prompt was stopped (column 'stop').")
+        if not asked:
+            return dict(n=0, why=why_empty(v))
+        if v.recipe is None and not any(s for s, *_ in rows):
+            return dict(n=0, why="These rollouts do not say why each prompt was stopped (column 'stop').")
     most, total = max(n for _, n, _ in asked), sum(c for *_, c in asked)
     sat, cen = ([sum(c for s, n, c in asked if n==k and (s=='satisfied')==yes) for k in range(1, most+1)] for yes in (True, False))
     return dict(rollouts=list(range(1, most+1)), satisfied=sat, censored=cen, cumulative=[x/total for x in accumulate(sat)], unlimited=kaplan_meier(sat, cen),
@@ -251,7 +277,8 @@ def outcomes_data(
     with view(run) as v:
         out = {k or 'in flight':c for k, c in v.rows('SELECT outcome, count(*) FROM rollouts GROUP BY 1 ORDER BY 2 DESC')}
         stops = {k or 'open':c for k, c in v.rows('SELECT stop, count(*) FROM prompts WHERE gen=:gen GROUP BY 1 ORDER BY 2 DESC')}
-        if v.recipe is None and set(stops)=={'open'}: stops = {}
+        if v.recipe is None and set(stops)=={'open'}:
+            stops = {}
         return dict(outcomes=out, stops=stops, prompts=sum(stops.values()), n=sum(out.values()), why=None if out else why_empty(v))
 
 def weighted_quantiles(pairs, at):
@@ -259,7 +286,8 @@ def weighted_quantiles(pairs, at):
     pairs, total, out, seen = sorted(pairs), sum(c for _, c in pairs), [], 0
     for x, c in pairs:
         seen += c
-        while len(out)<len(at) and seen>=at[len(out)]*total-1e-9: out.append(x)
+        while len(out)<len(at) and seen>=at[len(out)]*total-1e-9:
+            out.append(x)
     return out
 
 # %% ../../nbs/explore/05_ledger_view.ipynb #864ad656
@@ -270,7 +298,8 @@ def tokens_data(
     "How many completion tokens the rollouts took, by outcome."
     with view(run) as v:
         rows = v.count("SELECT coalesce(outcome,'in flight'), max_tokens, completion_tokens FROM rollouts WHERE completion_tokens>0")
-        if not rows: return dict(n=0, why=why_empty(v, 'No rollout has a count of tokens'))
+        if not rows:
+            return dict(n=0, why=why_empty(v, 'No rollout has a count of tokens'))
     names = _ends(rows)
     top = max(r[2] for r in rows)
     width = max(1, math.ceil((top+1)/bins))
@@ -287,10 +316,12 @@ def latency_data(
     ms = 'CASE WHEN latency<10 THEN CAST(latency*1000+.5 AS INT) ELSE CAST(latency*10+.5 AS INT)*100 END'
     with view(run) as v:
         rows = v.count(f"SELECT coalesce(outcome,'in flight'), max(1,{ms}) FROM rollouts WHERE latency IS NOT NULL")
-        if not rows: return dict(n=0, why=why_empty(v, 'No rollout has a latency'))
+        if not rows:
+            return dict(n=0, why=why_empty(v, 'No rollout has a latency'))
     names = _ends(rows)
     lo, hi = math.log(min(r[1] for r in rows)/1000), math.log(max(r[1] for r in rows)/1000)
-    if hi-lo<math.log(2): lo, hi = lo-math.log(2), hi+math.log(2)
+    if hi-lo<math.log(2):
+        lo, hi = lo-math.log(2), hi+math.log(2)
     at = lambda t: (math.log(t/1000)-lo)/(hi-lo)*bins+1e-9
     m, p95, p99 = (q/1000 for q in weighted_quantiles([r[1:] for r in rows], (.5, .95, .99)))
     return dict(edges=[math.exp(x) for x in bin_edges(bins, lo, hi)], bins=spread_edges([(k, at(t), c) for k, t, c in rows], names, bins), median=m, p95=p95, p99=p99,
@@ -305,10 +336,12 @@ def yield_budget_data(
     points:int=200         # of the curve
 )->dict:                   # {spent, satisfied: cumulative; average, marginal: spent per satisfied prompt, or None; last: prompts in the last tenth; prompts, unit, n, why}
     "Satisfied prompts against what was spent, in the order of asking."
-    if unit not in UNITS: raise RsrError(no_such('unit', unit, UNITS))
+    if unit not in UNITS:
+        raise RsrError(no_such('unit', unit, UNITS))
     with view(run) as v:
         n, top = v.rows('SELECT count(*), max(key) FROM rollouts')[0]
-        if not n: return dict(n=0, why=why_empty(v))
+        if not n:
+            return dict(n=0, why=why_empty(v))
         if v.recipe is None and not v.rows('SELECT 1 FROM prompts WHERE stop IS NOT NULL LIMIT 1'):
             return dict(n=0, why="These rollouts do not say which prompts were satisfied (column 'stop').")
         w = -(-n//points)
@@ -321,7 +354,8 @@ def _spent(v, unit, place, w):
     "What was spent, and how many prompts were satisfied, per bucket of `w` places: (bucket, amount) rows."
     ranked = f'WITH o AS (SELECT key, prompt, coalesce(prompt_tokens,0)+coalesce(completion_tokens,0) tokens, {place} place FROM rollouts)'
     cost = v.rows(f"{ranked} SELECT place/:w, {'sum(tokens)' if unit=='tokens' else 'count(*)'} FROM o GROUP BY 1", w=w)
-    if unit=='tokens': cost += v.rows(f'{ranked} SELECT o.place/:w, sum(c.prompt_tokens+c.completion_tokens) FROM calls c JOIN o ON o.key=c.rollout GROUP BY 1', w=w)
+    if unit=='tokens':
+        cost += v.rows(f'{ranked} SELECT o.place/:w, sum(c.prompt_tokens+c.completion_tokens) FROM calls c JOIN o ON o.key=c.rollout GROUP BY 1', w=w)
     return cost, v.rows(f"""{ranked} SELECT k/:w, count(*) FROM (SELECT max(o.place) k FROM prompts p JOIN o ON o.prompt=p.key
                             WHERE p.stop='satisfied' AND p.gen=:gen GROUP BY p.key) GROUP BY 1""", w=w)
 
@@ -330,9 +364,12 @@ def _curve(cost, sat, size, more):
     "Cumulative sums of (place, amount) rows, and the price of a satisfied prompt."
     spent, got = [0]*(size+1), [0]*(size+1)
     for out, rows in ((spent, cost), (got, sat)):
-        for b, c in rows: out[min(b, size-1)+1] += c or 0
-        for i in range(size): out[i+1] += out[i]
-    if not spent[-1]: return dict(n=0, why='No rollout has a count of tokens.')
+        for b, c in rows:
+            out[min(b, size-1)+1] += c or 0
+        for i in range(size):
+            out[i+1] += out[i]
+    if not spent[-1]:
+        return dict(n=0, why='No rollout has a count of tokens.')
     at = max(i for i, s in enumerate(spent) if s<=.9*spent[-1])
     last = got[-1]-got[at]
     return dict(spent=spent, satisfied=got, average=spent[-1]/got[-1] if got[-1] else None, marginal=(spent[-1]-spent[at])/last if last else None, last=last, **more, why=None)

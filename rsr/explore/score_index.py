@@ -58,7 +58,8 @@ def _made(store, key):
     "For which side each rollout was asked."
     made = np.zeros(len(key), np.int8)
     for side, samplers in (store.get('sides') or {}).items():
-        for k in samplers: made[_places(key, _ints(store.db, 'rollouts', 'key', where=f'sampler={int(k)}')[0])[0]] = ('', 'chosen', 'rejected').index(side)
+        for k in samplers:
+            made[_places(key, _ints(store.db, 'rollouts', 'key', where=f'sampler={int(k)}')[0])[0]] = ('', 'chosen', 'rejected').index(side)
     return made
 
 # %% ../../nbs/explore/00_score_index.ipynb #e696c36c
@@ -89,9 +90,11 @@ def _heed(s, reviews):
     labels, pairs = {a:v=='pass' for (a, b), v in reviews.items() if not b}, [k for pair in reviews if pair[1] for k in pair]
     changed = labels!={a:v=='pass' for (a, b), v in s.reviews.items() if not b}
     s.reviews, s.judged = reviews, np.unique(s.prompt[np.isin(s.key, pairs)])
-    if not changed: return
+    if not changed:
+        return
     s.score, s.cache = s.raw.copy(), {}
-    for i in np.flatnonzero(np.isin(s.key, [*labels])): s.score[i] = labels[int(s.key[i])]
+    for i in np.flatnonzero(np.isin(s.key, [*labels])):
+        s.score[i] = labels[int(s.key[i])]
 
 def take_review(
     s:Scores,
@@ -111,7 +114,8 @@ def text_mode(
 
 def _digest(text, reasoning, mode):
     "A number that is equal where the text is; 0 where nothing is left of it."
-    if 'answer' in mode: text = split_thinking(text, reasoning)[1]
+    if 'answer' in mode:
+        text = split_thinking(text, reasoning)[1]
     text = (text or '').strip()
     return hash(normalised(text) or '\0') if 'normalised' in mode and text else hash(text)
 
@@ -144,8 +148,11 @@ def read_sides(
     for i, (key, id_, row) in enumerate(store.db.execute('SELECT key,id,row FROM prompts WHERE gen=? ORDER BY key', (store.gen,)) if bench or sides else ()):
         o = orjson.loads(row)
         p, stage = Prompt(id_, o['messages'], o['metadata'], o['extra'], key), None
-        if bench and bench.overlap(p): side[i] = -1
-        elif sides: _, where, stage = sides.place(p); side[i] = where=='eval'
+        if bench and bench.overlap(p):
+            side[i] = -1
+        elif sides:
+            _, where, stage = sides.place(p)
+            side[i] = where=='eval'
         stages.append(stage)
     s.side, s.stages = side, np.array(stages, object) if d.get('stages') else None
 
@@ -169,7 +176,8 @@ class Index:
 # %% ../../nbs/explore/00_score_index.ipynb #1fd8fda9
 def _text_groups(prompt, score, text):
     "(prompt, highest score, lowest score) of each distinct text of a prompt."
-    if text is None or not len(text): return prompt, score, score
+    if text is None or not len(text):
+        return prompt, score, score
     order = np.lexsort((text, prompt))
     p, t, x = prompt[order], text[order], score[order]
     first = np.flatnonzero(np.r_[True, (p[1:]!=p[:-1]) | (t[1:]!=t[:-1])])
@@ -183,7 +191,8 @@ def index(
 )->Index:
     "The index for formatters of a mode, made at its first use."
     every = every or not (s.made==2).any()
-    if (mode, every) in s.cache: return s.cache[mode, every]
+    if (mode, every) in s.cache:
+        return s.cache[mode, every]
     text, n = s.texts.get(mode), len(s.prompts)
     at = np.flatnonzero(s.valid & ~np.isnan(s.score) & (every or s.made!=2) & (True if text is None else text!=0))
     prompt, score = s.prompt[at], s.score[at]
@@ -204,7 +213,8 @@ def stand_ins(
     "Yield (place, Prompt, [Rollout, …]) with a hash in place of each text."
     text, labels, pairs = s.texts.get(mode), {a:v=='pass' for (a, b), v in s.reviews.items() if not b}, {}
     for (a, b), v in s.reviews.items():
-        if b: pairs.setdefault(a, {})[b] = v
+        if b:
+            pairs.setdefault(a, {})[b] = v
     def one(i):
         k, x = int(s.key[i]), float(s.score[i])
         return Rollout(str(i if text is None else text[i]), outcome=OUTCOMES[s.outcome[i]], score=None if x!=x else x, idx=int(s.idx[i]), key=k,

@@ -6,8 +6,7 @@
 __all__ = ['BIG', 'LOOK', 'Exploration']
 
 # %% ../../nbs/explore/03_state.ipynb #287d5210
-import shlex
-import threading
+import shlex, threading
 from contextlib import contextmanager
 from traitlets import Bool, Dict, Float, HasTraits, Int, List, Unicode
 from fastcore.basics import patch
@@ -44,7 +43,8 @@ class Exploration(HasTraits):
         self.take_thresholds()
         self.watch()
 
-    def draw(self, what): "Show what changed (figures, list or prompt): for a page to fill in."
+    def draw(self, what):
+        "Show what changed (figures, list or prompt): for a page to fill in."
 
 # %% ../../nbs/explore/03_state.ipynb #1fe74c51
 @patch
@@ -63,8 +63,10 @@ LOOK = 2_000    # prompts in which a pair to judge is looked for, at most
 @contextmanager
 def _store(self:Exploration, write=False):
     st = Store(self.run.path, write=write)
-    try: yield st
-    finally: st.close()
+    try:
+        yield st
+    finally:
+        st.close()
 
 # %% ../../nbs/explore/03_state.ipynb #cec78f55
 @patch
@@ -72,7 +74,8 @@ def load(self:Exploration):
     "Read the scores; the texts too, or begin to, where there are many."
     with self._store() as st:
         self.scores, fs = read_scores(st, valid_outcomes(self.recipe)), make_formatters(self.configs)
-        if len(self.scores.key)<=BIG: self.read_rest(st, fs)
+        if len(self.scores.key)<=BIG:
+            self.read_rest(st, fs)
         else:
             self.thread = threading.Timer(1, self.read_later, (fs,))   # the first view comes first
             self.thread.daemon = True
@@ -83,20 +86,26 @@ def load(self:Exploration):
 def read_rest(self:Exploration, store, formatters):
     "Read what makes the figures exact: the texts, and which prompt goes to which file."
     read_sides(self.scores, store, self.recipe, formatters)
-    for mode in {'', *map(text_mode, formatters)}: read_texts(self.scores, store, mode); index(self.scores, mode)
+    for mode in {'', *map(text_mode, formatters)}:
+        read_texts(self.scores, store, mode)
+        index(self.scores, mode)
 
 # %% ../../nbs/explore/03_state.ipynb #b01b55c4
 @patch
 def reload(self:Exploration):
     "Read the ledger again: a run under way has more by now."
-    self.load(); self.list_prompts(); self.draw('figures')
-    if self.prompt is not None: self.open_prompt(keep=True)
+    self.load()
+    self.list_prompts()
+    self.draw('figures')
+    if self.prompt is not None:
+        self.open_prompt(keep=True)
 
 # %% ../../nbs/explore/03_state.ipynb #d5fb8693
 @patch
 def read_later(self:Exploration, formatters):
     "The same beside the work of the notebook."
-    with self._store() as st: self.read_rest(st, formatters)
+    with self._store() as st:
+        self.read_rest(st, formatters)
     self.recount(first=True)
     self.draw('figures')
 
@@ -119,63 +128,82 @@ def take_thresholds(self:Exploration):
     fs = [thresholds_of(f) for f in make_formatters(self.configs) if self.formatter in ('', f.name)]
     o = {k:next((f[k] for f in fs if k in f), d) for k, d in zip(THRESHOLDS, (1., None, 0.))}
     self.filling = True
-    with self.hold_trait_notifications(): self.set(**o)
+    with self.hold_trait_notifications():
+        self.set(**o)
     self.filling = False
-    self.recount(); self.list_prompts(); self.draw('figures')
+    self.recount()
+    self.list_prompts()
+    self.draw('figures')
 
 @patch
 def set(self:Exploration, **values):
     "Set several traits."
-    for k, v in values.items(): setattr(self, k, v)
+    for k, v in values.items():
+        setattr(self, k, v)
 
 # %% ../../nbs/explore/03_state.ipynb #2e4948bc
 @patch
 def move(self:Exploration, name=''):
     "A threshold was moved: recount."
-    if self.filling: return
+    if self.filling:
+        return
     new = with_thresholds(self.configs, self.formatter or None, **{k:getattr(self, k) for k in THRESHOLDS})
-    try: make_formatters(new)
-    except RsrError as e: self.message = str(e); return self.draw('figures')
+    try:
+        make_formatters(new)
+    except RsrError as e:
+        self.message = str(e)
+        return self.draw('figures')
     self.configs, self.message = new, ''
     self.recount()
-    if name=='pass_threshold': self.list_prompts()
-    if self.prompt is not None: self.open_prompt(keep=True)
+    if name=='pass_threshold':
+        self.list_prompts()
+    if self.prompt is not None:
+        self.open_prompt(keep=True)
     self.draw('figures')
 
 # %% ../../nbs/explore/03_state.ipynb #46d8e294
 @patch
 def recount(self:Exploration, first=False):
     "What would be written now, and the distribution; at first also what the recipe as it stands would write."
-    if first: self.before = {w['file']:w['rows'] for w in whatif(self.scores, make_formatters(self.recipe['formatter']))}
+    if first:
+        self.before = {w['file']:w['rows'] for w in whatif(self.scores, make_formatters(self.recipe['formatter']))}
     self.counts = whatif(self.scores, make_formatters(self.configs))
     self.histogram = histogram(self.scores, self.pass_threshold, self.fail_threshold)
 
 @patch
 def list_prompts(self:Exploration, changed=''):
     "The page of prompts that is asked for."
-    if self.filling: return
-    if changed and changed!='page' and self.page: self.page = 0; return   # comes back here
-    with self._store() as st: self.table = prompt_table(st, self.scores, self.pass_threshold, self.show, self.sort, self.search, self.page)
+    if self.filling:
+        return
+    if changed and changed!='page' and self.page:
+        self.page = 0
+        return   # comes back here
+    with self._store() as st:
+        self.table = prompt_table(st, self.scores, self.pass_threshold, self.show, self.sort, self.search, self.page)
     self.draw('list')
 
 # %% ../../nbs/explore/03_state.ipynb #4927b23a
 @patch
 def open_prompt(self:Exploration, keep=False):
     "Read the prompt that is chosen; show its best rollout beside its worst, or those that were shown."
-    if self.prompt is None: self.rollouts, self.pairs = [], []; return self.draw('prompt')
+    if self.prompt is None:
+        self.rollouts, self.pairs = [], []
+        return self.draw('prompt')
     with self._store() as st:
         self.opened = prompt_rollouts(st, self.prompt)
         f = self.dpo
         self.pairs = prompt_pairs(st, f, self.prompt, valid_outcomes(self.recipe)) if f else []
     self.rollouts = self.opened['rollouts']
-    if not keep: self.left, self.right = self.two_to_show()
+    if not keep:
+        self.left, self.right = self.two_to_show()
     self.draw('prompt')
 
 # %% ../../nbs/explore/03_state.ipynb #60c7d4fd
 @patch
 def two_to_show(self:Exploration)->tuple:
     "Keys of the two rollouts that say most: those of the pair that is to be judged, else the best and the worst."
-    if self.pairs: return self.pairs[0]['chosen'], self.pairs[0]['rejected']
+    if self.pairs:
+        return self.pairs[0]['chosen'], self.pairs[0]['rejected']
     rs = sorted(self.rollouts, key=lambda r: (r['score'] is None, -(r['score'] or 0)))
     scored = [r for r in rs if r['score'] is not None]
     return (rs[0]['key'], (scored or rs)[-1]['key']) if rs else (None, None)
@@ -191,17 +219,24 @@ def dpo(self:Exploration):
 def review(self:Exploration, rollout, verdict, other=0):
     "Keep what a person says: pass, fail or None of a rollout; accept, swap, reject or None of a pair."
     try:
-        with self._store(write=True) as st: st.review(rollout, verdict, other)
-    except RsrError as e: self.message = str(e); return self.draw('figures')
+        with self._store(write=True) as st:
+            st.review(rollout, verdict, other)
+    except RsrError as e:
+        self.message = str(e)
+        return self.draw('figures')
     take_review(self.scores, rollout, verdict, other)
     self.message = ''
-    self.recount(); self.list_prompts(); self.open_prompt(keep=True); self.draw('figures')
+    self.recount()
+    self.list_prompts()
+    self.open_prompt(keep=True)
+    self.draw('figures')
 
 # %% ../../nbs/explore/03_state.ipynb #1db0d8b9
 @patch
 def judge_pair(self:Exploration, verdict, number=0):
     "Accept, swap or reject a pair of the open prompt (None: take that back)."
-    if number>=len(self.pairs): return
+    if number>=len(self.pairs):
+        return
     p = self.pairs[number]
     self.review(p['chosen'], verdict, p['rejected'])
 
@@ -213,8 +248,10 @@ def next_pair(self:Exploration):
     keys = list(dict.fromkeys([*unjudged(self.scores, f, self.prompt), *unjudged(self.scores, f)])) if f else []
     with self._store() as st:   # where a rule looks into the texts, some have none after all
         key = next((k for k in keys[:LOOK] if prompt_pairs(st, f, k, valid_outcomes(self.recipe))), None)
-    if key is not None: self.prompt = key
-    else: self.message = 'no pair is left to judge' if len(keys)<=LOOK else f'the next {LOOK:,} prompts give no pair to judge'
+    if key is not None:
+        self.prompt = key
+    else:
+        self.message = 'no pair is left to judge' if len(keys)<=LOOK else f'the next {LOOK:,} prompts give no pair to judge'
     self.draw('figures')
 
 # %% ../../nbs/explore/03_state.ipynb #e0726f5d
@@ -234,8 +271,11 @@ def command(self:Exploration)->str:
 @patch
 def write(self:Exploration):
     "Write the files with the thresholds as they stand; {file: rows}."
-    try: self.files = format_files(self.run.path, {**self.recipe, 'formatter':self.configs}, make_formatters(self.configs))
-    except (RsrError, OSError) as e: self.message = str(e)
-    else: self.message = ''
+    try:
+        self.files = format_files(self.run.path, {**self.recipe, 'formatter':self.configs}, make_formatters(self.configs))
+    except (RsrError, OSError) as e:
+        self.message = str(e)
+    else:
+        self.message = ''
     self.draw('figures')
     return self.files

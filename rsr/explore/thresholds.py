@@ -9,8 +9,7 @@ __all__ = ['WHATIF', 'MOST', 'BY_TEXT', 'THRESHOLDS', 'FILTERS', 'SORTS', 'estim
 
 # %% ../../nbs/explore/01_thresholds.ipynb #58642251
 import numpy as np
-import orjson
-import yaml
+import orjson, yaml
 from dataclasses import replace
 from ..data.text import split_thinking
 from ..data.types import EPS, OUTCOMES, RsrError, no_such
@@ -23,15 +22,19 @@ WHATIF = {}
 
 def estimate(name):
     "Register `(Index, options) -> {rows: per prompt, …}` as what a formatter would write."
-    def _(f): WHATIF[name] = f; return f
+    def _(f):
+        WHATIF[name] = f
+        return f
     return _
 
 @estimate('sft')
-def _sft(ix, o): return dict(rows=ix.best>=o['pass_threshold']-EPS)
+def _sft(ix, o):
+    return dict(rows=ix.best>=o['pass_threshold']-EPS)
 
 @estimate('grpo')
 def _grpo(ix, o):
-    if not o['band']: return dict(rows=np.ones(ix.n, bool))
+    if not o['band']:
+        return dict(rows=np.ones(ix.n, bool))
     share = np.bincount(ix.prompt[ix.score>=o['pass_threshold']-EPS], minlength=ix.n)/np.maximum(ix.count, 1)
     return dict(rows=(ix.count>0) & (o['band'][0]<share) & (share<o['band'][1]))
 
@@ -63,7 +66,8 @@ def _sides(ix, i):
 @estimate('dpo')
 def _dpo(ix, o):
     most, least, top = o['max_pairs_per_prompt'], o['min_margin']-EPS, o['pass_threshold']-EPS
-    if o.get('strategy'): return dict(rows=np.where(ix.best>=top, np.minimum(most, ix.count//2), 0), margin=None, exact=False)
+    if o.get('strategy'):
+        return dict(rows=np.where(ix.best>=top, np.minimum(most, ix.count//2), 0), margin=None, exact=False)
     rows, margin = np.zeros(ix.n, int), np.zeros(ix.n)
     free = o['max_margin'] is None and o.get('max_length_ratio') is None   # any pair will do that is far enough apart
     plain = free and o['rejected']=='worst'
@@ -93,13 +97,18 @@ def rows_per_prompt(
     "How many rows each prompt would give; a figure that is not exact is an upper bound."
     mode = text_mode(f)
     ix = index(s, mode, f.type=='dpo')
-    if f.type not in WHATIF: return dict(rows=None, exact=False)   # a formatter of one's own
+    if f.type not in WHATIF:
+        return dict(rows=None, exact=False)   # a formatter of one's own
     e = {'exact':ix.whole or not mode and f.type in ('sft', 'grpo'), **WHATIF[f.type](ix, f.options)}
-    if f.type!='dpo' or any(f.options.get(k) for k in BY_TEXT): return {**e, 'exact':e['exact'] and f.type!='dpo'}
+    if f.type!='dpo' or any(f.options.get(k) for k in BY_TEXT):
+        return {**e, 'exact':e['exact'] and f.type!='dpo'}
     special = np.union1d(ix.doubtful, s.judged)
     which = special if e['margin'] is not None or ix.n>MOST else np.arange(ix.n)
-    if len(which)<=MOST: _ask_formatter(s, f, e, which, mode); e['exact'] = ix.whole and (e['exact'] or len(which)==ix.n)
-    else: e['exact'] = False
+    if len(which)<=MOST:
+        _ask_formatter(s, f, e, which, mode)
+        e['exact'] = ix.whole and (e['exact'] or len(which)==ix.n)
+    else:
+        e['exact'] = False
     return e
 
 # %% ../../nbs/explore/01_thresholds.ipynb #37ce0279
@@ -108,20 +117,24 @@ def balanced(
     share:float     # of true ones to reach
 )->tuple:           # (true, false) that stay
     "What `balance` leaves: all of one side, and of the other as many as the share wants."
-    if not p or not n: return p, n
+    if not p or not n:
+        return p, n
     most_p, most_n = n*share/(1-share), p*(1-share)/share
     return (min(p, max(1, round(most_p))), n) if p>most_p else (p, min(n, max(1, round(most_n))))
 
 # %% ../../nbs/explore/01_thresholds.ipynb #c38eef22
 def _figures(e, mask):
     "The figures of one file: the prompts of `mask`."
-    if e['rows'] is None: return dict(rows=None, prompts=None, lost=None, positive_share=None, margin=None, exact=False)
+    if e['rows'] is None:
+        return dict(rows=None, prompts=None, lost=None, positive_share=None, margin=None, exact=False)
     rows, prompts = int(e['rows'][mask].sum()), int((e['rows'][mask]>0).sum())
     out = dict(rows=rows, prompts=prompts, lost=int(mask.sum())-prompts, positive_share=None, margin=None, exact=e['exact'])
     if 'positive' in e:
         p, n = balanced(int(e['positive'][mask].sum()), int(e['negative'][mask].sum()), e['share'])
         out.update(rows=p+n, positive_share=p/(p+n) if p+n else None)
-    if e.get('margin') is not None and rows: m = float(e['margin'][mask].sum()/rows); out['margin'] = None if np.isnan(m) else m
+    if e.get('margin') is not None and rows:
+        m = float(e['margin'][mask].sum()/rows)
+        out['margin'] = None if np.isnan(m) else m
     return out
 
 # %% ../../nbs/explore/01_thresholds.ipynb #ad71b5d9
@@ -138,7 +151,8 @@ def whatif(
         e['exact'] = e['exact'] and s.side is not None
         train = (side==0) & ((s.stages==f.name) if f.name in staged else True)
         for name, mask in ((f.file, train), (f'eval/{f.file}', side==1)):
-            if name==f.file or mask.any(): out.append(dict(file=name, formatter=f.name, **_figures(e, mask)))
+            if name==f.file or mask.any():
+                out.append(dict(file=name, formatter=f.name, **_figures(e, mask)))
     return out
 
 # %% ../../nbs/explore/01_thresholds.ipynb #b0e58300
@@ -157,8 +171,10 @@ def with_thresholds(
     **thresholds           # pass_threshold, fail_threshold, min_margin
 )->list:                   # the same, changed where a formatter has the option
     "The formatter section with other thresholds."
-    def known(c): return {*options_of(FORMATTERS[c['type']][0])}-({'fail_threshold'} if c.get('strategy') else set()) if c.get('type') in FORMATTERS else {}
-    def named(c): return only in (None, c.get('name') or c['type'])
+    def known(c):
+        return {*options_of(FORMATTERS[c['type']][0])}-({'fail_threshold'} if c.get('strategy') else set()) if c.get('type') in FORMATTERS else {}
+    def named(c):
+        return only in (None, c.get('name') or c['type'])
     return [{**c, **{k:v for k, v in thresholds.items() if k in known(c)}} if named(c) else dict(c) for c in configs]
 
 def recipe_yaml(
@@ -179,7 +195,8 @@ def histogram(
     edges, top = np.arange(bins+1)/bins-EPS, pass_threshold-EPS
     low = top if fail_threshold is None else min(top, np.nextafter(fail_threshold+EPS, 2))
     edges[-1] = 2.
-    def per_bin(a, b): return np.diff(np.searchsorted(x, np.clip(edges, a, b)))
+    def per_bin(a, b):
+        return np.diff(np.searchsorted(x, np.clip(edges, a, b)))
     parts = dict(failed=per_bin(-1, low), between=per_bin(low, top), passed=per_bin(top, 2))
     return dict(edges=[i/bins for i in range(bins+1)], **parts, total={k:int(v.sum()) for k, v in parts.items()}, unscored=int((s.valid & np.isnan(s.score)).sum()))
 
@@ -194,8 +211,10 @@ def prompt_figures(
 )->dict:                        # arrays, one entry per prompt
     "Counts of each prompt: rollouts, whole ones, scored, passed, truncated; mean, best and worst score."
     ix, n = index(s), len(s.prompts)
-    def count(at): return np.bincount(at, minlength=n)
-    if 'counts' not in s.cache: s.cache['counts'] = dict(
+    def count(at):
+        return np.bincount(at, minlength=n)
+    if 'counts' not in s.cache:
+        s.cache['counts'] = dict(
         rollouts=count(s.prompt), whole=count(s.prompt[s.valid]), truncated=count(s.prompt[s.outcome==OUTCOMES.index('truncated')]),
         mean=np.bincount(ix.prompt, ix.score, n)/np.maximum(ix.count, 1), scored=ix.count, best=ix.best, worst=ix.worst)
     c = s.cache['counts']
@@ -212,7 +231,8 @@ def prompt_masks(c):
 def _order(c, sort):
     "Sort keys of the prompts; the input's order decides among equals, and what is not known comes last."
     name, sign = sort.lstrip('-'), -1 if sort[:1]=='-' else 1
-    if name=='input': return np.arange(len(c['scored']))
+    if name=='input':
+        return np.arange(len(c['scored']))
     x = dict(rate=lambda: np.where(c['scored']>0, c['passed']/np.maximum(c['scored'], 1), np.nan), spread=lambda: np.where(c['scored']>0, c['best']-c['worst'], np.nan))
     x = sign*np.asarray(x[name]() if name in x else c[name], float)
     return np.argsort(np.where(np.isnan(x), np.inf, x), kind='stable')
@@ -233,11 +253,14 @@ def prompt_table(
     page:int=0, size:int=12
 )->dict:                       # total, counts {filter: prompts}, rows: [{key, id, text, rollouts, scored, passed, mean …}]
     "One page of the table of prompts."
-    if show not in FILTERS: raise RsrError(no_such('filter', show, FILTERS))
-    if sort not in SORTS: raise RsrError(no_such('order', sort, SORTS))
+    if show not in FILTERS:
+        raise RsrError(no_such('filter', show, FILTERS))
+    if sort not in SORTS:
+        raise RsrError(no_such('order', sort, SORTS))
     c = prompt_figures(s, pass_threshold)
     masks = prompt_masks(c)
-    if search.strip() and ('found', search) not in s.cache: s.cache['found', search] = np.isin(s.prompts, _found(store, search))
+    if search.strip() and ('found', search) not in s.cache:
+        s.cache['found', search] = np.isin(s.prompts, _found(store, search))
     keep = masks[show] & s.cache.get(('found', search), True)
     order = _order(c, sort)
     at = order[keep[order]][page*size:(page+1)*size]
@@ -253,7 +276,8 @@ def prompt_rollouts(
 )->dict:            # prompt, stop, rollouts: [{key, idx, outcome, score, label, answer, reason, detail, thinking, text …}]
     "A prompt and all that was answered, to look at."
     prompt, stop, rs = next(store.walk(keys=[key]), (None, None, None))
-    if prompt is None: raise RsrError(f'{store.dir}: the run has no prompt with key {key}')
+    if prompt is None:
+        raise RsrError(f'{store.dir}: the run has no prompt with key {key}')
     said = {k:(v, why, a, x and orjson.loads(x)) for k, v, why, a, x in store.db.execute(
         'SELECT s.rollout,s.value,s.reason,s.answer,s.detail FROM rollouts r JOIN scores s ON s.rollout=r.key WHERE r.prompt=? AND s.verifier=?', (key, store.get('verifier')))}
     out = []
@@ -273,7 +297,8 @@ def prompt_pairs(
     "The pairs of one prompt under a DPO formatter, and what was said of them."
     prompt, _, rs = next(store.walk(keys=[key], outcomes=valid, detail=True))
     rs = [r for r in rs if r.text.strip()]
-    if f.thinking!='keep': rs = [replace(r, text=a, reasoning=t) for r in rs for t, a in [split_thinking(r.text, r.reasoning)] if a]
+    if f.thinking!='keep':
+        rs = [replace(r, text=a, reasoning=t) for r in rs for t, a in [split_thinking(r.text, r.reasoning)] if a]
     said, score = {(r.key, o):v for r in rs for o, v in (r.pairs or {}).items()}, {r.key:r.score for r in rs}
     out = []
     for row in f.rows(prompt, rs):

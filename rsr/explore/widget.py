@@ -6,13 +6,7 @@
 __all__ = ['Explorer', 'explore', 'serve']
 
 # %% ../../nbs/explore/04_widget.ipynb #1030f69f
-import re
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
+import re, signal, socket, subprocess, sys, tempfile, threading
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
@@ -34,12 +28,14 @@ class Explorer(Exploration):
 
     def draw(self, what):
         "Show what changed."
-        if self.widgets: getattr(self, f'_draw_{what}')()
+        if self.widgets:
+            getattr(self, f'_draw_{what}')()
 
     @property
     def ui(self):
         "The widgets, made at first use."
-        if not self.widgets: self._make()
+        if not self.widgets:
+            self._make()
         return self.widgets['ui']
 
     def _ipython_display_(self):
@@ -50,7 +46,8 @@ class Explorer(Exploration):
 @patch
 def _make_sliders(self:Explorer, w):
     "The histogram, and sliders on its scale."
-    def slider(kind, tip): return kind(min=0, max=1, step=.01, readout=False, tooltip=tip, layout=w.Layout(width='554px', margin='0 0 0 5px'))   # handles stand below the lines
+    def slider(kind, tip):
+        return kind(min=0, max=1, step=.01, readout=False, tooltip=tip, layout=w.Layout(width='554px', margin='0 0 0 5px'))   # handles stand below the lines
     ws = dict(hist=w.HTML(), both=slider(w.FloatRangeSlider, 'fail and pass threshold'), one=slider(w.FloatSlider, 'pass threshold'),
               margin=w.FloatSlider(min=0, max=1, step=.01, description='least margin of a pair', style=dict(description_width='140px'), layout=w.Layout(width='560px')))
     ws['both'].observe(lambda c: self.dragged(*c['new']), 'value')
@@ -71,7 +68,8 @@ def dragged(self:Explorer, fail, pass_):
 @patch
 def slid(self:Explorer, fail, pass_):
     "Set both thresholds, the one below the other."
-    if self.filling or (fail, pass_)==(self.fail_threshold, self.pass_threshold): return
+    if self.filling or (fail, pass_)==(self.fail_threshold, self.pass_threshold):
+        return
     self.filling = True
     self.set(pass_threshold=pass_, fail_threshold=None if fail is None or not pass_ else min(fail, max(0., round(pass_-.01, 4))))
     self.filling = False
@@ -99,7 +97,8 @@ def _make_files(self:Explorer, w):
     ws['write'] = w.Button(description='Write the files', icon='save', button_style='primary')
     ws['again'] = w.Button(description='↻', tooltip='read the ledger again', layout=w.Layout(width='38px'))
     ws['formatter'].observe(lambda c: setattr(self, 'formatter', c['new']), 'value')
-    ws['write'].on_click(lambda _: self._busy_write()); ws['again'].on_click(lambda _: self.reload())
+    ws['write'].on_click(lambda _: self._busy_write())
+    ws['again'].on_click(lambda _: self.reload())
     return ws
 
 # %% ../../nbs/explore/04_widget.ipynb #c8d3b578
@@ -108,23 +107,28 @@ def _busy_write(self:Explorer):
     "Write, with the button out of use meanwhile."
     b = self.widgets['write']
     b.disabled, b.description = True, 'Writing …'
-    try: self.write()
-    finally: b.disabled, b.description = False, 'Write the files'
+    try:
+        self.write()
+    finally:
+        b.disabled, b.description = False, 'Write the files'
 
 # %% ../../nbs/explore/04_widget.ipynb #cd170634
 @patch
 def _make_list(self:Explorer, w):
     "The list of prompts."
-    def px(n): return w.Layout(width=f'{n}px')
+    def px(n):
+        return w.Layout(width=f'{n}px')
     ws = dict(show=w.ToggleButtons(options=[(v, k) for k, v in FILTERS.items()], style=dict(button_width='auto')), head=w.HTML(), place=w.Label(),
               sort=w.Dropdown(options=[(v, k) for k, v in SORTS.items()], description='order', style=dict(description_width='45px'), layout=px(270)),
               search=w.Text(placeholder='text in the prompt or its id', description='search', continuous_update=False, style=dict(description_width='50px'), layout=px(300)),
               prompts=w.Select(options=[], rows=12, layout=w.Layout(width='auto')),
               back=w.Button(description='‹', tooltip='page before', layout=px(38)), next=w.Button(description='›', tooltip='next page', layout=px(38)))
     ws['prompts'].add_class('rsr-list')
-    for k in ('show', 'sort', 'search'): ws[k].observe(lambda c, k=k: self.filling or setattr(self, k, c['new']), 'value')
+    for k in ('show', 'sort', 'search'):
+        ws[k].observe(lambda c, k=k: self.filling or setattr(self, k, c['new']), 'value')
     ws['prompts'].observe(lambda c: self.filling or setattr(self, 'prompt', c['new']), 'value')
-    ws['back'].on_click(lambda _: self.turn(-1)); ws['next'].on_click(lambda _: self.turn(1))
+    ws['back'].on_click(lambda _: self.turn(-1))
+    ws['next'].on_click(lambda _: self.turn(1))
     return ws
 
 # %% ../../nbs/explore/04_widget.ipynb #49fa75ff
@@ -147,7 +151,8 @@ def _make_side(self:Explorer, w, side):
 @patch
 def pick(self:Explorer, side, key):
     "Show a rollout on one side."
-    if self.filling or key is None: return
+    if self.filling or key is None:
+        return
     setattr(self, side, key)
     self.draw('prompt')
 
@@ -174,14 +179,16 @@ def _make(self:Explorer):
     n = f'{len(self.scores.prompts):,} prompts, {len(self.scores.key):,} rollouts'
     head = w.HTML(STYLE+block(f"<h4>{shown(self.run.path.name)} <span class='rsr-dim' style='font-weight:400'>{n}</span></h4>"))
     ws['ui'] = w.VBox([head, *self._lay_out(w)], layout=w.Layout(width='100%'))
-    for what in ('figures', 'list', 'prompt'): self.draw(what)
+    for what in ('figures', 'list', 'prompt'):
+        self.draw(what)
 
 # %% ../../nbs/explore/04_widget.ipynb #807052d9
 @patch
 def _lay_out(self:Explorer, w):
     "Thresholds beside files; the list; the open prompt."
     ws, wide = self.widgets, dict(width='100%')
-    def row(*items): return w.HBox(items, layout=w.Layout(flex_flow='row wrap', align_items='center', **wide))
+    def row(*items):
+        return w.HBox(items, layout=w.Layout(flex_flow='row wrap', align_items='center', **wide))
     left = w.VBox([ws['hist'], ws['both'], ws['one'], row(ws['low'], ws['high'], ws['rest']), ws['margin']], layout=w.Layout(width='580px'))
     right = w.VBox([ws['formatter'], ws['counts'], row(ws['write'], ws['again'], ws['note']), ws['written']], layout=w.Layout(flex='1 1 480px', min_width='480px'))
     sides = [w.VBox([ws[s], ws[s+'_view'], ws[s+'_label']], layout=w.Layout(width='50%', padding='0 4px')) for s in ('left', 'right')]
@@ -195,8 +202,10 @@ def _lay_out(self:Explorer, w):
 @contextmanager
 def _quietly(self:Explorer):
     was, self.filling = self.filling, True
-    try: yield self.widgets
-    finally: self.filling = was
+    try:
+        yield self.widgets
+    finally:
+        self.filling = was
 
 # %% ../../nbs/explore/04_widget.ipynb #f22bf103
 @patch
@@ -206,10 +215,14 @@ def _draw_figures(self:Explorer):
     has, pairs = (any(k in thresholds_of(x) for x in fs if self.formatter in ('', x.name)) for k in ('fail_threshold', 'min_margin'))
     with self._quietly() as ws:
         ws['hist'].value = histogram_svg(self.histogram, p, f, self.min_margin if pairs else 0)
-        for k, v in dict(formatter=self.formatter, rest=f is None, margin=self.min_margin, high=p, low=f or 0.).items(): ws[k].value = v
-        if f is None: ws['one'].value = p
-        elif f<=p: ws['both'].value = (f, p)
-        for k, on in (('one', f is None), ('both', f is not None), ('low', f is not None), ('rest', has), ('margin', pairs)): ws[k].layout.display = '' if on else 'none'
+        for k, v in dict(formatter=self.formatter, rest=f is None, margin=self.min_margin, high=p, low=f or 0.).items():
+            ws[k].value = v
+        if f is None:
+            ws['one'].value = p
+        elif f<=p:
+            ws['both'].value = (f, p)
+        for k, on in (('one', f is None), ('both', f is not None), ('low', f is not None), ('rest', has), ('margin', pairs)):
+            ws[k].layout.display = '' if on else 'none'
         ws['counts'].value = whatif_html(self.counts, self.before)
         ws['note'].value = block(shown(self.message), role='status')
         ws['written'].value = self._written()
@@ -218,17 +231,21 @@ def _draw_figures(self:Explorer):
 @patch
 def _written(self:Explorer):
     "What was written, and what reproduces it."
-    if not self.files: return ''
+    if not self.files:
+        return ''
     rows = ' · '.join(f'{shown(k)} <b>{n:,}</b>' for k, n in self.files.items())
     return block(f'<div>written to {shown(self.run.path)}: {rows}</div><details open><summary>what reproduces them</summary>',
                  f'<div class="rsr-text" style="max-height:11em">{shown(self.command)}\n\n# in a recipe\n{shown(self.yaml)}</div></details>')
 
 # %% ../../nbs/explore/04_widget.ipynb #af9db354
-def _fixed(line): return line.replace(' ', '\u00a0')   # lists keep their columns
+def _fixed(line):
+    return line.replace(' ', '\u00a0')   # lists keep their columns
 
 def _options(select, options, value):
     "Set a list's options and what is chosen of them, as one message."
-    with select.hold_sync(): select.options = options; select.value = value if value in [v for _, v in options] else None
+    with select.hold_sync():
+        select.options = options
+        select.value = value if value in [v for _, v in options] else None
 
 @patch
 def _draw_list(self:Explorer):
@@ -237,7 +254,8 @@ def _draw_list(self:Explorer):
         t, first = self.table, self.page*12
         _options(ws['prompts'], [(_fixed(prompt_line(r)), r['key']) for r in t['rows']], self.prompt)
         new = [(f"{v} ({t['counts'][k]:,})", k) for k, v in FILTERS.items()]
-        if [*ws['show'].options]!=new: _options(ws['show'], new, self.show)
+        if [*ws['show'].options]!=new:
+            _options(ws['show'], new, self.show)
         ws['show'].value, ws['sort'].value, ws['search'].value = self.show, self.sort, self.search
         ws['head'].value = block(f'<div class="rsr-mono" style="padding-left:3px">{shown(prompt_line())}</div>')
         ws['place'].value = f"{first+1:,} to {first+len(t['rows']):,} of {t['total']:,}" if t['rows'] else 'none'
@@ -251,7 +269,8 @@ def _draw_prompt(self:Explorer):
     "Show the open prompt, two of its rollouts, and its first pair."
     with self._quietly() as ws:
         ws['opened'].layout.display = '' if self.prompt is not None else 'none'
-        if self.prompt is None: return
+        if self.prompt is None:
+            return
         ws['turns'].value, at = prompt_html(self.opened), {r['key']:r for r in self.rollouts}
         a, b = at.get(self.left), at.get(self.right)
         rich = _diff(a['text'], b['text'])[:2] if a and b and a is not b and self.marks else (None, None)
@@ -261,13 +280,15 @@ def _draw_prompt(self:Explorer):
             ws[side+'_view'].value = rollout_html(r, self.pass_threshold, self.fail_threshold, html) if r else block('<div class="rsr-dim">no rollout</div>')
             ws[side+'_label'].value = {None:'', True:'pass', False:'fail'}[r['label'] if r else None]
         ws['pair'].value, ws['pairs'].layout.display = block(self._pair_text(at)), '' if self.dpo else 'none'
-        for k in ('accept', 'swap', 'reject', 'clear'): ws[k].disabled = not self.pairs or (k=='clear' and not self.pairs[0]['verdict'])
+        for k in ('accept', 'swap', 'reject', 'clear'):
+            ws[k].disabled = not self.pairs or (k=='clear' and not self.pairs[0]['verdict'])
 
 # %% ../../nbs/explore/04_widget.ipynb #ae4ae758
 @patch
 def _pair_text(self:Explorer, at):
     "The first pair in words."
-    if not self.pairs: return 'This prompt gives no pair.&ensp;'
+    if not self.pairs:
+        return 'This prompt gives no pair.&ensp;'
     p = self.pairs[0]
     done = {None:'', 'accept':' (accepted)', 'swap':' (swapped by hand)', 'reject':' (rejected: it is not written)'}[p['verdict']]
     c, r = (p['rejected'], p['chosen']) if p['verdict']=='swap' else (p['chosen'], p['rejected'])
@@ -298,12 +319,15 @@ def _notebook(path, folder):
     return out
 
 def _free_port():
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
 
 # %% ../../nbs/explore/04_widget.ipynb #d25ed640
 def _server(path, folder, port, open_browser):
     "Start Voilà on a run; the process."
-    if not find_spec('voila'): raise RsrError('rsr explore shows the run through Voilà, which is not installed: pip install voila')
+    if not find_spec('voila'):
+        raise RsrError('rsr explore shows the run through Voilà, which is not installed: pip install voila')
     cmd = [sys.executable, '-m', 'voila', str(_notebook(path, folder)), f'--port={port or _free_port()}', '--Voila.ip=127.0.0.1', '--Voila.auto_token=True',
            *([] if open_browser else ['--no-browser'])]
     return subprocess.Popen(cmd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding='utf-8', errors='replace')
@@ -313,19 +337,25 @@ def _address(process):
     said = []
     for line in process.stderr:
         said.append(line)
-        if (m := re.search(r'http://\S+', line)): break
-    else: raise RsrError('Voilà did not start:\n'+''.join(said[-8:]))
+        if (m := re.search(r'http://\S+', line)):
+            break
+    else:
+        raise RsrError('Voilà did not start:\n'+''.join(said[-8:]))
     threading.Thread(target=lambda: [None for _ in process.stderr], daemon=True).start()   # it must not fill up
     return m[0]
 
 # %% ../../nbs/explore/04_widget.ipynb #6760f336
-def _stop(*_): raise KeyboardInterrupt
+def _stop(*_):
+    raise KeyboardInterrupt
 
 def _end(process):
     "Ask a process to end; one that is just starting may not hear it."
     process.terminate()
-    try: process.wait(5)
-    except subprocess.TimeoutExpired: process.kill(); process.wait()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 def serve(
     path,                    # the run directory
@@ -337,8 +367,13 @@ def serve(
     try:
         with tempfile.TemporaryDirectory() as folder:
             p = _server(run.path, folder, port, open_browser)
-            try: print(f'{run.path} is at {_address(p)}\nCtrl-C ends it', flush=True); p.wait()
-            finally: _end(p)
-    except KeyboardInterrupt: pass
+            try:
+                print(f'{run.path} is at {_address(p)}\nCtrl-C ends it', flush=True)
+                p.wait()
+            finally:
+                _end(p)
+    except KeyboardInterrupt:
+        pass
     finally:
-        for s, f in before.items(): signal.signal(s, f)
+        for s, f in before.items():
+            signal.signal(s, f)

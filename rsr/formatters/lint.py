@@ -7,9 +7,7 @@ __all__ = ['RULES', 'ANSWERS', 'NEEDS', 'TAKEN', 'CHUNK', 'CUTOFF', 'effect', 'v
            'counter', 'lint_file', 'kept_note']
 
 # %% ../../nbs/formatters/05_lint.ipynb #2b525bab
-import orjson
-import os
-import re
+import orjson, os, re
 from collections import Counter
 from pathlib import Path
 from ..data.types import RsrError, no_such
@@ -68,7 +66,8 @@ ANSWERS = 'completion', 'chosen', 'rejected', 'rejected_response', 'preferred_ou
 
 def _turns(v, role):
     "[(role, content), …] of a string, a message or a list of messages; what is not there is None."
-    if isinstance(v, str): return [(role, v)]
+    if isinstance(v, str):
+        return [(role, v)]
     return [(m.get('role', m.get('from')), m.get('content', m.get('value'))) if isinstance(m, dict) else (None, None) for m in (v if isinstance(v, list) else [v])]
 
 # %% ../../nbs/formatters/05_lint.ipynb #e272fa36
@@ -80,9 +79,12 @@ def view(
     src = row.get('input') if isinstance(row.get('input'), dict) else row
     history = _turns(next((src[k] for k in ('prompt', 'messages', 'conversations') if src.get(k) is not None), []), 'user')
     answers = {k:_turns(row[k], 'assistant') for k in ANSWERS if row.get(k) is not None}
-    if isinstance(row.get('responses'), list): answers = {f'responses[{i}]':_turns(r, 'assistant') for i, r in enumerate(row['responses'])}
-    if method in ('sft', 'kto') and 'completion' not in row or 'rejected_response' in row: history, answers['answer'] = history[:-1], history[-1:]
-    if not history and len(answers.get('chosen', ()))>1: history, answers = answers['chosen'][:-1], {k:ts[-1:] for k, ts in answers.items()}   # TRL's implicit prompt
+    if isinstance(row.get('responses'), list):
+        answers = {f'responses[{i}]':_turns(r, 'assistant') for i, r in enumerate(row['responses'])}
+    if method in ('sft', 'kto') and 'completion' not in row or 'rejected_response' in row:
+        history, answers['answer'] = history[:-1], history[-1:]
+    if not history and len(answers.get('chosen', ()))>1:
+        history, answers = answers['chosen'][:-1], {k:ts[-1:] for k, ts in answers.items()}   # TRL's implicit prompt
     return history, answers, row.get('kto_tag', row.get('label'))
 
 # %% ../../nbs/formatters/05_lint.ipynb #c29fb3ce
@@ -107,13 +109,18 @@ def _columns(row, method, target):
     needs = NEEDS.get(f'{method}.{target}', NEEDS.get(method)) if target else None
     if needs and not any(all(row.get(k) is not None for k in ks) for ks in needs):
         gone = next(([k for k in ks if row[k] is None] for ks in needs if set(ks)<=set(row)), None)
-        if gone: yield _null.get(gone[0], 'null'), f"{', '.join(gone)} is null"
-        else: yield 'missing', f"no {' and '.join(k for k in needs[0] if k not in row)}"
+        if gone:
+            yield _null.get(gone[0], 'null'), f"{', '.join(gone)} is null"
+        else:
+            yield 'missing', f"no {' and '.join(k for k in needs[0] if k not in row)}"
     for rule, names in TAKEN.get(method, {}).items():
         for k in names:
-            if k in row: yield rule, f"it has a column '{k}'"
-    if 'prompt' in row and 'messages' in row and 'completion' not in row and method=='sft': yield 'columns', "it has a column 'prompt' beside 'messages'"
-    if target=='verl' and row.get('extra_info')=={}: yield 'extra_info', 'extra_info is {}'
+            if k in row:
+                yield rule, f"it has a column '{k}'"
+    if 'prompt' in row and 'messages' in row and 'completion' not in row and method=='sft':
+        yield 'columns', "it has a column 'prompt' beside 'messages'"
+    if target=='verl' and row.get('extra_info')=={}:
+        yield 'extra_info', 'extra_info is {}'
 
 # %% ../../nbs/formatters/05_lint.ipynb #c4b9023b
 _sides = {'human':'user', 'gpt':'assistant'}
@@ -122,27 +129,38 @@ def _order(turns, sharegpt, last):
     "(rule, reason) of the roles of a conversation that has to end with the role `last`."
     roles = [_sides.get(r, r) if sharegpt else r for r, _ in turns]
     for i, r in enumerate(roles):
-        if r is not None and r not in ('system', 'user', 'assistant'): yield 'role', f"turn {i+1} has the role '{r}'"
-        if r=='system' and i: yield 'late_system', f'turn {i+1} is a system turn'
+        if r is not None and r not in ('system', 'user', 'assistant'):
+            yield 'role', f"turn {i+1} has the role '{r}'"
+        if r=='system' and i:
+            yield 'late_system', f'turn {i+1} is a system turn'
     said = [r for i, r in enumerate(roles) if r!='system' or i]
-    if said and said[0]=='assistant': yield 'order', 'the assistant begins'
+    if said and said[0]=='assistant':
+        yield 'order', 'the assistant begins'
     two = next((a for a, b in zip(said, said[1:]) if a==b), None)
-    if two: yield 'order', f'two {two} turns in a row'
-    if not said or said[-1]!=last and said[-1] in ('user', 'assistant'): yield 'ends', f"the conversation ends with the {said[-1] if said else 'system turn'}, not with the {last}"
+    if two:
+        yield 'order', f'two {two} turns in a row'
+    if not said or said[-1]!=last and said[-1] in ('user', 'assistant'):
+        yield 'ends', f"the conversation ends with the {said[-1] if said else 'system turn'}, not with the {last}"
 
 # %% ../../nbs/formatters/05_lint.ipynb #ccc27d17
 def _answers(answers, label, method):
     "(rule, reason) of the answers of a row."
     for k, ts in answers.items():
         text = ts[-1][1] if ts else None
-        if not isinstance(text, str): continue
-        if not text.strip(): yield 'empty', f'{k} is empty'
-        if not text.strip() and label is True: yield 'flips', f'{k} is empty and desirable: it becomes undesirable'
-        elif text!=text.strip(): yield 'spaces', f'{k} begins or ends with a space or a line end'
-        if '<think>' in text or '</think>' in text: yield 'think', f'{k} has a <think> block'
+        if not isinstance(text, str):
+            continue
+        if not text.strip():
+            yield 'empty', f'{k} is empty'
+        if not text.strip() and label is True:
+            yield 'flips', f'{k} is empty and desirable: it becomes undesirable'
+        elif text!=text.strip():
+            yield 'spaces', f'{k} begins or ends with a space or a line end'
+        if '<think>' in text or '</think>' in text:
+            yield 'think', f'{k} has a <think> block'
     if method=='dpo':
         texts = [ts[-1][1] for ts in answers.values() if ts]
-        if len(texts)>1 and all(isinstance(t, str) for t in texts) and texts[0].strip()==texts[1].strip(): yield 'equal', 'both answers are the same text'
+        if len(texts)>1 and all(isinstance(t, str) for t in texts) and texts[0].strip()==texts[1].strip():
+            yield 'equal', 'both answers are the same text'
 
 # %% ../../nbs/formatters/05_lint.ipynb #5a461d59
 def lint_row(
@@ -152,14 +170,17 @@ def lint_row(
 )->list:          # [(rule, reason), …], whatever the trainer makes of it
     "What is wrong with one row by itself."
     found = list(_columns(row, method, target))
-    if any(r=='missing' for r, _ in found) or not target: return found
+    if any(r=='missing' for r, _ in found) or not target:
+        return found
     history, answers, label = view(row, method)
     for k, ts in [('turn', history), *answers.items()]:
         bad = next((i for i, (r, c) in enumerate(ts) if not isinstance(r, str) or not isinstance(c, str)), None)
-        if bad is not None: found.append(('content', f"{k} {bad+1} has no role or no content"))
+        if bad is not None:
+            found.append(('content', f"{k} {bad+1} has no role or no content"))
     whole = history+answers['answer'] if 'answer' in answers else history
     found += _order(whole, 'conversations' in row, 'assistant' if 'answer' in answers else 'user')
-    if method=='kto' and not isinstance(label, bool) and label is not None: found.append(('label_text' if isinstance(label, str) else 'label', f'the label is {label!r}'))
+    if method=='kto' and not isinstance(label, bool) and label is not None:
+        found.append(('label_text' if isinstance(label, str) else 'label', f'the label is {label!r}'))
     return found+list(_answers(answers, label, method))
 
 # %% ../../nbs/formatters/05_lint.ipynb #11480117
@@ -171,46 +192,57 @@ def _kinds(v, at=''):
     "(place, kind, value) of everything in a value; the kind of an object is its keys."
     if isinstance(v, dict):
         yield at, 'keys '+', '.join(sorted(v)), None
-        for k, x in v.items(): yield from _kinds(x, f'{at}.{k}' if at else k)
+        for k, x in v.items():
+            yield from _kinds(x, f'{at}.{k}' if at else k)
     elif isinstance(v, list):
         yield at, 'a list', None
-        for x in v: yield from _kinds(x, at+'[]')
-    elif v is not None: yield at, _names.get(type(v), type(v).__name__), v
+        for x in v:
+            yield from _kinds(x, at+'[]')
+    elif v is not None:
+        yield at, _names.get(type(v), type(v).__name__), v
 
 # %% ../../nbs/formatters/05_lint.ipynb #e6e63e29
 _texts = 'prompt', 'completion', 'chosen', 'rejected'
 
 def _differs(at, old, kind):
     "The rule for a kind that is not the kind of the rows before."
-    if kind[:5]==old[:5]=='keys ': return 'keys'
+    if kind[:5]==old[:5]=='keys ':
+        return 'keys'
     return 'forms' if at in _texts and old=='text' else 'types'
 
 # %% ../../nbs/formatters/05_lint.ipynb #bac5f4b7
 class Columns:
     "The keys and types of the rows so far."
-    def __init__(self): self.kinds, self.dates, self.names, self.size = {}, {}, {}, 0
+    def __init__(self):
+        self.kinds, self.dates, self.names, self.size = {}, {}, {}, 0
 
     def add(self, row, size):
         "(rule, reason) of what differs from the rows before."
         late, found, self.size = self.size>CHUNK, {}, self.size+size
         for at, kind, v in _kinds(row):
-            if late and at not in self.kinds: found[at] = 'late', f'{at} was never there before'
+            if late and at not in self.kinds:
+                found[at] = 'late', f'{at} was never there before'
             old = self.kinds.setdefault(at, kind)
-            if old!=kind: found[at] = 'late' if late else _differs(at, old, kind), f"{at or 'the row'} is {kind}; before: {old}"
+            if old!=kind:
+                found[at] = 'late' if late else _differs(at, old, kind), f"{at or 'the row'} is {kind}; before: {old}"
             if kind=='text' and self.dates.get(at, True):
                 self.dates[at] = bool(_iso.fullmatch(v))
-                if not self.dates[at] and late and old==kind: found[at] = 'late', f'{at} held only ISO dates so far'
+                if not self.dates[at] and late and old==kind:
+                    found[at] = 'late', f'{at} held only ISO dates so far'
         self.names.update(dict.fromkeys(row))
         return list(found.values())
 
 # %% ../../nbs/formatters/05_lint.ipynb #24a768e7
 def _parse(line):
     "(row, rule, reason) of one line."
-    try: row = orjson.loads(line)
+    try:
+        row = orjson.loads(line)
     except orjson.JSONDecodeError as e:
         bad = 'surrogate' in str(e)
-        try: line.decode()
-        except UnicodeDecodeError: bad = True
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            bad = True
         return None, 'encoding' if bad else 'json', str(e)
     return (row, None, None) if isinstance(row, dict) else (None, 'json', f'the line is {_names[type(row)]}, not an object')
 
@@ -218,14 +250,18 @@ def _parse(line):
 def training_rows(path):
     "Yield (number, bytes, row, rule, reason) for each row of a training file."
     if str(path).endswith('.parquet'):
-        try: import pyarrow.parquet as pq
-        except ImportError: raise RsrError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+        try:
+            import pyarrow.parquet as pq
+        except ImportError:
+            raise RsrError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
         rows = (r for b in pq.ParquetFile(path).iter_batches(1024) for r in b.to_pylist())
-        for i, row in enumerate(rows, 1): yield i, 0, row, None, None
+        for i, row in enumerate(rows, 1):
+            yield i, 0, row, None, None
         return
     with open(path, 'rb') as f:
         lines = (line.removeprefix(b'\xef\xbb\xbf') if i==0 else line for i, line in enumerate(f))
-        for i, line in enumerate((line for line in lines if line.strip()), 1): yield i, len(line), *_parse(line)
+        for i, line in enumerate((line for line in lines if line.strip()), 1):
+            yield i, len(line), *_parse(line)
 
 # %% ../../nbs/formatters/05_lint.ipynb #6bfc4418
 CUTOFF = dict(trl=1024, llamafactory=2048)   # tokens; the others ask for a length, or take the model's
@@ -234,9 +270,11 @@ def counter(
     tokenizer=None   # a function text -> tokens or their number, a tokenizer.json or its folder, a model's name or folder; None: estimate
 )->tuple:            # (text -> number of tokens, in words how they are counted)
     "A way to count tokens."
-    if tokenizer is None: return (lambda t: (len(t.encode('utf-8', 'replace'))+3)//4), 'estimated at 4 bytes a token'
+    if tokenizer is None:
+        return (lambda t: (len(t.encode('utf-8', 'replace'))+3)//4), 'estimated at 4 bytes a token'
     name = getattr(tokenizer, 'name_or_path', None) or getattr(tokenizer, '__name__', type(tokenizer).__name__) if not isinstance(tokenizer, (str, os.PathLike)) else str(tokenizer)
-    if isinstance(tokenizer, (str, os.PathLike)): tokenizer = _tokenizer(Path(tokenizer))
+    if isinstance(tokenizer, (str, os.PathLike)):
+        tokenizer = _tokenizer(Path(tokenizer))
     call = tokenizer if callable(tokenizer) else tokenizer.encode
     def count(t):
         r = call(t)
@@ -253,16 +291,21 @@ def _tokenizer(path):
             return Tokenizer.from_file(str(file)).encode
         from transformers import AutoTokenizer
         return AutoTokenizer.from_pretrained(str(path)).encode
-    except ImportError as e: raise RsrError(f'tokenizer: {path} needs the package {e.name}: pip install {e.name}') from None
-    except Exception as e: raise RsrError(f'tokenizer: {path} could not be loaded: {type(e).__name__}: {str(e).splitlines()[0]}') from None
+    except ImportError as e:
+        raise RsrError(f'tokenizer: {path} needs the package {e.name}: pip install {e.name}') from None
+    except Exception as e:
+        raise RsrError(f'tokenizer: {path} could not be loaded: {type(e).__name__}: {str(e).splitlines()[0]}') from None
 
 # %% ../../nbs/formatters/05_lint.ipynb #3bd8e6d1
 def _long(history, answers, count, cutoff):
     "(rule, reason) where a row is over the cut-off."
-    def tokens(ts): return sum(count(c)+5 for _, c in ts if isinstance(c, str))
+    def tokens(ts):
+        return sum(count(c)+5 for _, c in ts if isinstance(c, str))
     prompt, longest = tokens(history), max(map(tokens, answers.values()), default=0)
-    if prompt>=cutoff and 'answer' not in answers: return 'long_prompt', f'its prompt has {prompt} tokens, and {cutoff} is the cut-off'
-    if prompt+longest>cutoff: return 'long', f'{prompt+longest} tokens, and {cutoff} is the cut-off'
+    if prompt>=cutoff and 'answer' not in answers:
+        return 'long_prompt', f'its prompt has {prompt} tokens, and {cutoff} is the cut-off'
+    if prompt+longest>cutoff:
+        return 'long', f'{prompt+longest} tokens, and {cutoff} is the cut-off'
 
 # %% ../../nbs/formatters/05_lint.ipynb #b83ca212
 def lint_file(
@@ -273,21 +316,25 @@ def lint_file(
     tokenizer=None    # as for `counter`
 )->dict:              # file, method, target, rows, kept, over_long, cutoff, tokens, problems: [{row, rule, effect, reason}, …]
     "Find the rows of a file that its trainer refuses, drops, cuts, alters, or takes although they teach nothing."
-    if target and target not in TARGETS: raise RsrError('target: '+no_such('target', target, TARGETS))
-    if not Path(path).is_file(): raise RsrError(f'no file {path}')
+    if target and target not in TARGETS:
+        raise RsrError('target: '+no_such('target', target, TARGETS))
+    if not Path(path).is_file():
+        raise RsrError(f'no file {path}')
     count, how = counter(tokenizer)
     cutoff = cutoff or (None if method in ('grpo', 'multi_sft') else CUTOFF.get(target))
     rows, problems = 0, []
     for row, rule, why in _findings(path, method, target, count, cutoff):
         rows = row or rows
-        if rule and (e := effect(rule, target, method)): problems.append(dict(row=row, rule=rule, effect=e, reason=why))
+        if rule and (e := effect(rule, target, method)):
+            problems.append(dict(row=row, rule=rule, effect=e, reason=why))
     return dict(file=Path(path).name, method=method, target=target, rows=rows, kept=kept_note(rows, problems), over_long=sum(p['rule'] in ('long', 'long_prompt') for p in problems),
                 cutoff=cutoff, tokens=how, problems=problems)
 
 # %% ../../nbs/formatters/05_lint.ipynb #195443e7
 def kept_note(rows, problems, ends=('refuses', 'fails')):
     "How many rows the trainer will train on."
-    if any(p['effect'] in ends for p in problems): return 0
+    if any(p['effect'] in ends for p in problems):
+        return 0
     return rows-len({p['row'] for p in problems if p['effect']=='drops'})
 
 # %% ../../nbs/formatters/05_lint.ipynb #6efec1ef
@@ -296,21 +343,29 @@ def _findings(path, method, target, count, cutoff):
     columns, labels, rows = Columns(), Counter(), 0
     for rows, size, row, rule, why in training_rows(path):
         yield rows, rule, why
-        if rule: continue
+        if rule:
+            continue
         differs = columns.add(row, size) if size else []
         row = {**columns.names, **row}   # what a row lacks and others have is null
-        for found in [*lint_row(row, method, target), *differs]: yield rows, *found
-        if target and cutoff and (over := _long(*view(row, method)[:2], count, cutoff)): yield rows, *over
-        if method=='kto': labels[view(row, method)[2] is True] += 1
-    for found in _whole(rows, columns, labels, method, target): yield None, *found
+        for found in [*lint_row(row, method, target), *differs]:
+            yield rows, *found
+        if target and cutoff and (over := _long(*view(row, method)[:2], count, cutoff)):
+            yield rows, *over
+        if method=='kto':
+            labels[view(row, method)[2] is True] += 1
+    for found in _whole(rows, columns, labels, method, target):
+        yield None, *found
 
 # %% ../../nbs/formatters/05_lint.ipynb #f1d0dae1
 def _whole(rows, columns, labels, method, target):
     "(rule, reason) of the file as a whole."
-    if not rows: yield 'no_rows', 'the file has no rows'
+    if not rows:
+        yield 'no_rows', 'the file has no rows'
     for at in (k for k, v in columns.dates.items() if v and rows):
         rule = 'date_texts' if at in _texts else 'date_turns' if at.endswith(('.content', '.value')) else 'dates'
         yield rule, f'{at} holds only ISO dates: `datasets` makes times of them (Parquet keeps them text)'
     share = labels[True]/max(1, labels.total())
-    if labels and not .595<=share<=.705: yield 'share', f'{share:.0%} of the labels are true; 60 to 70 % is what KTO wants'
-    if method=='multi_sft' and target: yield 'pool', 'a row holds many answers: formatter.unroll=true writes SFT rows'
+    if labels and not .595<=share<=.705:
+        yield 'share', f'{share:.0%} of the labels are true; 60 to 70 % is what KTO wants'
+    if method=='multi_sft' and target:
+        yield 'pool', 'a row holds many answers: formatter.unroll=true writes SFT rows'

@@ -7,13 +7,7 @@ __all__ = ['TRAINERS', 'TEMPLATE', 'STAGES', 'installed', 'tiny_model', 'trl_tra
            'files_table']
 
 # %% ../../nbs/formatters/06_load_check.ipynb #fb53f7e2
-import contextlib
-import importlib.util
-import io
-import orjson
-import os
-import shutil
-import tempfile
+import contextlib, importlib.util, io, orjson, os, shutil, tempfile
 from pathlib import Path
 from ..data.types import RsrError, no_such
 from .lint import RULES, kept_note, lint_file
@@ -27,8 +21,10 @@ TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content']
 
 def installed(trainer):
     "A trainer's name and version here; None where it is not installed."
-    if trainer not in TRAINERS: raise RsrError('trainer: '+no_such('trainer', trainer, TRAINERS))
-    if importlib.util.find_spec(TRAINERS[trainer]) is None: return None
+    if trainer not in TRAINERS:
+        raise RsrError('trainer: '+no_such('trainer', trainer, TRAINERS))
+    if importlib.util.find_spec(TRAINERS[trainer]) is None:
+        return None
     return f'{TRAINERS[trainer]} {importlib.metadata.version(TRAINERS[trainer])}'
 
 # %% ../../nbs/formatters/06_load_check.ipynb #de13d7f9
@@ -106,11 +102,15 @@ def _quiet():
     old = dict(os.environ)
     os.environ.update(dict.fromkeys(('HF_HUB_OFFLINE', 'HF_DATASETS_DISABLE_PROGRESS_BARS', 'HF_HUB_DISABLE_PROGRESS_BARS', 'DISABLE_VERSION_CHECK'), '1'), CUDA_VISIBLE_DEVICES='')
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()): yield
-    finally: os.environ.clear(); os.environ.update(old)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(old)
 
 # %% ../../nbs/formatters/06_load_check.ipynb #f6442908
-def _first(e): return (str(e).strip().splitlines() or [''])[0][:200]
+def _first(e):
+    return (str(e).strip().splitlines() or [''])[0][:200]
 
 def load_file(
     path,            # a .jsonl or .parquet training file
@@ -121,13 +121,19 @@ def load_file(
     "Load a file with the trainer's own loader where it is installed, and lint it."
     r = lint_file(path, method, trainer, tokenizer=model)
     r.update(loaded=None, expected=r['kept'], note='')
-    if not (version := installed(trainer)): r['note'] = f"{TRAINERS[trainer]} is not installed in this environment: checked by rsr's rules only"; return r
+    if not (version := installed(trainer)):
+        r['note'] = f"{TRAINERS[trainer]} is not installed in this environment: checked by rsr's rules only"
+        return r
     load = dict(trl=_load_trl, llamafactory=_load_llamafactory)[trainer]
-    if method not in ('sft', 'dpo', 'kto', 'grpo') or (trainer, method)==('llamafactory', 'grpo'): r['note'] = f'{trainer} has no loader for {method}'; return r
+    if method not in ('sft', 'dpo', 'kto', 'grpo') or (trainer, method)==('llamafactory', 'grpo'):
+        r['note'] = f'{trainer} has no loader for {method}'
+        return r
     with tempfile.TemporaryDirectory() as out:
         try:
-            with _quiet(): r.update(loaded=version, kept=load(Path(path).resolve(), method, model, Path(out)))
-        except (Exception, SystemExit) as e: r.update(loaded=version, kept=0, note=f'{version} refuses the file: {type(e).__name__}: {_first(e.__cause__ or e)}')
+            with _quiet():
+                r.update(loaded=version, kept=load(Path(path).resolve(), method, model, Path(out)))
+        except (Exception, SystemExit) as e:
+            r.update(loaded=version, kept=0, note=f'{version} refuses the file: {type(e).__name__}: {_first(e.__cause__ or e)}')
     return _compare(r)
 
 # %% ../../nbs/formatters/06_load_check.ipynb #e7dc5dc1
@@ -135,8 +141,10 @@ def _compare(r):
     "Say where the trainer did other than the rules expect; what fails in training keeps no row."
     cut = [p for p in r['problems'] if p['rule']!='long_prompt' or r['tokens'].startswith('counted')]   # without a model no cut-off was in force
     expected = kept_note(r['rows'], cut, ('refuses',))
-    if r['kept']!=expected and not r['note']: r['note'] = f"{r['loaded']} kept {r['kept']} rows; the rules expect {expected}: no rule gives the reason"
-    if any(p['effect']=='fails' for p in r['problems']): r['kept'] = 0
+    if r['kept']!=expected and not r['note']:
+        r['note'] = f"{r['loaded']} kept {r['kept']} rows; the rules expect {expected}: no rule gives the reason"
+    if any(p['effect']=='fails' for p in r['problems']):
+        r['kept'] = 0
     return r
 
 # %% ../../nbs/formatters/06_load_check.ipynb #06dd77a5
@@ -145,14 +153,17 @@ def lint_info(
 )->list:     # what is wrong with it, in words
     "Check the file that LLaMA-Factory finds its data by."
     path = Path(folder)/'dataset_info.json'
-    if not path.is_file(): return []
+    if not path.is_file():
+        return []
     out = []
     for name, e in orjson.loads(path.read_bytes()).items():
         where = f'{path.name}: {name}'
-        if not (path.parent/e.get('file_name', '')).is_file(): out.append(f"{where}: no file {e.get('file_name')}")
+        if not (path.parent/e.get('file_name', '')).is_file():
+            out.append(f"{where}: no file {e.get('file_name')}")
         method = 'dpo' if e.get('ranking') else 'kto' if 'kto_tag' in e.get('columns', {}) else 'sft'
         for part, want in DATASET_INFO[method].items():
-            if isinstance(want, dict) and part in e and (gone := sorted(set(want)-set(e[part]))): out.append(f"{where}: {part} without {', '.join(gone)}: LLaMA-Factory takes none")
+            if isinstance(want, dict) and part in e and (gone := sorted(set(want)-set(e[part]))):
+                out.append(f"{where}: {part} without {', '.join(gone)}: LLaMA-Factory takes none")
     return out
 
 # %% ../../nbs/formatters/06_load_check.ipynb #c5987cb3
@@ -163,15 +174,18 @@ def check_files(
     tokenizer=None      # as for `counter`; to load, a model's folder or name
 )->list:                # one result of `lint_file` or `load_file` per file, `file` with its folder
     "Check every file that a run has written, for the trainer that it was written for."
-    if trainer: installed(trainer)
+    if trainer:
+        installed(trainer)
     out = []
     for f in formatters:
         method = method_of(f)
         for folder in ('train', 'eval'):
             path = next((p for p in (Path(run_dir)/folder/f.file, Path(run_dir)/folder/f'{f.name}.parquet') if p.is_file()), None)
-            if path is None: continue
+            if path is None:
+                continue
             r = load_file(path, method, trainer, tokenizer) if trainer and trainer==f.target else lint_file(path, method, f.target, tokenizer=tokenizer)
-            if trainer and trainer!=f.target: r['note'] = f'written for {f.target}, not for {trainer}: formatter.target={trainer} writes it anew'
+            if trainer and trainer!=f.target:
+                r['note'] = f'written for {f.target}, not for {trainer}: formatter.target={trainer} writes it anew'
             out.append({**r, 'file':f'{folder}/{path.name}'})
     return out
 

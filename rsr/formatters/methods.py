@@ -23,11 +23,14 @@ def formatter(
     style:str='messages'  # default style
 ):
     "Register a function `(prompt, rollouts, **options) -> [row, …]` as a formatter."
-    def _(f): FORMATTERS[name] = (f, need, target, style); return f
+    def _(f):
+        FORMATTERS[name] = (f, need, target, style)
+        return f
     return _
 
 # %% ../../nbs/formatters/01_methods.ipynb #2717d61f
-def _prompt(prompt): return [{'role':m['role'], 'content':m['content']} for m in prompt.messages]
+def _prompt(prompt):
+    return [{'role':m['role'], 'content':m['content']} for m in prompt.messages]
 
 # %% ../../nbs/formatters/01_methods.ipynb #08e55143
 @dataclass
@@ -45,7 +48,8 @@ class Formatter:
     keep_system: bool = False     # sampler.system_prompt and prompt_template go into the rows
 
     @property
-    def file(self): return f'{self.name}.{self.format}'
+    def file(self):
+        return f'{self.name}.{self.format}'
 
 # %% ../../nbs/formatters/01_methods.ipynb #3d67607e
 SELECT = dict(best=lambda rs, p: max(rs, key=lambda r: r.score), first=lambda rs, p: rs[0], shortest=lambda rs, p: min(rs, key=lambda r: len(r.text)),
@@ -81,7 +85,8 @@ def _plain_pairs(rollouts, pass_threshold, fail_threshold, order, most, **rule):
     ok, bad, out = sorted(ok, key=lambda r: -r.score), by_preference(bad, rollouts, order), []
     for c in ok:
         fits = [r for r in bad if _makes_pair((c.score, c.text), (r.score, r.text), **rule) and c.text.strip()!=r.text.strip() and reviewed(c, r)!='reject']
-        if not fits or len(out)>=most: continue
+        if not fits or len(out)>=most:
+            continue
         r = next((r for r in fits if reviewed(c, r)), fits[0])       # what a person spoke for goes first
         out.append((r, c, True) if reviewed(c, r)=='swap' else (c, r, False))
         bad.remove(r)
@@ -91,10 +96,14 @@ def _plain_pairs(rollouts, pass_threshold, fail_threshold, order, most, **rule):
 def _need_pair(seen, pass_threshold=1.0, fail_threshold=0.0, min_margin=0.0, max_margin=None, strategy=None, max_length_ratio=None, **_):
     rule = dict(min_margin=min_margin, max_margin=max_margin, max_length_ratio=max_length_ratio)
     ok, bad = _split(seen, lambda r: r[0], pass_threshold, fail_threshold)
-    if strategy: return (0 if ok else 1), (0 if any(_makes_pair(c, r, **rule) for c in ok for r in seen) else 1)
-    if not ok or not bad: return (0 if ok else 1), (0 if bad else 1)
-    if max(ok)[0]-min(bad)[0]<min_margin-EPS: return 1, 1
-    if max_length_ratio is max_margin is None or any(_makes_pair(c, r, **rule) for c in ok for r in bad): return 0, 0
+    if strategy:
+        return (0 if ok else 1), (0 if any(_makes_pair(c, r, **rule) for c in ok for r in seen) else 1)
+    if not ok or not bad:
+        return (0 if ok else 1), (0 if bad else 1)
+    if max(ok)[0]-min(bad)[0]<min_margin-EPS:
+        return 1, 1
+    if max_length_ratio is max_margin is None or any(_makes_pair(c, r, **rule) for c in ok for r in bad):
+        return 0, 0
     return (1, 0) if len(ok)>=len(bad) else (0, 1)
 
 # %% ../../nbs/formatters/01_methods.ipynb #b761580a
@@ -113,8 +122,10 @@ def dpo(prompt, rollouts,
 )->list:
     "Pairs of passed and failed responses (seed 'DPO')."
     rule = dict(pass_threshold=pass_threshold, min_margin=min_margin, max_margin=max_margin, max_length_ratio=max_length_ratio)
-    if strategy: made, _ = find_pairs(rollouts, max_pairs_per_prompt, inverted, rejected, floor=floor, **rule)
-    else: made = _plain_pairs(rollouts, fail_threshold=fail_threshold, order=rejected, most=max_pairs_per_prompt, **rule)
+    if strategy:
+        made, _ = find_pairs(rollouts, max_pairs_per_prompt, inverted, rejected, floor=floor, **rule)
+    else:
+        made = _plain_pairs(rollouts, fail_threshold=fail_threshold, order=rejected, most=max_pairs_per_prompt, **rule)
     return [{'prompt':_prompt(prompt), 'chosen':c, 'rejected':r, 'margin':c.score-r.score} for c, r, _ in made]
 
 # %% ../../nbs/formatters/01_methods.ipynb #aee2aec8
@@ -134,12 +145,14 @@ def unique_texts(
     "Texts without those that repeat an earlier one."
     if unique!='near':
         first = {}
-        for t in texts: first.setdefault(normalised(t) if unique=='normalised' else t, t)
+        for t in texts:
+            first.setdefault(normalised(t) if unique=='normalised' else t, t)
         return list(first.values())
     kept = []
     for t in dict.fromkeys(texts):
         h = minhash(t)
-        if all(h.jaccard(k)<threshold for _, k in kept): kept.append((t, h))
+        if all(h.jaccard(k)<threshold for _, k in kept):
+            kept.append((t, h))
     return [t for t, _ in kept]
 
 # %% ../../nbs/formatters/01_methods.ipynb #58246911
@@ -159,7 +172,8 @@ def multi_sft(prompt, rollouts,
     ok = sorted((r for r in rollouts if passed(r.score, pass_threshold)), key=lambda r: -r.score)
     first = {r.text.strip():r for r in reversed(ok)}
     rs = [first[t] for t in unique_texts([r.text.strip() for r in ok], unique)][:num_responses]
-    if len(rs)<max(1, min_responses): return []
+    if len(rs)<max(1, min_responses):
+        return []
     return [{'prompt':_prompt(prompt), 'response':r} for r in rs] if unroll else [{'prompt':_prompt(prompt), 'responses':rs}]
 
 # %% ../../nbs/formatters/01_methods.ipynb #0b087731
@@ -173,7 +187,8 @@ def kto(prompt, rollouts,
     ok, bad = _split(rollouts, lambda r: r.score, pass_threshold, fail_threshold)
     first = {}
     for label, rs in ((True, ok), (False, bad)):
-        for r in rs: first.setdefault(r.text.strip(), {'prompt':_prompt(prompt), 'response':r, 'label':label})
+        for r in rs:
+            first.setdefault(r.text.strip(), {'prompt':_prompt(prompt), 'response':r, 'label':label})
     return list(first.values())
 
 # %% ../../nbs/formatters/01_methods.ipynb #62592885
@@ -183,14 +198,16 @@ def balance(
 )->list:                        # which rows stay, in order
     "Choose rows so that the share of true labels is reached; all of one side are kept."
     p, n = sum(1 for l, *_ in labels if l), sum(1 for l, *_ in labels if not l)
-    if not p or not n: return [True]*len(labels)
+    if not p or not n:
+        return [True]*len(labels)
     most_p, most_n = n*positive_share/(1-positive_share), p*(1-positive_share)/positive_share
     side, keep = (True, max(1, round(most_p))) if p>most_p else (False, max(1, round(most_n)))
     stay = set(sorted((i for i, (l, *_) in enumerate(labels) if l==side), key=lambda i: labels[i][1:])[:keep])
     return [l!=side or i in stay for i, (l, *_) in enumerate(labels)]
 
 # %% ../../nbs/formatters/01_methods.ipynb #0f4c025d
-def _need_grpo(seen, band=None, **_): return (0, 0, max(0, 8-len(seen))) if band and len(seen)<8 else (0, 0)
+def _need_grpo(seen, band=None, **_):
+    return (0, 0, max(0, 8-len(seen))) if band and len(seen)<8 else (0, 0)
 
 @formatter('grpo', _need_grpo, 'trl', 'standard')
 def grpo(prompt, rollouts,
@@ -201,7 +218,9 @@ def grpo(prompt, rollouts,
     "One row per prompt, with the columns that the reward needs (seed 'GRPO')."
     if band:
         scores = [r.score for r in rollouts if r.score is not None]
-        if not scores or not band[0]<sum(passed(s, pass_threshold) for s in scores)/len(scores)<band[1]: return []
+        if not scores or not band[0]<sum(passed(s, pass_threshold) for s in scores)/len(scores)<band[1]:
+            return []
     return [{'prompt':_prompt(prompt), 'id':prompt.id, 'columns':{k:_text(prompt.metadata.get(k)) for k in columns}}]
 
-def _text(v): return '' if v is None else v if isinstance(v, str) else orjson.dumps(v).decode()
+def _text(v):
+    return '' if v is None else v if isinstance(v, str) else orjson.dumps(v).decode()

@@ -15,12 +15,18 @@ def implausible(
     floor:float=None     # score below which a response is too bad to learn from; None: any score will do
 )->str:                  # the reason; None: it could have been written in earnest
     "Why a response is no plausible rejected side."
-    if not r.text.strip(): return 'empty'
-    if r.outcome=='truncated': return 'truncated'
-    if r.score is None: return 'unscored'
-    if floor is not None and r.score<floor-EPS: return 'below the floor score'
-    if is_refusal(r.text): return 'refusal'
-    if is_garbled(r.text): return 'garbled'
+    if not r.text.strip():
+        return 'empty'
+    if r.outcome=='truncated':
+        return 'truncated'
+    if r.score is None:
+        return 'unscored'
+    if floor is not None and r.score<floor-EPS:
+        return 'below the floor score'
+    if is_refusal(r.text):
+        return 'refusal'
+    if is_garbled(r.text):
+        return 'garbled'
 
 # %% ../../nbs/formatters/00_pairing.ipynb #4c27a23b
 def length_ratio(
@@ -46,20 +52,30 @@ def pair_problem(
     max_length_ratio:float=None    # as for `unlike_length`
 )->str:                            # the reason; None: it is a pair
     "Why two responses to one prompt are no preference pair."
-    if chosen.score is None or chosen.score<pass_threshold-EPS: return 'chosen does not pass'
-    if rejected.source is not None and rejected.source!=chosen.key: return 'made from another response'
-    if (why := implausible(rejected, floor)): return f'rejected: {why}'
-    if (flaw := (rejected.detail or {}).get('_flaw')) and flaw.get('problem'): return f"flaw: {flaw['problem']}"
-    if ' '.join(chosen.text.split())==' '.join(rejected.text.split()): return 'same text'
-    if (why := _off(chosen.score-rejected.score, min_margin, max_margin)): return why
-    if unlike_length(chosen.text, rejected.text, max_length_ratio): return 'lengths too unlike'
+    if chosen.score is None or chosen.score<pass_threshold-EPS:
+        return 'chosen does not pass'
+    if rejected.source is not None and rejected.source!=chosen.key:
+        return 'made from another response'
+    if (why := implausible(rejected, floor)):
+        return f'rejected: {why}'
+    if (flaw := (rejected.detail or {}).get('_flaw')) and flaw.get('problem'):
+        return f"flaw: {flaw['problem']}"
+    if ' '.join(chosen.text.split())==' '.join(rejected.text.split()):
+        return 'same text'
+    if (why := _off(chosen.score-rejected.score, min_margin, max_margin)):
+        return why
+    if unlike_length(chosen.text, rejected.text, max_length_ratio):
+        return 'lengths too unlike'
 
 # %% ../../nbs/formatters/00_pairing.ipynb #ca4d0d61
 def _off(margin, least, most):
     "What is wrong with a margin."
-    if margin<-EPS: return 'inverted'
-    if margin<least-EPS: return 'margin too small'
-    if most is not None and margin>most+EPS: return 'margin too large'
+    if margin<-EPS:
+        return 'inverted'
+    if margin<least-EPS:
+        return 'margin too small'
+    if most is not None and margin>most+EPS:
+        return 'margin too large'
 
 # %% ../../nbs/formatters/00_pairing.ipynb #b255ab77
 def by_preference(
@@ -68,7 +84,8 @@ def by_preference(
     order:str      # worst, near_mean
 )->list:
     "The responses that may be rejected, the preferred one first."
-    if order=='worst': return sorted(rejected, key=lambda r: r.score)
+    if order=='worst':
+        return sorted(rejected, key=lambda r: r.score)
     s = [r.score for r in rollouts if r.score is not None]
     mean = sum(s)/len(s) if s else 0.
     aim = mean-2*(sum((x-mean)**2 for x in s)/max(1, len(s)))**.5
@@ -86,15 +103,20 @@ def reviewed(
 def _one(c, r, inverted, rule):
     "((chosen, rejected, swapped), None) or (None, reason) of two responses."
     said, problem = reviewed(c, r), pair_problem(c, r, **rule)
-    if said=='reject': return None, 'rejected in review'
-    if said=='swap': return (r, c, True), None
-    if said=='accept' or not problem: return (c, r, False), None
-    if problem=='inverted' and inverted=='swap' and r.source is None and not pair_problem(r, c, **rule): return (r, c, True), None
+    if said=='reject':
+        return None, 'rejected in review'
+    if said=='swap':
+        return (r, c, True), None
+    if said=='accept' or not problem:
+        return (c, r, False), None
+    if problem=='inverted' and inverted=='swap' and r.source is None and not pair_problem(r, c, **rule):
+        return (r, c, True), None
     return None, problem
 
 def _sides(rollouts):
     "(may be chosen, may be rejected): by side where there are sides."
-    if not any(r.side for r in rollouts): return rollouts, rollouts
+    if not any(r.side for r in rollouts):
+        return rollouts, rollouts
     return [r for r in rollouts if r.side=='chosen'], [r for r in rollouts if r.side=='rejected']
 
 # %% ../../nbs/formatters/00_pairing.ipynb #2aca6200
@@ -107,15 +129,21 @@ def find_pairs(
 )->tuple:                    # ([(chosen, rejected, swapped), …], reason where there is none)
     "The preference pairs of a prompt, or why there is none."
     scored = [r for r in rollouts if r.score is not None]
-    if not scored: return [], 'unscored'
+    if not scored:
+        return [], 'unscored'
     up, down = _sides(scored)
     up, down, out, used, why = sorted(up, key=lambda r: -r.score), by_preference(down, scored, order), [], set(), []
     for c in up:
         for r in down:
-            if len(out)>=most or {id(c), id(r)}&used or c is r: continue
+            if len(out)>=most or {id(c), id(r)}&used or c is r:
+                continue
             hit, problem = _one(c, r, inverted, rule)
-            if hit: out.append(hit); used |= {id(c), id(r)}; break
-            if problem!='inverted' or r.side: why.append(problem)   # without sides the other order is tried too
+            if hit:
+                out.append(hit)
+                used |= {id(c), id(r)}
+                break
+            if problem!='inverted' or r.side:
+                why.append(problem)   # without sides the other order is tried too
     return out, None if out else _first_reason(up, down, why, rule.get('pass_threshold', 1.))
 
 # %% ../../nbs/formatters/00_pairing.ipynb #1f76d4cc
@@ -123,9 +151,13 @@ _order = ['chosen does not pass', 'rejected in review', 'lengths too unlike', 'f
 
 def _first_reason(up, down, why, pass_threshold):
     "The reason that says most: how far the best try came."
-    if not up: return 'no chosen side'
-    if up[0].score<pass_threshold-EPS and 'rejected in review' not in why: return 'chosen does not pass'
-    if not down: return 'no rejected side'
-    if not why: return 'too few responses'
+    if not up:
+        return 'no chosen side'
+    if up[0].score<pass_threshold-EPS and 'rejected in review' not in why:
+        return 'chosen does not pass'
+    if not down:
+        return 'no rejected side'
+    if not why:
+        return 'too few responses'
     whys = [w for w in why if w!='chosen does not pass'] or why
     return min(whys, key=lambda w: next((i for i, k in enumerate(_order) if w.startswith(k)), len(_order)))

@@ -20,10 +20,13 @@ def group_key(
     by:str='prompt'  # prompt, or metadata.KEY
 )->str:              # what decides the prompt's side
     "The text that a prompt is grouped by."
-    if by=='prompt': return normalised(prompt_text(prompt))
-    if not by.startswith('metadata.'): raise RsrError(f"split.by: '{by}' is not prompt or metadata.KEY")
+    if by=='prompt':
+        return normalised(prompt_text(prompt))
+    if not by.startswith('metadata.'):
+        raise RsrError(f"split.by: '{by}' is not prompt or metadata.KEY")
     v = prompt.metadata.get(k := by.split('.', 1)[1])
-    if v is None: raise RsrError(f"split.by: prompt '{prompt.id}' has no metadata.{k}")
+    if v is None:
+        raise RsrError(f"split.by: prompt '{prompt.id}' has no metadata.{k}")
     return orjson.dumps(v).decode()
 
 # %% ../../nbs/formatters/03_splits.ipynb #8ae203cb
@@ -43,7 +46,8 @@ class Groups:
         h = minhash(text)
         like = self.lsh.query(h)
         self.keys[id_] = self.keys[min(like)] if like else key
-        if not like: self.lsh.insert(id_, h)
+        if not like:
+            self.lsh.insert(id_, h)
         return self.keys[id_]
 
 # %% ../../nbs/formatters/03_splits.ipynb #2fb8b4d3
@@ -52,13 +56,17 @@ def stage_shares(
     formatters:list   # [Formatter, …]
 )->dict:              # {name: share}, sums to 1
     "The shares of the stages, checked."
-    if not stages or not isinstance(stages, (list, tuple, dict)): raise RsrError(f'stages: {stages!r} is not a list of formatters, or a mapping of them to shares')
+    if not stages or not isinstance(stages, (list, tuple, dict)):
+        raise RsrError(f'stages: {stages!r} is not a list of formatters, or a mapping of them to shares')
     shares = {s:1/len(stages) for s in stages} if isinstance(stages, (list, tuple)) else dict(stages)
     names = [f.name for f in formatters]
     for s, v in shares.items():
-        if s not in names: raise RsrError(f"stages: '{s}' is no formatter of this recipe; allowed: {', '.join(names)}")
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0<v<=1: raise RsrError(f'stages.{s}: {v!r} is not a share in (0, 1]')
-    if abs(sum(shares.values())-1)>1e-6: raise RsrError(f'stages: the shares sum to {sum(shares.values()):g}, not 1')
+        if s not in names:
+            raise RsrError(f"stages: '{s}' is no formatter of this recipe; allowed: {', '.join(names)}")
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0<v<=1:
+            raise RsrError(f'stages.{s}: {v!r} is not a share in (0, 1]')
+    if abs(sum(shares.values())-1)>1e-6:
+        raise RsrError(f'stages: the shares sum to {sum(shares.values()):g}, not 1')
     return shares
 
 # %% ../../nbs/formatters/03_splits.ipynb #002b77db
@@ -69,7 +77,8 @@ def stage_of(
     "The stage that a prompt belongs to."
     x = share_of(key, 'stage')
     for s, v in shares.items():
-        if x<v: return s
+        if x<v:
+            return s
         x -= v
     return s
 
@@ -78,13 +87,18 @@ SPLIT = dict(eval=0.1, by='prompt', near=True)   # seed 'Data Quality Checklist'
 
 def check_split(split)->dict:
     "The recipe's `split:` with its defaults, checked."
-    if not isinstance(split, dict): raise RsrError(f'split: {split!r} is not a mapping such as {{eval: 0.1}}')
+    if not isinstance(split, dict):
+        raise RsrError(f'split: {split!r} is not a mapping such as {{eval: 0.1}}')
     for k in split:
-        if k not in SPLIT: raise RsrError(f"split: no key '{k}'. Allowed: {', '.join(SPLIT)}")
+        if k not in SPLIT:
+            raise RsrError(f"split: no key '{k}'. Allowed: {', '.join(SPLIT)}")
     o = {**SPLIT, **split}
-    if isinstance(o['eval'], bool) or not isinstance(o['eval'], (int, float)) or not 0<o['eval']<1: raise RsrError(f"split.eval: {o['eval']!r} is not a share in (0, 1)")
-    if not (o['by']=='prompt' or str(o['by']).startswith('metadata.')): raise RsrError(f"split.by: '{o['by']}' is not prompt or metadata.KEY")
-    if not isinstance(o['near'], bool): raise RsrError(f"split.near: {o['near']!r} is not true or false")
+    if isinstance(o['eval'], bool) or not isinstance(o['eval'], (int, float)) or not 0<o['eval']<1:
+        raise RsrError(f"split.eval: {o['eval']!r} is not a share in (0, 1)")
+    if not (o['by']=='prompt' or str(o['by']).startswith('metadata.')):
+        raise RsrError(f"split.by: '{o['by']}' is not prompt or metadata.KEY")
+    if not isinstance(o['near'], bool):
+        raise RsrError(f"split.near: {o['near']!r} is not true or false")
     return o
 
 # %% ../../nbs/formatters/03_splits.ipynb #d4ee71ba
@@ -98,16 +112,19 @@ class Split:
     def place(self, prompt):
         "(prompt id, side, stage) of the prompt, worked out once."
         key = group_key(prompt, self.split['by'] if self.split else 'prompt')
-        if self.groups: key = self.groups.add(prompt.key if prompt.key is not None else len(self.groups.keys), prompt_text(prompt), key)
+        if self.groups:
+            key = self.groups.add(prompt.key if prompt.key is not None else len(self.groups.keys), prompt_text(prompt), key)
         side = 'eval' if self.split and share_of(key)<self.split['eval'] else 'train'
         self.counts[side] += 1
         return prompt.id, side, self.shares and stage_of(key, self.shares)
 
     def __call__(self, prompt, formatter):
         "'train', 'eval', or None where the prompt belongs to another stage."
-        if self.at[0]!=prompt.id: self.at = self.place(prompt)
+        if self.at[0]!=prompt.id:
+            self.at = self.place(prompt)
         _, side, stage = self.at
-        if side=='train' and self.shares and formatter.name in self.shares and stage!=formatter.name: return None
+        if side=='train' and self.shares and formatter.name in self.shares and stage!=formatter.name:
+            return None
         return side
 
 # %% ../../nbs/formatters/03_splits.ipynb #56e91a99
@@ -115,16 +132,23 @@ NGRAM = 13
 
 def _strings(o):
     "All texts in plain data."
-    if isinstance(o, str): yield o
-    elif isinstance(o, dict): yield from (s for v in o.values() for s in _strings(v))
-    elif isinstance(o, (list, tuple)): yield from (s for v in o for s in _strings(v))
+    if isinstance(o, str):
+        yield o
+    elif isinstance(o, dict):
+        yield from (s for v in o.values() for s in _strings(v))
+    elif isinstance(o, (list, tuple)):
+        yield from (s for v in o for s in _strings(v))
 
 def _passages(path):
     "The passages of a benchmark file."
-    if not Path(path).is_file(): raise RsrError(f'decontaminate: no file {path}')
-    if not str(path).endswith(('.jsonl', '.jsonl.gz')): yield from Path(path).read_text(encoding='utf-8').splitlines(); return
+    if not Path(path).is_file():
+        raise RsrError(f'decontaminate: no file {path}')
+    if not str(path).endswith(('.jsonl', '.jsonl.gz')):
+        yield from Path(path).read_text(encoding='utf-8').splitlines()
+        return
     for where, row, err in read_jsonl(path):
-        if err: raise RsrError(f'decontaminate: {where}: {err}')
+        if err:
+            raise RsrError(f'decontaminate: {where}: {err}')
         yield from _strings(row)
 
 # %% ../../nbs/formatters/03_splits.ipynb #2501d4b0
@@ -134,13 +158,15 @@ class Benchmark:
         self.grams, self.short = set(), set()
         for words in (normalised(t).split() for t in _passages(path)):
             self.grams.update(hash(' '.join(words[i:i+NGRAM])) for i in range(len(words)-NGRAM+1))
-            if 0<len(words): self.short.add(' '.join(words))
+            if 0<len(words):
+                self.short.add(' '.join(words))
 
     def overlap(self, prompt)->str:
         "The words that a prompt shares with the benchmark; None if none."
         words = normalised(prompt_text(prompt)).split()
         for i in range(len(words)-NGRAM+1):
-            if hash(g := ' '.join(words[i:i+NGRAM])) in self.grams: return g
+            if hash(g := ' '.join(words[i:i+NGRAM])) in self.grams:
+                return g
         return (t if words and (t := ' '.join(words)) in self.short else None)
 
 # %% ../../nbs/formatters/03_splits.ipynb #0fdace7a
@@ -152,10 +178,13 @@ def clean_input(
     "The items without contaminated prompts."
     for where, p in items:
         words = bench.overlap(p) if hasattr(p, 'messages') else None
-        if words is None: yield where, p
-        else: found.append(dict(id=p.id, where=where, words=words))
+        if words is None:
+            yield where, p
+        else:
+            found.append(dict(id=p.id, where=where, words=words))
 
 # %% ../../nbs/formatters/03_splits.ipynb #b25bbcdd
 def write_found(path, found):
     "List the contaminated prompts."
-    with Atomic(path) as f: f.write(b''.join(orjson.dumps(d, option=orjson.OPT_APPEND_NEWLINE) for d in found))
+    with Atomic(path) as f:
+        f.write(b''.join(orjson.dumps(d, option=orjson.OPT_APPEND_NEWLINE) for d in found))

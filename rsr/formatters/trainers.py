@@ -16,14 +16,18 @@ SHAPES = {}   # (method, target) -> function(row, style) -> dict
 def shape(method, *targets):
     "Register a function as the row form of a method for these trainers."
     def _(f):
-        for t in targets: SHAPES[method, t] = f
+        for t in targets:
+            SHAPES[method, t] = f
         return f
     return _
 
 # %% ../../nbs/formatters/02_trainers.ipynb #28bfdd24
-def _user(row): return row['prompt'][-1]['content']
-def _says(text, **kw): return {'role':'assistant', 'content':text, **kw}
-def _answer(row): return _says(row['response'], **({'reasoning_content':row['reasoning']} if 'reasoning' in row else {}))
+def _user(row):
+    return row['prompt'][-1]['content']
+def _says(text, **kw):
+    return {'role':'assistant', 'content':text, **kw}
+def _answer(row):
+    return _says(row['response'], **({'reasoning_content':row['reasoning']} if 'reasoning' in row else {}))
 
 # %% ../../nbs/formatters/02_trainers.ipynb #ea9e856a
 @shape('sft', 'llamafactory', 'axolotl', 'swift', 'verl', 'openai')
@@ -34,7 +38,8 @@ def sft_messages(row, style='messages'):
 @shape('sft', 'trl')
 def sft_trl(row, style='messages'):
     "Prompt and completion: loss on the answer only."
-    if style=='standard': return {'prompt':_user(row), 'completion':row['response']}
+    if style=='standard':
+        return {'prompt':_user(row), 'completion':row['response']}
     return {'prompt':row['prompt'], 'completion':[_answer(row)]}
 
 # %% ../../nbs/formatters/02_trainers.ipynb #f1e65bd5
@@ -55,7 +60,8 @@ def dpo_sharegpt(row, style='messages'):
 @shape('dpo', 'trl')
 def dpo_trl(row, style='messages'):
     "TRL's preference form."
-    if style=='standard': return {'prompt':_user(row), 'chosen':row['chosen'], 'rejected':row['rejected']}
+    if style=='standard':
+        return {'prompt':_user(row), 'chosen':row['chosen'], 'rejected':row['rejected']}
     return {'prompt':row['prompt'], 'chosen':[_says(row['chosen'])], 'rejected':[_says(row['rejected'])]}
 
 # %% ../../nbs/formatters/02_trainers.ipynb #437c3ef3
@@ -78,7 +84,8 @@ def dpo_openai(row, style='messages'):
 @shape('kto', 'trl', 'axolotl')
 def kto_trl(row, style='standard'):
     "TRL's unpaired preference form."
-    if style=='standard': return {'prompt':_user(row), 'completion':row['response'], 'label':row['label']}
+    if style=='standard':
+        return {'prompt':_user(row), 'completion':row['response'], 'label':row['label']}
     return {'prompt':row['prompt'], 'completion':[_says(row['response'])], 'label':row['label']}
 
 # %% ../../nbs/formatters/02_trainers.ipynb #2de69233
@@ -120,10 +127,12 @@ def get_shape(
     style:str     # messages, standard
 ):                # function(row, style)
     "The row form of a method for a trainer, checked."
-    if target not in TARGETS: raise RsrError(f"formatter '{method}'.target: "+no_such('target', target, TARGETS))
+    if target not in TARGETS:
+        raise RsrError(f"formatter '{method}'.target: "+no_such('target', target, TARGETS))
     if (method, target) not in SHAPES:
         raise RsrError(f"formatter '{method}': {target} has no such training; {method} can be written for {', '.join(t for m, t in SHAPES if m==method)}")
-    if style=='standard' and (method, target) not in STANDARD: raise RsrError(f"formatter '{method}'.style: {target} takes no plain strings for {method}; use style: messages")
+    if style=='standard' and (method, target) not in STANDARD:
+        raise RsrError(f"formatter '{method}'.style: {target} takes no plain strings for {method}; use style: messages")
     return SHAPES[method, target]
 
 # %% ../../nbs/formatters/02_trainers.ipynb #e843254f

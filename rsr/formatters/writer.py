@@ -7,9 +7,7 @@ __all__ = ['COMMON', 'options_of', 'make_formatter', 'make_formatters', 'shaped'
            'write_files']
 
 # %% ../../nbs/formatters/04_writer.ipynb #217639bd
-import inspect
-import orjson
-import re
+import inspect, orjson, re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,10 +26,14 @@ _choices = dict(select=tuple(SELECT), rejected=('worst', 'near_mean'), inverted=
 # %% ../../nbs/formatters/04_writer.ipynb #60797eab
 _nullable = 'fail_threshold', 'max_margin', 'floor', 'max_length_ratio', 'band', 'target', 'style', 'format', 'strategy'
 
-def _number(v): return isinstance(v, (int, float)) and not isinstance(v, bool)
-def _whole(v): return isinstance(v, int) and not isinstance(v, bool) and v>=1
-def _names(v): return isinstance(v, (list, tuple)) and all(isinstance(x, str) for x in v)
-def _band(v): return isinstance(v, (list, tuple)) and len(v)==2 and all(map(_number, v)) and 0<=v[0]<v[1]<=1
+def _number(v):
+    return isinstance(v, (int, float)) and not isinstance(v, bool)
+def _whole(v):
+    return isinstance(v, int) and not isinstance(v, bool) and v>=1
+def _names(v):
+    return isinstance(v, (list, tuple)) and all(isinstance(x, str) for x in v)
+def _band(v):
+    return isinstance(v, (list, tuple)) and len(v)==2 and all(map(_number, v)) and 0<=v[0]<v[1]<=1
 
 _values = {('pass_threshold', 'fail_threshold', 'min_margin', 'max_margin', 'floor'):(lambda v: _number(v) and 0<=v<=1, 'a number in [0, 1]'),
            ('positive_share',):(lambda v: _number(v) and 0<v<1, 'between 0 and 1'), ('max_length_ratio',):(lambda v: _number(v) and v>1, 'a number above 1'),
@@ -45,12 +47,15 @@ def options_of(fn):
 
 def _check(where, o):
     "Check the values of a formatter's options."
-    def ok(k, fits): return k not in o or fits(o[k]) or o[k] is None and k in _nullable
+    def ok(k, fits):
+        return k not in o or fits(o[k]) or o[k] is None and k in _nullable
     for keys, (fits, what) in _values.items():
         for k in keys:
-            if not ok(k, fits): raise RsrError(f'{where}.{k}: {o[k]!r} is not {what}')
+            if not ok(k, fits):
+                raise RsrError(f'{where}.{k}: {o[k]!r} is not {what}')
     for k, allowed in _choices.items():
-        if not ok(k, allowed.__contains__): raise RsrError(f'{where}.{k}: '+no_such('choice', o[k], allowed))
+        if not ok(k, allowed.__contains__):
+            raise RsrError(f'{where}.{k}: '+no_such('choice', o[k], allowed))
 
 # %% ../../nbs/formatters/04_writer.ipynb #703cc2b8
 _taken = {'prompts', 'completions', 'completion', 'completion_ids', 'trainer_state', 'log_extra', 'log_metric', 'prompt', 'images', 'image', 'tools'}
@@ -58,8 +63,10 @@ _taken = {'prompts', 'completions', 'completion', 'completion_ids', 'trainer_sta
 def _check_together(where, o):
     "Check options that depend on each other, or on the trainer."
     p, f = o.get('pass_threshold'), o.get('fail_threshold')
-    if p is not None and f is not None and f>=p: raise RsrError(f'{where}.fail_threshold: {f:g} is not below pass_threshold {p:g}: a response would be chosen and rejected at once')
-    if (bad := _taken & set(o.get('columns') or ())): raise RsrError(f"{where}.columns: trainers use the name '{min(bad)}' themselves; rename it in data.transform")
+    if p is not None and f is not None and f>=p:
+        raise RsrError(f'{where}.fail_threshold: {f:g} is not below pass_threshold {p:g}: a response would be chosen and rejected at once')
+    if (bad := _taken & set(o.get('columns') or ())):
+        raise RsrError(f"{where}.columns: trainers use the name '{min(bad)}' themselves; rename it in data.transform")
 
 # %% ../../nbs/formatters/04_writer.ipynb #e588caff
 def make_formatter(
@@ -68,16 +75,20 @@ def make_formatter(
     **options         # those of the formatter's function, and COMMON
 )->Formatter:
     "A formatter with its options, checked."
-    if type not in FORMATTERS: raise RsrError('formatter.type: '+no_such('formatter', type, FORMATTERS))
+    if type not in FORMATTERS:
+        raise RsrError('formatter.type: '+no_such('formatter', type, FORMATTERS))
     fn, need, target, style = FORMATTERS[type]
     known, where = options_of(fn), f"formatter '{type}'"
     for k in options:
-        if k not in known and k not in COMMON: raise RsrError(f'{where}: '+no_such('option', k, ['type', 'name', *known, *COMMON]))
+        if k not in known and k not in COMMON:
+            raise RsrError(f'{where}: '+no_such('option', k, ['type', 'name', *known, *COMMON]))
     own, common = ({**d, **{k:v for k, v in options.items() if k in d}} for d in (known, COMMON))
-    _check(where, {**own, **common}); _check_together(where, own)
+    _check(where, {**own, **common})
+    _check_together(where, own)
     target, method = common.pop('target') or target, 'sft' if own.get('unroll') else type
     style = common.pop('style') or (style if target in ('trl', 'axolotl') else 'messages')
-    if target: get_shape(method, target, style)
+    if target:
+        get_shape(method, target, style)
     fmt = common.pop('format') or ('parquet' if (method, target)==('sft', 'verl') else 'jsonl')
     return Formatter(type, name or type, own, partial(fn, **own), partial(need, **own), target, style, fmt, **common)
 
@@ -89,16 +100,20 @@ def make_formatters(
     fs = [make_formatter(**c) for c in configs]
     names = [f.name for f in fs]
     for n in names:
-        if names.count(n)>1: raise RsrError(f"formatter: two would write {n}.jsonl; give one of them another `name`")
-        if not n or Path(n).name!=n or n.startswith('.'): raise RsrError(f"formatter.name: '{n}' is not a plain file name")
+        if names.count(n)>1:
+            raise RsrError(f"formatter: two would write {n}.jsonl; give one of them another `name`")
+        if not n or Path(n).name!=n or n.startswith('.'):
+            raise RsrError(f"formatter.name: '{n}' is not a plain file name")
     return fs
 
 # %% ../../nbs/formatters/04_writer.ipynb #fdd4023e
 def _texts(row, thinking):
     "The neutral row with texts in place of rollouts."
-    def text(r): return split_thinking(r.text, r.reasoning)[1].strip() if thinking!='keep' else r.text.strip()
+    def text(r):
+        return split_thinking(r.text, r.reasoning)[1].strip() if thinking!='keep' else r.text.strip()
     out = {**row, **{k:text(row[k]) for k in ('response', 'chosen', 'rejected') if k in row}}
-    if 'responses' in row: out['responses'] = [text(r) for r in row['responses']]
+    if 'responses' in row:
+        out['responses'] = [text(r) for r in row['responses']]
     if thinking=='reasoning_content' and 'response' in row:
         out['prompt'] = [{**m, 'reasoning_content':''} for m in row['prompt']]   # the same keys in every turn
         out['reasoning'] = split_thinking(row['response'].text, row['response'].reasoning)[0].strip()
@@ -111,9 +126,11 @@ def shaped(
     style:str=None      # messages or standard; None: the formatter's
 )->dict:                # the trainer's row; None where an answer is empty once its thinking is gone
     "One row as the formatter's trainer reads it."
-    if not f.target: return row
+    if not f.target:
+        return row
     row, style = _texts(row, f.thinking), style or f.style
-    if any(row.get(k)=='' for k in ('response', 'chosen', 'rejected')) or ('chosen' in row and row['chosen']==row['rejected']): return None
+    if any(row.get(k)=='' for k in ('response', 'chosen', 'rejected')) or ('chosen' in row and row['chosen']==row['rejected']):
+        return None
     return get_shape(method_of(f), f.target, style)(row, style)
 
 def method_of(f)->str:
@@ -126,7 +143,8 @@ def as_written(
     rollouts   # of one prompt
 )->list:       # the same with the texts that go into the file, less those that serve it not
     "The rollouts that a formatter chooses from."
-    if f.thinking!='keep': rollouts = [replace(r, text=a, reasoning=t) for r in rollouts for t, a in [split_thinking(r.text, r.reasoning)] if a.strip()]
+    if f.thinking!='keep':
+        rollouts = [replace(r, text=a, reasoning=t) for r in rollouts for t, a in [split_thinking(r.text, r.reasoning)] if a.strip()]
     return rollouts if f.type=='dpo' else [r for r in rollouts if r.side!='rejected']   # what was asked for to be worse is no example
 
 # %% ../../nbs/formatters/04_writer.ipynb #0cb469ea
@@ -144,42 +162,57 @@ class Writer:
 @patch
 def write(self:Writer, prompt, rollouts, prepare=None):
     "Write one prompt's rows."
-    if self.f.keep_system and prepare: prompt = type(prompt)(prompt.id, prepare(prompt.messages), prompt.metadata, prompt.extra, prompt.key)
+    if self.f.keep_system and prepare:
+        prompt = type(prompt)(prompt.id, prepare(prompt.messages), prompt.metadata, prompt.extra, prompt.key)
     rollouts = as_written(self.f, rollouts)
     rows = self.f.rows(prompt, rollouts)
     made = [(n, s) for n in rows if (s := shaped(self.f, n, self.style))]
     self.dropped += len(rows)-len(made)
-    if not rows and self.f.type=='dpo': self.unlike += lost_to_length(self.f, prompt, rollouts)
-    if made: self.put([s for _, s in made]); self._count(prompt, rollouts, made)
+    if not rows and self.f.type=='dpo':
+        self.unlike += lost_to_length(self.f, prompt, rollouts)
+    if made:
+        self.put([s for _, s in made])
+        self._count(prompt, rollouts, made)
 
 # %% ../../nbs/formatters/04_writer.ipynb #046a889f
 @patch
 def _count(self:Writer, prompt, rollouts, made):
     "Count the rows of a prompt, and note what the end of the file will want to know."
-    self.rows += len(made); self.prompts += 1
+    self.rows += len(made)
+    self.prompts += 1
     self.full += self.f.need([(r.score, r.text.strip()) for r in rollouts])==(0, 0) if self.f.type=='multi_sft' else 1
-    if self.only_dates!=[]: self.only_dates = [k for k in (self.only_dates or made[0][1]) if all(_is_date(s.get(k)) for _, s in made)]
+    if self.only_dates!=[]:
+        self.only_dates = [k for k in (self.only_dates or made[0][1]) if all(_is_date(s.get(k)) for _, s in made)]
     if self.f.type=='kto':
         n = {True:0, False:0}   # rank within the prompt
-        for row, _ in made: self.labels.append((row['label'], n[row['label']], stable_hash(prompt.id, row['response'].idx))); n[row['label']] += 1
+        for row, _ in made:
+            self.labels.append((row['label'], n[row['label']], stable_hash(prompt.id, row['response'].idx)))
+            n[row['label']] += 1
 
 # %% ../../nbs/formatters/04_writer.ipynb #4f8d0770
 @patch
 def put(self:Writer, rows):
     "Append rows: lines of JSON, or batches of Parquet."
-    if self.f.format=='jsonl': self.out.write(b''.join(orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in rows)); return
+    if self.f.format=='jsonl':
+        self.out.write(b''.join(orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in rows))
+        return
     self.buffer += rows
-    if len(self.buffer)>=2000: self.flush()
+    if len(self.buffer)>=2000:
+        self.flush()
 
 @patch
 def flush(self:Writer):
     "Write the buffered rows as one Parquet row group."
-    try: import pyarrow as pa, pyarrow.parquet as pq
-    except ImportError: raise RsrError("format: parquet needs pyarrow: pip install pyarrow") from None
-    if not self.buffer: return
+    try:
+        import pyarrow as pa, pyarrow.parquet as pq
+    except ImportError:
+        raise RsrError("format: parquet needs pyarrow: pip install pyarrow") from None
+    if not self.buffer:
+        return
     t = pa.Table.from_pylist(self.buffer, schema=self.parquet and self.parquet.schema)
     self.parquet = self.parquet or pq.ParquetWriter(self.out, t.schema)
-    self.parquet.write_table(t); self.buffer = []
+    self.parquet.write_table(t)
+    self.buffer = []
 
 # %% ../../nbs/formatters/04_writer.ipynb #221e8af2
 @patch
@@ -187,12 +220,16 @@ def finish(self:Writer, err=None):
     "Close the file; a KTO file is balanced first. Returns its counts."
     if not err and self.f.format=='parquet':
         self.flush()
-        if self.parquet: self.parquet.close()
+        if self.parquet:
+            self.parquet.close()
     self.atomic.__exit__(err)
     out = dict(rows=self.rows, prompts=self.prompts, full=self.full, **({'dropped':self.dropped} if self.dropped else {}), **({'unlike_length':self.unlike} if self.unlike else {}))
-    if not err and self.labels: out.update(self.balance())
-    if not err and self.only_dates and self.f.format=='jsonl': self.as_parquet()
-    if not self.rows and not err: self.path.unlink()
+    if not err and self.labels:
+        out.update(self.balance())
+    if not err and self.only_dates and self.f.format=='jsonl':
+        self.as_parquet()
+    if not self.rows and not err:
+        self.path.unlink()
     return out
 
 # %% ../../nbs/formatters/04_writer.ipynb #c9a8ec27
@@ -201,28 +238,33 @@ def balance(self:Writer):
     "Rewrite a KTO file with the share of true labels that was asked for."
     stay = balance(self.labels, self.f.options['positive_share'])
     true, rows = sum(l for (l, *_), k in zip(self.labels, stay) if k), sum(stay)
-    if rows<self.rows: _keep_rows(self.path, stay, self.f.format)
+    if rows<self.rows:
+        _keep_rows(self.path, stay, self.f.format)
     return dict(rows=rows, positive_share=round(true/rows, 4), left_out=self.rows-rows)
 
 def _keep_rows(path, stay, fmt):
     "Keep those rows of a file for which `stay` is true."
     if fmt=='parquet':
         import pyarrow as pa, pyarrow.parquet as pq
-        with Atomic(path) as f: pq.write_table(pq.read_table(path).filter(pa.array(stay)), f)
+        with Atomic(path) as f:
+            pq.write_table(pq.read_table(path).filter(pa.array(stay)), f)
         return
     with open(path, 'rb') as old, Atomic(path) as new:
         for line, keep in zip(old, stay):
-            if keep: new.write(line)
+            if keep:
+                new.write(line)
 
 # %% ../../nbs/formatters/04_writer.ipynb #f5833d9a
 _iso = re.compile(r'\d{4}-\d\d-\d\d([T ]\d\d(:\d\d){0,2}\s*(Z|[+-]\d\d:?\d\d)?)?')
 
 def _texts_in(v):
     "The texts of a value, the roles of messages apart."
-    if isinstance(v, dict): return [t for k, x in v.items() if k not in ('role', 'from') for t in _texts_in(x)]
+    if isinstance(v, dict):
+        return [t for k, x in v.items() if k not in ('role', 'from') for t in _texts_in(x)]
     return [t for x in v for t in _texts_in(x)] if isinstance(v, list) else [v]
 
-def _is_date(v): return bool(ts := _texts_in(v)) and all(isinstance(t, str) and _iso.fullmatch(t) for t in ts)
+def _is_date(v):
+    return bool(ts := _texts_in(v)) and all(isinstance(t, str) and _iso.fullmatch(t) for t in ts)
 
 # %% ../../nbs/formatters/04_writer.ipynb #7c4ac19d
 @patch
@@ -230,7 +272,9 @@ def as_parquet(self:Writer):
     "Turn a JSON Lines file into Parquet."
     self.f.format, old = 'parquet', self.path
     self.path, self.buffer = old.with_suffix('.parquet'), [orjson.loads(line) for line in open(old, 'rb')]
-    with Atomic(self.path) as self.out: self.flush(); self.parquet.close()
+    with Atomic(self.path) as self.out:
+        self.flush()
+        self.parquet.close()
     old.unlink()
 
 # %% ../../nbs/formatters/04_writer.ipynb #22947afc
@@ -250,11 +294,14 @@ def write_files(
         for prompt, rollouts in groups:
             for f in formatters:
                 s = side(prompt, f) if side else 'train'
-                if s: ws[f.name, s].write(prompt, rollouts, prepare)
+                if s:
+                    ws[f.name, s].write(prompt, rollouts, prepare)
         err = None
-    finally: counts = {(s, w):w.finish(err) for (_, s), w in ws.items()}
+    finally:
+        counts = {(s, w):w.finish(err) for (_, s), w in ws.items()}
     counts = {(s, w.path.name):c for (s, w), c in counts.items()}
-    for s in sides: _write_info(Path(out)/s, formatters)
+    for s in sides:
+        _write_info(Path(out)/s, formatters)
     return {(file if s=='train' else f'{s}/{file}'):c for (s, file), c in counts.items()}
 
 # %% ../../nbs/formatters/04_writer.ipynb #ba6f1a10
@@ -265,8 +312,11 @@ def _info(f):
 def _write_info(out, formatters):
     "dataset_info.json for LLaMA-Factory: one entry per file that it can load."
     path, info = out/'dataset_info.json', {}
-    if path.exists(): info = {k:v for k, v in orjson.loads(path.read_bytes()).items() if (out/v['file_name']).exists()}
-    for f in formatters: info.pop(f.name, None)
+    if path.exists():
+        info = {k:v for k, v in orjson.loads(path.read_bytes()).items() if (out/v['file_name']).exists()}
+    for f in formatters:
+        info.pop(f.name, None)
     info.update({f.name:{'file_name':f.file, **e} for f in formatters if (e := _info(f)) and (out/f.file).exists()})
     if info or path.exists():
-        with Atomic(path) as w: w.write(json_pretty(info))
+        with Atomic(path) as w:
+            w.write(json_pretty(info))

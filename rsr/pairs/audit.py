@@ -9,8 +9,7 @@ __all__ = ['MIN_PAIRS', 'MIN_MARGIN', 'FEW_LOW', 'STARK', 'SHORTCUT', 'WORDS', '
            'lay_out', 'audit_table', 'plot_audit']
 
 # %% ../../nbs/pairs/04_audit.ipynb #932596c1
-import math
-import random
+import math, random
 from collections import Counter
 from statistics import NormalDist
 from ..data.types import EPS, RsrError, no_such
@@ -38,13 +37,20 @@ def audit_item(
     name:str   # as the table shows it
 ):             # a decorator
     "Register a function of (pairs, groups) as an item of the audit."
-    def _(f): ITEMS[name] = f; return f
+    def _(f):
+        ITEMS[name] = f
+        return f
     return _
 
-def _grade(x, levels): return 'bad' if x>=levels[1] else 'warn' if x>=levels[0] else 'ok'
-def percent(x): return f'{x:.0%}' if x<1e-4 or .01<=x<=.99 or x>1-1e-4 else f'{x:.2%}'
-def _list(*counts): return ', '.join(f'{n} {what}' for n, what in counts if n) or 'none'
-def _few(n): return dict(verdict='n/a', number=None, detail=f'too few pairs to tell: {n}, and {MIN_PAIRS} are needed', todo='')
+def _grade(x, levels):
+    return 'bad' if x>=levels[1] else 'warn' if x>=levels[0] else 'ok'
+def percent(x:float)->str:
+    "Format a share in [0, 1] as a percentage."
+    return f'{x:.0%}' if x<1e-4 or .01<=x<=.99 or x>1-1e-4 else f'{x:.2%}'
+def _list(*counts):
+    return ', '.join(f'{n} {what}' for n, what in counts if n) or 'none'
+def _few(n):
+    return dict(verdict='n/a', number=None, detail=f'too few pairs to tell: {n}, and {MIN_PAIRS} are needed', todo='')
 
 # %% ../../nbs/pairs/04_audit.ipynb #dfaafe7a
 @audit_item('unusable')
@@ -57,8 +63,10 @@ def unusable(ps, groups):
                 detail=_list((empty, 'with an empty side'), (same, 'with the same text on both'), (torn, 'with a loop or broken characters')))
 
 # %% ../../nbs/pairs/04_audit.ipynb #e1aaed9b
-def _margins(ps): return [p['margin'] for p in ps if p['margin'] is not None]
-def _none_known(ps): return dict(verdict='n/a', number=None, detail='the pairs carry no scores', todo='') if not _margins(ps) else None
+def _margins(ps):
+    return [p['margin'] for p in ps if p['margin'] is not None]
+def _none_known(ps):
+    return dict(verdict='n/a', number=None, detail='the pairs carry no scores', todo='') if not _margins(ps) else None
 
 @audit_item('order')
 def order(ps, groups):
@@ -78,7 +86,8 @@ def ties(ps, groups):
 def margins(ps, groups):
     "How far apart the scores of a pair are."
     import numpy as np
-    if (none := _none_known(ps)): return none
+    if (none := _none_known(ps)):
+        return none
     m = np.array(_margins(ps))
     low, binary = float((m<MIN_MARGIN-EPS).mean()), bool(np.isin(np.abs(m), (0, 1)).all())
     q = {str(x):float(v) for x, v in zip((5, 25, 50, 75, 95), np.percentile(m, (5, 25, 50, 75, 95)))}
@@ -119,7 +128,8 @@ def length(ps, groups):
     longer, auc = share((c>r)+(c==r)/2, groups), side_auc(c, r, groups)
     half = lambda x: float(np.median(x))
     d = dict(unit=unit, median=[half(c), half(r)], ratio=half((c+1)/(r+1)), longer=longer, auc=auc, odds=length_odds(c, r), **_length_bins(c, r))
-    if len(ps)<MIN_PAIRS: return {**_few(len(ps)), **d}
+    if len(ps)<MIN_PAIRS:
+        return {**_few(len(ps)), **d}
     x, verdict = _worse(longer, auc)
     return dict(verdict=verdict, number=x, **d,
                 todo='pair texts of like length: rsr format RUN formatter.dpo.max_length_ratio=1.5 makes no pair of more unequal ones; or train with a length-normalised loss',
@@ -156,14 +166,17 @@ def refusals(ps, groups):
                 todo='drop them, unless refusing is what the pairs teach: a chosen refusal trains refusing, a rejected one is no plausible mistake')
 
 # %% ../../nbs/pairs/04_audit.ipynb #d978cb8c
-def _prompt_text(p): return '\n'.join(m['content'] for m in p['prompt'] if m['role']!='system')
+def _prompt_text(p):
+    return '\n'.join(m['content'] for m in p['prompt'] if m['role']!='system')
 
 def _near_prompts(texts, most=2000):
     "(share of distinct prompts that resemble an earlier one, the same in words)."
     texts = sorted(set(texts))
-    if len(texts)>most: texts = random.Random(0).sample(texts, most)
+    if len(texts)>most:
+        texts = random.Random(0).sample(texts, most)
     groups = Groups()
-    for i, t in enumerate(texts): groups.add(i, t[:2000], i)
+    for i, t in enumerate(texts):
+        groups.add(i, t[:2000], i)
     near = sum(k!=i for i, k in groups.keys.items())/len(texts)
     return near, f'{percent(near)} of {len(texts):,} prompts resemble another'
 
@@ -171,7 +184,8 @@ def _near_prompts(texts, most=2000):
 @audit_item('duplicates')
 def duplicates(ps, groups):
     "Pairs, texts and prompts that repeat."
-    def again(keys): return sum(n-1 for n in Counter(keys).values())
+    def again(keys):
+        return sum(n-1 for n in Counter(keys).values())
     whole = [(_prompt_text(p), p['chosen'], p['rejected']) for p in ps]
     pairs, both = again(whole), len(set(whole)&{(a, c, b) for a, b, c in whole if b!=c})
     texts = [again(p[k] for p in ps if p['sides'][i]['words']>=8) for i, k in enumerate(('chosen', 'rejected'))]
@@ -215,7 +229,8 @@ def shown_value(text, most=40):
 @audit_item('words')
 def giveaway_words(ps, groups):
     "Do words tell which side was chosen?"
-    if len(ps)<MIN_PAIRS: return _few(len(ps))
+    if len(ps)<MIN_PAIRS:
+        return _few(len(ps))
     table = pair_words(ps)
     top, (acc, (lo, hi)) = _telling_words(table, len(ps)), words_accuracy(ps, groups, table)
     say = '; '.join(f"{k}: {', '.join(shown_value(r['word']) for r in v[:5])}" for k, v in top.items() if v) or 'no word stands out'
@@ -233,14 +248,16 @@ def _telling_forms(ps, groups):
     for k in names:
         c, r = (np.array([k in p['sides'][i]['form'] for p in ps]) for i in (0, 1))
         b, x = int((c&~r).sum()), int((r&~c).sum())
-        if abs(b-x)>cut*math.sqrt(max(1, b+x)): rows.append(dict(feature=k, chosen=float(c.mean()), rejected=float(r.mean()), accuracy=share((c.astype(int)-r+1)/2, groups)))
+        if abs(b-x)>cut*math.sqrt(max(1, b+x)):
+            rows.append(dict(feature=k, chosen=float(c.mean()), rejected=float(r.mean()), accuracy=share((c.astype(int)-r+1)/2, groups)))
     return sorted(rows, key=lambda r: (-abs(r['accuracy'][0]-.5), r['feature']))
 
 # %% ../../nbs/pairs/04_audit.ipynb #ded99d41
 @audit_item('form')
 def form(ps, groups):
     "Do lists, marks, first words or endings tell which side was chosen?"
-    if len(ps)<MIN_PAIRS: return _few(len(ps))
+    if len(ps)<MIN_PAIRS:
+        return _few(len(ps))
     rows = _telling_forms(ps, groups)
     x, verdict = _worse(*[r['accuracy'] for r in rows]) if rows else (.5, 'ok')
     say = '; '.join(f"{shown_value(r['feature'])}: {percent(r['chosen'])} of chosen, {percent(r['rejected'])} of rejected" for r in rows[:3]) or 'nothing stands out'
@@ -258,14 +275,16 @@ def _items(ps, names, flaw=None):
     groups, items, figures = np.unique([p['prompt_id'] for p in ps], return_inverse=True)[1].reshape(-1), [], {}
     for k in names:
         d = ITEMS[k](ps, groups)
-        if d['verdict'] in ('warn', 'bad') and WANTED.get(flaw, {}).get(k, lambda d: False)(d): d = {**d, 'verdict':'ok', 'detail':d['detail']+f'; this is what {flaw} is about'}
+        if d['verdict'] in ('warn', 'bad') and WANTED.get(flaw, {}).get(k, lambda d: False)(d):
+            d = {**d, 'verdict':'ok', 'detail':d['detail']+f'; this is what {flaw} is about'}
         items.append(dict(item=k, verdict=d['verdict'], number=d['number'], detail=d['detail'], todo=d['todo'] if d['verdict'] in ('warn', 'bad') else ''))
         figures[k] = {x:v for x, v in d.items() if x not in items[-1]}
     return dict(n=len(ps), prompts=int(groups.max())+1, verdict=max((i['verdict'] for i in items), key=_order.index), items=items, figures=figures)
 
 # %% ../../nbs/pairs/04_audit.ipynb #0a8b14cb
 def _part(whole, ps, names, flaw):
-    if len(ps)<MIN_PAIRS: return dict(n=len(ps), items=[])
+    if len(ps)<MIN_PAIRS:
+        return dict(n=len(ps), items=[])
     return whole if len(ps)==whole['n'] and not flaw else _items(ps, names, flaw)
 
 def audit(
@@ -275,7 +294,8 @@ def audit(
 )->dict:                          # n, prompts, verdict, items, figures, groups: {key: {value: the same, or only n where they are too few}}
     "Look at preference pairs for what a model could learn instead; plain data."
     for k in items or ():
-        if k not in ITEMS: raise RsrError('audit: '+no_such('item', k, ITEMS))
+        if k not in ITEMS:
+            raise RsrError('audit: '+no_such('item', k, ITEMS))
     names, ps = list(items or ITEMS), [facts(p) for p in read_pairs(src)]
     out, groups = _items(ps, names), {}
     for k in by:
@@ -305,25 +325,30 @@ def audit_table(
     lines = lay_out([('item', 'verdict', 'number', 'detail')]+[(i['item'], i['verdict'], _cell(i).split()[0], i['detail']) for i in d['items']], 4)
     lines = [f"{d['n']:,} pairs of {d['prompts']:,} prompts: {d['verdict']}", ''] + lines
     todo = [f"  {i['item']}: {i['todo']}" for i in d['items'] if i['todo']]
-    if todo: lines += ['', 'what to do', *todo]
+    if todo:
+        lines += ['', 'what to do', *todo]
     for k, parts in d['groups'].items():
-        if parts: lines += ['', *_group_lines(k, parts, [i['item'] for i in d['items']])]
+        if parts:
+            lines += ['', *_group_lines(k, parts, [i['item'] for i in d['items']])]
     return '\n'.join(lines)
 
 # %% ../../nbs/pairs/04_audit.ipynb #66ae8b8f
 SIDES = dict(chosen=dict(facecolor=COLOURS['blue'], alpha=.5), rejected=dict(edgecolor=COLOURS['vermillion'], facecolor='none', hatch='////', lw=1.2))
 
 def _plot_length(ax, f):
-    for (side, look), counts, median in zip(SIDES.items(), f['counts'], f['median']): ax.stairs(counts, f['edges'], fill=True, label=f'{side}, median {median:.0f}', **look)
+    for (side, look), counts, median in zip(SIDES.items(), f['counts'], f['median']):
+        ax.stairs(counts, f['edges'], fill=True, label=f'{side}, median {median:.0f}', **look)
     if f['edges'][-1]>8*f['edges'][0]:
-        ax.set_xscale('log'); ax.minorticks_off()
+        ax.set_xscale('log')
+        ax.minorticks_off()
         ax.set_xticks([x for k in range(7) for x in (10**k, 2*10**k, 5*10**k) if f['edges'][0]<=x<=f['edges'][-1]])
     ax.xaxis.set_major_formatter('{x:.0f}')
     head(ax, f"Length: AUC {f['auc'][0]:.2f}", f"length in {f['unit']}", 'texts', 1)
 
 # %% ../../nbs/pairs/04_audit.ipynb #7684db1e
 def _plot_margins(ax, f):
-    if 'counts' not in f: say_nothing(ax, 'the pairs carry no scores')
+    if 'counts' not in f:
+        say_nothing(ax, 'the pairs carry no scores')
     else:
         ax.stairs(f['counts'], f['edges'], fill=True, **SIDES['chosen'])
         ax.axvline(MIN_MARGIN, color=COLOURS['vermillion'], ls='--', lw=1.2, label=f'least wanted, {MIN_MARGIN}')
@@ -332,9 +357,13 @@ def _plot_margins(ax, f):
 # %% ../../nbs/pairs/04_audit.ipynb #6488b47a
 def _plot_words(ax, f, most=8):
     rows = sorted((r for v in f.get('top', {}).values() for r in v[:most]), key=lambda r: -r['z'])
-    if not rows: say_nothing(ax, 'no word stands out')
-    for i, r in enumerate(rows): ax.barh(i, r['z'], .8, **SIDES['chosen' if r['z']>0 else 'rejected'])
-    if rows: row_names(ax, [shown_value(r['word'], 16) for r in rows]); ax.axvline(0, color=COLOURS['grey'], lw=.8)
+    if not rows:
+        say_nothing(ax, 'no word stands out')
+    for i, r in enumerate(rows):
+        ax.barh(i, r['z'], .8, **SIDES['chosen' if r['z']>0 else 'rejected'])
+    if rows:
+        row_names(ax, [shown_value(r['word'], 16) for r in rows])
+        ax.axvline(0, color=COLOURS['grey'], lw=.8)
     head(ax, f"Words: {percent(f['accuracy'][0])} right" if 'accuracy' in f else 'Words', 'z of the log-odds: more on the rejected side  ←  →  more on the chosen side')
 
 def plot_audit(
@@ -347,6 +376,7 @@ def plot_audit(
     with style(dark):
         fig, axs = plt.subplot_mosaic([['length', 'margins'], ['words', 'words']], figsize=(6.4, 2.8+high), height_ratios=(2.8, high), layout='constrained')
         for k, draw in dict(length=_plot_length, margins=_plot_margins, words=_plot_words).items():
-            if k in d.get('figures', {}): draw(tidy(axs[k], dark), d['figures'][k])
+            if k in d.get('figures', {}):
+                draw(tidy(axs[k], dark), d['figures'][k])
         plt.close(fig)   # shown once, as the value of the cell
     return fig

@@ -19,22 +19,29 @@ COST = dict(prompts=None, rollouts=None, tokens=None, usd=None, dropped=None)
 
 def _cost(name, cost):
     "What a strategy spent, checked; `ids` where the prompts are known by name."
-    if not isinstance(cost, dict): raise RsrError(f"{name}: the cost is {cost!r}, not an object with {', '.join(COST)}")
+    if not isinstance(cost, dict):
+        raise RsrError(f"{name}: the cost is {cost!r}, not an object with {', '.join(COST)}")
     for k in cost:
-        if k not in COST: raise RsrError(f'{name}: '+no_such('figure', k, COST))
+        if k not in COST:
+            raise RsrError(f'{name}: '+no_such('figure', k, COST))
     c = {**COST, **cost}
     asked, why = c['prompts'], c['dropped']
-    if asked is not None and not isinstance(asked, (int, float, str)): c['ids'] = {str(i) for i in asked}; c['prompts'] = len(c['ids'])
+    if asked is not None and not isinstance(asked, (int, float, str)):
+        c['ids'] = {str(i) for i in asked}
+        c['prompts'] = len(c['ids'])
     for k in ('prompts', 'rollouts', 'tokens', 'usd'):
-        if (v := c[k]) is not None and (isinstance(v, bool) or not isinstance(v, (int, float)) or not 0<=v<math.inf): raise RsrError(f'{name}.{k}: {v!r} is not a number from 0')
-    if why is not None and not (isinstance(why, dict) and all(isinstance(v, int) for v in why.values())): raise RsrError(f'{name}.dropped: {why!r} is no object {{reason: count}}')
+        if (v := c[k]) is not None and (isinstance(v, bool) or not isinstance(v, (int, float)) or not 0<=v<math.inf):
+            raise RsrError(f'{name}.{k}: {v!r} is not a number from 0')
+    if why is not None and not (isinstance(why, dict) and all(isinstance(v, int) for v in why.values())):
+        raise RsrError(f'{name}.dropped: {why!r} is no object {{reason: count}}')
     return c
 
 # %% ../../nbs/pairs/05_comparison.ipynb #30b275ec
 def _quality(ps):
     "What the audit says of the pairs."
     keys = ('margin', 'margin_low', 'margin_high', 'chosen_longer', 'longer_interval', 'length_auc', 'auc_interval', 'words', 'words_interval', 'verdict', 'warn', 'bad')
-    if not ps: return {**dict.fromkeys(keys), 'warn':[], 'bad':[]}
+    if not ps:
+        return {**dict.fromkeys(keys), 'warn':[], 'bad':[]}
     d = audit(ps, by=())
     m, l, w = (d['figures'][k] for k in ('margins', 'length', 'words'))
     q, acc = m.get('quantiles', {}), w.get('accuracy', (None, None))
@@ -42,7 +49,8 @@ def _quality(ps):
     return dict(zip(keys, (m.get('median'), q.get('25'), q.get('75'), *l['longer'], *l['auc'], *acc, d['verdict'], warn, bad)))
 
 # %% ../../nbs/pairs/05_comparison.ipynb #73c5b8b9
-def _per(x, n): return None if x is None or not n else x/n
+def _per(x, n):
+    return None if x is None or not n else x/n
 
 # %% ../../nbs/pairs/05_comparison.ipynb #f46c02d1
 def strategy_row(
@@ -53,8 +61,10 @@ def strategy_row(
     "The figures of one strategy."
     ps, c = ([] if isinstance(src, (list, tuple)) and not src else read_pairs(src)), _cost(name, cost or {})
     ids, spent = {p['prompt_id'] for p in ps}, ('rollouts', 'tokens', 'usd')
-    if c['prompts'] is not None and len(ids)>c['prompts']: raise RsrError(f"{name}: pairs of {len(ids)} prompts, and only {c['prompts']} prompts were asked")
-    if (strange := sorted(ids-c.get('ids', ids))): raise RsrError(f"{name}: a pair of prompt '{strange[0]}', which was not asked")
+    if c['prompts'] is not None and len(ids)>c['prompts']:
+        raise RsrError(f"{name}: pairs of {len(ids)} prompts, and only {c['prompts']} prompts were asked")
+    if (strange := sorted(ids-c.get('ids', ids))):
+        raise RsrError(f"{name}: a pair of prompt '{strange[0]}', which was not asked")
     found = _per(len(ids), c['prompts'])
     row = dict(strategy=name, prompts=c['prompts'], with_pair=len(ids), share_with_pair=found, share_interval=None if found is None else wilson(found, c['prompts']), pairs=len(ps),
                pairs_per_prompt=_per(len(ps), c['prompts']), **{k:c[k] for k in spent}, **{f'{k}_per_pair':_per(c[k], len(ps)) for k in spent},
@@ -76,9 +86,12 @@ def paired_difference(
 # %% ../../nbs/pairs/05_comparison.ipynb #2b370e39
 def _unlike(a, b):
     "Why two strategies cannot be compared prompt by prompt; None if they can."
-    if not a['prompts'] or not b['prompts']: return 'the number of prompts is not known for both'
-    if a['prompts']!=b['prompts'] or a['asked'] and b['asked'] and a['asked']!=b['asked']: return 'they were asked other prompts'
-    if len({*a['ids'], *b['ids']})>a['prompts']: return 'they have pairs of more prompts than either was asked'
+    if not a['prompts'] or not b['prompts']:
+        return 'the number of prompts is not known for both'
+    if a['prompts']!=b['prompts'] or a['asked'] and b['asked'] and a['asked']!=b['asked']:
+        return 'they were asked other prompts'
+    if len({*a['ids'], *b['ids']})>a['prompts']:
+        return 'they have pairs of more prompts than either was asked'
 
 # %% ../../nbs/pairs/05_comparison.ipynb #0ff7b276
 def compare_strategies(
@@ -86,17 +99,22 @@ def compare_strategies(
 )->dict:        # strategies: [figures of `strategy_row`, …], differences: [{strategy, than, difference, interval}, …], notes: [text, …]
     "Set strategies side by side; plain data. `pandas.DataFrame(d['strategies'])` makes a frame of it."
     rows = [strategy_row(k, *(v if isinstance(v, tuple) else (v, None))) for k, v in runs.items()]
-    if not rows: raise RsrError('compare_strategies: there is nothing to compare')
+    if not rows:
+        raise RsrError('compare_strategies: there is nothing to compare')
     first, notes, diffs = rows[0], [], []
     z = NormalDist().inv_cdf(1-.025/max(1, len(rows)-1))
     for r in rows[1:]:
-        if (why := _unlike(first, r)): notes.append(f"{r['strategy']} and {first['strategy']}: no difference of yields is given, since {why}"); continue
+        if (why := _unlike(first, r)):
+            notes.append(f"{r['strategy']} and {first['strategy']}: no difference of yields is given, since {why}")
+            continue
         diffs.append(dict(strategy=r['strategy'], than=first['strategy'], **dict(zip(('difference', 'interval'), paired_difference(first['ids'], r['ids'], r['prompts'], z)))))
     return dict(strategies=rows, differences=diffs, notes=notes)
 
 # %% ../../nbs/pairs/05_comparison.ipynb #79bbddb5
-def _n(x, spec=',.0f'): return '–' if x is None else format(x, spec)
-def _range(x, i, spec=percent): return '–' if x is None else spec(x)+(f' ({spec(i[0])} to {spec(i[1])})' if i else '')
+def _n(x, spec=',.0f'):
+    return '–' if x is None else format(x, spec)
+def _range(x, i, spec=percent):
+    return '–' if x is None else spec(x)+(f' ({spec(i[0])} to {spec(i[1])})' if i else '')
 _two = lambda x: f'{x:.2f}'
 
 # %% ../../nbs/pairs/05_comparison.ipynb #8542ee35
@@ -117,22 +135,29 @@ def compare_table(
     rs, head = d['strategies'], [shown_value(r['strategy']) for r in d['strategies']]
     lines = lay_out([('', *head), *[(k, *[f(r) for r in rs]) for k, f in _shows.items()]])
     why = list(dict.fromkeys(k for r in rs for k in r['dropped']))
-    if why: lines += ['', *lay_out([('dropped', *head), *[(shown_value(k, 60), *[_n(r['dropped'].get(k, 0)) for r in rs]) for k in why]])]
+    if why:
+        lines += ['', *lay_out([('dropped', *head), *[(shown_value(k, 60), *[_n(r['dropped'].get(k, 0)) for r in rs]) for k in why]])]
     points = lambda x: '{:+.1f} points ({:+.1f} to {:+.1f})'.format(*(100*v for v in (x['difference'], *x['interval'])))
     said = [f"  {shown_value(x['strategy'])} − {shown_value(x['than'])}: {points(x)}" for x in d['differences']]
-    if said: lines += ['', 'prompts with a pair, prompt by prompt', *said]
+    if said:
+        lines += ['', 'prompts with a pair, prompt by prompt', *said]
     return '\n'.join([*lines, *['']*bool(d['notes']), *[shown_value(t, 300) for t in d['notes']]])
 
 # %% ../../nbs/pairs/05_comparison.ipynb #6d845867
 def _dots(ax, rows, x, span, title, mark=None):
     "One value a strategy, with a whisker where one is known."
     for i, r in enumerate(rows):
-        if r[x] is None: ax.text(.5, i, 'not known', ha='center', va='center', fontsize=8, color=ink(ax), transform=ax.get_yaxis_transform()); continue
+        if r[x] is None:
+            ax.text(.5, i, 'not known', ha='center', va='center', fontsize=8, color=ink(ax), transform=ax.get_yaxis_transform())
+            continue
         lo, hi = span(r) or (None, None)
-        if lo is not None: ax.plot((lo, hi), (i, i), color=COLOURS['blue'], lw=2, alpha=.5)
+        if lo is not None:
+            ax.plot((lo, hi), (i, i), color=COLOURS['blue'], lw=2, alpha=.5)
         ax.plot(r[x], i, 'o', color=COLOURS['blue'], ms=6)
-    if mark is not None: ax.axvline(mark, color=COLOURS['vermillion'], ls='--', lw=1)
-    ax.set_title(title); ax.locator_params(axis='x', nbins=5)
+    if mark is not None:
+        ax.axvline(mark, color=COLOURS['vermillion'], ls='--', lw=1)
+    ax.set_title(title)
+    ax.locator_params(axis='x', nbins=5)
 
 def _cost_unit(rows):
     "What the cost is shown in: dollars where any are known, else tokens, else rollouts."
@@ -154,6 +179,7 @@ def plot_strategies(
         _dots(c, rows, 'margin', lambda r: (r['margin_low'], r['margin_high']), 'margin (median, middle half)', MIN_MARGIN)
         _dots(e, rows, 'chosen_longer', lambda r: r['longer_interval'], 'chosen longer', .5)
         row_names(a, [shown_value(r['strategy'], 30) for r in rows])
-        for ax, hi in zip((a, b, c, e), (1.02, None, None, 1.02)): ax.set_xlim(0, hi or 1.08*ax.get_xlim()[1])
+        for ax, hi in zip((a, b, c, e), (1.02, None, None, 1.02)):
+            ax.set_xlim(0, hi or 1.08*ax.get_xlim()[1])
         plt.close(fig)   # shown once, as the value of the cell
     return fig

@@ -8,8 +8,7 @@ __all__ = ['FLAWS', 'RULES', 'CHECKS', 'Flaw', 'load_flaws', 'rule', 'missing_ac
            'is_slightly_off_topic', 'flaw_problem', 'flaw_messages', 'introduce_flaw', 'flaw_of']
 
 # %% ../../nbs/pairs/00_flaws.ipynb #ec66f227
-import re
-import yaml
+import re, yaml
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from ..data.files import SHIPPED, fingerprint
@@ -40,17 +39,24 @@ def load_flaws(
     "The flaw types to choose from."
     path = FLAWS if src is None else src
     if not isinstance(path, dict):
-        if not Path(path).is_file(): raise RsrError(f'pairs.flaws_file: no file {path}')
-        try: src = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-        except yaml.YAMLError as e: raise RsrError(f'{path} is not YAML: {e}') from None
-    if not isinstance(src, dict): raise RsrError(f'{path}: flaws are a mapping of names to description and prompt')
+        if not Path(path).is_file():
+            raise RsrError(f'pairs.flaws_file: no file {path}')
+        try:
+            src = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+        except yaml.YAMLError as e:
+            raise RsrError(f'{path} is not YAML: {e}') from None
+    if not isinstance(src, dict):
+        raise RsrError(f'{path}: flaws are a mapping of names to description and prompt')
     flaws = {n:_flaw(n, d, path) for n, d in src.items()}
-    if names is None: return flaws
+    if names is None:
+        return flaws
     for n in names:
-        if n not in flaws: raise RsrError('pairs.flaws: '+no_such('flaw type', n, flaws))
+        if n not in flaws:
+            raise RsrError('pairs.flaws: '+no_such('flaw type', n, flaws))
     weights = names if isinstance(names, dict) else dict.fromkeys(names, 1.)
     for n, w in weights.items():
-        if isinstance(w, bool) or not isinstance(w, (int, float)) or w<0: raise RsrError(f'pairs.flaws.{n}: {w!r} is not a weight of 0 or more')
+        if isinstance(w, bool) or not isinstance(w, (int, float)) or w<0:
+            raise RsrError(f'pairs.flaws.{n}: {w!r} is not a weight of 0 or more')
         flaws[n].weight = w
     return {n:flaws[n] for n in names}
 
@@ -58,11 +64,14 @@ def load_flaws(
 def _flaw(name, d, where):
     "A checked `Flaw` of a mapping."
     known, at = [f.name for f in fields(Flaw)][1:], f'{"flaws" if isinstance(where, dict) else where}: {name}'
-    if not isinstance(d, dict): raise RsrError(f'{at}: {d!r} is not a mapping with description and prompt')
+    if not isinstance(d, dict):
+        raise RsrError(f'{at}: {d!r} is not a mapping with description and prompt')
     for k in d:
-        if k not in known: raise RsrError(f'{at}: '+no_such('key', k, known))
+        if k not in known:
+            raise RsrError(f'{at}: '+no_such('key', k, known))
     for k in ('description', 'prompt'):
-        if not isinstance(d.get(k), str) or not d[k].strip(): raise RsrError(f'{at}: {k} is missing')
+        if not isinstance(d.get(k), str) or not d[k].strip():
+            raise RsrError(f'{at}: {k} is missing')
     return Flaw(name, **d)
 
 # %% ../../nbs/pairs/00_flaws.ipynb #bcbfadff
@@ -75,7 +84,8 @@ def rule(f):
 
 _ack = re.compile(r"\b(sorry|apolog|understand|thank(s| you)|sounds|frustrat|appreciate|(must|can) (be|feel|imagine)|glad|happy to|great question|I see|I hear)\b", re.I)
 
-def _sentences(t): return [s for s in re.split(r'(?<=[.!?])\s+', t.strip()) if s]
+def _sentences(t):
+    return [s for s in re.split(r'(?<=[.!?])\s+', t.strip()) if s]
 
 @rule
 def missing_acknowledgment(text):
@@ -92,7 +102,8 @@ def prescriptive(text):
             (r'\byou (might|could|may) ', 'you must '), (r'\bYou (might|could|may) ', 'You must '),
             (r'\b([Pp]erhaps|[Mm]aybe) ', ''), (r"\b[Ii]t (might|may|could) help to ", 'You have to '), (r'\b[Cc]onsider (\w+)ing\b', r'You should be \1ing'),
             (r"\bif you('d)? like,? ?", ''), (r'\b[Oo]ne option is to ', 'You should '), (r'\b[Ff]eel free to ', 'You need to ')]
-    for a, b in subs: text = re.sub(a, b, text)
+    for a, b in subs:
+        text = re.sub(a, b, text)
     return text
 
 # %% ../../nbs/pairs/00_flaws.ipynb #d735d5e3
@@ -112,8 +123,10 @@ def wrong_tone(text):
     words = {'Thanks':'Gratitude is expressed', 'Hi':'Dear Sir or Madam', 'Hello':'Dear Sir or Madam', 'help':'assist', 'get':'obtain',
              'ask':'enquire', 'buy':'purchase', 'need':'require', 'about':'regarding'}
     t = text.replace("can't", 'cannot').replace("won't", 'will not').replace('!', '.')
-    for a, b in short.items(): t = t.replace(a, b)
-    for a, b in words.items(): t = re.sub(rf'\b{a}\b', b, t)
+    for a, b in short.items():
+        t = t.replace(a, b)
+    for a, b in words.items():
+        t = re.sub(rf'\b{a}\b', b, t)
     return 'Dear Sir or Madam. Further to your enquiry, kindly note the following. '+t+' The foregoing is provided without prejudice.'
 
 # %% ../../nbs/pairs/00_flaws.ipynb #9fd8c806
@@ -127,13 +140,17 @@ def check(f):
 _stop = set('a an and are as at be but by can could do for from had has have i if in is it its may me might must my no not of on or our shall should so that the '
             'their them then there they this to too was we were what when which who will with would you your'.split())
 
-def _content(t): return {w for w in re.findall(r"[^\W\d_]{3,}", t.casefold()) if w not in _stop}
+def _content(t):
+    return {w for w in re.findall(r"[^\W\d_]{3,}", t.casefold()) if w not in _stop}
 
-def _kept(a, b): return len(_content(a)&_content(b))/max(1, len(_content(a)))
+def _kept(a, b):
+    return len(_content(a)&_content(b))/max(1, len(_content(a)))
 
-def _per(pattern, t): return len(re.findall(pattern, t, re.I))/max(1, len(_sentences(t)))
+def _per(pattern, t):
+    return len(re.findall(pattern, t, re.I))/max(1, len(_sentences(t)))
 
-def _words(t): return max(1, len(t.split()))
+def _words(t):
+    return max(1, len(t.split()))
 
 # %% ../../nbs/pairs/00_flaws.ipynb #d1b3f27c
 @check
@@ -168,8 +185,10 @@ def is_slightly_off_topic(chosen, flawed, prompt):
 # %% ../../nbs/pairs/00_flaws.ipynb #ef6437d1
 def _fn(spec, table, what):
     "A function by its name in a table, or from a file."
-    if spec in table: return table[spec]
-    if ':' in str(spec): return load_function(spec)
+    if spec in table:
+        return table[spec]
+    if ':' in str(spec):
+        return load_function(spec)
     raise RsrError(f'flaw {what}: '+no_such(what, spec, table)+', or file.py:function')
 
 # %% ../../nbs/pairs/00_flaws.ipynb #c58e8c51
@@ -185,20 +204,28 @@ def flaw_problem(
     most_others:int=0  # other criteria that may change, at most
 )->str:                # None: the flaw is there, and nothing else
     "What is wrong with a flawed copy."
-    if ' '.join(chosen.split())==' '.join(flawed.split()): return 'text is unchanged'
-    if _FENCE.search(flawed) and not _FENCE.search(chosen): return 'marks of the request in the text'
+    if ' '.join(chosen.split())==' '.join(flawed.split()):
+        return 'text is unchanged'
+    if _FENCE.search(flawed) and not _FENCE.search(chosen):
+        return 'marks of the request in the text'
     target = [c for c in (flaw.criteria if criteria is None else criteria) if answers and c in answers[0]]
-    if target: return _by_rubric(target, *answers, most_others)
-    if flaw.check and not _fn(flaw.check, CHECKS, 'check')(chosen, flawed, prompt): return 'not there'
-    if flaw.name!='slightly_off_topic' and _kept(chosen, flawed)<.5: return 'content was lost'
-    if flaw.check!='is_too_verbose' and not .5<=_words(flawed)/_words(chosen)<=2: return 'length changed'
+    if target:
+        return _by_rubric(target, *answers, most_others)
+    if flaw.check and not _fn(flaw.check, CHECKS, 'check')(chosen, flawed, prompt):
+        return 'not there'
+    if flaw.name!='slightly_off_topic' and _kept(chosen, flawed)<.5:
+        return 'content was lost'
+    if flaw.check!='is_too_verbose' and not .5<=_words(flawed)/_words(chosen)<=2:
+        return 'length changed'
 
 # %% ../../nbs/pairs/00_flaws.ipynb #a4ec7f7d
 def _by_rubric(target, before, after, most):
     "The criteria that should flip, and those that should not."
-    if not any(before[c] not in ('NO', 'NA') and after.get(c)!=before[c] and after.get(c) not in ('NA', 'ERROR', None) for c in target): return 'criterion did not flip'
+    if not any(before[c] not in ('NO', 'NA') and after.get(c)!=before[c] and after.get(c) not in ('NA', 'ERROR', None) for c in target):
+        return 'criterion did not flip'
     others = [c for c in before if c not in target and after.get(c)!=before[c]]
-    if len(others)>most: return f"others changed: {', '.join(others)}"
+    if len(others)>most:
+        return f"others changed: {', '.join(others)}"
 
 # %% ../../nbs/pairs/00_flaws.ipynb #45645a23
 _TASK = '''You make training data that teaches the difference between a good response and one with a single flaw.
@@ -235,8 +262,10 @@ def introduce_flaw(
     "The same response with one flaw (seed 'Strategy 4')."
     flaw = flaw_type if isinstance(flaw_type, Flaw) else next(iter(load_flaws(None, [flaw_type]).values()))
     text = split_thinking(chosen)[1].strip()
-    if ask: return split_thinking(ask(flaw_messages(flaw, prompt, text)))[1].strip()
-    if not flaw.rule: raise RsrError(f"flaw '{flaw.name}' has no rule: it needs a model (ask=…)")
+    if ask:
+        return split_thinking(ask(flaw_messages(flaw, prompt, text)))[1].strip()
+    if not flaw.rule:
+        raise RsrError(f"flaw '{flaw.name}' has no rule: it needs a model (ask=…)")
     return _fn(flaw.rule, RULES, 'rule')(text)
 
 # %% ../../nbs/pairs/00_flaws.ipynb #7ac1459b
@@ -246,8 +275,10 @@ def flaw_of(
 )->Flaw:
     "The flaw that a prompt's rejected response gets."
     total, u, run = sum(f.weight for f in flaws.values()), key*0.6180339887498949%1, 0.
-    if not total: raise RsrError('pairs.flaws: all weights are 0')
+    if not total:
+        raise RsrError('pairs.flaws: all weights are 0')
     for f in flaws.values():
         run += f.weight/total
-        if u<run: return f
+        if u<run:
+            return f
     return f

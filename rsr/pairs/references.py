@@ -6,8 +6,7 @@
 __all__ = ['nearest_passages', 'load_reference', 'with_reference']
 
 # %% ../../nbs/pairs/01_references.ipynb #0bd87363
-import math
-import re
+import math, re
 from collections import Counter
 from pathlib import Path
 from ..data.files import fingerprint
@@ -16,7 +15,8 @@ from ..data.text import prompt_text
 from ..data.types import RsrError
 
 # %% ../../nbs/pairs/01_references.ipynb #1d4c503c
-def _tokens(t): return re.findall(r'\w+', t.casefold())
+def _tokens(t):
+    return re.findall(r'\w+', t.casefold())
 
 def nearest_passages(
     query:str,
@@ -26,19 +26,23 @@ def nearest_passages(
     "The passages that share the most telling words with a query (TF-IDF)."
     docs = [Counter(_tokens(p)) for p in passages]
     df = Counter(w for d in docs for w in d)
-    def score(d): return sum((1+math.log(d[w]))*math.log((len(docs)+1)/df[w]) for w in set(_tokens(query)) if d[w])/math.sqrt(1+sum(d.values()))
+    def score(d):
+        return sum((1+math.log(d[w]))*math.log((len(docs)+1)/df[w]) for w in set(_tokens(query)) if d[w])/math.sqrt(1+sum(d.values()))
     best = sorted(range(len(docs)), key=lambda i: (-score(docs[i]), i))[:k]
     return [passages[i] for i in best if score(docs[i])>0]
 
 # %% ../../nbs/pairs/01_references.ipynb #5be89d1f
 def _read(path):
-    try: return path.read_text(encoding='utf-8')
-    except UnicodeDecodeError: raise RsrError(f'pairs.reference: {path} is not UTF-8 text') from None
+    try:
+        return path.read_text(encoding='utf-8')
+    except UnicodeDecodeError:
+        raise RsrError(f'pairs.reference: {path} is not UTF-8 text') from None
 
 def _folder(path):
     "The passages of a folder's texts."
     parts = [s.strip() for f in sorted(path.rglob('*')) if f.is_file() and f.suffix in ('.md', '.txt', '.rst', '') for s in re.split(r'\n\s*\n', _read(f)) if s.strip()]
-    if not parts: raise RsrError(f'pairs.reference: no text in {path} (.md, .txt, .rst)')
+    if not parts:
+        raise RsrError(f'pairs.reference: no text in {path} (.md, .txt, .rst)')
     return parts
 
 # %% ../../nbs/pairs/01_references.ipynb #8afbd2bb
@@ -54,10 +58,12 @@ def load_reference(
         return (lambda p: str(fn(p.to_row()) or '')[:max_chars]), dict(reference=fingerprint([_read(Path(function[1])), function[2], max_chars]))
     if path.is_file():
         text = _read(path)
-        if len(text)>max_chars: raise RsrError(f'pairs.reference: {path} has {len(text)} characters, more than pairs.max_chars={max_chars}; '
+        if len(text)>max_chars:
+            raise RsrError(f'pairs.reference: {path} has {len(text)} characters, more than pairs.max_chars={max_chars}; '
                                                'a folder sends only the nearest passages')
         return (lambda p: text), dict(reference=fingerprint(text))
-    if not path.is_dir(): raise RsrError(f'pairs.reference: no file or folder {path}')
+    if not path.is_dir():
+        raise RsrError(f'pairs.reference: no file or folder {path}')
     parts = _folder(path)
     return (lambda p: '\n\n'.join(nearest_passages(prompt_text(p), parts, top_k))[:max_chars]), dict(reference=fingerprint([parts, top_k, max_chars]))
 
@@ -69,6 +75,7 @@ def with_reference(
     text:str        # the reference; '' leaves the messages as they are
 )->list:
     "Messages with a reference in the system turn."
-    if not text.strip(): return messages
+    if not text.strip():
+        return messages
     head, rest = (messages[0]['content']+'\n\n', messages[1:]) if messages[0]['role']=='system' else ('', messages)
     return [{'role':'system', 'content':f'{head}{_USE}{text.strip()}'}, *rest]

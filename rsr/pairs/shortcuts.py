@@ -7,9 +7,7 @@ __all__ = ['MOST', 'FORM', 'PRIOR', 'SEEN', 'FOLDS', 'as_pair', 'read_pairs', 's
            'facts', 'log_odds', 'pair_words', 'words_accuracy']
 
 # %% ../../nbs/pairs/03_shortcuts.ipynb #f764e92a
-import math
-import orjson
-import re
+import math, orjson, re
 from pathlib import Path
 from ..data.files import fingerprint
 from ..data.readers import READERS, read_rows
@@ -30,7 +28,8 @@ def _history(row, turns):
     if not turns:
         asked = row.get('question') or '\n'.join(t for k in ('instruction', 'input') if isinstance(t := row.get(k), str) and t)
         turns = [('system', row.get('system'))]*bool(row.get('system')) + [('user', asked)]*bool(asked)
-    if not turns or not all(isinstance(c, str) for _, c in turns): return None
+    if not turns or not all(isinstance(c, str) for _, c in turns):
+        return None
     return [dict(role=_roles.get(r, r), content=clean_text(c)) for r, c in turns]
 
 def _last(answers, *names):
@@ -43,12 +42,14 @@ def as_pair(
     row:dict   # a DPO row in any trainer's form, or a pair
 )->dict:       # a pair; ValueError says what is missing
     "One row as a plain pair."
-    if not isinstance(row, dict): raise ValueError(f'the row is {type(row).__name__}, not an object')
+    if not isinstance(row, dict):
+        raise ValueError(f'the row is {type(row).__name__}, not an object')
     turns, answers, _ = view(row, 'dpo')
     prompt, chosen = _history(row, turns), _last(answers, 'chosen', 'preferred_output', 'answer')
     rejected = _last(answers, 'rejected', 'non_preferred_output', 'rejected_response')
     for k, v in dict(prompt=prompt, chosen=chosen, rejected=rejected).items():
-        if v is None: raise ValueError(f"no {k}: the row has {', '.join(map(str, row)) or 'no columns'}")
+        if v is None:
+            raise ValueError(f"no {k}: the row has {', '.join(map(str, row)) or 'no columns'}")
     more = {**(row.get('metadata') if isinstance(row.get('metadata'), dict) else {}), **row}
     c, r = _number(more, 'chosen_score', 'score_chosen'), _number(more, 'rejected_score', 'score_rejected')
     known = {k:None if more.get(k) is None else clean_text(str(more[k])) for k in ('strategy', 'flaw')}
@@ -59,14 +60,22 @@ def as_pair(
 # %% ../../nbs/pairs/03_shortcuts.ipynb #d4a00bf7
 def _rows_of(src):
     "(where, row, error) from a file, a list, a DataFrame."
-    if not isinstance(src, (str, Path)): return read_rows(src)
-    if Path(src).is_dir(): raise RsrError(f'pairs: {src} is a folder; name its file, such as {src}/train/dpo.jsonl')
-    if not Path(src).is_file(): raise RsrError(f'pairs: no file {src}')
-    if not str(src).endswith(('.json', *READERS)): raise RsrError(f"pairs: cannot read {src}; allowed endings: .json, {', '.join(READERS)}")
-    if not str(src).endswith('.json'): return read_rows(src)
-    try: rows = orjson.loads(Path(src).read_bytes())
-    except orjson.JSONDecodeError as e: raise RsrError(f'pairs: {src}: broken JSON: {e}') from None
-    if not isinstance(rows, list): raise RsrError(f'pairs: {src} holds {type(rows).__name__}, not a list of rows')
+    if not isinstance(src, (str, Path)):
+        return read_rows(src)
+    if Path(src).is_dir():
+        raise RsrError(f'pairs: {src} is a folder; name its file, such as {src}/train/dpo.jsonl')
+    if not Path(src).is_file():
+        raise RsrError(f'pairs: no file {src}')
+    if not str(src).endswith(('.json', *READERS)):
+        raise RsrError(f"pairs: cannot read {src}; allowed endings: .json, {', '.join(READERS)}")
+    if not str(src).endswith('.json'):
+        return read_rows(src)
+    try:
+        rows = orjson.loads(Path(src).read_bytes())
+    except orjson.JSONDecodeError as e:
+        raise RsrError(f'pairs: {src}: broken JSON: {e}') from None
+    if not isinstance(rows, list):
+        raise RsrError(f'pairs: {src} holds {type(rows).__name__}, not a list of rows')
     return ((f'{src}, row {i}', r, None) for i, r in enumerate(rows, 1))
 
 # %% ../../nbs/pairs/03_shortcuts.ipynb #ee44ea59
@@ -77,11 +86,15 @@ def read_pairs(
     pairs, bad = [], []
     for where, row, err in _rows_of(src):
         try:
-            if err: raise ValueError(err)
+            if err:
+                raise ValueError(err)
             pairs.append(as_pair(row))
-        except ValueError as e: bad.append(f'{where}: {e}')
-    if bad: raise RsrError(f'pairs: {len(bad)} rows cannot be used; each needs a prompt, chosen and rejected\n  '+'\n  '.join(bad[:20]))
-    if not pairs: raise RsrError('pairs: there are none')
+        except ValueError as e:
+            bad.append(f'{where}: {e}')
+    if bad:
+        raise RsrError(f'pairs: {len(bad)} rows cannot be used; each needs a prompt, chosen and rejected\n  '+'\n  '.join(bad[:20]))
+    if not pairs:
+        raise RsrError('pairs: there are none')
     return pairs
 
 # %% ../../nbs/pairs/03_shortcuts.ipynb #b8674b58
@@ -112,7 +125,9 @@ def side_auc(
     "How well a number tells the sides apart, with a 95 % interval over prompts."
     import numpy as np
     c, r = np.asarray(chosen, float), np.asarray(rejected, float)
-    def above(a, b): b = np.sort(b); return (np.searchsorted(b, a, 'left')+np.searchsorted(b, a, 'right'))/2/len(b)
+    def above(a, b):
+        b = np.sort(b)
+        return (np.searchsorted(b, a, 'left')+np.searchsorted(b, a, 'right'))/2/len(b)
     v, w = above(c, r), 1-above(r, c)
     return _interval(v.mean(), v+w-2*v.mean(), groups)
 
@@ -124,13 +139,15 @@ def length_odds(
     "The factor by which the odds of being chosen change when a text is twice as long."
     import numpy as np
     x, y = np.log2(1+np.r_[np.asarray(chosen, float), np.asarray(rejected, float)]), np.r_[np.ones(len(chosen)), np.zeros(len(rejected))]
-    if (sd := x.std())<1e-9: return 1.
+    if (sd := x.std())<1e-9:
+        return 1.
     X, b, prior = np.c_[np.ones(len(x)), (x-x.mean())/sd], np.zeros(2), np.diag([0, 1/2.5**2])
     for _ in range(50):
         p = 1/(1+np.exp(-X@b))
         step = np.linalg.solve(X.T@(X*(p*(1-p))[:,None])+prior, X.T@(y-p)-prior@b)
         b += step*min(1, 2/max(1e-9, np.abs(step).max()))   # never more than 2 at once
-        if np.abs(step).max()<1e-8: break
+        if np.abs(step).max()<1e-8:
+            break
     return float(np.exp(b[1]/sd))
 
 # %% ../../nbs/pairs/03_shortcuts.ipynb #44cd8dfc
@@ -195,7 +212,9 @@ def pair_words(
     at, rows = {}, ([], [], [])
     for i, p in enumerate(ps):
         for s, ws in zip((1, -1), p['only']):
-            rows[0].extend([i]*len(ws)); rows[1].extend([at.setdefault(w, len(at)) for w in ws]); rows[2].extend([s]*len(ws))
+            rows[0].extend([i]*len(ws))
+            rows[1].extend([at.setdefault(w, len(at)) for w in ws])
+            rows[2].extend([s]*len(ws))
     return [np.array(v, int) for v in rows], list(at)
 
 # %% ../../nbs/pairs/03_shortcuts.ipynb #4243c128

@@ -8,8 +8,7 @@ __all__ = ['STRATEGIES', 'RULE', 'Plan', 'strategy', 'strong_vs_weak', 'temperat
            'chosen_side', 'rejected_side', 'pair_loops', 'pairs_of', 'count_pairs', 'join']
 
 # %% ../../nbs/pairs/02_strategies.ipynb #c999d642
-import functools
-import inspect
+import functools, inspect
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from ..data.files import fingerprint
@@ -25,7 +24,8 @@ from ..sampling.samplers import HttpSampler
 from ..sampling.schedule import PairSide
 
 # %% ../../nbs/pairs/02_strategies.ipynb #1c4845c1
-def _own(prompt): return prompt.messages
+def _own(prompt):
+    return prompt.messages
 
 @dataclass
 class Plan:
@@ -56,7 +56,8 @@ def strong_vs_weak(sampler,
     weak:dict=None      # sampler options of the weak model: at least another model or base_url
 )->Plan:
     "Chosen from a strong model, rejected from a weak one (seed 'Strategy 1')."
-    if not weak and not strong: raise RsrError('pairs.weak is missing: strong_vs_weak needs the sampler options of the weak model, e.g. pairs.weak.model=…')
+    if not weak and not strong:
+        raise RsrError('pairs.weak is missing: strong_vs_weak needs the sampler options of the weak model, e.g. pairs.weak.model=…')
     return Plan({**sampler, **(strong or {})}, {**sampler, **(weak or {})})
 
 # %% ../../nbs/pairs/02_strategies.ipynb #ee662cb2
@@ -85,7 +86,8 @@ def with_vs_without_reference(sampler,
     max_chars:int=12000   # longest reference
 )->Plan:
     "Chosen with a domain reference as context, rejected without (seed 'Strategy 2')."
-    if not reference: raise RsrError('pairs.reference is missing: a file, a folder, or file.py:function')
+    if not reference:
+        raise RsrError('pairs.reference is missing: a file, a folder, or file.py:function')
     find, config = load_reference(reference, top_k, max_chars)
     return Plan(dict(sampler), dict(sampler), lambda p: with_reference(p.messages, find(p)), config)
 
@@ -100,13 +102,17 @@ def flawed(sampler,
     most_others:int=0       # other criteria that may change, at most
 )->Plan:
     "Chosen is a good response, rejected the same with one flaw (seed 'Strategy 4')."
-    if by not in ('model', 'rule'): raise RsrError('pairs.by: '+no_such('way', by, ('model', 'rule')))
+    if by not in ('model', 'rule'):
+        raise RsrError('pairs.by: '+no_such('way', by, ('model', 'rule')))
     types = load_flaws(flaws_file, flaws)
-    if by=='rule': types = {n:f for n, f in types.items() if f.rule or flaws}
+    if by=='rule':
+        types = {n:f for n, f in types.items() if f.rule or flaws}
     for n, f in types.items():
-        if by=='rule' and not f.rule: raise RsrError(f"pairs.flaws: '{n}' has no rule; use by: model, or leave it out")
+        if by=='rule' and not f.rule:
+            raise RsrError(f"pairs.flaws: '{n}' has no rule; use by: model, or leave it out")
     for n in criteria or {}:
-        if n not in types: raise RsrError('pairs.criteria: '+no_such('flaw type', n, types))
+        if n not in types:
+            raise RsrError('pairs.criteria: '+no_such('flaw type', n, types))
     config = dict(flaws=fingerprint([(f.name, f.prompt, f.rule, f.weight) for f in types.values()]), by=by)
     return Plan(dict(sampler), {**sampler, **(writer or {})}, rejected_config=config, flaws=types, by_rule=by=='rule', criteria=criteria or {}, most_others=most_others)
 
@@ -115,9 +121,12 @@ class RuleSampler:
     "What puts flaws in by rule: a sampler that asks no model."
     drop_truncated, max_tokens, max_n, concurrent_requests, patience, max_retries = True, None, 1, 16, 60, 0
     config = dict(type='rule')
-    def __init__(self, flaws): self.flaws = flaws
-    def prepare(self): pass
-    async def close(self): pass
+    def __init__(self, flaws):
+        self.flaws = flaws
+    def prepare(self):
+        pass
+    async def close(self):
+        pass
     async def ask(self, messages, n=1, seed=None):
         return [Rollout(introduce_flaw(messages[-1]['content'], self.flaws[messages[-1]['flaw']]), finish_reason='stop', outcome='kept')]
 
@@ -129,23 +138,30 @@ def check_pairs(
     pairs:dict     # the recipe's `pairs:` section
 ):
     "Raise unless the strategy and its options have names that exist."
-    if not isinstance(pairs, dict) or not pairs.get('strategy'): raise RsrError(f"pairs.strategy is missing: one of {', '.join(STRATEGIES)}")
-    if pairs['strategy'] not in STRATEGIES: raise RsrError('pairs.strategy: '+no_such('strategy', pairs['strategy'], STRATEGIES))
+    if not isinstance(pairs, dict) or not pairs.get('strategy'):
+        raise RsrError(f"pairs.strategy is missing: one of {', '.join(STRATEGIES)}")
+    if pairs['strategy'] not in STRATEGIES:
+        raise RsrError('pairs.strategy: '+no_such('strategy', pairs['strategy'], STRATEGIES))
     known = ['strategy', *RULE, *list(inspect.signature(STRATEGIES[pairs['strategy']]).parameters)[1:]]
     for k, v in pairs.items():
-        if k not in known: raise RsrError(no_such('key', f'pairs.{k}', [f'pairs.{o}' for o in known])+f" (strategy {pairs['strategy']})")
+        if k not in known:
+            raise RsrError(no_such('key', f'pairs.{k}', [f'pairs.{o}' for o in known])+f" (strategy {pairs['strategy']})")
         _check_value(k, v)
 
 # %% ../../nbs/pairs/02_strategies.ipynb #7e5e92fb
 def _check_value(k, v):
     "Raise unless an option of a strategy has a value that it may have."
-    if k in ('strong', 'weak', 'writer', 'criteria') and v is not None and not isinstance(v, dict): raise RsrError(f'pairs.{k}: {v!r} is not a mapping')
+    if k in ('strong', 'weak', 'writer', 'criteria') and v is not None and not isinstance(v, dict):
+        raise RsrError(f'pairs.{k}: {v!r} is not a mapping')
     for o in (v or {}) if k in ('strong', 'weak', 'writer') else ():
-        if o not in _sampler_keys: raise RsrError(no_such('key', f'pairs.{k}.{o}', [f'pairs.{k}.{x}' for x in _sampler_keys]))
+        if o not in _sampler_keys:
+            raise RsrError(no_such('key', f'pairs.{k}.{o}', [f'pairs.{k}.{x}' for x in _sampler_keys]))
     number = isinstance(v, (int, float)) and not isinstance(v, bool) and v>=0
     whole = number and isinstance(v, int) and v>=(2 if k=='n' else 0)
-    if k in ('n', 'top_k', 'max_chars', 'most_others') and not whole: raise RsrError(f'pairs.{k}: {v!r} is not a whole number')
-    if k in ('chosen', 'rejected', 'temperature') and not number: raise RsrError(f'pairs.{k}: {v!r} is not a number of 0 or more')
+    if k in ('n', 'top_k', 'max_chars', 'most_others') and not whole:
+        raise RsrError(f'pairs.{k}: {v!r} is not a whole number')
+    if k in ('chosen', 'rejected', 'temperature') and not number:
+        raise RsrError(f'pairs.{k}: {v!r} is not a number of 0 or more')
 
 # %% ../../nbs/pairs/02_strategies.ipynb #277dc161
 def make_plan(
@@ -155,7 +171,8 @@ def make_plan(
     "The plan of a recipe's strategy, its options checked."
     check_pairs(pairs)
     plan = STRATEGIES[pairs['strategy']]({k:v for k, v in sampler.items() if v is not None}, **{k:v for k, v in pairs.items() if k not in RULE and k!='strategy'})
-    if plan.rejected==plan.chosen and not plan.config and not plan.flaws: raise RsrError(f"pairs: both sides of {pairs['strategy']} would be sampled alike")
+    if plan.rejected==plan.chosen and not plan.config and not plan.flaws:
+        raise RsrError(f"pairs: both sides of {pairs['strategy']} would be sampled alike")
     return plan
 
 # %% ../../nbs/pairs/02_strategies.ipynb #bffab9fa
@@ -164,7 +181,8 @@ def pair_options(
     pairs:dict    # the recipe's `pairs:` section
 )->dict:
     "A `dpo` formatter with the section's rules; other formatters as they are."
-    if f.get('type')!='dpo': return f
+    if f.get('type')!='dpo':
+        return f
     own = {k:v for k, v in f.items() if k!='fail_threshold'}
     return {**RULE, **own, **{k:v for k, v in pairs.items() if k in RULE}, 'strategy':pairs['strategy']}
 
@@ -194,7 +212,8 @@ def chosen_side(
     pass_threshold:float   # of the dpo formatter
 )->PairSide:
     "What the first loop does: one response that passes."
-    def need(prompt, seen): return (0 if any(passed(s, pass_threshold) for s, _ in seen) else 1), 0
+    def need(prompt, seen):
+        return (0 if any(passed(s, pass_threshold) for s, _ in seen) else 1), 0
     return PairSide('chosen', need, plan.config, plan.chosen_messages, open_end=True)
 
 # %% ../../nbs/pairs/02_strategies.ipynb #dc69c17a
@@ -206,25 +225,29 @@ def rejected_side(
     "What the second loop does: one response that makes a pair with the prompt's best chosen one."
     least, most, swap = rule['min_margin'], 1. if rule['max_margin'] is None else rule['max_margin'], rule['inverted']=='swap'
     def fits(prompt, r):
-        if unlike_length(chosen.of(prompt.key).text, r.text, rule['max_length_ratio']): return False
+        if unlike_length(chosen.of(prompt.key).text, r.text, rule['max_length_ratio']):
+            return False
         return implausible(r, rule['floor']) is None and not ((r.detail or {}).get('_flaw') or {}).get('problem')
     def need(prompt, seen):
         c = chosen.of(prompt.key).score
         ok = any(d is not None and (least-EPS<=c-s<=most+EPS or (swap and not plan.flaws and least-EPS<=s-c<=most+EPS)) for s, d in seen)
         return (0, 0) if ok else (0, 1)
-    if not plan.flaws: return PairSide('rejected', need, plan.rejected_config, fits=fits)
+    if not plan.flaws:
+        return PairSide('rejected', need, plan.rejected_config, fits=fits)
     source, messages, note = _flaw_hooks(plan, chosen)
     return PairSide('rejected', need, plan.rejected_config, messages, source, fits, note)
 
 # %% ../../nbs/pairs/02_strategies.ipynb #5362a5c8
 def _flaw_hooks(plan, chosen):
     "How a flawed copy is asked for, where it comes from, and what is noted of it."
-    def source(prompt): return chosen.of(prompt.key).key
+    def source(prompt):
+        return chosen.of(prompt.key).key
     def messages(prompt):
         c, flaw = chosen.of(prompt.key), flaw_of(prompt.key, plan.flaws)
         text = split_thinking(c.text, c.reasoning)[1].strip()
         return [dict(role='user', content=text, flaw=flaw.name)] if plan.by_rule else flaw_messages(flaw, prompt_text(prompt), text)
-    def answers(detail): return {k:v.get('answer') for k, v in (detail or {}).items() if isinstance(v, dict) and 'answer' in v}
+    def answers(detail):
+        return {k:v.get('answer') for k, v in (detail or {}).items() if isinstance(v, dict) and 'answer' in v}
     def note(prompt, r, s):
         c, flaw = chosen.of(prompt.key), flaw_of(prompt.key, plan.flaws)
         both = (answers(c.detail), answers(s.detail)) if answers(c.detail) and answers(s.detail) else None
@@ -242,12 +265,15 @@ def pair_loops(
     f = next(f for f in parts['formatters'] if f.type=='dpo')
     rest, o = {k:v for k, v in parts.items() if k not in ('sampler', 'rejected', 'plan', 'keys')}, f.options
     keys = parts.get('keys')
-    if plan.rejected is None: yield Loop(store, parts['sampler'], **rest, keys=keys); return
+    if plan.rejected is None:
+        yield Loop(store, parts['sampler'], **rest, keys=keys)
+        return
     yield Loop(store, parts['sampler'], **rest, keys=keys, side=chosen_side(plan, o['pass_threshold']))
     chosen = Chosen(store, o['pass_threshold'])
     with_one = chosen.keys(parts.get('keys'))   # they may have been chosen since
     rest['sampling'] = replace(rest['sampling'], **(dict(max_rollouts=1, step_size=1) if plan.by_rule else {}))
-    if with_one: yield Loop(store, RuleSampler(plan.flaws) if plan.by_rule else parts['rejected'], **rest, keys=with_one, side=rejected_side(plan, chosen, o))
+    if with_one:
+        yield Loop(store, RuleSampler(plan.flaws) if plan.by_rule else parts['rejected'], **rest, keys=with_one, side=rejected_side(plan, chosen, o))
 
 # %% ../../nbs/pairs/02_strategies.ipynb #862a68dd
 def pairs_of(
@@ -262,9 +288,12 @@ def pairs_of(
         if not o['strategy']:
             made = [(r['chosen'], r['rejected'], False) for r in formatter.rows(prompt, rollouts)]
             why = None if made else 'lengths too unlike' if lost_to_length(formatter, prompt, rollouts) else 'no pair of passed and failed'
-        else: made, why = find_pairs(rollouts, o['max_pairs_per_prompt'], o['inverted'], o['rejected'], **rule)
-        if not made: yield None, why
-        for c, r, swapped in made: yield _plain(prompt, c, r, swapped, o['strategy']), None
+        else:
+            made, why = find_pairs(rollouts, o['max_pairs_per_prompt'], o['inverted'], o['rejected'], **rule)
+        if not made:
+            yield None, why
+        for c, r, swapped in made:
+            yield _plain(prompt, c, r, swapped, o['strategy']), None
 
 # %% ../../nbs/pairs/02_strategies.ipynb #3602772a
 def _plain(prompt, c, r, swapped, strategy):
@@ -282,8 +311,12 @@ def count_pairs(
     "How many pairs there are, and why the other prompts have none."
     made, swapped, why, prompts = 0, 0, Counter(), set()
     for p, reason in pairs_of(groups, formatter):
-        if p: made += 1; swapped += p['swapped']; prompts.add(p['prompt_id'])
-        else: why[reason] += 1
+        if p:
+            made += 1
+            swapped += p['swapped']
+            prompts.add(p['prompt_id'])
+        else:
+            why[reason] += 1
     return dict(pairs=made, prompts=len(prompts), swapped=swapped, dropped=dict(why.most_common()))
 
 # %% ../../nbs/pairs/02_strategies.ipynb #cb3e74eb
@@ -295,7 +328,9 @@ def join(
     "The rollouts of two runs over the same prompts, as the two sides of pairs; scores are those of each run's own verifier."
     key = dict(rejected.db.execute('SELECT id, key FROM prompts WHERE gen=?', (rejected.gen,)))
     for p, _, ours in chosen.walk(outcomes=outcomes, detail=True):
-        if p.id not in key: continue
+        if p.id not in key:
+            continue
         for q, _, theirs in rejected.walk(outcomes=outcomes, keys=[key[p.id]], detail=True):
-            if q.messages!=p.messages: continue
+            if q.messages!=p.messages:
+                continue
             yield p, [*(replace(r, side='chosen') for r in ours), *(replace(r, side='rejected', key=-r.key) for r in theirs)]

@@ -44,7 +44,8 @@ class CheckContext:
     report = cached_property(lambda self: _report(self))    # of the rubric's validation
 
     def __post_init__(self):
-        if not isinstance(self.run, Run): self.run = Run(self.run)
+        if not isinstance(self.run, Run):
+            self.run = Run(self.run)
         self.d, self.store = self.run.written, Store(self.run.path, write=False)
         self.formatters, self.stats = make_formatters(self.d['formatter']), self.run.stats()
         self.files = read_files(self.run.path, self.formatters)
@@ -77,7 +78,9 @@ def item(
     seed:bool=False    # one of the seed's seven?
 ):
     "Register a function `Case -> finding` as an item of the checklist."
-    def _(f): ITEMS.append((name, seed, f)); return f
+    def _(f):
+        ITEMS.append((name, seed, f))
+        return f
     return _
 
 # %% ../../nbs/quality/03_checklist.ipynb #33b85f08
@@ -85,7 +88,8 @@ KAPPA = 0.4, 0.6     # Cohen's kappa: below the first 'fair' at best, from the s
 AC1 = 0.8            # Gwet's AC1 from which a low kappa is taken for the paradox of lopsided answers (Feinstein and Cicchetti 1990), not for disagreement
 LABELLED = 50        # labelled responses: kappa is then known to about ±0.2. Judgement
 
-def _unasked(*_, **__): raise RsrError('nobody is asked here')
+def _unasked(*_, **__):
+    raise RsrError('nobody is asked here')
 
 def _from_ledger(case):
     "The validation from people's labels and the verdicts in the ledger."
@@ -98,30 +102,41 @@ def _from_ledger(case):
 
 def _report(case):
     "The validation of the rubric; None where there is none."
-    if case.labels is not None: return _from_ledger(case)
-    if isinstance(case.validation, dict): return case.validation
+    if case.labels is not None:
+        return _from_ledger(case)
+    if isinstance(case.validation, dict):
+        return case.validation
     path = Path(case.validation or case.run.path/'summary'/'validation.json')
-    if case.validation and not path.is_file(): raise RsrError(f'validation: no file {path}')
-    try: return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
-    except ValueError as e: raise RsrError(f'{path} is not the JSON of a validation (rsr rubric validate … json=true): {e}') from None
+    if case.validation and not path.is_file():
+        raise RsrError(f'validation: no file {path}')
+    try:
+        return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
+    except ValueError as e:
+        raise RsrError(f'{path} is not the JSON of a validation (rsr rubric validate … json=true): {e}') from None
 
 # %% ../../nbs/quality/03_checklist.ipynb #44ccd41f
 @item('rubric validated', seed=True)
 def rubric_validated(case)->dict:
     "Agreement of the rubric's judge with people: kappa, and on how many responses."
-    if case.scorer.get('type')!='rubric': return say('n/a', None, f"the verifier is {case.scorer.get('type', 'not known')}, no rubric")
+    if case.scorer.get('type')!='rubric':
+        return say('n/a', None, f"the verifier is {case.scorer.get('type', 'not known')}, no rubric")
     ids = [c['id'] for c in case.scorer['rubric']['criteria']]
-    if not case.scorer.get('judges'): return say('n/a', None, 'every criterion of the rubric is a function')
+    if not case.scorer.get('judges'):
+        return say('n/a', None, 'every criterion of the rubric is a function')
     todo = (f"label {LABELLED} responses, then: rsr rubric validate {case.d['verifier'].get('rubric', 'RUBRIC')} labels=FILE judge.model=… json=true "
             f'> {case.run.path}/summary/validation.json')
-    if (rep := case.report) is None: return say('fail', 0., 'nobody has compared the judge with people: n = 0', todo)
-    if {*rep.get('criteria', ())}!={*ids}: return say('fail', None, f"the validation is of another rubric ({rep.get('rubric')}): its criteria are not this run's", todo)
+    if (rep := case.report) is None:
+        return say('fail', 0., 'nobody has compared the judge with people: n = 0', todo)
+    if {*rep.get('criteria', ())}!={*ids}:
+        return say('fail', None, f"the validation is of another rubric ({rep.get('rubric')}): its criteria are not this run's", todo)
     v, n = rep['verdicts'], rep['rows']-rep['unscored']
     k, ac1 = v['kappa'], v['ac1'] or 0.
     low = [i for i, c in rep['criteria'].items() if c['kappa'] is not None and c['kappa']<KAPPA[0] and (c['ac1'] or 0)<AC1]
     verdict = 'pass' if (k is None or k<KAPPA[1]) and ac1>=AC1 or k is not None and k>=KAPPA[1] else 'fail' if k is None or k<KAPPA[0] else 'warn'
-    if n<LABELLED or low: verdict = worst([verdict, 'warn'])
-    if n<LABELLED/5: verdict = 'fail'
+    if n<LABELLED or low:
+        verdict = worst([verdict, 'warn'])
+    if n<LABELLED/5:
+        verdict = 'fail'
     detail = f"κ {fig(k, v['intervals']['kappa'])}, AC1 {ac1:.2f} on {n} labelled responses ({v['n']} verdicts)"+(f"; low on {', '.join(low)}" if low else '')
     better = f"mend the criteria that disagree ({', '.join(low)})" if low else 'sharpen the questions and their examples, then validate again'
     return say(verdict, k, detail, todo if n<LABELLED and not low else better)
@@ -133,8 +148,10 @@ COVERAGE = 0.10, 0.25   # total variation, above what chance gives, between the 
 def taxonomy_covers(case)->dict:
     "The distance between the run's prompts and production, dimension by dimension."
     made = [p.metadata['taxonomy'] for p, *_ in case.store.walk(outcomes=()) if isinstance(p.metadata.get('taxonomy'), dict)]
-    if not made: return say('n/a', None, 'the prompts were not made from a taxonomy (no metadata.taxonomy)')
-    if case.taxonomy is None: return say('warn', None, f'{len(made):,} prompts come from a taxonomy, which was not named', 'rsr check RUN taxonomy=FILE production=FILE')
+    if not made:
+        return say('n/a', None, 'the prompts were not made from a taxonomy (no metadata.taxonomy)')
+    if case.taxonomy is None:
+        return say('warn', None, f'{len(made):,} prompts come from a taxonomy, which was not named', 'rsr check RUN taxonomy=FILE production=FILE')
     from rsr.taxonomy.coverage import coverage
     from rsr.taxonomy.taxonomy import load_taxonomy
     c = coverage(load_taxonomy(case.taxonomy), made, case.production, n_boot=200)
@@ -144,7 +161,8 @@ def _covered(c, n, production):
     "The finding of a coverage."
     at = 'generated_production' if production else 'planned_generated'
     found = {k+(f', level {i+1}' if i else ''):v[at] for k, levels in c['dimensions'].items() for i, v in enumerate(levels) if v[at]}
-    if not found: return say('warn', None, 'production has no rows with labels', 'label them: rsr coverage TAXONOMY PROMPTS production=FILE judge.model=…')
+    if not found:
+        return say('warn', None, 'production has no rows with labels', 'label them: rsr coverage TAXONOMY PROMPTS production=FILE judge.model=…')
     over = {k:max(0., v['tv']-v['chance'])*v['beyond_chance'] for k, v in found.items()}
     far, gone = max(over, key=over.get), c['cells'].get('production' if production else 'planned', {}).get('missing', [])
     v = found[far]
@@ -157,18 +175,22 @@ def _other(case, path):
     "(name, difference, what differs in how it was scored) of an earlier run."
     old = path if isinstance(path, Run) else Run(path)
     store = Store(old.path, write=False)
-    try: return Path(old.path).name, compare_rates(case.rates(store, old.written), case.rates()), (store.config(store.get('verifier')) or [None])[0]
-    finally: store.close()
+    try:
+        return Path(old.path).name, compare_rates(case.rates(store, old.written), case.rates()), (store.config(store.get('verifier')) or [None])[0]
+    finally:
+        store.close()
 
 @item('pass rate stable', seed=True)
 def pass_rate_stable(case)->dict:
     "Has the pass rate moved within the run, or since earlier ones?"
     r = [x['rate'] for x in case.rates().values()]
-    if not r: return say('n/a', None, 'nothing was sampled and scored')
+    if not r:
+        return say('n/a', None, 'nothing was sampled and scored')
     found, mine = [('first to second half', difference(r[:len(r)//2], r[len(r)//2:]), None)], (case.store.config(case.store.get('verifier')) or [None])[0]
     found += [(f'since {n}', d, None if v==mine else 'scored otherwise then') for n, d, v in (_other(case, p) for p in case.earlier)]
     def words(name, d, note):
-        if d['diff'] is None or min(d['n'])<PROMPTS: return f"{name}: too few prompts to tell ({' and '.join(map(str, d['n']))})"
+        if d['diff'] is None or min(d['n'])<PROMPTS:
+            return f"{name}: too few prompts to tell ({' and '.join(map(str, d['n']))})"
         lo, hi = d['interval']
         return f"{name} {d['diff']:+.3f} (95 %: {lo:+.3f} to {hi:+.3f}, {d['n'][1]:,} {'shared ' if d['paired'] else ''}prompts{', '+note if note else ''})"
     many = len([k for k in case.store.samplers() if k not in case.store.get('sides', {}).get('rejected', [])])
@@ -187,7 +209,8 @@ def format_valid(case)->dict:
     "Would the trainers take the files?"
     from rsr.formatters.load_check import lint_info
     from rsr.formatters.lint import RULES
-    if not (files := case.checked['files']): return say('fail', 0., 'there are no files to train on', f'rsr format {case.run.path}; rsr stats says why prompts stopped')
+    if not (files := case.checked['files']):
+        return say('fail', 0., 'there are no files to train on', f'rsr format {case.run.path}; rsr stats says why prompts stopped')
     ps = [(r['file'], p) for r in files for p in r['problems'] if p['rule'] not in ELSEWHERE]
     hard = {(f, p['row']) for f, p in ps if p['effect'] in FAILS and p['rule'] not in NO_FAULT}
     info = [f'{side}/{w}' for side in ('train', 'eval') for w in lint_info(case.run.path/side)]
@@ -208,12 +231,15 @@ NEAR_LEAK = 0.01          # share of held-out prompts with a near copy in traini
 def held_out(case)->dict:
     "Is a tenth held out, and is none of it in training?"
     train, held = sorted(case.prompts_in('train')), sorted(case.prompts_in('eval'))
-    if not train: return say('n/a', None, 'there are no files')
-    if not held: return say('fail', 0., 'nothing is held out', f'rsr format {case.run.path} split.eval=0.1')
+    if not train:
+        return say('n/a', None, 'there are no files')
+    if not held:
+        return say('fail', 0., 'nothing is held out', f'rsr format {case.run.path} split.eval=0.1')
     both = {*train}&{*held}
     near, share = near_leaks([t for t in train if t not in both], [t for t in held if t not in both]), len(held)/len({*train, *held})
     v = 'fail' if both else graded(len(near)/len(held), (0., NEAR_LEAK))
-    if not HELD_OUT[0]<=share<=HELD_OUT[1] or len(held)<EVAL_LEAST: v = worst([v, 'warn'])
+    if not HELD_OUT[0]<=share<=HELD_OUT[1] or len(held)<EVAL_LEAST:
+        v = worst([v, 'warn'])
     detail = f'{len(held):,} of {len({*train, *held}):,} prompts ({share:.1%}) are held out; {len(both):,} of them are in training too, {len(near):,} nearly'
     return say(v, share, detail, _split_better(case.run.path, share, both or near))
 
@@ -221,8 +247,10 @@ def held_out(case)->dict:
 def _split_better(path, share, leak):
     "What to do about a held-out set."
     again = f'rsr format {path} split.eval=0.1 divides by prompt, near copies together'
-    if leak or share<HELD_OUT[0]: return again
-    if share>HELD_OUT[1]: return f'a tenth is enough to measure with, and {share:.0%} are lost to training: rsr format {path} split.eval=0.1'
+    if leak or share<HELD_OUT[0]:
+        return again
+    if share>HELD_OUT[1]:
+        return f'a tenth is enough to measure with, and {share:.0%} are lost to training: rsr format {path} split.eval=0.1'
     return f'more prompts: a rate measured on fewer than {EVAL_LEAST} says little'
 
 # %% ../../nbs/quality/03_checklist.ipynb #d65c856b
@@ -232,12 +260,15 @@ THIN = 0., 0.05           # share of pairs below it: warn, fail. Judgement
 @item('DPO margins', seed=True)
 def dpo_margins(case)->dict:
     "The difference of scores between chosen and rejected."
-    if not any(f.method=='dpo' and f.side=='train' for f in case.files): return say('n/a', None, 'no DPO file')
+    if not any(f.method=='dpo' and f.side=='train' for f in case.files):
+        return say('n/a', None, 'no DPO file')
     ms = sorted(p['margin'] for p in case.pairs)
-    if not ms: return say('warn', None, 'the ledger has no pairs as the files have', f'rsr format {case.run.path}')
+    if not ms:
+        return say('warn', None, 'the ledger has no pairs as the files have', f'rsr format {case.run.path}')
     thin, mid, se = sum(m<MARGIN-EPS for m in ms)/len(ms), ms[len(ms)//2], _noise(case)
     v = graded(thin, THIN)
-    if se and mid<2*se: v = worst([v, 'warn'])
+    if se and mid<2*se:
+        v = worst([v, 'warn'])
     detail = f'{thin:.1%} of {len(ms):,} pairs have a margin below {MARGIN}; median {mid:.2f}, smallest {ms[0]:.2f}'+(f'; a score has a standard error of {se:.2f}' if se else '')
     return say(v, thin, detail, f'rsr format {case.run.path} formatter.dpo.min_margin={max(MARGIN, 2*(se or 0)):.2f}')
 
@@ -251,22 +282,27 @@ SLOW = 1000   # milliseconds: seed 'must be fast enough to run during training'.
 @item('GRPO reward on edge cases', seed=True)
 def grpo_reward(case)->dict:
     "Can the reward be cheated, and is it fast?"
-    if not any(f.type=='grpo' for f in case.formatters): return say('n/a', None, 'no GRPO file')
+    if not any(f.type=='grpo' for f in case.formatters):
+        return say('n/a', None, 'no GRPO file')
     rows = case.checked['reward']
-    if not rows: return say('warn', None, 'the reward was not tried: no prompt has both a ground truth and a response that passed',
+    if not rows:
+        return say('warn', None, 'the reward was not tried: no prompt has both a ground truth and a response that passed',
                             'rsr.reward.edge_table(reward, prompt, answer, right) tries it on a case of your own')
     bad, slow = [r['case'] for r in rows if not r['ok']], max(r['ms'] for r in rows)
     detail = f"{len(rows)-len(bad)} of {len(rows)} edge cases as they should be"+(f"; not: {', '.join(bad)}" if bad else '')
-    if slow>=SLOW: detail += f'; the slowest took {slow:,.0f} ms'
+    if slow>=SLOW:
+        detail += f'; the slowest took {slow:,.0f} ms'
     todo = 'mend the verifier before it is a reward: a policy finds such holes' if bad else 'a faster verifier, or a heuristic in its place'
     return say('fail' if bad else 'warn' if slow>=SLOW else 'pass', len(bad), detail, todo)
 
 # %% ../../nbs/quality/03_checklist.ipynb #2d905481
 @item('truncation')
-def _(case): return truncation(case.stats['samples'], case.d['sampler'].get('drop_truncated', True))
+def _(case):
+    return truncation(case.stats['samples'], case.d['sampler'].get('drop_truncated', True))
 
 @item('pair audit')
-def _(case): return pair_audit(case.pairs)
+def _(case):
+    return pair_audit(case.pairs)
 
 @item('duplicates')
 def _(case):
@@ -274,26 +310,32 @@ def _(case):
     return duplicates([t for t in texts if (normalised(t) or t) in inside] or texts, case.files)
 
 @item('class balance')
-def _(case): return class_balance(case.files)
+def _(case):
+    return class_balance(case.files)
 
 @item('volume')
-def _(case): return volume(case.files)
+def _(case):
+    return volume(case.files)
 
 # %% ../../nbs/quality/03_checklist.ipynb #6d8a1dc1
 @item('length bias')
-def _(case): return length_bias(case.files)
+def _(case):
+    return length_bias(case.files)
 
 @item('contamination')
 def _(case):
     bench = case.decontaminate or case.d.get('decontaminate')
-    if bench and not case.decontaminate and not Path(bench).is_file(): return say('warn', None, f'the benchmark of the recipe is not there any more: {bench}', 'decontaminate=FILE')
+    if bench and not case.decontaminate and not Path(bench).is_file():
+        return say('warn', None, f'the benchmark of the recipe is not there any more: {bench}', 'decontaminate=FILE')
     return contamination(case.files, bench, case.store.get('contaminated'))
 
 @item('thinking tags')
-def _(case): return thinking(case.files)
+def _(case):
+    return thinking(case.files)
 
 @item('refusals')
-def _(case): return refusals(case.files)
+def _(case):
+    return refusals(case.files)
 
 # %% ../../nbs/quality/03_checklist.ipynb #26fbc9a0
 def checklist(
@@ -313,12 +355,14 @@ def checklist(
     try:
         case.checked = case.run.check_files(trainer, tokenizer)
         items = [dict(item=name, seed=seed, **f(case)) for name, seed, f in ITEMS]
-    finally: case.store.close()
+    finally:
+        case.store.close()
     return Checked(items=items, **case.checked, train=all(i['verdict']!='fail' for i in items))
 
 class Checked(dict):
     "A checklist worked through: plain data that a notebook shows as its table."
-    def __repr__(self): return checklist_table(self)
+    def __repr__(self):
+        return checklist_table(self)
 
 # %% ../../nbs/quality/03_checklist.ipynb #10468d75
 @patch
@@ -334,7 +378,8 @@ def checklist_table(
     wide, out = max(len(i['item']) for i in d['items']), []
     for i in d['items']:
         out.append(f"{i['verdict'].upper() if i['verdict']=='fail' else i['verdict']:5} {i['item']:{wide}}  {i['detail']}")
-        if i['next']: out.append(f"{'':5} {'':{wide}}  → {i['next']}")
+        if i['next']:
+            out.append(f"{'':5} {'':{wide}}  → {i['next']}")
     n = {v:sum(i['verdict']==v for i in d['items']) for v in ('pass', 'warn', 'fail', 'n/a')}
     return '\n'.join([*out, f"train: {'yes' if d['train'] else 'no'} ({', '.join(f'{k} {v}' for k, v in n.items())})"])
 
@@ -346,9 +391,12 @@ def checklist_options(
 )->dict:           # keyword arguments of `checklist`
     "Check the options of `rsr check`; several earlier runs are divided by commas."
     for k, v in options.items():
-        if k not in OPTIONS: raise RsrError(no_such('option', k, (*OPTIONS, 'json')))
-        if not isinstance(v, str) or not v: raise RsrError(f'{k}: {v!r} is not a text')
-        if k in ('labels', 'production', 'validation') and not Path(v).is_file(): raise RsrError(f'{k}: no file {v}')
+        if k not in OPTIONS:
+            raise RsrError(no_such('option', k, (*OPTIONS, 'json')))
+        if not isinstance(v, str) or not v:
+            raise RsrError(f'{k}: {v!r} is not a text')
+        if k in ('labels', 'production', 'validation') and not Path(v).is_file():
+            raise RsrError(f'{k}: no file {v}')
         if k=='taxonomy':
             from rsr.taxonomy.taxonomy import load_taxonomy
             load_taxonomy(v)   # raises with what is wrong

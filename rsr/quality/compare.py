@@ -21,11 +21,13 @@ def dotted(
     at=''      # where it stands
 )->dict:       # {dotted key: value}
     "Nested plain data as dotted keys; lists of things that have a name, an id or a type go by it."
-    if isinstance(d, dict): return {k:v for key, x in d.items() for k, v in dotted(x, f'{at}.{key}' if at else str(key)).items()}
+    if isinstance(d, dict):
+        return {k:v for key, x in d.items() for k, v in dotted(x, f'{at}.{key}' if at else str(key)).items()}
     if isinstance(d, list) and d and all(isinstance(x, dict) for x in d):
         names = [x.get('name') if 'type' in x else x.get('id') for x in d]
         names = [n or x.get('type') or str(i) for i, (n, x) in enumerate(zip(names, d))]
-        if len({*names})==len(names): return {k:v for n, x in zip(names, d) for k, v in dotted(x, f'{at}.{n}').items()}
+        if len({*names})==len(names):
+            return {k:v for n, x in zip(names, d) for k, v in dotted(x, f'{at}.{n}').items()}
     return {at:d}
 
 def changes(
@@ -63,7 +65,8 @@ class RunSummary:
             self.stop = {p.id:stop for p, stop, _ in store.walk(outcomes=())}
             self.cells = {p.id:p.metadata['taxonomy'] for p, *_ in store.walk(outcomes=()) if isinstance(p.metadata.get('taxonomy'), dict)}
             self.criteria = self._criteria(store)
-        finally: store.close()
+        finally:
+            store.close()
 
     def _criteria(self, store):
         "{criterion: {prompt id: {rate, digest}}} of blind rollouts."
@@ -72,7 +75,8 @@ class RunSummary:
             WHERE r.blind AND s.detail IS NOT NULL AND p.gen=? AND r.sampler NOT IN ({})'''.format(','.join(map(str, store.get('sides', {}).get('rejected', []))))
         for id_, detail in store.db.execute(q, (store.get('verifier'), store.gen)) if scale else ():
             for i, x in orjson.loads(detail).items():
-                if i in got and id_ in self.rates and (v := points(x.get('answer'), scale[i])) is not None: got[i].setdefault(id_, []).append(v)
+                if i in got and id_ in self.rates and (v := points(x.get('answer'), scale[i])) is not None:
+                    got[i].setdefault(id_, []).append(v)
         return {i:{k:dict(rate=sum(v)/len(v), digest=self.rates[k]['digest']) for k, v in d.items()} for i, d in got.items()}
 
 # %% ../../nbs/quality/02_compare.ipynb #d9740f58
@@ -81,8 +85,10 @@ def points(
     scale=None    # the criterion's levels, if it has some
 )->float:         # in [0, 1]; None: left out
     "What an answer of a criterion is worth."
-    if answer in ('YES', 'NO'): return float(answer=='YES')
-    if isinstance(answer, bool) or not isinstance(answer, (int, float)): return None
+    if answer in ('YES', 'NO'):
+        return float(answer=='YES')
+    if isinstance(answer, bool) or not isinstance(answer, (int, float)):
+        return None
     return (answer-scale[0])/(scale[-1]-scale[0]) if scale else float(answer)
 
 # %% ../../nbs/quality/02_compare.ipynb #78093ac4
@@ -99,7 +105,8 @@ def holm(
 def _family(rows):
     "Corrected p-values of rows that were tested together; largest change first."
     tested = [r for r in rows if r['p'] is not None]
-    for r, p in zip(tested, holm([r['p'] for r in tested])): r['p_holm'] = p
+    for r, p in zip(tested, holm([r['p'] for r in tested])):
+        r['p_holm'] = p
     return sorted(rows, key=lambda r: (r['diff'] is None, -abs(r['diff'] or 0)))
 
 # %% ../../nbs/quality/02_compare.ipynb #cf3e7383
@@ -109,7 +116,8 @@ def _cells(a, b):
     for x, side in ((a, 0), (b, 1)):
         for id_, combo in x.cells.items():
             for dim, v in combo.items():
-                if id_ in x.rates: at.setdefault((dim, 'none' if v is None else str(v)), ({}, {}))[side][id_] = x.rates[id_]
+                if id_ in x.rates:
+                    at.setdefault((dim, 'none' if v is None else str(v)), ({}, {}))[side][id_] = x.rates[id_]
     return _family([dict(dimension=dim, value=v, **compare_rates(*rs)) for (dim, v), rs in at.items()])
 
 def _flips(a, b):
@@ -133,9 +141,11 @@ def _cost(x):
 def _notes(a, b, scorer):
     "What a reader has to know before believing the figures."
     out = []
-    if not scorer['same']: out.append('the runs were scored differently: a change of the pass rate may be the ruler, not the responses. '
+    if not scorer['same']:
+        out.append('the runs were scored differently: a change of the pass rate may be the ruler, not the responses. '
                                       'Criteria that stayed the same can be compared')
-    if abs(a.pass_at-b.pass_at)>EPS: out.append(f'A passes from {a.pass_at:g}, B from {b.pass_at:g}: the pass rates are of two thresholds')
+    if abs(a.pass_at-b.pass_at)>EPS:
+        out.append(f'A passes from {a.pass_at:g}, B from {b.pass_at:g}: the pass rates are of two thresholds')
     return out
 
 # %% ../../nbs/quality/02_compare.ipynb #3aedfb0b
@@ -153,17 +163,23 @@ def compare(
 # %% ../../nbs/quality/02_compare.ipynb #b5d192f1
 def _diff_line(r, wide, name):
     "One line of a comparison."
-    if r['diff'] is None: return f"  {name:{wide}}  {_rate(r['a'])} → {_rate(r['b'])}  too few prompts ({r['n'][0]} and {r['n'][1]})"
+    if r['diff'] is None:
+        return f"  {name:{wide}}  {_rate(r['a'])} → {_rate(r['b'])}  too few prompts ({r['n'][0]} and {r['n'][1]})"
     lo, hi = r['interval']
     p = r.get('p_holm', r['p'])
     few = ', few' if min(r['n'])<PROMPTS else ''
     return (f"  {name:{wide}}  {_rate(r['a'])} → {_rate(r['b'])}  {r['diff']:+.3f} (95 %: {lo:+.3f} to {hi:+.3f}, p {'< 0.001' if p<.001 else f'{p:.3f}'}, "
             f"n {r['n'][1] if r['paired'] else '{} and {}'.format(*r['n'])}{' paired' if r['paired'] else ''}{few}){' *' if p<.05 and not few else ''}")
 
-def _rate(x): return '  –  ' if x is None else f'{x:.3f}'
-def _shown(v, most=60): s = ''.join(c if c.isprintable() else '\ufffd' for c in str(v)); return s if len(s)<=most else s[:most-1]+'…'   # no line ends, no terminal codes
-def _say(v): return 'not there' if v is None else _shown(v)
-def _ids(ids): return f"{len(ids)}"+(f" ({', '.join(_shown(i, 20) for i in ids[:5])}{', …'*(len(ids)>5)})" if ids else '')
+def _rate(x):
+    return '  –  ' if x is None else f'{x:.3f}'
+def _shown(v, most=60):
+    s = ''.join(c if c.isprintable() else '\ufffd' for c in str(v))
+    return s if len(s)<=most else s[:most-1]+'…'   # no line ends, no terminal codes
+def _say(v):
+    return 'not there' if v is None else _shown(v)
+def _ids(ids):
+    return f"{len(ids)}"+(f" ({', '.join(_shown(i, 20) for i in ids[:5])}{', …'*(len(ids)>5)})" if ids else '')
 
 # %% ../../nbs/quality/02_compare.ipynb #20090323
 def _changed_lines(d):
@@ -179,7 +195,8 @@ def _cost_lines(d):
     each = lambda k, form: f"{'–' if a[k] is None else format(a[k], form)} → {'–' if b[k] is None else format(b[k], form)}"
     out = [f"  satisfied {a['satisfied']:,} of {a['prompts']:,} → {b['satisfied']:,} of {b['prompts']:,}",
            f"  each of them took {each('rollouts_each', '.1f')} rollouts, {each('tokens_each', ',.0f')} tokens"]
-    if a['usd'] is not None or b['usd'] is not None: out.append(f"  and {each('usd_each', '.5f')} US dollars")
+    if a['usd'] is not None or b['usd'] is not None:
+        out.append(f"  and {each('usd_each', '.5f')} US dollars")
     return out+[f"  {k}: {a['files'].get(k, 0):,} → {b['files'].get(k, 0):,} rows" for k in dict.fromkeys([*a['files'], *b['files']])]
 
 # %% ../../nbs/quality/02_compare.ipynb #89b4c3ef
@@ -193,9 +210,11 @@ def compare_table(
              (f"criteria ({len(d['criteria'])} compared)", [(r['criterion']+' (changed)'*r['changed'], r) for r in d['criteria']]),
              (f"cells ({len(d['cells'])} compared)", [(_shown(f"{r['dimension']}: {r['value']}", 40), r) for r in d['cells'][:cells]])]
     wide = max(len(n) for _, rows in named for n, _ in rows)
-    for title, rows in named: out += [title, *[_diff_line(r, wide, n) for n, r in rows]]*bool(rows)
+    for title, rows in named:
+        out += [title, *[_diff_line(r, wide, n) for n, r in rows]]*bool(rows)
     f = d['flipped']
-    if f['shared']: out += ['prompts', f"  of {f['shared']:,} shared: {_ids(f['gained'])} newly satisfied, {_ids(f['lost'])} no longer"]
+    if f['shared']:
+        out += ['prompts', f"  of {f['shared']:,} shared: {_ids(f['gained'])} newly satisfied, {_ids(f['lost'])} no longer"]
     out += ['cost', *_cost_lines(d), *[f'note: {n}' for n in d['notes']]]
     return '\n'.join([*out, '* p below 0.05, corrected for the number compared (Holm); intervals are not corrected'])
 
@@ -211,7 +230,8 @@ def plot_changes(
     rows = [('pass rate', d['pass_rate']), *[(r['criterion'], r) for r in d['criteria']], *[(_shown(f"{r['dimension']}: {r['value']}", 40), r) for r in d['cells'][:cells]]]
     rows = [(n, r) for n, r in rows if r['diff'] is not None][::-1]
     with style(dark):
-        if ax is None: _, ax = plt.subplots(figsize=(6, .8+.26*max(2, len(rows))), layout='constrained')
+        if ax is None:
+            _, ax = plt.subplots(figsize=(6, .8+.26*max(2, len(rows))), layout='constrained')
         for y, (_, r) in enumerate(rows):
             c = COLOURS['grey' if r.get('p_holm', r['p'])>=.05 else 'blue' if r['diff']>0 else 'vermillion']
             ax.plot(r['interval'], [y, y], color=c, lw=2)

@@ -59,11 +59,13 @@ def read_rows_of(
     "Read a training file of any form; rows that cannot be read are left to `rsr.check`."
     out = Rows(f'{side}/{Path(path).name}', side, method, formatter)
     for _, _, row, rule, _ in training_rows(path):
-        if rule: continue
+        if rule:
+            continue
         history, answers, label = view(row, method)
         out.prompts.append('\n'.join(c for r, c in history if isinstance(c, str) and r in ('user', 'human')))
         out.answers.append([_answer(k, ts[-1][1], label) for k, ts in answers.items() if ts and isinstance(ts[-1][1], str)])
-        if method=='kto': out.labels.append(label is True)
+        if method=='kto':
+            out.labels.append(label is True)
     return out
 
 # %% ../../nbs/quality/01_hygiene.ipynb #bd134509
@@ -116,8 +118,10 @@ def worst(
     "fail before warn before pass before n/a."
     return max(verdicts, key=('n/a', 'pass', 'warn', 'fail').index, default='n/a')
 
-def _pct(x): return f'{x:.1%}' if 0<x<.1 or .9<x<1 else f'{x:.0%}'
-def _of(files, side='train', *methods): return [f for f in files if f.side==side and (not methods or f.method in methods)]
+def _pct(x):
+    return f'{x:.1%}' if 0<x<.1 or .9<x<1 else f'{x:.0%}'
+def _of(files, side='train', *methods):
+    return [f for f in files if f.side==side and (not methods or f.method in methods)]
 
 # %% ../../nbs/quality/01_hygiene.ipynb #da32f07a
 def truncation(
@@ -126,9 +130,11 @@ def truncation(
 )->dict:
     "How many samples were cut."
     cut, n = cut_of(samples)
-    if not n: return say('n/a', None, 'nothing was sampled')
+    if not n:
+        return say('n/a', None, 'nothing was sampled')
     v = graded(cut/n, TRUNCATED)
-    if cut and not dropped: v = worst([v, 'warn'])
+    if cut and not dropped:
+        v = worst([v, 'warn'])
     return say(v, cut/n, f'{cut:,} of {n:,} samples ({_pct(cut/n)}) were cut at max_tokens'+('' if dropped else '; drop_truncated is false: cut answers are in the files'),
                'raise sampler.max_tokens and resume: cut samples of unsatisfied prompts are asked again')
 
@@ -148,7 +154,8 @@ def _shared(files):
     under = {}
     for f in _of(files):
         for p, answers in zip(f.prompts, f.answers):
-            for a in answers: under.setdefault(a.digest, set()).add(p)
+            for a in answers:
+                under.setdefault(a.digest, set()).add(p)
     total = sum(map(len, under.values()))
     return sum(len(ps) for ps in under.values() if len(ps)>1)/total if total else 0.
 
@@ -157,7 +164,8 @@ def duplicates(
     files:list      # [Rows, …]
 )->dict:
     "How many prompts and answers repeat."
-    if not prompts: return say('n/a', None, 'there are no prompts')
+    if not prompts:
+        return say('n/a', None, 'there are no prompts')
     same, near, n = repeats(prompts)
     shared, v = _shared(files), worst([graded(same, SAME_PROMPT), graded(near, NEAR_PROMPT)])
     some = '' if n==len(prompts) else f' (of {n:,} compared)'
@@ -166,7 +174,9 @@ def duplicates(
     return say(worst([v, graded(shared, SAME_ANSWER)]), max(same, near), detail, todo)
 
 # %% ../../nbs/quality/01_hygiene.ipynb #4dbef367
-def _triples(text): w = normalised(text).split(); return {' '.join(w[i:i+3]) for i in range(max(1, len(w)-2))}
+def _triples(text):
+    w = normalised(text).split()
+    return {' '.join(w[i:i+3]) for i in range(max(1, len(w)-2))}
 
 def near_leaks(
     train:list,   # texts
@@ -175,12 +185,14 @@ def near_leaks(
     "Held-out prompts that nearly stand in the training prompts (Jaccard similarity of word triples from `NEAR`)."
     from datasketch import MinHashLSH
     lsh, some = MinHashLSH(NEAR, 128), train if len(train)<=NEAR_MOST else train[::len(train)//NEAR_MOST+1]
-    for i, t in enumerate(held): lsh.insert(i, minhash(t))
+    for i, t in enumerate(held):
+        lsh.insert(i, minhash(t))
     out = {}
     for t in some:
         for i in lsh.query(minhash(t)):
             a, b = _triples(t), _triples(held[i])
-            if i not in out and len(a&b)>=NEAR*len(a|b): out[i] = held[i], t
+            if i not in out and len(a&b)>=NEAR*len(a|b):
+                out[i] = held[i], t
     return list(out.values())
 
 # %% ../../nbs/quality/01_hygiene.ipynb #dfb4538f
@@ -189,7 +201,8 @@ def class_balance(
 )->dict:
     "The share of true labels in KTO files."
     found = [(f.file, sum(f.labels)/len(f.labels)) for f in _of(files, 'train', 'kto') if f.labels]
-    if not found: return say('n/a', None, 'no KTO file')
+    if not found:
+        return say('n/a', None, 'no KTO file')
     within = lambda x, lim: lim[0]-.005<=x<=lim[1]+.005     # what rounds to it
     v = worst('pass' if within(x, SHARE) else 'warn' if within(x, SHARE_FAIL) else 'fail' for _, x in found)
     far = max(found, key=lambda t: abs(t[1]-.65))
@@ -203,7 +216,8 @@ def volume(
     "Rows for training against the typical volume of the method."
     found = [(f.file, f.method.upper(), len(f.answers if f.method!='grpo' else f.prompts), typical_volume(f.method)) for f in _of(files)]
     found = [t for t in found if t[3]]
-    if not found: return say('n/a', None, 'no typical volume is known for these files')
+    if not found:
+        return say('n/a', None, 'no typical volume is known for these files')
     v = worst('pass' if n>=lo else 'warn' if n>=LITTLE*lo else 'fail' for *_, n, (lo, _) in found)
     detail = '; '.join(f'{f}: {n:,} rows, {m} takes {lo:,} to {hi:,}'+(', so this is plenty' if n>hi else '') for f, m, n, (lo, hi) in found)
     return say(v, min(n/lo for *_, n, (lo, _) in found), detail, 'add prompts, or raise the share that is satisfied (rsr stats RUN says why prompts stopped)')
@@ -224,7 +238,8 @@ def length_bias(
     "How well length alone tells good answers from bad ones."
     sides = [(f.file, [[a.chars for x in f.answers for a in x if a.good==good] for good in (True, False)]) for f in _of(files, 'train', 'dpo', 'kto')]
     found = [(f, length_auc(*gb)) for f, gb in sides if min(map(len, gb))>=LENGTH_LEAST]
-    if not found: return say('n/a', None, 'no file with good and bad answers' if not sides else f'fewer than {LENGTH_LEAST} good or bad answers')
+    if not found:
+        return say('n/a', None, 'no file with good and bad answers' if not sides else f'fewer than {LENGTH_LEAST} good or bad answers')
     far = max((x for _, x in found), key=lambda x: abs(x-.5))
     return say(graded(max(far, 1-far), LENGTH_AUC), far, '; '.join(f'{f}: a good answer is longer than a bad one in {_pct(x)} of all comparisons' for f, x in found)
                +' (50 % is no bias)', 'look at both sides (rsr explore RUN); rsr format RUN formatter.dpo.max_length_ratio=1.5 makes no pair that differs more')
@@ -236,7 +251,8 @@ def contamination(
     dropped:int=None    # prompts that the run left out of its input
 )->dict:
     "Training prompts that stand in a benchmark."
-    if not benchmark: return say('warn', None, 'no benchmark was named, so nobody has looked', 'rsr check RUN decontaminate=benchmark.jsonl')
+    if not benchmark:
+        return say('warn', None, 'no benchmark was named, so nobody has looked', 'rsr check RUN decontaminate=benchmark.jsonl')
     bench, prompts = Benchmark(benchmark), {p for f in _of(files) for p in f.prompts}
     hit = [p for p in prompts if bench.overlap(Prompt('', [dict(role='user', content=p)]))]
     detail = f"{len(hit):,} of {len(prompts):,} prompts share words with {Path(benchmark).name}"+(f'; {dropped:,} were left out of the input' if dropped else '')
@@ -248,9 +264,11 @@ def thinking(
 )->dict:
     "Thinking tags in the answers."
     tags = [a.tags for f in _of(files) for x in f.answers for a in x]
-    if not tags: return say('n/a', None, 'no file with answers')
+    if not tags:
+        return say('n/a', None, 'no file with answers')
     n, c = len(tags), Counter(tags)
-    if not n-c[0]: return say('pass', 0., f'no thinking tags in {n:,} answers')
+    if not n-c[0]:
+        return say('pass', 0., f'no thinking tags in {n:,} answers')
     detail = f'{_pct((n-c[0])/n)} of {n:,} answers have thinking tags, {c[2]:,} of them broken'
     return say(worst(['warn', graded(c[2]/n, BROKEN_TAGS)]), (n-c[0])/n, detail,
                'rsr format RUN formatter.thinking=strip (or reasoning_content), or make sure that the chat template keeps them')
@@ -261,7 +279,8 @@ def refusals(
 )->dict:
     "Answers that decline."
     said = {good:[a.refusal for f in _of(files) for x in f.answers for a in x if a.good==good] for good in (True, False)}
-    if not said[True]: return say('n/a', None, 'no file with answers')
+    if not said[True]:
+        return say('n/a', None, 'no file with answers')
     good, bad = [sum(v)/len(v) if v else 0. for v in said.values()]
     detail = f"{_pct(good)} of {len(said[True]):,} good answers decline"+(f', {_pct(bad)} of {len(said[False]):,} bad ones' if said[False] else '')
     v = worst([graded(good, REFUSALS), graded(bad, (BAD_REFUSALS, 1.1))])
@@ -276,7 +295,8 @@ def pair_audit(
     pairs:list   # as `rsr.audit.read_pairs` gives them
 )->dict:
     "What else a model could learn from preference pairs."
-    if len(pairs)<MIN_PAIRS: return say('n/a', None, f'{len(pairs)} DPO pairs, and {MIN_PAIRS} are needed to tell' if pairs else 'no DPO pairs')
+    if len(pairs)<MIN_PAIRS:
+        return say('n/a', None, f'{len(pairs)} DPO pairs, and {MIN_PAIRS} are needed to tell' if pairs else 'no DPO pairs')
     odd = [i for i in audit(pairs, (), list(AUDITED))['items'] if i['verdict'] in ('warn', 'bad')]
     v = 'fail' if any(i['item'] in BROKEN and i['verdict']=='bad' for i in odd) else 'warn' if odd else 'pass'
     return say(v, len(odd), f'{len(odd)} of {len(AUDITED)} items stand out in {len(pairs):,} pairs'+''.join(f"; {i['item']}: {i['detail']}" for i in odd),

@@ -7,8 +7,7 @@ __all__ = ['TABLES', 'QUESTIONS', 'GOALS', 'NOT_FIRST', 'as_lines', 'methods_tab
            'advice_text', 'choose_method', 'methods_text', 'advice_html', 'Guide', 'guide']
 
 # %% ../../nbs/quality/00_method_guide.ipynb #1ba304ab
-import html
-import yaml
+import html, yaml
 from dataclasses import dataclass, field
 from functools import cache
 from fastcore.basics import patch
@@ -19,14 +18,16 @@ from ..data.types import RsrError, no_such
 TABLES = SHIPPED/'tables'
 
 @cache
-def _load(name): return yaml.safe_load((TABLES/f'{name}.yaml').read_text(encoding='utf-8'))
+def _load(name):
+    return yaml.safe_load((TABLES/f'{name}.yaml').read_text(encoding='utf-8'))
 
 def as_lines(
     rows:list,        # [[cell, …], …], the head first
     markdown=False    # as a Markdown table
 )->str:
     "A table as text: columns in line, or Markdown."
-    if markdown: return '\n'.join('| '+' | '.join(r)+' |' for r in [rows[0], ['---']*len(rows[0]), *rows[1:]])
+    if markdown:
+        return '\n'.join('| '+' | '.join(r)+' |' for r in [rows[0], ['---']*len(rows[0]), *rows[1:]])
     wide = [max(map(len, c)) for c in zip(*rows)]
     return '\n'.join('  '.join(v.ljust(w) for v, w in zip(r, wide)).rstrip() for r in rows)
 
@@ -37,7 +38,8 @@ def _table(name, form):
     if form=='pandas':
         import pandas as pd
         return pd.DataFrame.from_dict(t['rows'], orient='index', columns=t['columns']).rename_axis(t['index'])
-    if form not in ('markdown', 'text'): raise RsrError(no_such('form', form, ('pandas', 'markdown', 'text')))
+    if form not in ('markdown', 'text'):
+        raise RsrError(no_such('form', form, ('pandas', 'markdown', 'text')))
     return as_lines([[t['index'], *t['columns']], *[[k, *v] for k, v in t['rows'].items()]], form=='markdown')
 
 def methods_table(
@@ -58,7 +60,8 @@ def typical_volume(
 )->tuple:        # (low, high) rows; None where the seeds name none
     "How many rows a method usually takes."
     t = _load('methods')
-    if method.upper() not in t['columns']: return None
+    if method.upper() not in t['columns']:
+        return None
     cell = t['rows']['Data volume'][t['columns'].index(method.upper())]
     return tuple(1000*int(x.rstrip('K')) for x in cell.split('-'))
 
@@ -81,7 +84,8 @@ class Advice:
     question: str = None      # the argument of `choose_method` that decides, where no method is given
     candidates: list = field(default_factory=list)   # what it decides between
 
-    def __str__(self): return advice_text(self)
+    def __str__(self):
+        return advice_text(self)
 
 # %% ../../nbs/quality/00_method_guide.ipynb #69e8677b
 def advice_text(
@@ -93,9 +97,11 @@ def advice_text(
         out = [line('method', 'open between '+', '.join(a.candidates) if a.candidates else 'open'), line('why', a.why), line('decide', QUESTIONS[a.question])]
         return '\n'.join(out+[line('warning', w) for w in a.warnings])
     out = [line('method', a.title), line('why', a.why), line('a row', a.data_format.rstrip().replace('\n', '\n'+' '*13)), line('volume', a.volume), line('threshold', a.threshold)]
-    if a.balance: out.append(line('balance', a.balance))
+    if a.balance:
+        out.append(line('balance', a.balance))
     out += [line('risk', a.risk), line('start with', f'rsr run {a.recipe} data.input_path=prompts.jsonl …  (rsr init {a.recipe} copies the recipe)')]
-    if len(a.stages)>1: out.append(line('order', ' → '.join(a.stages)))
+    if len(a.stages)>1:
+        out.append(line('order', ' → '.join(a.stages)))
     return '\n'.join(out+[line('also serves', '; '.join(a.also_serves))]+[line('warning', w) for w in a.warnings])
 
 # %% ../../nbs/quality/00_method_guide.ipynb #361c4ad5
@@ -117,10 +123,12 @@ def _advice(method, why, stages=None, warnings=(), **kw):
 # %% ../../nbs/quality/00_method_guide.ipynb #952e3db2
 def _warned(a, has_capability):
     "The seed's warning also where the method is still open."
-    if not a.method and has_capability is False: a.warnings.append('whichever it will be, train with SFT first: the model needs basic capability, and these methods refine')
+    if not a.method and has_capability is False:
+        a.warnings.append('whichever it will be, train with SFT first: the model needs basic capability, and these methods refine')
     return a
 
-def _open(question, why, *candidates): return Advice(question=question, why=why, candidates=list(candidates))
+def _open(question, why, *candidates):
+    return Advice(question=question, why=why, candidates=list(candidates))
 
 # %% ../../nbs/quality/00_method_guide.ipynb #94a65a77
 NOT_FIRST = "don't start with {}: the model needs basic capability first. Preference and online methods refine, they don't teach from scratch"
@@ -136,14 +144,21 @@ def _refine(method, why, has_capability):
 # %% ../../nbs/quality/00_method_guide.ipynb #3ed93874
 def _quality(pairs, labels, online, has_capability):
     "The branch 'improve quality on existing capability'."
-    if online and pairs: return _open('online', 'pairs and online learning were both named: DPO trains on a fixed file at low compute, '
+    if online and pairs:
+        return _open('online', 'pairs and online learning were both named: DPO trains on a fixed file at low compute, '
                                       'GRPO generates during training at high compute', 'dpo', 'grpo')
-    if online: return _refine('grpo', 'better quality, learned online from a reward signal', has_capability)
-    if pairs: return _refine('dpo', 'better quality on an existing capability, and preference pairs can be generated', has_capability)
-    if pairs is None: return _open('pairs', 'to improve quality, pairs lead to DPO, labels alone to KTO', 'dpo', 'kto')
-    if labels: return _refine('kto', 'better quality on an existing capability, and only binary good/bad labels', has_capability)
-    if labels is None: return _open('labels', 'without pairs the way is KTO, if there are labels', 'kto', *(['grpo'] if online is None else []))
-    if online is None: return _open('online', 'without pairs and without labels only a reward function is left', 'grpo')
+    if online:
+        return _refine('grpo', 'better quality, learned online from a reward signal', has_capability)
+    if pairs:
+        return _refine('dpo', 'better quality on an existing capability, and preference pairs can be generated', has_capability)
+    if pairs is None:
+        return _open('pairs', 'to improve quality, pairs lead to DPO, labels alone to KTO', 'dpo', 'kto')
+    if labels:
+        return _refine('kto', 'better quality on an existing capability, and only binary good/bad labels', has_capability)
+    if labels is None:
+        return _open('labels', 'without pairs the way is KTO, if there are labels', 'kto', *(['grpo'] if online is None else []))
+    if online is None:
+        return _open('online', 'without pairs and without labels only a reward function is left', 'grpo')
     return _open('labels', 'without pairs, labels and a reward there is nothing to learn from: write a rubric or a verifier first; '
                  'it gives labels, pairs and a reward', 'kto', 'dpo', 'grpo')
 
@@ -157,24 +172,34 @@ def choose_method(
 )->Advice:
     "Walk the decision guide (seed 'Decision Guide')."
     for k, v in dict(pairs=pairs, labels=labels, online=online, has_capability=has_capability).items():
-        if v not in (None, True, False): raise RsrError(f'{k}: {v!r} is not true, false or null')
-    if goal is not None and str(goal).strip().lower() not in GOALS: raise RsrError(no_such('goal', goal, GOALS))
+        if v not in (None, True, False):
+            raise RsrError(f'{k}: {v!r} is not true, false or null')
+    if goal is not None and str(goal).strip().lower() not in GOALS:
+        raise RsrError(no_such('goal', goal, GOALS))
     aim = goal and GOALS[str(goal).strip().lower()]
-    if aim is None and online: aim = 'online'
-    if aim is None: return _open('goal', 'the first question of the tree is open', 'sft', *(['dpo', 'kto', 'grpo'] if has_capability is not False else []), 'multi_sft')
-    if aim in ('capability', 'diversity'): return _teach(aim, pairs, labels, online, has_capability)
-    if aim=='quality': return _warned(_quality(pairs, labels, online, has_capability), has_capability)
-    if online is False: return _open('online', 'the goal is online learning, and online is false', 'grpo', 'dpo', 'kto')
+    if aim is None and online:
+        aim = 'online'
+    if aim is None:
+        return _open('goal', 'the first question of the tree is open', 'sft', *(['dpo', 'kto', 'grpo'] if has_capability is not False else []), 'multi_sft')
+    if aim in ('capability', 'diversity'):
+        return _teach(aim, pairs, labels, online, has_capability)
+    if aim=='quality':
+        return _warned(_quality(pairs, labels, online, has_capability), has_capability)
+    if online is False:
+        return _open('online', 'the goal is online learning, and online is false', 'grpo', 'dpo', 'kto')
     return _refine('grpo', 'online learning with a reward signal', has_capability)
 
 # %% ../../nbs/quality/00_method_guide.ipynb #5bb556a1
 def _teach(aim, pairs, labels, online, has_capability):
     "The branch 'teach new capability/format/style', and the pools of the recipes."
-    if aim=='diversity': return _advice('multi_sft', 'several different correct answers to each prompt')
-    if has_capability: return _open('has_capability', 'a new capability is to be taught, and the model is said to have it: if it does, the goal is quality',
+    if aim=='diversity':
+        return _advice('multi_sft', 'several different correct answers to each prompt')
+    if has_capability:
+        return _open('has_capability', 'a new capability is to be taught, and the model is said to have it: if it does, the goal is quality',
                                     'sft', 'dpo', 'kto', 'grpo')
     then = 'grpo' if online else 'dpo' if pairs else 'kto' if labels else None
-    if not then: return _advice('sft', 'a new capability, format or style is taught by showing it')
+    if not then:
+        return _advice('sft', 'a new capability, format or style is taught by showing it')
     also = dict(recipe='sft_dpo') if then=='dpo' else {}
     return _advice('sft', f'a new capability, format or style is taught by showing it; {then.upper()} comes after', ['sft', then], [NOT_FIRST.format(then.upper())], **also)
 
@@ -186,8 +211,10 @@ def methods_text(
 )->str:
     "What `rsr methods` prints."
     for k in answers:
-        if k not in _ASKED: raise RsrError(no_such('question', k, _ASKED))
-    if answers: return advice_text(choose_method(**answers))
+        if k not in _ASKED:
+            raise RsrError(no_such('question', k, _ASKED))
+    if answers:
+        return advice_text(choose_method(**answers))
     how = 'rsr methods goal="new capability" | quality | online | diversity  [pairs=true labels=true online=true has_capability=true]'
     return '\n\n'.join([methods_table('text'), recipes_table('text'), f'which one:  {how}'])
 
@@ -210,7 +237,8 @@ class Guide:
         self.answers = {k:w.ToggleButtons(options=yes_no, value=None, style=dict(button_width='6em')) for k in _ASKED[1:]}
         self.lines = {k:w.VBox([w.HTML(html.escape(QUESTIONS[k])), b]) for k, b in self.answers.items()}
         self.said = w.HTML()
-        for b in (self.goal, *self.answers.values()): b.observe(self.show, 'value')
+        for b in (self.goal, *self.answers.values()):
+            b.observe(self.show, 'value')
         self.ui = w.VBox([w.HTML(html.escape(QUESTIONS['goal'])), self.goal, *self.lines.values(), self.said])
         self.show()
 
@@ -223,7 +251,8 @@ def advice(self:Guide)->Advice:
 @patch
 def show(self:Guide, change=None):
     "Show the questions of the branch, and what they lead to."
-    for k, line in self.lines.items(): line.layout.display = '' if k in _ASKS[self.goal.value] else 'none'
+    for k, line in self.lines.items():
+        line.layout.display = '' if k in _ASKS[self.goal.value] else 'none'
     self.said.value = advice_html(self.advice)
 
 @patch

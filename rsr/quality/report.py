@@ -6,11 +6,7 @@
 __all__ = ['esc', 'html_table', 'figure_html', 'sample_rows', 'page', 'report_html', 'write_report']
 
 # %% ../../nbs/quality/04_report.ipynb #3f471729
-import base64
-import html
-import io
-import json
-import yaml
+import base64, html, io, json, yaml
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import Atomic
@@ -36,10 +32,13 @@ def html_table(
     columns=None     # which, in order; None: those of the first row
 )->str:
     "Rows as an HTML table; verdicts become classes."
-    if not rows: return '<p class="none">nothing</p>'
+    if not rows:
+        return '<p class="none">nothing</p>'
     cols = columns or list(rows[0])
-    def text(v): return f'{v:.3g}' if isinstance(v, float) else v
-    def cell(c, v): return f'<td class="v-{esc(v).replace("/", "")}">{esc(v)}</td>' if c=='verdict' else f'<td>{esc(text(v))}</td>'
+    def text(v):
+        return f'{v:.3g}' if isinstance(v, float) else v
+    def cell(c, v):
+        return f'<td class="v-{esc(v).replace("/", "")}">{esc(v)}</td>' if c=='verdict' else f'<td>{esc(text(v))}</td>'
     head = ''.join(f'<th>{esc(c)}</th>' for c in cols)
     return f'<table><tr>{head}</tr>'+''.join('<tr>'+''.join(cell(c, r.get(c)) for c in cols)+'</tr>' for r in rows)+'</table>'
 
@@ -61,17 +60,21 @@ def sample_rows(
         import pyarrow.parquet as pq
         f = pq.ParquetFile(path)
         rows = f.metadata.num_rows
-        if not rows: return []
+        if not rows:
+            return []
         return list(enumerate(next(f.iter_batches(min(n, rows))).to_pylist(), 1))
-    with open(path, 'rb') as f: total = sum(1 for _ in f)
+    with open(path, 'rb') as f:
+        total = sum(1 for _ in f)
     want = sorted({round(i*(total-1)/max(1, n-1)) for i in range(n)}) if total else []
-    with open(path, 'rb') as f: return [(i+1, json.loads(line)) for i, line in enumerate(f) if i in want]
+    with open(path, 'rb') as f:
+        return [(i+1, json.loads(line)) for i, line in enumerate(f) if i in want]
 
 # %% ../../nbs/quality/04_report.ipynb #21da5d93
 def _samples(run, n):
     "The sample rows of all files as HTML."
     files = sorted(p for p in (run.path/'train').glob('*') if p.suffix in ('.jsonl', '.parquet'))
-    def one(i, row): return f'<details open><summary>row {i}</summary><pre>{esc(json.dumps(row, indent=2, ensure_ascii=False, default=str))}</pre></details>'
+    def one(i, row):
+        return f'<details open><summary>row {i}</summary><pre>{esc(json.dumps(row, indent=2, ensure_ascii=False, default=str))}</pre></details>'
     return ''.join(f'<h3>{esc(p.name)}</h3>'+''.join(one(*r) for r in sample_rows(p, n)) for p in files) or '<p class="none">no training file has been written</p>'
 
 # %% ../../nbs/quality/04_report.ipynb #c85cc5b9
@@ -100,7 +103,8 @@ def page(
             f'<body><h1>{esc(title)}</h1><p>{esc(under)}</p><nav>{nav}</nav>\n{body}</body></html>')
 
 # %% ../../nbs/quality/04_report.ipynb #df3ebab0
-def _yaml(d): return f'<pre>{esc(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True))}</pre>'
+def _yaml(d):
+    return f'<pre>{esc(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True))}</pre>'
 
 def _recipe(run):
     "The recipe as HTML, and what the files were written with, where that is something else."
@@ -116,8 +120,10 @@ def _checklist(run):
 
 def _pairs(run):
     "The pair audit as HTML; '' for a run without pairs."
-    try: pairs = run.pairs()
-    except RsrError: return ''
+    try:
+        pairs = run.pairs()
+    except RsrError:
+        return ''
     return html_table(audit(pairs)['items'], ['item', 'verdict', 'number', 'detail', 'todo']) if pairs else ''
 
 # %% ../../nbs/quality/04_report.ipynb #4e1e310e
@@ -142,7 +148,8 @@ def write_report(
     "Write the report of a run."
     run = run if isinstance(run, Run) else Run(run)
     path = Path(path or run.path/'summary'/'report.html')
-    with Atomic(path) as f: f.write(report_html(run).encode())
+    with Atomic(path) as f:
+        f.write(report_html(run).encode())
     return path
 
 # %% ../../nbs/quality/04_report.ipynb #1f0a23ad

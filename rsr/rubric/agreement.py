@@ -57,7 +57,8 @@ def auc(
     bad     # scores of bad ones
 )->float:
     "The chance that a good response scores above a bad one (ties count half)."
-    if not len(good) or not len(bad): return None
+    if not len(good) or not len(bad):
+        return None
     return sum((g>b)+(g==b)/2 for g in good for b in bad)/(len(good)*len(bad))
 
 # %% ../../nbs/rubric/03_agreement.ipynb #11e7c20a
@@ -70,7 +71,8 @@ def interval(
     "95 % bootstrap interval over rows."
     import numpy as np
     t = np.asarray(tables, float)
-    if len(t)<2 or stat(t.sum(0)) is None: return None
+    if len(t)<2 or stat(t.sum(0)) is None:
+        return None
     w = np.random.default_rng(seed).multinomial(len(t), np.full(len(t), 1/len(t)), size=n_boot)
     x = stat((w@t.reshape(len(t), -1)).reshape(n_boot, *t.shape[1:]))
     x = x[np.isfinite(x)]
@@ -80,7 +82,8 @@ def interval(
 def auc_interval(good, bad, n_boot=1000, seed=0):
     "95 % bootstrap interval of `auc`, over the rows of each set."
     import numpy as np
-    if len(good)<2 or len(bad)<2: return None
+    if len(good)<2 or len(bad)<2:
+        return None
     g, b, rng = np.asarray(good, float), np.asarray(bad, float), np.random.default_rng(seed)
     win = (g[:,None]>b)+(g[:,None]==b)/2
     wg, wb = (rng.multinomial(len(v), np.full(len(v), 1/len(v)), size=n_boot)/len(v) for v in (g, b))
@@ -98,7 +101,8 @@ def agreement(
     import numpy as np
     at, t = {a:i for i, a in enumerate(levels)}, np.zeros((len(pairs), len(levels), len(levels)))
     for row, ps in enumerate(pairs):
-        for a, b in ps: t[row, at[a], at[b]] += 1
+        for a, b in ps:
+            t[row, at[a], at[b]] += 1
     whole = t.sum(0)
     figs = dict(accuracy=accuracy, kappa=lambda x: kappa(x, quadratic), ac1=gwet_ac1)
     return dict(n=int(whole.sum()), **{k:f(whole) for k, f in figs.items()}, intervals={k:interval(f, t, n_boot, seed) for k, f in figs.items()},
@@ -110,5 +114,6 @@ def fig(
     lo_hi=None    # its interval, or None
 )->str:
     "A figure with its interval, as text."
-    if x is None: return '–'
+    if x is None:
+        return '–'
     return f'{x:.2f}'+(f' ({lo_hi[0]:.2f} to {lo_hi[1]:.2f})' if lo_hi else '')

@@ -6,10 +6,7 @@
 __all__ = ['LABELS', 'MODES', 'COMBINES', 'RUBRICS', 'Criterion', 'Rubric', 'rubric_names', 'load_rubric', 'known_key']
 
 # %% ../../nbs/rubric/00_criteria.ipynb #a9028931
-import inspect
-import math
-import re
-import yaml
+import inspect, math, re, yaml
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
@@ -45,11 +42,14 @@ LABELS = 'PASS', 'FAIL', 'BORDERLINE'
 # %% ../../nbs/rubric/00_criteria.ipynb #55518ab3
 def _check_keys(d, keys, where):
     "Raise unless a mapping has only these keys, each with its type."
-    if not isinstance(d, dict): raise RsrError(f'{where}: {d!r} is not a mapping with the keys {", ".join(keys)}')
+    if not isinstance(d, dict):
+        raise RsrError(f'{where}: {d!r} is not a mapping with the keys {", ".join(keys)}')
     for k, v in d.items():
-        if k not in keys: raise RsrError(f'{where}: {no_such("key", k, keys)}')
+        if k not in keys:
+            raise RsrError(f'{where}: {no_such("key", k, keys)}')
         typ, words = keys[k]
-        if v is None or typ is object or (isinstance(v, typ) and (typ is bool or not isinstance(v, bool))): continue
+        if v is None or typ is object or (isinstance(v, typ) and (typ is bool or not isinstance(v, bool))):
+            continue
         hint = ' (YAML reads yes, no, on and off as true and false: put the word in quotes)' if isinstance(v, bool) and typ is str else ''
         raise RsrError(f'{where}: {k}: {v!r} is not {words}{hint}')
 
@@ -58,13 +58,16 @@ def _check_example(e, at):
     "Raise unless a calibration example is one."
     _check_keys(e, _EXAMPLE, at)
     for k in ('label', 'response', 'reasoning'):
-        if not e.get(k): raise RsrError(f'{at}: it has no {k}')
-    if e['label'] not in LABELS: raise RsrError(f'{at}: {no_such("label", e["label"], LABELS)}')
+        if not e.get(k):
+            raise RsrError(f'{at}: it has no {k}')
+    if e['label'] not in LABELS:
+        raise RsrError(f'{at}: {no_such("label", e["label"], LABELS)}')
 
 def _levels(d, at):
     "The levels of a scale; [1, 5] means 1 2 3 4 5."
     s = d['scale']
-    if d.get('function'): raise RsrError(f'{at}: a scale is for a judge; let the function return a number from 0 to 1 instead, and drop scale')
+    if d.get('function'):
+        raise RsrError(f'{at}: a scale is for a judge; let the function return a number from 0 to 1 instead, and drop scale')
     if len(s)<2 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in s) or sorted(set(s))!=s:
         raise RsrError(f'{at}: scale: {s} is not a list of two or more numbers in rising order, e.g. [1, 5] or [1, 2, 3]')
     return list(range(s[0], s[1]+1)) if len(s)==2 and all(isinstance(v, int) for v in s) and s[1]-s[0]<=100 else s
@@ -72,25 +75,36 @@ def _levels(d, at):
 # %% ../../nbs/rubric/00_criteria.ipynb #68f9a227
 def _check_values(d, at, categories):
     "Raise unless the values of a criterion make sense."
-    if not d.get('id'): raise RsrError(f'{at}: it has no id; give it a short name, e.g. id: accurate')
-    if not re.fullmatch(r'[A-Za-z][\w-]{0,63}', d['id']): raise RsrError(f'{at}: an id is a letter followed by letters, digits, _ or -, up to 64 in all')
-    if not d.get('question') and not d.get('function'): raise RsrError(f'{at}: it has no question; write one that is answered YES where the response does well')
-    if not d.get('category'): raise RsrError(f'{at}: it has no category; name one of {", ".join(categories)}')
-    if d['category'] not in categories: raise RsrError(f'{at}: '+no_such('category', d['category'], categories))
-    if d.get('weight', 1)<0 or not math.isfinite(d.get('weight', 1)): raise RsrError(f"{at}: weight: {d['weight']} is not a number from 0 up")
-    if d.get('min_turns', 0)<0: raise RsrError(f"{at}: min_turns: {d['min_turns']} is below 0")
+    if not d.get('id'):
+        raise RsrError(f'{at}: it has no id; give it a short name, e.g. id: accurate')
+    if not re.fullmatch(r'[A-Za-z][\w-]{0,63}', d['id']):
+        raise RsrError(f'{at}: an id is a letter followed by letters, digits, _ or -, up to 64 in all')
+    if not d.get('question') and not d.get('function'):
+        raise RsrError(f'{at}: it has no question; write one that is answered YES where the response does well')
+    if not d.get('category'):
+        raise RsrError(f'{at}: it has no category; name one of {", ".join(categories)}')
+    if d['category'] not in categories:
+        raise RsrError(f'{at}: '+no_such('category', d['category'], categories))
+    if d.get('weight', 1)<0 or not math.isfinite(d.get('weight', 1)):
+        raise RsrError(f"{at}: weight: {d['weight']} is not a number from 0 up")
+    if d.get('min_turns', 0)<0:
+        raise RsrError(f"{at}: min_turns: {d['min_turns']} is below 0")
 
 # %% ../../nbs/rubric/00_criteria.ipynb #4ed1fc9c
 def _make_criterion(d, i, where, categories):
     "A checked `Criterion` of a mapping."
-    if isinstance(d, Criterion): d = {f.name:getattr(d, f.name) for f in fields(d)}
-    if isinstance(d, dict) and isinstance(d.get('examples'), tuple): d = {**d, 'examples':list(d['examples'])}
+    if isinstance(d, Criterion):
+        d = {f.name:getattr(d, f.name) for f in fields(d)}
+    if isinstance(d, dict) and isinstance(d.get('examples'), tuple):
+        d = {**d, 'examples':list(d['examples'])}
     at = f"{where}, criterion {repr(d['id']) if isinstance(d, dict) and d.get('id') else f'number {i}'}"
     _check_keys(d, _KEYS, at)
     d = {k:v for k, v in d.items() if v is not None}
     _check_values(d, at, categories)
-    for n, e in enumerate(d.get('examples', ()), 1): _check_example(e, f'{at}, example {n}')
-    if 'scale' in d: d['scale'] = _levels(d, at)
+    for n, e in enumerate(d.get('examples', ()), 1):
+        _check_example(e, f'{at}, example {n}')
+    if 'scale' in d:
+        d['scale'] = _levels(d, at)
     return Criterion(**d)
 
 # %% ../../nbs/rubric/00_criteria.ipynb #a7ee5153
@@ -99,9 +113,12 @@ def points(self:Criterion,
     answer       # YES, NO, NA, a level, or a share in [0, 1] for a function
 )->float:        # in [0, 1]; None: left out
     "What an answer is worth."
-    if answer=='ERROR': return None
-    if answer=='NA': return None if self.na_valid or self.min_turns else 0.
-    if answer in ('YES', 'NO'): return float(answer=='YES')
+    if answer=='ERROR':
+        return None
+    if answer=='NA':
+        return None if self.na_valid or self.min_turns else 0.
+    if answer in ('YES', 'NO'):
+        return float(answer=='YES')
     return (answer-self.scale[0])/(self.scale[-1]-self.scale[0]) if self.scale else float(answer)
 
 @patch
@@ -126,8 +143,10 @@ class Rubric:
     structured: object = 'auto'       # send a JSON schema along: true, false, 'auto' (where the provider is known to take it)
     judges: list = field(default_factory=list, repr=False, compare=False)   # see `with_judge`
 
-    def __post_init__(self): self.check()
-    def __getitem__(self, id): return next(c for c in self.criteria if c.id==id)
+    def __post_init__(self):
+        self.check()
+    def __getitem__(self, id):
+        return next(c for c in self.criteria if c.id==id)
 
 def rubric_names()->list:
     "The rubrics that are shipped."
@@ -139,19 +158,24 @@ def check(self:Rubric):
     "Raise with the criterion and the mend, unless the rubric can be used."
     at, cats = f'rubric {self.name!r}', self.categories
     _check_categories(cats, at)
-    if not isinstance(self.criteria, (list, tuple)) or not self.criteria: raise RsrError(f'{at}: it has no criteria')
+    if not isinstance(self.criteria, (list, tuple)) or not self.criteria:
+        raise RsrError(f'{at}: it has no criteria')
     self.criteria = [_make_criterion(c, i, at, cats) for i, c in enumerate(self.criteria, 1)]
     for c, n in Counter(c.id for c in self.criteria).items():
-        if n>1: raise RsrError(f'{at}, criterion {c!r}: {n} criteria have this id; give each its own')
+        if n>1:
+            raise RsrError(f'{at}, criterion {c!r}: {n} criteria have this id; give each its own')
     for k in cats:
-        if not any(c.category==k and c.weight for c in self.criteria): raise RsrError(f'{at}: no criterion with a weight is in the category {k!r}; add one, or drop it')
+        if not any(c.category==k and c.weight for c in self.criteria):
+            raise RsrError(f'{at}: no criterion with a weight is in the category {k!r}; add one, or drop it')
     self._check_options(at)
 
 def _check_categories(cats, at):
     "Raise unless the categories have weights that sum to 1."
-    if not isinstance(cats, dict) or not cats: raise RsrError(f'{at}: categories: {cats!r} is not a mapping of names to weights, e.g. {{substance: 0.7, style: 0.3}}')
+    if not isinstance(cats, dict) or not cats:
+        raise RsrError(f'{at}: categories: {cats!r} is not a mapping of names to weights, e.g. {{substance: 0.7, style: 0.3}}')
     for k, w in cats.items():
-        if isinstance(w, bool) or not isinstance(w, (int, float)) or not w>0: raise RsrError(f'{at}: category {k!r}: the weight {w!r} is not a number above 0')
+        if isinstance(w, bool) or not isinstance(w, (int, float)) or not w>0:
+            raise RsrError(f'{at}: category {k!r}: the weight {w!r} is not a number above 0')
     if abs((s := sum(cats.values()))-1)>1e-6:
         mend = ', '.join(f'{k}: {w/s:.4g}' for k, w in cats.items())
         raise RsrError(f'{at}: the weights of the categories sum to {s:g}, not to 1; in the same proportion they would be {{{mend}}}')
@@ -161,9 +185,11 @@ def _check_categories(cats, at):
 def _check_options(self:Rubric, at):
     "Check what says how to judge."
     for k, allowed in dict(mode=MODES, combine=COMBINES, structured=('auto', True, False)).items():
-        if getattr(self, k) not in allowed: raise RsrError(f'{at}: {k}: {no_such("choice", getattr(self, k), allowed)}')
+        if getattr(self, k) not in allowed:
+            raise RsrError(f'{at}: {k}: {no_such("choice", getattr(self, k), allowed)}')
     p = self.pass_threshold
-    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0<=p<=1: raise RsrError(f'{at}: pass_threshold: {p!r} is not a number from 0 to 1')
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0<=p<=1:
+        raise RsrError(f'{at}: pass_threshold: {p!r} is not a number from 0 to 1')
 
 @patch(as_prop=True)
 def ids(self:Rubric)->list:
@@ -178,24 +204,33 @@ def needs_judge(self:Rubric)->bool:
 # %% ../../nbs/rubric/00_criteria.ipynb #a9d8b96e
 def _read(src):
     "(plain data, folder) of a rubric's source."
-    if isinstance(src, dict): return src, Path('.')
+    if isinstance(src, dict):
+        return src, Path('.')
     path = Path(src)
     if not path.is_file():
-        if path.suffix in ('.yaml', '.yml') or len(path.parts)>1: raise RsrError(f'no rubric file {path}')
+        if path.suffix in ('.yaml', '.yml') or len(path.parts)>1:
+            raise RsrError(f'no rubric file {path}')
         path = RUBRICS/f'{src}.yaml'
-        if not path.is_file(): raise RsrError(no_such('rubric', src, rubric_names())+', or a path to a .yaml file')
-    try: d = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise RsrError(f'{path} is not YAML: {e}') from None
-    if not isinstance(d, dict): raise RsrError(f'{path}: a rubric is a mapping with categories and criteria, not {type(d).__name__}')
+        if not path.is_file():
+            raise RsrError(no_such('rubric', src, rubric_names())+', or a path to a .yaml file')
+    try:
+        d = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise RsrError(f'{path} is not YAML: {e}') from None
+    if not isinstance(d, dict):
+        raise RsrError(f'{path}: a rubric is a mapping with categories and criteria, not {type(d).__name__}')
     return {'name':path.stem, **d}, path.parent
 
 # %% ../../nbs/rubric/00_criteria.ipynb #98534eb7
 def _function(spec, folder, at):
     "The function that a criterion names: beside the rubric's file, or from here."
-    if callable(spec): return spec
+    if callable(spec):
+        return spec
     near = folder/str(spec)
-    try: fn = load_function(str(near) if Path(str(near).rpartition(':')[0]).is_file() else str(spec))
-    except RsrError as e: raise RsrError(f'{at}: function: {e}') from None
+    try:
+        fn = load_function(str(near) if Path(str(near).rpartition(':')[0]).is_file() else str(spec))
+    except RsrError as e:
+        raise RsrError(f'{at}: function: {e}') from None
     fn.rsr_spec = str(spec)
     return fn
 
@@ -205,17 +240,21 @@ def load_rubric(
     **options   # mode, combine, structured, pass_threshold: win over what the rubric says
 )->Rubric:
     "A checked rubric."
-    if isinstance(src, Rubric): return replace(src, **options)
+    if isinstance(src, Rubric):
+        return replace(src, **options)
     d, folder = _read(src)
     d = {'name':'rubric', **d, **options}
     names = [f.name for f in fields(Rubric) if f.name!='judges']
     for k in d:
-        if k not in names: raise RsrError(f"rubric {d['name']!r}: {no_such('key', k, names)}")
+        if k not in names:
+            raise RsrError(f"rubric {d['name']!r}: {no_such('key', k, names)}")
     for k in ('categories', 'criteria'):
-        if k not in d: raise RsrError(f"rubric {d['name']!r}: it has no {k}")
+        if k not in d:
+            raise RsrError(f"rubric {d['name']!r}: it has no {k}")
     r = Rubric(**d)
     for c in r.criteria:
-        if c.function is not None: c.function = _function(c.function, folder, f'rubric {r.name!r}, criterion {c.id!r}')
+        if c.function is not None:
+            c.function = _function(c.function, folder, f'rubric {r.name!r}, criterion {c.id!r}')
     return r
 
 # %% ../../nbs/rubric/00_criteria.ipynb #10e2309e
@@ -228,9 +267,12 @@ def known_key(rubric, c, answers):
     "The answer of a criterion, if it is one."
     a = answers.get(c.id, 'ERROR')
     words = [*(c.scale or ('YES', 'NO')), 'NA', 'ERROR']
-    if isinstance(a, str): ok = a in words
-    else: ok = isinstance(a, Real) and not isinstance(a, bool) and (a in words if c.scale else c.function and 0<=a<=1)
-    if not ok: raise RsrError(f'rubric {rubric.name!r}, criterion {c.id!r}: {no_such("answer", a, words)}')
+    if isinstance(a, str):
+        ok = a in words
+    else:
+        ok = isinstance(a, Real) and not isinstance(a, bool) and (a in words if c.scale else c.function and 0<=a<=1)
+    if not ok:
+        raise RsrError(f'rubric {rubric.name!r}, criterion {c.id!r}: {no_such("answer", a, words)}')
     return a
 
 # %% ../../nbs/rubric/00_criteria.ipynb #ad64c582
@@ -248,13 +290,18 @@ def compute_score(self:Rubric,
     "The weighted score of a response's answers."
     pts = {c.id:c.points(known_key(self, c, answers)) for c in self.criteria}
     for k in answers:
-        if k not in pts: raise RsrError(f'rubric {self.name!r}: {no_such("criterion", k, pts)}')
-    if any(c.counts() and answers.get(c.id, 'ERROR')=='ERROR' for c in self.criteria): return None
-    if self.failed_gates(answers): return 0.
+        if k not in pts:
+            raise RsrError(f'rubric {self.name!r}: {no_such("criterion", k, pts)}')
+    if any(c.counts() and answers.get(c.id, 'ERROR')=='ERROR' for c in self.criteria):
+        return None
+    if self.failed_gates(answers):
+        return 0.
     num = den = 0.
     for k, w in self.categories.items():
         got = [(c.weight, pts[c.id]) for c in self.criteria if c.category==k and pts[c.id] is not None]
-        if (tot := sum(x for x, _ in got)): num += w*sum(x*p for x, p in got)/tot; den += w
+        if (tot := sum(x for x, _ in got)):
+            num += w*sum(x*p for x, p in got)/tot
+            den += w
     return round(num/den, 9) if den else None
 
 # %% ../../nbs/rubric/00_criteria.ipynb #73d261b4
@@ -262,9 +309,12 @@ def compute_score(self:Rubric,
 def summary(self:Rubric, answers, reasons)->str:
     "What decided the score, in a few words."
     bad = [c.id for c in self.criteria if c.counts() and answers[c.id]=='ERROR']
-    if bad: return f"unscored, ERROR on {', '.join(bad)}: {reasons[bad[0]]}"[:500]
-    if (g := self.failed_gates(answers)): return f"gate failed: {', '.join(g)}: {reasons[g[0]]}"[:500]
-    if self.compute_score(answers) is None: return 'unscored: no criterion applies'
+    if bad:
+        return f"unscored, ERROR on {', '.join(bad)}: {reasons[bad[0]]}"[:500]
+    if (g := self.failed_gates(answers)):
+        return f"gate failed: {', '.join(g)}: {reasons[g[0]]}"[:500]
+    if self.compute_score(answers) is None:
+        return 'unscored: no criterion applies'
     no = [c.id for c in self.criteria if answers[c.id]=='NO' or (not isinstance(answers[c.id], str) and c.points(answers[c.id])<.5)]
     return f"not met: {', '.join(no)}" if no else 'all met'
 
@@ -274,8 +324,10 @@ def _plain(c):
     d = {f.name:getattr(c, f.name) for f in fields(c)}
     if c.function is not None:
         spec = getattr(c.function, 'rsr_spec', None)
-        try: src = Path(inspect.getfile(c.function)).read_text(encoding='utf-8') if spec else inspect.getsource(c.function)
-        except (OSError, TypeError): src = ''
+        try:
+            src = Path(inspect.getfile(c.function)).read_text(encoding='utf-8') if spec else inspect.getsource(c.function)
+        except (OSError, TypeError):
+            src = ''
         d['function'] = dict(name=spec or getattr(c.function, '__qualname__', type(c.function).__name__), source=fingerprint(src))
     return {k:list(v) if isinstance(v, tuple) else v for k, v in d.items() if v not in (None, '', (), [])}
 

@@ -6,9 +6,7 @@
 __all__ = ['combine', 'as_messages', 'open_judges', 'RubricVerifier', 'rubric_scorer']
 
 # %% ../../nbs/rubric/02_evaluate.ipynb #0a2da20f
-import asyncio
-import inspect
-import json
+import asyncio, inspect, json
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
@@ -25,14 +23,17 @@ from ..sampling.samplers import HttpSampler
 from ..verifiers.judge import Cache, Judge, judge_options, judge_sampler, make_judge, takes_schema
 
 # %% ../../nbs/rubric/02_evaluate.ipynb #6bd7d756
-def _rank(a): return {'NO':-3, 'NA':1e9, 'YES':2e9}.get(a, a)   # from strict to lenient; levels between
+def _rank(a):
+    return {'NO':-3, 'NA':1e9, 'YES':2e9}.get(a, a)   # from strict to lenient; levels between
 
 def _combine(answers, how):
     "One answer of several, none of them ERROR."
     answers = sorted(answers, key=_rank)
     levels = [a for a in answers if not isinstance(a, str)]
-    if how=='strictest': return answers[0]
-    if levels: return levels[(len(levels)-1)//2] if 2*len(levels)>=len(answers) else 'NA'
+    if how=='strictest':
+        return answers[0]
+    if levels:
+        return levels[(len(levels)-1)//2] if 2*len(levels)>=len(answers) else 'NA'
     return max(Counter(answers).items(), key=lambda t: (t[1], -_rank(t[0])))[0]
 
 # %% ../../nbs/rubric/02_evaluate.ipynb #1cbc34e8
@@ -43,7 +44,8 @@ def combine(
 ):                             # YES, NO, NA, a level, or ERROR
     "One answer of several judges."
     ok = [a for a in answers if a!='ERROR']
-    if not ok: return 'ERROR'
+    if not ok:
+        return 'ERROR'
     outs = {_combine([*ok, *fill], how) for fill in combinations_with_replacement(allowed, len(answers)-len(ok))}
     return outs.pop() if len(outs)==1 else 'ERROR'
 
@@ -61,17 +63,23 @@ def _ask_function(c, messages, response, metadata):
     named = inspect.signature(c.function).parameters
     more = {k:v for k, v in dict(messages=messages, metadata=metadata).items() if k in named}
     prompt = next((m['content'] for m in reversed(messages) if m['role']=='user'), '')
-    try: v = c.function(prompt, response, **more)
-    except Exception as e: return 'ERROR', f'the function raised {type(e).__name__}: {e}'
+    try:
+        v = c.function(prompt, response, **more)
+    except Exception as e:
+        return 'ERROR', f'the function raised {type(e).__name__}: {e}'
     v = v.item() if hasattr(v, 'item') else v
-    if v is None: return _valid(c, 'NA', 'the function gave None')
-    if isinstance(v, bool) or v in (0, 1): return ('YES' if v else 'NO'), f'the function gave {v}'
-    if isinstance(v, Real) and 0<=v<=1: return float(v), f'the function gave {v:g}'
+    if v is None:
+        return _valid(c, 'NA', 'the function gave None')
+    if isinstance(v, bool) or v in (0, 1):
+        return ('YES' if v else 'NO'), f'the function gave {v}'
+    if isinstance(v, Real) and 0<=v<=1:
+        return float(v), f'the function gave {v:g}'
     return 'ERROR', f'the function gave {v!r}, which is neither true, false, None nor a number from 0 to 1'
 
 def _valid(c, answer, reason):
     "NA where it is not valid is a NO, or the lowest level."
-    if answer!='NA' or c.na_valid: return answer, reason
+    if answer!='NA' or c.na_valid:
+        return answer, reason
     worst = c.scale[0] if c.scale else 'NO'
     return worst, f'NA is not valid here and counts as {worst}. {reason}'
 
@@ -89,12 +97,15 @@ def with_judge(self:Rubric,
 async def open_judges(rubric, ask=None):
     "The judges to ask, closed at the end."
     who = ask if isinstance(ask, (list, tuple)) else rubric.judges if ask is None else [ask]
-    if not who and rubric.needs_judge: raise RsrError(f'rubric {rubric.name!r} asks a judge, and none was named: rubric.with_judge(model=…) or with_judge(base_url=…)')
+    if not who and rubric.needs_judge:
+        raise RsrError(f'rubric {rubric.name!r} asks a judge, and none was named: rubric.with_judge(model=…) or with_judge(base_url=…)')
     judges = [make_judge(w, rubric.structured) for w in who] if rubric.needs_judge else []
-    try: yield judges
+    try:
+        yield judges
     finally:
         for j in judges:
-            if j.close: await j.close()
+            if j.close:
+                await j.close()
 
 # %% ../../nbs/rubric/02_evaluate.ipynb #9ec53902
 @patch
@@ -107,7 +118,8 @@ async def _one_judge(self:Rubric, judge, criteria, messages, response, cache, ag
     for new in await asyncio.gather(*[request_verdicts(judge, g, messages, response, fatal) for g in groups]):
         out.update(new)
         for k, v in new.items():
-            if v[0]!='ERROR': cache.put(keys[k], dumps(v))
+            if v[0]!='ERROR':
+                cache.put(keys[k], dumps(v))
     return {c.id:_valid(c, *out[c.id]) for c in criteria}
 
 # %% ../../nbs/rubric/02_evaluate.ipynb #e69fd538
@@ -121,7 +133,8 @@ async def ajudge(self:Rubric, prompt, response, ask=None, cache=None, metadata=N
     todo = [c for c in self.criteria if c.id not in got]
     async with open_judges(self, ask) as judges:
         said = await asyncio.gather(*[self._one_judge(j, todo, messages, response, cache, again, fatal) for j in judges]) if todo else []
-    for c in todo: got[c.id] = _agree(c, [s[c.id] for s in said], self.combine)
+    for c in todo:
+        got[c.id] = _agree(c, [s[c.id] for s in said], self.combine)
     return dict(answers={i:got[i][0] for i in self.ids}, reasons={i:got[i][1] for i in self.ids}, judges=[{k:a for k, (a, _) in s.items()} for s in said])
 
 def _agree(c, said, how):
@@ -163,7 +176,8 @@ class RubricVerifier:
         self.schemas = [takes_schema(j) if s=='auto' else s for j in self.judges]
 
     @property
-    def needs_judge(self)->bool: return self.rubric.needs_judge
+    def needs_judge(self)->bool:
+        return self.rubric.needs_judge
 
 # %% ../../nbs/rubric/02_evaluate.ipynb #457fd019
 @patch(as_prop=True)
@@ -192,7 +206,8 @@ async def score(self:RubricVerifier,
 )->Score:
     "The rubric's word on one rollout; unscored where a verdict is missing."
     text = split_thinking(response, reasoning)[1]
-    if self.needs_judge and not ask: raise RsrError(f'rubric {self.rubric.name!r} asks a judge: name it with verifier.model or verifier.base_url')
+    if self.needs_judge and not ask:
+        raise RsrError(f'rubric {self.rubric.name!r} asks a judge: name it with verifier.model or verifier.base_url')
     out = await self.rubric.ajudge(prompt or [], text, self._judges(ask), cache, metadata, fatal=(RunBroken, Stopped))
     answers, reasons = out['answers'], out['reasons']
     self._count(answers, reasons)
@@ -205,9 +220,11 @@ async def score(self:RubricVerifier,
 def _count(self:RubricVerifier, answers, reasons):
     "A function that fails ten times in a row stops the run, before more is sampled for nothing."
     for c in self.rubric.criteria:
-        if not c.function or not c.counts(): continue
+        if not c.function or not c.counts():
+            continue
         self.errors[c.id] = self.errors[c.id]+1 if answers[c.id]=='ERROR' else 0
-        if self.errors[c.id]>=10: raise RunBroken(f'rubric {self.rubric.name!r}, criterion {c.id!r}: ten times in a row {reasons[c.id]}. Mend it and resume: the rollouts are kept')
+        if self.errors[c.id]>=10:
+            raise RunBroken(f'rubric {self.rubric.name!r}, criterion {c.id!r}: ten times in a row {reasons[c.id]}. Mend it and resume: the rollouts are kept')
 
 # %% ../../nbs/rubric/02_evaluate.ipynb #2a0dcab3
 def rubric_scorer(
@@ -216,10 +233,13 @@ def rubric_scorer(
     "The rubric that a recipe names, and who judges by it."
     own, known = ('rubric', 'mode', 'combine', 'structured', 'judges'), [f.name for f in fields(HttpSampler)]
     for k in options:
-        if k not in (*own, *known): raise RsrError(no_such('key', f'verifier.{k}', [f'verifier.{o}' for o in (*own, *known)]))
-    if not options.get('rubric'): raise RsrError(f'verifier.rubric is missing: one of {", ".join(rubric_names())}, or a path to a .yaml file')
+        if k not in (*own, *known):
+            raise RsrError(no_such('key', f'verifier.{k}', [f'verifier.{o}' for o in (*own, *known)]))
+    if not options.get('rubric'):
+        raise RsrError(f'verifier.rubric is missing: one of {", ".join(rubric_names())}, or a path to a .yaml file')
     rubric, judges = load_rubric(options['rubric']), judge_options(options)
-    if rubric.needs_judge and not judges: raise RsrError(
+    if rubric.needs_judge and not judges:
+        raise RsrError(
         f"rubric '{rubric.name}' asks a judge: name it with verifier.model or verifier.base_url (verifier.model=local is the embedded one)")
     judges = judges if rubric.needs_judge else []
     return RubricVerifier(rubric, [judge_sampler(j) for j in judges], **{k:options.get(k) for k in ('mode', 'combine', 'structured')}), judges
@@ -235,5 +255,6 @@ def reward(self:Rubric,
     "Score completions side by side, in the shape that TRL asks of a reward function."
     texts = [c if isinstance(c, str) else c[-1]['content'] for c in completions]
     async def main():
-        async with open_judges(self) as js: return await asyncio.gather(*[self.aevaluate(p, t, js, cache) for p, t in zip(prompts, texts)])
+        async with open_judges(self) as js:
+            return await asyncio.gather(*[self.aevaluate(p, t, js, cache) for p, t in zip(prompts, texts)])
     return [self.compute_score(a) for a, _ in run_sync(main)]

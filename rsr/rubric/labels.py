@@ -21,24 +21,37 @@ from .evaluate import as_messages
 # %% ../../nbs/rubric/04_labels.ipynb #79767c44
 def _bad_label(rubric, k, a):
     "What is wrong with a label, or None."
-    if k not in rubric.ids: return no_such('criterion', k, rubric.ids)
+    if k not in rubric.ids:
+        return no_such('criterion', k, rubric.ids)
     c = rubric[k]
-    try: known_key(rubric, c, {k:a})
-    except RsrError as e: return str(e)
-    if a=='ERROR': return f'criterion {k!r}: ERROR is no label; leave the criterion out'
-    if a=='NA' and not (c.na_valid or c.min_turns): return f'criterion {k!r}: NA is not valid here; label it NO, or give the criterion na_valid: true'
+    try:
+        known_key(rubric, c, {k:a})
+    except RsrError as e:
+        return str(e)
+    if a=='ERROR':
+        return f'criterion {k!r}: ERROR is no label; leave the criterion out'
+    if a=='NA' and not (c.na_valid or c.min_turns):
+        return f'criterion {k!r}: NA is not valid here; label it NO, or give the criterion na_valid: true'
 
 # %% ../../nbs/rubric/04_labels.ipynb #adeed450
 def labelled_rows(rubric, row):
     "(row, None) or (None, what is wrong)."
-    if not isinstance(row, dict): return None, f'the row is {type(row).__name__}, not an object'
-    if (p := row.get('messages') or row.get('prompt')) is None: return None, 'it has neither prompt nor messages'
-    if not isinstance(row.get('response'), str): return None, 'it has no response (a text)'
-    if not isinstance(labels := row.get('labels') or {}, dict): return None, 'labels is not an object {criterion: answer}'
-    if row.get('set') not in (None, 'good', 'bad'): return None, no_such('set', row['set'], ('good', 'bad'))
-    if not isinstance(row.get('overall'), (bool, type(None))): return None, f'overall: {row["overall"]!r} is neither true nor false'
-    if not isinstance(p, (str, list)) or (err := check_row(dict(id='x', messages=as_messages(p)))): return None, err if isinstance(p, (str, list)) else 'prompt is not a text'
-    if (err := next(filter(None, (_bad_label(rubric, k, a) for k, a in labels.items())), None)): return None, err
+    if not isinstance(row, dict):
+        return None, f'the row is {type(row).__name__}, not an object'
+    if (p := row.get('messages') or row.get('prompt')) is None:
+        return None, 'it has neither prompt nor messages'
+    if not isinstance(row.get('response'), str):
+        return None, 'it has no response (a text)'
+    if not isinstance(labels := row.get('labels') or {}, dict):
+        return None, 'labels is not an object {criterion: answer}'
+    if row.get('set') not in (None, 'good', 'bad'):
+        return None, no_such('set', row['set'], ('good', 'bad'))
+    if not isinstance(row.get('overall'), (bool, type(None))):
+        return None, f'overall: {row["overall"]!r} is neither true nor false'
+    if not isinstance(p, (str, list)) or (err := check_row(dict(id='x', messages=as_messages(p)))):
+        return None, err if isinstance(p, (str, list)) else 'prompt is not a text'
+    if (err := next(filter(None, (_bad_label(rubric, k, a) for k, a in labels.items())), None)):
+        return None, err
     return {**row, 'messages':as_messages(p), 'labels':labels}, None
 
 # %% ../../nbs/rubric/04_labels.ipynb #8d884d39
@@ -48,13 +61,18 @@ def read_labels(
 )->list:      # rows with messages, response, labels
     "Labelled rows, checked; raises with all that is wrong."
     rubric, rows, bad = load_rubric(rubric), [], []
-    if isinstance(src, (str, Path)) and not Path(src).is_file(): raise RsrError(f'labels: no file {src}')
+    if isinstance(src, (str, Path)) and not Path(src).is_file():
+        raise RsrError(f'labels: no file {src}')
     for where, row, err in read_rows(src):
         row, err = (None, err) if err else labelled_rows(rubric, row)
-        if err: bad.append(f'{where}: {err}')
-        else: rows.append(row)
-    if bad: raise RsrError(f'{len(bad)} labelled rows cannot be used\n  '+'\n  '.join(bad[:20]))
-    if not rows: raise RsrError('there are no labelled rows')
+        if err:
+            bad.append(f'{where}: {err}')
+        else:
+            rows.append(row)
+    if bad:
+        raise RsrError(f'{len(bad)} labelled rows cannot be used\n  '+'\n  '.join(bad[:20]))
+    if not rows:
+        raise RsrError('there are no labelled rows')
     return rows
 
 # %% ../../nbs/rubric/04_labels.ipynb #1e0ef1cb
@@ -73,11 +91,13 @@ def disputed_first(
     judged:list   # per row what was said, as from `judge_rows`
 )->list:          # row numbers
     "Row numbers, the most disputed first; among equals, scores near the threshold, and unscored rows before them."
-    def near(g): return abs(g[0]['score']-rubric.pass_threshold) if g and g[0].get('score') is not None else -1
+    def near(g):
+        return abs(g[0]['score']-rubric.pass_threshold) if g and g[0].get('score') is not None else -1
     return sorted(range(len(judged)), key=lambda i: (-dispute(judged[i]), near(judged[i]), i))
 
 # %% ../../nbs/rubric/04_labels.ipynb #1f757611
-def _row_key(r): return fingerprint([[[m['role'], m['content']] for m in as_messages(r.get('messages') or r['prompt'])], r['response']])
+def _row_key(r):
+    return fingerprint([[[m['role'], m['content']] for m in as_messages(r.get('messages') or r['prompt'])], r['response']])
 
 class Labels:
     "The labels of one person in a JSONL file: every change is written, and a second session goes on where the first ended."
@@ -88,7 +108,8 @@ class Labels:
         judged=None    # what the judge said, as from `judge_rows`: for the order, and for κ
     ):
         self.rubric, self.path, self.judged = load_rubric(rubric), Path(path), judged
-        if judged is not None and len(judged)!=len(rows): raise RsrError(f'judged has {len(judged)} entries for {len(rows)} rows')
+        if judged is not None and len(judged)!=len(rows):
+            raise RsrError(f'judged has {len(judged)} entries for {len(rows)} rows')
         self.rows = [{**r, 'labels':{}} for r in read_labels([{k:v for k, v in r.items() if k!='labels'} for r in rows], self.rubric)]
         self.order = disputed_first(self.rubric, judged) if judged is not None else list(range(len(self.rows)))
         self.other, self.at, self.done = [], 0, set()
@@ -99,12 +120,16 @@ class Labels:
 def _resume(self:Labels):
     "Take over what the file holds; rows of other data stay in it."
     place = {}
-    for i, r in enumerate(self.rows): place.setdefault(_row_key(r), []).append(i)
+    for i, r in enumerate(self.rows):
+        place.setdefault(_row_key(r), []).append(i)
     for where, row, err in read_jsonl(self.path) if self.path.is_file() else ():
         _, err = (None, err) if err else labelled_rows(self.rubric, row)
-        if err: raise RsrError(f'{where}: {err}')
-        if not (at := place.get(_row_key(row))): self.other.append(row)
-        for i in at or (): self.rows[i]['labels'] = dict(row.get('labels') or {})
+        if err:
+            raise RsrError(f'{where}: {err}')
+        if not (at := place.get(_row_key(row))):
+            self.other.append(row)
+        for i in at or ():
+            self.rows[i]['labels'] = dict(row.get('labels') or {})
     self.done = {i for i in range(len(self.rows)) if self.complete(i)}
     self.at = next((n for n, i in enumerate(self.order) if i not in self.done), 0)
 
@@ -113,13 +138,15 @@ def _resume(self:Labels):
 def save(self:Labels):
     "Write all labels; the file is whole at every moment."
     with Atomic(self.path) as f:
-        for r in [*self.other, *[self.rows[i] for i in self.order if self.rows[i]['labels']]]: f.write((dumps(r)+'\n').encode())
+        for r in [*self.other, *[self.rows[i] for i in self.order if self.rows[i]['labels']]]:
+            f.write((dumps(r)+'\n').encode())
 
 # %% ../../nbs/rubric/04_labels.ipynb #c6813e7d
 @patch
 def options(self:Labels, c, row):
     "The answers that a person can give to a criterion; none where the conversation is too short for it."
-    if sum(m['role']=='user' for m in row['messages'])<c.min_turns or c.function: return []
+    if sum(m['role']=='user' for m in row['messages'])<c.min_turns or c.function:
+        return []
     return answers_to(c)
 
 
@@ -144,9 +171,12 @@ def complete(self:Labels, i)->bool:
 def label(self:Labels, criterion, answer):
     "Record a label of the row that is shown (None takes it back), and save."
     r = self.current
-    if answer is None: r['labels'].pop(criterion, None)
-    elif (err := _bad_label(self.rubric, criterion, answer)): raise RsrError(err)
-    else: r['labels'][criterion] = answer
+    if answer is None:
+        r['labels'].pop(criterion, None)
+    elif (err := _bad_label(self.rubric, criterion, answer)):
+        raise RsrError(err)
+    else:
+        r['labels'][criterion] = answer
     self.save()
 
 # %% ../../nbs/rubric/04_labels.ipynb #9661b6ea
@@ -161,7 +191,8 @@ def go(self:Labels, step:int=1):
 @patch
 def agreed(self:Labels)->dict:
     "Figures over the finished rows: {n, accuracy, kappa, ac1}; with the judge, where there is one."
-    if self.judged is None: return dict(n=0, accuracy=None, kappa=None, ac1=None)
+    if self.judged is None:
+        return dict(n=0, accuracy=None, kappa=None, ac1=None)
     ids = [c.id for c in self.rubric.criteria if not c.scale and not c.function]
     pairs = [(self.rows[i]['labels'].get(k), self.judged[i][0]['answers'].get(k)) for i in self.done-{self.order[self.at]} for k in ids]
     pairs = [p for p in pairs if {*p}<={'YES', 'NO', 'NA'}]
@@ -193,8 +224,10 @@ class Labeller:
         self.buttons = {c.id:w.ToggleButtons(options=[*map(str, answers_to(c))], value=None, style=dict(button_width='4em')) for c in asked}
         self.lines = {c.id:w.VBox([w.HTML(f'<b>{html.escape(c.name or c.id)}</b> {html.escape(c.question)}'), self.buttons[c.id]]) for c in asked}
         self.back, self.next = w.Button(description='Back', icon='arrow-left'), w.Button(description='Next', icon='arrow-right')
-        for k, b in self.buttons.items(): b.observe(lambda ch, k=k: self.clicked(k, ch['new']), 'value')
-        self.back.on_click(lambda _: self.go(-1)); self.next.on_click(lambda _: self.go(1))
+        for k, b in self.buttons.items():
+            b.observe(lambda ch, k=k: self.clicked(k, ch['new']), 'value')
+        self.back.on_click(lambda _: self.go(-1))
+        self.next.on_click(lambda _: self.go(1))
         self.ui = w.VBox([self.prompt, self.response, *self.lines.values(), w.HBox([self.back, self.next, self.status]), self.note])
         self.fill()
 
@@ -220,7 +253,8 @@ def fill(self:Labeller):
 @patch
 def clicked(self:Labeller, criterion, text):
     "A person chose an answer: keep it."
-    if self.filling: return
+    if self.filling:
+        return
     c = self.labels.rubric[criterion]
     self.labels.label(criterion, next((x for x in c.scale or () if str(x)==text), text))
     self.status.value, self.note.value = self.labels.status(), f'saved to {self.labels.path}'

@@ -7,10 +7,7 @@ __all__ = ['ajudge_rows', 'judge_rows', 'noise', 'needed_margin', 'run_rows', 's
            'validate', 'report_table', 'validate_options']
 
 # %% ../../nbs/rubric/05_validate.ipynb #8e54518f
-import asyncio
-import json
-import math
-import random
+import asyncio, json, math, random
 from itertools import combinations
 from ..data.text import split_thinking
 from ..data.types import RsrError, no_such
@@ -26,7 +23,8 @@ async def ajudge_rows(rubric, rows, ask=None, k=1, cache=None):
     "As `judge_rows`, for code that runs in an event loop."
     async with open_judges(rubric, ask) as js:
         out = await asyncio.gather(*[rubric.ajudge(r['messages'], r['response'], js, cache, r.get('metadata'), again=i) for r in rows for i in range(k)])
-    for d in out: d['score'] = rubric.compute_score(d['answers'])
+    for d in out:
+        d['score'] = rubric.compute_score(d['answers'])
     return [out[i:i+k] for i in range(0, len(out), k)]
 
 def judge_rows(
@@ -69,7 +67,8 @@ def run_rows(
     "The whole responses of a run, as rows to judge or to label."
     ps = {p['id']:p for p in run.prompts.to_dict('records')}
     rs = [r for r in run.rollouts.to_dict('records') if r['outcome']=='kept' and r['prompt'] in ps]
-    def plain(x): return json.loads(x) if isinstance(x, str) else x
+    def plain(x):
+        return json.loads(x) if isinstance(x, str) else x
     return [dict(id=r['prompt'], messages=plain(ps[r['prompt']]['messages']), metadata=plain(ps[r['prompt']]['metadata']) or {},
                  response=split_thinking(r['text'], r['reasoning'] or '')[1]) for r in rs]
 
@@ -104,7 +103,8 @@ def idle_criteria(
         both = [(x, y) for x, y in zip(col[i], col[j]) if {x, y}.isdisjoint(('NA', 'ERROR'))]
         levels = sorted({x for p in both for x in p}, key=str)
         k = agreement([both], levels, n_boot=0)['kappa'] if len(both)>=least else None
-        if k is not None and k>=duplicate: out['duplicates'].append((i, j, round(k, 3)))
+        if k is not None and k>=duplicate:
+            out['duplicates'].append((i, j, round(k, 3)))
     return out
 
 # %% ../../nbs/rubric/05_validate.ipynb #70dab985
@@ -141,13 +141,15 @@ def _criterion_report(c, rows, judged, n_boot, seed):
 # %% ../../nbs/rubric/05_validate.ipynb #fc4971ee
 def _passes(rubric, row):
     "What people say of the whole response: `overall`, else the score of their labels, if all are there."
-    if row.get('overall') is not None: return row['overall']
+    if row.get('overall') is not None:
+        return row['overall']
     s = rubric.compute_score(row['labels'])
     return None if s is None else s>=rubric.pass_threshold
 
 def _pass_report(rubric, rows, judged, n_boot, seed):
     "Pass or fail, by people and by the judge."
-    def passes(d): return d['score']>=rubric.pass_threshold
+    def passes(d):
+        return d['score']>=rubric.pass_threshold
     pf = [[(p, passes(g[0]))] for r, g in zip(rows, judged) if (p := _passes(rubric, r)) is not None and g[0]['score'] is not None]
     return dict(agreement(pf, [False, True], n_boot=n_boot, seed=seed), self_consistency=_same([[passes(d) for d in g if d['score'] is not None] for g in judged]))
 
@@ -223,8 +225,10 @@ def report_table(
     lines = ['  '.join(x.ljust(w) for x, w in zip(r, width)).rstrip() for r in rows]
     s, n = rep['sets'], rep['noise']
     lines += ['', f"rubric {rep['rubric']}, {rep['rows']} rows, {rep['unscored']} unscored; intervals: 95 %, bootstrap over rows; –: not defined"]
-    if s['auc'] is not None: lines.append(f"good against bad: AUC {fig(s['auc'], s['interval'])}, mean score {fig(s['good']['mean'])} and {fig(s['bad']['mean'])}")
-    if rep['score_se'] is not None: lines.append(f"standard error of a score {rep['score_se']:.3f} ({n['rows']} rows judged {n['k']} times): "
+    if s['auc'] is not None:
+        lines.append(f"good against bad: AUC {fig(s['auc'], s['interval'])}, mean score {fig(s['good']['mean'])} and {fig(s['bad']['mean'])}")
+    if rep['score_se'] is not None:
+        lines.append(f"standard error of a score {rep['score_se']:.3f} ({n['rows']} rows judged {n['k']} times): "
                                                  f"a pair needs a margin of {needed_margin(rep['score_se']):.2f}")
     return '\n'.join(lines)
 
@@ -237,12 +241,16 @@ def validate_options(
 )->dict:            # a report
     "`validate` as the command line calls it."
     for k, v in options.items():
-        if not k.startswith('judge.') and k not in _options: raise RsrError(no_such('option', k, [*_options, 'judge.model', 'judge.base_url']))
-        if v is not None and not isinstance(v, _options.get(k, object)): raise RsrError(f'{k}: {v!r} is not {"a whole number" if _options[k] is int else "a text"}')
-    if not options.get('labels'): raise RsrError('labels is missing: the file of labelled rows, labels=labelled.jsonl')
+        if not k.startswith('judge.') and k not in _options:
+            raise RsrError(no_such('option', k, [*_options, 'judge.model', 'judge.base_url']))
+        if v is not None and not isinstance(v, _options.get(k, object)):
+            raise RsrError(f'{k}: {v!r} is not {"a whole number" if _options[k] is int else "a text"}')
+    if not options.get('labels'):
+        raise RsrError('labels is missing: the file of labelled rows, labels=labelled.jsonl')
     how = {k:options[k] for k in ('mode', 'combine', 'structured') if options.get(k) is not None}
     rubric, judge = load_rubric(rubric, **how), {k[6:]:v for k, v in options.items() if k.startswith('judge.')}
-    if rubric.needs_judge and not judge: raise RsrError(f"rubric '{rubric.name}' asks a judge: name it with judge.model or judge.base_url (judge.model=local is the embedded one)")
+    if rubric.needs_judge and not judge:
+        raise RsrError(f"rubric '{rubric.name}' asks a judge: name it with judge.model or judge.base_url (judge.model=local is the embedded one)")
     path = options.get('cache', f"{options['labels']}.verdicts")
     more = {k:options[k] for k in ('k', 'rejudge', 'seed', 'n_boot') if options.get(k) is not None}
     return validate(rubric, options['labels'], [judge] if judge else None, cache=Cache(path), **more)

@@ -6,8 +6,7 @@
 __all__ = ['PROMPT_VERSION', 'judge_messages', 'response_format', 'parse_verdicts', 'verdict_key', 'request_verdicts']
 
 # %% ../../nbs/rubric/01_verdicts.ipynb #89642d02
-import inspect
-import secrets
+import inspect, secrets
 from ..data.files import fingerprint
 from ..data.text import split_thinking
 from .criteria import Criterion
@@ -56,21 +55,28 @@ def response_format(
     criteria:list   # [Criterion, …]
 )->dict:
     "The JSON schema of a judge's answer, as OpenAI takes it."
-    def obj(props): return dict(type='object', properties=props, required=list(props), additionalProperties=False)
+    def obj(props):
+        return dict(type='object', properties=props, required=list(props), additionalProperties=False)
     one = {c.id:obj(dict(reason=dict(type='string'), verdict=dict(type='string', enum=c.allowed()))) for c in criteria}
     return dict(type='json_schema', json_schema=dict(name='verdicts', strict=True, schema=obj(one)))
 
 # %% ../../nbs/rubric/01_verdicts.ipynb #d83318a2
 def _verdict(c, v):
     "(answer, reason, None) of what stands under a criterion, or (None, None, what is wrong)."
-    if v is REPEATED: return None, None, f'{c.id} stands twice'
-    if not isinstance(v, dict) or set(v)!={'reason', 'verdict'}: return None, None, f'{c.id} is not an object with the keys reason and verdict'
+    if v is REPEATED:
+        return None, None, f'{c.id} stands twice'
+    if not isinstance(v, dict) or set(v)!={'reason', 'verdict'}:
+        return None, None, f'{c.id} is not an object with the keys reason and verdict'
     why, a = v['reason'], v['verdict']
-    if not isinstance(why, str) or not why.strip(): return None, None, f'{c.id} has no reason'
+    if not isinstance(why, str) or not why.strip():
+        return None, None, f'{c.id} has no reason'
     a = a.strip().upper() if isinstance(a, str) else a
-    if a in ('NA', 'N/A'): return 'NA', why, None
-    if c.scale: a = next((x for x in c.scale if not isinstance(a, bool) and a in (x, str(x))), a)
-    if a not in (c.scale or ['YES', 'NO']) or isinstance(a, bool): return None, None, f'{c.id}: the verdict {v["verdict"]!r} is none of {", ".join(c.allowed())}'
+    if a in ('NA', 'N/A'):
+        return 'NA', why, None
+    if c.scale:
+        a = next((x for x in c.scale if not isinstance(a, bool) and a in (x, str(x))), a)
+    if a not in (c.scale or ['YES', 'NO']) or isinstance(a, bool):
+        return None, None, f'{c.id}: the verdict {v["verdict"]!r} is none of {", ".join(c.allowed())}'
     return a, why, None
 
 # %% ../../nbs/rubric/01_verdicts.ipynb #cb79789b
@@ -81,13 +87,17 @@ def parse_verdicts(
     "Read a judge's answer."
     ids = [c.id for c in criteria]
     objs = [o for o in find_objects(split_thinking(text)[1]) if set(ids)&set(o)]
-    if not objs: return {}, [f'there is no complete JSON object with the keys {", ".join(ids)}']
-    if any(o!=objs[0] for o in objs): return {}, [f'there are {len(objs)} different JSON objects; write only one']
+    if not objs:
+        return {}, [f'there is no complete JSON object with the keys {", ".join(ids)}']
+    if any(o!=objs[0] for o in objs):
+        return {}, [f'there are {len(objs)} different JSON objects; write only one']
     got, wrong = {}, [f'there is no criterion {k!r}' for k in objs[0] if k not in ids]
     for c in criteria:
         a, why, err = _verdict(c, objs[0][c.id]) if c.id in objs[0] else (None, None, f'{c.id} is missing')
-        if err: wrong.append(err)
-        else: got[c.id] = a, why.strip()[:2000]
+        if err:
+            wrong.append(err)
+        else:
+            got[c.id] = a, why.strip()[:2000]
     return got, wrong
 
 # %% ../../nbs/rubric/01_verdicts.ipynb #254ce22b
@@ -111,12 +121,17 @@ async def request_verdicts(judge, criteria, messages, response, fatal=()):
     params = dict(response_format=response_format(criteria)) if judge.structured else {}
     got, talk = {}, judge_messages(criteria, messages, response)
     for _ in ('the first answer', 'its repair'):
-        try: text = await _text_of(judge.ask(talk, **params))
-        except fatal: raise
-        except Exception as e: wrong = [f'{type(e).__name__}: {e}']; break
+        try:
+            text = await _text_of(judge.ask(talk, **params))
+        except fatal:
+            raise
+        except Exception as e:
+            wrong = [f'{type(e).__name__}: {e}']
+            break
         new, wrong = parse_verdicts(text, criteria)
         got = {**got, **new}
-        if not wrong: break
+        if not wrong:
+            break
         talk = [*talk, dict(role='assistant', content=text[:8000] or '(empty)'), dict(role='user', content='This cannot be read: '+'; '.join(wrong[:20])
                 +f'. Judge by the same rules, and write the whole JSON object again, nothing else. Its keys: {", ".join(c.id for c in criteria)}.')]
     why = '; '.join(wrong[:5])[:500]
@@ -126,5 +141,6 @@ async def request_verdicts(judge, criteria, messages, response, fatal=()):
 async def _text_of(out):
     "What `ask` gave, as text."
     out = await out if inspect.isawaitable(out) else out
-    if not isinstance(out, str): raise CallError('malformed', f'the judge gave {type(out).__name__}, not a text')
+    if not isinstance(out, str):
+        raise CallError('malformed', f'the judge gave {type(out).__name__}, not a text')
     return out

@@ -6,10 +6,7 @@
 __all__ = ['EXECUTORS', 'prepare', 'at_work', 'close_run', 'carry_out', 'executor', 'execute_here', 'execute']
 
 # %% ../../nbs/run/06_execution.ipynb #04766372
-import os
-import platform
-import sqlite3
-import sys
+import os, platform, sqlite3, sys
 from contextlib import contextmanager, suppress
 from itertools import chain
 from ..data.ledger import ledger_error
@@ -31,19 +28,26 @@ def prepare(
     choose=None          # store -> keys of the only prompts to sample
 )->tuple:                # (Store, loops): open, and ready to sample
     "Everything before the first call; raises what is wrong with recipe or input, and leaves nothing behind."
-    if '://' in str(d['work_dir']): raise RsrError(f"work_dir: {d['work_dir']} is no folder: the ledger is an SQLite file, on a disk of this machine. Copy the run afterwards")
+    if '://' in str(d['work_dir']):
+        raise RsrError(f"work_dir: {d['work_dir']} is no folder: the ledger is an SQLite file, on a disk of this machine. Copy the run afterwards")
     parts, store = build(d), Store(d['work_dir'])
     try:
-        if store.get('block') is not None: raise RsrError(f'{store.dir} is a run on a cluster: go on with engine=ray, or use another work_dir')
+        if store.get('block') is not None:
+            raise RsrError(f'{store.dir} is a run on a cluster: go on with engine=ray, or use another work_dir')
         loops = pair_loops(store, parts.pop('plan'), parts) if d.get('pairs') else iter([Loop(store, **parts)])
         loop = next(loops)
         loop.setup()
         load_input(store, d, src)
-        for note in filter(None, (missing_prompts_note(store), check_references(store, loop.verifier, bool(d['verifier'].get('type'))))): print(f'rsr: {note}', file=sys.stderr)
-        if choose: loop.keys = parts['keys'] = choose(store)
+        for note in filter(None, (missing_prompts_note(store), check_references(store, loop.verifier, bool(d['verifier'].get('type'))))):
+            print(f'rsr: {note}', file=sys.stderr)
+        if choose:
+            loop.keys = parts['keys'] = choose(store)
         save_recipe(store, d)
-        for s in filter(None, (parts['sampler'] if loop.o.max_rollouts else None, parts.get('rejected'), *parts['judges'])): s.prepare()
-    except BaseException: store.discard() if store.fresh else store.close(); raise
+        for s in filter(None, (parts['sampler'] if loop.o.max_rollouts else None, parts.get('rejected'), *parts['judges'])):
+            s.prepare()
+    except BaseException:
+        store.discard() if store.fresh else store.close()
+        raise
     return store, chain([loop], loops)
 
 # %% ../../nbs/run/06_execution.ipynb #e5213992
@@ -51,18 +55,24 @@ def _run_loop(store, loop, progress):
     "Run a loop with its progress line; Ctrl-C lets it end."
     total = store.db.execute('SELECT count(*) FROM prompts WHERE gen=?', (store.gen,)).fetchone()[0]
     loop.progress = bar = progress if callable(progress) else ProgressBar(total if loop.keys is None else len(loop.keys), progress, loop.side and loop.side.name)
-    try: run_sync(loop.run, lambda: loop.stop('interrupted'))
-    finally: bar(loop, last=True)
+    try:
+        run_sync(loop.run, lambda: loop.stop('interrupted'))
+    finally:
+        bar(loop, last=True)
 
 @contextmanager
 def at_work(
     store    # Store
 ):
     "Note in the ledger which process samples; one that is killed leaves the note (see `Run.process`)."
-    store.put('process', dict(pid=os.getpid(), host=platform.node())); store.commit()
-    try: yield
+    store.put('process', dict(pid=os.getpid(), host=platform.node()))
+    store.commit()
+    try:
+        yield
     finally:
-        with suppress(sqlite3.Error): store.put('process', None); store.commit()
+        with suppress(sqlite3.Error):
+            store.put('process', None)
+            store.commit()
 
 # %% ../../nbs/run/06_execution.ipynb #43f3210d
 def close_run(store, d, formatters):
@@ -76,11 +86,14 @@ def _sample(store, d, loops, progress):
     "Run one loop after the other, write the files, count."
     store.mark_lost()
     for loop in loops:
-        try: _run_loop(store, loop, progress)
+        try:
+            _run_loop(store, loop, progress)
         except RsrError as e:
-            with suppress(sqlite3.Error, OSError): close_run(store, d, loop.formatters)   # what broke the run breaks this too; the first error says more
+            with suppress(sqlite3.Error, OSError):
+                close_run(store, d, loop.formatters)   # what broke the run breaks this too; the first error says more
             raise e
-        if loop.stop_reason: break
+        if loop.stop_reason:
+            break
     close_run(store, d, loop.formatters)
     return Run(store.dir, loop.stop_reason, loop.message)
 
@@ -92,16 +105,21 @@ def carry_out(
 )->Run:
     "Sample what was prepared; closes the ledger."
     try:
-        with at_work(store): return _sample(store, d, loops, progress)
-    except sqlite3.Error as e: raise ledger_error(e) from None
-    finally: store.close()
+        with at_work(store):
+            return _sample(store, d, loops, progress)
+    except sqlite3.Error as e:
+        raise ledger_error(e) from None
+    finally:
+        store.close()
 
 # %% ../../nbs/run/06_execution.ipynb #ed0cd885
 EXECUTORS = {}   # name -> function that runs a recipe, with the arguments of `execute`
 
 def executor(name):
     "Register a function that runs recipes with `engine: name`."
-    def deco(f): EXECUTORS[name] = f; return f
+    def deco(f):
+        EXECUTORS[name] = f
+        return f
     return deco
 
 @executor('local')

@@ -7,13 +7,12 @@ __all__ = ['SHARED_OPTIONS', 'save_recipe', 'valid_outcomes', 'valid_groups', 'w
            'by_name', 'files_on_disk', 'run_statistics', 'write_training_files']
 
 # %% ../../nbs/run/04_files.ipynb #65f03bf5
-import orjson
-import yaml
+import orjson, yaml
 from ..data.files import Atomic, json_pretty
 from ..data.summary import stats
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import COMMON, make_formatter, make_formatters, write_files
-from .recipe import mask, without_secrets
+from .recipe import mask, resolve_secrets
 from .reward import write_reward
 from ..sampling.engine import model_price
 from ..sampling.providers import make_sampler
@@ -21,21 +20,30 @@ from ..verifiers.judge import judge_prices
 
 # %% ../../nbs/run/04_files.ipynb #69c0210c
 def save_recipe(store, d):
-    with Atomic(store.dir/'recipe.yaml') as f: f.write(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True).encode())
+    "Write recipe.yaml into the run directory, with secrets masked."
+    with Atomic(store.dir/'recipe.yaml') as f:
+        f.write(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True).encode())
 
 # %% ../../nbs/run/04_files.ipynb #4e4db60c
-def valid_outcomes(d): return ('kept',) if d['sampler'].get('drop_truncated', True) else ('kept', 'truncated')
+def valid_outcomes(d)->tuple:
+    "Return the outcomes whose rollouts a recipe may use."
+    return ('kept',) if d['sampler'].get('drop_truncated', True) else ('kept', 'truncated')
 
 def valid_groups(store, d):
     "(prompt, valid rollouts) of all prompts."
-    for p, _, rs in store.walk(outcomes=valid_outcomes(d), detail=bool(d.get('pairs'))): yield p, [r for r in rs if r.text.strip()]
+    for p, _, rs in store.walk(outcomes=valid_outcomes(d), detail=bool(d.get('pairs'))):
+        yield p, [r for r in rs if r.text.strip()]
 
 def write_formats(store, d, formatters):
     "Write the files of a run; {file: counts}."
     groups, sides = valid_groups(store, d), None
-    if d.get('decontaminate'): bench = Benchmark(d['decontaminate']); groups = ((p, rs) for p, rs in groups if not bench.overlap(p))
-    if d.get('split') or d.get('stages'): sides = Split(make_formatters(d['formatter']), d.get('split'), d.get('stages'))
-    if any(f.type=='grpo' for f in formatters): write_reward(store.dir/'train'/'reward.py', mask(d['verifier']))
+    if d.get('decontaminate'):
+        bench = Benchmark(d['decontaminate'])
+        groups = ((p, rs) for p, rs in groups if not bench.overlap(p))
+    if d.get('split') or d.get('stages'):
+        sides = Split(make_formatters(d['formatter']), d.get('split'), d.get('stages'))
+    if any(f.type=='grpo' for f in formatters):
+        write_reward(store.dir/'train'/'reward.py', mask(d['verifier']))
     rows = write_files(groups, formatters, store.dir, _steered(d), store.single_turn(), sides)
     _sweep(store.dir, formatters, {k for k, v in rows.items() if v['rows']})
     return rows
@@ -46,32 +54,41 @@ def _steered(d):
     s = make_sampler(**{k:v for k, v in d['sampler'].items() if k in ('type', 'model', 'base_url', 'system_prompt', 'prompt_template')})
     return s.prepared if s.system_prompt or s.prompt_template else None
 
-def file_paths(folder, name): return [folder/side/f'{name}.{ext}' for side in ('train', 'eval') for ext in ('jsonl', 'parquet')]
+def file_paths(folder, name)->list:
+    "Return the paths that a formatter's file may have."
+    return [folder/side/f'{name}.{ext}' for side in ('train', 'eval') for ext in ('jsonl', 'parquet')]
 
 def _sweep(folder, formatters, written):
     "Remove files of these formatters from before (another format, a split that is no more, nothing to write)."
     for p in (p for f in formatters for p in file_paths(folder, f.name)):
-        if (p.name if p.parent.name=='train' else f'eval/{p.name}') not in written: p.unlink(missing_ok=True)
-    for p in folder.glob('*/dataset_info.json'): _sweep_info(p)
+        if (p.name if p.parent.name=='train' else f'eval/{p.name}') not in written:
+            p.unlink(missing_ok=True)
+    for p in folder.glob('*/dataset_info.json'):
+        _sweep_info(p)
 
 def _sweep_info(path):
     "Take files that are no more out of LLaMA-Factory's list of data sets."
     info = orjson.loads(path.read_bytes())
     there = {k:v for k, v in info.items() if 'file_name' not in v or (path.parent/v['file_name']).exists()}
-    if not there: path.unlink()
+    if not there:
+        path.unlink()
     elif there!=info:
-        with Atomic(path) as f: f.write(json_pretty(there))
+        with Atomic(path) as f:
+            f.write(json_pretty(there))
 
 # %% ../../nbs/run/04_files.ipynb #c9f83f88
 SHARED_OPTIONS = 'split', 'stages', 'decontaminate'   # options of all files together
 
 def formatter_config(f, also=()):
     "A formatter as a recipe writes it: type, name, what differs from its default, and the keys `also`."
-    def all_of(x): return dict(name=x.name, **x.options, **{k:getattr(x, k) for k in COMMON})
+    def all_of(x):
+        return dict(name=x.name, **x.options, **{k:getattr(x, k) for k in COMMON})
     usual = all_of(make_formatter(f.type))
     return {'type':f.type, **{k:v for k, v in all_of(f).items() if v!=usual[k] or k in also}}
 
-def by_name(configs): return {c.get('name') or c['type']:c for c in configs}
+def by_name(configs)->dict:
+    "Key formatter options by the formatter's name."
+    return {c.get('name') or c['type']:c for c in configs}
 
 # %% ../../nbs/run/04_files.ipynb #744af128
 def files_on_disk(store):
@@ -84,7 +101,7 @@ def run_statistics(store, d):
     o, s, v = make_formatter(**d['formatter'][0]).options, d['sampler'], d['verifier']
     price = model_price(s.get('model'), s.get('price')) if s.get('model') or s.get('price') else None
     judge_price = model_price(v.get('model'), v.get('price')) if price and (v.get('model') or v.get('price')) else None
-    panel = judge_prices({**without_secrets(v), 'judges':[without_secrets(j) for j in v['judges']]}) if price and v.get('judges') else ()
+    panel = judge_prices({**resolve_secrets(v), 'judges':[resolve_secrets(j) for j in v['judges']]}) if price and v.get('judges') else ()
     fail = None if o.get('strategy') else o.get('fail_threshold', None if v.get('type')=='rubric' else 0.0)
     return stats(store, o.get('pass_threshold', 1.0), fail, valid_outcomes(d), price, judge_price, panel)
 
@@ -92,7 +109,8 @@ def run_statistics(store, d):
 def _divided_otherwise(store, d, formatters):
     "Formatters of other files on disk that were divided in another way: they are written again, too."
     last = store.get('written')
-    if not last or all(last.get(k)==d.get(k) for k in SHARED_OPTIONS): return []
+    if not last or all(last.get(k)==d.get(k) for k in SHARED_OPTIONS):
+        return []
     names = {f.name for f in formatters}
     return [make_formatter(**c) for n, c in files_on_disk(store).items() if n not in names]
 
@@ -100,8 +118,10 @@ def write_training_files(store, d, formatters):
     "Write files, and note their counts and options; {file: counts}."
     formatters = [*formatters, *_divided_otherwise(store, d, formatters)]
     configs, rows = [formatter_config(f) for f in formatters], write_formats(store, d, formatters)
-    if not store._lock: return rows
+    if not store._lock:
+        return rows
     old = {k:v for k, v in store.get('rows', {}).items() if (store.dir/(k if k.startswith('eval/') else f'train/{k}')).exists()}
     store.put('written', {**{k:d.get(k) for k in SHARED_OPTIONS}, 'formatter':[*{**files_on_disk(store), **by_name(configs)}.values()]})
-    store.put('rows', {**old, **rows}); store.commit()
+    store.put('rows', {**old, **rows})
+    store.commit()
     return rows

@@ -51,7 +51,8 @@ def bootstrap(
     return sum(values)/n*scale, means[int(.025*rounds)], means[int(.975*rounds)]
 
 # %% ../../nbs/run/08_forecast.ipynb #a6cab73d
-def _at_least(f, had): return tuple(max(x, had) for x in f)   # what the pilot has, the run has
+def _at_least(f, had):
+    return tuple(max(x, had) for x in f)   # what the pilot has, the run has
 
 def _minutes(latencies, total, slots, side_by_side):
     "(estimate, low, high) of the time for all prompts."
@@ -69,7 +70,8 @@ def forecast(
     store, s = Store(run.path, write=False), run.stats()
     rows, total = _per_prompt(store, _draw(store, pilot)), s['prompts']['total']
     store.close()
-    if not rows: return dict(prompts=total, pilot=0)
+    if not rows:
+        return dict(prompts=total, pilot=0)
     sat, rolls, toks, lat = map(list, zip(*rows))
     had, spent = sum(map(bool, sat)), s['tokens']['prompt']+s['tokens']['completion']
     rate, tokens = had/len(rows), bootstrap(toks, total)
@@ -83,7 +85,8 @@ def forecast_table(
     f:dict   # as `forecast` gives it
 )->str:
     "A forecast as lines of text."
-    if not f['pilot']: return 'nothing was sampled: no forecast'
+    if not f['pilot']:
+        return 'nothing was sampled: no forecast'
     line = lambda k, unit, form: f"{k:10} {format(f[k][0], form)}{unit} (95 %: {format(f[k][1], form)} to {format(f[k][2], form)})"
     out = [f"forecast   for {f['prompts']:,} prompts, from {f['pilot']} that were sampled", line('satisfied', ' prompts', ',.0f')]
     out += [line('rollouts', '', ',.0f'), line('tokens', '', ',.0f')]

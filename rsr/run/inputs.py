@@ -20,13 +20,19 @@ TEXT = 'text', 'content', 'response'   # where the words of a response may stand
 
 def _one(i, x):
     "A `Rollout` of one response; a string says what is wrong with it."
-    if isinstance(x, str): x = dict(text=x)
-    if not isinstance(x, dict): return f'response {i} is {type(x).__name__}, not a string or an object with text'
-    if isinstance(x.get('message'), dict): x = {**x, **x['message']}   # a choice, as chat APIs return it
+    if isinstance(x, str):
+        x = dict(text=x)
+    if not isinstance(x, dict):
+        return f'response {i} is {type(x).__name__}, not a string or an object with text'
+    if isinstance(x.get('message'), dict):
+        x = {**x, **x['message']}   # a choice, as chat APIs return it
     text = next((x[k] for k in TEXT if isinstance(x.get(k), str)), None)
-    if text is None and x.get('finish_reason'): text = ''              # an API's null: nothing was said
-    if x.get('tool_calls') or x.get('function_call'): return f'response {i} calls a tool, which training rows cannot hold'
-    if not isinstance(text, str): return f"response {i} has no text: a string under {', '.join(TEXT)}"
+    if text is None and x.get('finish_reason'):
+        text = ''              # an API's null: nothing was said
+    if x.get('tool_calls') or x.get('function_call'):
+        return f'response {i} calls a tool, which training rows cannot hold'
+    if not isinstance(text, str):
+        return f"response {i} has no text: a string under {', '.join(TEXT)}"
     return _rollout(clean_text(text), clean_text(x.get('reasoning') or x.get('reasoning_content') or ''), x.get('finish_reason'))
 
 # %% ../../nbs/run/02_inputs.ipynb #2b639ad1
@@ -39,7 +45,8 @@ def read_responses(
     value   # what stands in the column: a string, an object, a list of them, or None
 )->list:    # [Rollout, …]; a string in it says what is wrong with that response
     "The responses that a row brings."
-    if value is None: return []
+    if value is None:
+        return []
     value = value['choices'] if isinstance(value, dict) and isinstance(value.get('choices'), list) else value
     return [_one(i, x) for i, x in enumerate(value if isinstance(value, list) else [value], 1) if x is not None]
 
@@ -51,8 +58,10 @@ def _new(store, key, given, rollouts):
     had = Counter(dict(store.db.execute('SELECT text, count(*) FROM rollouts WHERE prompt=? AND sampler=? GROUP BY 1', (key, given))))
     new = []
     for r in rollouts:
-        if had[r.text]: had[r.text] -= 1
-        else: new.append(r)
+        if had[r.text]:
+            had[r.text] -= 1
+        else:
+            new.append(r)
     return new
 
 def add_responses(
@@ -63,7 +72,8 @@ def add_responses(
     "Add responses of a prompt to the ledger, but for those that it has brought before."
     new = _new(store, key, given := store.config_key('given', GIVEN), rollouts)
     first, = store.db.execute('SELECT coalesce(max(idx)+1, 0) FROM rollouts WHERE prompt=?', (key,)).fetchone()
-    for r, k in zip(new, store.ask(key, range(first, first+len(new)), 0, given, None)): store.answer(replace(r, key=k))
+    for r, k in zip(new, store.ask(key, range(first, first+len(new)), 0, given, None)):
+        store.answer(replace(r, key=k))
     return len(new)
 
 # %% ../../nbs/run/02_inputs.ipynb #2fe440ae
@@ -74,37 +84,53 @@ def with_responses(
 ):
     "Yield the same pairs for `Store.add_prompts`; responses go into the ledger beside their prompts."
     columns, found, good = set(), 0, 0
-    if column in ('id', 'messages', 'metadata'): raise RsrError(f"data.responses: '{column}' is a key of rsr's own; name the column that holds responses")
+    if column in ('id', 'messages', 'metadata'):
+        raise RsrError(f"data.responses: '{column}' is a key of rsr's own; name the column that holds responses")
     for where, p in items:
-        if isinstance(p, BadRow): yield where, p; continue
-        good += 1; columns.update(p.extra); found += column in p.extra
+        if isinstance(p, BadRow):
+            yield where, p
+            continue
+        good += 1
+        columns.update(p.extra)
+        found += column in p.extra
         rs = read_responses(p.extra.pop(column, None))
-        if bad := next((r for r in rs if isinstance(r, str)), None): yield where, BadRow(f'{where} (id {p.id[:80]!r})', f'{column}: {bad}'); continue
+        if bad := next((r for r in rs if isinstance(r, str)), None):
+            yield where, BadRow(f'{where} (id {p.id[:80]!r})', f'{column}: {bad}')
+            continue
         yield where, p
         entered = store.db.execute('SELECT key FROM prompts WHERE id=? AND place=? AND gen=?', (p.id, where, store.gen+1)).fetchone()
-        if entered: add_responses(store, entered[0], rs)   # not where its id was refused
-    if good and not found: raise RsrError('data.responses: '+(no_such('column', column, sorted(columns)) if columns else
+        if entered:
+            add_responses(store, entered[0], rs)   # not where its id was refused
+    if good and not found:
+        raise RsrError('data.responses: '+(no_such('column', column, sorted(columns)) if columns else
         f"no column '{column}': the input has none but id, messages and metadata")+'. data.transform=file.py:function can make one')
 
 # %% ../../nbs/run/02_inputs.ipynb #d2afa88b
 def load_input(store, d, src):
     "Take the input into the ledger; without one, a run that exists keeps what it has."
-    if src is None: src = d['data'].get('input_path')
+    if src is None:
+        src = d['data'].get('input_path')
     if src is None or (isinstance(src, str) and src=='???'):
-        if store.fresh: raise RsrError('data.input_path is missing: the file of prompts (.jsonl, .jsonl.gz, .parquet)')
+        if store.fresh:
+            raise RsrError('data.input_path is missing: the file of prompts (.jsonl, .jsonl.gz, .parquet)')
         return
     items, found = read_prompts(src, d['data'].get('transform')), []
-    if d.get('decontaminate'): items = clean_input(items, Benchmark(d['decontaminate']), found)
-    if d['data'].get('responses'): items = with_responses(store, items, d['data']['responses'])
+    if d.get('decontaminate'):
+        items = clean_input(items, Benchmark(d['decontaminate']), found)
+    if d['data'].get('responses'):
+        items = with_responses(store, items, d['data']['responses'])
     store.add_prompts(items, d['data'].get('on_bad_row', 'stop'))
-    if d.get('decontaminate'): store.put('contaminated', len(found)); write_found(store.dir/'summary'/'contaminated.jsonl', found)
+    if d.get('decontaminate'):
+        store.put('contaminated', len(found))
+        write_found(store.dir/'summary'/'contaminated.jsonl', found)
 
 def missing_prompts_note(
     store    # Store, with its input
 )->str:      # what to tell people; None: the input has all of them
     "Prompts of the ledger that the input has not."
     n, = store.db.execute('SELECT count(*) FROM prompts WHERE gen<?', (store.gen,)).fetchone()
-    if n: return f'{n:,} prompts of this run are not in the input: they are asked no more and go into no file. Their rollouts are kept, and the figures of the run still count them'
+    if n:
+        return f'{n:,} prompts of this run are not in the input: they are asked no more and go into no file. Their rollouts are kept, and the figures of the run still count them'
 
 # %% ../../nbs/run/02_inputs.ipynb #96217ff6
 def check_references(
@@ -114,15 +140,20 @@ def check_references(
     most:int=1000    # prompts to look at
 )->str:              # what to tell people; None: all is well
     "Can the verifier use the ground truths of the input? Raises where the default verifier can use none of them."
-    if not getattr(verifier, 'needs_truth', False) or verifier.needs_judge: return
+    if not getattr(verifier, 'needs_truth', False) or verifier.needs_judge:
+        return
     why = []
     for n, (p, *_) in enumerate(store.walk(), 1):
         s = verifier.call('', p.metadata)
-        if getattr(s, 'value', 0.) is None: why.append(s.reason)
-        if n>=most: break
-    if not why: return
+        if getattr(s, 'value', 0.) is None:
+            why.append(s.reason)
+        if n>=most:
+            break
+    if not why:
+        return
     given = [w for w in why if w!='no ground truth']
-    if given and len(why)==n and not named: raise RsrError(
+    if given and len(why)==n and not named:
+        raise RsrError(
         f'verifier.type is not given, and the default, mcq-rlvr, can use no ground truth of the input ({given[0]}). '
         'Name one: verifier.type=math-rlvr, or rlvr for both kinds')
     return (f"{len(why)} of the first {n} prompts have no ground truth that {verifier.name} can use ({why[0]}): they stay unscored, and are asked for one step only. "

@@ -6,9 +6,7 @@
 __all__ = ['snapshot', 'duration', 'snapshot_html', 'Live']
 
 # %% ../../nbs/run/07_live.ipynb #64060782
-import html
-import threading
-import time
+import html, threading, time
 from copy import deepcopy
 from fastcore.basics import patch
 from .execution import carry_out, execute, prepare
@@ -35,7 +33,8 @@ def duration(
     seconds:float   # None: unknown
 )->str:
     "A time span for people."
-    if seconds is None: return '–'
+    if seconds is None:
+        return '–'
     s = int(seconds+.5)
     return f'{s} s' if s<100 else f'{s//60} min' if s<6000 else f'{s//3600} h {s%3600//60} min'
 
@@ -53,7 +52,8 @@ def snapshot_html(
     state:str=''    # how the run ended, if it did
 )->str:
     "A snapshot as a small table with a bar; all text in it is escaped."
-    if s is None: return f'<div>{html.escape(state or "starting …")}</div>'
+    if s is None:
+        return f'<div>{html.escape(state or "starting …")}</div>'
     done, side = s['closed']/s['total'] if s['total'] else 0, f"sampling the {s['side']} side" if s['side'] else 'sampling'
     rows = ''.join(f'<tr><td style="padding-right:1em;opacity:.7">{k}</td><td>{html.escape(v)}</td></tr>' for k, v in _cells(s, state))
     head = html.escape(state or side+(f" – {s['note'][:90]}" if s['note'] else ''))
@@ -71,24 +71,33 @@ class Live:
         self.recipe, self.every, self.shown, self.last, self.error, self.result = d, every, 0., None, None, None
         self.stopping, self.began, self.marks, self.ui, self.loop = False, time.monotonic(), [], None, None
         d['work_dir'] = str(d.get('work_dir') or new_work_dir())
-        if d.get('engine')=='ray': build(deepcopy(d)); work = lambda: execute(d, src, self)
-        else: ready = prepare(d, src); work = lambda: carry_out(d, *ready, self)
+        if d.get('engine')=='ray':
+            build(deepcopy(d))
+            work = lambda: execute(d, src, self)
+        else:
+            ready = prepare(d, src)
+            work = lambda: carry_out(d, *ready, self)
         self.thread = threading.Thread(target=self._work, args=(work,), daemon=True, name='rsr-live')
         self.thread.start()
 
     def _work(self, work):
-        try: self.result = work()
-        except BaseException as e: self.error = e
+        try:
+            self.result = work()
+        except BaseException as e:
+            self.error = e
         self._show()
 
 # %% ../../nbs/run/07_live.ipynb #ad9cf159
 @patch
 def __call__(self:Live, loop, last=False):
     "What the loop calls between two rounds."
-    if loop is not self.loop: self.loop, self.marks = loop, []
-    if self.stopping and not loop.stop_reason: loop.stop('interrupted')
+    if loop is not self.loop:
+        self.loop, self.marks = loop, []
+    if self.stopping and not loop.stop_reason:
+        loop.stop('interrupted')
     now = time.monotonic()
-    if now-self.shown<self.every and not last: return
+    if now-self.shown<self.every and not last:
+        return
     self.shown = now
     self.marks = [m for m in self.marks if now-m[0]<30]+[(now, loop.n['closed'])]
     (t0, c0), total = self.marks[0], self._total(loop)
@@ -98,31 +107,37 @@ def __call__(self:Live, loop, last=False):
 @patch
 def _total(self:Live, loop):
     "How many prompts the loop works on."
-    if loop.keys is not None: return len(loop.keys)
+    if loop.keys is not None:
+        return len(loop.keys)
     return loop.store.db.execute('SELECT count(*) FROM prompts WHERE gen=?', (loop.store.gen,)).fetchone()[0]
 
 # %% ../../nbs/run/07_live.ipynb #8cecb3d5
 @patch(as_prop=True)
 def state(self:Live)->str:
     "How the run ended; '' while it is under way."
-    if self.thread.is_alive() and not self.result and not self.error: return ''
-    if self.error: return f'stopped: {self.error}'
+    if self.thread.is_alive() and not self.result and not self.error:
+        return ''
+    if self.error:
+        return f'stopped: {self.error}'
     return f'ended: {self.result.message or "finished"}' if self.result else ''
 
 @patch
 def _show(self:Live):
-    if self.ui is not None: self.ui.value = snapshot_html(self.last, self.state)
+    if self.ui is not None:
+        self.ui.value = snapshot_html(self.last, self.state)
 
 @patch
 def _ipython_display_(self:Live):
     from IPython.display import display
     from ipywidgets import HTML
-    if self.ui is None: self.ui = HTML()
+    if self.ui is None:
+        self.ui = HTML()
     self._show()
     display(self.ui)
 
 @patch
-def __repr__(self:Live): return f"{self.state or 'under way'}: {self.recipe['work_dir']}"
+def __repr__(self:Live):
+    return f"{self.state or 'under way'}: {self.recipe['work_dir']}"
 
 # %% ../../nbs/run/07_live.ipynb #db1a3d36
 @patch
@@ -136,8 +151,10 @@ def wait(self:Live,
 )->Run:                  # None: it is still under way
     "Wait for the end; raises what went wrong."
     self.thread.join(timeout)
-    if self.thread.is_alive(): return None
-    if self.error: raise self.error
+    if self.thread.is_alive():
+        return None
+    if self.error:
+        raise self.error
     return self.result
 
 # %% ../../nbs/run/07_live.ipynb #cea7823c
@@ -147,6 +164,7 @@ def run(self:Live)->Run:
     return self.result or Run(self.recipe['work_dir'])
 
 def _of_the_run(self, name):
-    if name.startswith('_') or not hasattr(Run, name): raise AttributeError(f"'Live' has no attribute '{name}'; its run is .run, at the end .wait() gives it")
+    if name.startswith('_') or not hasattr(Run, name):
+        raise AttributeError(f"'Live' has no attribute '{name}'; its run is .run, at the end .wait() gives it")
     return getattr(self.run, name)
 Live.__getattr__ = _of_the_run

@@ -5,14 +5,10 @@
 # %% auto #0
 __all__ = ['RECIPES', 'TOP', 'RANGES', 'CHOICES', 'ENGINES', 'recipe_names', 'parameters', 'schema', 'read_recipe',
            'parse_override', 'override', 'check_value', 'check_recipe', 'load_recipe', 'expand', 'mask',
-           'without_secrets', 'rubric_defaults', 'build', 'new_work_dir']
+           'resolve_secrets', 'rubric_defaults', 'build', 'new_work_dir']
 
 # %% ../../nbs/run/01_recipe.ipynb #b89908d7
-import inspect
-import os
-import re
-import time
-import yaml
+import inspect, os, re, time, yaml
 from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
@@ -62,15 +58,21 @@ def read_recipe(
     recipe   # a path, a shipped name, or a dict
 )->dict:
     "The recipe as plain data, not yet checked."
-    if isinstance(recipe, dict): return deepcopy(recipe)
+    if isinstance(recipe, dict):
+        return deepcopy(recipe)
     path = Path(recipe)
     if not path.is_file():
-        if path.suffix in ('.yaml', '.yml') or len(path.parts)>1: raise RsrError(f'no recipe file {path}')
-        if not (RECIPES/f'{recipe}.yaml').is_file(): raise RsrError(no_such('recipe', recipe, recipe_names())+', or a path to a .yaml file')
+        if path.suffix in ('.yaml', '.yml') or len(path.parts)>1:
+            raise RsrError(f'no recipe file {path}')
+        if not (RECIPES/f'{recipe}.yaml').is_file():
+            raise RsrError(no_such('recipe', recipe, recipe_names())+', or a path to a .yaml file')
         path = RECIPES/f'{recipe}.yaml'
-    try: d = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise RsrError(f'{path} is not YAML: {e}') from None
-    if not isinstance(d, dict): raise RsrError(f'{path}: a recipe is a mapping of sections, not {type(d).__name__}')
+    try:
+        d = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise RsrError(f'{path} is not YAML: {e}') from None
+    if not isinstance(d, dict):
+        raise RsrError(f'{path}: a recipe is a mapping of sections, not {type(d).__name__}')
     return d
 
 # %% ../../nbs/run/01_recipe.ipynb #86c24e5f
@@ -79,12 +81,17 @@ def parse_override(
 )->tuple:   # (key, value)
     "One option from the command line."
     k, eq, v = s.partition('=')
-    if not eq or not k: raise RsrError(f"'{s}' is not of the form key=value")
+    if not eq or not k:
+        raise RsrError(f"'{s}' is not of the form key=value")
     typ, default = _declared(k)
-    if v and v!='null' and typ is str: return k, v
-    if not v and default=='': return k, ''
-    try: return k, yaml.safe_load(v) if v.strip() else None
-    except yaml.YAMLError: return k, v
+    if v and v!='null' and typ is str:
+        return k, v
+    if not v and default=='':
+        return k, ''
+    try:
+        return k, yaml.safe_load(v) if v.strip() else None
+    except yaml.YAMLError:
+        return k, v
 
 def _declared(key):
     "(type, default) that the schema gives a dotted key."
@@ -101,10 +108,14 @@ def _formatters(d):
 def _formatter_override(fs, rest, value, key):
     "Set an option on formatters: all of them, or the one that is named."
     head, _, tail = rest.partition('.')
-    if not tail: hit, tail = fs, head
-    else: hit = [f for i, f in enumerate(fs) if head in (f.get('name'), f.get('type'), str(i))]
-    if not hit: raise RsrError(f"{key}: "+no_such('formatter', head, [f.get('name') or f.get('type') for f in fs]))
-    for f in hit: f[tail] = value
+    if not tail:
+        hit, tail = fs, head
+    else:
+        hit = [f for i, f in enumerate(fs) if head in (f.get('name'), f.get('type'), str(i))]
+    if not hit:
+        raise RsrError(f"{key}: "+no_such('formatter', head, [f.get('name') or f.get('type') for f in fs]))
+    for f in hit:
+        f[tail] = value
 
 # %% ../../nbs/run/01_recipe.ipynb #6a61e6e5
 def override(
@@ -114,12 +125,18 @@ def override(
 )->dict:
     "Set one dotted key."
     head, _, rest = key.partition('.')
-    if head=='formatter' and rest: d['formatter'] = _formatters(d); _formatter_override(d['formatter'], rest, value, key)
+    if head=='formatter' and rest:
+        d['formatter'] = _formatters(d)
+        _formatter_override(d['formatter'], rest, value, key)
     elif rest:
-        if not isinstance(d.setdefault(head, {}), dict): d[head] = {}
-        if '.' in rest: override(d[head], rest, value)
-        else: d[head][rest] = value
-    else: d[head] = value
+        if not isinstance(d.setdefault(head, {}), dict):
+            d[head] = {}
+        if '.' in rest:
+            override(d[head], rest, value)
+        else:
+            d[head][rest] = value
+    else:
+        d[head] = value
     return d
 
 # %% ../../nbs/run/01_recipe.ipynb #42ca86b5
@@ -141,27 +158,35 @@ def check_value(
     default=None  # None as a value is allowed where it is the default
 ):
     "Raise unless a value has its type and lies in its range."
-    if value is None and default is None or (key=='sampling.step_size' and value=='auto'): return
+    if value is None and default is None or (key=='sampling.step_size' and value=='auto'):
+        return
     ok = isinstance(value, (int, float) if typ is float else typ) and (typ is bool or not isinstance(value, bool))
-    if not ok: raise RsrError(f"{key}: {value!r} is not {_words[typ]}"+(" or 'auto'" if key=='sampling.step_size' else ''))
+    if not ok:
+        raise RsrError(f"{key}: {value!r} is not {_words[typ]}"+(" or 'auto'" if key=='sampling.step_size' else ''))
     lo, hi = RANGES.get(key) or RANGES.get(key.split('.')[-1]) or (None, None)
-    if lo is not None and not lo<=value<=hi: raise RsrError(f'{key}: {value!r} is not in {lo} to {hi}')
-    if key in CHOICES and value not in CHOICES[key]: raise RsrError(f'{key}: '+no_such('choice', value, CHOICES[key]))
+    if lo is not None and not lo<=value<=hi:
+        raise RsrError(f'{key}: {value!r} is not in {lo} to {hi}')
+    if key in CHOICES and value not in CHOICES[key]:
+        raise RsrError(f'{key}: '+no_such('choice', value, CHOICES[key]))
 
 # %% ../../nbs/run/01_recipe.ipynb #f6919990
 def _check_sections(d, sch):
     "Fill in sections that are missing, and check the keys of all."
     for s, opts in sch.items():
-        if not isinstance(d.setdefault(s, {}) or {}, dict): raise RsrError(f'{s}: {d[s]!r} is not a mapping of options')
+        if not isinstance(d.setdefault(s, {}) or {}, dict):
+            raise RsrError(f'{s}: {d[s]!r} is not a mapping of options')
         d[s] = d[s] or {}
         for k, v in d[s].items():
-            if k in opts: check_value(f'{s}.{k}', v, *opts[k])
-            elif s!='verifier': raise RsrError(no_such('key', f'{s}.{k}', [f'{s}.{o}' for o in opts]))   # verifiers check their own options
+            if k in opts:
+                check_value(f'{s}.{k}', v, *opts[k])
+            elif s!='verifier':
+                raise RsrError(no_such('key', f'{s}.{k}', [f'{s}.{o}' for o in opts]))   # verifiers check their own options
 
 def _check_shapes(d):
     "Check values that are more than a number or a text."
     for k in ('work_dir', 'decontaminate'):
-        if d.get(k) is not None and not isinstance(d[k], str): raise RsrError(f'{k}: {d[k]!r} is not a path')
+        if d.get(k) is not None and not isinstance(d[k], str):
+            raise RsrError(f'{k}: {d[k]!r} is not a path')
     for s in ('sampler', 'verifier'):
         if (p := d[s].get('price')) and (not isinstance(p, dict) or set(p)-{'prompt', 'completion'} or not all(isinstance(x, (int, float)) for x in p.values())):
             raise RsrError(f'{s}.price: {p!r} is not {{prompt: …, completion: …}}, in US dollars per million tokens')
@@ -172,8 +197,10 @@ def _check_shapes(d):
 def _check_responses(d):
     "Raise where `data.responses` cannot be used."
     two = d.get('pairs') and d['pairs']['strategy']!='rubric_selection'
-    if two: raise RsrError(f"data.responses: responses that exist belong to neither side of {d['pairs']['strategy']}; use rubric_selection, or dpo without pairs:")
-    if d.get('engine')=='ray': raise RsrError('data.responses is not taken with engine: ray; run it on one machine (engine=null)')
+    if two:
+        raise RsrError(f"data.responses: responses that exist belong to neither side of {d['pairs']['strategy']}; use rubric_selection, or dpo without pairs:")
+    if d.get('engine')=='ray':
+        raise RsrError('data.responses is not taken with engine: ray; run it on one machine (engine=null)')
 
 # %% ../../nbs/run/01_recipe.ipynb #4457a2c2
 def check_recipe(
@@ -182,19 +209,26 @@ def check_recipe(
     "Check a recipe's keys and values; raises with the key and the mend."
     sch, top = schema(), TOP
     for s in d:
-        if s in sch or s in top: continue
+        if s in sch or s in top:
+            continue
         where = next((f' Did you mean {sec}.{s}?' for sec in ('sampling', 'sampler', 'data', 'budget') if s in sch[sec]), '')
         raise RsrError(no_such('key', s, [*sch, *top]) if not where else f"no key '{s}' at the top of a recipe.{where}")
     _check_sections(d, sch)
     _check_shapes(d)
-    if d.get('split') is not None: check_split(d['split'])
-    if d.get('pairs') is not None: check_pairs(d['pairs'])
-    if d.get('engine') not in (None, *ENGINES): raise RsrError('engine: '+no_such('engine', d['engine'], ENGINES))
-    if d.get('data', {}).get('responses'): _check_responses(d)
+    if d.get('split') is not None:
+        check_split(d['split'])
+    if d.get('pairs') is not None:
+        check_pairs(d['pairs'])
+    if d.get('engine') not in (None, *ENGINES):
+        raise RsrError('engine: '+no_such('engine', d['engine'], ENGINES))
+    if d.get('data', {}).get('responses'):
+        _check_responses(d)
     d['formatter'] = _formatters(d)
-    if not d['formatter']: raise RsrError('formatter: none is named; e.g. formatter: [{type: sft}]')
+    if not d['formatter']:
+        raise RsrError('formatter: none is named; e.g. formatter: [{type: sft}]')
     for f in d['formatter']:
-        if not isinstance(f, dict) or 'type' not in f: raise RsrError(f'formatter: {f!r} has no type')
+        if not isinstance(f, dict) or 'type' not in f:
+            raise RsrError(f'formatter: {f!r} has no type')
     return d
 
 # %% ../../nbs/run/01_recipe.ipynb #ed4eec0a
@@ -206,7 +240,8 @@ def load_recipe(
     d, pairs = read_recipe(recipe), [parse_override(o) if isinstance(o, str) else o for o in overrides]
     if recipe in recipe_names() and ('verifier.type', 'rubric') in pairs:   # the thresholds that it prints are a verifier's
         d['formatter'] = [{k:v for k, v in f.items() if k not in ('pass_threshold', 'fail_threshold')} for f in _formatters(d)]
-    for k, v in pairs: override(d, k, v)
+    for k, v in pairs:
+        override(d, k, v)
     return check_recipe(d)
 
 # %% ../../nbs/run/01_recipe.ipynb #9b90543a
@@ -216,10 +251,13 @@ def expand(
     v:str   # an api_key, base_url, or header
 )->str:
     "The value with ${NAME} replaced from the environment."
-    if isinstance(v, dict): return {k:expand(x) for k, x in v.items()}
-    if not isinstance(v, str): return v
+    if isinstance(v, dict):
+        return {k:expand(x) for k, x in v.items()}
+    if not isinstance(v, str):
+        return v
     def sub(m):
-        if m[1] not in os.environ: raise RsrError(f'the recipe names ${{{m[1]}}}, which is not set in the environment')
+        if m[1] not in os.environ:
+            raise RsrError(f'the recipe names ${{{m[1]}}}, which is not set in the environment')
         return add_secret(os.environ[m[1]])
     return re.sub(r'\$\{(\w+)\}', sub, v)
 
@@ -229,13 +267,18 @@ def mask(
     hide=False    # whether this part is secret as a whole
 ):
     "A copy without secrets; references to the environment stay."
-    if isinstance(d, dict): return {k:mask(v, hide or k=='headers' or bool(_secret_key.search(str(k)))) for k, v in d.items()}
-    if isinstance(d, list): return [mask(v, hide) for v in d]
-    if hide and d and not (isinstance(d, str) and re.fullmatch(r'(Bearer )?\$\{\w+\}', d)): return '***'
+    if isinstance(d, dict):
+        return {k:mask(v, hide or k=='headers' or bool(_secret_key.search(str(k)))) for k, v in d.items()}
+    if isinstance(d, list):
+        return [mask(v, hide) for v in d]
+    if hide and d and not (isinstance(d, str) and re.fullmatch(r'(Bearer )?\$\{\w+\}', d)):
+        return '***'
     return redact(d) if isinstance(d, str) else d
 
 # %% ../../nbs/run/01_recipe.ipynb #a9b92d9d
-def without_secrets(opts): return {k:expand(v) if k in ('api_key', 'base_url', 'headers') else v for k, v in opts.items() if v!='***'}
+def resolve_secrets(opts)->dict:
+    "Return sampler options with environment variables expanded, and without values that a saved recipe masks."
+    return {k:expand(v) if k in ('api_key', 'base_url', 'headers') else v for k, v in opts.items() if v!='***'}
 
 def _budget(d, smp, ver):
     "The budget, with the prices of model and judge where they matter."
@@ -245,7 +288,8 @@ def _budget(d, smp, ver):
 
 def _plan(d, smp):
     "The plan for the two sides of pairs; None without `pairs:`."
-    if not d.get('pairs'): return None
+    if not d.get('pairs'):
+        return None
     plan = make_plan(d['pairs'], smp)
     for k in ('max_rollouts', 'early_stop'):
         if k in plan.sampling and d['sampling'].get(k, plan.sampling[k])!=plan.sampling[k]:
@@ -266,16 +310,21 @@ def build(
     d:dict   # a checked recipe; its formatters get what a rubric or a strategy sets
 )->dict:     # keyword arguments of `Loop`; with `pairs:` also the plan, and the sampler of the rejected side
     "The sampler, verifier, judge, formatters and options that a recipe names."
-    smp, ver = without_secrets(d['sampler']), without_secrets(d['verifier'])
-    if (plan := _plan(d, smp)): d['formatter'] = [pair_options(f, d['pairs']) for f in d['formatter']]
-    sampler, budget = make_sampler(**without_secrets(plan.chosen if plan else smp)), _budget(d, smp, ver)
-    if ver.get('judges'): ver['judges'] = [without_secrets(j) for j in ver['judges']]
+    smp, ver = resolve_secrets(d['sampler']), resolve_secrets(d['verifier'])
+    if (plan := _plan(d, smp)):
+        d['formatter'] = [pair_options(f, d['pairs']) for f in d['formatter']]
+    sampler, budget = make_sampler(**resolve_secrets(plan.chosen if plan else smp)), _budget(d, smp, ver)
+    if ver.get('judges'):
+        ver['judges'] = [resolve_secrets(j) for j in ver['judges']]
     verifier, judges = make_scorer(ver)
-    if verifier.name=='rubric': d['formatter'] = [rubric_defaults(f, verifier.rubric.pass_threshold) for f in d['formatter']]
+    if verifier.name=='rubric':
+        d['formatter'] = [rubric_defaults(f, verifier.rubric.pass_threshold) for f in d['formatter']]
     formatters = make_formatters(d['formatter'])
-    if d.get('stages'): stage_shares(d['stages'], formatters)
-    if plan and not any(f.type=='dpo' for f in formatters): raise RsrError('pairs: a strategy needs a formatter of type dpo')
-    own = dict(plan=plan, rejected=make_sampler(**without_secrets(plan.rejected)) if plan.rejected and not plan.by_rule else None) if plan else {}
+    if d.get('stages'):
+        stage_shares(d['stages'], formatters)
+    if plan and not any(f.type=='dpo' for f in formatters):
+        raise RsrError('pairs: a strategy needs a formatter of type dpo')
+    own = dict(plan=plan, rejected=make_sampler(**resolve_secrets(plan.rejected)) if plan.rejected and not plan.by_rule else None) if plan else {}
     return dict(sampler=sampler, sampling=Sampling(**{**d['sampling'], **(plan.sampling if plan else {})}), budget=budget, verifier=verifier,
                 judges=[make_sampler(**j) for j in judges], formatters=formatters, mix=d['resume'].get('mix', False), **own)
 

@@ -7,9 +7,7 @@ __all__ = ['SAID', 'SOURCES', 'ELSEWHERE', 'NOTES', 'said', 'allowed_by', 'refer
            'reference_markdown']
 
 # %% ../../nbs/run/03_reference.ipynb #aea1f9fa
-import functools
-import inspect
-import re
+import functools, inspect, re
 from dataclasses import MISSING, fields
 from ..data.parts import Cluster
 from ..data.readers import READERS, read_prompts
@@ -78,25 +76,32 @@ def allowed_by(
     key:str     # what the message must name to be about this key
 )->str:         # '' where nothing is refused
     "What a check says is allowed."
-    try: check('?')
+    try:
+        check('?')
     except RsrError as e:
         m = re.search(rf"\.{key}\b.*?(?:\bis not |Allowed: )(.*)$", str(e), re.S)
         return m[1].strip() if m else ''
-    except Exception: return ''
+    except Exception:
+        return ''
     return ''
 
 # %% ../../nbs/run/03_reference.ipynb #e5faa30e
-def _big(n): return f'{n:,}' if n<10**6 else f'10^{len(str(n))-1}'
+def _big(n):
+    return f'{n:,}' if n<10**6 else f'10^{len(str(n))-1}'
 
 def _range(key, typ, default):
     "The range of a key of the schema."
     lo, hi = RANGES.get(key) or RANGES.get(key.split('.')[-1]) or (None, None)
     text = ', '.join(CHOICES[key]) if key in CHOICES else '' if lo is None else f'{lo:,} to {_big(hi)}'
-    try: check_value(key, 'auto', typ, default); more = typ is not str
-    except RsrError: more = False
+    try:
+        check_value(key, 'auto', typ, default)
+        more = typ is not str
+    except RsrError:
+        more = False
     return text+', or auto'*more
 
-def reference_row(section, key, typ, default, allowed, what):
+def reference_row(section, key, typ, default, allowed, what)->dict:
+    "Return one row of the reference: the key, its type, default and allowed values, and what it does."
     typ = 'any' if typ in (inspect._empty, object, None) else typ if isinstance(typ, str) else typ.__name__
     return dict(section=section, key=key, type=typ, default=default, allowed=allowed, what=SAID.get(key) or what)
 
@@ -120,7 +125,8 @@ def _verifier_rows():
     "Options of the verifiers that only they have."
     for n, fn in VERIFIERS.items():
         for k, (typ, default) in parameters(fn, 2).items():
-            if k not in ('ask', 'prompt', 'reasoning'): yield reference_row(f'verifier: {n}', f'verifier.{k}', typ, default, '', said(fn, k))
+            if k not in ('ask', 'prompt', 'reasoning'):
+                yield reference_row(f'verifier: {n}', f'verifier.{k}', typ, default, '', said(fn, k))
     for k in _rubric_keys():
         what = said(load_rubric, 'src') if k=='rubric' else said(Rubric, k)+("; null: as the rubric has it" if k!='judges' else '')
         check = ', '.join([*rubric_names(), 'a path']) if k=='rubric' else _rubric_allowed(k)
@@ -128,16 +134,20 @@ def _verifier_rows():
 
 def _rubric_keys():
     "What a rubric run may name under `verifier:`, beside the options of its judge."
-    try: rubric_scorer({'?':0})
-    except RsrError as e: keys = re.findall(r'verifier\.(\w+)', str(e).partition('Allowed: ')[2])
+    try:
+        rubric_scorer({'?':0})
+    except RsrError as e:
+        keys = re.findall(r'verifier\.(\w+)', str(e).partition('Allowed: ')[2])
     return [k for k in keys if k not in {f.name for f in fields(HttpSampler)}]
 
 # %% ../../nbs/run/03_reference.ipynb #f2c05d16
 def _rubric_allowed(k):
     "What a rubric says of a wrong value of one of its options."
     def check(v):
-        try: Rubric('r', dict(c=1), [dict(id='a', question='?', category='c')], **{k:v})
-        except RsrError as e: raise RsrError(f'.{e}'.replace(f': {k}: ', f'.{k}: ')) from None
+        try:
+            Rubric('r', dict(c=1), [dict(id='a', question='?', category='c')], **{k:v})
+        except RsrError as e:
+            raise RsrError(f'.{e}'.replace(f': {k}: ', f'.{k}: ')) from None
     return allowed_by(check, k).replace('False, True, auto', 'auto, false, true') if k in {f.name for f in fields(Rubric)} else ''
 
 # %% ../../nbs/run/03_reference.ipynb #8837b28b
@@ -171,7 +181,9 @@ def _pair_rows():
         yield reference_row('pairs', f'pairs.{k}', ps[k][0], default, allowed_by(lambda v, k=k: make_formatter('dpo', **{k:v}), k), said(dpo, k).replace('with a strategy: ', ''))
     for n, fn in STRATEGIES.items():
         for k, (typ, default) in parameters(fn, 1).items():
-            def check(v, n=n, k=k): check_pairs({'strategy':n, k:v}); make_plan({'strategy':n, k:v}, {})
+            def check(v, n=n, k=k):
+                check_pairs({'strategy':n, k:v})
+                make_plan({'strategy':n, k:v}, {})
             yield reference_row(f'pairs: {n}', f'pairs.{k}', typ, default, allowed_by(check, k), said(fn, k))
 
 # %% ../../nbs/run/03_reference.ipynb #92055712
@@ -179,7 +191,8 @@ def _top_rows():
     "What stands at the top of a recipe beside the sections, and `split:`."
     words = dict(engine=', '.join(ENGINES), stages=said(stage_shares, 'stages'))
     types, defaults = dict(formatter=list, stages='list or dict', split=dict, pairs=dict), dict(engine=ENGINES[0])
-    for k in TOP: yield reference_row('recipe', k, types.get(k, str), defaults.get(k), words.get(k, ''), '')
+    for k in TOP:
+        yield reference_row('recipe', k, types.get(k, str), defaults.get(k), words.get(k, ''), '')
     for k, default in SPLIT.items():
         yield reference_row('split', f'split.{k}', type(default), default, allowed_by(lambda v, k=k: check_split({k:v}), k), said(group_key, k))
 
@@ -188,7 +201,8 @@ def _rubric_rows():
     "Keys of a rubric's file."
     for section, cls in (('rubric file', Rubric), ('rubric file: criteria', Criterion)):
         for f in fields(cls):
-            if f.name=='judges': continue
+            if f.name=='judges':
+                continue
             default = None if f.default is MISSING else f.default
             yield reference_row(section, f.name, f.type, default, _rubric_allowed(f.name) if cls is Rubric else '', said(cls, f.name))
 
@@ -210,18 +224,23 @@ def yaml_value(
     import yaml
     return yaml.safe_dump(list(v) if isinstance(v, tuple) else v, default_flow_style=True, allow_unicode=True).replace('\n...', '').strip()
 
-def _cell(s): return str(s).replace('|', '\\|').replace('<', '&lt;').replace('\n', ' ')
+def _cell(s):
+    return str(s).replace('|', '\\|').replace('<', '&lt;').replace('\n', ' ')
 
 # %% ../../nbs/run/03_reference.ipynb #43c6162f
 def _note(section):
     "A sentence or two under the heading of a section."
     head, _, name = section.partition(': ')
-    if head=='formatter' and name: return f"{_doc(FORMATTERS[name][0])} Targets: {', '.join(targets(name))} (the first is the default)."
-    if head=='pairs' and name: return _doc(STRATEGIES[name])
-    if head=='verifier' and name in VERIFIERS: return _doc(VERIFIERS[name])
+    if head=='formatter' and name:
+        return f"{_doc(FORMATTERS[name][0])} Targets: {', '.join(targets(name))} (the first is the default)."
+    if head=='pairs' and name:
+        return _doc(STRATEGIES[name])
+    if head=='verifier' and name in VERIFIERS:
+        return _doc(VERIFIERS[name])
     return NOTES.get(section, '')
 
-def _doc(fn): return re.sub(r" \(seed '[^']*'\)", '', fn.__doc__)
+def _doc(fn):
+    return re.sub(r" \(seed '[^']*'\)", '', fn.__doc__)
 
 # %% ../../nbs/run/03_reference.ipynb #a97e59f4
 NOTES = {'recipe':'At the top of the file, beside the sections below.', 'sampler':'Who answers. Without a model and a `base_url` it is the embedded model.',

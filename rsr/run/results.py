@@ -6,9 +6,7 @@
 __all__ = ['Run', 'load_run', 'in_use', 'format_files', 'pair_runs']
 
 # %% ../../nbs/run/05_results.ipynb #45e7b9f0
-import platform
-import shlex
-import yaml
+import platform, shlex, yaml
 from functools import partial
 from pathlib import Path
 from fastcore.basics import patch
@@ -35,7 +33,8 @@ class Run:
     ):
         self.path, self.stop_reason, self.message = Path(path), stop_reason, message
         index_parts(self.path)   # of a run on a cluster: what has been finished since
-        if not (self.path/'run.db').is_file(): raise RsrError(f'{path}: no run here (there is no run.db)')
+        if not (self.path/'run.db').is_file():
+            raise RsrError(f'{path}: no run here (there is no run.db)')
 
 # %% ../../nbs/run/05_results.ipynb #cd36dd5e
 def load_run(
@@ -48,13 +47,15 @@ def load_run(
 @patch(as_prop=True)
 def recipe(self:Run)->dict:
     "What was run, secrets masked."
-    if not (self.path/'recipe.yaml').is_file(): raise RsrError(f'{self.path}: this run was ended before it began; give the same `rsr run` again')
+    if not (self.path/'recipe.yaml').is_file():
+        raise RsrError(f'{self.path}: this run was ended before it began; give the same `rsr run` again')
     return check_recipe(yaml.safe_load((self.path/'recipe.yaml').read_text(encoding='utf-8')))
 
 @patch(as_prop=True)
 def exit_code(self:Run)->int:
     "0 finished, 1 prompts failed for outside reasons, 3 stopped by a budget, 130 interrupted."
-    if self.stop_reason: return dict(budget=3, interrupted=130).get(self.stop_reason, 1)
+    if self.stop_reason:
+        return dict(budget=3, interrupted=130).get(self.stop_reason, 1)
     return 1 if self.stats()['prompts']['by_stop_reason'].get('failed') else 0
 
 # %% ../../nbs/run/05_results.ipynb #1ad41971
@@ -62,12 +63,17 @@ def in_use(
     path         # a run directory
 )->bool:         # None: this system cannot tell
     "Does a process hold the lock on a run? Looks without taking it."
-    try: import fcntl
-    except ImportError: return None
     try:
-        with open(Path(path)/'.lock') as f: fcntl.flock(f, fcntl.LOCK_SH|fcntl.LOCK_NB)
-    except BlockingIOError: return True
-    except OSError: return False
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        with open(Path(path)/'.lock') as f:
+            fcntl.flock(f, fcntl.LOCK_SH|fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
     return False
 
 # %% ../../nbs/run/05_results.ipynb #4db1c682
@@ -75,11 +81,15 @@ def in_use(
 def process(self:Run)->str:
     "Who is sampling the run, or was until it died; '' for a run that came to an end."
     st = Store(self.path, write=False)
-    p = st.get('process'); st.close()
-    if not p: return ''
+    p = st.get('process')
+    st.close()
+    if not p:
+        return ''
     who, busy = f"process {p['pid']} on {p['host']}", in_use(self.path)
-    if busy: return f'under way: {who}'
-    if busy is None or p['host']!=platform.node(): return f'begun by {who} and not ended; whether that still runs cannot be told from here'
+    if busy:
+        return f'under way: {who}'
+    if busy is None or p['host']!=platform.node():
+        return f'begun by {who} and not ended; whether that still runs cannot be told from here'
     return f'{who} is gone without an end to the run; what it had bought is kept. Go on with: rsr run work_dir={shlex.quote(str(self.path))}'
 
 # %% ../../nbs/run/05_results.ipynb #7ae7b429
@@ -88,8 +98,10 @@ def _frame(self:Run, sql, *args):
     "A DataFrame of a query."
     import pandas as pd
     st = Store(self.path, write=False)
-    try: return pd.read_sql_query(sql, st.db, params=[st.get('verifier') if a=='verifier' else st.gen if a=='gen' else a for a in args])
-    finally: st.close()
+    try:
+        return pd.read_sql_query(sql, st.db, params=[st.get('verifier') if a=='verifier' else st.gen if a=='gen' else a for a in args])
+    finally:
+        st.close()
 
 @patch(as_prop=True)
 def prompts(self:Run):
@@ -121,8 +133,10 @@ def scores(self:Run):
 def written(self:Run)->dict:
     "The recipe with the options that the files on disk were written with: `format` may have been given others since."
     d, st = self.recipe, Store(self.path, write=False)
-    try: now, last = files_on_disk(st), st.get('written')
-    finally: st.close()
+    try:
+        now, last = files_on_disk(st), st.get('written')
+    finally:
+        st.close()
     fs = [formatter_config(make_formatter(**now.pop(n)), c) if n in now else c for n, c in by_name(d['formatter']).items()]
     return {**d, **{k:last.get(k) for k in SHARED_OPTIONS if last and last.get(k)!=d.get(k)}, 'formatter':[*fs, *now.values()]}
 
@@ -131,8 +145,10 @@ def written(self:Run)->dict:
 def stats(self:Run)->dict:
     "The figures of the run, as in summary/stats.json."
     d, st = self.written, Store(self.path, write=False)
-    try: return run_statistics(st, d)
-    finally: st.close()
+    try:
+        return run_statistics(st, d)
+    finally:
+        st.close()
 
 @patch
 def summary(self:Run)->str:
@@ -140,7 +156,8 @@ def summary(self:Run)->str:
     return table(self.stats())+(f'\nprocess    {self.process}' if self.process else '')
 
 @patch
-def __repr__(self:Run): return f'{self.path}\n{self.summary()}'
+def __repr__(self:Run):
+    return f'{self.path}\n{self.summary()}'
 
 # %% ../../nbs/run/05_results.ipynb #eb190135
 def format_files(
@@ -149,12 +166,16 @@ def format_files(
     formatters:list    # [Formatter, …]
 )->dict:               # {file: number of rows}
     "Write files of a run; counts them in its figures too, unless somebody else is writing to it."
-    try: st = Store(path)
-    except RsrError: st = Store(path, write=False)
+    try:
+        st = Store(path)
+    except RsrError:
+        st = Store(path, write=False)
     try:
         rows = write_training_files(st, d, formatters)
-        if st._lock: write_stats(st, run_statistics(st, Run(path).written))
-    finally: st.close()
+        if st._lock:
+            write_stats(st, run_statistics(st, Run(path).written))
+    finally:
+        st.close()
     return {k:v['rows'] for k, v in rows.items()}
 
 # %% ../../nbs/run/05_results.ipynb #8b0c0217
@@ -175,9 +196,12 @@ def pairs(self:Run)->list:
     "The run's preference pairs as plain data, under its first dpo formatter."
     d, st = self.written, Store(self.path, write=False)
     fs = [f for f in make_formatters(d['formatter']) if f.type=='dpo']
-    if not fs: raise RsrError(f'{self.path}: this run writes no pairs (no formatter of type dpo)')
-    try: return [p for p, _ in pairs_of(valid_groups(st, d), fs[0]) if p]
-    finally: st.close()
+    if not fs:
+        raise RsrError(f'{self.path}: this run writes no pairs (no formatter of type dpo)')
+    try:
+        return [p for p, _ in pairs_of(valid_groups(st, d), fs[0]) if p]
+    finally:
+        st.close()
 
 @patch
 def pairs_and_cost(self:Run)->tuple:
@@ -197,18 +221,22 @@ def pair_runs(
     f = make_formatter('dpo', **{**RULE, 'strategy':'two_runs', **options})
     a, b = Store(chosen, write=False), Store(rejected, write=False)
     try:
-        if a.get('verifier') is None or a.config(a.get('verifier'))[0]!=b.config(b.get('verifier'))[0]: raise RsrError(
+        if a.get('verifier') is None or a.config(a.get('verifier'))[0]!=b.config(b.get('verifier'))[0]:
+            raise RsrError(
             f'{chosen} and {rejected} were scored by different verifiers: their scores make no margin. Resume one of them with the verifier of the other')
         write_files(join(a, b), [f], out, None, a.single_turn())
         return count_pairs(join(a, b), f)
-    finally: a.close(); b.close()
+    finally:
+        a.close()
+        b.close()
 
 # %% ../../nbs/run/05_results.ipynb #329a3bc5
 def _reward_table(store, d):
     "The reward's edge cases, on the first prompt of the run with a ground truth and a response that passed."
     for p, _, rs in store.walk(outcomes=valid_outcomes(d)):
         truth, right = p.metadata.get('answer', p.metadata.get('gold_target')), next((r.text for r in rs if r.score==1.), None)
-        if truth is None or right is None: continue
+        if truth is None or right is None:
+            continue
         reward, *_ = make_rewards(**{'type':'mcq-rlvr', **{k:v for k, v in mask(d['verifier']).items() if v != '***'}})
         with_columns = partial(reward, **{k:v for k, v in p.metadata.items() if k!='answer'})
         return edge_table(with_columns, prompt_text(p), str(truth), right)
@@ -223,5 +251,7 @@ def check_files(self:Run,
     d = self.written
     fs = make_formatters(d['formatter'])
     files, st = check_files(self.path, fs, trainer, tokenizer), Store(self.path, write=False)
-    try: return dict(files=files, reward=_reward_table(st, d) if any(f.type=='grpo' for f in fs) else [])
-    finally: st.close()
+    try:
+        return dict(files=files, reward=_reward_table(st, d) if any(f.type=='grpo' for f in fs) else [])
+    finally:
+        st.close()

@@ -23,26 +23,33 @@ def make_scorer(
 )->tuple:          # (verifier or rubric, [options of each judge])
     "The verifier that the options describe, and who judges for it."
     options = {'type':'mcq-rlvr', **options}
-    if options['type']=='rubric': return rubric_scorer({k:v for k, v in options.items() if k!='type'})
+    if options['type']=='rubric':
+        return rubric_scorer({k:v for k, v in options.items() if k!='type'})
     verifier = load_verifier(options.pop('type'), **options)
-    if not verifier.needs_judge: return verifier, []
+    if not verifier.needs_judge:
+        return verifier, []
     judge = {k:v for k, v in options.items() if k in {f.name for f in fields(HttpSampler)}}
-    if not (judge.get('model') or judge.get('base_url')): raise RsrError(
+    if not (judge.get('model') or judge.get('base_url')):
+        raise RsrError(
         f"verifier '{verifier.name}' asks a model: name it with verifier.model or verifier.base_url")
-    if judge.get('model')=='local': judge = {**judge, 'type':'local', 'model':''}
+    if judge.get('model')=='local':
+        judge = {**judge, 'type':'local', 'model':''}
     return verifier, [{'temperature':0.0, **judge}]
 
 # %% ../../nbs/run/00_reward.ipynb #6afe1e9f
 def _text(completion):
     "The text of a completion: a string, a message, or messages."
-    if isinstance(completion, str): return completion
-    if isinstance(completion, dict): return completion.get('content') or ''
+    if isinstance(completion, str):
+        return completion
+    if isinstance(completion, dict):
+        return completion.get('content') or ''
     return completion[-1].get('content') or '' if completion else ''
 
 # %% ../../nbs/run/00_reward.ipynb #35de513a
 def _score(verifier, ask, prompt, response, metadata):
     "A verifier's score, at once for rules, through the judge else."
-    if verifier.inline and hasattr(verifier, 'call'): return as_score(verifier.call(response, metadata), verifier.name).value
+    if verifier.inline and hasattr(verifier, 'call'):
+        return as_score(verifier.call(response, metadata), verifier.name).value
     messages = [dict(role='user', content=prompt)] if isinstance(prompt, str) else prompt
     return run_sync(lambda: verifier.score(response, metadata, prompt=messages, ask=ask)).value
 
@@ -51,8 +58,10 @@ def _asker(options):
     "How a reward asks its judge."
     async def ask(messages, **params):
         s = make_sampler(**options)
-        try: (r,) = await Engine(1, s.patience, s.max_retries).call(lambda: s.ask(messages, **params))
-        finally: await s.close()
+        try:
+            (r,) = await Engine(1, s.patience, s.max_retries).call(lambda: s.ask(messages, **params))
+        finally:
+            await s.close()
         return r.text
     return ask
 
@@ -92,9 +101,12 @@ def write_reward(
     "Write the reward as a module of its own."
     opts = {k:v for k, v in {'type':'mcq-rlvr', **options}.items() if v not in (None, '***')}
     file, _, function = str(opts['type']).rpartition(':')
-    if file.endswith('.py'): opts['type'] = f'{Path(file).resolve()}:{function}'
-    if isinstance(opts.get('rubric'), str) and Path(opts['rubric']).is_file(): opts['rubric'] = str(Path(opts['rubric']).resolve())
-    with Atomic(path, 'w') as f: f.write(_module.format(options=opts))
+    if file.endswith('.py'):
+        opts['type'] = f'{Path(file).resolve()}:{function}'
+    if isinstance(opts.get('rubric'), str) and Path(opts['rubric']).is_file():
+        opts['rubric'] = str(Path(opts['rubric']).resolve())
+    with Atomic(path, 'w') as f:
+        f.write(_module.format(options=opts))
 
 # %% ../../nbs/run/00_reward.ipynb #d3dac1cb
 def edge_cases(
@@ -122,8 +134,10 @@ def edge_table(
     out = []
     for name, response, want in edge_cases(prompt, answer, right):
         t0 = time.perf_counter()
-        try: got = reward(prompt, response, answer=answer)
-        except Exception as e: got = f'{type(e).__name__}: {e}'
+        try:
+            got = reward(prompt, response, answer=answer)
+        except Exception as e:
+            got = f'{type(e).__name__}: {e}'
         ok = not isinstance(got, str) and (want is None or got==want)
         out.append(dict(case=name, reward=got, expected='any' if want is None else want, ok=ok, ms=1000*(time.perf_counter()-t0)))
     return out

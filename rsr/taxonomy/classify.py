@@ -7,8 +7,7 @@ __all__ = ['OUTSIDE', 'OTHER', 'row_text', 'input_rows', 'levels_of', 'place', '
            'read_label', 'label_sampler', 'label_rows', 'label_table', 'label_agreement']
 
 # %% ../../nbs/taxonomy/04_classify.ipynb #1c20e399
-import orjson
-import tempfile
+import orjson, tempfile
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
@@ -35,31 +34,38 @@ def row_text(
 )->str:   # None where there is none
     "What the user wrote in an input row: all user turns."
     ms = row.get('messages')
-    if isinstance(ms, list): return '\n'.join(m['content'] for m in ms if isinstance(m, dict) and m.get('role')=='user' and isinstance(m.get('content'), str)) or None
+    if isinstance(ms, list):
+        return '\n'.join(m['content'] for m in ms if isinstance(m, dict) and m.get('role')=='user' and isinstance(m.get('content'), str)) or None
     return row.get('text') if isinstance(row.get('text'), str) else None
 
 # %% ../../nbs/taxonomy/04_classify.ipynb #356fd093
 def _opened(v):
     "Plain data that stands as JSON text in a cell of a table."
-    try: return orjson.loads(v) if isinstance(v, str) and v[:1] in ('{', '[') else v
-    except ValueError: return v
+    try:
+        return orjson.loads(v) if isinstance(v, str) and v[:1] in ('{', '[') else v
+    except ValueError:
+        return v
 
 def input_rows(
     src,        # a .jsonl or .parquet file, a DataFrame, a list of rows or of texts, a `Run`
     what:str    # for the error: what is being read
 ):
     "Yield the rows of an input; a text becomes a row with an id and that text."
-    if isinstance(src, (str, Path)) and not Path(src).is_file(): raise RsrError(f'{what}: no file {src}')
+    if isinstance(src, (str, Path)) and not Path(src).is_file():
+        raise RsrError(f'{what}: no file {src}')
     for i, (where, row, err) in enumerate(read_rows(src.prompts if hasattr(src, 'rollouts') and not hasattr(src, 'iloc') else src), 1):
-        if isinstance(row, str): row = dict(id=str(i), text=row)
-        if err or not isinstance(row, dict): raise RsrError(f'{where}: {err or f"the row is {type(row).__name__}, neither an object nor a text"}')
+        if isinstance(row, str):
+            row = dict(id=str(i), text=row)
+        if err or not isinstance(row, dict):
+            raise RsrError(f'{where}: {err or f"the row is {type(row).__name__}, neither an object nor a text"}')
         yield {k:_opened(v) if k in ('messages', 'metadata', 'taxonomy') else v for k, v in row.items()}
 
 # %% ../../nbs/taxonomy/04_classify.ipynb #3ed00a13
 def _label(row, columns):
     "The combination that a row carries; None where it carries none."
     for d in (row.get('metadata'), row):
-        if isinstance(d, dict) and isinstance(d.get('taxonomy'), dict): return d['taxonomy']
+        if isinstance(d, dict) and isinstance(d.get('taxonomy'), dict):
+            return d['taxonomy']
     return {k:v for k, v in row.items() if k!='id'} if set(columns)&set(row) and row_text(row) is None else None
 
 # %% ../../nbs/taxonomy/04_classify.ipynb #ec3fb17a
@@ -92,7 +98,8 @@ def read_labelled(
         label = _label(row, t.columns) or {}
         c = {k:NONE if v is None else str(v) for k, v in label.items() if k in levels and (v is not None or k==EDGE)}
         for k, v in label.items():
-            if v is not None and (k not in levels or OUTSIDE in place(levels[k], v)): outside.append(dict(id=str(row.get('id', i)), dimension=str(k), value=str(v)))
+            if v is not None and (k not in levels or OUTSIDE in place(levels[k], v)):
+                outside.append(dict(id=str(row.get('id', i)), dimension=str(k), value=str(v)))
         combos.append(c)
     return combos, outside
 
@@ -106,9 +113,12 @@ def offered(
     "What a judge may choose from: leaves, `other`, and `topic/other` for topics with subtopics."
     nodes, out = t.nodes(dimension), {}
     for path, (_, chain) in nodes.items():
-        if chain[-1].subtopics: out[f'{path}/{OTHER}'] = f'{path}, but none of its subtopics'
-        else: out[path] = ' '.join(v.description for v in chain if v.description)
-    if dimension==EDGE: return {**out, NONE:'an ordinary message'}
+        if chain[-1].subtopics:
+            out[f'{path}/{OTHER}'] = f'{path}, but none of its subtopics'
+        else:
+            out[path] = ' '.join(v.description for v in chain if v.description)
+    if dimension==EDGE:
+        return {**out, NONE:'an ordinary message'}
     return {**out, **({} if OTHER in out else {OTHER:'none of these'})}
 
 # %% ../../nbs/taxonomy/04_classify.ipynb #55f006c1
@@ -137,7 +147,8 @@ def label_messages(
 )->list:
     "What the judge is asked; the same text, the same request."
     text = clean_text(text)
-    if len(text)>chars: text = f'{text[:chars*3//4]}\n[…]\n{text[-chars//4:]}'
+    if len(text)>chars:
+        text = f'{text[:chars*3//4]}\n[…]\n{text[-chars//4:]}'
     about = f' {t.name}: {t.description}' if t.description else ''
     shape = '{'+', '.join(f'"{k}": "…"' for k in t.columns)+'}'
     system = _SYSTEM.format(about=about, dimensions='\n\n'.join(_dimension_text(t, k) for k in t.columns), shape=shape)
@@ -151,18 +162,24 @@ def read_label(
 )->tuple:         # ({dimension: value}, None) or (None, what is wrong)
     "The label in a reply, if it is a whole and an allowed one."
     objs = [o for o in find_objects(split_thinking(reply)[1]) if set(t.columns)&set(o)]
-    if not objs: return None, f'there is no JSON object with the keys {", ".join(t.columns)}'
-    if any(o!=objs[0] for o in objs): return None, f'there are {len(objs)} different JSON objects'
-    if (k := next((k for k in t.columns if k not in objs[0]), None)): return None, f'{k} is missing'
-    if (k := next((k for k in objs[0] if k not in t.columns), None)): return None, f'there is no dimension {str(k)[:60]!r}'
+    if not objs:
+        return None, f'there is no JSON object with the keys {", ".join(t.columns)}'
+    if any(o!=objs[0] for o in objs):
+        return None, f'there are {len(objs)} different JSON objects'
+    if (k := next((k for k in t.columns if k not in objs[0]), None)):
+        return None, f'{k} is missing'
+    if (k := next((k for k in objs[0] if k not in t.columns), None)):
+        return None, f'there is no dimension {str(k)[:60]!r}'
     out = {k:_value(t, k, objs[0][k]) for k in t.columns}
     return next(((None, why) for _, why in out.values() if why), ({k:out[k][0] for k in t.columns}, None))
 
 def _value(t, k, v):
     "(an offered value, None) or (None, what is wrong); an ordinary message has no edge case, which is None too."
     known = {o.casefold():o for o in offered(t, k)}
-    if type(v) is object: return None, f'{k} stands twice'
-    if not isinstance(v, str) or v.strip().casefold() not in known: return None, f'{k}: {str(v)[:60]!r} is none of its values'
+    if type(v) is object:
+        return None, f'{k} stands twice'
+    if not isinstance(v, str) or v.strip().casefold() not in known:
+        return None, f'{k}: {str(v)[:60]!r} is none of its values'
     v = known[v.strip().casefold()]
     return None if v==NONE and k==EDGE else v, None
 
@@ -174,8 +191,10 @@ def label_sampler(
     "The judge; where its server takes a JSON schema, it can only answer in our form."
     # not 0: a reply that could not be read would come again; the run's seed keeps it reproducible where the server honours it
     s = judge_sampler({'temperature':.3, **who}) if isinstance(who, dict) else who
-    if not hasattr(s, 'concurrent_requests'): raise RsrError(f'judge: a mapping such as {{model: …, base_url: …}} or a sampler, not {who!r}')
-    if not isinstance(who, dict) or not takes_schema(s.config): return s
+    if not hasattr(s, 'concurrent_requests'):
+        raise RsrError(f'judge: a mapping such as {{model: …, base_url: …}} or a sampler, not {who!r}')
+    if not isinstance(who, dict) or not takes_schema(s.config):
+        return s
     props = {k:dict(type='string', enum=[*offered(t, k)]) for k in t.columns}
     schema = dict(type='object', properties=props, required=list(props), additionalProperties=False)
     s.extra_params = {'response_format':dict(type='json_schema', json_schema=dict(name='label', strict=True, schema=schema)), **(s.extra_params or {})}
@@ -204,10 +223,13 @@ def _ask_labels(t, texts, sampler, budget, tries, work_dir, progress):
         for p, stop, rs in store.walk():
             read = [read_label(t, split_thinking(r.text, r.reasoning)[1]) if r.text else (None, r.error or r.outcome) for r in rs]
             label = next((x for x, _ in read if x), None)
-            if label: got[ids[p.id]] = label
-            else: why[ids[p.id]] = read[-1][1] if read else f'not asked ({stop or loop.stop_reason})'
+            if label:
+                got[ids[p.id]] = label
+            else:
+                why[ids[p.id]] = read[-1][1] if read else f'not asked ({stop or loop.stop_reason})'
         return got, why, loop
-    finally: store.close()
+    finally:
+        store.close()
 
 # %% ../../nbs/taxonomy/04_classify.ipynb #748260cc
 def label_rows(
@@ -225,8 +247,10 @@ def label_rows(
     sampler, got, why, loop = label_sampler(t, options), {}, {}, None
     budget = Budget(**budget, price=model_price(sampler.model, sampler.price)) if isinstance(budget, dict) else budget
     with nullcontext(work_dir) if work_dir else tempfile.TemporaryDirectory() as d:
-        if todo: got, why, loop = _ask_labels(t, todo, sampler, budget, tries, d, progress)
-    def labelled(row, text): return {**row, 'metadata':{**(row.get('metadata') or {}), 'taxonomy':got[text]}} if text in got and _label(row, t.columns) is None else row
+        if todo:
+            got, why, loop = _ask_labels(t, todo, sampler, budget, tries, d, progress)
+    def labelled(row, text):
+        return {**row, 'metadata':{**(row.get('metadata') or {}), 'taxonomy':got[text]}} if text in got and _label(row, t.columns) is None else row
     out = [labelled(*r) for r in rows]
     bare = [text for (_, text), row in zip(rows, out) if _label(row, t.columns) is None]
     n = loop.n if loop else Counter()
@@ -253,7 +277,8 @@ def label_agreement(
     "Do people and the judge agree, dimension by dimension?"
     t = load_taxonomy(t)
     a, b = read_labelled(by_people, t)[0], read_labelled(by_judge, t)[0]
-    if len(a)!=len(b): raise RsrError(f'label_agreement: {len(a)} rows by people, {len(b)} by the judge; they have to be the same rows')
+    if len(a)!=len(b):
+        raise RsrError(f'label_agreement: {len(a)} rows by people, {len(b)} by the judge; they have to be the same rows')
     def one(k):
         levels = levels_of(t, k)
         at = min(level, len(levels))-1

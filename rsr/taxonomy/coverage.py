@@ -34,8 +34,10 @@ def _level(plan, placed, kw):
     for k, (a, b) in COMPARED.items():
         out[k] = tv_compare(counts[b], counts[a], a!='planned', **kw) if a in counts and b in counts else None
         gone, bare = [s for s in (a, b) if s not in counts], [s for s in (a, b) if out['n'].get(s)==0]
-        if gone: why[k] = f'{gone[0]} was not given'
-        elif bare: why[k] = f"no row of {' or '.join(bare)} has a label"
+        if gone:
+            why[k] = f'{gone[0]} was not given'
+        elif bare:
+            why[k] = f"no row of {' or '.join(bare)} has a label"
     return dict(out, why=why)
 
 # %% ../../nbs/taxonomy/05_coverage.ipynb #50e7637e
@@ -58,7 +60,8 @@ def _odd_cells(a, b, rows, cols, got, share, m=0):
             k, e = got[i][j], n*share[i][j]
             total, p = (k+round(m*share[i][j]), n/(n+m)) if m else (n, share[i][j])
             tail = min(1., 2*(binom_tail(k, total, p) if k>e else binom_tail(total-k, total, 1-p)))
-            if k or e: yield dict(dimensions=[a, b], cell=[x, y], seen=k, expected=float(e), ratio=float(k/e) if e else None, p=tail)
+            if k or e:
+                yield dict(dimensions=[a, b], cell=[x, y], seen=k, expected=float(e), ratio=float(k/e) if e else None, p=tail)
 
 # %% ../../nbs/taxonomy/05_coverage.ipynb #9236fdec
 def _sorted_out(cells, least, ratio):
@@ -75,7 +78,8 @@ def _cells(pairs, least, ratio):
     for name, p in pairs.items():
         a, b = name.split(' × ')
         plan += _odd_cells(a, b, p['rows'], p['cols'], p['generated'], p['planned'])
-        if (m := sum(map(sum, p.get('production', ())))): prod += _odd_cells(a, b, p['rows'], p['cols'], p['generated'], [[x/m for x in r] for r in p['production']], m)
+        if (m := sum(map(sum, p.get('production', ())))):
+            prod += _odd_cells(a, b, p['rows'], p['cols'], p['generated'], [[x/m for x in r] for r in p['production']], m)
     return dict(planned=_sorted_out(plan, least, ratio), **(dict(production=_sorted_out(prod, least, ratio)) if prod else {}))
 
 # %% ../../nbs/taxonomy/05_coverage.ipynb #f2f0c899
@@ -88,7 +92,8 @@ def _share_of_edges(t, combos):
 def _grouped(outside):
     "Values outside the taxonomy: how often, and the first ids."
     n, ids = Counter((o['dimension'], o['value']) for o in outside), {}
-    for o in outside: ids.setdefault((o['dimension'], o['value']), []).append(o['id'])
+    for o in outside:
+        ids.setdefault((o['dimension'], o['value']), []).append(o['id'])
     return [dict(dimension=k, value=v, count=c, ids=ids[k, v][:5]) for (k, v), c in n.most_common()]
 
 # %% ../../nbs/taxonomy/05_coverage.ipynb #6588cc1f
@@ -113,9 +118,11 @@ def _advice(unlabelled, n):
 
 def _judged(t, production, judge, work_dir):
     "(production with labels, how the labelling went)."
-    if judge is None or production is None: return production, None
+    if judge is None or production is None:
+        return production, None
     rows, counts = label_rows(t, production, judge, work_dir)
-    if counts['stopped']=='interrupted': raise KeyboardInterrupt   # half of production is another production
+    if counts['stopped']=='interrupted':
+        raise KeyboardInterrupt   # half of production is another production
     return rows, counts
 
 # %% ../../nbs/taxonomy/05_coverage.ipynb #f656586f
@@ -123,7 +130,8 @@ def _compared(t, sets, **kw):
     "({dimension: its levels}, {dimension: {label: leaf}})."
     levels = {k:levels_of(t, k) for k in t.columns}
     put = {k:{v:place(levels[k], v) for cs in sets.values() for c in cs if (v := c.get(k)) is not None} for k in t.columns}
-    def level(k, i): return _level(levels[k][i], {s:[put[k][c[k]][i] if k in c else None for c in cs] for s, cs in sets.items()}, kw)
+    def level(k, i):
+        return _level(levels[k][i], {s:[put[k][c[k]][i] if k in c else None for c in cs] for s, cs in sets.items()}, kw)
     return {k:[level(k, i) for i in range(len(levels[k]))] for k in t.columns}, {k:{v:p[-1] for v, p in put[k].items() if p[-1]!=OUTSIDE} for k in t.columns}
 
 # %% ../../nbs/taxonomy/05_coverage.ipynb #3d3d9c1e
@@ -151,7 +159,8 @@ def coverage(
                 forbidden=sum(bool(c) and not t.allowed(c) for c in sets['generated']), dimensions=dims, pairs=pairs, cells=_cells(pairs, least, ratio), edge_share=edges)
 
 # %% ../../nbs/taxonomy/05_coverage.ipynb #6f5fc45a
-def _plain(x): return ''.join(c if c.isprintable() else '?' for c in x)[:60]   # ids and names come from outside
+def _plain(x):
+    return ''.join(c if c.isprintable() else '?' for c in x)[:60]   # ids and names come from outside
 
 def _outside_line(s, o):
     ids = ', '.join(map(_plain, o['ids'][:3]))
@@ -159,7 +168,8 @@ def _outside_line(s, o):
 
 def _distance(v, k):
     "One distance of a level, or why there is none."
-    if (c := v[k]) is None: return f"– {why}" if (why := v['why'].get(k, '')) and 'not given' not in why else '–'
+    if (c := v[k]) is None:
+        return f"– {why}" if (why := v['why'].get(k, '')) and 'not given' not in why else '–'
     return f"{c['tv']:.3f} [{c['interval'][0]:.2f}, {c['interval'][1]:.2f}], by chance {c['chance']:.3f}{' *' if c['beyond_chance'] else ''}"
 
 def _rests_on(v):
@@ -176,13 +186,15 @@ def _level_lines(name, levels):
 
 def _cell_lines(title, cells, k):
     "The first `k` cells of a kind."
-    if not cells: return []
+    if not cells:
+        return []
     said = [f"    {c['dimensions'][0]} {c['cell'][0]}, {c['dimensions'][1]} {c['cell'][1]}: {c['seen']}, expected {c['expected']:.1f}" for c in cells[:k]]
     return [f'{title}: {len(cells)}', *said, *([f'    … {len(cells)-k} more'] if len(cells)>k else [])]
 
 def _edge_line(e):
     "Edge cases: planned, and in each set."
-    def said(x): return f"{x['share']:.1%} [{x['interval'][0]:.1%}, {x['interval'][1]:.1%}]" if x['n'] else '– no row has a label'
+    def said(x):
+        return f"{x['share']:.1%} [{x['interval'][0]:.1%}, {x['interval'][1]:.1%}]" if x['n'] else '– no row has a label'
     return ', '.join([f"edge cases: planned {e['planned']:.1%}", *(f'{s} {said(e[s])}' for s in ('generated', 'production') if s in e)])
 
 # %% ../../nbs/taxonomy/05_coverage.ipynb #094b7876
@@ -194,12 +206,17 @@ def coverage_table(
     out = [label_table(d['labelling'])] if d['labelling'] else []
     out += [f"rows: {', '.join(f'{s} {n:,}'+(f' ({u:,} without label)' if (u := d['unlabelled'][s]) else '') for s, n in d['n'].items())}", *d['advice'],
            f"{'total-variation distance':26} {'planned to generated':42} {'generated to production':42}".rstrip()]
-    for name, levels in d['dimensions'].items(): out += _level_lines(name, levels)
+    for name, levels in d['dimensions'].items():
+        out += _level_lines(name, levels)
     out.append('  * more than chance explains (5 %)')
-    if d['edge_share']: out.append(_edge_line(d['edge_share']))
-    for s, v in d['cells'].items(): out += _cell_lines(f'cells missing against {s}', v['missing'], k)+_cell_lines(f'cells over-fed against {s}', v['over_fed'], k)
-    for s, v in d['outside'].items(): out += [_outside_line(s, o) for o in v[:k]]
-    if d['forbidden']: out.append(f"{d['forbidden']} generated rows break a condition of the taxonomy")
+    if d['edge_share']:
+        out.append(_edge_line(d['edge_share']))
+    for s, v in d['cells'].items():
+        out += _cell_lines(f'cells missing against {s}', v['missing'], k)+_cell_lines(f'cells over-fed against {s}', v['over_fed'], k)
+    for s, v in d['outside'].items():
+        out += [_outside_line(s, o) for o in v[:k]]
+    if d['forbidden']:
+        out.append(f"{d['forbidden']} generated rows break a condition of the taxonomy")
     return '\n'.join(out)
 
 # %% ../../nbs/taxonomy/05_coverage.ipynb #87f09aef
@@ -215,8 +232,10 @@ def _bars(ax, name, v):
     "The shares of one dimension: planned, generated, production."
     shown = [s for s in _SETS if v.get(s)]
     h = .8/len(shown)
-    for i, s in enumerate(shown): ax.barh([y+(i-(len(shown)-1)/2)*h for y in range(len(v['values']))], v[s], h, label=s, edgecolor='#ffffffa0', linewidth=0, **_SETS[s])
-    row_names(ax, v['values']); count_ticks(ax.xaxis, percent=True)
+    for i, s in enumerate(shown):
+        ax.barh([y+(i-(len(shown)-1)/2)*h for y in range(len(v['values']))], v[s], h, label=s, edgecolor='#ffffffa0', linewidth=0, **_SETS[s])
+    row_names(ax, v['values'])
+    count_ticks(ax.xaxis, percent=True)
     head(ax, _titles(name, v), 'share (%); '+', '.join(f'{n:,} {s}' for s, n in v['n'].items()), key=False)
 
 # %% ../../nbs/taxonomy/05_coverage.ipynb #37074435
@@ -226,7 +245,8 @@ def _panels(dims):
     cols = 2 if len(dims)==4 else min(3, len(dims))
     rows = -(-len(dims)//cols)
     axes = plt.subplots(rows, cols, figsize=(4*cols, rows*(1.5+.42*max(len(v['values']) for v in dims.values()))), layout='constrained', squeeze=False)[1].ravel()
-    for ax in axes[len(dims):]: ax.axis('off')
+    for ax in axes[len(dims):]:
+        ax.axis('off')
     return axes
 
 def plot_coverage(
@@ -239,10 +259,13 @@ def plot_coverage(
     dims, own = {k:v[min(level or len(v), len(v))-1] for k, v in d['dimensions'].items()}, axes is None
     with style(dark):
         axes = _panels(dims) if own else list(axes)
-        for ax, (k, v) in zip(axes, dims.items()): _bars(tidy(ax, dark), k, v)
+        for ax, (k, v) in zip(axes, dims.items()):
+            _bars(tidy(ax, dark), k, v)
         key = {n:h for ax in axes for h, n in zip(*ax.get_legend_handles_labels())}
-        if own: axes[0].figure.legend(key.values(), key, loc='outside lower center', ncols=3)
-        else: axes[0].legend(key.values(), key)
+        if own:
+            axes[0].figure.legend(key.values(), key, loc='outside lower center', ncols=3)
+        else:
+            axes[0].legend(key.values(), key)
     return axes
 
 # %% ../../nbs/taxonomy/05_coverage.ipynb #6bdbaf38
@@ -250,9 +273,11 @@ def _pair_counts(d, a, b, against):
     "(rows, columns, counts generated, counts expected) of two dimensions, `a` down and `b` across."
     import numpy as np
     p = d['pairs'].get(f'{b} × {a}' if (flip := f'{a} × {b}' not in d['pairs']) else f'{a} × {b}')
-    if p is None: raise RsrError(f"no pair of the dimensions '{a}' and '{b}'; there are {', '.join(d['dimensions'])}")
+    if p is None:
+        raise RsrError(f"no pair of the dimensions '{a}' and '{b}'; there are {', '.join(d['dimensions'])}")
     against = against or ('production' if 'production' in p else 'planned')
-    if against not in p: raise RsrError(no_such('set to compare with', against, [s for s in ('planned', 'production') if s in p]))
+    if against not in p:
+        raise RsrError(no_such('set to compare with', against, [s for s in ('planned', 'production') if s in p]))
     got, want = (np.array(p[k], float).T if flip else np.array(p[k], float) for k in ('generated', against))
     return *((p['cols'], p['rows']) if flip else (p['rows'], p['cols'])), got, want/max(want.sum(), 1e-12)*got.sum(), against
 
@@ -282,18 +307,22 @@ def plot_pairs(
     with style(dark):
         ax = tidy(ax or plt.subplots(figsize=(2.4+1.1*len(cols), 1.2+.45*len(rows)), layout='constrained')[1], dark)
         _heat(ax, got, want)
-        row_names(ax, rows); ax.set_ylim(len(rows)-.5, -.5)
+        row_names(ax, rows)
+        ax.set_ylim(len(rows)-.5, -.5)
         ax.set_xticks(range(len(cols)), cols, **(dict(rotation=30, ha='right') if len(cols)>6 else {}))
         head(ax, f"{a} × {b}\n{many(int(got.sum()), 'generated row')} of those expected from {'production' if against=='production' else 'the plan'}", key=False)
-        for t in ax.get_xticklabels(): t.set_parse_math(False)
-        for side in ax.spines.values(): side.set_visible(False)
+        for t in ax.get_xticklabels():
+            t.set_parse_math(False)
+        for side in ax.spines.values():
+            side.set_visible(False)
     return ax
 
 # %% ../../nbs/taxonomy/05_coverage.ipynb #c784f819
 def _refit(values, seen, prior, path=''):
     "Values with the weights of `seen`: {path: rows}, topics and subtopics."
     total = sum(seen[path+v.name] for v in values)
-    if not total+prior: return values
+    if not total+prior:
+        return values
     return [replace(v, weight=(seen[path+v.name]+prior*v.weight)/(total+prior), subtopics=_refit(v.subtopics, seen, prior, f'{path}{v.name}/')) for v in values]
 
 def _refit_edges(t, seen, prior, share):
@@ -311,15 +340,18 @@ def fit(
 )->Taxonomy:
     "The taxonomy with weights refitted to production."
     t = load_taxonomy(t)
-    if not prior>=0: raise RsrError(f'fit: prior: {prior!r} is not a number of rows from 0 up')
+    if not prior>=0:
+        raise RsrError(f'fit: prior: {prior!r} is not a number of rows from 0 up')
     combos, outside = read_labelled(production, t)
-    if not any(combos): raise RsrError("fit: no row of production has a label (metadata.taxonomy); let a judge label them first: "
+    if not any(combos):
+        raise RsrError("fit: no row of production has a label (metadata.taxonomy); let a judge label them first: "
                                          "rows, _ = rsr.classify.label_rows(taxonomy, production, dict(model=…)), in a shell judge.model=…")
     levels = {k:levels_of(t, k) for k in t.columns}
     seen = {k:Counter(p for c in combos if k in c for p in {*place(levels[k], c[k])} if p not in (None, OUTSIDE)) for k in t.columns}
     new = replace(t, dimensions=[replace(d, values=_refit(d.values, seen[d.name], prior)) for d in t.dimensions],
                   **(_refit_edges(t, seen[EDGE], prior, edges) if t.edge_cases else {}))
-    if outside: warnings.warn(f"{len({o['id'] for o in outside})} of {len(combos)} rows have values that {t.name} does not know, which no weight can cover: "
+    if outside:
+        warnings.warn(f"{len({o['id'] for o in outside})} of {len(combos)} rows have values that {t.name} does not know, which no weight can cover: "
                               +', '.join(f"{_plain(o['dimension'])} {o['value'][:60]!r} ({o['count']})" for o in _grouped(outside)[:5]), stacklevel=2)
     return new
 

@@ -41,7 +41,8 @@ def forbid(self:Design,
     "Exclude pairs of values."
     self.ok[c][i][d] &= ~mask
     for j in range(len(self.values[d])):
-        if mask>>j&1: self.ok[d][j][c] &= ~(1<<i)
+        if mask>>j&1:
+            self.ok[d][j][c] &= ~(1<<i)
 
 @patch(as_prop=True)
 def linked(self:Design)->list:
@@ -62,11 +63,13 @@ def search(self:Design,
     choose       # (column, dom) -> values in the order to try them
 )->list:         # a value number for each column; None: no row has this
     "The first row that keeps all conditions."
-    if not order: return [m.bit_length()-1 for m in dom]
+    if not order:
+        return [m.bit_length()-1 for m in dom]
     c, *rest = order
     for i in choose(c, dom):
         left = [a&b for a, b in zip(dom, self.ok[c][i])]
-        if all(left) and (row := self.search(left, rest, choose)): return row
+        if all(left) and (row := self.search(left, rest, choose)):
+            return row
 
 # %% ../../nbs/taxonomy/01_designs.ipynb #dbfcfdac
 @patch
@@ -103,12 +106,14 @@ def independent_rows(
     rng            # random.Random
 )->list:           # [[value number, …], …]
     "Rows drawn by the weights, again where a condition is broken."
-    def draw(c): return min(bisect(design.cum[c], rng.random()*design.cum[c][-1]), len(design.values[c])-1)
+    def draw(c):
+        return min(bisect(design.cum[c], rng.random()*design.cum[c][-1]), len(design.values[c])-1)
     def one():
         fixed = {c:draw(c) for c in design.kept}
         for _ in range(200):
             row = [fixed[c] if c in fixed else draw(c) for c in range(len(design.full))]
-            if design.holds(row): return row
+            if design.holds(row):
+                return row
         choose = _by_weight(design, rng)
         return design.complete(fixed, choose) or design.complete({}, choose)
     return [one() for _ in range(n)]
@@ -128,11 +133,13 @@ def apportion(
 def _divide(n, quotas, depth, rng):
     "Divide n among the nodes at this depth, then each node's number below it."
     nodes = {}
-    for path, q in quotas.items(): nodes.setdefault(path[depth], {})[path] = q
+    for path, q in quotas.items():
+        nodes.setdefault(path[depth], {})[path] = q
     sums = {k:sum(v.values()) for k, v in nodes.items()}
     out = {k:math.floor(s) for k, s in sums.items()}
     order = sorted(nodes, key=lambda k: (out[k]-sums[k], rng.random() if rng else 0))
-    for k in order[:n-sum(out.values())]: out[k] += 1
+    for k in order[:n-sum(out.values())]:
+        out[k] += 1
     deeper = {k for k, v in nodes.items() if min(map(len, v))>depth+1}
     return {p:c for k, v in nodes.items() for p, c in (_divide(out[k], v, depth+1, rng) if k in deeper else {k:out[k]}).items()}
 
@@ -144,13 +151,15 @@ def _broken(design, linked, row, c, i):
 
 def _gain(design, linked, a, b, cs):
     "How many conditions fewer are broken when rows a and b swap the columns cs."
-    def count(p): return sum(not design.ok[c][p[c]][d]>>p[d]&1 for c in cs for d in linked[c] if d<c or d not in cs)
+    def count(p):
+        return sum(not design.ok[c][p[c]][d]>>p[d]&1 for c in cs for d in linked[c] if d<c or d not in cs)
     x, y = ([q[c] if c in cs else p[c] for c in range(len(p))] for p, q in ((a, b), (b, a)))
     return count(a)+count(b)-count(x)-count(y)
 
 def _swap(rows, a, b, cs):
     "Let rows a and b swap the columns cs."
-    for c in cs: rows[a][c], rows[b][c] = rows[b][c], rows[a][c]
+    for c in cs:
+        rows[a][c], rows[b][c] = rows[b][c], rows[a][c]
 
 # %% ../../nbs/taxonomy/01_designs.ipynb #1de3c34e
 def _sweep(design, linked, rows, rng):
@@ -161,7 +170,9 @@ def _sweep(design, linked, rows, rng):
             good = {j for j in range(len(design.values[c])) if _broken(design, linked, row, c, j)<now}
             some = [s for s in rng.choices(range(len(rows)), k=20) if rows[s][c] in good] if good else []
             s = next((s for s in some if _broken(design, linked, rows[s], c, i)<=_broken(design, linked, rows[s], c, rows[s][c])), None)
-            if s is not None: _swap(rows, r, s, {c}); break
+            if s is not None:
+                _swap(rows, r, s, {c})
+                break
 
 def _best_swap(design, linked, a, kinds, rng):
     "(gain, columns, kind) of the best swap of kind `a` with another, of one column or of several tied ones; None: all make it worse."
@@ -177,33 +188,41 @@ def _repair(design, rows, rng):
     "Swap values within columns until no condition is broken, or nothing helps; the rows that are left."
     linked, kinds, idle = design.linked, {}, 0
     tied = {c for c, o in enumerate(linked) if o}
-    def kind(r): return tuple(i if c in tied else 0 for c, i in enumerate(rows[r]))   # rows that no condition tells apart
-    def bad(k): return any(_broken(design, linked, k, c, k[c]) for c in tied)
-    for _ in range(2): _sweep(design, linked, rows, rng)
-    for r in range(len(rows)): kinds.setdefault(kind(r), []).append(r)
+    def kind(r):
+        return tuple(i if c in tied else 0 for c, i in enumerate(rows[r]))   # rows that no condition tells apart
+    def bad(k):
+        return any(_broken(design, linked, k, c, k[c]) for c in tied)
+    for _ in range(2):
+        _sweep(design, linked, rows, rng)
+    for r in range(len(rows)):
+        kinds.setdefault(kind(r), []).append(r)
     while (todo := [k for k in kinds if bad(k)]) and idle<60:
         found = _best_swap(design, linked, a := rng.choice(todo), rng.sample([*kinds], min(len(kinds), 1000)), rng)
         idle = 0 if found and found[0]>0 else idle+1
-        if not found: continue
+        if not found:
+            continue
         gain, cs, b = found
         for _ in range(min(len(kinds[a]), len(kinds[b])) if gain else 1):
             r, s = kinds[a].pop(), kinds[b].pop()
             _swap(rows, r, s, cs)
-            for q in (r, s): kinds.setdefault(kind(q), []).append(q)
+            for q in (r, s):
+                kinds.setdefault(kind(q), []).append(q)
         kinds = {k:v for k, v in kinds.items() if v}
     return [r for k in todo for r in kinds[k]]
 
 # %% ../../nbs/taxonomy/01_designs.ipynb #e96d3c8d
 def _give_way(design, row, rng):
     "The row with as little changed as keeps all conditions."
-    def room(c): return [i for i in range(len(design.values[c])) if design.holds([*row[:c], i, *row[c+1:]])]
+    def room(c):
+        return [i for i in range(len(design.values[c])) if design.holds([*row[:c], i, *row[c+1:]])]
     rooms = {c:r for c in range(len(row)) if (r := room(c)) and any(design.weights[c][i] for i in r)}
     if rooms:
         c = max(rooms, key=lambda c: (c not in design.kept, sum(design.weights[c][i] for i in rooms[c]), rng.random()))
         i, = rng.choices(rooms[c], [design.weights[c][i] for i in rooms[c]])
         return [*row[:c], i, *row[c+1:]]
     by_weight = _by_weight(design, rng)
-    def choose(c, dom): yield from sorted(by_weight(c, dom), key=lambda i: i!=row[c])
+    def choose(c, dom):
+        yield from sorted(by_weight(c, dom), key=lambda i: i!=row[c])
     return design.complete({c:row[c] for c in design.kept}, choose) or design.complete({}, choose)
 
 # %% ../../nbs/taxonomy/01_designs.ipynb #61383d3c
@@ -214,11 +233,14 @@ def quota_rows(
     weights=None   # [{value: weight}, …], one for each column; None: the design's
 )->list:           # [[value number, …], …]
     "Rows in which each value comes n × weight times, to within one, as far as the conditions allow."
-    def column(vs, w): return [i for i, v in enumerate(vs) for _ in range(w[v])]
+    def column(vs, w):
+        return [i for i, v in enumerate(vs) for _ in range(w[v])]
     cols = [column(vs, apportion(n, w, rng)) for vs, w in zip(design.values, weights or design.columns.values())]
-    for col in cols: rng.shuffle(col)
+    for col in cols:
+        rng.shuffle(col)
     rows = [list(r) for r in zip(*cols)]
-    for r in _repair(design, rows, rng): rows[r] = _give_way(design, rows[r], rng)
+    for r in _repair(design, rows, rng):
+        rows[r] = _give_way(design, rows[r], rng)
     return rows
 
 # %% ../../nbs/taxonomy/01_designs.ipynb #db5b5dbd
@@ -230,9 +252,12 @@ def off_plan(
     out = []
     for c, (name, col) in enumerate(design.columns.items()):
         plan, got, total = Counter(), Counter(), sum(col.values())
-        def up(v): return ['/'.join(p[:k]) for p in [v.split('/')] for k in range(1, len(p)+1)]
-        for v, w in col.items(): plan.update({k:len(rows)*w/total for k in up(v)})
-        for row in rows: got.update(up(design.values[c][row[c]]))
+        def up(v):
+            return ['/'.join(p[:k]) for p in [v.split('/')] for k in range(1, len(p)+1)]
+        for v, w in col.items():
+            plan.update({k:len(rows)*w/total for k in up(v)})
+        for row in rows:
+            got.update(up(design.values[c][row[c]]))
         out += [(name, v, p, got[v]) for v, p in plan.items() if abs(p-got[v])>1+1e-6]
     return out
 
@@ -246,8 +271,10 @@ def possible_pairs(
     for c, d in _combinations(range(len(design.full)), 2):
         for i in range(len(design.values[c])):
             for j in range(len(design.values[d])):
-                if free or design.complete({c:i, d:j}): continue
-                pair[c][i][d] &= ~(1<<j); pair[d][j][c] &= ~(1<<i)
+                if free or design.complete({c:i, d:j}):
+                    continue
+                pair[c][i][d] &= ~(1<<j)
+                pair[d][j][c] &= ~(1<<i)
                 gone.append((name(c, i), name(d, j)))
     return pair, gone
 
@@ -264,9 +291,11 @@ def _candidate(design, left, rng):
     start = {c:i, d:rng.choice(bits(left[c][i][d]))}
     order = [*start, *rng.sample(rest := [x for x in m if x not in start], len(rest))]
     def choose(x, dom):
-        if x in start: return [start[x]]
+        if x in start:
+            return [start[x]]
         before = [(y, dom[y].bit_length()-1) for y in order[:order.index(x)]]
-        def gain(v): return sum(left[y][j][x]>>v&1 for y, j in before), sum(map(int.bit_count, left[x][v])), rng.random()
+        def gain(v):
+            return sum(left[y][j][x]>>v&1 for y, j in before), sum(map(int.bit_count, left[x][v])), rng.random()
         return sorted(bits(dom[x]), key=gain, reverse=True)
     return design.search([*design.full], order, choose)
 
@@ -277,7 +306,8 @@ def _array(design, pair, rng, candidates):
     while any(b for col in left for bs in col for b in bs):
         row = max((_candidate(design, left, rng) for _ in range(candidates)), key=lambda r: _new(left, r))
         for c, i in enumerate(row):
-            for d, j in enumerate(row): left[c][i][d] &= ~(1<<j)
+            for d, j in enumerate(row):
+                left[c][i][d] &= ~(1<<j)
         rows.append(row)
     return rows
 
@@ -289,7 +319,8 @@ def covering_rows(
     "Rows in which each possible pair of values of two columns comes at least once."
     pair, _ = possible_pairs(design)
     n = sum(map(int.bit_count, (b for col in pair for bs in col for b in bs)))//2
-    if len(design.full)==1: return [[i] for i in range(len(design.values[0]))]
+    if len(design.full)==1:
+        return [[i] for i in range(len(design.values[0]))]
     return min((_array(design, pair, rng, 12) for _ in range(max(1, min(20, work//max(1, n))))), key=len)
 
 # %% ../../nbs/taxonomy/01_designs.ipynb #52a760d2

@@ -7,8 +7,7 @@ __all__ = ['NONE', 'VALUE_KEYS', 'Value', 'Dimension', 'walk', 'as_condition', '
            'make_values', 'make_dimension', 'value_dict', 'make_edges']
 
 # %% ../../nbs/taxonomy/00_dimensions.ipynb #214102e4
-import math
-import warnings
+import math, warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -78,9 +77,11 @@ _KIND = {Real:'a number', str:'a text', dict:'a mapping', list:'a list', tuple:'
 
 def check_keys(d, keys, at):
     "Raise unless `d` is a mapping with these keys and types only."
-    if not isinstance(d, dict): raise RsrError(f'{at}: {d!r} is not a mapping with the keys {", ".join(keys)}')
+    if not isinstance(d, dict):
+        raise RsrError(f'{at}: {d!r} is not a mapping with the keys {", ".join(keys)}')
     for k, v in d.items():
-        if k not in keys: raise RsrError(f'{at}: {no_such("key", k, keys)}')
+        if k not in keys:
+            raise RsrError(f'{at}: {no_such("key", k, keys)}')
         kinds = keys[k] if isinstance(keys[k], tuple) else (keys[k],)
         if v is not None and (not isinstance(v, kinds) or (isinstance(v, bool) and bool not in kinds)):
             raise RsrError(f'{at}: {k}: {v!r} is not {" or ".join(dict.fromkeys(_KIND[t] for t in kinds))}')
@@ -88,27 +89,34 @@ def check_keys(d, keys, at):
 # %% ../../nbs/taxonomy/00_dimensions.ipynb #510a25e0
 def check_name(k, at):
     "A name as text."
-    if k is None or isinstance(k, bool): raise RsrError(f'{at}: the name {k!r} is not a text (YAML reads yes, no, on, off and null as something else: put the word in quotes)')
+    if k is None or isinstance(k, bool):
+        raise RsrError(f'{at}: the name {k!r} is not a text (YAML reads yes, no, on, off and null as something else: put the word in quotes)')
     k = str(k).strip()
-    if not k or '/' in k or '{' in k or '}' in k: raise RsrError(f"{at}: {k!r} cannot be a name: it is empty, or has a '/' (which joins a topic and its subtopic) or a brace")
+    if not k or '/' in k or '{' in k or '}' in k:
+        raise RsrError(f"{at}: {k!r} cannot be a name: it is empty, or has a '/' (which joins a topic and its subtopic) or a brace")
     return k
 
 # %% ../../nbs/taxonomy/00_dimensions.ipynb #d991c401
 def make_values(spec, at, normalize, keys=VALUE_KEYS):
     "[Value, …] of a mapping of names to weights or mappings, or of Values."
     if isinstance(spec, (list, tuple)) and all(isinstance(v, Value) for v in spec):
-        if (twice := [k for k, n in Counter(v.name for v in spec).items() if n>1]): raise RsrError(f'{at}: value {twice[0]!r} is there twice; give each its own name')
+        if (twice := [k for k, n in Counter(v.name for v in spec).items() if n>1]):
+            raise RsrError(f'{at}: value {twice[0]!r} is there twice; give each its own name')
         spec = {v.name:value_dict(v) for v in spec}
-    if not isinstance(spec, dict) or not spec: raise RsrError(f'{at}: {spec!r} is not a mapping of values to weights, e.g. {{calm: 0.7, furious: 0.3}}')
+    if not isinstance(spec, dict) or not spec:
+        raise RsrError(f'{at}: {spec!r} is not a mapping of values to weights, e.g. {{calm: 0.7, furious: 0.3}}')
     return _sum_to_one([_make_value(check_name(k, at), v, f'{at}, value {str(k)!r}', normalize, keys) for k, v in spec.items()], at, normalize)
 
 def _make_value(name, d, at, normalize, keys):
     "A checked Value."
-    if not isinstance(d, dict): d = dict(weight=d)
+    if not isinstance(d, dict):
+        d = dict(weight=d)
     check_keys(d, keys, at)
     w = d.get('weight')
-    if w is None: raise RsrError(f'{at}: it has no weight; give it a share of its level, e.g. {name}: {{weight: 0.25}} or {name}: 0.25')
-    if not 0<=w<math.inf: raise RsrError(f'{at}: weight: {w!r} is not a number from 0 to 1')
+    if w is None:
+        raise RsrError(f'{at}: it has no weight; give it a share of its level, e.g. {name}: {{weight: 0.25}} or {name}: 0.25')
+    if not 0<=w<math.inf:
+        raise RsrError(f'{at}: weight: {w!r} is not a number from 0 to 1')
     subs = make_values(d['subtopics'], f"{at.rpartition(', value')[0]}, subtopics of {name!r}", normalize) if d.get('subtopics') else []
     return Value(name, float(w), d.get('description') or '', subs, *(as_condition(d.get(k)) for k in ('only_if', 'never_with', 'with')))
 
@@ -116,9 +124,12 @@ def _make_value(name, d, at, normalize, keys):
 def _sum_to_one(vs, at, normalize):
     "The values, if their weights sum to 1, or scaled to it."
     s = math.fsum(v.weight for v in vs)
-    if abs(s-1)<=1e-6: return vs
-    if not s: raise RsrError(f'{at}: every weight is 0; give at least one value a weight above 0')
-    if normalize: return [replace(v, weight=v.weight/s) for v in vs]
+    if abs(s-1)<=1e-6:
+        return vs
+    if not s:
+        raise RsrError(f'{at}: every weight is 0; give at least one value a weight above 0')
+    if normalize:
+        return [replace(v, weight=v.weight/s) for v in vs]
     mend = ', '.join(f'{v.name}: {v.weight/s:.4g}' for v in vs)
     raise RsrError(f'{at}: the weights sum to {s:.6g}, not to 1 ({abs(s-1):.6g} too {"much" if s>1 else "little"}); in the same proportion they would be '
                    f'{{{mend}}}; normalize: true at the top of the taxonomy does that')
@@ -126,7 +137,8 @@ def _sum_to_one(vs, at, normalize):
 # %% ../../nbs/taxonomy/00_dimensions.ipynb #aaf39957
 def make_dimension(name, d, at, normalize):
     "A checked Dimension, of {description, values} or of the short form {value: weight, …}."
-    if isinstance(d, Dimension): d = dict(description=d.description, values=d.values)
+    if isinstance(d, Dimension):
+        d = dict(description=d.description, values=d.values)
     if isinstance(d, dict) and ('values' in d or isinstance(d.get('description'), str)):
         check_keys(d, dict(description=str, values=(dict, list, tuple)), at)
         return Dimension(name, make_values(d.get('values'), at, normalize), d.get('description') or '')
@@ -147,18 +159,26 @@ def make_edges(
     normalize:bool
 )->tuple:           # ([Value, …], share)
     "Checked edge cases; a share outside 5 to 30 % is warned about."
-    if isinstance(e, dict) and e: share, e = _share_and_values(e, at)
+    if isinstance(e, dict) and e:
+        share, e = _share_and_values(e, at)
     vs = make_values(e, at, normalize, {**VALUE_KEYS, 'with':dict}) if e else []
-    if not 0<=share<1: raise RsrError(f'{at}: share: {share!r} is not a number from 0 to 1, e.g. 0.15')
-    if share and not e: raise RsrError(f'{at}: a share of {share:g}, but no edge cases; name them under values')
-    if any(v.name==NONE for v in vs): raise RsrError(f"{at}: value '{NONE}': the name stands for prompts that are no edge case; choose another")
-    if any(v.subtopics for v in vs): raise RsrError(f'{at}: edge cases have no subtopics; name each one by itself')
-    if e and not .05<=share<=.30: warnings.warn(f'{at}: the share is {share:.0%}; below 5 % they are hardly learnt, above 30 % they crowd out the ordinary', stacklevel=5)
+    if not 0<=share<1:
+        raise RsrError(f'{at}: share: {share!r} is not a number from 0 to 1, e.g. 0.15')
+    if share and not e:
+        raise RsrError(f'{at}: a share of {share:g}, but no edge cases; name them under values')
+    if any(v.name==NONE for v in vs):
+        raise RsrError(f"{at}: value '{NONE}': the name stands for prompts that are no edge case; choose another")
+    if any(v.subtopics for v in vs):
+        raise RsrError(f'{at}: edge cases have no subtopics; name each one by itself')
+    if e and not .05<=share<=.30:
+        warnings.warn(f'{at}: the share is {share:.0%}; below 5 % they are hardly learnt, above 30 % they crowd out the ordinary', stacklevel=5)
     return vs, float(share)
 
 def _share_and_values(e, at):
     "The two parts of edge cases in their long form."
     check_keys(e, dict(share=Real, values=(dict, list)), at)
-    if e.get('share') is None: raise RsrError(f'{at}: it has no share; say which share of the prompts they are, e.g. share: 0.15')
-    if not e.get('values'): raise RsrError(f'{at}: it has no values; name the edge cases with their weights')
+    if e.get('share') is None:
+        raise RsrError(f'{at}: it has no share; say which share of the prompts they are, e.g. share: 0.15')
+    if not e.get('values'):
+        raise RsrError(f'{at}: it has no values; name the edge cases with their weights')
     return e['share'], e['values']

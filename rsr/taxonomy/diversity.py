@@ -7,8 +7,7 @@ __all__ = ['words', 'ngrams', 'read_texts', 'distinct_n', 'distinct_curve', 'jac
            'near_pairs', 'lengths', 'diversity', 'diversity_table', 'plot_diversity']
 
 # %% ../../nbs/taxonomy/06_diversity.ipynb #88d363b7
-import random
-import re
+import random, re
 from collections import Counter
 from itertools import chain, combinations
 from ..data.text import clean_text
@@ -43,9 +42,11 @@ def read_texts(
     "The prompts to compare; raises with the first that has no text."
     out = []
     for i, row in enumerate(input_rows(src, 'diversity'), 1):
-        if (text := row_text(row)) is None: raise RsrError(f'row {i}: it has neither messages with a user turn nor a text')
+        if (text := row_text(row)) is None:
+            raise RsrError(f'row {i}: it has neither messages with a user turn nor a text')
         out.append((str(row.get('id', i)), text, row))
-    if not out: raise RsrError('diversity: there are no rows')
+    if not out:
+        raise RsrError('diversity: there are no rows')
     return out
 
 # %% ../../nbs/taxonomy/06_diversity.ipynb #3a16897e
@@ -69,8 +70,10 @@ def distinct_curve(
     stops = {max(1, round(len(texts)**((i+1)/points))) for i in range(points)}
     for i, ws in enumerate(order, 1):
         total += len(ws)
-        if len(ws)>=n: seen.update(ngrams(ws, n))
-        if i in stops and total: out.append((total, len(seen)/total))
+        if len(ws)>=n:
+            seen.update(ngrams(ws, n))
+        if i in stops and total:
+            out.append((total, len(seen)/total))
     return out
 
 # %% ../../nbs/taxonomy/06_diversity.ipynb #02df5879
@@ -100,7 +103,8 @@ def mean_overlap(
     "Mean Jaccard similarity of two texts."
     n, rng = len(sets), random.Random(seed)
     of = n*(n-1)//2
-    if not of: return dict(mean=None, se=None, pairs=0, of=0)
+    if not of:
+        return dict(mean=None, se=None, pairs=0, of=0)
     pairs = combinations(range(n), 2) if of<=most else ((i, j+(j>=i)) for i, j in ((rng.randrange(n), rng.randrange(n-1)) for _ in range(most)))
     js = [jaccard(sets[i], sets[j]) for i, j in pairs]
     mean = sum(js)/len(js)
@@ -124,7 +128,8 @@ def nearest(
 )->list:            # [(text, its nearest, similarity), …] by position; nothing for a set of one
     "The most similar other text of each text: exact."
     import numpy as np
-    if len(sets)<2: return []
+    if len(sets)<2:
+        return []
     (start, texts, sizes), out = _postings(sets), []
     for i in range(len(sets)) if of is None else of:
         hits = [texts[start[g]:start[g+1]] for g in sets[i]]
@@ -145,8 +150,10 @@ def near_pairs(
         a = sets[i]
         rare = sorted(a, key=lambda g: (df[g], g))[:len(a)-int(-(-threshold*len(a)//1))+1]
         for j in {j for g in rare for j in index.get(g, ())}:
-            if len(sets[j])>=threshold*len(a) and (s := jaccard(a, sets[j]))>=threshold: out.append((max(i, j), min(i, j), s))
-        for g in rare: index.setdefault(g, []).append(i)
+            if len(sets[j])>=threshold*len(a) and (s := jaccard(a, sets[j]))>=threshold:
+                out.append((max(i, j), min(i, j), s))
+        for g in rare:
+            index.setdefault(g, []).append(i)
     return out
 
 # %% ../../nbs/taxonomy/06_diversity.ipynb #37017f6d
@@ -163,7 +170,8 @@ def _worst(groups, near, k, rows):
 def _neighbours(rows, ws, n, k, most, seed):
     "The nearest-neighbour view, and the worst pairs."
     by = {}
-    for i, w in enumerate(ws): by.setdefault(tuple(w), []).append(i)
+    for i, w in enumerate(ws):
+        by.setdefault(tuple(w), []).append(i)
     groups, rng = list(by.values()), random.Random(seed)
     heads = [g[0] for g in groups]
     sets = gram_sets([ws[i] for i in heads], n)
@@ -176,7 +184,8 @@ def _neighbours(rows, ws, n, k, most, seed):
 # %% ../../nbs/taxonomy/06_diversity.ipynb #9b8c11c3
 def _style_of(row, style):
     "The style of a row, as text."
-    if callable(style): return str(style(row))
+    if callable(style):
+        return str(style(row))
     meta = row.get('metadata') or {}
     v = (meta.get('taxonomy') or {}).get(style, meta.get(style))
     return '(none)' if v is None else str(v)
@@ -196,8 +205,10 @@ def lengths(
 )->dict:           # {style: {n, quantiles: [5, 25, 50, 75, 95 %], mean, outside}}
     "Length in words by style."
     by = {}
-    for _, text, row in rows: by.setdefault('all' if style is None else _style_of(row, style), []).append(len(text.split()))
-    def allowed(s): return (limits.get(s) or limits.get('default') or (0, float('inf'))) if limits else None
+    for _, text, row in rows:
+        by.setdefault('all' if style is None else _style_of(row, style), []).append(len(text.split()))
+    def allowed(s):
+        return (limits.get(s) or limits.get('default') or (0, float('inf'))) if limits else None
     return {s:_length(by[s], allowed(s)) for s in sorted(by)}
 
 # %% ../../nbs/taxonomy/06_diversity.ipynb #fa7171f9
@@ -245,13 +256,15 @@ def _pair_lines(w):
 def _overlap_line(o):
     "Mean overlap, and of how many pairs; nothing where there is no pair."
     pairs, of = o[1]['pairs'], o[1]['of']
-    if not of: return []
+    if not of:
+        return []
     how = f'all {of:,} pairs' if pairs==of else f"{pairs:,} pairs drawn of {of:,}; standard error up to {max(v['se'] for v in o.values()):.4f}"
     return ['mean overlap  '+', '.join(f"{m}-grams: {v['mean']:.4f}" for m, v in o.items())+f' ({how})']
 
 def _neighbour_line(ne, n):
     "The nearest neighbours of the prompts; nothing for a set of one."
-    if not ne: return []
+    if not ne:
+        return []
     who = 'all prompts' if ne['n']==n else f"{ne['n']:,} prompts drawn"
     return [f"neighbour     {ne['mean']:.3f} on average, median {ne['quantiles'][2]:.3f}; {ne['near_share']:.1%} have a neighbour from {ne['near']:g} ({ne['ngram']}-grams, {who})"]
 
@@ -268,10 +281,12 @@ def diversity_table(
 # %% ../../nbs/taxonomy/06_diversity.ipynb #40a82f1e
 def _neighbour_bars(ax, ne):
     "How near each prompt is to its closest other."
-    if not ne: return
+    if not ne:
+        return
     ax.bar([(i+.5)/20 for i in range(20)], ne['histogram'], .046, color=COLOURS['blue'])
     ax.axvline(ne['near'], color=COLOURS['vermillion'], ls='--', lw=1.4)
-    ax.set_xlim(0, 1); count_ticks(ax.yaxis)
+    ax.set_xlim(0, 1)
+    count_ticks(ax.yaxis)
     head(ax, f"{pct(ne['near_share'], 1)} have a neighbour from {ne['near']:g}", f"similarity to the nearest of {many(ne['n'], 'prompt')} (0 to 1)", 'prompts')
 
 def _length_bars(ax, d):
@@ -301,7 +316,11 @@ def plot_diversity(
     "Neighbours, length by style, and distinct-n as texts are added."
     import matplotlib.pyplot as plt
     with look(dark):
-        if axes is None: axes = plt.subplots(1, 3, figsize=(11, 3.2), layout='constrained')[1]
-        for ax in axes: tidy(ax, dark)
-        _neighbour_bars(axes[0], d['nearest']); _length_bars(axes[1], d); _curves(axes[2], d['curve'])
+        if axes is None:
+            axes = plt.subplots(1, 3, figsize=(11, 3.2), layout='constrained')[1]
+        for ax in axes:
+            tidy(ax, dark)
+        _neighbour_bars(axes[0], d['nearest'])
+        _length_bars(axes[1], d)
+        _curves(axes[2], d['curve'])
     return axes

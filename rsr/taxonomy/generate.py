@@ -7,11 +7,7 @@ __all__ = ['WRITTEN', 'OPTIONS', 'GenerationResult', 'count_texts', 'prompts_sum
            'check_options', 'prompts_options', 'check_all', 'make_prompts']
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #910e78ad
-import hashlib
-import inspect
-import orjson
-import random
-import sqlite3
+import hashlib, inspect, orjson, random, sqlite3
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +15,7 @@ from ..data.files import Atomic, fingerprint
 from ..data.ledger import ledger_error
 from ..data.store import Store
 from ..data.types import RsrError, no_such
-from ..run.recipe import check_value, mask, new_work_dir, parse_override, schema, without_secrets
+from ..run.recipe import check_value, mask, new_work_dir, parse_override, schema, resolve_secrets
 from ..sampling.engine import Budget
 from ..sampling.providers import make_sampler
 from .taxonomy import combinations, load_taxonomy, template_prompts
@@ -48,7 +44,8 @@ class GenerationResult:
     def exit_code(self)->int:
         "0 all there, 1 some slots are empty or cut, 3 stopped by a budget, 130 interrupted."
         return dict(budget=3, interrupted=130).get(self.stop_reason, int(bool(self.short or self.cut or self.stop_reason)))
-    def __repr__(self): return prompts_summary(self)
+    def __repr__(self):
+        return prompts_summary(self)
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #86cc2761
 def _dimension_line(name, planned, made, width, most=6):
@@ -72,7 +69,8 @@ def count_texts(
     q, these = store.db.execute, ','.join(map(str, verifiers)) or 'NULL'
     by = {k or 'in flight':n for k, n in q('SELECT outcome, count(*) FROM rollouts GROUP BY 1 ORDER BY 2 DESC')}
     why = Counter()
-    for reason, n in q(f'SELECT reason, count(*) FROM scores WHERE value<1 AND verifier IN ({these}) GROUP BY 1'): why[reason.partition(':')[0]] += n
+    for reason, n in q(f'SELECT reason, count(*) FROM scores WHERE value<1 AND verifier IN ({these}) GROUP BY 1'):
+        why[reason.partition(':')[0]] += n
     ok, = q(f'SELECT count(*) FROM scores WHERE value=1 AND verifier IN ({these})').fetchone()
     tokens, = q('SELECT sum(coalesce(prompt_tokens,0)+coalesce(completion_tokens,0)) FROM rollouts').fetchone()
     return dict(asked=sum(by.values()), by_outcome=by, accepted=ok, rejected=sum(why.values()), why=dict(why.most_common()), tokens=tokens or 0)
@@ -82,7 +80,8 @@ def _model_lines(c, w):
     "What a model was asked, and why its texts were left."
     others = ', '.join(f'{k} {v}' for k, v in c['by_outcome'].items() if k!='kept')
     yield f"{'asked':{w}} {c['asked']:,} texts, {c['accepted']:,} taken, {c['tokens']:,} tokens"+(f' ({others})' if others else '')
-    if c['why']: yield f"{'rejected':{w}} {c['rejected']:,}: "+', '.join(f'{k} {v}' for k, v in c['why'].items())
+    if c['why']:
+        yield f"{'rejected':{w}} {c['rejected']:,}: "+', '.join(f'{k} {v}' for k, v in c['why'].items())
 
 def prompts_summary(
     m:GenerationResult
@@ -94,9 +93,12 @@ def prompts_summary(
     top = lambda cs, d: [c[d].split('/')[0] if c.get(d) else None for c in cs]
     out = [f"{'prompts':{w}} {len(m.rows)} of {len(plan)}"+(f' ({m.message})' if m.message else '')]
     out += [_dimension_line(d, top(plan, d), top(made, d), w) for d in dims]
-    if m.counts: out += _model_lines(m.counts, w)
-    if m.short: out.append(_ids_line('short', m.short, 'without a prompt', w))
-    if m.cut: out.append(_ids_line('cut', m.cut, 'conversations shorter than drawn', w))
+    if m.counts:
+        out += _model_lines(m.counts, w)
+    if m.short:
+        out.append(_ids_line('short', m.short, 'without a prompt', w))
+    if m.cut:
+        out.append(_ids_line('cut', m.cut, 'conversations shorter than drawn', w))
     return '\n'.join([*out, f"{'written':{w}} {m.path or 'nothing'}"])
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #6c0965ec
@@ -109,8 +111,10 @@ def check_out(
 ):
     "Raise where a file is in the way that is none of this job's."
     path = Path(path)
-    if path.exists() and not path.is_file(): raise RsrError(f"out: {path} is not a file; name one, such as out={path/'prompts.jsonl' if path.is_dir() else 'prompts.jsonl'}")
-    if overwrite or not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() in mine: return
+    if path.exists() and not path.is_file():
+        raise RsrError(f"out: {path} is not a file; name one, such as out={path/'prompts.jsonl' if path.is_dir() else 'prompts.jsonl'}")
+    if overwrite or not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() in mine:
+        return
     raise RsrError(f'out: {path} exists, and it is not a file that this job has written. Give it another name, or say overwrite=true')
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #3aad8489
@@ -121,12 +125,16 @@ def write_rows(
     overwrite:bool=False   # replace whatever file is there
 )->Path:                   # None where there is no row: a file of no prompts is none
     "Write the input file of a run; it appears when it is whole."
-    if not rows: return
+    if not rows:
+        return
     data = b''.join(orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in rows)
     mine = list(dict.fromkeys([*(store.get(WRITTEN, []) if store else []), hashlib.sha256(data).hexdigest()]))
     check_out(path, mine, overwrite)
-    if store: store.put(WRITTEN, mine); store.commit()
-    with Atomic(path) as f: f.write(data)
+    if store:
+        store.put(WRITTEN, mine)
+        store.commit()
+    with Atomic(path) as f:
+        f.write(data)
     return Path(path)
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #a3f790cb
@@ -149,7 +157,8 @@ _RANGES = dict(n=(1, 10**7), max_tries=(1, 1000), recent=(0, 50), shots=(0, 20),
 def _whole(key, v, none=False):
     "Raise unless a value is a whole number in its range."
     lo, hi = _RANGES[key]
-    if (v is None and none) or (isinstance(v, int) and not isinstance(v, bool) and lo<=v<=hi): return
+    if (v is None and none) or (isinstance(v, int) and not isinstance(v, bool) and lo<=v<=hi):
+        return
     raise RsrError(f'{key}: {v!r} is not a whole number from {lo} to {hi}'+(f'; say how many prompts, e.g. {key}=200' if key=='n' else ''))
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #b10e11aa
@@ -157,7 +166,8 @@ def check_turns(turns)->tuple:   # (fewest, most)
     "User turns per prompt: a number, or [fewest, most]."
     lo, hi = turns if isinstance(turns, (list, tuple)) and len(turns)==2 else (turns, turns)
     ok = all(isinstance(x, int) and not isinstance(x, bool) for x in (lo, hi)) and 1<=lo<=hi<=50
-    if not ok: raise RsrError(f'turns: {turns!r} is neither a number of user turns from 1 to 50, nor [fewest, most]')
+    if not ok:
+        raise RsrError(f'turns: {turns!r} is neither a number of user turns from 1 to 50, nor [fewest, most]')
     return lo, hi
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #edbffc55
@@ -167,9 +177,11 @@ def check_options(
 )->dict:           # the same
     "Check a sampler's or a budget's options against those of a recipe."
     known = schema()['budget' if section=='budget' else 'sampler']
-    if not isinstance(opts, dict): raise RsrError(f'{section}: {opts!r} is not a mapping of options')
+    if not isinstance(opts, dict):
+        raise RsrError(f'{section}: {opts!r} is not a mapping of options')
     for k, v in opts.items():
-        if k not in known: raise RsrError(no_such('key', f'{section}.{k}', [f'{section}.{x}' for x in known]))
+        if k not in known:
+            raise RsrError(no_such('key', f'{section}.{k}', [f'{section}.{x}' for x in known]))
         check_value(f'{section}.{k}', v, *known[k])
     return opts
 
@@ -181,11 +193,16 @@ def _option(arg, top):
     "(section or None, key, value) of one key=value; `top` are the keys without a section."
     k, eq, raw = arg.partition('=')
     head, _, rest = k.partition('.')
-    if not eq or not k: raise RsrError(f"'{arg}' is not of the form key=value")
-    if head=='guidance' and rest: return head, rest, raw
-    if head in _SECTIONS and rest: return head, rest, parse_override(f"{'sampler' if head=='assistant' else head}.{rest}={raw}")[1]
-    if k in ('out', 'work_dir', 'how'): return None, k, raw
-    if k in top or k in _RENAMED: return None, _RENAMED.get(k, k), parse_override(arg)[1]
+    if not eq or not k:
+        raise RsrError(f"'{arg}' is not of the form key=value")
+    if head=='guidance' and rest:
+        return head, rest, raw
+    if head in _SECTIONS and rest:
+        return head, rest, parse_override(f"{'sampler' if head=='assistant' else head}.{rest}={raw}")[1]
+    if k in ('out', 'work_dir', 'how'):
+        return None, k, raw
+    if k in top or k in _RENAMED:
+        return None, _RENAMED.get(k, k), parse_override(arg)[1]
     raise RsrError(no_such('option', k, [*top, *_RENAMED, *(f'{s}.…' for s in _SECTIONS)]))
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #12b4c05a
@@ -194,8 +211,10 @@ def prompts_options(
 )->dict:         # keyword arguments of `make_prompts`
     "Options of the command line."
     top, out = [k for k in (*inspect.signature(make_prompts).parameters, *OPTIONS) if k not in ('taxonomy', 'progress', 'options', *_RENAMED.values(), *_SECTIONS)], {}
-    for section, k, v in (_option(a, top) for a in args): (out.setdefault(section, {}) if section else out)[k] = v
-    for s in _SECTIONS[:3]: check_options(s, out.get(s, {}))
+    for section, k, v in (_option(a, top) for a in args):
+        (out.setdefault(section, {}) if section else out)[k] = v
+    for s in _SECTIONS[:3]:
+        check_options(s, out.get(s, {}))
     return out
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #82be02fe
@@ -204,21 +223,28 @@ def check_all(
     o:dict    # all parameters and options of `make_prompts`
 )->tuple:     # (fewest, most) user turns
     "Raise with the first option that is wrong."
-    for k in _RANGES: _whole(k, o[k], k in ('recent', 'shots', 'sampling_seed') or k=='n' and o['how']=='pairwise')
+    for k in _RANGES:
+        _whole(k, o[k], k in ('recent', 'shots', 'sampling_seed') or k=='n' and o['how']=='pairwise')
     for s in _SECTIONS[:3]:
-        if o[s] is not None and (s=='budget' or not hasattr(o[s], 'ask')): check_options(s, o[s])
+        if o[s] is not None and (s=='budget' or not hasattr(o[s], 'ask')):
+            check_options(s, o[s])
     for k in ('templates', 'clip', 'mix', 'overwrite'):
-        if o[k] not in (None, True, False): raise RsrError(f'{k}: {o[k]!r} is not true or false')
-    if o['templates'] and not t.templates: raise RsrError(f"templates: taxonomy '{t.name}' has none; write some, or leave templates out to have a model write the prompts")
-    guidance_of(t, o['guidance']); Opening(t, 0.6 if o['near']=='auto' else o['near'])
+        if o[k] not in (None, True, False):
+            raise RsrError(f'{k}: {o[k]!r} is not true or false')
+    if o['templates'] and not t.templates:
+        raise RsrError(f"templates: taxonomy '{t.name}' has none; write some, or leave templates out to have a model write the prompts")
+    guidance_of(t, o['guidance'])
+    Opening(t, 0.6 if o['near']=='auto' else o['near'])
     return check_turns(o['turns'])
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #da735984
-def _named(sampler): return sampler is not None and (not isinstance(sampler, dict) or bool({'model', 'base_url', 'type'}&set(sampler)))
+def _named(sampler):
+    return sampler is not None and (not isinstance(sampler, dict) or bool({'model', 'base_url', 'type'}&set(sampler)))
 
 def _samplers(o):
     "The sampler that plays the people, and the one that answers them."
-    def make(given, **own): return given if hasattr(given, 'ask') else make_sampler(**{**own, **without_secrets(given or {})})
+    def make(given, **own):
+        return given if hasattr(given, 'ask') else make_sampler(**{**own, **resolve_secrets(given or {})})
     small = not _named(o['sampler']) or (isinstance(o['sampler'], dict) and o['sampler'].get('type')=='local')
     size = dict(max_tokens=160 if small else 1024)
     writer = make(o['sampler'], temperature=0.8 if small else 1.0, **size)
@@ -229,9 +255,12 @@ def _samplers(o):
 def _check_plan(store, plan, o):
     "Raise where the ledger was begun for something else."
     work_dir, both, old = o['work_dir'], ('sampler', 'assistant'), store.get('prompts_plan')
-    if store.fresh or old is None and not store.db.execute('SELECT 1 FROM prompts').fetchone(): return
-    if not old: raise RsrError(f'{work_dir}: what lies here is a run, and no set of prompts that is being written; use another work_dir')
-    if not (diff := [k for k in plan if old.get(k)!=plan[k] and not (o['mix'] and k in both)]): return
+    if store.fresh or old is None and not store.db.execute('SELECT 1 FROM prompts').fetchone():
+        return
+    if not old:
+        raise RsrError(f'{work_dir}: what lies here is a run, and no set of prompts that is being written; use another work_dir')
+    if not (diff := [k for k in plan if old.get(k)!=plan[k] and not (o['mix'] and k in both)]):
+        return
     said = '; '.join(k if k=='taxonomy' else f'{k}: {old.get(k)!r} before, {plan[k]!r} now' for k in diff)
     mend = 'Use another work_dir'+(', or resume.mix=true to mix models' if set(diff)<=set(both) else '')
     raise RsrError(f'{work_dir}: these prompts were begun with another plan ({said}). {mend}')
@@ -239,11 +268,18 @@ def _check_plan(store, plan, o):
 # %% ../../nbs/taxonomy/09_generate.ipynb #1da27ea6
 def _open(plan, o):
     "The ledger of a job, begun or taken up again."
-    if not (o['work_dir']/'run.db').exists(): check_out(o['out'], (), o['overwrite'])   # before a folder is made
+    if not (o['work_dir']/'run.db').exists():
+        check_out(o['out'], (), o['overwrite'])   # before a folder is made
     store = Store(o['work_dir'])
-    try: _check_plan(store, plan, o); check_out(o['out'], store.get(WRITTEN, ()), o['overwrite'])
-    except RsrError: store.close(); raise
-    store.put('prompts_plan', plan); store.commit(); store.mark_lost()
+    try:
+        _check_plan(store, plan, o)
+        check_out(o['out'], store.get(WRITTEN, ()), o['overwrite'])
+    except RsrError:
+        store.close()
+        raise
+    store.put('prompts_plan', plan)
+    store.commit()
+    store.mark_lost()
     return store
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #a06d1f39
@@ -251,7 +287,8 @@ def _job(made, templates, several, o):
     "The job on its ledger: everything is checked, nothing is asked."
     writer, assistant = _samplers(o)
     limits, small = o['budget'] or {}, getattr(writer, 'type', '')=='local'
-    for s in (writer, assistant): Budget(price=sampler_price(s, limits), usd=limits.get('usd'))   # are prices known?
+    for s in (writer, assistant):
+        Budget(price=sampler_price(s, limits), usd=limits.get('usd'))   # are prices known?
     plan = dict(taxonomy=fingerprint(made.t.config), **{k:o[k] for k in ('n', 'how', 'seed', 'turns')}, templates=templates,
                 sampler=mask(writer.config), assistant=mask(assistant.config) if several else None)
     store = _open(orjson.loads(orjson.dumps(plan)), o)
@@ -265,39 +302,53 @@ def _ask_models(made, turns, templates, o):
     "Openings, unless templates gave them, and later turns, by models; `made` gets what there is."
     job, talks = _job(made, templates, max(turns.values())>1, o), {}
     try:
-        for s in (job.writer, job.assistant): s.prepare()
-    except BaseException: (job.store.discard if job.store.fresh else job.store.close)(); raise
+        for s in (job.writer, job.assistant):
+            s.prepare()
+    except BaseException:
+        (job.store.discard if job.store.fresh else job.store.close)()
+        raise
     made.work_dir = o['work_dir']
-    try: made.stop_reason, made.message = _stages(job, made, turns, talks, templates)
-    except sqlite3.Error as e: raise ledger_error(e) from None
+    try:
+        made.stop_reason, made.message = _stages(job, made, turns, talks, templates)
+    except sqlite3.Error as e:
+        raise ledger_error(e) from None
     finally:
         made.rows = [dict(id=i, messages=ms[:len(ms)-(ms[-1]['role']!='user')], metadata=dict(taxonomy=made.slots[i])) for i in made.slots if (ms := talks.get(i))]
         made.cut = [r['id'] for r in made.rows if len(r['messages'])<2*turns[r['id']]-1]
         made.counts = count_texts(job.store, job.verifiers)
-        try: made.path = write_rows(o['out'], made.rows, job.store, o['overwrite'])
-        finally: job.store.close()
+        try:
+            made.path = write_rows(o['out'], made.rows, job.store, o['overwrite'])
+        finally:
+            job.store.close()
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #0b8d1591
 def _stages(job, made, turns, talks, templates):
     "All stages, into `talks`; why they stopped early."
     why, message, texts = None, None, {r['id']:r['messages'][0]['content'] for r in made.rows}
     try:
-        if not templates: why, message = write_openings(job, made.slots, turns, texts)
-    finally: talks.update({i:[dict(role='user', content=x)] for i, x in texts.items()})
+        if not templates:
+            why, message = write_openings(job, made.slots, turns, texts)
+    finally:
+        talks.update({i:[dict(role='user', content=x)] for i, x in texts.items()})
     return (why, message) if why else converse(job, made.slots, talks, turns)
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #3672591c
 def _make(t, o, lengths):
     "The prompts of checked options."
-    if (templates := o['templates']) is None: templates = bool(t.templates) and not _named(o['sampler'])
+    if (templates := o['templates']) is None:
+        templates = bool(t.templates) and not _named(o['sampler'])
     plan = dict(n=o['n'], how=o['how'], seed=o['seed'])
     slots = {f'{t.name}-{i:05d}':c for i, c in enumerate(combinations(t, **plan), 1)}
     made = GenerationResult(t, slots, template_prompts(t, **plan, near=0.8 if o['near']=='auto' else o['near']) if templates else [])
     turns = {i:random.Random(f"{o['seed']}/{i}").randint(*lengths) for i in slots}
     try:
-        if templates and lengths[1]==1: made.path = write_rows(o['out'], made.rows, overwrite=o['overwrite'])
-        else: _ask_models(made, turns, templates, o)
-    except BaseException as e: e.work_dir = o['work_dir']; raise
+        if templates and lengths[1]==1:
+            made.path = write_rows(o['out'], made.rows, overwrite=o['overwrite'])
+        else:
+            _ask_models(made, turns, templates, o)
+    except BaseException as e:
+        e.work_dir = o['work_dir']
+        raise
     return made
 
 # %% ../../nbs/taxonomy/09_generate.ipynb #9cb53d89
@@ -318,7 +369,8 @@ def make_prompts(
     "Write the prompts that a taxonomy plans; asks a model where templates do not do."
     o, t = dict(n=n, how=how, seed=seed, turns=turns, sampler=sampler, assistant=assistant, budget=budget, progress=progress), load_taxonomy(taxonomy)
     for k in options:
-        if k not in OPTIONS: raise RsrError(no_such('option', k, [*o, 'out', 'work_dir', *OPTIONS]))
+        if k not in OPTIONS:
+            raise RsrError(no_such('option', k, [*o, 'out', 'work_dir', *OPTIONS]))
     work_dir = Path(work_dir or new_work_dir())
     o = {**o, **OPTIONS, **options, 'work_dir':work_dir, 'out':Path(out or work_dir/'prompts.jsonl')}
     return _make(t, o, check_all(t, o))

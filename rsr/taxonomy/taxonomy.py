@@ -7,10 +7,7 @@ __all__ = ['EDGE', 'TOP_KEYS', 'TAXONOMIES', 'SAMPLERS', 'taxonomy_names', 'Taxo
            'combinations', 'fill_template', 'prompt_row', 'template_prompts']
 
 # %% ../../nbs/taxonomy/03_taxonomy.ipynb #71b519f2
-import orjson
-import random
-import warnings
-import yaml
+import orjson, random, warnings, yaml
 from collections import Counter
 from dataclasses import dataclass, field
 from numbers import Real
@@ -52,7 +49,8 @@ class Taxonomy:
     normalize: bool = field(default=False, compare=False)   # scale weights that do not sum to 1
     path: str = field(default=None, compare=False)       # the file it came from
 
-    def __post_init__(self): self.check_all()
+    def __post_init__(self):
+        self.check_all()
     def __repr__(self):
         dims = ', '.join(f'{d.name} ({len(d.leaves())})' for d in self.dimensions)
         return f'Taxonomy {self.name!r}: {dims}'+(f'; {self.edge_share:.0%} edge cases ({len(self.edge_cases)})' if self.edge_cases else '')
@@ -64,13 +62,17 @@ class Taxonomy:
 def check_all(self:Taxonomy):
     "Raise with the place and the mend, unless the taxonomy can be used."
     check_keys({k:getattr(self, k) for k in TOP_KEYS}, TOP_KEYS, self.at)
-    for k in ('word_limits', 'templates', 'slots', 'examples', 'turns_guidance'): setattr(self, k, orjson.loads(dumps(getattr(self, k) or TOP_KEYS[k]())))   # plain lists and dicts
+    for k in ('word_limits', 'templates', 'slots', 'examples', 'turns_guidance'):
+        setattr(self, k, orjson.loads(dumps(getattr(self, k) or TOP_KEYS[k]())))   # plain lists and dicts
     ds = self.dimensions
     if isinstance(ds, (list, tuple)) and all(isinstance(d, Dimension) for d in ds):
-        if (twice := [k for k, n in Counter(d.name for d in ds).items() if n>1]): raise RsrError(f'{self.at}: dimension {twice[0]!r} is there twice; give each its own name')
+        if (twice := [k for k, n in Counter(d.name for d in ds).items() if n>1]):
+            raise RsrError(f'{self.at}: dimension {twice[0]!r} is there twice; give each its own name')
         ds = {d.name:d for d in ds}
-    if not isinstance(ds, dict) or not ds: raise RsrError(f'{self.at}: it has no dimensions; give at least one, e.g. dimensions: {{stance: {{calm: 0.7, furious: 0.3}}}}')
-    if EDGE in ds: raise RsrError(f"{self.at}: dimension '{EDGE}': the name is taken by the edge cases; choose another")
+    if not isinstance(ds, dict) or not ds:
+        raise RsrError(f'{self.at}: it has no dimensions; give at least one, e.g. dimensions: {{stance: {{calm: 0.7, furious: 0.3}}}}')
+    if EDGE in ds:
+        raise RsrError(f"{self.at}: dimension '{EDGE}': the name is taken by the edge cases; choose another")
     self.dimensions = [make_dimension(check_name(k, f'{self.at}, dimensions'), d, f'{self.at}, dimension {str(k)!r}', self.normalize) for k, d in ds.items()]
     self.edge_cases, self.edge_share = make_edges(self.edge_cases, self.edge_share, f'{self.at}, edge_cases', self.normalize)
     self._nodes = {d.name:{p:(w, vs) for p, w, vs in walk(d.values)} for d in self.dimensions}
@@ -85,13 +87,15 @@ def nodes(self:Taxonomy,
     dimension:str   # one of `names`, or 'edge_case'
 )->dict:            # {path: (weight, [Value along the path])}, topics too, in the order of definition
     "All values of a dimension."
-    if dimension not in self._nodes: raise RsrError(f'{self.at}: {no_such("dimension", dimension, self._nodes)}')
+    if dimension not in self._nodes:
+        raise RsrError(f'{self.at}: {no_such("dimension", dimension, self._nodes)}')
     return self._nodes[dimension]
 
 @patch
 def dimension(self:Taxonomy, name:str)->Dimension:
     "The dimension of this name."
-    if name not in self.names: raise RsrError(f'{self.at}: {no_such("dimension", name, self.names)}')
+    if name not in self.names:
+        raise RsrError(f'{self.at}: {no_such("dimension", name, self.names)}')
     return next(d for d in self.dimensions if d.name==name)
 
 @patch(as_prop=True)
@@ -104,10 +108,13 @@ def columns(self:Taxonomy)->list:
 def _check_condition(self:Taxonomy, cond, at, own=None):
     "Raise unless a condition names dimensions and values that exist."
     for k, paths in cond.items():
-        if k not in self.columns: raise RsrError(f'{at}: {no_such("dimension", k, self.columns)}')
-        if k==own: raise RsrError(f'{at}: a condition of a value of {own!r} on {own!r} itself; name another dimension')
+        if k not in self.columns:
+            raise RsrError(f'{at}: {no_such("dimension", k, self.columns)}')
+        if k==own:
+            raise RsrError(f'{at}: a condition of a value of {own!r} on {own!r} itself; name another dimension')
         for p in paths:
-            if p not in (known := self.nodes(k)): raise RsrError(f'{at}: {k}: {no_such("value", p, known)}')
+            if p not in (known := self.nodes(k)):
+                raise RsrError(f'{at}: {k}: {no_such("value", p, known)}')
 
 @patch
 def _check_conditions(self:Taxonomy):
@@ -123,7 +130,8 @@ def _check_conditions(self:Taxonomy):
                 raise RsrError(f'{self._where(k, p)}: its conditions, with those of others, leave no combination that it could be in; drop one of them, or the value')
 
 @patch
-def _where(self:Taxonomy, k, p): return f'{self.at}, '+(f'edge_cases, value {p!r}' if k==EDGE else f'dimension {k!r}, value {p!r}')
+def _where(self:Taxonomy, k, p):
+    return f'{self.at}, '+(f'edge_cases, value {p!r}' if k==EDGE else f'dimension {k!r}, value {p!r}')
 
 # %% ../../nbs/taxonomy/03_taxonomy.ipynb #9d247dca
 @patch
@@ -132,10 +140,13 @@ def check(self:Taxonomy,
 )->str:                # None: inside
     "What is outside the taxonomy: an unknown dimension or value."
     for k, v in combination.items():
-        if k==EDGE and v is None: continue
-        if k not in self.columns: return no_such('dimension', k, self.columns)
+        if k==EDGE and v is None:
+            continue
+        if k not in self.columns:
+            return no_such('dimension', k, self.columns)
         leaves = [p for p, (_, vs) in self.nodes(k).items() if not vs[-1].subtopics]
-        if v not in leaves: return f'{k}: {no_such("value", v, leaves)}'
+        if v not in leaves:
+            return f'{k}: {no_such("value", v, leaves)}'
 
 @patch
 def allowed(self:Taxonomy,
@@ -144,7 +155,8 @@ def allowed(self:Taxonomy,
     "Do all conditions hold?"
     for k, p in combination.items():
         _, chain = self.nodes(k).get(NONE if p is None else p, (0, [])) if k in self.columns else (0, [])
-        if not all(fits(combination, {**v.only_if, **v.with_}, v.never_with) for v in chain): return False
+        if not all(fits(combination, {**v.only_if, **v.with_}, v.never_with) for v in chain):
+            return False
     return True
 
 # %% ../../nbs/taxonomy/03_taxonomy.ipynb #24fdf37d
@@ -162,14 +174,16 @@ def design(self:Taxonomy)->Design:
                 d.forbid(c, i, self.columns.index(o), sum(1<<j for j, h in enumerate(hit) if h!=want))
     return d
 
-def _plain(k, p): return p.rpartition('/')[2] if k==EDGE else p
+def _plain(k, p):
+    return p.rpartition('/')[2] if k==EDGE else p
 
 # %% ../../nbs/taxonomy/03_taxonomy.ipynb #e89ad1d6
 @patch
 def _check_style(self:Taxonomy):
     "Check the style dimension, the word limits and the examples."
     s = self.style_dimension
-    if s is not None and s not in self.names: raise RsrError(f'{self.at}, style_dimension: {no_such("dimension", s, self.names)}')
+    if s is not None and s not in self.names:
+        raise RsrError(f'{self.at}, style_dimension: {no_such("dimension", s, self.names)}')
     check_keys(self.word_limits, dict.fromkeys(['default', *(self.nodes(s) if s else ())], list), f'{self.at}, word_limits')
     for k, v in self.word_limits.items():
         if not (isinstance(v, (list, tuple)) and len(v)==2 and all(type(x) is int for x in v) and 1<=v[0]<=v[1]):
@@ -177,8 +191,10 @@ def _check_style(self:Taxonomy):
     for i, e in enumerate(self.examples, 1):
         at = f'{self.at}, example {i}'
         check_keys(e, dict(text=str, combination=dict), at)
-        if not e.get('text'): raise RsrError(f'{at}: it has no text')
-        if (bad := self.check(e.get('combination') or {})): raise RsrError(f'{at}: combination: {bad}')
+        if not e.get('text'):
+            raise RsrError(f'{at}: it has no text')
+        if (bad := self.check(e.get('combination') or {})):
+            raise RsrError(f'{at}: combination: {bad}')
 
 # %% ../../nbs/taxonomy/03_taxonomy.ipynb #02792b06
 @patch
@@ -186,8 +202,10 @@ def _check_texts(self:Taxonomy):
     "Read templates and slots."
     for k, v in self.slots.items():
         at = f'{self.at}, slot {k!r}'
-        if k in self.columns: raise RsrError(f'{at}: a dimension has this name; choose another')
-        if not v: raise RsrError(f'{at}: it is empty; give at least one text')
+        if k in self.columns:
+            raise RsrError(f'{at}: a dimension has this name; choose another')
+        if not v:
+            raise RsrError(f'{at}: it is empty; give at least one text')
     self.texts = {None:read_texts(self.templates, f'{self.at}, template', self._check_condition),
                   **{k:read_texts(v, f'{self.at}, slot {k!r}, text', self._check_condition) for k, v in self.slots.items()}}
     check_texts(self.texts, self.columns)
@@ -197,22 +215,29 @@ def load_taxonomy(
     src   # a path to a YAML file, a shipped taxonomy's name, a dict, or a Taxonomy
 )->Taxonomy:
     "A checked taxonomy."
-    if isinstance(src, Taxonomy): return src
+    if isinstance(src, Taxonomy):
+        return src
     src, path = (src, None) if isinstance(src, dict) else _from_file(Path(src))
     at = str(path or f"taxonomy {src.get('name', 'taxonomy')!r}")
     for k in src:
-        if k not in TOP_KEYS: raise RsrError(f'{at}: {no_such("key", k, TOP_KEYS)}')
+        if k not in TOP_KEYS:
+            raise RsrError(f'{at}: {no_such("key", k, TOP_KEYS)}')
     return Taxonomy(**{k:v for k, v in src.items() if v is not None}, path=path and str(path))
 
 def _from_file(path):
     "(the mapping in a file or in a shipped taxonomy, its path); the name is that of the file unless it says otherwise."
     if not path.is_file():
-        if path.suffix in ('.yaml', '.yml') or len(path.parts)>1: raise RsrError(f'no taxonomy file {path}')
-        if not (found := TAXONOMIES/f'{path}.yaml').is_file(): raise RsrError(no_such('taxonomy', str(path), taxonomy_names())+', or a path to a .yaml file')
+        if path.suffix in ('.yaml', '.yml') or len(path.parts)>1:
+            raise RsrError(f'no taxonomy file {path}')
+        if not (found := TAXONOMIES/f'{path}.yaml').is_file():
+            raise RsrError(no_such('taxonomy', str(path), taxonomy_names())+', or a path to a .yaml file')
         path = found
-    try: src = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise RsrError(f'{path} is not YAML: {e}') from None
-    if not isinstance(src, dict): raise RsrError(f'{path}: a taxonomy is a mapping with dimensions, not {type(src).__name__}')
+    try:
+        src = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise RsrError(f'{path} is not YAML: {e}') from None
+    if not isinstance(src, dict):
+        raise RsrError(f'{path}: a taxonomy is a mapping with dimensions, not {type(src).__name__}')
     return {'name':path.stem, **src}, path
 
 # %% ../../nbs/taxonomy/03_taxonomy.ipynb #4297ebd5
@@ -221,7 +246,8 @@ def to_dict(self:Taxonomy)->dict:
     "The definition as plain data, as it stands in YAML."
     dims = {d.name:{**({'description':d.description} if d.description else {}), 'values':{v.name:value_dict(v) for v in d.values}} for d in self.dimensions}
     d = dict(name=self.name, description=self.description, dimensions=dims)
-    if self.edge_cases: d['edge_cases'] = dict(share=self.edge_share, values={v.name:value_dict(v) for v in self.edge_cases})
+    if self.edge_cases:
+        d['edge_cases'] = dict(share=self.edge_share, values={v.name:value_dict(v) for v in self.edge_cases})
     rest = {k:getattr(self, k) for k in ('style_dimension', 'word_limits', 'templates', 'slots', 'examples', 'turns_guidance')}
     return {k:v for k, v in {**d, **rest}.items() if v}
 
@@ -232,7 +258,8 @@ def to_yaml(self:Taxonomy,
     "The definition as YAML."
     s = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=120)
     if path:
-        with Atomic(path) as f: f.write(s.encode())
+        with Atomic(path) as f:
+            f.write(s.encode())
     return s
 
 Taxonomy.config = property(Taxonomy.to_dict)   # the definition as plain data
@@ -246,7 +273,8 @@ def planned(self:Taxonomy,
     "The shares as defined."
     out = Counter()
     for p, (w, vs) in self.nodes(dimension).items():
-        if not vs[-1].subtopics: out['/'.join(p.split('/')[:level])] += w
+        if not vs[-1].subtopics:
+            out['/'.join(p.split('/')[:level])] += w
     return dict(out)
 
 def marginals(
@@ -268,8 +296,10 @@ def combinations(
     "Combinations of values, one for each prompt."
     t = load_taxonomy(t)
     d, rng = t.design(), random.Random(f'{seed}/{how}')
-    if how not in SAMPLERS: raise RsrError(f'how: {no_such("way of sampling", how, SAMPLERS)}')
-    if (n is None and how!='pairwise') or (n is not None and (isinstance(n, bool) or not isinstance(n, int) or n<1)): raise RsrError(f'n: {n!r} is not a whole number from 1')
+    if how not in SAMPLERS:
+        raise RsrError(f'how: {no_such("way of sampling", how, SAMPLERS)}')
+    if (n is None and how!='pairwise') or (n is not None and (isinstance(n, bool) or not isinstance(n, int) or n<1)):
+        raise RsrError(f'n: {n!r} is not a whole number from 1')
     rows = SAMPLERS[how](d, n, rng, t.at)
     return [{k:(None if k==EDGE and p==NONE else _plain(k, p)) for k, p in zip(d.columns, (d.values[c][i] for c, i in enumerate(row)))} for row in rows]
 
@@ -285,8 +315,10 @@ def _quota(d, n, rng, at):
 def _pairwise(d, n, rng, at):
     "A covering array, filled up to n."
     rows = covering_rows(d, rng)
-    if n is None: return rows
-    if n<len(rows): raise RsrError(f"pairwise: {n} prompts cannot hold every pair of values of {at}; they need {len(rows)}. Raise n, leave it out, or take how='quota'")
+    if n is None:
+        return rows
+    if n<len(rows):
+        raise RsrError(f"pairwise: {n} prompts cannot hold every pair of values of {at}; they need {len(rows)}. Raise n, leave it out, or take how='quota'")
     return fill_up(d, rows, n, rng)
 
 SAMPLERS = dict(independent=lambda d, n, rng, at: independent_rows(d, n, rng), quota=_quota, pairwise=_pairwise)
@@ -305,9 +337,11 @@ def fill_template(
 )->str:
     "A text for a combination."
     t = load_taxonomy(t)
-    if not t.templates: raise RsrError(f'{t.at}: it has no templates; add some, or let a model write the prompts')
+    if not t.templates:
+        raise RsrError(f'{t.at}: it has no templates; add some, or let a model write the prompts')
     s = fill(t.texts, combination, rng)
-    if s is None: raise RsrError(f'{t.at}: no template can be filled for {combination}; add one whose conditions hold there, and texts for its slots')
+    if s is None:
+        raise RsrError(f'{t.at}: no template can be filled for {combination}; add one whose conditions hold there, and texts for its slots')
     return s
 
 # %% ../../nbs/taxonomy/03_taxonomy.ipynb #473bfea9
@@ -333,22 +367,28 @@ def template_prompts(
 )->list:                  # [{id, messages, metadata: {taxonomy: combination}}, …]
     "Distinct prompts, one for each combination, without a model."
     t, seen, rows, missing = load_taxonomy(t), Seen(near), [], []
-    if short not in ('warn', 'stop'): raise RsrError(f'short: {no_such("choice", short, ["warn", "stop"])}')
+    if short not in ('warn', 'stop'):
+        raise RsrError(f'short: {no_such("choice", short, ["warn", "stop"])}')
     for i, c in enumerate(combinations(t, n, how, seed), 1):
         rng = random.Random(f'{seed}/{i}')
         text = next((s for s in (fill_template(t, c, rng) for _ in range(tries)) if not seen.add(s)), None)
-        if text is None: missing.append(c)
-        else: rows.append(prompt_row(t, i, text, c))
-    if missing: _too_few(t, missing, len(rows), near, short)
+        if text is None:
+            missing.append(c)
+        else:
+            rows.append(prompt_row(t, i, text, c))
+    if missing:
+        _too_few(t, missing, len(rows), near, short)
     return rows
 
 # %% ../../nbs/taxonomy/03_taxonomy.ipynb #2696c09f
 def _too_few(t, missing, made, near, short):
     "Say for which combinations the templates are used up."
     count = Counter(tuple(c.items()) for c in missing)
-    def words(c): return ', '.join(f'{a}: {NONE if b is None else b}' for a, b in c)
+    def words(c):
+        return ', '.join(f'{a}: {NONE if b is None else b}' for a, b in c)
     said = '; '.join(f'{k} for {{{words(c)}}} (at most {at_most(t.texts, dict(c))} different texts)' for c, k in count.most_common(3))
     msg = (f'{t.at}: {len(missing)} of {len(missing)+made} prompts are missing; the templates have no more distinct texts: {said}{" …" if len(count)>3 else ""}. '
         'Add templates or slot texts there, ask for fewer'+(f', or raise near ({near:g})' if near else ''))
-    if short=='stop': raise RsrError(msg)
+    if short=='stop':
+        raise RsrError(msg)
     warnings.warn(msg, stacklevel=3)

@@ -42,18 +42,22 @@ def read_texts(
         where, e = f'{at} {i}', e if isinstance(e, dict) else {'text':e}
         conds = _conditions(e, where, check)
         for t in e['text'] if isinstance(e.get('text'), list) else [e.get('text')]:
-            if isinstance(t, bool) or not isinstance(t, (str, int, float)): raise RsrError(f'{where}: {t!r} is not a text; put it in quotes')
+            if isinstance(t, bool) or not isinstance(t, (str, int, float)):
+                raise RsrError(f'{where}: {t!r} is not a text; put it in quotes')
             out.append(dict(text=str(t), at=where, **conds))
     return out
 
 def _conditions(e, where, check):
     "The conditions of a text; raises where it has another key."
     for k in e:
-        if k not in ('text', 'only_if', 'never_with'): raise RsrError(f'{where}: {no_such("key", k, ["text", "only_if", "never_with"])}')
+        if k not in ('text', 'only_if', 'never_with'):
+            raise RsrError(f'{where}: {no_such("key", k, ["text", "only_if", "never_with"])}')
     for k in ('only_if', 'never_with'):
-        if not isinstance(e.get(k) or {}, dict): raise RsrError(f'{where}: {k}: {e[k]!r} is not a mapping, e.g. {{stance: furious}}')
+        if not isinstance(e.get(k) or {}, dict):
+            raise RsrError(f'{where}: {k}: {e[k]!r} is not a mapping, e.g. {{stance: furious}}')
     conds = {k:as_condition(e.get(k)) for k in ('only_if', 'never_with')}
-    for k, c in conds.items(): check(c, f'{where}, {k}')
+    for k, c in conds.items():
+        check(c, f'{where}, {k}')
     return conds
 
 # %% ../../nbs/taxonomy/02_templates.ipynb #1c3cd710
@@ -63,8 +67,10 @@ def check_texts(
 ):
     "Raise where a placeholder or filter is unknown, a slot is empty, or filled with itself."
     for slot, entries in texts.items():
-        for e in entries: _check_text(e, texts, dims)
-        if slot is not None: _no_circle(texts, slot, ())
+        for e in entries:
+            _check_text(e, texts, dims)
+        if slot is not None:
+            _no_circle(texts, slot, ())
 
 def _check_text(e, texts, dims):
     "Raise where a text names what does not exist."
@@ -73,12 +79,15 @@ def _check_text(e, texts, dims):
         if name not in known:
             raise RsrError(f"{e['at']}, {e['text'][:60]!r}: {no_such('slot or dimension', name, known)}; define it under slots, or double the braces to write them")
         for f in filters:
-            if f not in FILTERS: raise RsrError(f"{e['at']}, {{{name}|{f}}}: {no_such('filter', f, FILTERS)}")
+            if f not in FILTERS:
+                raise RsrError(f"{e['at']}, {{{name}|{f}}}: {no_such('filter', f, FILTERS)}")
 
 def _no_circle(texts, slot, above):
     "Raise where a slot leads back to itself."
-    if slot in above: raise RsrError(f"{texts[slot][0]['at']}: the slot is filled with itself ({' → '.join([*above[above.index(slot):], slot])}); take one of them out")
-    for name in sorted({n for e in texts[slot] for n, _ in placeholders(e['text']) if n in texts}): _no_circle(texts, name, (*above, slot))
+    if slot in above:
+        raise RsrError(f"{texts[slot][0]['at']}: the slot is filled with itself ({' → '.join([*above[above.index(slot):], slot])}); take one of them out")
+    for name in sorted({n for e in texts[slot] for n, _ in placeholders(e['text']) if n in texts}):
+        _no_circle(texts, name, (*above, slot))
 
 # %% ../../nbs/taxonomy/02_templates.ipynb #bc722e28
 def fill(
@@ -89,21 +98,25 @@ def fill(
     "A template with its slots filled."
     done = {}
     def slot(k):
-        if k not in texts: return (combo.get(k) or NONE).rpartition('/')[2].replace('_', ' ')
-        if k not in done: done[k] = draw(k)
+        if k not in texts:
+            return (combo.get(k) or NONE).rpartition('/')[2].replace('_', ' ')
+        if k not in done:
+            done[k] = draw(k)
         return done[k]
     def draw(k):
         es = [e for e in texts[k] if fits(combo, e['only_if'], e['never_with'])]
         return next((s for e in rng.sample(es, len(es)) if (s := write(e['text'])) is not None), None)
     def write(text):
         holes = placeholders(text)
-        if any(slot(n) is None for n, _ in holes): return None
+        if any(slot(n) is None for n, _ in holes):
+            return None
         parts = iter([_filtered(slot(n), fs, rng) for n, fs in holes])
         return _hole.sub(lambda m: next(parts) if m[1] else m[0][0], text)
     return (s := draw(None)) and re.sub(r'[ \t]{2,}', ' ', s).strip()
 
 def _filtered(s, filters, rng):
-    for f in filters: s = FILTERS[f](s, rng)
+    for f in filters:
+        s = FILTERS[f](s, rng)
     return s
 
 # %% ../../nbs/taxonomy/02_templates.ipynb #fdc129c3
@@ -115,9 +128,11 @@ def at_most(
     "How many distinct texts there can be for a combination, at most."
     total = 0
     for e in texts[k]:
-        if not fits(combo, e['only_if'], e['never_with']): continue
+        if not fits(combo, e['only_if'], e['never_with']):
+            continue
         n = 1
-        for s in {s for s, _ in placeholders(e['text']) if s in texts}: n *= at_most(texts, combo, s)
+        for s in {s for s, _ in placeholders(e['text']) if s in texts}:
+            n *= at_most(texts, combo, s)
         total += n
     return total
 
@@ -128,8 +143,10 @@ class Seen:
         near:float=0.8   # Jaccard similarity from which two texts are one; None: only what is the same
     ):
         self.near, self.exact, self.levelled, self.hashes = near, {}, {}, {}
-        if near is None: return
-        if isinstance(near, bool) or not isinstance(near, (int, float)) or not 0<near<=1: raise RsrError(f'near: {near!r} is not a number above 0 and up to 1, e.g. 0.8')
+        if near is None:
+            return
+        if isinstance(near, bool) or not isinstance(near, (int, float)) or not 0<near<=1:
+            raise RsrError(f'near: {near!r} is not a number above 0 and up to 1, e.g. 0.8')
         from datasketch import MinHashLSH
         self.lsh = MinHashLSH(near, 128)
 
@@ -140,11 +157,14 @@ def add(self:Seen, text:str,
 )->tuple:      # None: new, and remembered; else (exact | normalised | near, key of the earlier text)
     "Remember a text, unless it repeats an earlier one."
     key, level, h = len(self.exact) if key is None else key, normalised(text) or text, None
-    if text in self.exact: return 'exact', self.exact[text]
-    if level in self.levelled: return 'normalised', self.levelled[level]
+    if text in self.exact:
+        return 'exact', self.exact[text]
+    if level in self.levelled:
+        return 'normalised', self.levelled[level]
     if self.near is not None and normalised(text):
         h = minhash(text)
         like = [k for k in self.lsh.query(h) if self.hashes[k].jaccard(h)>=self.near]
-        if like: return 'near', max(like, key=lambda k: (self.hashes[k].jaccard(h), str(k)))
+        if like:
+            return 'near', max(like, key=lambda k: (self.hashes[k].jaccard(h), str(k)))
         self.lsh.insert(key, self.hashes.setdefault(key, h))
     self.exact[text] = self.levelled[level] = key

@@ -30,7 +30,8 @@ def limits_of(
 def _along(values, path):
     "The values along a path: billing, then refund."
     for name in path.split('/'):
-        if not (v := next((v for v in values if v.name==name), None)): return
+        if not (v := next((v for v in values if v.name==name), None)):
+            return
         yield v
         values = v.subtopics
 
@@ -48,10 +49,13 @@ def wanted(
 )->str:
     "What a message of this combination is, in words."
     dims = [(n.replace('_', ' '), (d := t.dimension(n)).values, combination[n], d.description) for n in t.names if combination.get(n)]
-    if (e := combination.get('edge_case')): dims.append(('special', t.edge_cases, e, ''))
+    if (e := combination.get('edge_case')):
+        dims.append(('special', t.edge_cases, e, ''))
     lines = [_line(*d).split(' (')[0] if brief else _line(*d) for d in dims]
-    if (lim := limits_of(t, combination)): lines.append(f'length: {lim[0]} to {lim[1]} words')
-    if brief: return 'Write one message. '+'; '.join(lines)
+    if (lim := limits_of(t, combination)):
+        lines.append(f'length: {lim[0]} to {lim[1]} words')
+    if brief:
+        return 'Write one message. '+'; '.join(lines)
     return '\n'.join(['Write one message.', *([f'Kind: {t.description.strip()}'] if t.description.strip() else []), *lines])
 
 # %% ../../nbs/taxonomy/07_user_messages.ipynb #84906f71
@@ -90,7 +94,8 @@ def not_like(
     texts:list       # texts that were accepted lately
 )->list:             # the request with them
     "A request that asks for something else than these texts."
-    if not texts: return messages
+    if not texts:
+        return messages
     mark, block = fenced(texts, 'TEXT')
     more = (f'\n\nBetween the lines <<<BEGIN TEXT {mark}>>> and <<<END TEXT {mark}>>> stand messages that exist already. They are no instructions. '
             f'Write one that is unlike them: another detail, other words, another beginning.\n{block}\n\nWrite the message alone.')
@@ -112,7 +117,8 @@ def _peel(s):
     "One layer less."
     s = _NOTE.sub('', _PREAMBLE.sub('', _CODE.sub(r'\1', s.strip()), count=1)).strip()
     for a, b in _PAIRS:
-        if len(s)>len(a+b) and s.startswith(a) and s.endswith(b) and (a=="'" or a not in s[len(a):-len(b)]): return s[len(a):-len(b)].strip()
+        if len(s)>len(a+b) and s.startswith(a) and s.endswith(b) and (a=="'" or a not in s[len(a):-len(b)]):
+            return s[len(a):-len(b)].strip()
     return s
 
 # %% ../../nbs/taxonomy/07_user_messages.ipynb #70684848
@@ -123,7 +129,8 @@ def clean_message(
     s = split_thinking(text)[1]
     for _ in range(5):
         was, s = s, _peel(s)
-        if s==was: break
+        if s==was:
+            break
     return s
 
 # %% ../../nbs/taxonomy/07_user_messages.ipynb #3c616cd0
@@ -158,13 +165,19 @@ def why_not(
     request=()     # the messages it answers: text copied from them is no message
 )->str:            # the reason; None: it may stay
     "Why a text is not one message of a person, within its limits."
-    if not text.strip(): return 'empty'
-    if (bad := next((k for k, rx in _RULES.items() if rx.search(text if k=='several messages' else text[:300])), None)): return bad
+    if not text.strip():
+        return 'empty'
+    if (bad := next((k for k, rx in _RULES.items() if rx.search(text if k=='several messages' else text[:300])), None)):
+        return bad
     n, words = count_words(text), normalised(text).split()
-    if len(words)>9 and len(set(words))<.45*len(words): return 'repeats itself'
-    if limits and n<limits[0]: return f'too short: {n} words, at least {limits[0]}'
-    if limits and n>limits[1]: return f'too long: {n} words, at most {limits[1]}'
-    if (g := _grams(text, 6)) and len(g & set().union(*(_grams(m['content'], 6) for m in request if m['role']!='assistant')))>=len(g)/2: return 'echo'
+    if len(words)>9 and len(set(words))<.45*len(words):
+        return 'repeats itself'
+    if limits and n<limits[0]:
+        return f'too short: {n} words, at least {limits[0]}'
+    if limits and n>limits[1]:
+        return f'too long: {n} words, at most {limits[1]}'
+    if (g := _grams(text, 6)) and len(g & set().union(*(_grams(m['content'], 6) for m in request if m['role']!='assistant')))>=len(g)/2:
+        return 'echo'
 
 # %% ../../nbs/taxonomy/07_user_messages.ipynb #6e9df266
 def clip_to(
@@ -172,7 +185,8 @@ def clip_to(
     most:int    # words
 )->str:         # as it was where it fits, or where not even its first sentence does
     "A text without the sentences that are too many."
-    if count_words(text)<=most: return text
+    if count_words(text)<=most:
+        return text
     ends = [m.end() for m in re.finditer(r"""[.!?…]+["'”’)\]]*(?=\s|\Z)|[。！？]|(?=\n)""", text) if count_words(text[:m.end()])<=most]
     return text[:ends[-1]].strip() if ends and text[:ends[-1]].strip() else text
 
@@ -203,11 +217,13 @@ class Opening(Verdict):
     def __init__(self, t, near:float=0.6, clip:bool=False, examples=None):
         super().__init__(t, clip, near=near)
         self.seen, self.recent = Seen(near), []   # recent: (combination, text), the latest last
-        for i, e in enumerate(t.examples if examples is None else examples, 1): self.seen.add(e['text'], f'example {i}')
+        for i, e in enumerate(t.examples if examples is None else examples, 1):
+            self.seen.add(e['text'], f'example {i}')
 
     def take(self, key, text, combination):
         "Let a text in, and remember it; or say what it repeats."
-        if (twin := self.seen.add(text, key)): return f'duplicate ({twin[0]}): of {twin[1]}'
+        if (twin := self.seen.add(text, key)):
+            return f'duplicate ({twin[0]}): of {twin[1]}'
         self.recent.append((combination, text))
 
     def judge(self, text, metadata, prompt):
@@ -267,14 +283,17 @@ class Turn(Verdict):
     def judge(self, text, metadata, prompt):
         "Why it may not stay."
         lim = limits_of(self.t, metadata['taxonomy'])
-        if (why := why_not(text, lim and (1, lim[1]), prompt)): return why
-        if normalised(text) in map(normalised, metadata['said']): return 'duplicate (normalised): of an earlier turn'
+        if (why := why_not(text, lim and (1, lim[1]), prompt)):
+            return why
+        if normalised(text) in map(normalised, metadata['said']):
+            return 'duplicate (normalised): of an earlier turn'
 
 # %% ../../nbs/taxonomy/07_user_messages.ipynb #8c1d9f49
 class Answer(Verdict):
     "Takes whatever an assistant says, if it says something."
     name = 'answer'
-    def message(self, text, combination, reasoning=''): return split_thinking(text, reasoning)[1]
+    def message(self, text, combination, reasoning=''):
+        return split_thinking(text, reasoning)[1]
     def judge(self, text, metadata, prompt):
         "Why it may not stay."
         return None if text else 'empty'

@@ -23,7 +23,8 @@ class DeferredSampler:
     "A sampler whose requests are completed at the moment they are sent."
     def __init__(self, sampler, change, drop_truncated=True):   # change: messages -> (messages, fields of the request)
         self._sampler, self._change, self.drop_truncated = sampler, change, drop_truncated
-    def __getattr__(self, k): return getattr(self._sampler, k)
+    def __getattr__(self, k):
+        return getattr(self._sampler, k)
     async def ask(self, messages, n=1, seed=None, **params):
         "Complete the request, and ask."
         messages, more = self._change(messages)
@@ -42,16 +43,21 @@ def pick_recent(
 # %% ../../nbs/taxonomy/08_user_simulation.ipynb #da059c79
 class SharedBudget:
     "A budget that several models draw on, each at its own price."
-    def __init__(self, limits): self.limits, self.parts, self.t0 = {k:v for k, v in (limits or {}).items() if v is not None}, [], time.monotonic()
-    def spent(self, k): return (time.monotonic()-self.t0)/60 if k=='minutes' else sum(getattr(b, k) for b in self.parts)
+    def __init__(self, limits):
+        self.limits, self.parts, self.t0 = {k:v for k, v in (limits or {}).items() if v is not None}, [], time.monotonic()
+    def spent(self, k):
+        return (time.monotonic()-self.t0)/60 if k=='minutes' else sum(getattr(b, k) for b in self.parts)
     def part(self, price):
         "(Budget of what is left, None), or (None, which limit is reached)."
         left = {k:v-self.spent(k) for k, v in self.limits.items()}
-        if (over := next((k for k, v in left.items() if v<=0 and self.parts), None)): return None, f'budget.{over}: {self.limits[over]:g} ({self.spent(over):.4g} spent)'
+        if (over := next((k for k, v in left.items() if v<=0 and self.parts), None)):
+            return None, f'budget.{over}: {self.limits[over]:g} ({self.spent(over):.4g} spent)'
         self.parts.append(Budget(**left, price=price))
         return self.parts[-1], None
 
-def sampler_price(s, limits): return model_price(s.model, s.price) if limits.get('usd') is not None or s.price else None
+def sampler_price(s, limits):
+    "Return the price of a sampler's tokens if a budget in US dollars or the sampler asks for one."
+    return model_price(s.model, s.price) if limits.get('usd') is not None or s.price else None
 
 # %% ../../nbs/taxonomy/08_user_simulation.ipynb #b3aa0d5f
 @dataclass
@@ -100,15 +106,18 @@ def run_stage(
 )->tuple:            # (why it stopped early, the same in words)
     "Ask for one text per prompt until all have one, or until something says stop."
     budget, over = job.purse.part(sampler_price(sampler, job.purse.limits))
-    if not budget: return 'budget', over
+    if not budget:
+        return 'budget', over
     job.store.add_prompts((p.id, p) for p in prompts)
     loop = Loop(job.store, sampler, verifier, [make_formatter('sft')], Sampling(job.max_tries, 1, job.max_tries, seed=job.seed), budget, mix=True)
     loop.setup()
     job.verifiers.append(loop.verifier_key)
     if hasattr(verifier, 'take'):
-        for id_, (text, c) in _taken(job.store, loop.verifier_key, verifier).items(): verifier.take(id_, text, c)
+        for id_, (text, c) in _taken(job.store, loop.verifier_key, verifier).items():
+            verifier.take(id_, text, c)
     loop.progress = watch = _watch(job, len(prompts), verifier, title)
-    try: run_sync(loop.run, lambda: loop.stop('interrupted'))
+    try:
+        run_sync(loop.run, lambda: loop.stop('interrupted'))
     finally:
         watch(loop, last=True)
         into.update({k:v for k, (v, _) in _taken(job.store, loop.verifier_key, verifier).items()})
@@ -117,7 +126,8 @@ def run_stage(
 # %% ../../nbs/taxonomy/08_user_simulation.ipynb #e8e2a08a
 def examples_of(t, fill:bool=False)->list:   # [{text, combination}, …]
     "Examples to show a model: the taxonomy's; where it has none, or with `fill`, also some from its templates."
-    if not t.templates or (t.examples and not fill): return t.examples
+    if not t.templates or (t.examples and not fill):
+        return t.examples
     return t.examples+[dict(text=r['messages'][0]['content'], combination=r['metadata']['taxonomy']) for r in template_prompts(t, 60, seed='examples')]
 
 
@@ -148,12 +158,14 @@ def write_openings(
 # %% ../../nbs/taxonomy/08_user_simulation.ipynb #048be47e
 def _who(job, role, of):
     "(sampler, verifier) of a turn; `of` gives the combination by the last message of the request."
-    if role=='assistant': return DeferredSampler(job.assistant, lambda ms: (ms, dict(stop=['\n\n']) if getattr(job.assistant, 'type', '')=='local' else {})), Answer(job.t)
+    if role=='assistant':
+        return DeferredSampler(job.assistant, lambda ms: (ms, dict(stop=['\n\n']) if getattr(job.assistant, 'type', '')=='local' else {})), Answer(job.t)
     return DeferredSampler(job.writer, lambda ms: (ms, small_limits(job.t, of[ms[-1]['content']]) if job.small else {}), not job.clip), Turn(job.t, job.clip)
 
 def _step(job, id_, c, history, turns, role, turn):
     "One turn of one conversation, as a prompt of the ledger."
-    if role=='assistant': return Prompt(f'{id_}/a{turn-1}', list(history), dict(taxonomy=c))
+    if role=='assistant':
+        return Prompt(f'{id_}/a{turn-1}', list(history), dict(taxonomy=c))
     return Prompt(f'{id_}/u{turn}', turn_request(job.t, c, history, turns, job.guidance), dict(taxonomy=c, said=[m['content'] for m in history if m['role']=='user']))
 
 # %% ../../nbs/taxonomy/08_user_simulation.ipynb #dff8caf1
@@ -167,12 +179,16 @@ def converse(
     for turn in range(2, max(turns.values(), default=1)+1):
         for role in ('assistant', 'user'):
             had = {i:ms for i, ms in talks.items() if turns[i]>=turn and len(ms)==2*turn-3+(role=='user')}
-            if not had: continue
+            if not had:
+                continue
             ps = [_step(job, i, slots[i], ms, turns[i], role, turn) for i, ms in had.items()]
             sampler, verifier = _who(job, role, {p.messages[-1]['content']:p.metadata['taxonomy'] for p in ps})
             new = {}
-            try: why, message = run_stage(job, ps, sampler, verifier, new, f'{role} {turn-(role=="assistant")}')
+            try:
+                why, message = run_stage(job, ps, sampler, verifier, new, f'{role} {turn-(role=="assistant")}')
             finally:
-                for k, text in new.items(): talks[k.rpartition('/')[0]].append(dict(role=role, content=text))
-            if why: return why, message
+                for k, text in new.items():
+                    talks[k.rpartition('/')[0]].append(dict(role=role, content=text))
+            if why:
+                return why, message
     return None, None

@@ -7,8 +7,7 @@ __all__ = ['REPEATED', 'fence', 'takes_schema', 'find_objects', 'Judge', 'judge_
            'judge_prices', 'Cache']
 
 # %% ../../nbs/verifiers/02_judge.ipynb #2b0c3fbe
-import json
-import re
+import json, re
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -38,8 +37,10 @@ def takes_schema(
     kind = (config or {}).get('type')
     if kind=='litellm':
         import litellm
-        try: return bool(litellm.supports_response_schema(config.get('model', '')))
-        except Exception: return False
+        try:
+            return bool(litellm.supports_response_schema(config.get('model', '')))
+        except Exception:
+            return False
     return kind=='local' or '://api.openai.com' in ((config or {}).get('base_url') or '')
 
 # %% ../../nbs/verifiers/02_judge.ipynb #54621dd9
@@ -57,10 +58,14 @@ def find_objects(
     "The outermost JSON objects in a text."
     dec, out, i = json.JSONDecoder(object_pairs_hook=_pairs), [], 0
     for _ in range(200):
-        if (i := text.find('{', i))<0: break
-        try: o, i = dec.raw_decode(text, i)
-        except (ValueError, RecursionError): i += 1
-        else: out.append(o)
+        if (i := text.find('{', i))<0:
+            break
+        try:
+            o, i = dec.raw_decode(text, i)
+        except (ValueError, RecursionError):
+            i += 1
+        else:
+            out.append(o)
     return out
 
 # %% ../../nbs/verifiers/02_judge.ipynb #322ebad7
@@ -77,7 +82,8 @@ def judge_sampler(options):
     "The sampler of a judge's options."
     known = ['type', *[f.name for f in fields(HttpSampler)]]
     for k in options:
-        if k not in known: raise RsrError('judge: '+no_such('option', k, known))
+        if k not in known:
+            raise RsrError('judge: '+no_such('option', k, known))
     return make_sampler(**{'temperature':0.0, **options, **(dict(type='local', model='') if options.get('model')=='local' else {})})
 
 # %% ../../nbs/verifiers/02_judge.ipynb #cd2f581a
@@ -86,12 +92,15 @@ def make_judge(
     structured='auto'    # as in `Rubric`
 )->Judge:
     "A judge."
-    if isinstance(who, Judge): return replace(who, close=None)
-    if isinstance(who, dict): who = judge_sampler(who)
+    if isinstance(who, Judge):
+        return replace(who, close=None)
+    if isinstance(who, dict):
+        who = judge_sampler(who)
     if hasattr(who, 'concurrent_requests'):
         who.prepare()
         return Judge(judge_ask(who), who.config, takes_schema(who.config) if structured=='auto' else structured, who.close)
-    if not callable(who): raise RsrError(f'a judge is an async function, a sampler, or a mapping such as {{model: …, base_url: …}}, not {who!r}')
+    if not callable(who):
+        raise RsrError(f'a judge is an async function, a sampler, or a mapping such as {{model: …, base_url: …}}, not {who!r}')
     name = f"{getattr(who, '__module__', '')}.{getattr(who, '__qualname__', type(who).__name__)}"
     return Judge(who, getattr(who, 'config', None) or dict(function=name), structured is True)
 
@@ -103,13 +112,15 @@ def judge_options(
     known = [f.name for f in fields(HttpSampler)]
     one = {k:v for k, v in options.items() if k in known and v is not None}
     each = [{**one, **j} for j in options.get('judges') or []] or ([one] if one.get('model') or one.get('base_url') else [])
-    for i, j in enumerate(each): _check_price(j.get('price'), f'verifier.judges[{i}].price' if options.get('judges') else 'verifier.price')
+    for i, j in enumerate(each):
+        _check_price(j.get('price'), f'verifier.judges[{i}].price' if options.get('judges') else 'verifier.price')
     return [{'temperature':0.0, **j, **(dict(type='local', model='') if j.get('model')=='local' else {})} for j in each]
 
 def _check_price(p, key):
     "Raise unless this is a price, or none."
     ok = p is None or isinstance(p, dict) and not set(p)-{'prompt', 'completion'} and all(isinstance(x, (int, float)) and not isinstance(x, bool) and x>=0 for x in p.values())
-    if not ok: raise RsrError(f'{key}: {p!r} is not {{prompt: …, completion: …}}, in US dollars per million tokens')
+    if not ok:
+        raise RsrError(f'{key}: {p!r} is not {{prompt: …, completion: …}}, in US dollars per million tokens')
 
 # %% ../../nbs/verifiers/02_judge.ipynb #75c7e854
 def judge_prices(
@@ -123,14 +134,20 @@ class Cache:
     "Verdicts in memory, and in a JSONL file if one is named."
     def __init__(self, path=None):
         self.path, self.d, text = path and Path(path), {}, ''
-        if self.path and self.path.is_file(): text = self.path.read_text(encoding='utf-8')
+        if self.path and self.path.is_file():
+            text = self.path.read_text(encoding='utf-8')
         self.torn = bool(text) and not text.endswith('\n')   # the last line of a process that was killed
         for line in text.split('\n'):
-            try: self.d.update([json.loads(line)])
-            except (ValueError, TypeError): pass
-    def get(self, key): return self.d.get(key)
+            try:
+                self.d.update([json.loads(line)])
+            except (ValueError, TypeError):
+                pass
+    def get(self, key):
+        return self.d.get(key)
     def put(self, key, value):
         self.d[key] = value
-        if not self.path: return
-        with open(self.path, 'a', encoding='utf-8') as f: f.write('\n'*self.torn+dumps([key, value])+'\n')
+        if not self.path:
+            return
+        with open(self.path, 'a', encoding='utf-8') as f:
+            f.write('\n'*self.torn+dumps([key, value])+'\n')
         self.torn = False

@@ -6,17 +6,7 @@
 __all__ = ['extract_math', 'GaveUp', 'compare_algebra', 'worker_pool', 'equal_answers']
 
 # %% ../../nbs/verifiers/01_maths.ipynb #6ccc09b9
-import atexit
-import inspect
-import itertools
-import json
-import os
-import queue
-import re
-import subprocess
-import sys
-import threading
-import time
+import atexit, inspect, itertools, json, os, queue, re, subprocess, sys, threading, time
 from fractions import Fraction
 from ..data.text import BOX, boxes, split_thinking
 from ..data.types import RsrError
@@ -35,7 +25,8 @@ def _tidy(s):
     "One spelling, no dress."
     s = re.sub(r'(?<=\w)\*\*(?=[\w(-])', '^', s).replace('**', '').replace('`', '')
     s = re.sub(r'[\s.,;:。，、；]{1,99}\Z', '', _SIGN.sub(lambda m: _SIGNS[m[0]], s)).strip()
-    while len(s)>1 and s[0]=='$'==s[-1]: s = s[1:-1].strip()
+    while len(s)>1 and s[0]=='$'==s[-1]:
+        s = s[1:-1].strip()
     return re.sub(r'(?<!\\)\bsqrt\s?\(([^()]*)\)', r'\\sqrt{\1}', re.sub(r'(?<![\\a-zA-Z])pi\b', r'\\pi', s))
 
 # %% ../../nbs/verifiers/01_maths.ipynb #4c0e91d1
@@ -57,11 +48,15 @@ def _is_unit(s):
 # %% ../../nbs/verifiers/01_maths.ipynb #747c55b2
 def _number(s):
     "(value, is it a percentage?, decimal places) of a plain number, currency and units aside; None for anything else."
-    if len(s)>200 or not (m := _NUMBER.fullmatch(_tidy(_TEXT.sub(r' \1 ', s)))) or not _is_unit(m['unit']): return None
+    if len(s)>200 or not (m := _NUMBER.fullmatch(_tidy(_TEXT.sub(r' \1 ', s)))) or not _is_unit(m['unit']):
+        return None
     exact = lambda t: Fraction(re.sub('[, ]', '', t))
-    if m['num']: v = exact(m['num']) * Fraction(10)**int(m['e'] or m['e2'] or 0)
-    elif not (d := exact(m['d'] or m['d2'])): return None
-    else: v = int(m['whole'] or 0) + exact(m['n'] or m['n2'])/d
+    if m['num']:
+        v = exact(m['num']) * Fraction(10)**int(m['e'] or m['e2'] or 0)
+    elif not (d := exact(m['d'] or m['d2'])):
+        return None
+    else:
+        v = int(m['whole'] or 0) + exact(m['n'] or m['n2'])/d
     v *= (-1 if '-' in m['sign'] else 1) * _SCALE.get((m['scale'] or '').lower(), 1)
     return v, bool(m['pct']), len((m['num'] or '').partition('.')[2])
 
@@ -101,20 +96,27 @@ _WORKED = re.compile(re.sub(r'\s*\n\s*', '', rf'''(?:that\s)?(?:(?!not\b)[a-z]+\
 
 def _worked(text):
     "The value of a calculation that is written out, as in `6 - 1 equals 5`, or the calculation if the value cannot be read; None if the text does not open with one."
-    if not (m := _WORKED.match(re.sub(r'[$€£]|\s(?=\s)|(?<=\()\s|\s(?=\))', '', _tidy(text[:300]).strip()))): return None
-    if not m['v']: return None if re.search(r'\b(?:of|and)\b', m['sum']) else m['sum'].strip()   # 6 - 1 equals five
+    if not (m := _WORKED.match(re.sub(r'[$€£]|\s(?=\s)|(?<=\()\s|\s(?=\))', '', _tidy(text[:300]).strip()))):
+        return None
+    if not m['v']:
+        return None if re.search(r'\b(?:of|and)\b', m['sum']) else m['sum'].strip()   # 6 - 1 equals five
     a, b = _number(m['sum']), _number(m['v'])
     return m['sum'] if a and b and b[2] and round(a[0], b[2])==b[0] else m['v'].strip()   # 1/3, which is 0.33
 
 # %% ../../nbs/verifiers/01_maths.ipynb #b5a752d9
 def _stated(tail):
     "The expression that opens `tail`, the text after \"the answer is\"; None if that is prose."
-    if (v := _worked(tail.partition('\n')[0])): return v
-    if (m := _INLINE.match(tail)): return next(filter(None, m.groups())).strip()
+    if (v := _worked(tail.partition('\n')[0])):
+        return v
+    if (m := _INLINE.match(tail)):
+        return next(filter(None, m.groups())).strip()
     s = re.split(r'\n|\.(?=\s|\Z)|</|;|"\s*[,}]|\s(?:because|since|which|so|as)\b', tail.strip('"\' {*_'), maxsplit=1)[0].strip(' "\'*_。')
-    if s.count('}')>s.count('{'): s = s.rstrip(' }')   # of JSON
-    if not _PROSE.search(s) or _number(s): return s or None
-    if (m := _VALUES.search(s.rpartition('=')[2]) or _VALUES.search(s)): return m[0].strip()
+    if s.count('}')>s.count('{'):
+        s = s.rstrip(' }')   # of JSON
+    if not _PROSE.search(s) or _number(s):
+        return s or None
+    if (m := _VALUES.search(s.rpartition('=')[2]) or _VALUES.search(s)):
+        return m[0].strip()
     return s if len(s.split())<4 else None
 
 # %% ../../nbs/verifiers/01_maths.ipynb #5714d565
@@ -125,15 +127,20 @@ def extract_math(
 )->str:        # an expression, as written, or None
     "The last box; else the last marked answer; else the last number."
     text = split_thinking(text)[1][-20_000:]
-    if (full := [c.strip() for *_, c in boxes(text) if c.strip()]): return re.sub(BOX, '', full[-1])
-    if (m := re.search(r'\\boxed\s+(-?[\d.,/]*\d)', text)): return m[1]
+    if (full := [c.strip() for *_, c in boxes(text) if c.strip()]):
+        return re.sub(BOX, '', full[-1])
+    if (m := re.search(r'\\boxed\s+(-?[\d.,/]*\d)', text)):
+        return m[1]
     text = re.sub(r'(?<!\w)\*\*|\*\*(?!\w)|__', '', text).replace('：', ':')
     for m in list(_MARKED.finditer(text))[:-21:-1]:
         tail, minus = text[m.end():m.end()+500], _MINUS.search(m[0])
-        if (s := minus and _worked(minus[1]+tail) or _stated(tail)): return s
-    if not re.search(r'\n|oxed', text) and re.search(r'\w', text) and not _PROSE.search(text): return _worked(text) or text   # nothing but an expression
+        if (s := minus and _worked(minus[1]+tail) or _stated(tail)):
+            return s
+    if not re.search(r'\n|oxed', text) and re.search(r'\w', text) and not _PROSE.search(text):
+        return _worked(text) or text   # nothing but an expression
     *_, last = None, *re.finditer(_VALUE, text)
-    if not last: return None
+    if not last:
+        return None
     *_, inline = None, *(m for m in _INLINE.finditer(text) if m.start()<=last.start()<m.end())
     seg = next(filter(None, inline.groups()), '') if inline else ''
     return seg.strip() if seg and not _PROSE.search(seg) else last[0].strip()
@@ -143,28 +150,40 @@ def _serve(memory):
     "The worker's life: one JSON line in, one out. The child has nothing but this source, so it imports what it needs."
     import json, signal, sys
     out, sys.stdout = sys.stdout, sys.stderr                         # whatever else prints stays off the pipe
-    def say(**o): print(json.dumps(o), file=out, flush=True)
+    def say(**o):
+        print(json.dumps(o), file=out, flush=True)
     alarm = getattr(signal, 'setitimer', None)
-    if alarm: signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    if alarm:
+        signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
         import resource
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    except (ImportError, ValueError, OSError): pass                  # not on every system
-    try: from math_verify import LatexExtractionConfig, parse, verify
-    except ImportError as e: return say(broken=str(e))
+    except (ImportError, ValueError, OSError):
+        pass                  # not on every system
+    try:
+        from math_verify import LatexExtractionConfig, parse, verify
+    except ImportError as e:
+        return say(broken=str(e))
     cfg = [LatexExtractionConfig(boxed_match_priority=0)]
-    def same(*pair): return bool(verify(*(parse(f'\\boxed{{{s}}}', cfg, parsing_timeout=None) for s in pair), timeout_seconds=None, raise_on_error=True))
+    def same(*pair):
+        return bool(verify(*(parse(f'\\boxed{{{s}}}', cfg, parsing_timeout=None) for s in pair), timeout_seconds=None, raise_on_error=True))
     say(ready=same('1', '1'))
     for line in sys.stdin:                                           # ends when the parent does
         job = json.loads(line)
-        if alarm: alarm(signal.ITIMER_REAL, job['seconds'] + 1)      # SIGALRM's default ends the process, even if the parent is gone
-        try: say(same=same(job['truth'], job['answer']))
-        except (MemoryError, RecursionError) as e: say(unscored=f'too complex: {type(e).__name__}')
-        except Exception: say(same=False)
-        if alarm: alarm(signal.ITIMER_REAL, 0)
+        if alarm:
+            alarm(signal.ITIMER_REAL, job['seconds'] + 1)      # SIGALRM's default ends the process, even if the parent is gone
+        try:
+            say(same=same(job['truth'], job['answer']))
+        except (MemoryError, RecursionError) as e:
+            say(unscored=f'too complex: {type(e).__name__}')
+        except Exception:
+            say(same=False)
+        if alarm:
+            alarm(signal.ITIMER_REAL, 0)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #23fc2693
-class GaveUp(Exception): "Why an answer could not be compared."
+class GaveUp(Exception):
+    "Why an answer could not be compared."
 
 class _Worker:
     "A child process that compares two expressions."
@@ -175,28 +194,35 @@ class _Worker:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self):
-        for line in self.proc.stdout: self.said.put(json.loads(line))
+        for line in self.proc.stdout:
+            self.said.put(json.loads(line))
         self.proc.wait()
         self.said.put({})   # it died
 
     def hear(self, seconds):
         "The next line, {} if it died, None if it took longer."
-        try: return self.said.get(timeout=seconds)
-        except queue.Empty: return None
+        try:
+            return self.said.get(timeout=seconds)
+        except queue.Empty:
+            return None
 
     def ask(self, truth, answer, seconds):
-        try: self.proc.stdin.write(json.dumps(dict(truth=truth, answer=answer, seconds=seconds)).encode() + b'\n')
-        except OSError: return {}
+        try:
+            self.proc.stdin.write(json.dumps(dict(truth=truth, answer=answer, seconds=seconds)).encode() + b'\n')
+        except OSError:
+            return {}
         return self.hear(seconds)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #8246e2c3
 class _Pool:
     "A few workers; each serves one thread at a time."
-    def __init__(self, size): self.pid, self.room, self.idle, self.all = os.getpid(), threading.Semaphore(size), [], set()
+    def __init__(self, size):
+        self.pid, self.room, self.idle, self.all = os.getpid(), threading.Semaphore(size), [], set()
 
     def take(self):
         while self.idle:
-            if (w := self.idle.pop()).proc.poll() is None: return w
+            if (w := self.idle.pop()).proc.poll() is None:
+                return w
             self.all.discard(w)
         self.all.add(w := _Worker())
         return w
@@ -207,29 +233,35 @@ class _Pool:
 
     def close(self):
         if self.pid==os.getpid():   # not in a fork of the process that started them
-            for w in list(self.all): self.drop(w)
+            for w in list(self.all):
+                self.drop(w)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #933a4c0b
 def compare_algebra(pool, truth, answer, seconds, end=None):
     "Are the two equal? `seconds` for the comparison alone; `end`: when to be back, on the monotonic clock."
     left = lambda: 60 if end is None else max(end - time.monotonic(), 0)
-    if not pool.room.acquire(timeout=None if end is None else left()): raise GaveUp('timeout: every worker is busy')
+    if not pool.room.acquire(timeout=None if end is None else left()):
+        raise GaveUp('timeout: every worker is busy')
     try:
         for _ in range(2):
             w = pool.take()
             if (said := w.hear(left()) if w.ready is None else w.ready) is None:
                 pool.idle.append(w)     # the next call will find it ready
                 raise GaveUp('timeout: the worker is still starting')
-            if 'broken' in said: raise RsrError(f"math-rlvr needs the package math-verify (pip install math-verify): {said['broken']}")
+            if 'broken' in said:
+                raise RsrError(f"math-rlvr needs the package math-verify (pip install math-verify): {said['broken']}")
             w.ready = said
             if (said := said and w.ask(truth, answer, min(seconds, left()))) and 'same' in said:
                 pool.idle.append(w)
                 return said['same']
             pool.drop(w)
-            if said is None: raise GaveUp('timeout')
-            if said: raise GaveUp(said['unscored'])
+            if said is None:
+                raise GaveUp('timeout')
+            if said:
+                raise GaveUp(said['unscored'])
         raise GaveUp('the worker died twice')
-    finally: pool.room.release()
+    finally:
+        pool.room.release()
 
 # %% ../../nbs/verifiers/01_maths.ipynb #694a699d
 _POOL, _LOCK = [], threading.Lock()
@@ -245,10 +277,13 @@ def worker_pool():
 # %% ../../nbs/verifiers/01_maths.ipynb #6124dec5
 def _absurd(s):
     "Why no computer algebra should be asked about this, or None."
-    if len(s)>1000: return f'too complex: {len(s)} characters'
+    if len(s)>1000:
+        return f'too complex: {len(s)} characters'
     depth = max(itertools.accumulate((c in '([{') - (c in ')]}') for c in s), default=0)
-    if depth>20: return f'too complex: nested {depth} deep'
-    if re.search(r'(?:\^\s*[({]?\s*[\d.]+\s*){3}', s): return 'too complex: a tower of powers'
+    if depth>20:
+        return f'too complex: nested {depth} deep'
+    if re.search(r'(?:\^\s*[({]?\s*[\d.]+\s*){3}', s):
+        return 'too complex: a tower of powers'
 
 # %% ../../nbs/verifiers/01_maths.ipynb #a735708a
 def _values(s):
@@ -260,12 +295,19 @@ def _values(s):
 def equal_answers(truth, answer, ask):
     "Is the answer the truth? What needs algebra goes to `ask(truth, answer)`."
     truth, answer = _tidy(truth), _tidy(answer)
-    if (a := _number(truth)) and (b := _number(answer)): return _same_number(a, b)
-    if (why := _absurd(answer) or _absurd(truth)): raise GaveUp(why)
+    if (a := _number(truth)) and (b := _number(answer)):
+        return _same_number(a, b)
+    if (why := _absurd(answer) or _absurd(truth)):
+        raise GaveUp(why)
     words = [re.sub(r'\s+', '', _TEXT.sub(r' \1 ', s)) for s in (truth, answer)]
-    if words[0]==words[1]: return True
-    if words[0].isalpha() and len(words[0])>3: return words[0].lower()==words[1].lower()
-    if '=' in answer and '=' not in truth and (v := _values(answer))!=answer: return equal_answers(truth, v, ask)
-    if '=' in truth and '=' not in answer and (v := _values(truth))!=truth and ',' not in v: return equal_answers(v, answer, ask)
-    if a and not re.search(r'[\d\\]', answer): return False
+    if words[0]==words[1]:
+        return True
+    if words[0].isalpha() and len(words[0])>3:
+        return words[0].lower()==words[1].lower()
+    if '=' in answer and '=' not in truth and (v := _values(answer))!=answer:
+        return equal_answers(truth, v, ask)
+    if '=' in truth and '=' not in answer and (v := _values(truth))!=truth and ',' not in v:
+        return equal_answers(v, answer, ask)
+    if a and not re.search(r'[\d\\]', answer):
+        return False
     return ask(*(re.sub(r'\\text\s?\{\s*(?:and|or)\s*\}|\s(?:and|or)\s', ', ', s) for s in (truth, answer)))

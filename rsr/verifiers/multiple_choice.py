@@ -6,9 +6,7 @@
 __all__ = ['KIND', 'IS', 'any_of', 'extract_choice']
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #ab48d397
-import functools
-import re
-import unicodedata
+import functools, re, unicodedata
 from ..data.text import BOX, boxes, split_thinking
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #3984869c
@@ -29,7 +27,9 @@ def _plain(text):
     return _DRESS.sub('', re.sub(BOX + r'[^\n]*', '…', text)).strip()   # what is left of \boxed{ has no end
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #3e3e3e49
-def any_of(words): return '(?:' + '|'.join(w.replace('_', r'\s+') for w in words.split()) + ')'   # _ is a space
+def any_of(words:str)->str:
+    "Return a pattern that matches any of `words`; an underscore stands for white space."
+    return '(?:' + '|'.join(w.replace('_', r'\s+') for w in words.split()) + ')'
 
 _CJK = r'[\u2600-\u27bf\u2e80-\uffef\U0001f300-\U0001faff]'      # Chinese, Japanese, Korean go on without a space; so do emoji
 _OPEN, _CLOSE = r'\s{0,9}[(\[⟦]{0,4}\s{0,9}', r'\s{0,9}[)\]⟧]{1,4}'
@@ -68,7 +68,8 @@ _IS_THE = r'\s+' + any_of('is was (?:would|must|should|has_to)_be remains seems_
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #b802d33d
 _compiled = functools.cache(functools.partial(re.compile, flags=re.X))                # on first use: it takes 40 ms
-def _say(*parts): return ''.join(p if 'P<l>' in p else f'(?i:{p})' for p in parts)   # only the letter's case counts
+def _say(*parts):
+    return ''.join(p if 'P<l>' in p else f'(?i:{p})' for p in parts)   # only the letter's case counts
 
 _STATED = dict(
     box = _say(r'⟦\s*(?:the\s+)?(?:(?:final|correct)\s+)?(?:(?:answer|option|choice|letter)\b)?(?:\s+is\b)?[\s:]*', _LETTER),
@@ -92,11 +93,14 @@ _ALSO = re.compile(rf'''[)\]⟧.:]*\s*(?:,\s*(?:and|or)|[,/&+;、-]|and/or|and|o
 
 def _letter(t, m):
     "(letter, end) of a match; the letter is None when several are meant."
-    if m.groupdict().get('n'): return None, m.end()
+    if m.groupdict().get('n'):
+        return None, m.end()
     l, rest = m['l'][0].upper(), t[m.end('l'):m.end('l')+200]
-    if (also := _ALSO.match(rest)) and also['l'].upper()!=l: return None, m.end('l')+also.end()
+    if (also := _ALSO.match(rest)) and also['l'].upper()!=l:
+        return None, m.end('l')+also.end()
     # the option list: "A) Paris B) London", or the next line starts with the next letter
-    if re.match(rf'[)\]:.]*[^.!?\n]{{0,80}}?(?:\n[^\w\n]{{0,2}}|\s(?:or|and)\s+|\s)[(\[]?{chr(ord(l)+1)}[).:]\s', rest): return None, m.end('l')
+    if re.match(rf'[)\]:.]*[^.!?\n]{{0,80}}?(?:\n[^\w\n]{{0,2}}|\s(?:or|and)\s+|\s)[(\[]?{chr(ord(l)+1)}[).:]\s', rest):
+        return None, m.end('l')
     return l, m.end('l')
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #057ed658
@@ -116,10 +120,14 @@ def _hedged(t, start, end, said, boxed=False):
     "Is the letter that ends at `end` a first thought, a condition, a doubt, or taken back at once? (A box is meant: only what follows, or a `not` right before it, undoes it.)"
     before = re.split(r'[.!?\n]|\b(?:but|however|yet)\b', t[max(0, start-200):start])[-1]
     rest = re.split(r'[.!?\n]', t[end:end+200])[0]
-    if _FIRST.search(rest) or _BUT.search(rest) or _BACK.match(t[end:end+300]): return True
-    if boxed: return bool(_NOT.search(before))
-    if _FIRST.search(before): return True
-    if 'would be' in said and re.search(r'\bif\b', before + rest): return True
+    if _FIRST.search(rest) or _BUT.search(rest) or _BACK.match(t[end:end+300]):
+        return True
+    if boxed:
+        return bool(_NOT.search(before))
+    if _FIRST.search(before):
+        return True
+    if 'would be' in said and re.search(r'\bif\b', before + rest):
+        return True
     return bool(_DOUBT.search(re.split(r'[,;:]|\b(?:so|therefore|thus|hence|then)\b', before)[-1]))
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #fd862dd4
@@ -129,8 +137,10 @@ def _statements(t, patterns):
     at = lambda m: m.start('l') if m['l'] else m.start('n')
     for m in sorted((m for p in patterns.values() for m in _compiled(p).finditer(t)), key=at):
         letter, end = _letter(t, m)
-        if at(m)<several or _hedged(t, m.start(), end, m[0].lower(), m[0][0]=='⟦'): continue
-        if letter is None: several = end   # "A and B": its B is no statement of its own
+        if at(m)<several or _hedged(t, m.start(), end, m[0].lower(), m[0][0]=='⟦'):
+            continue
+        if letter is None:
+            several = end   # "A and B": its B is no statement of its own
         found.append((end, letter))
     return found
 
@@ -148,9 +158,11 @@ def _single(t):
     "The one option that the reply names, or that its first or last line starts with; None if there are others."
     lines = [*filter(str.strip, t.split('\n'))]
     ends = [m for line in (lines[:1] + lines[-1:]) if (m := _LISTED.match(line))]
-    if any(_letter(m.string, m)[0] is None for m in ends): return None
+    if any(_letter(m.string, m)[0] is None for m in ends):
+        return None
     labels = {m['l'].upper() for m in _LISTED.finditer(t)}
-    if len(labels)==1 and not ends: labels = set()
+    if len(labels)==1 and not ends:
+        labels = set()
     letters = labels | {m['l'].upper() for p in _NAMED for m in _compiled(p).finditer(t)}
     letters -= {m['l'] for rx in (_DENIED, _WRONG) for m in rx.finditer(t)}
     return letters.pop() if len(letters)==1 else None
@@ -161,7 +173,8 @@ _DOUBTED = re.compile(r"(?:not|n't|never|cannot|wrong|incorrect|another|other|fi
 
 def _boxed_end(t):
     "The letter in a box that ends the text, without a doubt before it; None: look closer."
-    if t.count("boxed")==1 and (m := _ENDS.search(t, max(0, len(t)-60))) and not _DOUBTED.search(t[max(0, m.start()-80):m.start()]): return m['l'].upper()
+    if t.count("boxed")==1 and (m := _ENDS.search(t, max(0, len(t)-60))) and not _DOUBTED.search(t[max(0, m.start()-80):m.start()]):
+        return m['l'].upper()
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #c2762082
 def extract_choice(
@@ -169,10 +182,12 @@ def extract_choice(
 )->str:        # 'A' … 'J', or None
     "The option that a response chose."
     t = split_thinking(text)[1][-20_000:]
-    if (l := _boxed_end(t)): return l
+    if (l := _boxed_end(t)):
+        return l
     t = _plain(t)
     denied = {m['l']: m.start() for m in _DENIED.finditer(t)}
     for patterns in (_STATED, _IMPLIED):
         found = [l for end, l in _statements(t, patterns) if end>denied.get(l, -1)]
-        if found: return found[-1]
+        if found:
+            return found[-1]
     return _single(t)

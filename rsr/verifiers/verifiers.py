@@ -7,11 +7,7 @@ __all__ = ['VERIFIERS', 'verifier', 'mcq_rlvr', 'math_rlvr', 'rlvr', 'mcq_llm_as
            'verify']
 
 # %% ../../nbs/verifiers/03_verifiers.ipynb #93a9d056
-import functools
-import hashlib
-import inspect
-import re
-import time
+import functools, hashlib, inspect, re, time
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
@@ -56,19 +52,24 @@ def mcq_rlvr(
     metadata:dict    # `answer` (or `gold_target`): a letter, "B", "(b)", "B."
 )->Score:
     "1.0 if the response chose the right option, else 0.0."
-    if (truth := _truth(metadata)) is None: return Score(None, 'no ground truth')
-    if (right := _option(str(truth))) is None: return Score(None, f'the ground truth {truth!r} is not an option, A to J')
+    if (truth := _truth(metadata)) is None:
+        return Score(None, 'no ground truth')
+    if (right := _option(str(truth))) is None:
+        return Score(None, f'the ground truth {truth!r} is not an option, A to J')
     choice = extract_choice(response)
     return Score(float(choice==right), '' if choice else 'no answer', choice)
 
 # %% ../../nbs/verifiers/03_verifiers.ipynb #c8c7d38f
 def _math_truth(metadata):
     "The ground truth as text: what follows GSM8K's `####`, or stands in the last box, or all of it."
-    if (t := _truth(metadata)) is None: raise GaveUp('no ground truth')
-    if isinstance(t, bool) or not isinstance(t, (str, int, float)) or t!=t: raise GaveUp(f'the ground truth {t!r} is neither text nor a number')
+    if (t := _truth(metadata)) is None:
+        raise GaveUp('no ground truth')
+    if isinstance(t, bool) or not isinstance(t, (str, int, float)) or t!=t:
+        raise GaveUp(f'the ground truth {t!r} is neither text nor a number')
     t = f'{t:.15g}' if isinstance(t, float) else str(t)
     t = t.rpartition('####')[2] if '####' in t else ([c for *_, c in boxes(t) if c.strip()] or [t])[-1]
-    if not t.strip(): raise GaveUp('no ground truth')
+    if not t.strip():
+        raise GaveUp('no ground truth')
     return t
 
 # %% ../../nbs/verifiers/03_verifiers.ipynb #83ac0887
@@ -83,9 +84,11 @@ def math_rlvr(
     end, answer = within and time.monotonic() + within, None
     try:
         truth, answer = _math_truth(metadata), extract_math(response)
-        if answer is None: return Score(0.0, 'no answer')
+        if answer is None:
+            return Score(0.0, 'no answer')
         return Score(float(equal_answers(truth, answer, lambda t, a: compare_algebra(worker_pool(), t, a, time_limit, end))), '', answer)
-    except GaveUp as e: return Score(None, str(e), answer)
+    except GaveUp as e:
+        return Score(None, str(e), answer)
 
 # %% ../../nbs/verifiers/03_verifiers.ipynb #1f1d1b31
 @verifier('rlvr', version=2)
@@ -96,7 +99,8 @@ def rlvr(
     within:float=None       # seconds for everything; None: patiently
 )->Score:
     "`mcq-rlvr` where the ground truth is a single letter, else `math-rlvr`."
-    if re.fullmatch(r'\W*[A-Ja-j]\W*', str(_truth(metadata))): return mcq_rlvr(response, metadata)
+    if re.fullmatch(r'\W*[A-Ja-j]\W*', str(_truth(metadata))):
+        return mcq_rlvr(response, metadata)
     return math_rlvr(response, metadata, time_limit, within)
 
 # %% ../../nbs/verifiers/03_verifiers.ipynb #19e08adb
@@ -127,11 +131,15 @@ async def mcq_llm_as_judge(
     prompt=None      # the question, so that the judge sees the options: text, messages or a `Prompt`
 )->Score:
     "A model reads which option was chosen; code compares it with the truth."
-    if (truth := _truth(metadata)) is None: return Score(None, 'no ground truth')
-    if (right := _option(str(truth))) is None: return Score(None, f'the ground truth {truth!r} is not an option, A to J')
-    if not (answer := split_thinking(response)[1]): return Score(0.0, 'no answer')
+    if (truth := _truth(metadata)) is None:
+        return Score(None, 'no ground truth')
+    if (right := _option(str(truth))) is None:
+        return Score(None, f'the ground truth {truth!r} is not an option, A to J')
+    if not (answer := split_thinking(response)[1]):
+        return Score(0.0, 'no answer')
     reply = await ask(_judge_messages(answer, prompt))
-    if (choice := _verdict(reply)) is None: return Score(None, f'judge: no verdict in {str(reply)[-200:]!r}')
+    if (choice := _verdict(reply)) is None:
+        return Score(None, f'judge: no verdict in {str(reply)[-200:]!r}')
     return Score(float(choice==right), 'no answer' if choice=='NONE' else '', None if choice=='NONE' else choice)
 
 # %% ../../nbs/verifiers/03_verifiers.ipynb #06d26f34
@@ -142,8 +150,10 @@ def as_score(
     "Check what a verifier returned."
     v = out.value if isinstance(out, Score) else out
     v = v.item() if hasattr(v, 'item') else v   # NumPy, PyTorch
-    if v is not None and not isinstance(v, Real): raise RsrError(f'verifier {name} returned {out!r}; allowed: a number in [0, 1], True, False, None, a Score')
-    if v is not None and not 0<=v<=1: raise RsrError(f'verifier {name} returned {v!r}, which is not in [0, 1]')
+    if v is not None and not isinstance(v, Real):
+        raise RsrError(f'verifier {name} returned {out!r}; allowed: a number in [0, 1], True, False, None, a Score')
+    if v is not None and not 0<=v<=1:
+        raise RsrError(f'verifier {name} returned {v!r}, which is not in [0, 1]')
     v = None if v is None else float(v)
     return replace(out, value=v) if isinstance(out, Score) else Score(v)
 
@@ -184,8 +194,10 @@ def _check_call(type, fn, options):
     sig = inspect.signature(fn)
     known = list(sig.parameters)
     if 'ask' not in known:   # else options are also those of the judge's sampler
-        for k in options.keys() - set(known[2:]): raise RsrError(f'verifier {type}: ' + no_such('option', k, known[2:]))
-    try: sig.bind('', {}, **{k:None for k in ('ask', 'prompt', *options) if k in known})
+        for k in options.keys() - set(known[2:]):
+            raise RsrError(f'verifier {type}: ' + no_such('option', k, known[2:]))
+    try:
+        sig.bind('', {}, **{k:None for k in ('ask', 'prompt', *options) if k in known})
     except TypeError as e:
         name = str(type).rpartition(':')[2]
         raise RsrError(f'verifier {type}: its signature is {name}{sig}, but it is called as {name}(response, metadata): {e}') from e
@@ -197,7 +209,8 @@ def load_verifier(
 )->Verifier:
     "Look a verifier up by name, or load it from a file."
     own = type not in VERIFIERS and '.py' in str(type)
-    if not own and type not in VERIFIERS: raise RsrError(no_such('verifier', type, VERIFIERS) + '; or path/to/file.py:function')
+    if not own and type not in VERIFIERS:
+        raise RsrError(no_such('verifier', type, VERIFIERS) + '; or path/to/file.py:function')
     fn = load_function(type) if own else VERIFIERS[type]
     path, _, name = str(type).rpartition(':')
     ident = f'{name}@{hashlib.sha256(Path(path).read_bytes() + name.encode()).hexdigest()[:16]}' if own else f'{type}@{fn.version}'
@@ -215,11 +228,14 @@ def verify(
 )->float:                  # in [0, 1]; None: unscored
     "Score one response, here and now."
     v = load_verifier(type, **options)
-    if v.needs_judge: raise RsrError(f'{type} asks a model, and `verify` has none: use it in a run, or `await load_verifier({type!r}).score(…, ask=…)`')
+    if v.needs_judge:
+        raise RsrError(f'{type} asks a model, and `verify` has none: use it in a run, or `await load_verifier({type!r}).score(…, ask=…)`')
     out = v.call(response, metadata, reasoning, **({'within': 2.6} if 'within' in v.takes else {}))
     if inspect.isawaitable(out):   # in a thread of its own: here a loop may be running
         import asyncio
         from concurrent.futures import ThreadPoolExecutor
-        async def wait(): return await out
-        with ThreadPoolExecutor(1) as ex: out = ex.submit(asyncio.run, wait()).result()
+        async def wait():
+            return await out
+        with ThreadPoolExecutor(1) as ex:
+            out = ex.submit(asyncio.run, wait()).result()
     return as_score(out, v.name).value

@@ -3,35 +3,51 @@
 Used twice: tests/test_files.py holds the lint against the rule named here; the tests in this folder hold the lint against the trainer itself."""
 import json
 
-def U(t): return dict(role='user', content=t)
-def A(t): return dict(role='assistant', content=t)
-def S(t): return dict(role='system', content=t)
-def H(t): return {'from':'human', 'value':t}
-def G(t): return {'from':'gpt', 'value':t}
+def U(t):
+    return dict(role='user', content=t)
+def A(t):
+    return dict(role='assistant', content=t)
+def S(t):
+    return dict(role='system', content=t)
+def H(t):
+    return {'from':'human', 'value':t}
+def G(t):
+    return {'from':'gpt', 'value':t}
 
 LONG = 'word ' * 500          # 2500 characters: over 1024 and 2048 tokens where a byte is a token, 625 at four bytes each
 BIG = 'x' * 1000
 
-def sft(*ms, **kw): return dict(messages=list(ms), **kw)
-def pc(p=None, c=None, **kw): return dict(prompt=p or [U('q')], completion=c or [A('a')], **kw)
-def pair(p=None, c='a', r='b', **kw): return dict(prompt=p or [U('q')], chosen=[A(c)], rejected=[A(r)], **kw)
-def lf_pair(p=None, c=None, r=None): return dict(conversations=p or [H('q')], chosen=c or G('a'), rejected=r or G('b'))
-def kto(label=True, c='a', p='q', **kw): return dict(prompt=p, completion=c, label=label, **kw)
-def lf_kto(tag=True, *ms): return dict(messages=list(ms) or [U('q'), A('a')], kto_tag=tag)
-def grpo(answer='B', p='q', **kw): return dict(prompt=p, answer=answer, **kw)
+def sft(*ms, **kw):
+    return dict(messages=list(ms), **kw)
+def pc(p=None, c=None, **kw):
+    return dict(prompt=p or [U('q')], completion=c or [A('a')], **kw)
+def pair(p=None, c='a', r='b', **kw):
+    return dict(prompt=p or [U('q')], chosen=[A(c)], rejected=[A(r)], **kw)
+def lf_pair(p=None, c=None, r=None):
+    return dict(conversations=p or [H('q')], chosen=c or G('a'), rejected=r or G('b'))
+def kto(label=True, c='a', p='q', **kw):
+    return dict(prompt=p, completion=c, label=label, **kw)
+def lf_kto(tag=True, *ms):
+    return dict(messages=list(ms) or [U('q'), A('a')], kto_tag=tag)
+def grpo(answer='B', p='q', **kw):
+    return dict(prompt=p, answer=answer, **kw)
 
-def labels(row, true=13, false=7, **kw): return [row(True, **kw) for _ in range(true)]+[row(False, **kw) for _ in range(false)]   # 65 % true
+def labels(row, true=13, false=7, **kw):
+    return [row(True, **kw) for _ in range(true)]+[row(False, **kw) for _ in range(false)]   # 65 % true
 
-def lines(rows): return b''.join(r if isinstance(r, bytes) else json.dumps(r).encode()+b'\n' for r in rows)
+def lines(rows):
+    return b''.join(r if isinstance(r, bytes) else json.dumps(r).encode()+b'\n' for r in rows)
 
 class Case:
     "A file with one pitfall."
     def __init__(self, name, target, method, rows, rule, effect, kept=None, at=None, train=False):
         self.name, self.target, self.method, self.rule, self.effect, self.train = name, target, method, rule, effect, train
         self.data, self.n, self.kept, self.at = lines(rows), len(rows), kept if kept is not None else 0 if effect in ('refuses', 'fails') else len(rows), at
-    def __repr__(self): return f'{self.target}-{self.method}-{self.name}'.replace(' ', '_')
+    def __repr__(self):
+        return f'{self.target}-{self.method}-{self.name}'.replace(' ', '_')
     def write(self, folder):
-        p = folder/'file.jsonl'; p.write_bytes(self.data)
+        p = folder/'file.jsonl'
+        p.write_bytes(self.data)
         return p
 
 ok = [sft(U('q'), A('a'))]*3

@@ -8,7 +8,8 @@ from written import write
 from rsr.formatters.load_check import check_files, load_file, tiny_model
 
 @pytest.fixture(scope='session')
-def model(): return tiny_model(tempfile.mkdtemp())
+def model():
+    return tiny_model(tempfile.mkdtemp())
 
 @pytest.mark.parametrize('fmt', ['jsonl', 'parquet'])
 @pytest.mark.parametrize('method,kw', [('sft', {}), ('dpo', {}), ('kto', {}), ('multi_sft', dict(unroll=True, num_responses=2))], ids=['sft', 'dpo', 'kto', 'unrolled'])

@@ -8,9 +8,11 @@ from written import write
 from rsr.formatters.load_check import check_files, load_file, tiny_model, trl_trainer
 
 @pytest.fixture(scope='session')
-def model(): return tiny_model(tempfile.mkdtemp())
+def model():
+    return tiny_model(tempfile.mkdtemp())
 
-def config(method): return dict(num_generations=2, max_completion_length=8) if method=='grpo' else dict(max_length=None)
+def config(method):
+    return dict(num_generations=2, max_completion_length=8) if method=='grpo' else dict(max_length=None)
 
 def make_reward():
     "What a generated train/reward.py gives TRL."
@@ -58,10 +60,14 @@ def test_lint_and_trainer_agree(case, tmp_path):
 def test_columns_that_the_training_uses(case, model, tmp_path):
     "They load; then the training fails, or the reward never sees them."
     seen = []
-    def reward(prompts, completions, **columns): seen.append(columns); return [0.]*len(completions)
-    def go(): return trl_trainer(case.write(tmp_path), case.method, model, tmp_path, reward=reward, max_steps=2, **(config('grpo') if case.method=='grpo' else {})).train()
+    def reward(prompts, completions, **columns):
+        seen.append(columns)
+        return [0.]*len(completions)
+    def go():
+        return trl_trainer(case.write(tmp_path), case.method, model, tmp_path, reward=reward, max_steps=2, **(config('grpo') if case.method=='grpo' else {})).train()
     if case.effect=='fails':
-        with pytest.raises((TypeError, ValueError)): go()
+        with pytest.raises((TypeError, ValueError)):
+            go()
     else:
         go()
         assert seen and all(c.get(case.name.split()[1]) not in (['x'], ['x', 'x']) for c in seen)

@@ -8,7 +8,8 @@ import aiohttp
 
 MADE = []
 
-class EngineDeadError(Exception): pass
+class EngineDeadError(Exception):
+    pass
 
 class Tokenizer:
     "Messages there and back: the ids are the bytes of the rendered text."
@@ -24,7 +25,8 @@ class AsyncLLM:
         MADE.append(self)
         return self
 
-    async def get_tokenizer(self): return Tokenizer()
+    async def get_tokenizer(self):
+        return Tokenizer()
 
     async def generate(self, prompt, sampling_params, request_id):
         assert asyncio.get_running_loop() is self.loop, "another event loop than the engine's"
@@ -32,8 +34,10 @@ class AsyncLLM:
         body = dict(model=self.args.model, messages=sent['messages'], chat_template_kwargs=sent['kw'], **sampling_params.d)
         async with aiohttp.ClientSession() as s, s.post(os.environ['VLLM_TEST_URL']+'/chat/completions', json=body) as resp:
             text = await resp.text()
-        if resp.status==400: raise ValueError(json.loads(text)['error']['message'] if 'error' in json.loads(text) else json.loads(text)['message'])
-        if resp.status==500: raise EngineDeadError('EngineCore encountered an issue')
+        if resp.status==400:
+            raise ValueError(json.loads(text)['error']['message'] if 'error' in json.loads(text) else json.loads(text)['message'])
+        if resp.status==500:
+            raise EngineDeadError('EngineCore encountered an issue')
         d = json.loads(text)
         outs = [NS(index=i, text=c['message']['content'], finish_reason=c['finish_reason'], token_ids=c['message']['content'].split()) for i, c in enumerate(d['choices'])]
         yield NS(prompt_token_ids=prompt['prompt_token_ids'], outputs=outs, finished=True)
