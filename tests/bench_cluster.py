@@ -21,8 +21,8 @@ HERE = Path(__file__).parent
 RUN = '''import json, resource, sys, time
 d, engine = json.loads(sys.argv[1]), sys.argv[2]
 t0 = time.perf_counter()
-if engine=='ray': from rsr.cluster import execute_cluster as go
-else: from rsr.run import execute as go
+if engine=='ray': from rsr.cluster.driver import execute_cluster as go
+else: from rsr.run.execution import execute as go
 go(d, progress=False)
 print(json.dumps(dict(wall=time.perf_counter()-t0)))'''
 
@@ -53,7 +53,7 @@ def sampling(tmp, n=1000):
 def synthetic(work, rollouts, per=8, size=500):
     "Parts of a finished run, without a model."
     from rsr.data.files import dumps, fingerprint
-    from rsr.data.parts import TABLES, _write_part, block_keys, own_keys, part_path
+    from rsr.data.parts import TABLES, write_part, block_keys, own_keys, part_path
     from rsr.data.store import Store
     from rsr.run.files import save_recipe
     from rsr.run.recipe import load_recipe
@@ -72,7 +72,7 @@ def synthetic(work, rollouts, per=8, size=500):
         rows = dict(prompts=[ps], rollouts=[rs], scores=[ss], calls=[], verdicts=[])
         facts = dict(block=block, gen=1, seconds=0., verifier=configs[1][1], sides={}, configs=configs, state='x', open=0)
         for t in sorted(TABLES, key=lambda t: t=='rollouts'):
-            _write_part(part_path(work, t, block), t, rows[t], facts)
+            write_part(part_path(work, t, block), t, rows[t], facts)
     st = Store(work)
     st.put('block', size)
     st.commit()
@@ -81,12 +81,12 @@ def synthetic(work, rollouts, per=8, size=500):
     return d
 
 INDEX = '''import json, resource, sys, time
-from rsr.parts import index_parts
+from rsr.data.parts import index_parts
 t0 = time.perf_counter(); n = index_parts(sys.argv[1])
 print(json.dumps(dict(seconds=time.perf_counter()-t0, blocks=n, mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)))'''
 FORMAT = '''import json, resource, sys, time
-from rsr.formatters import make_formatters
-from rsr.run import format_files
+from rsr.formatters.writer import make_formatters
+from rsr.run.results import format_files
 d = json.loads(sys.argv[2])
 t0 = time.perf_counter(); rows = format_files(sys.argv[1], d, make_formatters(d['formatter']))
 print(json.dumps(dict(seconds=time.perf_counter()-t0, rows=sum(rows.values()), mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)))'''

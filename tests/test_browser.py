@@ -27,7 +27,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def url(run):
-    p = subprocess.Popen([sys.executable, '-c', f'from rsr.explore import serve; serve({str(run.path)!r}, open_browser=False)'], stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c', f'from rsr.explore.widget import serve; serve({str(run.path)!r}, open_browser=False)'], stdout=subprocess.PIPE, text=True)
     yield p.stdout.readline().split()[-1]
     p.send_signal(signal.SIGINT)
     assert p.wait(60)==0, 'Ctrl-C ends it'
@@ -73,7 +73,7 @@ def until(page, what, seconds=10):
 @pytest.mark.parametrize('by', [signal.SIGINT, signal.SIGTERM], ids=['Ctrl-C', 'SIGTERM'])
 def test_the_server_ends_with_its_command(run, by):
     "Also where SIGINT came as ignored, as in a background job of a shell; no Voilà is left behind."
-    code = f'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom rsr.explore import serve; serve({str(run.path)!r}, open_browser=False)'
+    code = f'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom rsr.explore.widget import serve; serve({str(run.path)!r}, open_browser=False)'
     p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
     address = p.stdout.readline().split()[-1]
     p.send_signal(by)

@@ -188,14 +188,14 @@ def test_a_killed_driver_is_resumed(here, server, cluster):
     server.set(median=.05, rate=0.)
     write_jsonl('in.jsonl', rows(60))
     d = recipe(server, here/'w', cluster=dict(address=cluster.address))
-    code = 'import json, sys; from rsr.cluster import execute_cluster; execute_cluster(json.loads(sys.argv[1]), progress=False)'
+    code = 'import json, sys; from rsr.cluster.driver import execute_cluster; execute_cluster(json.loads(sys.argv[1]), progress=False)'
     p = subprocess.Popen([sys.executable, '-c', code, json.dumps(d)], stderr=subprocess.PIPE, text=True)
     wait_for(lambda: server.stats()['samples']>150 or p.poll() is not None)
     pids = holders('w')
     p.kill()
     p.wait()
     assert pids, p.stderr.read()
-    s = subprocess.run([sys.executable, '-c', 'import sys; from rsr.parts import index_parts; print(index_parts(sys.argv[1]))', 'w'], capture_output=True, text=True)
+    s = subprocess.run([sys.executable, '-c', 'import sys; from rsr.data.parts import index_parts; print(index_parts(sys.argv[1]))', 'w'], capture_output=True, text=True)
     assert s.returncode==0, s.stderr     # anybody may look in between
     run = spread(d)
     assert run.stop_reason is None and not pids&holders('w')
@@ -300,7 +300,7 @@ def test_strategies_for_pairs_are_for_one_machine(here, server):
 def test_without_ray(here):
     write_jsonl('in.jsonl', rows(2))
     code = '''import sys; sys.modules['ray'] = None
-from rsr.cluster import execute_cluster
+from rsr.cluster.driver import execute_cluster
 try: execute_cluster(dict(work_dir='w'))
 except Exception as e: print(type(e).__name__, e)'''
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout

@@ -403,7 +403,7 @@ def test_killed_and_resumed_asks_nothing_twice(desk, tmp_path):
         time.sleep(.03)
         return judge(body)
     rows, work = write_jsonl(tmp_path/'prod.jsonl', [dict(id=str(i), text=x) for i, x in enumerate(texts(60))]), tmp_path/'w'
-    prog = ('import sys, json; from rsr.classify import label_rows; t, rows, base, work = map(json.loads, sys.argv[1:]); '
+    prog = ('import sys, json; from rsr.taxonomy.classify import label_rows; t, rows, base, work = map(json.loads, sys.argv[1:]); '
             'label_rows(t, rows, dict(base_url=base, model="judge", concurrent_requests=2), work)')
     with Loopback(reply=late) as s:
         args = map(json.dumps, (DESK, str(rows), s.base_url, str(work)))

@@ -516,7 +516,7 @@ def test_labels_and_pairs_are_kept_and_honoured(run):
     assert next(r for r in ex.rollouts if r['key']==ex.left)['label'] is None
 
 def test_a_run_in_use_says_so_and_stays_readable(run):
-    code = f'from rsr.store import Store; s = Store({str(run.path)!r}); print(1, flush=True); input()'
+    code = f'from rsr.data.store import Store; s = Store({str(run.path)!r}); print(1, flush=True); input()'
     held = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         held.stdout.readline()

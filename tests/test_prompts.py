@@ -176,7 +176,7 @@ def test_budget_then_resume(here, server):
 CHILD = '''
 import json, sys
 sys.path.insert(0, {tests!r})
-from rsr.prompts import make_prompts, prompts_options
+from rsr.taxonomy.generate import make_prompts, prompts_options
 from test_prompts import SHOP
 m = make_prompts(SHOP, **prompts_options(sys.argv[1:]), progress=False)
 sys.exit(m.exit_code)

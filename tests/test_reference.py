@@ -24,7 +24,7 @@ from rsr.verifiers.verifiers import VERIFIERS, load_verifier
 ROWS = reference()
 BASE = dict(formatter=[dict(type='sft')])
 SECTIONS = list(dict.fromkeys(r['section'] for r in ROWS))
-PAGE = Path(__file__).resolve().parents[1]/'nbs'/'14_reference.ipynb'
+PAGE = Path(__file__).resolve().parents[1]/'nbs'/'run'/'03_reference.ipynb'
 
 def keys(section):
     return [r['key'] for r in ROWS if r['section'] == section]
@@ -190,7 +190,7 @@ def test_a_default_can_be_copied_into_a_command(r):
 def test_the_page_is_what_the_code_says_now():
     cells = json.loads(PAGE.read_text(encoding='utf-8'))['cells']
     saved = [''.join(o['data']['text/markdown']) for c in cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})]
-    assert saved == [reference_markdown()], 'run the notebook again: nbs/_build.py run --only 14_reference'
+    assert saved == [reference_markdown()], 'run the notebook again: nbs/_build.py run --only run/03_reference'
 
 def test_the_tables_are_tables():
     lines = [x for x in reference_markdown().splitlines() if x.startswith('| `')]

@@ -949,7 +949,7 @@ def test_widget_with_scales_turns_and_functions(here):
 # ---- light
 
 def test_import_is_light():
-    code = "import rsr.rubric, rsr.validate, sys; print([m for m in ('pandas', 'numpy', 'sklearn', 'ipywidgets', 'litellm', 'aiohttp') if m in sys.modules])"
+    code = "import rsr.rubric, sys; print([m for m in ('pandas', 'numpy', 'sklearn', 'ipywidgets', 'litellm', 'aiohttp') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip()=='[]'
 
 def test_messages_hold_whatever_text():

@@ -346,7 +346,7 @@ def test_ten_thousand_are_fast():
 
 PROGRAM = '''
 import hashlib, json, sys
-from rsr.taxonomy import combinations, template_prompts
+from rsr.taxonomy.taxonomy import combinations, template_prompts
 out = [combinations('customer_support', 150, how, 7) for how in ('independent', 'quota', 'pairwise')] + [template_prompts('customer_support', 40, seed=7)]
 print(hashlib.sha256(json.dumps(out).encode()).hexdigest())
 '''

@@ -17,7 +17,7 @@ import pytest
 import rsr.verifiers as rv
 from rsr.data.text import boxes, split_thinking
 from rsr.data.types import RsrError, Score
-from rsr.verifiers.maths import extract_math
+from rsr.verifiers.maths import extract_math, worker_pool
 from rsr.verifiers.multiple_choice import extract_choice
 from rsr.verifiers.verifiers import (
     VERIFIERS,
@@ -992,7 +992,7 @@ def test_pathological_texts_cold():
     "Each in a process of its own, so that the start of a worker is part of the time."
     code = '''
         import sys, time
-        from rsr.verifiers import verify
+        from rsr.verifiers.verifiers import verify
         text = sys.stdin.read()
         start = time.monotonic()
         print(verify('math-rlvr', text, {'answer': '7'}), time.monotonic() - start)'''
@@ -1028,7 +1028,7 @@ PAIR = ("next((v for _ in range(9) if (v := verify('math-rlvr', r'\\boxed{2\\sqr
         "verify('mcq-rlvr', 'The answer is (B).', {'answer': 'B'})")
 
 def test_unguarded_script(tmp_path):
-    (tmp_path/'script.py').write_text(f'from rsr.verifiers import verify\nprint({PAIR})\n')
+    (tmp_path/'script.py').write_text(f'from rsr.verifiers.verifiers import verify\nprint({PAIR})\n')
     (tmp_path/'json.py').write_text('raise RuntimeError("not this one")')   # not on the script's path, but in the working directory of the child
     d = tmp_path/'elsewhere'
     d.mkdir()
@@ -1036,17 +1036,17 @@ def test_unguarded_script(tmp_path):
     assert python(str(d/'script.py'), cwd=tmp_path) == '1.0 1.0\n'
 
 def test_standard_input(tmp_path):
-    assert python('-', stdin=f'from rsr.verifiers import verify\nprint({PAIR})\n', cwd=tmp_path) == '1.0 1.0\n'
+    assert python('-', stdin=f'from rsr.verifiers.verifiers import verify\nprint({PAIR})\n', cwd=tmp_path) == '1.0 1.0\n'
 
 def test_exit_is_clean_and_takes_the_workers_along(tmp_path):
     code = '''
         import threading
-        from rsr.verifiers import verify
-        from rsr.maths import _pool
+        from rsr.verifiers.verifiers import verify
+        from rsr.verifiers.maths import worker_pool
         t = threading.Thread(target=verify, args=('math-rlvr', r'\\boxed{9^{9^{9}}}', {'answer': '7'}), daemon=True)
         t.start()
         t.join(1.5)
-        print(*[w.proc.pid for w in _pool().all])'''
+        print(*[w.proc.pid for w in worker_pool().all])'''
     pids = [int(p) for p in python('-W', 'error', '-c', textwrap.dedent(code)).split()]
     assert pids and gone(pids)
 
@@ -1068,12 +1068,12 @@ def test_workers_of_a_killed_parent_end(busy):
     "An idle one reads the end of its input; a busy one is ended by its own alarm, even inside C code."
     code = '''
         import threading, time
-        from rsr.verifiers import verify, math_rlvr
-        from rsr.maths import _pool
+        from rsr.verifiers.verifiers import verify, math_rlvr
+        from rsr.verifiers.maths import worker_pool
         verify('math-rlvr', r'\\boxed{\\sqrt{4}}', {'answer': 'x'})
         BUSY
         time.sleep(0.3)
-        print(*[w.proc.pid for w in _pool().all], flush=True)
+        print(*[w.proc.pid for w in worker_pool().all], flush=True)
         time.sleep(60)'''
     job = r"threading.Thread(target=math_rlvr, args=(r'\boxed{9^{9^{9}}}', {'answer': '7'}), daemon=True).start()"
     p = subprocess.Popen([sys.executable, '-c', textwrap.dedent(code).replace('BUSY', job if busy else '')], stdout=subprocess.PIPE, text=True,
@@ -1130,7 +1130,7 @@ def test_the_loop_goes_on_while_a_response_is_scored():
 @pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='needs kill -9')
 def test_killed_worker_is_replaced():
     for _ in range(2):
-        for w in list(rv._pool().all):
+        for w in list(worker_pool().all):
             os.kill(w.proc.pid, signal.SIGKILL)
         assert math_rlvr(r'\boxed{2\sqrt{3}}', {'answer': r'\sqrt{12}'}, time_limit=20).value == 1.0
     got = []
@@ -1138,26 +1138,26 @@ def test_killed_worker_is_replaced():
     t.start()
     for _ in range(2):   # killed at work, and so is the one that tries again
         time.sleep(1.5)
-        for w in list(rv._pool().all):
+        for w in list(worker_pool().all):
             os.kill(w.proc.pid, signal.SIGKILL)
     t.join()
     assert (got[0].value, got[0].reason) == (None, 'the worker died twice')
 
 def test_no_worker_is_left_over():
     size = min(4, os.cpu_count() or 1)
-    assert len(rv._pool().all) <= size
+    assert len(worker_pool().all) <= size
     for _ in range(3):
         math_rlvr(r'\boxed{9^{9^{9}}}', {'answer': '7'}, time_limit=0.05)
     gc.collect()
-    assert len(rv._pool().all) <= size
+    assert len(worker_pool().all) <= size
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 @pytest.mark.filterwarnings('ignore')
 def test_a_fork_gets_its_own_workers():
-    mine = {w.proc.pid for w in rv._pool().all}
+    mine = {w.proc.pid for w in worker_pool().all}
     if not (child := os.fork()):
-        ok = math_rlvr(r'\boxed{2\sqrt{3}}', {'answer': r'\sqrt{12}'}, time_limit=20).value == 1.0 and not mine & {w.proc.pid for w in rv._pool().all}
-        rv._pool().close()
+        ok = math_rlvr(r'\boxed{2\sqrt{3}}', {'answer': r'\sqrt{12}'}, time_limit=20).value == 1.0 and not mine & {w.proc.pid for w in worker_pool().all}
+        worker_pool().close()
         os._exit(0 if ok else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert math_rlvr(r'\boxed{2\sqrt{3}}', {'answer': r'\sqrt{12}'}, time_limit=20).value == 1.0
@@ -1167,7 +1167,7 @@ def test_without_math_verify(tmp_path):
     code = '''
         import sys
         sys.path.insert(0, sys.argv[1])
-        from rsr.verifiers import verify
+        from rsr.verifiers.verifiers import verify
         print(verify('math-rlvr', '42', {'answer': '42'}))
         try: verify('math-rlvr', 'x+1', {'answer': '1+x'})
         except Exception as e: print(type(e).__name__, e)'''
@@ -1244,7 +1244,7 @@ def test_verify_has_no_model():
 def mine(tmp_path):
     (tmp_path/'mine.py').write_text(textwrap.dedent('''
         import asyncio
-        from rsr.data import Score
+        from rsr.data.types import Score
         SEEN = []
         def short(response, metadata, words=5): return len(response.split()) <= words
         def seen(response, metadata): SEEN.append(response); metadata['x'] = 1; return 0.5

@@ -47,7 +47,7 @@ def test_truncation_is_the_engines_word(here, vllm):
 
 def ask(s, code, **env):
     "Run a few lines with vLLM's names; what they print."
-    prog = f'import asyncio, sys\nfrom rsr.samplers import make_sampler, CallError\nfrom rsr.engine import run_sync\n{code}'
+    prog = f'import asyncio, sys\nfrom rsr.sampling.providers import make_sampler; from rsr.sampling.replies import CallError\nfrom rsr.sampling.engine import run_sync\n{code}'
     path = f'{OVER_HTTP}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'
     out = subprocess.run([sys.executable, '-c', prog], env={**os.environ, 'PYTHONPATH':path, 'VLLM_TEST_URL':s.base_url, **env},
                          capture_output=True, text=True, timeout=60)
@@ -85,7 +85,7 @@ BAD = {"extra_params=dict(topk=5)":'does not take these parameters', "engine_arg
 @pytest.mark.parametrize('bad', BAD)
 def test_wrong_options_are_named(vllm, bad):
     code = f'''
-from rsr.data import RsrError
+from rsr.data.types import RsrError
 s = make_sampler('vllm-offline', model='m', {bad})
 try: run_sync(lambda: s.ask([dict(role='user', content='x')]))
 except (CallError, RsrError) as e: print(e)'''

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROOM', 'TABLES', 'COLUMNS', 'Cluster', 'block_of', 'block_keys', 'block_dir', 'part_path', 'own_keys', 'BlockStore',
-           'ledger_rows', 'ledger_facts', 'write_parts', 'part_facts', 'part_rows', 'add_facts', 'add_rows',
-           'open_block', 'close_block', 'block_sources', 'update_index', 'blocks_left', 'index_parts']
+           'ledger_rows', 'write_part', 'ledger_facts', 'write_parts', 'part_facts', 'part_rows', 'add_facts',
+           'add_rows', 'open_block', 'close_block', 'block_sources', 'update_index', 'blocks_left', 'index_parts']
 
 # %% ../../nbs/data/07_parts.ipynb #0456ac7b
 import hashlib, orjson, os, shutil, sqlite3, time
@@ -112,7 +112,7 @@ def _schema(table, facts):
     return pa.schema(cols, {'rsr':dumps(facts)})
 
 # %% ../../nbs/data/07_parts.ipynb #354cddd6
-def _write_part(path, table, batches, facts):
+def write_part(path, table, batches, facts):
     "One Parquet file, whole or not at all."
     import pyarrow as pa
     pq, schema = _arrow(), _schema(table, facts)
@@ -145,7 +145,7 @@ def write_parts(
     out = [part_path(work_dir, t, block) for t in sorted(TABLES, key=lambda t: t=='rollouts')]
     for p in out:
         t = p.name.split('-')[0]
-        _write_part(p, t, ledger_rows(store, block, t), facts)
+        write_part(p, t, ledger_rows(store, block, t), facts)
     return out
 
 # %% ../../nbs/data/07_parts.ipynb #1f24222a

@@ -308,7 +308,7 @@ def explore(self:Run):
     return explore(self)
 
 # %% ../../nbs/explore/04_widget.ipynb #a5853dbd
-_CELL = 'from rsr.explore import explore\nexplore({path!r})'
+_CELL = 'from rsr.explore.widget import explore\nexplore({path!r})'
 
 def _notebook(path, folder):
     "A notebook of one cell that explores a run."
