@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from base64 import b64decode
-from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -306,53 +305,94 @@ def check_step():
     return [f'{rel(p)} changed under nbdev_export and nbdev_clean: run both, and commit what they leave'
             for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p)]
 
+# ---- site: the sidebar, and the list of pages for language models, both made from the pages
+
+LOOK_UP = ('run/reference', 'cli/usage', 'formatters/trainers', 'quality/method_guide')
+HEAD = '# made from the pages by `make readme`: edit their titles, not this file\n'
+
+def page_title(path):
+    "(title, subtitle) of a notebook, from its first cell."
+    first = text(json.loads(path.read_text(encoding='utf-8'))['cells'][0]['source'])
+    title, _, rest = first.partition('\n')
+    subtitle = re.search(r'^> (.*)$', rest, re.M)
+    return title.lstrip('# ').strip(), subtitle[1].strip() if subtitle else ''
+
+def module_of(path):
+    "The page's place without its number: `sampling/loop`."
+    return '/'.join([*path.parent.relative_to(NBS).parts, re.sub(r'^\d+_', '', path.stem)])
+
+def entry(path):
+    "One page in the sidebar; a page of the package as `module: what it does`."
+    name = page_title(path)[0]
+    if path in pages(): name = f'{module_of(path).split("/")[-1]}: {name}'
+    return dict(text=name.replace('`', ''), href=rel(path))
+
+def sections():
+    "(section, its pages) of the site, in the order of the sidebar; a page to look up stands in its package too."
+    by_module = {module_of(p): p for p in pages()}
+    yield 'Get started', [INDEX]
+    for folder, name in ('tutorials', 'Tutorials'), ('howto', 'How to'):
+        yield name, [p for p in tutorials() if p.parent.name == folder]
+    yield 'Look things up', [by_module[m] for m in LOOK_UP]
+    for name in PACKAGES:
+        own = [p for p in pages() if module_of(p).split('/')[0] == name]
+        if len(own) > 1: yield name, own
+    yield 'style', [by_module['style']]
+
+def sidebar_text():
+    "nbs/sidebar.yml, which _quarto.yml takes in."
+    import yaml
+    contents = [dict(section=name, contents=[entry(p) for p in ps]) for name, ps in sections()]
+    look_up = next(c for c in contents if c['section'] == 'Look things up')
+    look_up['contents'] += [dict(text='Contributing', href='CONTRIBUTING.md'), dict(text='Changelog', href='CHANGELOG.md')]
+    return HEAD + yaml.safe_dump(dict(website=dict(sidebar=dict(contents=contents))), sort_keys=False, allow_unicode=True, width=200)
+
+def llms_text():
+    "llms.txt: every page with its address and what it does, for language models."
+    import configparser
+    cfg = configparser.ConfigParser(delimiters=['='])
+    cfg.read(ROOT/'settings.ini', encoding='utf-8')
+    cfg = cfg['DEFAULT']
+    site = cfg['doc_host'] + cfg['doc_baseurl'].removesuffix('/nbs')
+    lines = [f'# {cfg["title"]}', f'> {cfg["description"]}']
+    seen = set()
+    for name, ps in sections():
+        lines.append(f'## {name}')
+        rows = [f'- [{entry(p)["text"]}]({site}/{rel(p.with_suffix(".html"))}): {page_title(p)[1]}' for p in ps if p not in seen]
+        lines.append('\n'.join(rows))
+        seen |= set(ps) if name != 'Look things up' else set()
+    return '\n\n'.join(lines) + '\n'
+
+SITE = {NBS/'sidebar.yml': sidebar_text, ROOT/'llms.txt': llms_text}
+
+def site(check=False):
+    "Write the sidebar and llms.txt; with `check`, compare instead and give the list of those that are stale."
+    new = {p: make() for p, make in SITE.items()}
+    if check: return [f'{rel(p)} is not what the pages give: make readme' for p, s in new.items() if not p.exists() or p.read_text(encoding='utf-8') != s]
+    for p, s in new.items(): p.write_text(s, encoding='utf-8')
+    return []
+
 def globs(pats):
     "Files that the paths and patterns `pats` of _quarto.yml name, in order, and the plain paths that are missing."
     hits, missing = [], []
     for o in pats:
         found = sorted(p for p in ROOT.glob(o.lstrip('/')) if not p.name.startswith(('_', '.')))
-        if not found and '*' not in o:
-            missing.append(o)
+        if not found and '*' not in o: missing.append(o)
         hits += found
     return hits, missing
 
-def sidebar_files(o):
-    "The notebooks that a sidebar's `contents` name, depth first."
-    if isinstance(o, str):
-        return [o]
-    if isinstance(o, list):
-        return [x for p in o for x in sidebar_files(p)]
-    return sidebar_files([o[k] for k in ('href', 'file', 'contents') if o.get(k)])
-
 def check_site():
-    "_quarto.yml parses, names only what is there, and every notebook once; the index comes first."
+    "_quarto.yml parses, names only what is there, and renders every notebook; the index comes first, and each folder has a filter."
     import yaml
     cfg = yaml.safe_load(QUARTO.read_text(encoding='utf-8'))
     render, gone = globs(cfg['project']['render'])
-    side, missing = globs(sidebar_files(cfg['website']['sidebar']['contents']))
+    named, missing = globs([*cfg['metadata-files'], *cfg['project']['resources'], cfg['website']['favicon']])
     all_nbs = numbered()+tutorials()
-    filters = [p.parent/f for p in all_nbs for f in cfg['ipynb-filters'] if not (p.parent/f).exists()]
-    return ([f'_quarto.yml names {p}, which does not exist' for p in gone+missing+sorted({rel(f) for f in filters})]
+    filters = {p.parent/f for p in all_nbs for f in cfg['ipynb-filters'] if not (p.parent/f).exists()}
+    return ([f'_quarto.yml names {p}, which does not exist' for p in gone+missing+sorted(map(rel, filters))]
         + [f'_quarto.yml: {rel(p)} is not rendered' for p in all_nbs if p not in render]
-        + [f'_quarto.yml: {rel(p)} is in no section of the sidebar' for p in all_nbs if p not in side]
-        + [f'_quarto.yml: {rel(p)} is twice in the sidebar' for p in sorted({p for p in side if side.count(p) > 1})]
-        + (['_quarto.yml: the index must be rendered first'] if render[:1] != [INDEX] else []))
-
-def check_filter(path):
-    "Run Quarto's filter on `path` the way Quarto does; what is wrong with the answer."
-    res = subprocess.run([sys.executable, '_nbfilter.py'], input=path.read_bytes(), cwd=path.parent, capture_output=True)
-    if res.returncode:
-        return [f'{rel(path)}: the docs filter failed\n{res.stderr.decode()[-3000:]}']
-    try:
-        page = json.loads(res.stdout)['cells']
-    except (ValueError, KeyError) as e:
-        return [f'{rel(path)}: the docs filter wrote no notebook ({type(e).__name__}: {e})']
-    src = [text(c['source']) for c in page if 'source' in c]
-    left = [s for s in src if re.search(r'^#\|\s*(export|exporti|hide|default_exp)\b', s, re.M)]
-    bare = [text(c['source']) for c in page if 'show_doc(' in text(c.get('source', '')) and not c.get('outputs')]
-    return ([f'{rel(path)}: the docs filter left a cell that should not be shown:\n{s}' for s in left]
-        + [f'{rel(path)}: nothing came of {s.splitlines()[-1]} in the docs' for s in bare]
-        + ([f'{rel(path)}: the page has no title (its first cell)'] if not re.search(r'^title:', src[0], re.M) else []))
+        + (['_quarto.yml: the index must be rendered first'] if render[:1] != [INDEX] else [])
+        + site(check=True))
 
 def check_paths(path):
     "Nothing of the machine it was run on may stand in a notebook."
@@ -365,16 +405,13 @@ def check():
     "All of it; the list of what is wrong."
     nbs = numbered()+tutorials()
     todo = {'export and clean change nothing': check_step, 'README.md is the index': lambda: readme(check=True),
-            'the site names every notebook': check_site, 'no path of this machine': lambda: [e for p in nbs for e in check_paths(p)]}
+            'the site renders every notebook, its sidebar names them': check_site, 'no path of this machine': lambda: [e for p in nbs for e in check_paths(p)]}
     wrong = []
     def say(what, errs):
         print(f'{"FAILED" if errs else "ok":7}{what}', flush=True)
         wrong.extend(errs)
     for what,f in todo.items():
         say(what, f())
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as ex:
-        for p,errs in zip(nbs, ex.map(check_filter, nbs)):
-            say(f'docs filter on {rel(p)}', errs)
     return wrong
 
 
@@ -425,7 +462,7 @@ def main():
     p.add_argument('--only', action='append', default=[], metavar='NAME', help='just this one (can be given again)')
     p.add_argument('--tutorials', action='store_true', help='nbs/tutorials/ instead of the numbered ones and the index')
     p.add_argument('--timeout', type=int, default=1800, help='seconds a cell may take')
-    p = sub.add_parser('readme', help='make README.md from index.ipynb')
+    p = sub.add_parser('readme', help='make README.md from index.ipynb, and the sidebar and llms.txt from the pages')
     p.add_argument('--check', action='store_true', help='compare only')
     p = sub.add_parser('py', help='write a notebook as a percent script')
     p.add_argument('name')
@@ -445,7 +482,7 @@ def main():
     elif a.cmd == 'wheel':
         wheel()
     else:
-        wrong = readme(a.check) if a.cmd == 'readme' else check()
+        wrong = readme(a.check) + site(a.check) if a.cmd == 'readme' else check()
         if wrong:
             sys.exit('\n'+'\n\n'.join(wrong))
 
