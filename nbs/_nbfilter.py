@@ -40,7 +40,7 @@ class Filter(FilterDefaults):
 # ---- links
 
 def notebooks():
-    "Map each module's page on nbdev's site (`sampling/loop.html`) to its notebook below nbs/ (`sampling/06_loop.ipynb`)."
+    "Map each page on nbdev's site (`sampling/loop.html`) to its notebook below nbs/ (`sampling/06_loop.ipynb`)."
     found = [p.relative_to(NBS) for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts]
     return {(p.parent/re.sub(r'^\d+_', '', p.stem)).as_posix()+'.html': p for p in found}
 

@@ -12,7 +12,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'nbs'))
-from _build import INDEX, globs, numbered, page_title, pages, sections, tutorials
+from _build import globs
+from _pages import INDEX, numbered, page_title, pages, sections, tutorials
 
 NBS = ROOT/'nbs'
 ALL = numbered()+tutorials()

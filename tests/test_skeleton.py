@@ -8,12 +8,13 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'nbs'))
-from _build import LAYERS, PACKAGES, pages
+from _pages import LAYERS, PACKAGES, module_of, pages
 
 NOTEBOOKS = pages()
 CFG = configparser.ConfigParser(delimiters=['='])
@@ -31,14 +32,15 @@ def is_export(s):
 def default_exp(p):
     return next((m[1] for s in code(p) if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', s, re.M))), None)
 
-each = pytest.mark.parametrize('nb', NOTEBOOKS, ids=[p.relative_to(ROOT/'nbs').with_suffix('').as_posix() for p in NOTEBOOKS])
+NAMES = [p.relative_to(ROOT/'nbs').with_suffix('').as_posix() for p in NOTEBOOKS]
+each = pytest.mark.parametrize('nb', NOTEBOOKS, ids=NAMES)
 
 
 # ---- the package
 
 @pytest.fixture(scope='module')
 def dist(tmp_path_factory):
-    "The names in the wheel and in the sdist (the wheel is built from the sdist, so nothing left over in build/ gets in)."
+    "The names in the wheel and in the sdist (the wheel is built from the sdist: nothing left over in build/ gets in)."
     out = tmp_path_factory.mktemp('dist')
     res = subprocess.run([sys.executable, '-m', 'build', '--outdir', out, ROOT], capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-3000:]+res.stderr[-3000:]
@@ -50,7 +52,8 @@ def dist(tmp_path_factory):
 
 @pytest.mark.slow
 def test_wheel_holds_all_that_is_shipped(dist):
-    shipped = [p.relative_to(ROOT).as_posix() for pat in ('rsr/**/*.py', 'rsr/shipped/*/*', 'rsr/py.typed') for p in ROOT.glob(pat)]
+    patterns = 'rsr/**/*.py', 'rsr/shipped/*/*', 'rsr/py.typed'
+    shipped = [p.relative_to(ROOT).as_posix() for pat in patterns for p in ROOT.glob(pat)]
     assert {Path(p).suffix for p in shipped} >= {'.py', '.yaml', '.jsonl', '.typed'}
     assert len(shipped) > 100
     assert not set(shipped) - set(dist['wheel'])
@@ -63,13 +66,15 @@ def test_wheel_holds_nothing_else(dist):
 
 @pytest.mark.slow
 def test_licence_and_metadata(dist):
-    assert [n for n in dist['wheel'] if n.endswith('LICENSE')] and 'LICENSE' in dist['sdist'] and 'settings.ini' in dist['sdist']
+    assert [n for n in dist['wheel'] if n.endswith('LICENSE')]
+    assert {'LICENSE', 'settings.ini'} <= set(dist['sdist'])
     assert 'rsr = rsr.cli:main' in dist['entry']
     for v in ('3.10', '3.11', '3.12', '3.13'):
         assert f'Classifier: Programming Language :: Python :: {v}' in dist['meta']
     for x in ('dev', 'local', 'parquet'):
         assert f'Provides-Extra: {x}' in dist['meta']
-    assert not re.search(r'^Requires-Dist: (nbdev|execnb|pytest)(?!.*extra ==)', dist['meta'], re.M), 'a dev tool is required at run time'
+    dev = re.search(r'^Requires-Dist: (nbdev|execnb|pytest)(?!.*extra ==)', dist['meta'], re.M)
+    assert not dev, 'a dev tool is required at run time'
 
 def test_no_cap_on_fastcore_at_run_time():
     assert not re.search(r'fastcore\S*<', CFG['requirements'])
@@ -84,10 +89,12 @@ def test_import_is_light(tmp_path):
     prog = f'import sys, rsr; print([m for m in {heavy} if m in sys.modules])'
     res = subprocess.run([sys.executable, '-c', prog], cwd=tmp_path, capture_output=True, text=True)
     assert res.returncode == 0, res.stderr
-    assert res.stdout.strip() == '[]', f'`import rsr` imports {res.stdout.strip()}: import them where they are first used'
+    extra = res.stdout.strip()
+    assert extra == '[]', f'`import rsr` imports {extra}: import them where they are first used'
 
 def test_no_pyproject():
-    assert not (ROOT/'pyproject.toml').exists(), 'settings.ini and setup.py hold the settings; tools have ruff.toml and pytest.ini'
+    why = 'settings.ini and setup.py hold the settings; tools have ruff.toml and pytest.ini'
+    assert not (ROOT/'pyproject.toml').exists(), why
 
 
 # ---- the notebooks
@@ -160,9 +167,11 @@ def test_names_are_imported_from_where_they_are_defined():
 def test_begins_and_ends_as_all_do(nb):
     cs = cells(nb)
     title = re.fullmatch(r'# \S.*\n+> \S.*(\n+- \S+: \S+)*\n*', source(cs[0]))
-    assert title, 'the first cell is the title and one line of `> subtitle`, and no more: the site turns it into the head of the page'
+    why = 'the first cell is the title and one line of `> subtitle`: the site turns it into the head of the page'
+    assert title, why
     assert any('default_exp' in source(c) for c in cs[1:3]), '`#| default_exp` comes right after the title'
-    assert default_exp(nb) == '.'.join([*nb.parent.relative_to(ROOT/'nbs').parts, re.sub(r'^\d\d_', '', nb.stem)]), 'the module has the name of its notebook'
+    name = module_of(nb).replace('/', '.')
+    assert default_exp(nb) == name, 'the module has the name of its notebook'
     assert 'nbdev_export(' in source(cs[-1]) and '#| hide' in source(cs[-1]), 'the last cell is hidden, and exports'
 
 @each
@@ -182,8 +191,16 @@ def test_nothing_is_defined_twice(nb):
 
 @each
 def test_exported_cells_are_short(nb):
-    long = {s.strip().splitlines()[1]: len(s.splitlines()) for s in filter(is_export, code(nb)) if len(s.splitlines()) > 25}
+    lengths = [(len(s.splitlines()), s) for s in filter(is_export, code(nb))]
+    long = {s.strip().splitlines()[1]: n for n, s in lengths if n > 25}
     assert not long, f'25 lines at most: {long}'
+    assert not lengths or median(n for n, _ in lengths) <= 8, 'cut cells by meaning: 8 lines at the median'
+
+@each
+def test_modules_are_short(nb):
+    module = ROOT/'rsr'/f'{module_of(nb)}.py'
+    lines = len(module.read_text(encoding='utf-8').splitlines())
+    assert lines <= 500, f'{module.name} has {lines} lines: split it by meaning'
 
 @each
 def test_exported_functions_say_what_they_do(nb):
@@ -210,7 +227,8 @@ def test_every_package_has_a_face():
     "A short `__init__.py`, written by hand, that says what the package is and gathers what users import from it."
     for name in set(PACKAGES)-{'style'}:
         tree = ast.parse((ROOT/'rsr'/name/'__init__.py').read_text(encoding='utf-8'))
-        assert ast.get_docstring(tree) and any(isinstance(n, ast.Assign) and n.targets[0].id == '__all__' for n in tree.body), name
+        public = [n for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == '__all__']
+        assert ast.get_docstring(tree) and public, name
 
 def test_reward_modules_of_older_runs_still_import():
     "`train/reward.py` names its import path, and lies on disk for as long as the run does."
