@@ -293,11 +293,12 @@ def globs(pats):
     return hits, missing
 
 def check_site():
-    "Return what is wrong with _quarto.yml: a file that is not there, a notebook that is not rendered, a missing filter."
+    "Return what is wrong with _quarto.yml: a missing file or filter, a notebook that is not rendered."
     import yaml
     cfg = yaml.safe_load(QUARTO.read_text(encoding='utf-8'))
     render, gone = globs(cfg['project']['render'])
-    named, missing = globs([*cfg['metadata-files'], *cfg['project']['resources'], cfg['website']['favicon']])
+    named = [*cfg['metadata-files'], *cfg['project']['resources'], cfg['website']['favicon']]
+    missing = [p for p in named if not (ROOT/p).exists()]
     all_nbs = numbered()+tutorials()
     filters = {p.parent/f for p in all_nbs for f in cfg['ipynb-filters'] if not (p.parent/f).exists()}
     return ([f'_quarto.yml names {p}, which does not exist' for p in gone+missing+sorted(map(rel, filters))]
