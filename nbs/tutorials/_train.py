@@ -1,4 +1,4 @@
-"Fine-tune the embedded model with TRL on a file that rsr wrote, on the CPU, and write it back as GGUF, so that rsr can serve it. Run by end_to_end.ipynb."
+"Fine-tune the embedded model with TRL, on the CPU, and write it back as GGUF for rsr to serve; end_to_end.ipynb runs it."
 import argparse
 import json
 import os
@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
-NAMES = dict(input_layernorm='attn_norm', post_attention_layernorm='ffn_norm', q_proj='attn_q', k_proj='attn_k', v_proj='attn_v', o_proj='attn_output',
+NAMES = dict(input_layernorm='attn_norm', post_attention_layernorm='ffn_norm', q_proj='attn_q', k_proj='attn_k',
+             v_proj='attn_v', o_proj='attn_output',
              gate_proj='ffn_gate', up_proj='ffn_up', down_proj='ffn_down')
 
 def load(path):
@@ -65,15 +66,19 @@ def main():
     a = p.parse_args()
     logging.disable_progress_bar()
     set_seed(0)
-    torch.set_num_threads(max(1, (os.cpu_count() or 2)-1))   # with as many threads as cores, a busy machine is several times slower
+    torch.set_num_threads(max(1,
+        (os.cpu_count() or 2)-1))   # one core stays free: a busy machine is several times slower otherwise
     model, tok = load(a.model)
     out = Path(a.out)
     write_gguf(model, a.model, out/'before.gguf')
-    model.hf_quantizer, model.is_quantized = None, False   # plain floats by now; the trainer would not train what is called quantised
+    # plain floats by now; the trainer refuses to train a model that is marked as quantised
+    model.hf_quantizer, model.is_quantized = None, False
     del model.config.quantization_config
     rows = {k:load_dataset('json', data_files=str(f), split='train') for k, f in (('train', a.data), ('eval', a.eval))}
-    args = SFTConfig(out/'trainer', num_train_epochs=a.epochs, learning_rate=a.lr, per_device_train_batch_size=4, per_device_eval_batch_size=8,
-                     eval_strategy='epoch', eval_on_start=True, lr_scheduler_type='linear', warmup_steps=3, logging_steps=1, save_strategy='no', report_to=[],
+    args = SFTConfig(out/'trainer', num_train_epochs=a.epochs, learning_rate=a.lr, per_device_train_batch_size=4,
+                     per_device_eval_batch_size=8,
+                     eval_strategy='epoch', eval_on_start=True, lr_scheduler_type='linear', warmup_steps=3,
+                     logging_steps=1, save_strategy='no', report_to=[],
                      use_cpu=True, bf16=False, gradient_checkpointing=False,
                      max_length=256, completion_only_loss=True, seed=0, disable_tqdm=True)
     t = SFTTrainer(model, args, train_dataset=rows['train'], eval_dataset=rows['eval'], processing_class=tok)
