@@ -1,4 +1,4 @@
-"Fine-tune the embedded model with TRL, on the CPU, and write it back as GGUF for rsr to serve; end_to_end.ipynb runs it."
+"Fine-tune the embedded model with TRL on the CPU, and write it back as GGUF for rsr to serve (for end_to_end.ipynb)."
 import argparse
 import json
 import os
@@ -66,8 +66,8 @@ def main():
     a = p.parse_args()
     logging.disable_progress_bar()
     set_seed(0)
-    torch.set_num_threads(max(1,
-        (os.cpu_count() or 2)-1))   # one core stays free: a busy machine is several times slower otherwise
+    # one core stays free: a busy machine is several times slower otherwise
+    torch.set_num_threads(max(1, (os.cpu_count() or 2)-1))
     model, tok = load(a.model)
     out = Path(a.out)
     write_gguf(model, a.model, out/'before.gguf')
