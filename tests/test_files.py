@@ -16,10 +16,11 @@ from rsr import sample
 from rsr.data.readers import BadRow, read_prompts
 from rsr.data.text import clean_text
 from rsr.data.types import Prompt, Rollout, RsrError
-from rsr.formatters.lint import RULES, effect, lint_file, view
+from rsr.formatters.lint import RULES, effect, lint_file
+from rsr.formatters.reading import row_parts
 from rsr.formatters.load_check import check_files, files_table, lint_info, load_file
 from rsr.formatters.pairing import length_ratio
-from rsr.formatters.trainers import SHAPES, STANDARD, STRINGS_ONLY, TARGETS
+from rsr.formatters.trainers import ROW_FORMATS, TRAINERS
 from rsr.formatters.writer import make_formatters, write_files
 from rsr.pairs.strategies import pairs_of
 
@@ -102,8 +103,8 @@ def hostile(n=13):
 
 CHAT = [(Prompt('c1', [S('Be brief.'), U('Hi'), A('Hello!'), U('A or B?')], dict(answer='A')), [Rollout('A', score=1.), Rollout('B', score=0., idx=1)])]
 
-FORMS = [(m, t, s, f) for m, t in SHAPES for s in ('messages', 'standard') for f in ('jsonl', 'parquet')
-         if (s=='messages' or (m, t) in STANDARD) and not (s=='messages' and (m, t) in STRINGS_ONLY)]
+FORMS = [(m, t, s, f) for m, t in ROW_FORMATS for s in ('messages', 'standard') for f in ('jsonl', 'parquet')
+         if (m not in TRAINERS[t].strings_only if s=='messages' else m in TRAINERS[t].strings)]
 
 @pytest.mark.parametrize('method,target,style,fmt', FORMS)
 def test_written_files_pass(method, target, style, fmt, tmp_path):
@@ -267,7 +268,7 @@ def test_kto_labels_are_booleans_and_their_share_is_reached(tmp_path):
         fs = make_formatters([dict(type='kto', target=t)])
         c = write_files(groups, fs, tmp_path/t)['kto.jsonl']
         got = read_jsonl(tmp_path/t/'train'/'kto.jsonl')
-        assert {type(view(r, 'kto')[2]) for r in got}=={bool} and .6<=c['positive_share']<=.7
+        assert {type(row_parts(r, 'kto')[2]) for r in got}=={bool} and .6<=c['positive_share']<=.7
         assert check_files(tmp_path/t, fs)[0]['problems']==[] and len(got)==c['rows'] and c['rows']+c['left_out']==240
 
 # ---- the check of a run
@@ -285,14 +286,14 @@ def test_table_names_files_rows_and_reasons(tmp_path):
     with open(tmp_path/'eval'/'sft.jsonl', 'a') as f:
         f.write('{"messages":[{"role":"user","content":"q"}]}\n')
     out = files_table(check_files(tmp_path, fs, trainer='trl'), tmp_path)
-    assert 'eval/sft.jsonl: 1 row (3)' in out and 'llamafactory leaves it out in silence' in out and 'formatter.target=trl' in out
+    assert 'eval/sft.jsonl: 1 row (3)' in out and 'llamafactory leaves it out silently' in out and 'formatter.target=trl' in out
     with pytest.raises(RsrError, match="Did you mean 'trl'"):
         check_files(tmp_path, fs, trainer='tlr')
     with pytest.raises(RsrError, match='no target'):
         lint_file(tmp_path/'eval'/'sft.jsonl', 'sft', 'lamafactory')
 
 def test_every_effect_is_known():
-    assert {effect(r, t, m) for r in RULES for t in TARGETS for m in ('sft', 'dpo', 'kto', 'grpo')}<={'refuses', 'fails', 'drops', 'cuts', 'alters', 'takes', None}
+    assert {effect(r, t, m) for r in RULES for t in TRAINERS for m in ('sft', 'dpo', 'kto', 'grpo')}<={'refuses', 'fails', 'drops', 'cuts', 'alters', 'takes', None}
 
 # ---- bad input: written right, or refused with its id and a reason; nothing is dropped in silence
 
