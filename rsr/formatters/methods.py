@@ -226,7 +226,7 @@ def lost_to_length(
 
 # %% ../../nbs/formatters/01_methods.ipynb #2dc494ba
 def _without_near(texts, threshold):
-    "Return the texts that are no near-duplicate of an earlier one."
+    "Return the texts without near-duplicates of an earlier one."
     kept, hashes = [], []
     for text in dict.fromkeys(texts):
         h = minhash(text)
@@ -331,7 +331,7 @@ def _first_by_rank(labels, label, n):
 def balance(
     labels:list,                # [(label, rank within its prompt, hash), …], one per row
     positive_share:float=0.65   # share of true labels to reach
-)->list:                        # for each row: does it stay?
+)->list:                        # for each row, whether to keep it
     "Choose the rows to keep so that the share of true labels is reached."
     true = sum(1 for label, *_ in labels if label)
     keep_true, keep_false = balanced_counts(true, len(labels)-true, positive_share)

@@ -335,7 +335,7 @@ def _index_entry(f, folder):
 
 # %% ../../nbs/formatters/02_trainers.ipynb #330aaf81
 def _foreign_entries(path, formatters):
-    "Return the entries of a dataset_info.json that belong to existing files of others."
+    "Return the entries of a dataset_info.json that belong to other files, if these exist."
     if not path.exists():
         return {}
     names = {f.name for f in formatters}
