@@ -130,9 +130,10 @@ def _copy_for_llamafactory(path, method, out):
 def _llamafactory_args(stage, model, out):
     "Return LLaMA-Factory's (model, data, training) arguments."
     from llamafactory.hparams import get_train_args
+    cutoff = TRAINERS['llamafactory'].cutoff if model else 10**6   # without a model: no cut-off
     args = dict(model_name_or_path=str(model or tiny_model(out/'model')), stage=stage, do_train=True,
                 finetuning_type='full', dataset_dir=str(out), dataset='file', template='default',
-                cutoff_len=2048 if model else 10**6, output_dir=str(out/'out'), cache_dir=str(out/'cache'),
+                cutoff_len=cutoff, output_dir=str(out/'out'), cache_dir=str(out/'cache'),
                 overwrite_cache=True, use_cpu=True, bf16=False, report_to='none')
     return get_train_args(args)[:3]
 
@@ -169,9 +170,8 @@ def _quiet():
 
 # %% ../../nbs/formatters/07_load_check.ipynb #59164af1
 def _reason(error):
-    "Return the kind and the first line of an error, or of its cause."
-    error = error.__cause__ or error
-    lines = str(error).strip().splitlines() or ['']
+    "Return the kind of an error, and the first line of what caused it."
+    lines = str(error.__cause__ or error).strip().splitlines() or ['']
     return f'{type(error).__name__}: {lines[0][:200]}'
 
 # %% ../../nbs/formatters/07_load_check.ipynb #c36ef59e
