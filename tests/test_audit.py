@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 
 from rsr.data.statistics import wilson
 from rsr.data.types import Prompt, Rollout, RsrError
-from rsr.formatters.trainers import SHAPES
+from rsr.formatters.trainers import ROW_FORMATS
 from rsr.formatters.writer import make_formatters, write_files
 from rsr.pairs.audit import ITEMS, MIN_PAIRS, audit, audit_item, audit_table, plot_audit
 from rsr.pairs.comparison import compare_strategies, compare_table, paired_difference, plot_strategies
@@ -218,7 +218,7 @@ def test_items_can_be_chosen_and_added():
 
 # ---- reading
 
-FORMS = [(t, s) for m, t in SHAPES if m=='dpo' for s in (('messages', 'standard') if t=='trl' else ('messages',))]
+FORMS = [(t, s) for m, t in ROW_FORMATS if m=='dpo' for s in (('messages', 'standard') if t=='trl' else ('messages',))]
 
 @pytest.mark.parametrize('fmt', ['jsonl', 'parquet'])
 @pytest.mark.parametrize('target,style', FORMS)
@@ -232,7 +232,7 @@ def test_reads_what_the_formatters_write(target, style, fmt, tmp_path):
 
 def test_reads_conversations_with_a_system_turn():
     ms = [dict(role='system', content='s'), dict(role='user', content='a'), dict(role='assistant', content='b'), dict(role='user', content='c')]
-    for (m, t), f in SHAPES.items():
+    for (m, t), f in ROW_FORMATS.items():
         if m=='dpo':
             assert as_pair(f(dict(prompt=ms, chosen='x', rejected='y'), 'messages'))['prompt'] == ms, t
 

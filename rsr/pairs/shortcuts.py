@@ -14,7 +14,7 @@ from ..data.readers import READERS, read_rows
 from ..data.statistics import wilson
 from ..data.text import THINKING_CLOSED, THINKING_OPENED, clean_text, is_garbled, is_refusal
 from ..data.types import RsrError
-from ..formatters.lint import view
+from ..formatters.reading import row_parts
 
 # %% ../../nbs/pairs/03_shortcuts.ipynb #39374e78
 _roles = {'human':'user', 'gpt':'assistant'}
@@ -44,7 +44,7 @@ def as_pair(
     "One row as a plain pair."
     if not isinstance(row, dict):
         raise ValueError(f'the row is {type(row).__name__}, not an object')
-    turns, answers, _ = view(row, 'dpo')
+    turns, answers, _ = row_parts(row, 'dpo')
     prompt, chosen = _history(row, turns), _last(answers, 'chosen', 'preferred_output', 'answer')
     rejected = _last(answers, 'rejected', 'non_preferred_output', 'rejected_response')
     for k, v in dict(prompt=prompt, chosen=chosen, rejected=rejected).items():

@@ -16,7 +16,7 @@ from ..data.text import prompt_text, split_thinking
 from ..data.types import EPS, Rollout, RsrError, no_such, passed
 from ..formatters.methods import lost_to_length
 from ..formatters.pairing import find_pairs, implausible, unlike_length
-from ..formatters.writer import as_written
+from ..formatters.trainers import as_written
 from .flaws import flaw_messages, flaw_of, flaw_problem, introduce_flaw, load_flaws
 from .references import load_reference, with_reference
 from ..sampling.loop import Loop

@@ -16,7 +16,8 @@ from pathlib import Path
 from ..data.summary import cut_of
 from ..data.text import THINKING_CLOSED, THINKING_OPENED, is_refusal, minhash, normalised, stable_hash
 from ..data.types import Prompt
-from ..formatters.lint import training_rows, view
+from ..formatters.reading import training_rows
+from ..formatters.reading import row_parts
 from ..formatters.splits import Benchmark, Groups
 from ..pairs.audit import MIN_PAIRS, audit
 from .method_guide import typical_volume
@@ -61,7 +62,7 @@ def read_rows_of(
     for _, _, row, rule, _ in training_rows(path):
         if rule:
             continue
-        history, answers, label = view(row, method)
+        history, answers, label = row_parts(row, method)
         out.prompts.append('\n'.join(c for r, c in history if isinstance(c, str) and r in ('user', 'human')))
         out.answers.append([_answer(k, ts[-1][1], label) for k, ts in answers.items() if ts and isinstance(ts[-1][1], str)])
         if method=='kto':

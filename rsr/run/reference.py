@@ -15,7 +15,7 @@ from ..data.store import Store
 from ..data.types import RsrError
 from ..formatters.methods import FORMATTERS, Formatter, dpo
 from ..formatters.splits import SPLIT, check_split, group_key, stage_shares
-from ..formatters.trainers import SHAPES
+from ..formatters.trainers import ROW_FORMATS
 from ..formatters.writer import COMMON, make_formatter, options_of
 from ..pairs.strategies import RULE, STRATEGIES, check_pairs, make_plan
 from ..rubric.criteria import Criterion, Rubric, load_rubric, rubric_names
@@ -170,7 +170,7 @@ def targets(
     type:str   # sft, dpo, multi_sft, kto, grpo
 )->list:
     "The trainers that a formatter can write for, its default first."
-    return sorted((t for m, t in SHAPES if m==type), key=lambda t: t!=FORMATTERS[type][2])
+    return sorted((t for m, t in ROW_FORMATS if m==type), key=lambda t: t!=FORMATTERS[type][2])
 
 # %% ../../nbs/run/03_reference.ipynb #645de1c3
 def _pair_rows():

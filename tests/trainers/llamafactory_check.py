@@ -1,4 +1,6 @@
-"LLaMA-Factory takes what rsr writes, through the dataset_info.json beside it. Run by `make test-trainers` in .venv-llamafactory."
+"""LLaMA-Factory takes what rsr writes, through the dataset_info.json beside it.
+
+Run by `make test-trainers` in .venv-llamafactory."""
 import tempfile
 
 import pytest
@@ -12,7 +14,9 @@ def model():
     return tiny_model(tempfile.mkdtemp())
 
 @pytest.mark.parametrize('fmt', ['jsonl', 'parquet'])
-@pytest.mark.parametrize('method,kw', [('sft', {}), ('dpo', {}), ('kto', {}), ('multi_sft', dict(unroll=True, num_responses=2))], ids=['sft', 'dpo', 'kto', 'unrolled'])
+@pytest.mark.parametrize('method,kw', [('sft', {}), ('dpo', {}), ('kto', {}),
+                                       ('multi_sft', dict(unroll=True, num_responses=2))],
+                         ids=['sft', 'dpo', 'kto', 'unrolled'])
 def test_rows_kept_are_rows_written(method, kw, fmt, tmp_path):
     f, path, n = write(method, 'llamafactory', 'messages', fmt, tmp_path, **kw)
     assert (path.parent/'dataset_info.json').is_file()
@@ -30,10 +34,13 @@ def tokenized(path, stage, model, out):
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
-    m, d, t, *_ = get_train_args(dict(model_name_or_path=model, stage=stage, do_train=True, finetuning_type='full', dataset_dir=str(path.parent),
-        dataset=path.stem, template='default', output_dir=str(out/'out'), cache_dir=str(out/'cache'), overwrite_cache=True, use_cpu=True, bf16=False, report_to='none'))
+    m, d, t, *_ = get_train_args(dict(
+        model_name_or_path=model, stage=stage, do_train=True, finetuning_type='full', dataset_dir=str(path.parent),
+        dataset=path.stem, template='default', output_dir=str(out/'out'), cache_dir=str(out/'cache'),
+        overwrite_cache=True, use_cpu=True, bf16=False, report_to='none'))
     tok = load_tokenizer(m)
-    return get_dataset(get_template_and_fix_tokenizer(tok['tokenizer'], d), m, d, t, stage=stage, **tok)['train_dataset'], tok['tokenizer']
+    template = get_template_and_fix_tokenizer(tok['tokenizer'], d)
+    return get_dataset(template, m, d, t, stage=stage, **tok)['train_dataset'], tok['tokenizer']
 
 def test_labels_are_read_as_written(model, tmp_path):
     _, path, n = write('kto', 'llamafactory', 'messages', 'jsonl', tmp_path)

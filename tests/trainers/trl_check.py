@@ -1,4 +1,6 @@
-"TRL takes what rsr writes, and does with a hand-made file what the lint says. Run by `make test-trainers` in .venv-trl."
+"""TRL takes what rsr writes, and does with a hand-made file what the lint says.
+
+Run by `make test-trainers` in .venv-trl."""
 import tempfile
 
 import pytest
@@ -64,7 +66,8 @@ def test_columns_that_the_training_uses(case, model, tmp_path):
         seen.append(columns)
         return [0.]*len(completions)
     def go():
-        return trl_trainer(case.write(tmp_path), case.method, model, tmp_path, reward=reward, max_steps=2, **(config('grpo') if case.method=='grpo' else {})).train()
+        return trl_trainer(case.write(tmp_path), case.method, model, tmp_path, reward=reward, max_steps=2,
+                           **(config('grpo') if case.method=='grpo' else {})).train()
     if case.effect=='fails':
         with pytest.raises((TypeError, ValueError)):
             go()
@@ -72,11 +75,15 @@ def test_columns_that_the_training_uses(case, model, tmp_path):
         go()
         assert seen and all(c.get(case.name.split()[1]) not in (['x'], ['x', 'x']) for c in seen)
 
-@pytest.mark.parametrize('method,rows,kept,cut', [('sft', [pc(), pc(c=[A('x'*1100)]), pc([U('x'*1100)])], 2, 1), ('sft', [sft(U('q'), A('a')), sft(U('x'*1100), A('a'))], 2, 1),
-    ('dpo', [pair(), pair(c='x'*1100), pair([U('x'*1100)])], 2, 1), ('kto', [kto(), kto(False, c='x'*1100), kto(p='x'*1100)], 2, 1)])
+@pytest.mark.parametrize('method,rows,kept,cut', [
+    ('sft', [pc(), pc(c=[A('x'*1100)]), pc([U('x'*1100)])], 2, 1),
+    ('sft', [sft(U('q'), A('a')), sft(U('x'*1100), A('a'))], 2, 1),
+    ('dpo', [pair(), pair(c='x'*1100), pair([U('x'*1100)])], 2, 1),
+    ('kto', [kto(), kto(False, c='x'*1100), kto(p='x'*1100)], 2, 1)])
 def test_default_cut_off(method, rows, kept, cut, model, tmp_path):
-    "1024 tokens: a prompt that fills them drops its row, in silence; a longer row is cut. The lint says the same with the same tokenizer."
+    "1024 tokens: a prompt that fills them silently drops its row, a longer row is cut; the lint says the same."
     (tmp_path/'f.jsonl').write_bytes(lines(rows))
     r = load_file(tmp_path/'f.jsonl', method, 'trl', model)
-    assert r['kept']==r['expected']==kept and sum(p['effect']=='cuts' for p in r['problems'])==cut and 'no rule' not in r['note']
+    assert r['kept']==r['expected']==kept and 'no rule' not in r['note']
+    assert sum(p['effect']=='cuts' for p in r['problems'])==cut
     assert load_file(tmp_path/'f.jsonl', method, 'trl')['kept']==len(rows)   # without a model no cut-off is in force

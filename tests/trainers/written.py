@@ -1,4 +1,4 @@
-"What the tests of both trainers write: a run's rollouts, with texts that files have trouble with, and a few conversations."
+"What the tests of both trainers write: rollouts with texts that files have trouble with, and a few conversations."
 from cases import A, S, U
 
 from rsr.data.types import Prompt, Rollout
@@ -9,10 +9,12 @@ TEXTS = ['3', 'true', 'null', '2024-01-01', 'a\x00b', '\u202eשלום\u200f عا
 
 def groups(style):
     "(prompt, rollouts) pairs; with style messages also system turns and histories."
-    out = [(Prompt(f'{i}', [U(f'{t}?')], dict(answer=[t, 3, None][i%3])), [Rollout(f'{t}\n', score=1.), Rollout(f'{t} yes', score=1., idx=1), Rollout(f'{t} no', score=0., idx=2)])
+    out = [(Prompt(f'{i}', [U(f'{t}?')], dict(answer=[t, 3, None][i%3])),
+            [Rollout(f'{t}\n', score=1.), Rollout(f'{t} yes', score=1., idx=1), Rollout(f'{t} no', score=0., idx=2)])
            for i, t in enumerate(TEXTS)]
     chat = [[S('Be brief.'), U('q')], [U('Hi'), A('Hello!'), U('q')], [S('s'), U('Hi'), A('Hello!'), U('q')]]
-    more = [(Prompt(f'c{i}', ms, dict(answer='A')), [Rollout('A', score=1.), Rollout('B', score=0., idx=1)]) for i, ms in enumerate(chat)]
+    more = [(Prompt(f'c{i}', ms, dict(answer='A')), [Rollout('A', score=1.), Rollout('B', score=0., idx=1)]) for i,
+            ms in enumerate(chat)]
     return out+(more if style=='messages' else [])
 
 def write(method, target, style, fmt, folder, **kw):
