@@ -14,7 +14,7 @@ from test_explore import HOSTILE, messy
 
 from rsr.data.store import Store
 from rsr.explore.score_index import read_scores, read_texts
-from rsr.explore.thresholds import whatif, with_thresholds
+from rsr.explore.thresholds import preview_counts, with_thresholds
 from rsr.formatters.writer import make_formatters
 
 CHROMIUM = Path('/usr/bin/chromium')
@@ -27,7 +27,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def url(run):
-    p = subprocess.Popen([sys.executable, '-c', f'from rsr.explore.widget import serve; serve({str(run.path)!r}, open_browser=False)'], stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c', f'from rsr.explore.serve import serve; serve({str(run.path)!r}, open_browser=False)'], stdout=subprocess.PIPE, text=True)
     yield p.stdout.readline().split()[-1]
     p.send_signal(signal.SIGINT)
     assert p.wait(60)==0, 'Ctrl-C ends it'
@@ -60,7 +60,7 @@ def told(run, **at):
     s = read_scores(st)
     read_texts(s, st)
     st.close()
-    return {w['file']:w['rows'] for w in whatif(s, make_formatters(with_thresholds(run.recipe['formatter'], **at)))}
+    return {w['file']:w['rows'] for w in preview_counts(s, make_formatters(with_thresholds(run.recipe['formatter'], **at)))}
 
 def until(page, what, seconds=10):
     "Wait until something holds."
@@ -73,7 +73,7 @@ def until(page, what, seconds=10):
 @pytest.mark.parametrize('by', [signal.SIGINT, signal.SIGTERM], ids=['Ctrl-C', 'SIGTERM'])
 def test_the_server_ends_with_its_command(run, by):
     "Also where SIGINT came as ignored, as in a background job of a shell; no Voilà is left behind."
-    code = f'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom rsr.explore.widget import serve; serve({str(run.path)!r}, open_browser=False)'
+    code = f'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom rsr.explore.serve import serve; serve({str(run.path)!r}, open_browser=False)'
     p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
     address = p.stdout.readline().split()[-1]
     p.send_signal(by)
@@ -150,7 +150,7 @@ def test_files_are_written_and_what_reproduces_them_is_shown(page, run):
         p.unlink()
     want = rows_shown(page)
     page.get_by_role('button', name='Write the files').click()
-    page.wait_for_selector('text=what reproduces them')
+    page.wait_for_selector('text=command to reproduce')
     assert {p.name:p.read_bytes().count(b'\n') for p in (run.path/'train').glob('*.jsonl')}=={k:n for k, n in want.items() if n}
     text = page.locator('body').inner_text()
     assert 'formatter:\n- ' in text and 'type: multi_sft' in text and 'rsr format' in text
@@ -164,8 +164,8 @@ def test_labels_and_pairs_reach_the_ledger(page, run):
         finally:
             st.close()
     page.locator('.rsr-list select').first.select_option(index=3)
-    page.wait_for_selector('text=Next pair to judge')
-    page.get_by_role('button', name='Next pair to judge').click()
+    page.wait_for_selector('text=Next pair to review')
+    page.get_by_role('button', name='Next pair to review').click()
     page.wait_for_selector('text=Pair:')
     page.locator('button:has-text("Reject")').click()
     until(page, lambda: 'reject' in reviews().values())

@@ -18,20 +18,12 @@ from rsr import load_run, sample
 from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.explore import state, thresholds
-from rsr.explore.html import (
-    diff_html,
-    one_line,
-    prompt_html,
-    prompt_line,
-    rollout_html,
-    rollout_line,
-    shown,
-    text_box,
-    whatif_html,
-)
-from rsr.explore.score_index import read_scores, read_sides, read_texts, text_mode
+from rsr.explore.html import diff_html, one_line, prompt_html, prompt_line, rollout_html, rollout_line, shown, text_box, preview_html
+from rsr.explore.score_index import read_scores, read_splits, read_texts, text_mode
 from rsr.explore.state import Exploration
-from rsr.explore.thresholds import histogram, prompt_rollouts, prompt_table, whatif, with_thresholds
+from rsr.explore.thresholds import histogram, preview_counts, with_thresholds
+from rsr.explore.prompts import prompt_rollouts
+from rsr.explore.prompts import prompt_table
 from rsr.explore.widget import Explorer, explore
 from rsr.formatters.methods import FORMATTERS, formatter
 from rsr.formatters.writer import make_formatters
@@ -81,8 +73,8 @@ def told_and_written_by(st, run, configs, read=True):
     for m in {text_mode(f) for f in fs} if read else ():
         read_texts(s, st, m)
     if read:
-        read_sides(s, st, d, fs)
-    return {w['file']:w for w in whatif(s, fs)}, write_formats(st, d, make_formatters(configs))
+        read_splits(s, st, d, fs)
+    return {w['file']:w for w in preview_counts(s, fs)}, write_formats(st, d, make_formatters(configs))
 
 def same(told, written):
     "The figures are those of the files, to the row."
@@ -162,7 +154,7 @@ def test_an_upper_bound_is_one(tmp_path, monkeypatch, seed):
                dict(type='multi_sft', name='near', pass_threshold=.6, unroll=True, unique='near'), dict(type='kto', pass_threshold=.6),
                dict(type='sft', thinking='strip', pass_threshold=.6)]
     run = messy(tmp_path/'r', seed=seed)
-    monkeypatch.setattr(thresholds, 'MOST', 0)
+    monkeypatch.setattr(thresholds, 'MOST_CALLS', 0)
     for read in (False, True):
         told, written = told_and_written(run, configs, read)
         assert not read==told['dpo.jsonl']['exact'] or not read
@@ -176,7 +168,7 @@ def test_an_upper_bound_is_one(tmp_path, monkeypatch, seed):
                                dict(rejected='near_mean', max_pairs_per_prompt=4), dict(max_margin=.6, max_pairs_per_prompt=4),
                                dict(strategy='temperature', max_length_ratio=1.2)], ids=str)
 def test_rules_that_leave_pairs_out_are_told_as_at_most(tmp_path, monkeypatch, o):
-    monkeypatch.setattr(thresholds, 'MOST', 0)
+    monkeypatch.setattr(thresholds, 'MOST_CALLS', 0)
     gaps = []
     for seed in range(4):
         run = messy(tmp_path/f'r{seed}', seed=seed)
@@ -185,7 +177,7 @@ def test_rules_that_leave_pairs_out_are_told_as_at_most(tmp_path, monkeypatch, o
             t, w = told['dpo.jsonl'], written['dpo.jsonl']
             assert not t['exact'] and t['margin'] is None and t['rows']>=w['rows'] and t['prompts']>=w['prompts'], (seed, least)
             gaps.append(t['rows']-w['rows'])
-    assert any(gaps) and '≤' in whatif_html([t])
+    assert any(gaps) and '≤' in preview_html([t])
 
 def test_a_ratio_that_is_set_costs_pairs_and_the_explorer_says_at_most(tmp_path):
     ex = Explorer(messy(tmp_path/'r', formatters=[dict(type='sft', pass_threshold=.7),
@@ -199,7 +191,7 @@ def test_a_ratio_that_is_set_costs_pairs_and_the_explorer_says_at_most(tmp_path)
             break
         judged.add(ex.prompt)
         ex.judge_pair('accept')
-    assert ex.message=='no pair is left to judge' and len(judged)==ex.files['dpo.jsonl']   # prompts whose pairs differ in length are passed over
+    assert ex.message=='no pairs left to review' and len(judged)==ex.files['dpo.jsonl']   # prompts whose pairs differ in length are passed over
 
 def test_sides_of_a_pair_strategy(tmp_path):
     configs = [dict(type='sft', pass_threshold=.5), dict(type='kto', pass_threshold=.5, fail_threshold=.3), dict(type='multi_sft', pass_threshold=.5, min_responses=2),
@@ -222,7 +214,7 @@ def test_a_formatter_of_ones_own_is_not_guessed_at(tmp_path):
     try:
         run = messy(tmp_path/'r', formatters=[dict(type='sft'), dict(type='mine')])
         ex = Explorer(run)
-        assert ex.counts[1]['rows'] is None and '>?<' in re.sub('</?b>', '', whatif_html(ex.counts)) and ex.ui
+        assert ex.counts[1]['rows'] is None and '>?<' in re.sub('</?b>', '', preview_html(ex.counts)) and ex.ui
         assert ex.write()['mine.jsonl']==40
     finally:
         del FORMATTERS['mine']
@@ -346,7 +338,7 @@ def test_all_views_are_safe():
              tokens=3, detail={HOSTILE[0]:dict(answer=HOSTILE[5], reason=HOSTILE[6])})
     d = dict(prompt=Prompt(HOSTILE[0], [dict(role='system', content=HOSTILE[2]), dict(role='user', content=HOSTILE[1])], {HOSTILE[5]:HOSTILE[6]}), stop='max_rollouts')
     for s in (rollout_html(r, .8), rollout_html(r, .8, .2, diff_html(r['text'], HOSTILE[0])[0]), prompt_html(d), text_box(HOSTILE[0], HOSTILE[1], fold=True),
-              whatif_html([dict(file=HOSTILE[0], rows=1, prompts=1, lost=0, positive_share=None, margin=None, exact=False)], {HOSTILE[0]:3})):
+              preview_html([dict(file=HOSTILE[0], rows=1, prompts=1, lost=0, positive_share=None, margin=None, exact=False)], {HOSTILE[0]:3})):
         safe(s)
     assert '\n' not in rollout_line(r)+prompt_line(dict(id=HOSTILE[0], text=HOSTILE[9], passed=0, scored=0, truncated=0))
 
@@ -550,7 +542,7 @@ def test_what_is_shown_reproduces_the_files(run, tmp_path):
 
 def test_many_rollouts_are_read_in_the_background(run, monkeypatch):
     want = Explorer(run).counts
-    monkeypatch.setattr(state, 'BIG', 10)
+    monkeypatch.setattr(state, 'MOST_AT_ONCE', 10)
     ex = Explorer(run)
     assert ex.ui
     ex.thread.join(20)

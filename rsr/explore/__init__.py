@@ -1,5 +1,6 @@
 "Look at a run: an explorer for notebooks and browsers, and figures."
-from rsr.explore.widget import explore, serve
+from rsr.explore.widget import explore
+from rsr.explore.serve import serve
 from rsr.explore.figures import (
     FIGURES,
     plot_compare,
