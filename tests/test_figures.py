@@ -12,25 +12,22 @@ import yaml
 
 from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score
-from rsr.explore.breakdown_figures import (
-    compare_data,
-    criteria_data,
-    margins_data,
-    score_length_data,
-    spearman,
-    taxonomy_data,
-)
-from rsr.explore.figures import FIGURES, all_figures, plot_compare, plot_scores
-from rsr.explore.ledger_view import (
-    beta_masses,
-    latency_data,
-    outcomes_data,
-    pass_rates_data,
-    rollouts_to_satisfaction_data,
-    scores_data,
-    tokens_data,
-    yield_budget_data,
-)
+from rsr.explore.breakdown_figures import compare_data, criteria_data, taxonomy_data
+from rsr.explore.score_figures import spearman
+from rsr.explore.score_figures import score_length_data
+from rsr.explore.score_figures import margins_data
+from rsr.explore.figures import all_figures
+from rsr.explore.breakdown_figures import plot_compare
+from rsr.explore.score_figures import plot_scores
+from rsr.explore.ledger_view import FIGURES
+from rsr.explore.score_figures import scores_data
+from rsr.explore.score_figures import pass_rates_data
+from rsr.explore.score_figures import beta_masses
+from rsr.explore.run_figures import yield_budget_data
+from rsr.explore.run_figures import tokens_data
+from rsr.explore.run_figures import rollouts_to_satisfaction_data
+from rsr.explore.run_figures import outcomes_data
+from rsr.explore.run_figures import latency_data
 from rsr.run.results import Run
 from rsr.style import COLOURS, ENDS, INK, LOOKS
 

@@ -3,6 +3,7 @@ import random
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from rsr.data.store import Store
@@ -137,3 +138,12 @@ def help_desk(seed=0, temperature=.7, lift=0., prompts=200):
     store.commit()
     store.close()
     return load_run(path)
+
+
+# ---- rollouts in a DataFrame, to count by hand
+
+def seven_rollouts():
+    "Return seven rollouts of three prompts as a DataFrame."
+    rows = [('a', 'kept', 1.), ('a', 'kept', 0.), ('a', 'truncated', None), ('b', 'kept', .5), ('b', 'kept', None),
+            ('b', 'kept', 0.), ('c', 'kept', 1.)]
+    return pd.DataFrame(rows, columns=['prompt', 'outcome', 'score'])

@@ -7,7 +7,7 @@ __all__ = ['MOST_AT_ONCE', 'MOST_TRIED', 'Exploration', 'two_to_show', 'changed_
 
 # %% ../../nbs/explore/04_state.ipynb #287d5210
 import shlex, threading
-from contextlib import contextmanager
+from contextlib import closing
 from traitlets import Bool, Dict, Float, HasTraits, Int, List, Unicode
 from fastcore.basics import patch
 from ..data.files import dumps
@@ -60,13 +60,9 @@ def start(self:Exploration):
 
 # %% ../../nbs/explore/04_state.ipynb #155d5d9d
 @patch
-@contextmanager
 def _store(self:Exploration, write=False):
-    st = Store(self.run.path, write=write)
-    try:
-        yield st
-    finally:
-        st.close()
+    "Open the ledger; the `with` block closes it."
+    return closing(Store(self.run.path, write=write))
 
 # %% ../../nbs/explore/04_state.ipynb #cec78f55
 @patch
@@ -111,8 +107,7 @@ def reload(self:Exploration):
     self.load()
     self.list_prompts()
     self.draw('figures')
-    if self.prompt is not None:
-        self.open_prompt(keep=True)
+    self.open_prompt(keep=True)
 
 # %% ../../nbs/explore/04_state.ipynb #4f9c8f91
 @patch(as_prop=True)
@@ -120,6 +115,8 @@ def named(self:Exploration)->list:
     "Return the names of the run's formatters."
     return [config_name(c) for c in self.configs]
 
+# %% ../../nbs/explore/04_state.ipynb #4b66703a
+#: Their thresholds, as the formatters use them:
 @patch
 def limits(self:Exploration, only='')->list:
     "Return the thresholds of each formatter, or of one."
@@ -177,8 +174,7 @@ def move(self:Exploration, name=''):
     self.recount()
     if name=='pass_threshold':
         self.list_prompts()   # which prompts never pass has changed
-    if self.prompt is not None:
-        self.open_prompt(keep=True)
+    self.open_prompt(keep=True)
     self.draw('figures')
 
 # %% ../../nbs/explore/04_state.ipynb #46d8e294
@@ -321,9 +317,10 @@ def yaml(self:Exploration)->str:
     "Return the formatter section with the current thresholds."
     return recipe_yaml(self.configs)
 
+# %% ../../nbs/explore/04_state.ipynb #e76b66d6
 @patch(as_prop=True)
 def command(self:Exploration)->str:
     "Return the shell command that writes the same files."
-    changed = changed_options(self.run.recipe['formatter'], self.configs)   # where `rsr format` starts from
+    changed = changed_options(self.run.recipe['formatter'], self.configs)
     options = [f'formatter.{name}.{option}={dumps(value)}' for name, option, value in changed]
     return 'rsr format '+' '.join(shlex.quote(x) for x in [str(self.run.path), *options])

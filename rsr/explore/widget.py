@@ -26,16 +26,20 @@ class Explorer(Controls):
         if self.widgets:
             getattr(self, f'_draw_{what}')()
 
-    @property
-    def ui(self):
-        "Return the page, made at first use."
-        if not self.widgets:
-            self.make()
-        return self.widgets['ui']
+# %% ../../nbs/explore/06_widget.ipynb #a5f860a3
+@patch(as_prop=True)
+def ui(self:Explorer):
+    "Return the page, made at first use."
+    if not self.widgets:
+        self.make()
+    return self.widgets['ui']
 
-    def _ipython_display_(self):
-        from IPython.display import display
-        display(self.ui)
+# %% ../../nbs/explore/06_widget.ipynb #db48ebaf
+@patch
+def _ipython_display_(self:Explorer):
+    "Show the page in a notebook."
+    from IPython.display import display
+    display(self.ui)
 
 # %% ../../nbs/explore/06_widget.ipynb #9a90479f
 @patch
