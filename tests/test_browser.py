@@ -14,12 +14,14 @@ from test_explore import HOSTILE, messy
 
 from rsr.data.store import Store
 from rsr.explore.score_index import read_scores, read_texts
-from rsr.explore.thresholds import whatif, with_thresholds
+from rsr.explore.thresholds import preview_counts, with_thresholds
 from rsr.formatters.writer import make_formatters
 
 CHROMIUM = Path('/usr/bin/chromium')
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM.exists(), reason='there is no /usr/bin/chromium (Debian: apt-get install chromium)'),
-              *[pytest.mark.skipif(not find_spec(m), reason=f'{m} is not installed') for m in ('playwright', 'voila')]]
+NEEDED = [m for m in ('playwright', 'voila') if not find_spec(m)]
+pytestmark = [pytest.mark.slow,
+              pytest.mark.skipif(not CHROMIUM.exists(), reason='no /usr/bin/chromium (apt-get install chromium)'),
+              pytest.mark.skipif(bool(NEEDED), reason=f'not installed: {", ".join(NEEDED)}')]
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
@@ -27,7 +29,9 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def url(run):
-    p = subprocess.Popen([sys.executable, '-c', f'from rsr.explore.widget import serve; serve({str(run.path)!r}, open_browser=False)'], stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c',
+                          f'from rsr.explore.serve import serve; serve({str(run.path)!r}, open_browser=False)'],
+                         stdout=subprocess.PIPE, text=True)
     yield p.stdout.readline().split()[-1]
     p.send_signal(signal.SIGINT)
     assert p.wait(60)==0, 'Ctrl-C ends it'
@@ -53,14 +57,16 @@ def page(browser, url):
     page.close()
 
 def rows_shown(page):
-    return {r[0]:int(r[1].replace(',', '')) for r in (t.split('\t') for t in page.locator('table.rsr-t').first.locator('tbody tr').all_inner_texts())}
+    lines = page.locator('table.rsr-t').first.locator('tbody tr').all_inner_texts()
+    return {cells[0]:int(cells[1].replace(',', '')) for cells in (line.split('\t') for line in lines)}
 
 def told(run, **at):
     st = Store(run.path, write=False)
     s = read_scores(st)
     read_texts(s, st)
     st.close()
-    return {w['file']:w['rows'] for w in whatif(s, make_formatters(with_thresholds(run.recipe['formatter'], **at)))}
+    formatters = make_formatters(with_thresholds(run.recipe['formatter'], **at))
+    return {w['file']:w['rows'] for w in preview_counts(s, formatters)}
 
 def until(page, what, seconds=10):
     "Wait until something holds."
@@ -73,7 +79,8 @@ def until(page, what, seconds=10):
 @pytest.mark.parametrize('by', [signal.SIGINT, signal.SIGTERM], ids=['Ctrl-C', 'SIGTERM'])
 def test_the_server_ends_with_its_command(run, by):
     "Also where SIGINT came as ignored, as in a background job of a shell; no Voilà is left behind."
-    code = f'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom rsr.explore.widget import serve; serve({str(run.path)!r}, open_browser=False)'
+    code = ('import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n'
+            f'from rsr.explore.serve import serve; serve({str(run.path)!r}, open_browser=False)')
     p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
     address = p.stdout.readline().split()[-1]
     p.send_signal(by)
@@ -124,7 +131,8 @@ def test_a_threshold_is_typed_and_not_rounded(page, run):
     field.nth(0).press('Enter')
     until(page, lambda: rows_shown(page)==told(run, pass_threshold=.625, fail_threshold=.333))
     page.wait_for_timeout(1000)   # long enough for the sliders to answer
-    assert [field.nth(i).input_value() for i in (0, 1)]==['0.333', '0.625'] and 'fail ≤ 0.333' in page.locator('svg[role=img]').inner_html()
+    assert [field.nth(i).input_value() for i in (0, 1)]==['0.333', '0.625']
+    assert 'fail ≤ 0.333' in page.locator('svg[role=img]').inner_html()
 
 def test_prompts_open_and_their_texts_stay_texts(page):
     lists, seen = page.locator('.rsr-list select'), ''
@@ -136,22 +144,27 @@ def test_prompts_open_and_their_texts_stay_texts(page):
             lists.nth(1).select_option(index=j)
             page.wait_for_function(f"[...document.querySelectorAll('.rsr')].some(e => e.innerText.startsWith('#{j} '))")
         seen += page.locator('body').inner_text()
-    for t in ('<script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">', '</pre></div><style>', '<svg/onload=hacked=1>', '$x^2$ **b** [l](javascript:alert(1))',
+    for t in ('<script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">', '</pre></div><style>',
+              '<svg/onload=hacked=1>', '$x^2$ **b** [l](javascript:alert(1))',
               'U+202E'):
         assert t in seen, t
     assert '\u202e' not in seen
-    found = page.evaluate("""() => ({script: [...document.scripts].filter(e => e.text.startsWith('window.hacked')).length, img: document.querySelectorAll('img[src=x]').length,
-        on: document.querySelectorAll('[onerror],[onclick],[onmouseover],[onload]').length, js: document.querySelectorAll('a[href^=javascript]').length,
+    found = page.evaluate("""() => ({
+        script: [...document.scripts].filter(e => e.text.startsWith('window.hacked')).length,
+        img: document.querySelectorAll('img[src=x]').length,
+        on: document.querySelectorAll('[onerror],[onclick],[onmouseover],[onload]').length,
+        js: document.querySelectorAll('a[href^=javascript]').length,
         maths: document.querySelectorAll('.rsr mjx-container, .rsr .MathJax, .rsr .katex').length})""")
     assert not any(found.values()), found
 
-def test_files_are_written_and_what_reproduces_them_is_shown(page, run):
+def test_files_are_written_and_the_command_that_reproduces_them_is_shown(page, run):
     for p in (run.path/'train').glob('*'):
         p.unlink()
     want = rows_shown(page)
     page.get_by_role('button', name='Write the files').click()
-    page.wait_for_selector('text=what reproduces them')
-    assert {p.name:p.read_bytes().count(b'\n') for p in (run.path/'train').glob('*.jsonl')}=={k:n for k, n in want.items() if n}
+    page.wait_for_selector('text=command to reproduce')
+    assert {p.name:p.read_bytes().count(b'\n')
+            for p in (run.path/'train').glob('*.jsonl')}=={k:n for k, n in want.items() if n}
     text = page.locator('body').inner_text()
     assert 'formatter:\n- ' in text and 'type: multi_sft' in text and 'rsr format' in text
     assert json.loads((run.path/'train'/'sft.jsonl').read_bytes().split(b'\n')[0])
@@ -164,8 +177,8 @@ def test_labels_and_pairs_reach_the_ledger(page, run):
         finally:
             st.close()
     page.locator('.rsr-list select').first.select_option(index=3)
-    page.wait_for_selector('text=Next pair to judge')
-    page.get_by_role('button', name='Next pair to judge').click()
+    page.wait_for_selector('text=Next pair to review')
+    page.get_by_role('button', name='Next pair to review').click()
     page.wait_for_selector('text=Pair:')
     page.locator('button:has-text("Reject")').click()
     until(page, lambda: 'reject' in reviews().values())

@@ -21,50 +21,59 @@ from rsr.explore import state, thresholds
 from rsr.explore.html import (
     diff_html,
     one_line,
+    preview_html,
     prompt_html,
     prompt_line,
     rollout_html,
     rollout_line,
     shown,
     text_box,
-    whatif_html,
 )
-from rsr.explore.score_index import read_scores, read_sides, read_texts, text_mode
+from rsr.explore.prompts import prompt_rollouts, prompt_table
+from rsr.explore.score_index import read_scores, read_splits, read_texts, text_mode
 from rsr.explore.state import Exploration
-from rsr.explore.thresholds import histogram, prompt_rollouts, prompt_table, whatif, with_thresholds
+from rsr.explore.thresholds import histogram, preview_counts, with_thresholds
 from rsr.explore.widget import Explorer, explore
 from rsr.formatters.methods import FORMATTERS, formatter
 from rsr.formatters.writer import make_formatters
 from rsr.run.files import valid_outcomes, write_formats
 from rsr.run.results import Run
 
-HOSTILE = ['<script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">', '</pre></div><style>*{display:none}</style>',
+HOSTILE = ['<script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">',
+           '</pre></div><style>*{display:none}</style>',
            '\u202egnp.exe\u202c \x00\x07', '$x^2$ **b** [l](javascript:alert(1))',
-           "' onmouseover='hacked=1", '" onclick="hacked=1', '<svg/onload=hacked=1>', '&lt;script&gt;', 'a\u2028b\ufeffc']
-RECIPE = [dict(type='sft', pass_threshold=.8), dict(type='dpo', pass_threshold=.8, fail_threshold=.4, min_margin=.15), dict(type='multi_sft', pass_threshold=.8, num_responses=4),
+           "' onmouseover='hacked=1", '" onclick="hacked=1', '<svg/onload=hacked=1>', '&lt;script&gt;',
+           'a\u2028b\ufeffc']
+RECIPE = [dict(type='sft', pass_threshold=.8), dict(type='dpo', pass_threshold=.8, fail_threshold=.4, min_margin=.15),
+          dict(type='multi_sft', pass_threshold=.8, num_responses=4),
           dict(type='kto', pass_threshold=.8, fail_threshold=.4), dict(type='grpo', pass_threshold=.8, band=[0, 1])]
 
 def messy(path, n=40, k=8, seed=0, formatters=RECIPE, texts=6, hostile=False, **recipe):
-    "A run with everything: repeated texts with one score or two, thinking, cut and empty answers, scores that are missing, prompts without rollouts."
+    "A run with everything: repeated texts, thinking, truncated and empty answers, missing scores, empty prompts."
     rng, st = random.Random(seed), Store(path)
     def pick(other):
         return rng.choice(HOSTILE) if hostile else other
-    st.add_prompts((f'row {i}', Prompt(f'q{i}'+pick(''), [dict(role='user', content=f'{pick("prompt")} {i}')], dict(answer='A'))) for i in range(n))
+    st.add_prompts((f'row {i}', Prompt(f'q{i}'+pick(''), [dict(role='user', content=f'{pick("prompt")} {i}')],
+                                       dict(answer='A'))) for i in range(n))
     s, v = st.config_key('sampler', dict(model='m')), st.config_key('verifier', dict(type='v'))
     st.put('verifier', v)
     for i, (p, *_) in enumerate(list(st.walk())):
         for key in st.ask(p.key, range(k if i%13 else 0), 1, s, 64):
-            text = rng.choice(['', ' ', '<think>so</think>', '<think>or so</think>\n'])+f'Answer {rng.randrange(texts)}!'[:rng.choice([9, 10])]+rng.choice(['', '\n'])
+            text = rng.choice(['', ' ', '<think>so</think>', '<think>or so</think>\n'])
+            text += f'Answer {rng.randrange(texts)}!'[:rng.choice([9, 10])]
+            text += rng.choice(['', '\n'])
             text += pick('')
             outcome = rng.choices(['kept', 'truncated', 'failed'], [.85, .1, .05])[0]
             if outcome=='truncated' and rng.random()<.4:
                 text = rng.choice(['', ' \n'])
-            st.answer(Rollout('' if outcome=='failed' else text, outcome=outcome, key=key, error='429' if outcome=='failed' else None))
+            st.answer(Rollout('' if outcome=='failed' else text, outcome=outcome, key=key,
+                              error='429' if outcome=='failed' else None))
             x = rng.choice([0., 1., rng.randrange(21)/20, .1+.2, .1*7])
             if outcome=='kept' and rng.random()<.9:
                 st.add_score(key, v, Score(x, pick(''), text[:9], dict(clear=dict(answer='YES', reason=pick('')))))
     st.close()
-    (Path(path)/'recipe.yaml').write_text(yaml.safe_dump(dict(sampler=dict(model='m', base_url='http://127.0.0.1:1/v1'), formatter=formatters, **recipe)))
+    recipe = dict(sampler=dict(model='m', base_url='http://127.0.0.1:1/v1'), formatter=formatters, **recipe)
+    (Path(path)/'recipe.yaml').write_text(yaml.safe_dump(recipe))
     return Run(path)
 
 def told_and_written(run, configs, read=True):
@@ -81,8 +90,8 @@ def told_and_written_by(st, run, configs, read=True):
     for m in {text_mode(f) for f in fs} if read else ():
         read_texts(s, st, m)
     if read:
-        read_sides(s, st, d, fs)
-    return {w['file']:w for w in whatif(s, fs)}, write_formats(st, d, make_formatters(configs))
+        read_splits(s, st, d, fs)
+    return {w['file']:w for w in preview_counts(s, fs)}, write_formats(st, d, make_formatters(configs))
 
 def same(told, written):
     "The figures are those of the files, to the row."
@@ -99,7 +108,8 @@ def same(told, written):
 
 # ---- the figures are what is written
 
-@pytest.mark.parametrize('at', [dict(), dict(pass_threshold=1., fail_threshold=0.), dict(pass_threshold=.5, fail_threshold=None),
+@pytest.mark.parametrize('at', [dict(), dict(pass_threshold=1., fail_threshold=0.),
+                                dict(pass_threshold=.5, fail_threshold=None),
                                 dict(pass_threshold=.3, fail_threshold=.1, min_margin=.7),
                                 dict(pass_threshold=.7, fail_threshold=.3, min_margin=0.)], ids=str)
 @pytest.mark.parametrize('seed', [0, 1])
@@ -109,13 +119,19 @@ def test_what_is_told_is_what_is_written(tmp_path, seed, at):
 @pytest.mark.parametrize('o', [
     dict(type='sft', thinking='strip'), dict(type='sft', select='shortest'), dict(type='dpo', rejected='near_mean'),
     dict(type='dpo', fail_threshold=None, max_margin=.5, min_margin=.2),
-    dict(type='dpo', fail_threshold=None, max_pairs_per_prompt=3, min_margin=.2), dict(type='dpo', max_pairs_per_prompt=8, fail_threshold=.6),
+    dict(type='dpo', fail_threshold=None, max_pairs_per_prompt=3, min_margin=.2),
+    dict(type='dpo', max_pairs_per_prompt=8, fail_threshold=.6),
     dict(type='dpo', thinking='strip', max_pairs_per_prompt=2),
-    dict(type='dpo', rejected='near_mean', max_pairs_per_prompt=3, fail_threshold=None), dict(type='multi_sft', unroll=True), dict(type='multi_sft', unroll=True, num_responses=2),
-    dict(type='multi_sft', min_responses=3), dict(type='multi_sft', unique='normalised', unroll=True), dict(type='multi_sft', thinking='strip', min_responses=2),
-    dict(type='kto', positive_share=.3), dict(type='kto', thinking='strip', positive_share=.9), dict(type='grpo'), dict(type='grpo', band=[.2, .6])], ids=str)
+    dict(type='dpo', rejected='near_mean', max_pairs_per_prompt=3, fail_threshold=None),
+    dict(type='multi_sft', unroll=True),
+    dict(type='multi_sft', unroll=True, num_responses=2),
+    dict(type='multi_sft', min_responses=3), dict(type='multi_sft', unique='normalised', unroll=True),
+    dict(type='multi_sft', thinking='strip', min_responses=2),
+    dict(type='kto', positive_share=.3), dict(type='kto', thinking='strip', positive_share=.9), dict(type='grpo'),
+    dict(type='grpo', band=[.2, .6])], ids=str)
 def test_every_option(tmp_path, o):
-    o = dict(o, **{k:v for k, v in dict(pass_threshold=.7, fail_threshold=.3).items() if k not in o and (k=='pass_threshold' or o['type'] in ('dpo', 'kto'))})
+    limits = dict(pass_threshold=.7, **dict(fail_threshold=.3) if o['type'] in ('dpo', 'kto') else {})
+    o = {**limits, **o}
     assert same(*told_and_written(messy(tmp_path/'r', 60, seed=3), [o]))
 
 @pytest.mark.parametrize('d', [dict(split=dict(eval=.3)), dict(split=dict(eval=.2, near=False), stages=['sft', 'dpo']),
@@ -123,7 +139,8 @@ def test_every_option(tmp_path, o):
 def test_splits_stages_and_cut_answers(tmp_path, d):
     run = messy(tmp_path/'r', 80, **({} if 'sampler' in d else d))
     if 'sampler' in d:
-        (run.path/'recipe.yaml').write_text(yaml.safe_dump(dict(formatter=RECIPE, sampler=dict(model='m', base_url='http://127.0.0.1:1/v1', drop_truncated=False))))
+        sampler = dict(model='m', base_url='http://127.0.0.1:1/v1', drop_truncated=False)
+        (run.path/'recipe.yaml').write_text(yaml.safe_dump(dict(formatter=RECIPE, sampler=sampler)))
     assert same(*told_and_written(run, RECIPE))
 
 def test_contaminated_prompts_are_in_no_file(tmp_path):
@@ -144,25 +161,30 @@ def test_after_reviews(tmp_path):
         ex.judge_pair(rng.choice(['accept', 'swap', 'reject']))
     told, written = told_and_written(run, RECIPE)
     assert same(told, written) and {k:w['rows'] for k, w in told.items()}!=before
-    assert {w['file']:w['rows'] for w in ex.counts}=={k:w['rows'] for k, w in told.items()}   # what it took over is what it would read
+    # what it took over is what it would read
+    assert {w['file']:w['rows'] for w in ex.counts}=={k:w['rows'] for k, w in told.items()}
 
 def test_of_a_real_run(here, server):
     (here/'v.py').write_text('import zlib\ndef score(response, metadata): return zlib.crc32(response.encode())%11/10\n')
-    run = sample(rows(40), dict(formatter=RECIPE), base_url=server.base_url, work_dir='run', progress=False, verifier='v.py:score')
+    run = sample(rows(40), dict(formatter=RECIPE), base_url=server.base_url, work_dir='run', progress=False,
+                 verifier='v.py:score')
     for at in (dict(), dict(pass_threshold=.6), dict(pass_threshold=.5, fail_threshold=None, min_margin=.4)):
         configs = with_thresholds(run.recipe['formatter'], **at)
         told, written = told_and_written(run, configs)
         assert same(told, written)>100
-        assert {f:w['rows'] for f, w in told.items()}=={f.name:sum(1 for _ in open(f)) for f in (run.path/'train').glob('*.jsonl')}
+        assert {f:w['rows'] for f, w in told.items()}=={f.name:sum(1 for _ in open(f))
+                                                        for f in (run.path/'train').glob('*.jsonl')}
 
 @pytest.mark.parametrize('seed', range(3))
 def test_an_upper_bound_is_one(tmp_path, monkeypatch, seed):
-    configs = [dict(type='dpo', pass_threshold=.6, fail_threshold=None, max_margin=.5, rejected='near_mean', max_pairs_per_prompt=2),
+    configs = [dict(type='dpo', pass_threshold=.6, fail_threshold=None, max_margin=.5, rejected='near_mean',
+                    max_pairs_per_prompt=2),
                dict(type='multi_sft', pass_threshold=.6, min_responses=3),
-               dict(type='multi_sft', name='near', pass_threshold=.6, unroll=True, unique='near'), dict(type='kto', pass_threshold=.6),
+               dict(type='multi_sft', name='near', pass_threshold=.6, unroll=True, unique='near'),
+               dict(type='kto', pass_threshold=.6),
                dict(type='sft', thinking='strip', pass_threshold=.6)]
     run = messy(tmp_path/'r', seed=seed)
-    monkeypatch.setattr(thresholds, 'MOST', 0)
+    monkeypatch.setattr(thresholds, 'MOST_CALLS', 0)
     for read in (False, True):
         told, written = told_and_written(run, configs, read)
         assert not read==told['dpo.jsonl']['exact'] or not read
@@ -173,23 +195,27 @@ def test_an_upper_bound_is_one(tmp_path, monkeypatch, seed):
 
 @pytest.mark.parametrize('o', [dict(max_length_ratio=1.2), dict(max_length_ratio=1.2, max_pairs_per_prompt=4),
                                dict(max_length_ratio=1.01, max_pairs_per_prompt=2, thinking='strip'),
-                               dict(rejected='near_mean', max_pairs_per_prompt=4), dict(max_margin=.6, max_pairs_per_prompt=4),
+                               dict(rejected='near_mean', max_pairs_per_prompt=4),
+                               dict(max_margin=.6, max_pairs_per_prompt=4),
                                dict(strategy='temperature', max_length_ratio=1.2)], ids=str)
 def test_rules_that_leave_pairs_out_are_told_as_at_most(tmp_path, monkeypatch, o):
-    monkeypatch.setattr(thresholds, 'MOST', 0)
+    monkeypatch.setattr(thresholds, 'MOST_CALLS', 0)
     gaps = []
     for seed in range(4):
         run = messy(tmp_path/f'r{seed}', seed=seed)
         for least in (0., .3, .6):
-            told, written = told_and_written(run, [dict(type='dpo', pass_threshold=.7, fail_threshold=None, min_margin=least, **o)])
+            told, written = told_and_written(run, [dict(type='dpo', pass_threshold=.7, fail_threshold=None,
+                                                        min_margin=least, **o)])
             t, w = told['dpo.jsonl'], written['dpo.jsonl']
-            assert not t['exact'] and t['margin'] is None and t['rows']>=w['rows'] and t['prompts']>=w['prompts'], (seed, least)
+            assert not t['exact'] and t['margin'] is None, (seed, least)
+            assert t['rows']>=w['rows'] and t['prompts']>=w['prompts'], (seed, least)
             gaps.append(t['rows']-w['rows'])
-    assert any(gaps) and '≤' in whatif_html([t])
+    assert any(gaps) and '≤' in preview_html([t])
 
 def test_a_ratio_that_is_set_costs_pairs_and_the_explorer_says_at_most(tmp_path):
     ex = Explorer(messy(tmp_path/'r', formatters=[dict(type='sft', pass_threshold=.7),
-                                                  dict(type='dpo', pass_threshold=.7, fail_threshold=None, max_length_ratio=1.01)]))
+                                                  dict(type='dpo', pass_threshold=.7, fail_threshold=None,
+                                                       max_length_ratio=1.01)]))
     assert ex.ui and '≤' in ex.widgets['counts'].value and ex.counts[0]['exact']
     assert 0<ex.write()['dpo.jsonl']<ex.counts[1]['rows']
     judged = set()
@@ -199,10 +225,12 @@ def test_a_ratio_that_is_set_costs_pairs_and_the_explorer_says_at_most(tmp_path)
             break
         judged.add(ex.prompt)
         ex.judge_pair('accept')
-    assert ex.message=='no pair is left to judge' and len(judged)==ex.files['dpo.jsonl']   # prompts whose pairs differ in length are passed over
+    # prompts whose pairs differ in length are passed over
+    assert ex.message=='no pairs left to review' and len(judged)==ex.files['dpo.jsonl']
 
 def test_sides_of_a_pair_strategy(tmp_path):
-    configs = [dict(type='sft', pass_threshold=.5), dict(type='kto', pass_threshold=.5, fail_threshold=.3), dict(type='multi_sft', pass_threshold=.5, min_responses=2),
+    configs = [dict(type='sft', pass_threshold=.5), dict(type='kto', pass_threshold=.5, fail_threshold=.3),
+               dict(type='multi_sft', pass_threshold=.5, min_responses=2),
                dict(type='grpo', band=[0, 1]), dict(type='dpo', name='plain', pass_threshold=.5, fail_threshold=.3)]
     run = messy(tmp_path/'r', 60)
     st = Store(run.path)
@@ -212,8 +240,10 @@ def test_sides_of_a_pair_strategy(tmp_path):
     st.put('sides', dict(chosen=[1], rejected=[weak]))
     st.commit()
     told, written = told_and_written_by(st, run, configs)
-    assert same(told, written) and told['sft.jsonl']['rows']<alike['sft.jsonl'] and told['plain.jsonl']['rows']==alike['plain.jsonl']
-    told, written = told_and_written_by(st, run, [dict(type='dpo', strategy='model_tiers', pass_threshold=.5, min_margin=.2, max_pairs_per_prompt=3)])
+    assert same(told, written) and told['sft.jsonl']['rows']<alike['sft.jsonl']
+    assert told['plain.jsonl']['rows']==alike['plain.jsonl']
+    told, written = told_and_written_by(st, run, [dict(type='dpo', strategy='model_tiers', pass_threshold=.5,
+                                                       min_margin=.2, max_pairs_per_prompt=3)])
     st.close()
     assert told['dpo.jsonl']['rows']>=written['dpo.jsonl']['rows']>10 and not told['dpo.jsonl']['exact']
 
@@ -222,7 +252,7 @@ def test_a_formatter_of_ones_own_is_not_guessed_at(tmp_path):
     try:
         run = messy(tmp_path/'r', formatters=[dict(type='sft'), dict(type='mine')])
         ex = Explorer(run)
-        assert ex.counts[1]['rows'] is None and '>?<' in re.sub('</?b>', '', whatif_html(ex.counts)) and ex.ui
+        assert ex.counts[1]['rows'] is None and '>?<' in re.sub('</?b>', '', preview_html(ex.counts)) and ex.ui
         assert ex.write()['mine.jsonl']==40
     finally:
         del FORMATTERS['mine']
@@ -242,7 +272,8 @@ def opened(run):
 def test_scores_are_those_of_the_run(opened):
     st, s, df = opened
     assert s.key.tolist()==df.key.tolist() and (s.valid==(df.outcome=='kept')).all()
-    assert np.allclose(s.score, df.score.astype(float), atol=1e-11, equal_nan=True) and (np.isnan(s.score)==df.score.isna()).all()
+    assert np.allclose(s.score, df.score.astype(float), atol=1e-11, equal_nan=True)
+    assert (np.isnan(s.score)==df.score.isna()).all()
 
 @pytest.mark.parametrize('at', [(1., 0.), (.8, .4), (.7, None), (.5, .49), (.15, 0.), (0., None)])
 def test_histogram_counts_every_score_once(opened, at):
@@ -259,11 +290,14 @@ def test_histogram_counts_every_score_once(opened, at):
 def test_table_of_prompts(opened):
     st, s, df = opened
     df = df[df.outcome=='kept']
-    by = {p:(g.score>=.8-1e-9).sum()/g.score.notna().sum() if g.score.notna().any() else None for p, g in df.groupby('prompt')}
+    def rate(scores):
+        return (scores>=.8-1e-9).sum()/scores.notna().sum() if scores.notna().any() else None
+    by = {p:rate(g.score) for p, g in df.groupby('prompt')}
     def ids(show, **kw):
         return [r['id'] for r in prompt_table(st, s, .8, show, size=1000, **kw)['rows']]
     assert ids('never')==[p for p in map('q{}'.format, range(40)) if by.get(p)==0]
-    assert set(ids('always'))=={p for p, x in by.items() if x==1} and set(ids('mixed'))=={p for p, x in by.items() if x is not None and 0<x<1}
+    assert set(ids('always'))=={p for p, x in by.items() if x==1}
+    assert set(ids('mixed'))=={p for p, x in by.items() if x is not None and 0<x<1}
     assert ids('all', sort='input')==[f'q{i}' for i in range(40)] and {'q0', 'q13', 'q26', 'q39'}<=set(ids('unscored'))
     rates = [by[p] for p in ids('all', sort='-rate') if by.get(p) is not None]
     assert rates==sorted(rates, reverse=True) and ids('all', sort='rate')[-4:]==['q0', 'q13', 'q26', 'q39']
@@ -274,7 +308,8 @@ def test_search_is_for_text_not_for_patterns(opened):
     st, s, _ = opened
     def hits(t):
         return prompt_table(st, s, search=t)['total']
-    assert (hits('prompt 1'), hits('PROMPT 17'), hits('q39'), hits('%'), hits('_'), hits("'; DROP TABLE prompts"), hits('messages'), hits('\\'))==(11, 1, 1, 0, 0, 0, 0, 0)
+    assert (hits('prompt 1'), hits('PROMPT 17'), hits('q39'), hits('%'), hits('_'), hits("'; DROP TABLE prompts"),
+            hits('messages'), hits('\\'))==(11, 1, 1, 0, 0, 0, 0, 0)
 
 @pytest.mark.parametrize('kw', [dict(show='nevr'), dict(sort='rats')])
 def test_a_wrong_filter_is_named(opened, kw):
@@ -288,7 +323,8 @@ def test_one_prompt_with_all_its_rollouts(opened):
     d = prompt_rollouts(st, 3)
     assert d['prompt'].id=='q2' and [r['key'] for r in d['rollouts']]==df[df.prompt=='q2'].key.tolist()
     for r, (_, row) in zip(d['rollouts'], df[df.prompt=='q2'].iterrows()):
-        assert (r['score'] is None)==np.isnan(row.score) and ('think' in row.text)==bool(r['thinking']) and '<think>' not in r['text']
+        assert (r['score'] is None)==np.isnan(row.score) and ('think' in row.text)==bool(r['thinking'])
+        assert '<think>' not in r['text']
 
 # ---- text is text
 
@@ -306,7 +342,8 @@ class Tags(HTMLParser):
         self.text += data
 
 OURS = set('div span b h4 table thead tbody tr th td details summary svg rect path text title del ins style'.split())
-ATTRS = set('class style title role aria-label open dir x y d width height fill viewbox stroke stroke-width stroke-dasharray opacity font-size font-weight text-anchor'.split())
+ATTRS = set('class style title role aria-label open dir x y d width height fill viewbox stroke stroke-width '
+            'stroke-dasharray opacity font-size font-weight text-anchor'.split())
 
 def safe(s):
     t = Tags(re.sub(r'<style>.*?</style>', '', s, count=1, flags=re.S))
@@ -330,7 +367,8 @@ def test_differences_keep_the_texts(seed):
     a, b = ' '.join(a), ' '.join(b)
     left, right, like = diff_html(a, b)
     assert (safe(left).text, safe(right).text)==(a, b) and 0<=like<=1
-    assert '<ins' not in left and '<del' not in right and (a.split()==b.split())==('<ins' not in right and '<del' not in left) or like<.2
+    unmarked = '<ins' not in right and '<del' not in left
+    assert '<ins' not in left and '<del' not in right and (a.split()==b.split())==unmarked or like<.2
 
 def test_long_texts_are_compared_in_time():
     import time
@@ -342,13 +380,18 @@ def test_long_texts_are_compared_in_time():
     assert time.perf_counter()-start<5
 
 def test_all_views_are_safe():
-    r = dict(key=1, idx=0, outcome='kept', score=.5, given=.5, label=True, answer=HOSTILE[0], reason=HOSTILE[1], thinking=HOSTILE[2], text=' '.join(HOSTILE),
+    r = dict(key=1, idx=0, outcome='kept', score=.5, given=.5, label=True, answer=HOSTILE[0], reason=HOSTILE[1],
+             thinking=HOSTILE[2], text=' '.join(HOSTILE),
              tokens=3, detail={HOSTILE[0]:dict(answer=HOSTILE[5], reason=HOSTILE[6])})
-    d = dict(prompt=Prompt(HOSTILE[0], [dict(role='system', content=HOSTILE[2]), dict(role='user', content=HOSTILE[1])], {HOSTILE[5]:HOSTILE[6]}), stop='max_rollouts')
-    for s in (rollout_html(r, .8), rollout_html(r, .8, .2, diff_html(r['text'], HOSTILE[0])[0]), prompt_html(d), text_box(HOSTILE[0], HOSTILE[1], fold=True),
-              whatif_html([dict(file=HOSTILE[0], rows=1, prompts=1, lost=0, positive_share=None, margin=None, exact=False)], {HOSTILE[0]:3})):
+    d = dict(prompt=Prompt(HOSTILE[0], [dict(role='system', content=HOSTILE[2]), dict(role='user', content=HOSTILE[1])],
+                           {HOSTILE[5]:HOSTILE[6]}), stop='max_rollouts')
+    for s in (rollout_html(r, .8), rollout_html(r, .8, .2, diff_html(r['text'], HOSTILE[0])[0]), prompt_html(d),
+              text_box(HOSTILE[0], HOSTILE[1], fold=True),
+              preview_html([dict(file=HOSTILE[0], rows=1, prompts=1, lost=0, positive_share=None, margin=None,
+                                 exact=False)], {HOSTILE[0]:3})):
         safe(s)
-    assert '\n' not in rollout_line(r)+prompt_line(dict(id=HOSTILE[0], text=HOSTILE[9], passed=0, scored=0, truncated=0))
+    assert '\n' not in rollout_line(r)+prompt_line(dict(id=HOSTILE[0], text=HOSTILE[9], passed=0, scored=0,
+                                                        truncated=0))
 
 def test_every_widget_shows_hostile_texts_as_text(tmp_path):
     ex = explore(messy(tmp_path/HOSTILE[5].strip("' "), 20, hostile=True))
@@ -370,9 +413,11 @@ def test_thresholds_move_the_figures_both_ways(run):
     ex = Explorer(run)
     ws = ex.ui and ex.widgets
     before = [w['rows'] for w in ex.counts]
-    assert (ex.pass_threshold, ex.fail_threshold, ex.min_margin, ex.formatter)==(.8, .4, .15, '') and ws['both'].value==(.4, .8)
+    assert (ex.pass_threshold, ex.fail_threshold, ex.min_margin, ex.formatter)==(.8, .4, .15, '')
+    assert ws['both'].value==(.4, .8)
     ws['both'].value = (.2, .6)
-    assert (ex.fail_threshold, ex.pass_threshold)==(.2, .6) and [w['rows'] for w in ex.counts]!=before and 'pass ≥ 0.60' in ws['hist'].value
+    assert (ex.fail_threshold, ex.pass_threshold)==(.2, .6) and [w['rows'] for w in ex.counts]!=before
+    assert 'pass ≥ 0.60' in ws['hist'].value
     ex.pass_threshold, ex.fail_threshold = .8, .4
     assert ws['both'].value==(.4, .8) and [w['rows'] for w in ex.counts]==before
     ws['margin'].value = .95
@@ -386,10 +431,12 @@ def test_thresholds_move_the_figures_both_ways(run):
 
 def test_a_slider_does_not_round_what_the_recipe_says(tmp_path):
     "In a browser a slider answers with its value rounded to its step, as soon as it is shown."
-    ex = Explorer(messy(tmp_path/'r', formatters=[dict(type='dpo', pass_threshold=.875, fail_threshold=1/3, min_margin=.155)]))
+    ex = Explorer(messy(tmp_path/'r', formatters=[dict(type='dpo', pass_threshold=.875, fail_threshold=1/3,
+                                                       min_margin=.155)]))
     ws = ex.ui and ex.widgets
     ws['both'].value, ws['margin'].value = (.33, .88), .16
-    assert (ex.pass_threshold, ex.fail_threshold, ex.min_margin)==(.875, 1/3, .155) and ex.configs==ex.recipe['formatter'] and 'pass ≥ 0.875' in ws['hist'].value
+    assert (ex.pass_threshold, ex.fail_threshold, ex.min_margin)==(.875, 1/3, .155)
+    assert ex.configs==ex.recipe['formatter'] and 'pass ≥ 0.875' in ws['hist'].value
     ws['both'].value = (.33, .86)
     assert (ex.pass_threshold, ex.fail_threshold)==(.86, 1/3)
 
@@ -406,7 +453,7 @@ def test_thresholds_are_typed(run):
     assert (ex.pass_threshold, ex.fail_threshold)==(.5, None)
 
 def test_core_widgets_only(run):
-    "What shows in VS Code as it does in JupyterLab: no module but those of ipywidgets, and no button whose meaning is an icon alone."
+    "VS Code shows the same as JupyterLab: no module but those of ipywidgets, and no button with an icon alone."
     ex = Explorer(run)
     assert ex.ui
     import ipywidgets as w
@@ -423,13 +470,15 @@ def test_handles_may_meet(run, to):
     assert {w['file']:w['rows'] for w in ex.counts}==ex.write()
 
 def test_thresholds_of_one_formatter(tmp_path):
-    run = messy(tmp_path/'r', formatters=[dict(type='sft', pass_threshold=1.), dict(type='dpo', pass_threshold=.6, fail_threshold=.2),
+    run = messy(tmp_path/'r', formatters=[dict(type='sft', pass_threshold=1.),
+                                          dict(type='dpo', pass_threshold=.6, fail_threshold=.2),
                                           dict(type='sft', name='loose', pass_threshold=.5)])
     ex = Explorer(run)
     assert ex.ui and ex.formatter=='sft' and ex.pass_threshold==1. and ex.widgets['margin'].layout.display=='none'
     was = [w['rows'] for w in ex.counts]
     ex.widgets['formatter'].value = 'dpo'
-    assert (ex.pass_threshold, ex.fail_threshold)==(.6, .2) and [w['rows'] for w in ex.counts]==was and ex.widgets['margin'].layout.display==''
+    assert (ex.pass_threshold, ex.fail_threshold)==(.6, .2) and [w['rows'] for w in ex.counts]==was
+    assert ex.widgets['margin'].layout.display==''
     ex.pass_threshold = .9
     now = [w['rows'] for w in ex.counts]
     assert now[1]<was[1] and (now[0], now[2])==(was[0], was[2])
@@ -438,17 +487,21 @@ def test_thresholds_of_one_formatter(tmp_path):
     assert ex.counts[0]['rows']==ex.counts[2]['rows']
 
 def test_a_pair_strategy_has_no_fail_threshold(tmp_path):
-    ex = Explorer(messy(tmp_path/'r', formatters=[dict(type='dpo', strategy='temperature', pass_threshold=.8, min_margin=.15)]))
-    assert ex.ui and ex.fail_threshold is None and ex.widgets['rest'].layout.display=='none' and '≤' in ex.widgets['counts'].value
+    ex = Explorer(messy(tmp_path/'r', formatters=[dict(type='dpo', strategy='temperature', pass_threshold=.8,
+                                                       min_margin=.15)]))
+    assert ex.ui and ex.fail_threshold is None and ex.widgets['rest'].layout.display=='none'
+    assert '≤' in ex.widgets['counts'].value
     ex.widgets['one'].value = .6
-    assert ex.configs==[dict(type='dpo', strategy='temperature', pass_threshold=.6, min_margin=.15)] and ex.write()['dpo.jsonl']<=ex.counts[0]['rows']
+    assert ex.configs==[dict(type='dpo', strategy='temperature', pass_threshold=.6, min_margin=.15)]
+    assert ex.write()['dpo.jsonl']<=ex.counts[0]['rows']
 
 def test_a_threshold_that_cannot_be_is_refused_in_words(run):
     ex = Explorer(run)
     assert ex.ui
     was = ex.counts
     ex.pass_threshold = .3
-    assert 'fail_threshold: 0.4 is not below pass_threshold 0.3' in ex.message and 'is not below' in ex.widgets['note'].value and ex.counts==was
+    assert 'fail_threshold: 0.4 is not below pass_threshold 0.3' in ex.message
+    assert 'is not below' in ex.widgets['note'].value and ex.counts==was
     ex.fail_threshold = .1
     assert ex.message=='' and ex.counts!=was
 
@@ -462,7 +515,8 @@ def test_lists_filter_sort_search_and_turn(run):
     ws['next'].click()
     assert ex.page==3 and ws['place'].value=='37 to 40 of 40' and ws['next'].disabled
     ws['show'].value = 'mixed'
-    assert ex.page==0 and ex.table['total']==ex.table['counts']['mixed'] and f"mixed ({ex.table['total']})" in [o[0] for o in ws['show'].options]
+    assert ex.page==0 and ex.table['total']==ex.table['counts']['mixed']
+    assert f"mixed ({ex.table['total']})" in [o[0] for o in ws['show'].options]
     ws['sort'].value, ws['search'].value = '-rate', 'prompt 1'
     assert all('prompt 1' in r['text'] for r in ex.table['rows']) and ex.table['total']<ex.table['counts']['mixed']
     ws['search'].value = 'nothing like it'
@@ -511,7 +565,8 @@ def test_labels_and_pairs_are_kept_and_honoured(run):
     st = Store(run.path, write=False)
     assert st.reviews()[ex.left, 0]=='fail'
     st.close()
-    assert next(r for r in ex.rollouts if r['key']==ex.left)['label'] is False and 'labelled fail' in ws['left_view'].value
+    assert next(r for r in ex.rollouts if r['key']==ex.left)['label'] is False
+    assert 'labelled fail' in ws['left_view'].value
     ws['left_label'].value = ''
     assert next(r for r in ex.rollouts if r['key']==ex.left)['label'] is None
 
@@ -524,7 +579,8 @@ def test_a_run_in_use_says_so_and_stays_readable(run):
         assert ex.ui
         ex.prompt = 2
         ex.review(ex.left, 'pass')
-        assert f'in use by process {held.pid}' in ex.message and 'in use' in ex.widgets['note'].value and ex.scores.reviews=={}
+        assert f'in use by process {held.pid}' in ex.message and 'in use' in ex.widgets['note'].value
+        assert ex.scores.reviews=={}
         assert ex.write()   # files may be written beside it
     finally:
         held.communicate(b'\n')
@@ -535,8 +591,11 @@ def test_what_is_shown_reproduces_the_files(run, tmp_path):
     ex.set(fail_threshold=None, min_margin=.3, pass_threshold=.6)
     ex.widgets['write'].click()
     files = {p.name:p.read_bytes() for p in (run.path/'train').glob('*.jsonl')}
-    assert {k:v.count(b'\n') for k, v in files.items()}=={k:n for k, n in ex.files.items() if n}=={w['file']:w['rows'] for w in ex.counts if w['rows']}
-    assert html.escape(ex.yaml) in ex.widgets['written'].value and html.escape(ex.command) in ex.widgets['written'].value
+    rows_written = {k:v.count(b'\n') for k, v in files.items()}
+    assert rows_written=={k:n for k, n in ex.files.items() if n}
+    assert rows_written=={w['file']:w['rows'] for w in ex.counts if w['rows']}
+    assert html.escape(ex.yaml) in ex.widgets['written'].value
+    assert html.escape(ex.command) in ex.widgets['written'].value
     for p in (run.path/'train').glob('*'):
         p.unlink()
     done = command(*shlex.split(ex.command)[1:])
@@ -550,7 +609,7 @@ def test_what_is_shown_reproduces_the_files(run, tmp_path):
 
 def test_many_rollouts_are_read_in_the_background(run, monkeypatch):
     want = Explorer(run).counts
-    monkeypatch.setattr(state, 'BIG', 10)
+    monkeypatch.setattr(state, 'MOST_AT_ONCE', 10)
     ex = Explorer(run)
     assert ex.ui
     ex.thread.join(20)

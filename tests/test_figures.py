@@ -12,47 +12,55 @@ import yaml
 
 from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score
-from rsr.explore.breakdown_figures import (
-    compare_data,
-    criteria_data,
-    margins_data,
-    score_length_data,
-    spearman,
-    taxonomy_data,
-)
-from rsr.explore.figures import FIGURES, all_figures, plot_compare, plot_scores
-from rsr.explore.ledger_view import (
-    beta_masses,
+from rsr.explore.breakdown_figures import compare_data, criteria_data, plot_compare, taxonomy_data
+from rsr.explore.figures import all_figures
+from rsr.explore.ledger_view import FIGURES
+from rsr.explore.run_figures import (
     latency_data,
     outcomes_data,
-    pass_rates_data,
     rollouts_to_satisfaction_data,
-    scores_data,
     tokens_data,
     yield_budget_data,
+)
+from rsr.explore.score_figures import (
+    beta_masses,
+    margins_data,
+    pass_rates_data,
+    plot_scores,
+    score_length_data,
+    scores_data,
+    spearman,
 )
 from rsr.run.results import Run
 from rsr.style import COLOURS, ENDS, INK, LOOKS
 
-NAMES = ['scores', 'pass_rates', 'rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency', 'yield_budget', 'score_length', 'margins', 'criteria', 'taxonomy', 'compare']
-RECIPE = dict(sampler=dict(model='m', temperature=.7, max_tokens=100), verifier=dict(type='rubric', rubric='helpful_answer'),
-              formatter=[dict(type='sft', pass_threshold=.8), dict(type='dpo', pass_threshold=.8, fail_threshold=None, min_margin=.15)])
+NAMES = ['scores', 'pass_rates', 'rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency', 'yield_budget',
+         'score_length', 'margins', 'criteria', 'taxonomy', 'compare']
+RECIPE = dict(sampler=dict(model='m', temperature=.7, max_tokens=100),
+              verifier=dict(type='rubric', rubric='helpful_answer'),
+              formatter=[dict(type='sft', pass_threshold=.8),
+                         dict(type='dpo', pass_threshold=.8, fail_threshold=None, min_margin=.15)])
 
 def make_run(path, prompts, recipe=RECIPE, taxonomy=None):
     "A run filled by hand: [(stop, [(outcome, score, tokens, blind) …]) …]; a score of '-' is no score row."
     st = Store(path)
     (path/'recipe.yaml').write_text(yaml.safe_dump(recipe))
     if prompts:
-        st.add_prompts([(f'line {i}', Prompt(f'q{i}', [dict(role='user', content='?')], dict(taxonomy=taxonomy[i]) if taxonomy else {})) for i in range(len(prompts))])
-    smp, ver = st.config_key('sampler', recipe['sampler']), st.config_key('verifier', dict(rubric=dict(criteria=[dict(id='depth', scale=[1, 2, 3, 4, 5])])))
+        st.add_prompts([(f'line {i}', Prompt(f'q{i}', [dict(role='user', content='?')],
+                                             dict(taxonomy=taxonomy[i]) if taxonomy else {}))
+                        for i in range(len(prompts))])
+    smp = st.config_key('sampler', recipe['sampler'])
+    ver = st.config_key('verifier', dict(rubric=dict(criteria=[dict(id='depth', scale=[1, 2, 3, 4, 5])])))
     st.put('verifier', ver)
     for key, (stop, rs) in enumerate(prompts, 1):
         for i, (outcome, score, tokens, blind) in enumerate(rs):
             k, = st.ask(key, [i], 1, smp, 100, blind=blind)
             if outcome:
-                st.answer(Rollout('x'*tokens*4, outcome=outcome, key=k, prompt_tokens=10, completion_tokens=tokens, latency=tokens/100))
+                st.answer(Rollout('x'*tokens*4, outcome=outcome, key=k, prompt_tokens=10, completion_tokens=tokens,
+                                  latency=tokens/100))
             if outcome == 'kept' and score != '-':
-                detail = dict(right=dict(answer='ERROR' if score is None else 'YES' if score >= .5 else 'NO', reason='r'), depth=dict(answer=5 if score == 1 else 2))
+                answer = 'ERROR' if score is None else 'YES' if score >= .5 else 'NO'
+                detail = dict(right=dict(answer=answer, reason='r'), depth=dict(answer=5 if score == 1 else 2))
                 st.add_score(k, ver, Score(score, detail=detail))
         if stop:
             st.stop(key, stop)
@@ -66,7 +74,8 @@ FULL = [('satisfied', [(K, 1., 10, True), (K, 0., 20, True)]),
         ('max_rollouts', [(K, .2, 60, True), (K, .1, 70, True), (K, 0., 80, False), ('failed', None, 0, False)]),
         ('gave_up', [(K, None, 90, True), ('empty', None, 0, True)]),
         (None, [(K, .9, 95, True), (None, None, 0, False)])]
-CELLS = [dict(what='a', how='x'), dict(what='a', how='y'), dict(what='b', how='x'), dict(what='b', how=None), dict(what='a', how='x')]
+CELLS = [dict(what='a', how='x'), dict(what='a', how='y'), dict(what='b', how='x'), dict(what='b', how=None),
+         dict(what='a', how='x')]
 
 @pytest.fixture
 def full(tmp_path):
@@ -84,7 +93,8 @@ def closed():
 
 def test_scores(full):
     d = scores_data(full, bins=5)
-    assert d['counts'] == dict(passed=3, between=0, failed=6, unscored=1) and d['n'] == 9      # 1, .8, .9; the rest fails, as the verifier is a rubric
+    # 1, .8, .9; the rest fails, as the verifier is a rubric
+    assert d['counts'] == dict(passed=3, between=0, failed=6, unscored=1) and d['n'] == 9
     assert d['bins']['passed'] == [0, 0, 0, 0, 3] and d['bins']['failed'] == [3, 2, 0, 1, 0]   # 0 .1 0 | .2 .3 | | .7 |
     assert (d['pass_threshold'], d['fail_threshold']) == (.8, None)
     moved = scores_data(full, bins=5, pass_threshold=.95, fail_threshold=.2)
@@ -126,14 +136,18 @@ def test_truncated_rollouts_count_where_the_recipe_keeps_them(tmp_path):
 
 def test_pass_rates(full):
     d = pass_rates_data(full, bins=4)
-    assert (d['prompts'], d['never'], d['always'], d['n'], d['rollouts']) == ([1, 1, 1, 1], 1, 1, 4, 9)   # 1/2, 1/3, 0/3, 1/1
+    # 1/2, 1/3, 0/3, 1/1
+    assert (d['prompts'], d['never'], d['always'], d['n'], d['rollouts']) == ([1, 1, 1, 1], 1, 1, 4, 9)
     assert d['plain'] == pytest.approx((1/2+1/3+0+1)/4) and d['pooled'] == pytest.approx(3/9)
-    assert d['corrected'] == pytest.approx((1/2+1/2+0+1)/4)                                               # blind ones only
+    # blind ones only
+    assert d['corrected'] == pytest.approx((1/2+1/2+0+1)/4)
     assert sum(d['expected']) == pytest.approx(4)
 
 @pytest.mark.parametrize('a, b, edges, mass', [
-    (1, 1, [0, .25, 1], [.25, .75]), (2, 2, [0, .5, 1], [.5, .5]), (3, 1, [0, .5, 1], [.125, .875]), (1, 2, [0, .1, 1], [.19, .81]),
-    (.5, .5, [0, .1, .9, 1], [2/math.pi*math.asin(.1**.5), 1-4/math.pi*math.asin(.1**.5), 2/math.pi*math.asin(.1**.5)]), (.02, .02, [0, .5, 1], [.5, .5])])
+    (1, 1, [0, .25, 1], [.25, .75]), (2, 2, [0, .5, 1], [.5, .5]), (3, 1, [0, .5, 1], [.125, .875]),
+    (1, 2, [0, .1, 1], [.19, .81]),
+    (.5, .5, [0, .1, .9, 1], [2/math.pi*math.asin(.1**.5), 1-4/math.pi*math.asin(.1**.5), 2/math.pi*math.asin(.1**.5)]),
+    (.02, .02, [0, .5, 1], [.5, .5])])
 def test_beta_masses(a, b, edges, mass):
     assert beta_masses(a, b, edges) == pytest.approx(mass, abs=2e-4)
 
@@ -153,7 +167,8 @@ def test_prompts_of_an_earlier_input_are_left_out(tmp_path):
 def test_tokens_and_latency(full):
     d = tokens_data(full, bins=4)
     assert d['edges'] == [0, 26, 52, 78, 104] and d['bins'] == dict(kept=[2, 3, 2, 3], truncated=[0, 0, 0, 1])
-    assert d['total'] == 645 and d['tokens'] == dict(kept=545, truncated=100) and d['limits'] == [100] and d['median'] == 60
+    assert d['total'] == 645 and d['tokens'] == dict(kept=545, truncated=100) and d['limits'] == [100]
+    assert d['median'] == 60
     e = latency_data(full)
     assert e['median'] == .5 and e['p99'] == 1. and e['n'] == 13 and sum(map(sum, e['bins'].values())) == 13
     assert e['edges'][0] == pytest.approx(.001) and e['edges'][-1] == pytest.approx(1.)
@@ -202,20 +217,23 @@ def test_score_length(full):
 def test_intervals_of_score_length_count_prompts_not_rollouts():
     "Ten copies of each prompt's rollouts say nothing new."
     def frame(copies):
-        return pd.DataFrame([dict(prompt=p, score=s, completion_tokens=10) for p, s in enumerate([0., 0., 1., 1., .5, .8]) for _ in range(copies)])
+        return pd.DataFrame([dict(prompt=p, score=s, completion_tokens=10)
+                             for p, s in enumerate([0., 0., 1., 1., .5, .8]) for _ in range(copies)])
     (one,), (ten,) = score_length_data(frame(1))['interval'], score_length_data(frame(10))['interval']
     assert one == pytest.approx(ten)
     sd = np.std([0., 0., 1., 1., .5, .8], ddof=1)
     assert one[1]-one[0] == pytest.approx(2*1.96*sd/6**.5)
 
 def test_draws_whole_prompts_and_the_same_ones():
-    df = pd.DataFrame([dict(prompt=p, score=float(p % 2), completion_tokens=10+p % 7) for p in range(2000) for _ in range(3)])
+    df = pd.DataFrame([dict(prompt=p, score=float(p % 2), completion_tokens=10+p % 7) for p in range(2000)
+                       for _ in range(3)])
     d = score_length_data(df, most=1500)
     assert d['share'] == .25 and d['n'] % 3 == 0 and 1350 < d['n'] < 1650 and d == score_length_data(df, most=1500)
 
 def test_margins(full):
     d = margins_data(full, bins=10)
-    assert d['n'] == 2 and d['prompts'] == [0, 0, 0, 0, 0, 1, 0, 0, 0, 1] and d['mean'] == pytest.approx(.75)   # .8-.3 and 1-0
+    # .8-.3 and 1-0
+    assert d['n'] == 2 and d['prompts'] == [0, 0, 0, 0, 0, 1, 0, 0, 0, 1] and d['mean'] == pytest.approx(.75)
     assert (d['only_passed'], d['only_failed'], d['neither'], d['below'], d['min_margin']) == (1, 1, 0, 0, .15)
     assert margins_data(full, min_margin=.5)['below'] == 0 and margins_data(full, min_margin=.6)['below'] == 1
     assert margins_data(full, fail_threshold=.05)['n'] == 1
@@ -226,12 +244,14 @@ def test_criteria(full):
     assert d['shares'][0] == [0, 0, 0, 1] and d['shares'][1] == pytest.approx([.4, .5, .1, 0])
     k = criteria_data(full, by='kinds')
     assert k['columns'] == ['passed', 'failed']
-    assert k['shares'][1] == pytest.approx([1, 1/6]) and k['shares'][0] == pytest.approx([(1+.25+.25)/3, .25])   # 5 of 1…5 is 1, 2 is a quarter
+    # 5 of 1…5 is 1, 2 is a quarter
+    assert k['shares'][1] == pytest.approx([1, 1/6]) and k['shares'][0] == pytest.approx([(1+.25+.25)/3, .25])
 
 def test_criteria_of_details_that_are_no_rubrics_answers(tmp_path):
     run = make_run(tmp_path/'r', FULL)
     st = Store(run.path)
-    st.begin().execute("UPDATE scores SET detail=?", (json.dumps(dict(votes=[1, 2], how='majority', sure=True, nested=dict(x=1))),))
+    st.begin().execute("UPDATE scores SET detail=?",
+                       (json.dumps(dict(votes=[1, 2], how='majority', sure=True, nested=dict(x=1))),))
     st.commit()
     st.close()
     assert 'rubric' in criteria_data(run)['why']
@@ -239,19 +259,23 @@ def test_criteria_of_details_that_are_no_rubrics_answers(tmp_path):
 def test_taxonomy(full):
     d = taxonomy_data(full)
     got = {(v['dimension'], v['value']): v for v in d['values']}
-    assert d['n'] == 5 and d['blind'] and {k: v['prompts'] for k, v in got.items()} == {('how', 'x'): 3, ('how', 'y'): 1, ('how', 'none'): 1, ('what', 'a'): 3, ('what', 'b'): 2}
+    assert d['n'] == 5 and d['blind']
+    assert {k: v['prompts'] for k, v in got.items()} == {('how', 'x'): 3, ('how', 'y'): 1, ('how', 'none'): 1,
+                                                         ('what', 'a'): 3, ('what', 'b'): 2}
     assert got['what', 'a']['rate'] == pytest.approx((.5+.5+1)/3) and got['what', 'a']['share'] == .6
     assert got['how', 'none']['rate'] is None and got['what', 'b']['rate'] == 0
     few = taxonomy_data(full, most=2)
     assert few['left_out'] == 3 and [v['value'] for v in few['values']] == ['x', 'a']
 
 def test_compare(tmp_path):
-    runs = [make_run(tmp_path/f'{t}', FULL, dict(RECIPE, sampler=dict(RECIPE['sampler'], temperature=t))) for t in (.2, 1.2)]
+    runs = [make_run(tmp_path/f'{t}', FULL, dict(RECIPE, sampler=dict(RECIPE['sampler'], temperature=t)))
+            for t in (.2, 1.2)]
     d = compare_data(runs)
     assert d['by'] == 'sampler.temperature' and [r['label'] for r in d['runs']] == ['0.2', '1.2']
     assert d['runs'][0]['cost'] == 7 and d['runs'][0]['corrected'] == pytest.approx(.5)
     assert [r['label'] for r in compare_data(runs, by='sampler.model')['runs']] == ['m', 'm']
-    assert compare_data({'a': runs[0], 'b': runs[1].rollouts}, pass_threshold=.95)['runs'][1]['plain'] == pytest.approx(.5/4)
+    assert compare_data({'a': runs[0], 'b': runs[1].rollouts},
+                        pass_threshold=.95)['runs'][1]['plain'] == pytest.approx(.5/4)
     with pytest.raises(RsrError, match="Did you mean 'sampler.temperature'"):
         compare_data(runs, by='sampler.temprature')
 
@@ -276,23 +300,31 @@ def test_a_dataframe_with_more_columns_gives_more(full):
     assert [v['prompts'] for v in taxonomy_data(df)['values']] == [v['prompts'] for v in taxonomy_data(full)['values']]
 
 def test_dataframes_of_any_type():
-    df = pd.DataFrame(dict(prompt=[1, 1, '1', None, None], score=[1, 0, True, np.float32(.5), '0'], outcome=['kept', 'kept', 'kept', 'kept', 'refused'],
-                           completion_tokens=np.array([5, 6, 7, 8, 9], dtype='int16'), text=[None, 1, 'x', ['a'], 'y'], latency=pd.array([1, None, 3, 4, 5], dtype='Int64')))
+    df = pd.DataFrame(dict(prompt=[1, 1, '1', None, None], score=[1, 0, True, np.float32(.5), '0'],
+                           outcome=['kept', 'kept', 'kept', 'kept', 'refused'],
+                           completion_tokens=np.array([5, 6, 7, 8, 9], dtype='int16'), text=[None, 1, 'x', ['a'], 'y'],
+                           latency=pd.array([1, None, 3, 4, 5], dtype='Int64')))
     assert scores_data(df)['counts'] == dict(passed=2, between=1, failed=1, unscored=0)
     assert pass_rates_data(df)['n'] == 3 and latency_data(df)['n'] == 4
     assert list(tokens_data(df)['bins']) == ['kept', 'refused']
 
 def test_tables_that_are_not_pandas(full):
     pa = pytest.importorskip('pyarrow')
-    assert scores_data(pa.Table.from_pandas(full.rollouts), pass_threshold=.8, fail_threshold=None)['counts'] == scores_data(full)['counts']
+    assert scores_data(pa.Table.from_pandas(full.rollouts), pass_threshold=.8,
+                       fail_threshold=None)['counts'] == scores_data(full)['counts']
 
 @pytest.mark.parametrize('call, says', [
-    (lambda r: scores_data(r, pass_treshold=.5), "Did you mean 'pass_threshold'"), (lambda r: scores_data(r, pass_threshold=2), 'not a number in'),
+    (lambda r: scores_data(r, pass_treshold=.5), "Did you mean 'pass_threshold'"),
+    (lambda r: scores_data(r, pass_threshold=2), 'not a number in'),
     (lambda r: scores_data(pd.DataFrame(dict(score=[1]))), "a column 'prompt'"),
-    (lambda r: scores_data(pd.DataFrame(dict(prompt=['a'], score=['good']))), "the column 'score' .* is not of numbers"),
-    (lambda r: scores_data([1]), 'list is not a run'), (lambda r: scores_data(None), 'NoneType is not a run'), (lambda r: scores_data('nowhere'), 'no run here'),
-    (lambda r: scores_data(r, side='chosen'), 'does not make pairs'), (lambda r: yield_budget_data(r, 'euros'), "no unit 'euros'"),
-    (lambda r: criteria_data(r, by='answer'), "Did you mean 'answers'"), (lambda r: list(all_figures(r, ['score'])), "Did you mean 'scores'")])
+    (lambda r: scores_data(pd.DataFrame(dict(prompt=['a'], score=['good']))),
+     "the column 'score' .* is not of numbers"),
+    (lambda r: scores_data([1]), 'list is not a run'), (lambda r: scores_data(None), 'NoneType is not a run'),
+    (lambda r: scores_data('nowhere'), 'no run here'),
+    (lambda r: scores_data(r, side='chosen'), 'does not make pairs'),
+    (lambda r: yield_budget_data(r, 'euros'), "no unit 'euros'"),
+    (lambda r: criteria_data(r, by='answer'), "Did you mean 'answers'"),
+    (lambda r: list(all_figures(r, ['score'])), "Did you mean 'scores'")])
 def test_mistakes_are_named(full, call, says):
     with pytest.raises(RsrError, match=says):
         call(full)
@@ -308,7 +340,8 @@ def things(tmp_path):
     yield 'full', make_run(tmp_path/'a', FULL, taxonomy=CELLS)
     yield 'no prompts', make_run(tmp_path/'b', [])
     yield 'nothing asked', make_run(tmp_path/'c', [(None, [])]*3)
-    yield 'nothing scored', make_run(tmp_path/'d', [(s, [(o and 'kept', '-', t, b) for o, _, t, b in rs]) for s, rs in FULL])
+    unscored = [(s, [(o and 'kept', '-', t, b) for o, _, t, b in rs]) for s, rs in FULL]
+    yield 'nothing scored', make_run(tmp_path/'d', unscored)
     yield 'all failed', make_run(tmp_path/'e', [('failed', [('failed', None, 0, False)]*2)])
     yield 'one rollout', make_run(tmp_path/'f', [('satisfied', [(K, 1., 5, True)])])
     yield 'DataFrame', make_run(tmp_path/'g', FULL).rollouts
@@ -341,7 +374,8 @@ def test_which_figures_a_run_has(given):
     assert has['bare DataFrame'] == ['scores', 'pass_rates', 'outcomes']
 
 def test_all_figures_pass_thresholds_on_and_close(full):
-    ax = {n: a for n, _, a in all_figures(full, ['scores', 'tokens', 'compare'], beside=[full], pass_threshold=.5, fail_threshold=.1)}
+    ax = {n: a for n, _, a in all_figures(full, ['scores', 'tokens', 'compare'], beside=[full], pass_threshold=.5,
+                                          fail_threshold=.1)}
     assert list(ax) == ['scores', 'tokens', 'compare'] and not plt.get_fignums()
     assert {t.get_text() for t in ax['scores'].get_legend().get_texts()} >= {'pass from 0.5', 'fail up to 0.1'}
     assert len(list(all_figures(full, skip=False))) == len(NAMES)
@@ -368,7 +402,8 @@ def test_nothing_is_cut_off_and_no_legend_lies_on_data(name, full):
         assert box.y0 >= ax.get_window_extent().y1-1 and box.y1 <= title.y0+1
 
 def test_labels_with_units(full):
-    units = dict(pass_rates='(%)', rollouts_to_satisfaction='(%)', outcomes='(%)', tokens='completion tokens', latency='(s', score_length='(tokens)',
+    units = dict(pass_rates='(%)', rollouts_to_satisfaction='(%)', outcomes='(%)', tokens='completion tokens',
+                 latency='(s', score_length='(tokens)',
                  taxonomy='(%)', criteria='(%)', scores='(0 to 1)', yield_budget='rollouts spent')
     for name, _, ax in all_figures(full):
         label = ax.get_xlabel()+' '+ax.get_ylabel()
@@ -387,7 +422,8 @@ def test_hostile_names_are_text(tmp_path):
 # ---- pages and eyes
 
 def linear(c):
-    return np.array([x/12.92 if x <= .04045 else ((x+.055)/1.055)**2.4 for x in (int(c[i:i+2], 16)/255 for i in (1, 3, 5))])
+    return np.array([x/12.92 if x <= .04045 else ((x+.055)/1.055)**2.4
+                     for x in (int(c[i:i+2], 16)/255 for i in (1, 3, 5))])
 def luminance(c):
     return float(linear(c) @ [.2126, .7152, .0722])
 def contrast(a, b):
@@ -409,12 +445,16 @@ def test_marks_on_any_page(page):
 
 # Machado, Oliveira & Fernandes 2009, severity 1
 EYES = dict(normal=np.eye(3),
-            deuteranopia=np.array([[.367322, .860646, -.227968], [.280085, .672501, .047413], [-.011820, .042940, .968881]]),
-            protanopia=np.array([[.152286, 1.052583, -.204868], [.114503, .786281, .099216], [-.003882, -.048116, 1.051998]]),
-            tritanopia=np.array([[1.255528, -.076749, -.178779], [-.078411, .930809, .147602], [.004733, .691367, .303900]]))
+            deuteranopia=np.array([[.367322, .860646, -.227968], [.280085, .672501, .047413],
+                                   [-.011820, .042940, .968881]]),
+            protanopia=np.array([[.152286, 1.052583, -.204868], [.114503, .786281, .099216],
+                                 [-.003882, -.048116, 1.051998]]),
+            tritanopia=np.array([[1.255528, -.076749, -.178779], [-.078411, .930809, .147602],
+                                 [.004733, .691367, .303900]]))
 
 def lab(rgb):
-    xyz = np.array([[.4124, .3576, .1805], [.2126, .7152, .0722], [.0193, .1192, .9505]]) @ np.clip(rgb, 0, 1)/[.9505, 1, 1.089]
+    to_xyz = np.array([[.4124, .3576, .1805], [.2126, .7152, .0722], [.0193, .1192, .9505]])
+    xyz = to_xyz @ np.clip(rgb, 0, 1)/[.9505, 1, 1.089]
     f = np.where(xyz > .008856, np.cbrt(xyz), 7.787*xyz+16/116)
     return np.array([116*f[1]-16, 500*(f[0]-f[1]), 200*(f[1]-f[2])])
 
@@ -431,5 +471,6 @@ def test_kinds_are_told_apart(pair, eye):
 def test_looks_differ_where_meanings_do():
     looks = [(v['facecolor'], v['hatch']) for k, v in LOOKS.items() if k not in ('filtered',)]
     assert len(set(looks)) == len(looks)
-    ends = [(ENDS[k]['facecolor'], ENDS[k]['hatch']) for k in ('kept', 'truncated', 'filtered', 'empty', 'in flight')]+[(LOOKS['other']['facecolor'], LOOKS['other']['hatch'])]
+    ends = [ENDS[k] for k in ('kept', 'truncated', 'filtered', 'empty', 'in flight')]+[LOOKS['other']]
+    ends = [(v['facecolor'], v['hatch']) for v in ends]
     assert len(set(ends)) == len(ends)

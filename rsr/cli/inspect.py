@@ -62,7 +62,7 @@ def report(args, argv):
 @command('RUN [port=8866] [browser=false]', 'rsr explore output/20260101_120000')
 def explore(args, argv):
     "Explore a run in the browser: move thresholds, read responses, label them, review pairs, write the files."
-    from rsr.explore.widget import serve
+    from rsr.explore.serve import serve
     (path,), opts = split_args('explore', args, 1, 1, ('port', 'browser'))
     port = opts.get('port')
     if port is not None and not (isinstance(port, int) and 0<port<65536):
