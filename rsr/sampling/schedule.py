@@ -24,7 +24,7 @@ class Sampling:
     max_steps: int = 8          # steps per prompt, at most; ignored with step_size "auto"
     early_stop: bool = True     # stop sampling a prompt when every formatter is satisfied
     give_up: float = None       # stop sampling a prompt when its estimated chance of success is below this; in (0, 1)
-    seed: int = None            # makes a run on the local model reproducible, exactly with sampler.concurrent_requests: 1
+    seed: int = None            # makes a local run reproducible, exactly so with sampler.concurrent_requests: 1
     window: int = 4096          # open prompts, at most (memory)
 
 # %% ../../nbs/sampling/05_schedule.ipynb #78e4c684
