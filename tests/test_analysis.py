@@ -1,4 +1,4 @@
-"The commands that look at a run: check, report, pairs, compare, methods, coverage, completion; and runs in the background."
+"The commands that read a run (check, report, pairs, compare, methods, coverage), completion, and background runs."
 import json
 import re
 import subprocess
@@ -25,7 +25,8 @@ def two(tmp_path_factory):
     src = write_jsonl(d/'in.jsonl', items)
     for name, rate in (('a', .3), ('b', .8)):
         with Loopback(rate=rate, seed=3) as s:
-            p = rsr('run', 'sft_dpo', f'data.input_path={src}', f'sampler.base_url={s.base_url}', f'sampler.model={name}', f'work_dir={d/name}',
+            p = rsr('run', 'sft_dpo', f'data.input_path={src}', f'sampler.base_url={s.base_url}',
+                    f'sampler.model={name}', f'work_dir={d/name}',
                     'split.eval=0.1', 'sampler.api_key=sk-very-secret-key')
             assert p.returncode==0, p.stderr
     return d
@@ -38,7 +39,8 @@ def test_check_works_through_the_checklist(two):
     assert {i['verdict'] for i in d['items']}<={'pass', 'warn', 'fail', 'n/a'} and len(d['items'])>=15
     assert {i['item'] for i in d['items'] if i['verdict']=='fail'} or d['train']
     names = ' '.join(i['item'] for i in d['items'])
-    for word in ('rubric', 'taxonomy', 'pass rate', 'format', 'held', 'margins', 'GRPO', 'truncation', 'duplicates', 'balance', 'volume',
+    for word in ('rubric', 'taxonomy', 'pass rate', 'format', 'held', 'margins', 'GRPO', 'truncation', 'duplicates',
+                 'balance', 'volume',
                  'length', 'contamination', 'thinking', 'refusals'):
         assert word in names, names
 
@@ -59,7 +61,8 @@ def test_compare_sees_the_better_model(two):
     assert 'refund' in text and 'delivery' in text
 
 def test_pairs_audit_join_compare(two, here):
-    run, file = json.loads(rsr('pairs', 'audit', two/'a', 'json=true').stdout), json.loads(rsr('pairs', 'audit', two/'a'/'train'/'dpo.jsonl', 'json=true').stdout)
+    run = json.loads(rsr('pairs', 'audit', two/'a', 'json=true').stdout)
+    file = json.loads(rsr('pairs', 'audit', two/'a'/'train'/'dpo.jsonl', 'json=true').stdout)
     assert run['n']>=file['n']>10          # the run's pairs, and those of them that are not held out
     p = rsr('pairs', 'join', two/'b', two/'a', 'both', 'pass_threshold=1.0')
     assert p.returncode==0 and len(read_jsonl('both/train/dpo.jsonl'))==int(p.stdout.split()[0]), p.stdout+p.stderr
@@ -76,7 +79,8 @@ def test_coverage_and_fit(two, here):
     assert abs(sum(_weights(w))-1)<1e-6 and abs(max(_weights(w))-.5)<.02
 
 def _weights(w):
-    return [v['weight'] if isinstance(v, dict) else v for v in (w['dimensions']['topic'].get('values') or w['dimensions']['topic']).values()]
+    topic = w['dimensions']['topic']
+    return [v['weight'] if isinstance(v, dict) else v for v in (topic.get('values') or topic).values()]
 
 def test_methods_and_completion():
     assert 'GRPO' in rsr('methods').stdout and 'DPO' in rsr('methods', 'goal=quality', 'pairs=true').stdout
@@ -88,10 +92,12 @@ def test_methods_and_completion():
     assert 'temperature' in out.stdout, out.stdout+out.stderr
     assert 'sampler.temperature=' in rsr('completion', 'words', 'run', 'sft', 'sam').stdout
 
-@pytest.mark.parametrize('args,words', [(['pairs'], 'usage: rsr pairs'), (['pairs', 'audit'], 'usage: rsr pairs'), (['compare', 'x'], 'usage: rsr compare'),
-                                        (['report', 'nowhere'], 'no run here'), (['explore', 'nowhere'], 'no run here'),
-                                        (['coverage', 'nowhere.yaml', 'x.jsonl'], 'nowhere.yaml'), (['completion', 'fish'], 'usage: rsr completion'),
-                                        (['prompts', 'customer_suport'], "Did you mean 'customer_support'?"), (['check', 'nowhere', 'trainr=trl'], 'trainer')])
+@pytest.mark.parametrize('args,words', [
+    (['pairs'], 'usage: rsr pairs'), (['pairs', 'audit'], 'usage: rsr pairs'), (['compare', 'x'], 'usage: rsr compare'),
+    (['report', 'nowhere'], 'no run here'), (['explore', 'nowhere'], 'no run here'),
+    (['coverage', 'nowhere.yaml', 'x.jsonl'], 'nowhere.yaml'), (['completion', 'fish'], 'usage: rsr completion'),
+    (['prompts', 'customer_suport'], "Did you mean 'customer_support'?"),
+    (['check', 'nowhere', 'trainr=trl'], 'trainer')])
 def test_bad_input_is_one_message(here, args, words):
     p = rsr(*args)
     assert p.returncode==2 and words in p.stderr and 'Traceback' not in p.stderr and not p.stdout, p.stdout+p.stderr
@@ -107,7 +113,8 @@ def test_prompts_from_a_taxonomy_feed_a_run(here, server):
     p = rsr('prompts', 'customer_support', 'n=30', 'out=p.jsonl')
     assert p.returncode==0 and len(read_jsonl('p.jsonl'))==30, p.stdout+p.stderr
     (here/'v.py').write_text('def score(response, metadata): return 1.0 if metadata["taxonomy"]["what"] else 0.0\n')
-    p = rsr('run', 'sft', 'data.input_path=p.jsonl', f'sampler.base_url={server.base_url}', 'verifier.type=v.py:score', 'work_dir=w')
+    p = rsr('run', 'sft', 'data.input_path=p.jsonl', f'sampler.base_url={server.base_url}',
+            'verifier.type=v.py:score', 'work_dir=w')
     assert p.returncode==0 and len(read_jsonl('w/train/sft.jsonl'))==30, p.stderr
 
 
@@ -121,7 +128,8 @@ def test_a_run_in_the_background_is_seen_stopped_and_resumed(here, server):
     end = time.time()+20
     while not (live.last and live.last['outcomes'].get('kept', 0)>40) and time.time()<end:
         time.sleep(.05)
-    assert live.state=='' and len(live.run.rollouts)>=40 and live.last['pass_rate'] is not None      # looked at while it grows
+    assert live.state=='' and len(live.run.rollouts)>=40      # read while it grows
+    assert live.last['pass_rate'] is not None
     live._ipython_display_()
     assert 'of 120 done' in live.ui.value
     live.stop()
@@ -130,12 +138,15 @@ def test_a_run_in_the_background_is_seen_stopped_and_resumed(here, server):
     server.set(median=0)
     again = package.sample(rows(120), background=True, **opts)
     s = again.wait(60).stats()
-    assert s['prompts']['by_stop_reason'].keys()<={'satisfied', 'max_rollouts'} and sum(s['samples']['by_outcome'].values())==s['samples']['asked']
+    assert s['prompts']['by_stop_reason'].keys()<={'satisfied', 'max_rollouts'}
+    assert sum(s['samples']['by_outcome'].values())==s['samples']['asked']
 
 def test_in_the_background_what_sample_refuses_is_refused_at_once(here, server, monkeypatch):
     opts = dict(base_url=server.base_url, work_dir='w', background=True, progress=False)
-    for bad, words in [(dict(prompts='none.jsonl'), 'no file none.jsonl'), (dict(prompts=[dict(id='a', messages=[])]), 'messages is empty'),
-                       (dict(prompts=rows(2), max_rollouts=-1), 'not in 0 to'), (dict(prompts=rows(2), api_key='${NO_SUCH_KEY}'), 'NO_SUCH_KEY'),
+    for bad, words in [(dict(prompts='none.jsonl'), 'no file none.jsonl'),
+                       (dict(prompts=[dict(id='a', messages=[])]), 'messages is empty'),
+                       (dict(prompts=rows(2), max_rollouts=-1), 'not in 0 to'),
+                       (dict(prompts=rows(2), api_key='${NO_SUCH_KEY}'), 'NO_SUCH_KEY'),
                        (dict(prompts=[dict(rows(1)[0], metadata=dict(answer='4'))]), 'verifier.type=math-rlvr'),
                        (dict(prompts=rows(2), verifier='v.py:f'), 'no file')]:
         with pytest.raises(RsrError, match=re.escape(words)):

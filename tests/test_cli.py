@@ -14,7 +14,8 @@ def done(here, server):
     return p
 
 def test_run_says_what_it_did(done):
-    for word in ('prompts    20:', 'rollouts', 'pass rate', 'time', 'sft.jsonl:', 'dpo.jsonl:', 'w/train/dataset_info.json'):
+    shown = 'prompts    20:', 'rollouts', 'pass rate', 'time', 'sft.jsonl:', 'dpo.jsonl:', 'w/train/dataset_info.json'
+    for word in shown:
         assert word in done.stdout
     d = json.load(open('w/summary/stats.json'))
     assert {'prompts', 'samples', 'scores', 'pass_rate', 'tokens', 'cost', 'seconds', 'rows', 'fingerprints'}==set(d)
@@ -25,14 +26,16 @@ def test_stats_and_format(done, server):
     assert json.loads(rsr('stats', 'w', 'json=true').stdout)['prompts']['total']==20
     before = read_jsonl('w/train/dpo.jsonl')
     p = rsr('format', 'w', 'formatter.dpo.name=pairs')
-    assert p.returncode==0 and read_jsonl('w/train/pairs.jsonl')==before and set(json.load(open('w/train/dataset_info.json')))=={'sft', 'dpo', 'pairs'}
+    assert p.returncode==0 and read_jsonl('w/train/pairs.jsonl')==before
+    assert set(json.load(open('w/train/dataset_info.json')))=={'sft', 'dpo', 'pairs'}
     p = rsr('format', 'w', 'sampler.temperature=1')
     assert p.returncode==2 and 'takes formatter, split' in p.stderr
     assert len(server.log)==n
 
 def test_check(done):
     p = rsr('check', 'w')
-    assert p.returncode==1 and 'no problems found' in p.stdout and 'train/dpo.jsonl' in p.stdout, p.stdout+p.stderr   # too few rows, none held out
+    assert p.returncode==1, p.stdout+p.stderr   # too few rows, none held out
+    assert 'no problems found' in p.stdout and 'train/dpo.jsonl' in p.stdout, p.stdout+p.stderr
     assert 'pass  format valid' in p.stdout
     with open('w/train/sft.jsonl', 'a') as f:
         f.write('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}\n')
@@ -44,7 +47,8 @@ def test_check(done):
 
 def test_check_prints_the_rewards_edge_cases(here, server):
     write_jsonl('in.jsonl', rows(20))
-    assert rsr('run', 'grpo', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=g').returncode==0
+    p = rsr('run', 'grpo', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=g')
+    assert p.returncode==0
     p = rsr('check', 'g')
     assert p.returncode==1 and 'judge injected' in p.stdout and ' ms' in p.stdout, p.stdout+p.stderr
 
@@ -64,7 +68,8 @@ def shape(row):
     return dict(id=f"r{row['n']}", messages=[dict(role="user", content=row["q"])], metadata=dict(answer="A"))
 """)
     write_jsonl('raw.jsonl', [dict(n=i, q=f'prompt {i}') for i in range(4)])
-    p = rsr('run', 'sft', 'data.input_path=raw.jsonl', 'data.transform=t.py:shape', f'sampler.base_url={server.base_url}', 'work_dir=w')
+    p = rsr('run', 'sft', 'data.input_path=raw.jsonl', 'data.transform=t.py:shape',
+            f'sampler.base_url={server.base_url}', 'work_dir=w')
     assert p.returncode==0 and 'prompts    3:' in p.stdout
 
 @pytest.mark.parametrize('args,words', [
@@ -103,12 +108,14 @@ def test_bad_input_is_one_message(here, args, words):
     assert not (here/'output').exists()
 
 def test_the_default_verifier_must_fit(here, server):
-    write_jsonl('in.jsonl', [dict(id='a', messages=[dict(role='user', content='2 + 2 = ?')], metadata=dict(answer='4'))])
+    question = [dict(role='user', content='2 + 2 = ?')]
+    write_jsonl('in.jsonl', [dict(id='a', messages=question, metadata=dict(answer='4'))])
     p = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}')
     assert p.returncode==2 and 'verifier.type=math-rlvr' in p.stderr and not server.log and not (here/'output').exists()
     write_jsonl('in.jsonl', [dict(id='a', messages=[dict(role='user', content='prompt 1')])])
     p = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w')
-    assert p.returncode==0 and '1 of the first 1 prompts have no ground truth' in p.stderr and 'unscored   4 × no ground truth' in p.stdout
+    assert p.returncode==0 and '1 of the first 1 prompts have no ground truth' in p.stderr
+    assert 'unscored   4 × no ground truth' in p.stdout
 
 def test_a_run_knows_its_recipe(done, server):
     n = len(server.log)
@@ -125,7 +132,7 @@ OPTION = re.compile(r'^  (\w[\w.]*)=(\S*)', re.M)
 @pytest.mark.parametrize('name,most', [('run', 35), ('plan', 36), ('demo', 35), ('format', 32), ('prompts', 28)])
 def test_help_explains_each_option(here, name, most):
     p = rsr(name, '--help', env=dict(COLUMNS='120'))
-    short = p.stdout.partition('options:')[2]
+    short = p.stdout.partition('Options (')[2]
     keys = [k for k, _ in OPTION.findall(short)]
     assert p.returncode==0 and 10<len(keys)==len(set(keys)) and len(short.splitlines())<=most, short
     assert all(len(line)>45 and line[35:].strip() for line in short.splitlines() if OPTION.match(line)), short
@@ -134,7 +141,8 @@ def test_help_explains_each_option(here, name, most):
 
 def test_help_of_a_topic(here):
     p = rsr('run', '--help', 'sampler')
-    assert p.returncode==0 and {k.split('.')[0] for k, _ in OPTION.findall(p.stdout)}=={'sampler'} and '0 to 5' in p.stdout
+    assert p.returncode==0 and '0 to 5' in p.stdout
+    assert {k.split('.')[0] for k, _ in OPTION.findall(p.stdout)}=={'sampler'}
     assert dict(OPTION.findall(rsr('run', '--help', 'sampler.temperature=').stdout))=={'sampler.temperature':'0.7'}
     assert 'positive_share' in rsr('format', '-h', 'kto').stdout
     p = rsr('run', '--help', 'smapler')

@@ -54,7 +54,8 @@ def test_draws_are_the_same_whoever_asks():
 
 def test_draws_follow_the_pass_rate():
     rates = [pass_rate(f'p{i}') for i in range(2000)]
-    assert abs(statistics.mean(rates) - .5) < .03 and abs(statistics.variance(rates) - .25 / 2.2) < .01  # those of Beta(.6, .6)
+    assert abs(statistics.mean(rates) - .5) < .03
+    assert abs(statistics.variance(rates) - .25 / 2.2) < .01  # both are those of Beta(.6, .6)
     assert abs(statistics.mean(draw('p', k, rate=.2) for k in range(5000)) - .2) < .02
     assert pass_rate('p1') == pass_rate('p1') != pass_rate('p1', seed=1)
 
@@ -63,7 +64,8 @@ def test_least():
     assert least('p', rate=1., passes=4, within=32) == (4, True)
     assert least('p', rate=1., fails=1, within=32) == (32, False)
     k, ok = least('p', rate=.5, fails=1, within=32)
-    assert ok and {draw('p', i, rate=.5) for i in range(k)} == {True, False} and len({draw('p', i, rate=.5) for i in range(k - 1)}) == 1
+    draws = [draw('p', i, rate=.5) for i in range(k)]
+    assert ok and set(draws) == {True, False} and len(set(draws[:-1])) == 1
 
 @pytest.mark.parametrize('rate', [1., {'prompt 1': 1.}, lambda prompt: float(prompt == 'prompt 1')])
 def test_given_rates(rate):
@@ -142,7 +144,8 @@ def test_every_fault_then_the_same_draws(kind):
             status, text = None, ''
         except http.client.IncompleteRead:
             status, text = 'cut', ''
-        want = {**{k: v[0] for k, v in ERRORS.items()}, 'reset': None, 'timeout': None, 'hang_after_headers': None, 'cut': 'cut'}
+        broken = {'reset': None, 'timeout': None, 'hang_after_headers': None, 'cut': 'cut'}
+        want = {**{k: v[0] for k, v in ERRORS.items()}, **broken}
         assert status == want.get(kind, 200)
         if kind == 'malformed':
             pytest.raises(ValueError, json.loads, text)
@@ -244,7 +247,8 @@ async def later(body):
     (lambda b: b['messages'][-1]['content'].upper(), (200, 'PROMPT 1', 'stop')),
     (lambda b: ['one', 'two'], (200, 'one', 'stop')),
     (lambda b: dict(content='cut', finish_reason='length'), (200, 'cut', 'length')),
-    (lambda b: dict(choices=[dict(index=0, message=dict(role='assistant', content='raw'), finish_reason='stop')]), (200, 'raw', 'stop')),
+    (lambda b: dict(choices=[dict(index=0, message=dict(role='assistant', content='raw'), finish_reason='stop')]),
+     (200, 'raw', 'stop')),
     (later, (200, 'later', 'stop')),
     (lambda b: (418, dict(error='teapot')), (418, None, None)),
     (lambda b: 1 / 0, (400, None, None))])
@@ -285,12 +289,15 @@ def test_keep_alive_parts_chunks_and_expect():
     head = b'POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n'
     plain = head + b'Content-Length: %d\r\n\r\n' % len(body) + body
     half = len(body) // 2
-    chunks = b''.join(b'%x;ext=1\r\n%s\r\n' % (len(x), x) for x in (body[:half], body[half:])) + b'0\r\nTrailer: 1\r\n\r\n'
+    parts = body[:half], body[half:]
+    chunks = b''.join(b'%x;ext=1\r\n%s\r\n' % (len(x), x) for x in parts) + b'0\r\nTrailer: 1\r\n\r\n'
     chunked = head + b'Transfer-Encoding: chunked\r\n\r\n' + chunks
     with Loopback() as s:
-        assert raw(s, [plain[:10], plain[10:-5], plain[-5:], chunked[:-20], chunked[-20:], plain + plain]).count(b'HTTP/1.1 200 OK') == 4
+        pieces = [plain[:10], plain[10:-5], plain[-5:], chunked[:-20], chunked[-20:], plain + plain]
+        assert raw(s, pieces).count(b'HTTP/1.1 200 OK') == 4
         assert s.stats()['connections'] == 1 and {e['prompt'] for e in s.log} == {'hé'}
-        out = raw(s, [head + b'Expect: 100-continue\r\nConnection: close\r\nContent-Length: %d\r\n\r\n' % len(body), body], wait=5)
+        expect = head + b'Expect: 100-continue\r\nConnection: close\r\nContent-Length: %d\r\n\r\n' % len(body)
+        out = raw(s, [expect, body], wait=5)
         assert out.startswith(b'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK') and b'connection: close' in out
         assert raw(s, [b'nonsense\r\n\r\n'], wait=5).startswith(b'HTTP/1.1 400')
         assert raw(s, [head + b'Connection: close\r\nContent-Length: 3\r\n\r\n{"a'], wait=5).startswith(b'HTTP/1.1 400')

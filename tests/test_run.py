@@ -449,7 +449,7 @@ def test_plan_then_run_buys_nothing_twice(here, server):
     write_jsonl('in.jsonl', rows(200))
     args = ['data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w', 'sampler.price={prompt: 1, completion: 2}']
     p = rsr('plan', 'sft', 'pilot=20', *args)
-    assert p.returncode==0 and 'for 200 prompts, from 20' in p.stdout and 'US dollars' in p.stdout and 'go on with: rsr run sft' in p.stdout, p.stderr
+    assert p.returncode==0 and 'for 200 prompts, from 20' in p.stdout and 'US dollars' in p.stdout and 'resume with: rsr run sft' in p.stdout, p.stderr
     low, high = (int(x.replace(',', '')) for x in p.stdout.split('rollouts')[1].split('95 %: ')[1].split(')')[0].split(' to '))
     pilot = {e['prompt'] for e in server.log}
     assert len(pilot)==20

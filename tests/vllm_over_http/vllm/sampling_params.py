@@ -5,8 +5,10 @@ class RequestOutputKind(Enum):
     CUMULATIVE, DELTA, FINAL_ONLY = 0, 1, 2
 
 class SamplingParams:
-    def __init__(self, n=1, temperature=1., top_p=1., top_k=0, min_p=0., max_tokens=16, seed=None, stop=None, output_kind=RequestOutputKind.CUMULATIVE):
+    def __init__(self, n=1, temperature=1., top_p=1., top_k=0, min_p=0., max_tokens=16, seed=None, stop=None,
+                 output_kind=RequestOutputKind.CUMULATIVE):
         if temperature<0:
             raise ValueError(f'temperature must be non-negative, got {temperature}.')
-        given = dict(n=n, temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, seed=seed, stop=stop)
+        given = dict(n=n, temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, seed=seed,
+                     stop=stop)
         self.output_kind, self.d = output_kind, {k:v for k, v in given.items() if v is not None}

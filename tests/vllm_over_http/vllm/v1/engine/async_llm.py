@@ -31,13 +31,19 @@ class AsyncLLM:
     async def generate(self, prompt, sampling_params, request_id):
         assert asyncio.get_running_loop() is self.loop, "another event loop than the engine's"
         sent = json.loads(bytes(prompt['prompt_token_ids']))
-        body = dict(model=self.args.model, messages=sent['messages'], chat_template_kwargs=sent['kw'], **sampling_params.d)
-        async with aiohttp.ClientSession() as s, s.post(os.environ['VLLM_TEST_URL']+'/chat/completions', json=body) as resp:
+        body = dict(model=self.args.model, messages=sent['messages'], chat_template_kwargs=sent['kw'],
+                    **sampling_params.d)
+        url = os.environ['VLLM_TEST_URL']+'/chat/completions'
+        async with aiohttp.ClientSession() as s, s.post(url, json=body) as resp:
             text = await resp.text()
         if resp.status==400:
-            raise ValueError(json.loads(text)['error']['message'] if 'error' in json.loads(text) else json.loads(text)['message'])
+            d = json.loads(text)
+            raise ValueError(d['error']['message'] if 'error' in d else d['message'])
         if resp.status==500:
             raise EngineDeadError('EngineCore encountered an issue')
         d = json.loads(text)
-        outs = [NS(index=i, text=c['message']['content'], finish_reason=c['finish_reason'], token_ids=c['message']['content'].split()) for i, c in enumerate(d['choices'])]
+        outs = []
+        for i, c in enumerate(d['choices']):
+            answer = c['message']['content']
+            outs.append(NS(index=i, text=answer, finish_reason=c['finish_reason'], token_ids=answer.split()))
         yield NS(prompt_token_ids=prompt['prompt_token_ids'], outputs=outs, finished=True)
