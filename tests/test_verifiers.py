@@ -17,7 +17,8 @@ import pytest
 import rsr.verifiers as rv
 from rsr.data.text import boxes, split_thinking
 from rsr.data.types import RsrError, Score
-from rsr.verifiers.maths import extract_math, worker_pool
+from rsr.verifiers.algebra import worker_pool
+from rsr.verifiers.maths import extract_math
 from rsr.verifiers.multiple_choice import extract_choice
 from rsr.verifiers.verifiers import (
     VERIFIERS,
@@ -1042,7 +1043,7 @@ def test_exit_is_clean_and_takes_the_workers_along(tmp_path):
     code = '''
         import threading
         from rsr.verifiers.verifiers import verify
-        from rsr.verifiers.maths import worker_pool
+        from rsr.verifiers.algebra import worker_pool
         t = threading.Thread(target=verify, args=('math-rlvr', r'\\boxed{9^{9^{9}}}', {'answer': '7'}), daemon=True)
         t.start()
         t.join(1.5)
@@ -1069,7 +1070,7 @@ def test_workers_of_a_killed_parent_end(busy):
     code = '''
         import threading, time
         from rsr.verifiers.verifiers import verify, math_rlvr
-        from rsr.verifiers.maths import worker_pool
+        from rsr.verifiers.algebra import worker_pool
         verify('math-rlvr', r'\\boxed{\\sqrt{4}}', {'answer': 'x'})
         BUSY
         time.sleep(0.3)
