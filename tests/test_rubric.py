@@ -511,7 +511,7 @@ def test_a_function_that_keeps_failing_stops_the_run(here):
         return run_sync(lambda: v.score('a', {}, prompt=[dict(role='user', content='q')]))
     for _ in range(9):
         assert score().value is None
-    with pytest.raises(RunBroken, match="criterion 'fails': ten times in a row"):
+    with pytest.raises(RunBroken, match="criterion 'fails': failed ten times in a row"):
         score()
 
 # ---- as a verifier
