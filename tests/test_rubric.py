@@ -797,7 +797,7 @@ def test_ordinal_kappa_is_weighted(judge):
 @pytest.mark.parametrize('row,says', [
     (dict(response='a'), 'neither prompt nor messages'), (dict(prompt='a'), 'no response'), (dict(prompt='a', response='b', labels=dict(kidn='NO')), "Did you mean 'kind'?"),
     (dict(prompt='a', response='b', labels=dict(kind='yes')), "no answer 'yes'"), (dict(prompt='a', response='b', labels=dict(kind=True)), "no answer 'True'"),
-    (dict(prompt='a', response='b', labels=dict(right='NA')), 'NA is not valid here'), (dict(prompt='a', response='b', labels=dict(right='ERROR')), 'ERROR is no label'),
+    (dict(prompt='a', response='b', labels=dict(right='NA')), 'NA is not valid here'), (dict(prompt='a', response='b', labels=dict(right='ERROR')), 'ERROR is not a label'),
     (dict(prompt='a', response='b', set='God'), "Did you mean 'good'?"),
     (dict(prompt='a', response='b', overall='yes'), 'overall'), (dict(prompt=3, response='b'), 'prompt is not a text'),
     (dict(messages=[dict(role='assistant', content='x')], response='b'), 'user and assistant take turns'),

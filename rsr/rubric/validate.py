@@ -11,7 +11,7 @@ import asyncio, json, math, random
 from itertools import combinations
 from ..data.text import split_thinking
 from ..data.types import RsrError, no_such
-from .agreement import agreement, auc, auc_interval, fig
+from .agreement import agreement, auc, auc_interval, with_interval
 from .criteria import load_rubric
 from .evaluate import as_messages, open_judges
 from .labels import read_labels
@@ -205,8 +205,8 @@ def validate(
 
 # %% ../../nbs/rubric/06_validate.ipynb #2bf04076
 def _line(name, d, notes=''):
-    figs = [fig(d[k], d['intervals'][k]) for k in ('accuracy', 'kappa', 'ac1')]
-    return [name, str(d['n']), *figs, fig(d.get('self_consistency')), fig(d.get('judge_disagreement')), str(d.get('errors', '')), notes]
+    figs = [with_interval(d[k], d['intervals'][k]) for k in ('accuracy', 'kappa', 'ac1')]
+    return [name, str(d['n']), *figs, with_interval(d.get('self_consistency')), with_interval(d.get('judge_disagreement')), str(d.get('errors', '')), notes]
 
 def _notes(rep, i):
     "What is to be said of a criterion."
@@ -226,7 +226,7 @@ def report_table(
     s, n = rep['sets'], rep['noise']
     lines += ['', f"rubric {rep['rubric']}, {rep['rows']} rows, {rep['unscored']} unscored; intervals: 95 %, bootstrap over rows; –: not defined"]
     if s['auc'] is not None:
-        lines.append(f"good against bad: AUC {fig(s['auc'], s['interval'])}, mean score {fig(s['good']['mean'])} and {fig(s['bad']['mean'])}")
+        lines.append(f"good against bad: AUC {with_interval(s['auc'], s['interval'])}, mean score {with_interval(s['good']['mean'])} and {with_interval(s['bad']['mean'])}")
     if rep['score_se'] is not None:
         lines.append(f"standard error of a score {rep['score_se']:.3f} ({n['rows']} rows judged {n['k']} times): "
                                                  f"a pair needs a margin of {needed_margin(rep['score_se']):.2f}")
