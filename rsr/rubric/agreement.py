@@ -59,11 +59,8 @@ def gwet_ac1(
     return _defined(_quotient(observed-chance, 1-chance)[()])
 
 # %% ../../nbs/rubric/04_agreement.ipynb #951f7555
-def auc(
-    good,   # scores of good responses
-    bad     # scores of bad responses
-)->float:   # None without good or without bad ones
-    "Return the probability that a good response scores above a bad one (ties count half)."
+def auc(good:list, bad:list)->float:
+    "Return the probability that a good score is above a bad one (ties count half), or None."
     if not len(good) or not len(bad):
         return None
     return sum((g>b)+(g==b)/2 for g in good for b in bad)/(len(good)*len(bad))
@@ -136,11 +133,8 @@ def agreement(
                 confusion=dict(levels=list(levels), table=total.astype(int).tolist()))
 
 # %% ../../nbs/rubric/04_agreement.ipynb #c6343dec
-def with_interval(
-    x:float,        # a statistic; None: not defined
-    interval=None   # (low, high), or None
-)->str:
-    "Return a statistic and its interval as text."
+def with_interval(x:float, interval:tuple=None)->str:
+    "Return a statistic (None: not defined) and its (low, high) as text."
     if x is None:
         return '–'
     return f'{x:.2f} ({interval[0]:.2f} to {interval[1]:.2f})' if interval else f'{x:.2f}'

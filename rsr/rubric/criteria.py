@@ -183,11 +183,15 @@ def _check_categories(categories, at):
                        f'in the same proportion they would be {{{rescaled}}}')
 
 # %% ../../nbs/rubric/00_criteria.ipynb #068ad524
-def _check_criteria(criteria, categories, at):
-    "Raise unless the ids are unique and no category is empty."
+def _check_ids(criteria, at):
+    "Raise unless the ids are unique."
     for c, n in Counter(c.id for c in criteria).items():
         if n>1:
             raise RsrError(f'{at}, criterion {c!r}: {n} criteria have this id; give each its own')
+
+# %% ../../nbs/rubric/00_criteria.ipynb #b4f49009
+def _check_coverage(criteria, categories, at):
+    "Raise if a category is empty."
     for k in categories:
         if not any(c.category==k and c.weight for c in criteria):
             raise RsrError(f'{at}: no criterion with a weight is in the category {k!r}; add one, or drop it')
@@ -211,19 +215,20 @@ def check(self:Rubric):
     if not isinstance(self.criteria, (list, tuple)) or not self.criteria:
         raise RsrError(f'{at}: it has no criteria')
     self.criteria = [_make_criterion(c, i, at, self.categories) for i, c in enumerate(self.criteria, 1)]
-    _check_criteria(self.criteria, self.categories, at)
+    _check_ids(self.criteria, at)
+    _check_coverage(self.criteria, self.categories, at)
     _check_options(self, at)
 
 # %% ../../nbs/rubric/00_criteria.ipynb #5c9835af
 @patch(as_prop=True)
 def ids(self:Rubric)->list:
-    "The ids of the criteria, in order."
+    "Return the ids of the criteria, in order."
     return [c.id for c in self.criteria]
 
 # %% ../../nbs/rubric/00_criteria.ipynb #8b97a903
 @patch(as_prop=True)
 def needs_judge(self:Rubric)->bool:
-    "Whether there is a criterion that no function answers."
+    "Tell whether there is a criterion that no function answers."
     return any(c.function is None for c in self.criteria)
 
 # %% ../../nbs/rubric/00_criteria.ipynb #ccbb5b65

@@ -86,11 +86,16 @@ def _last_user_message(messages):
     "Return the text of the last user message, or ''."
     return next((m['content'] for m in reversed(messages) if m['role']=='user'), '')
 
-# %% ../../nbs/rubric/03_evaluate.ipynb #9ec53902
+# %% ../../nbs/rubric/03_evaluate.ipynb #e8babf56
+def _taken(fn, **arguments):
+    "Return those arguments that a function takes by name."
+    takes = inspect.signature(fn).parameters
+    return {k:v for k, v in arguments.items() if k in takes}
+
+# %% ../../nbs/rubric/03_evaluate.ipynb #fdd8a4c8
 def _call_function(c, messages, response, metadata):
     "Return (answer, reason) of a criterion that a function answers."
-    takes = inspect.signature(c.function).parameters
-    named = {k:v for k, v in dict(messages=messages, metadata=metadata).items() if k in takes}
+    named = _taken(c.function, messages=messages, metadata=metadata)
     try:
         value = c.function(_last_user_message(messages), response, **named)
     except Exception as e:
@@ -107,13 +112,17 @@ def with_judge(self:Rubric,
     one = [options] if options else []
     return replace(self, judges=[*judges, *one])
 
-# %% ../../nbs/rubric/03_evaluate.ipynb #17812d3d
-def _judges_of(rubric, ask):
-    "Return the judges to ask, in any form; raise if one is needed and none is named."
+# %% ../../nbs/rubric/03_evaluate.ipynb #f473aca5
+def _named_judges(rubric, ask):
+    "Return the judges in `ask`, or those of the rubric, in any form."
     if ask is None:
-        who = rubric.judges
-    else:
-        who = ask if isinstance(ask, (list, tuple)) else [ask]
+        return rubric.judges
+    return ask if isinstance(ask, (list, tuple)) else [ask]
+
+# %% ../../nbs/rubric/03_evaluate.ipynb #17812d3d
+def _needed_judges(rubric, ask):
+    "Return the judges to ask; raise if one is needed and none is named."
+    who = _named_judges(rubric, ask)
     if rubric.needs_judge and not who:
         raise RsrError(f'rubric {rubric.name!r} asks a judge, and none was named: '
                        'rubric.with_judge(model=…) or with_judge(base_url=…)')
@@ -123,7 +132,7 @@ def _judges_of(rubric, ask):
 @asynccontextmanager
 async def open_judges(rubric, ask=None):
     "Open the judges of a rubric, or those in `ask`, and close them at the end."
-    judges = [make_judge(w, rubric.structured) for w in _judges_of(rubric, ask)]
+    judges = [make_judge(w, rubric.structured) for w in _needed_judges(rubric, ask)]
     try:
         yield judges
     finally:
@@ -243,13 +252,13 @@ class RubricVerifier:
 # %% ../../nbs/rubric/03_evaluate.ipynb #457fd019
 @patch(as_prop=True)
 def needs_judge(self:RubricVerifier)->bool:
-    "Whether a judge has to be named."
+    "Tell whether a judge has to be named."
     return self.rubric.needs_judge
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #292433d2
 @patch(as_prop=True)
 def config(self:RubricVerifier)->dict:
-    "What determines the scores, as plain data: thresholds and descriptions do not."
+    "Return what determines the scores, as plain data."
     ignored = 'description', 'pass_threshold', 'structured'
     rubric = {k:v for k, v in self.rubric.to_dict().items() if k not in ignored}
     return dict(type='rubric', version=PROMPT_VERSION, rubric=rubric, judges=self.judges)
@@ -309,13 +318,18 @@ _RUBRIC_KEYS = 'rubric', 'mode', 'combine', 'structured', 'judges'
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #cf37a218
 def _check_section(options):
-    "Raise unless a recipe's `verifier:` section has only known keys, and names a rubric."
+    "Raise unless a recipe's `verifier:` section has only known keys."
     known = [*_RUBRIC_KEYS, *[f.name for f in fields(HttpSampler)]]
     for k in options:
         if k not in known:
             raise RsrError(no_such('key', f'verifier.{k}', [f'verifier.{o}' for o in known]))
+
+# %% ../../nbs/rubric/03_evaluate.ipynb #9c1779ca
+def _recipe_rubric(options):
+    "Return the rubric that a recipe names; raise if there is none."
     if not options.get('rubric'):
         raise RsrError(f'verifier.rubric is missing: one of {", ".join(rubric_names())}, or a path to a .yaml file')
+    return load_rubric(options['rubric'])
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #d3e13e10
 def _recipe_judges(rubric, options):
@@ -332,7 +346,7 @@ def rubric_scorer(
 )->tuple:          # (RubricVerifier, [sampler options of a judge, …])
     "Return the rubric that a recipe names, and its judges."
     _check_section(options)
-    rubric = load_rubric(options['rubric'])
+    rubric = _recipe_rubric(options)
     judges = _recipe_judges(rubric, options)
     how = {k:options.get(k) for k in ('mode', 'combine', 'structured')}
     return RubricVerifier(rubric, [judge_sampler(j) for j in judges], **how), judges

@@ -205,7 +205,7 @@ def options(self:Labels, c, row):
 # %% ../../nbs/rubric/05_labels.ipynb #760c2caf
 @patch(as_prop=True)
 def current(self:Labels)->dict:
-    "The row that is shown."
+    "Return the row that is shown."
     return self.rows[self.order[self.at]]
 
 # %% ../../nbs/rubric/05_labels.ipynb #31fc46dc

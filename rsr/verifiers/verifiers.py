@@ -36,9 +36,10 @@ def verifier(
         return f
     return deco
 
-# %% ../../nbs/verifiers/04_verifiers.ipynb #f32e1ac0
-NO_REFERENCE = 'no ground truth'   # the reason in stored scores
+# %% ../../nbs/verifiers/04_verifiers.ipynb #5e17185d
+NO_REFERENCE = 'no ground truth'
 
+# %% ../../nbs/verifiers/04_verifiers.ipynb #f32e1ac0
 def _reference(metadata):
     "Return the reference answer, or None if there is none or it is empty."
     for key in ('answer', 'gold_target'):
