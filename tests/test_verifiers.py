@@ -1,4 +1,4 @@
-"Reading answers, comparing them, and staying alive: tables of real-looking outputs, and what must not hang or kill a run."
+"Extracting answers and comparing them: tables of realistic responses, and texts that must not hang or kill a run."
 import asyncio
 import gc
 import json
@@ -17,7 +17,8 @@ import pytest
 import rsr.verifiers as rv
 from rsr.data.text import boxes, split_thinking
 from rsr.data.types import RsrError, Score
-from rsr.verifiers.maths import extract_math, worker_pool
+from rsr.verifiers.algebra import worker_pool
+from rsr.verifiers.maths import extract_math
 from rsr.verifiers.multiple_choice import extract_choice
 from rsr.verifiers.verifiers import (
     VERIFIERS,
@@ -36,7 +37,8 @@ ROOT = str(Path(rv.__file__).parent.parent)
 def python(*args, cwd=None, stdin=None, timeout=60):
     "A fresh interpreter that finds rsr; its standard output."
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [ROOT, os.environ.get('PYTHONPATH')]))}
-    r = subprocess.run([sys.executable, *args], cwd=cwd, input=stdin, env=env, capture_output=True, text=True, timeout=timeout)
+    r = subprocess.run([sys.executable, *args], cwd=cwd, input=stdin, env=env, capture_output=True, text=True,
+                       timeout=timeout)
     assert r.returncode == 0, r.stderr
     return r.stdout
 
@@ -44,16 +46,24 @@ def python(*args, cwd=None, stdin=None, timeout=60):
 
 @pytest.mark.parametrize('text,thinking,answer', [
     ('B', '', 'B'), ('', '', ''), (None, '', ''),
-    ('<think>a</think>B', 'a', 'B'), ('<think>\na\n</think>\n\nB\n', 'a', 'B'), ('a</think>B', 'a', 'B'), ('<THINK>a</THINK> B', 'a', 'B'),
-    ('<think>a', 'a', ''), ('B<think>a', 'Ba', ''), ('<think>a</think>B<think>c', 'aBc', ''), ('<think></think>B', '', 'B'),
-    ('<think>a</think>B<think>c</think>D', 'aBc', 'D'), ('<think>a<think>b</think>C', 'ab', 'C'), ('<think>a</think>', 'a', ''),
-    ('<thinking>a</thinking>B', 'a', 'B'), ('<reasoning>a</reasoning><answer>B</answer>', 'a', '<answer>B</answer>'), ('[THINK]a[/THINK]B', 'a', 'B'),
-    ('◁think▷a◁/think▷B', 'a', 'B'), ('<seed:think>a</seed:think>B', 'a', 'B'), ('<|begin_of_thought|>a<|end_of_thought|>B', 'a', 'B'),
+    ('<think>a</think>B', 'a', 'B'), ('<think>\na\n</think>\n\nB\n', 'a', 'B'), ('a</think>B', 'a', 'B'),
+    ('<THINK>a</THINK> B', 'a', 'B'),
+    ('<think>a', 'a', ''), ('B<think>a', 'Ba', ''), ('<think>a</think>B<think>c', 'aBc', ''),
+    ('<think></think>B', '', 'B'),
+    ('<think>a</think>B<think>c</think>D', 'aBc', 'D'), ('<think>a<think>b</think>C', 'ab', 'C'),
+    ('<think>a</think>', 'a', ''),
+    ('<thinking>a</thinking>B', 'a', 'B'), ('<reasoning>a</reasoning><answer>B</answer>', 'a', '<answer>B</answer>'),
+    ('[THINK]a[/THINK]B', 'a', 'B'),
+    ('◁think▷a◁/think▷B', 'a', 'B'), ('<seed:think>a</seed:think>B', 'a', 'B'),
+    ('<|begin_of_thought|>a<|end_of_thought|>B', 'a', 'B'),
     ('<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>B<|return|>', 'a', 'B'),
     ('<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>B', 'a', 'B'),
-    ('<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>{"answer": "B"}', 'a', '{"answer": "B"}'),
-    ('<|channel|>analysis<|message|>a', 'a', ''), ('<|channel|>commentary<|message|>a<|call|>', 'a', ''), ('<|channel|>final<|message|>B<|end|>', '', 'B'),
-    ('analysisThe user asks. a assistantfinalB', 'analysisThe user asks. a', 'B'), ('analysis of B', '', 'analysis of B'),
+    ('<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>'
+     '{"answer": "B"}', 'a', '{"answer": "B"}'),
+    ('<|channel|>analysis<|message|>a', 'a', ''), ('<|channel|>commentary<|message|>a<|call|>', 'a', ''),
+    ('<|channel|>final<|message|>B<|end|>', '', 'B'),
+    ('analysisThe user asks. a assistantfinalB', 'analysisThe user asks. a', 'B'),
+    ('analysis of B', '', 'analysis of B'),
     ('B<|im_end|>', '', 'B'), ('1 < 2 and <b>B</b>', '', '1 < 2 and <b>B</b>')])
 def test_split_thinking(text, thinking, answer):
     assert split_thinking(text) == (thinking, answer)
@@ -801,7 +811,7 @@ analysisThe user asks. It is A.assistantfinalThe answer is B. => B
 <|channel|>final<|message|>B => B
 <|start|>assistant<|channel|>final<|message|>B<|end|> => B
 <|channel|>commentary<|message|>A<|end|><|channel|>final<|message|>B => B
-'''
+'''  # noqa: E501
 
 def mcq_rows():
     for line in MCQ.strip('\n').split('\n'):
@@ -817,9 +827,12 @@ def test_mcq_table_is_large():
     assert len(rows) > 600 and sum(w is None for _, w in rows) > 200
 
 @pytest.mark.parametrize('metadata,value', [
-    ({'answer': 'B'}, 1.0), ({'answer': 'b'}, 1.0), ({'answer': '(B)'}, 1.0), ({'answer': 'B.'}, 1.0), ({'answer': ' B '}, 1.0), ({'answer': 'B) Paris'}, 1.0),
-    ({'answer': r'\boxed{B}'}, 1.0), ({'gold_target': 'B'}, 1.0), ({'answer': None, 'gold_target': 'B'}, 1.0), ({'answer': 'A', 'gold_target': 'B'}, 0.0),
-    ({'answer': 'A'}, 0.0), ({'answer': 'I'}, 0.0), ({'answer': 'i'}, 0.0), ({}, None), (None, None), ({'answer': ''}, None), ({'answer': None}, None),
+    ({'answer': 'B'}, 1.0), ({'answer': 'b'}, 1.0), ({'answer': '(B)'}, 1.0), ({'answer': 'B.'}, 1.0),
+    ({'answer': ' B '}, 1.0), ({'answer': 'B) Paris'}, 1.0),
+    ({'answer': r'\boxed{B}'}, 1.0), ({'gold_target': 'B'}, 1.0), ({'answer': None, 'gold_target': 'B'}, 1.0),
+    ({'answer': 'A', 'gold_target': 'B'}, 0.0),
+    ({'answer': 'A'}, 0.0), ({'answer': 'I'}, 0.0), ({'answer': 'i'}, 0.0), ({}, None), (None, None),
+    ({'answer': ''}, None), ({'answer': None}, None),
     ({'answer': 2}, None), ({'answer': True}, None), ({'answer': 'Paris'}, None), ({'answer': ['A', 'B']}, None)])
 def test_mcq_truth(metadata, value):
     s = mcq_rlvr('The answer is (B).', metadata)
@@ -831,9 +844,12 @@ def test_mcq_reasons():
     assert mcq_rlvr('B', {'answer': 'B'}) == Score(1.0, '', 'B')
     assert "'Paris'" in mcq_rlvr('B', {'answer': 'Paris'}).reason
 
-BITS = [r'\boxed{', 'answer is ', '(', '[', ' ', '\n', '9^{', 'A, ', '**', '<think>', '"answer":', 'so ', '$', 'A', 'AB ', 'A) ', '\\', '_', 'answer to a ', 'option ', 'choose ',
-        'not A ', 'A is wrong. ', 'A is ', 'A and ', 'Answer: A. ', '<|channel|>', '</think>', '<|end|> ', '⟦', '选', 'é', 'wait no. ', '. ', "'s ", r'\boxed{A} ', '<answer>',
-        'indeed ', '1,', '1/', '1 and ', '####', '1=', '$1$ ', r'\frac{1}{', 'answer: 1 - ', 'answer: 1 x y ', '1 + 1 is ', '#### (1 a b + 1 c d) * ', 'sum of 1 and ']
+BITS = [r'\boxed{', 'answer is ', '(', '[', ' ', '\n', '9^{', 'A, ', '**', '<think>', '"answer":', 'so ', '$', 'A',
+        'AB ', 'A) ', '\\', '_', 'answer to a ', 'option ', 'choose ',
+        'not A ', 'A is wrong. ', 'A is ', 'A and ', 'Answer: A. ', '<|channel|>', '</think>', '<|end|> ', '⟦', '选',
+        'é', 'wait no. ', '. ', "'s ", r'\boxed{A} ', '<answer>',
+        'indeed ', '1,', '1/', '1 and ', '####', '1=', '$1$ ', r'\frac{1}{', 'answer: 1 - ', 'answer: 1 x y ',
+        '1 + 1 is ', '#### (1 a b + 1 c d) * ', 'sum of 1 and ']
 
 @pytest.mark.parametrize('bit', BITS)
 def test_long_texts_are_read_quickly(bit):
@@ -846,106 +862,189 @@ def test_long_texts_are_read_quickly(bit):
 # ---- mathematics
 
 EXTRACT = [   # text, expression
-    ('\\boxed{42}', '42'), ('First \\boxed{1}, then \\boxed{2}', '2'), ('\\boxed{\\frac{1}{2}}', '\\frac{1}{2}'), ('so $\\boxed{x=5}$.', 'x=5'), ('\\boxed{}', None),
-    ('\\boxed{7} and \\boxed{}', '7'), ('', None), ('I do not know', None), ('The answer is 42.', '42'), ('Answer: 42', '42'), ('#### 42', '42'),
-    ('bla\n#### 1,234', '1,234'), ('**Final answer:** 42', '42'), ('**Answer:** $42$', '42'), ('答案是 42', '42'), ('答案：42。', '42'),
-    ('The answer is $\\frac{1}{2}$.', '\\frac{1}{2}'), ('The answer is \\(3\\).', '3'), ('She has 3 apples and buys 4, so 7 apples.', '7'),
-    ('3 * 6 = 18\nSo she makes $18 every day.', '$18'), ('The answer is 18 dollars because 3*6 is 18.', '18 dollars'), ('Answer: 5\nwait\nAnswer: 6', '6'),
-    ('<think>The answer is 3.</think>The answer is 4.', '4'), ('<think>The answer is 3.', None), ('The final answer is: $\\boxed{12}$. I hope it is correct.', '12'),
-    ('{"answer": 42}', '42'), ('{"answer": "42"}', '42'), ('<answer>42</answer>', '42'), ('The answer is -5.', '-5'), ('x = -3', 'x = -3'), ('10 - 5', '10 - 5'),
-    ('The answer is 3 + 4 = 7.', '3 + 4 = 7'), ('The answer is that she has 5 apples.', '5'), ('Final Answer\n\n42', '42'), ('The answer is 1,234.56', '1,234.56'),
-    ('It costs $3,000.', '$3,000'), ('so 75% of them', '75%'), ('we get 3/4.', '3/4'), ('we get \\frac{3}{4}.', '\\frac{3}{4}'), ('Thus $x^2+1$ is the result', 'x^2+1'),
-    ('Thus, $x = 5$', 'x = 5'), ('\\boxed 5', '5'), ('The answer is 5 or 6.', '5 or 6'), ('The answers are 1, 2 and 3.', '1, 2 and 3'), ('Answer: Evelyn', 'Evelyn'),
+    ('\\boxed{42}', '42'), ('First \\boxed{1}, then \\boxed{2}', '2'), ('\\boxed{\\frac{1}{2}}', '\\frac{1}{2}'),
+    ('so $\\boxed{x=5}$.', 'x=5'), ('\\boxed{}', None),
+    ('\\boxed{7} and \\boxed{}', '7'), ('', None), ('I do not know', None), ('The answer is 42.', '42'),
+    ('Answer: 42', '42'), ('#### 42', '42'),
+    ('bla\n#### 1,234', '1,234'), ('**Final answer:** 42', '42'), ('**Answer:** $42$', '42'), ('答案是 42', '42'),
+    ('答案：42。', '42'),
+    ('The answer is $\\frac{1}{2}$.', '\\frac{1}{2}'), ('The answer is \\(3\\).', '3'),
+    ('She has 3 apples and buys 4, so 7 apples.', '7'),
+    ('3 * 6 = 18\nSo she makes $18 every day.', '$18'), ('The answer is 18 dollars because 3*6 is 18.', '18 dollars'),
+    ('Answer: 5\nwait\nAnswer: 6', '6'),
+    ('<think>The answer is 3.</think>The answer is 4.', '4'), ('<think>The answer is 3.', None),
+    ('The final answer is: $\\boxed{12}$. I hope it is correct.', '12'),
+    ('{"answer": 42}', '42'), ('{"answer": "42"}', '42'), ('<answer>42</answer>', '42'), ('The answer is -5.', '-5'),
+    ('x = -3', 'x = -3'), ('10 - 5', '10 - 5'),
+    ('The answer is 3 + 4 = 7.', '3 + 4 = 7'), ('The answer is that she has 5 apples.', '5'),
+    ('Final Answer\n\n42', '42'), ('The answer is 1,234.56', '1,234.56'),
+    ('It costs $3,000.', '$3,000'), ('so 75% of them', '75%'), ('we get 3/4.', '3/4'),
+    ('we get \\frac{3}{4}.', '\\frac{3}{4}'), ('Thus $x^2+1$ is the result', 'x^2+1'),
+    ('Thus, $x = 5$', 'x = 5'), ('\\boxed 5', '5'), ('The answer is 5 or 6.', '5 or 6'),
+    ('The answers are 1, 2 and 3.', '1, 2 and 3'), ('Answer: Evelyn', 'Evelyn'),
     ('Step 1. add\nStep 2. done, 9', '9'), ('a = 0.5', 'a = 0.5'), ('it is .5', '.5'),
 ]
 WORKED = [   # a calculation and what its writer says it is: text, expression
-    ('A simple answer: 6 - 1 equals 5.', '5'), ('The answer is 11 - 4, which is 2.', '2'), ('The answer is 6 - 1 which equals 5.', '5'), ('Answer: 3 * 4 makes 12', '12'),
-    ('The answer is 5 + 5 gives 10', '10'), ('The answer is 3 times 4, so 12.', '12'), ('answer: 6 minus 1 is 5.', '5'), ('The result of 6 - 1 is 5.', '5'),
+    ('A simple answer: 6 - 1 equals 5.', '5'), ('The answer is 11 - 4, which is 2.', '2'),
+    ('The answer is 6 - 1 which equals 5.', '5'), ('Answer: 3 * 4 makes 12', '12'),
+    ('The answer is 5 + 5 gives 10', '10'), ('The answer is 3 times 4, so 12.', '12'), ('answer: 6 minus 1 is 5.', '5'),
+    ('The result of 6 - 1 is 5.', '5'),
     ('The answer is 6 apples - 1 apple, which is 5 apples.', '5'), ('The answer is $11 - 4$, which is $2$.', '2'),
     ('The answer is \\( 11 - 4 \\), which equals \\( 2 \\).', '2'),
-    ('The answer is $11 - $4, which is $2.', '2'), ('The answer is $3 \\times 4$, which is 12.', '12'), ('The answer is $\\frac{10}{2}$, which is 4.', '4'),
-    ('The answer is 2^3, that is 8.', '8'), ('The answer is 3 - 5, which is -2.', '-2'), ('The answer is 2 * 3 - 1 = 6 - 1, which is 5', '5'),
+    ('The answer is $11 - $4, which is $2.', '2'), ('The answer is $3 \\times 4$, which is 12.', '12'),
+    ('The answer is $\\frac{10}{2}$, which is 4.', '4'),
+    ('The answer is 2^3, that is 8.', '8'), ('The answer is 3 - 5, which is -2.', '-2'),
+    ('The answer is 2 * 3 - 1 = 6 - 1, which is 5', '5'),
     ('The answer: 48 + 24 comes to 72', '72'),
-    ('The answer is 3 * 4 + 2, which is 12 + 2, which equals 14.', '14'), ('The answer is x = 6 - 1, which is 5.', '5'), ('The answer is that 6 - 1 equals 5.', '5'),
-    ('The answer is half of 10, which is 5.', '5'), ('The answer is the sum of 3 and 4, which is 7.', '7'), ('The answer is 20% of 50, which is 10.', '10'),
+    ('The answer is 3 * 4 + 2, which is 12 + 2, which equals 14.', '14'), ('The answer is x = 6 - 1, which is 5.', '5'),
+    ('The answer is that 6 - 1 equals 5.', '5'),
+    ('The answer is half of 10, which is 5.', '5'), ('The answer is the sum of 3 and 4, which is 7.', '7'),
+    ('The answer is 20% of 50, which is 10.', '10'),
     ('6 - 1 => 5', '5'),
-    ('12 - 4 so 8', '8'), ('#### 6 - 1 is 5', '5'), ('Answer: 5 + 1, which is 6, not 7', '6'), ('So 6 - 1 equals 5. Answer: 4', '4'),
+    ('12 - 4 so 8', '8'), ('#### 6 - 1 is 5', '5'), ('Answer: 5 + 1, which is 6, not 7', '6'),
+    ('So 6 - 1 equals 5. Answer: 4', '4'),
     ('The answer is 12 / 4, which is 4.', '4'),
-    ('The answer is 2 thousand + 3 thousand, which is 5 thousand.', '5 thousand'), ('The answer is 10/3, which is 3.33.', '10/3'), ('The answer is 1/2, which is 0.5.', '1/2'),
-    ("The answer is 0.5 * 8, that's 4.", '4'), ('The answer is 9 + 1 (which is 10).', '10'), ('The answer is 5 hours and 30 minutes, which is 5.5 hours.', '5.5'),
+    ('The answer is 2 thousand + 3 thousand, which is 5 thousand.', '5 thousand'),
+    ('The answer is 10/3, which is 3.33.', '10/3'), ('The answer is 1/2, which is 0.5.', '1/2'),
+    ("The answer is 0.5 * 8, that's 4.", '4'), ('The answer is 9 + 1 (which is 10).', '10'),
+    ('The answer is 5 hours and 30 minutes, which is 5.5 hours.', '5.5'),
     ('The answer is 6 - 1 equals five.', '6 - 1'), ('The answer is 5 apples and 3 pears.', '5'),
     # no value of a calculation: what is compared, several values, numbers alone, algebra
-    ('The answer is 11 - 4, which is 2 less than 9.', '11 - 4'), ('The answer is 15, which is 3 * 5.', '15,'), ('The answer is 7, which is one of the 3 primes.', '7,'),
-    ('The answer is 11 - 4 = 7, which is 2 more than 5.', '11 - 4 = 7,'), ('The answer is 2 + 3, which is 5 or 6.', '2 + 3'), ('The answer is 7/2, which is 3 1/2.', '7/2'),
-    ('The answer is 2x + 3, which is 5 at 1.', '2x + 3,'), ('The answer is 5, which is 6 - 1.', '5,'), ('The answer is 10 - 3, which equals \\frac{14}{2}.', '10 - 3'),
+    ('The answer is 11 - 4, which is 2 less than 9.', '11 - 4'), ('The answer is 15, which is 3 * 5.', '15,'),
+    ('The answer is 7, which is one of the 3 primes.', '7,'),
+    ('The answer is 11 - 4 = 7, which is 2 more than 5.', '11 - 4 = 7,'),
+    ('The answer is 2 + 3, which is 5 or 6.', '2 + 3'), ('The answer is 7/2, which is 3 1/2.', '7/2'),
+    ('The answer is 2x + 3, which is 5 at 1.', '2x + 3,'), ('The answer is 5, which is 6 - 1.', '5,'),
+    ('The answer is 10 - 3, which equals \\frac{14}{2}.', '10 - 3'),
 ]
 SCORE = [   # response, truth, value
-    ('\\boxed{42}', '42', 1), ('\\boxed{42}', 42, 1), ('\\boxed{42}', 42.0, 1), ('\\boxed{42}', '#### 42', 1), ('\\boxed{42}', '3*14=<<3*14=42>>42\n#### 42', 1),
-    ('\\boxed{42}', '41', 0), ('\\boxed{42.0}', '42', 1), ('\\boxed{1,234}', '1234', 1), ('\\boxed{1234}', '1,234', 1), ('\\boxed{1{,}234}', '1,234', 1),
-    ('\\boxed{1\\,234}', '1234', 1), ('\\boxed{\\$5}', '5', 1), ('She pays $5.', '$5', 1), ('\\boxed{5}', '\\$5.00', 1), ('\\boxed{5 \\text{ dollars}}', '5', 1),
-    ('\\boxed{12 apples}', '12', 1), ('\\boxed{12}', '12 apples', 1), ('\\boxed{12\\text{ cm}^2}', '12', 1), ('\\boxed{90^\\circ}', '90', 1),
-    ('\\boxed{90}', '90^\\circ', 1), ('\\boxed{20\\ \\mathrm{km/h}}', '20', 1), ('\\boxed{5m}', '5', 1), ('\\boxed{5x}', '5', 0), ('\\boxed{\\frac{1}{2}}', '1/2', 1),
-    ('\\boxed{\\dfrac{1}{2}}', '0.5', 1), ('\\boxed{1/2}', '\\frac{1}{2}', 1), ('\\boxed{\\frac12}', '0.5', 1), ('\\boxed{-\\frac{1}{2}}', '-0.5', 1),
-    ('\\boxed{\\frac{-1}{2}}', '-1/2', 1), ('\\boxed{3\\frac{1}{2}}', '3.5', 1), ('\\boxed{3 1/2}', '7/2', 1), ('\\boxed{2/4}', '1/2', 1), ('\\boxed{50\\%}', '50', 1),
-    ('\\boxed{50\\%}', '0.5', 1), ('\\boxed{50}', '50%', 1), ('\\boxed{0.5}', '50%', 1), ('\\boxed{50\\%}', '50%', 1), ('\\boxed{5\\%}', '50', 0),
-    ('\\boxed{12.5\\%}', '12.5', 1), ('\\boxed{12.5\\%}', '0.125', 1), ('\\boxed{0.333333}', '1/3', 1), ('\\boxed{0.33}', '1/3', 0),
-    ('\\boxed{\\frac{1}{3}}', '0.33333333', 1), ('\\boxed{3.14}', '\\pi', 0), ('\\boxed{\\pi}', '\\pi', 1), ('The answer is π.', '\\pi', 1),
-    ('\\boxed{1000001}', '1000000', 0), ('\\boxed{0.0000002}', '0.0000001', 0), ('\\boxed{1.5\\times10^3}', '1500', 1), ('\\boxed{1.5e3}', '1500', 1),
-    ('\\boxed{10^6}', '1000000', 1), ('\\boxed{2^{10}}', '1024', 1), ('\\boxed{5 million}', '5000000', 1), ('\\boxed{5 million}', '5', 0),
-    ('\\boxed{2\\sqrt{3}}', '\\sqrt{12}', 1), ('\\boxed{\\sqrt{12}}', '2\\sqrt{3}', 1), ('\\boxed{2\\sqrt{3}}', '2*sqrt(3)', 1), ('\\boxed{(x+1)^2}', 'x^2+2x+1', 1),
-    ('\\boxed{x^2+2x}', 'x^2+2x+1', 0), ('\\boxed{x=5}', '5', 1), ('\\boxed{5}', 'x=5', 1), ('\\boxed{y=5}', 'x=5', 0), ('\\boxed{3+4=7}', '7', 1),
-    ('\\boxed{\\frac{\\sqrt{2}}{2}}', '\\frac{1}{\\sqrt{2}}', 1), ('\\boxed{5!}', '120', 1), ('\\boxed{\\binom{5}{2}}', '10', 1), ('\\boxed{2 \\cdot 7}', '14', 1),
-    ('\\boxed{(1,2)}', '(1,2)', 1), ('\\boxed{(1, 2)}', '(1,2)', 1), ('\\boxed{(2,1)}', '(1,2)', 0), ('\\boxed{[1,2]}', '(1,2)', 0), ('\\boxed{[1,2)}', '[1,2)', 1),
-    ('\\boxed{(3,1)}', '(5,2)', 0), ('\\boxed{(3,1)}', '(3,1)', 1), ('\\boxed{\\left(3, \\frac{\\pi}{2}\\right)}', '(3, \\frac{\\pi}{2})', 1),
-    ('\\boxed{(0.5, 2)}', '(1/2, 2)', 1), ('\\boxed{1,2}', '1,2', 1), ('\\boxed{2,1}', '1,2', 1), ('\\boxed{2, 1}', '1, 2', 1), ('\\boxed{\\{1,2\\}}', '\\{2,1\\}', 1),
-    ('\\boxed{1 \\text{ and } 2}', '1,2', 1), ('\\boxed{1 \\text{ or } 2}', '1, 2', 1), ('\\boxed{1,2,3}', '1,2', 0), ('\\boxed{1,2}', '1', 0), ('\\boxed{5, 6}', '5', 0),
-    ('The answer is 5 or 6.', '5', 0), ('\\boxed{5 \\text{ and } 6}', '5', 0), ('\\boxed{5}', '5, 6', 0), ('\\boxed{\\pm 2}', '2,-2', 1), ('\\boxed{2,-2}', '\\pm 2', 1),
-    ('\\boxed{2}', '\\pm 2', 0), ('\\boxed{(-\\infty,1)\\cup(2,\\infty)}', '(-\\infty, 1) \\cup (2, \\infty)', 1), ('\\boxed{x=1, x=2}', '1,2', 1),
-    ('\\boxed{x=2, y=3}', '(2,3)', 1), ('\\boxed{(5)}', '5', 1), ('\\boxed{\\{5\\}}', '5', 1), ('\\boxed{1} and \\boxed{2}', '2', 1),
+    ('\\boxed{42}', '42', 1), ('\\boxed{42}', 42, 1), ('\\boxed{42}', 42.0, 1), ('\\boxed{42}', '#### 42', 1),
+    ('\\boxed{42}', '3*14=<<3*14=42>>42\n#### 42', 1),
+    ('\\boxed{42}', '41', 0), ('\\boxed{42.0}', '42', 1), ('\\boxed{1,234}', '1234', 1), ('\\boxed{1234}', '1,234', 1),
+    ('\\boxed{1{,}234}', '1,234', 1),
+    ('\\boxed{1\\,234}', '1234', 1), ('\\boxed{\\$5}', '5', 1), ('She pays $5.', '$5', 1), ('\\boxed{5}', '\\$5.00', 1),
+    ('\\boxed{5 \\text{ dollars}}', '5', 1),
+    ('\\boxed{12 apples}', '12', 1), ('\\boxed{12}', '12 apples', 1), ('\\boxed{12\\text{ cm}^2}', '12', 1),
+    ('\\boxed{90^\\circ}', '90', 1),
+    ('\\boxed{90}', '90^\\circ', 1), ('\\boxed{20\\ \\mathrm{km/h}}', '20', 1), ('\\boxed{5m}', '5', 1),
+    ('\\boxed{5x}', '5', 0), ('\\boxed{\\frac{1}{2}}', '1/2', 1),
+    ('\\boxed{\\dfrac{1}{2}}', '0.5', 1), ('\\boxed{1/2}', '\\frac{1}{2}', 1), ('\\boxed{\\frac12}', '0.5', 1),
+    ('\\boxed{-\\frac{1}{2}}', '-0.5', 1),
+    ('\\boxed{\\frac{-1}{2}}', '-1/2', 1), ('\\boxed{3\\frac{1}{2}}', '3.5', 1), ('\\boxed{3 1/2}', '7/2', 1),
+    ('\\boxed{2/4}', '1/2', 1), ('\\boxed{50\\%}', '50', 1),
+    ('\\boxed{50\\%}', '0.5', 1), ('\\boxed{50}', '50%', 1), ('\\boxed{0.5}', '50%', 1), ('\\boxed{50\\%}', '50%', 1),
+    ('\\boxed{5\\%}', '50', 0),
+    ('\\boxed{12.5\\%}', '12.5', 1), ('\\boxed{12.5\\%}', '0.125', 1), ('\\boxed{0.333333}', '1/3', 1),
+    ('\\boxed{0.33}', '1/3', 0),
+    ('\\boxed{\\frac{1}{3}}', '0.33333333', 1), ('\\boxed{3.14}', '\\pi', 0), ('\\boxed{\\pi}', '\\pi', 1),
+    ('The answer is π.', '\\pi', 1),
+    ('\\boxed{1000001}', '1000000', 0), ('\\boxed{0.0000002}', '0.0000001', 0), ('\\boxed{1.5\\times10^3}', '1500', 1),
+    ('\\boxed{1.5e3}', '1500', 1),
+    ('\\boxed{10^6}', '1000000', 1), ('\\boxed{2^{10}}', '1024', 1), ('\\boxed{5 million}', '5000000', 1),
+    ('\\boxed{5 million}', '5', 0),
+    ('\\boxed{2\\sqrt{3}}', '\\sqrt{12}', 1), ('\\boxed{\\sqrt{12}}', '2\\sqrt{3}', 1),
+    ('\\boxed{2\\sqrt{3}}', '2*sqrt(3)', 1), ('\\boxed{(x+1)^2}', 'x^2+2x+1', 1),
+    ('\\boxed{x^2+2x}', 'x^2+2x+1', 0), ('\\boxed{x=5}', '5', 1), ('\\boxed{5}', 'x=5', 1), ('\\boxed{y=5}', 'x=5', 0),
+    ('\\boxed{3+4=7}', '7', 1),
+    ('\\boxed{\\frac{\\sqrt{2}}{2}}', '\\frac{1}{\\sqrt{2}}', 1), ('\\boxed{5!}', '120', 1),
+    ('\\boxed{\\binom{5}{2}}', '10', 1), ('\\boxed{2 \\cdot 7}', '14', 1),
+    ('\\boxed{(1,2)}', '(1,2)', 1), ('\\boxed{(1, 2)}', '(1,2)', 1), ('\\boxed{(2,1)}', '(1,2)', 0),
+    ('\\boxed{[1,2]}', '(1,2)', 0), ('\\boxed{[1,2)}', '[1,2)', 1),
+    ('\\boxed{(3,1)}', '(5,2)', 0), ('\\boxed{(3,1)}', '(3,1)', 1),
+    ('\\boxed{\\left(3, \\frac{\\pi}{2}\\right)}', '(3, \\frac{\\pi}{2})', 1),
+    ('\\boxed{(0.5, 2)}', '(1/2, 2)', 1), ('\\boxed{1,2}', '1,2', 1), ('\\boxed{2,1}', '1,2', 1),
+    ('\\boxed{2, 1}', '1, 2', 1), ('\\boxed{\\{1,2\\}}', '\\{2,1\\}', 1),
+    ('\\boxed{1 \\text{ and } 2}', '1,2', 1), ('\\boxed{1 \\text{ or } 2}', '1, 2', 1), ('\\boxed{1,2,3}', '1,2', 0),
+    ('\\boxed{1,2}', '1', 0), ('\\boxed{5, 6}', '5', 0),
+    ('The answer is 5 or 6.', '5', 0), ('\\boxed{5 \\text{ and } 6}', '5', 0), ('\\boxed{5}', '5, 6', 0),
+    ('\\boxed{\\pm 2}', '2,-2', 1), ('\\boxed{2,-2}', '\\pm 2', 1),
+    ('\\boxed{2}', '\\pm 2', 0), ('\\boxed{(-\\infty,1)\\cup(2,\\infty)}', '(-\\infty, 1) \\cup (2, \\infty)', 1),
+    ('\\boxed{x=1, x=2}', '1,2', 1),
+    ('\\boxed{x=2, y=3}', '(2,3)', 1), ('\\boxed{(5)}', '5', 1), ('\\boxed{\\{5\\}}', '5', 1),
+    ('\\boxed{1} and \\boxed{2}', '2', 1),
     ('\\boxed{1} and \\boxed{2}', '1', 0), ('\\boxed{2} and \\boxed{1}', '\\{1,2\\}', 0),
     ('\\boxed{\\begin{pmatrix}1\\\\2\\end{pmatrix}}', '\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}', 1),
-    ('\\boxed{\\begin{pmatrix}1\\\\3\\end{pmatrix}}', '\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}', 0), ('\\boxed{\\text{Evelyn}}', 'Evelyn', 1),
-    ('\\boxed{\\text{evelyn}}', '\\text{Evelyn}', 1), ('\\boxed{\\text{Evelny}}', 'Evelyn', 0), ('\\boxed{\\text{no solution}}', 'no solution', 1),
-    ('\\boxed{5}', 'no solution', 0), ('\\boxed{\\text{no}}', '5', 0), ('I do not know.', '42', 0), ('', '42', 0), ('\\boxed{}', '42', 0),
-    ('<think>The answer is 42', '42', 0), ('<think>41</think> 42', '42', 1), ('42', '42', 1), ('The answer is 42.', '42', 1),
-    ('So she makes 9 * 2 = $18 every day.', '#### 18', 1), ('The answer is: $18$ dollars', '18', 1), ('The total is 18.00', '18', 1), ('The answer is 42', '', None),
-    ('42', None, None), ('42', '####', None), ('42', [42], None), ('42', float('nan'), None), ('42', True, None), ('\\boxed{42}', '\\boxed{42}', 1),
-    ('\\boxed{42}', '$42$', 1), ('\\boxed{42}', '42.', 1), ('\\boxed{$42$}', '42', 1), ('\\boxed{-7}', '−7', 1), ('\\boxed{−7}', '-7', 1), ('\\boxed{7}', '-7', 0),
-    ('\\boxed{0}', '0', 1), ('\\boxed{0}', 0, 1), ('\\boxed{0.30}', 0.30000000000000004, 1), ('\\boxed{1/0}', '1', 0), ('\\boxed{5^{2}}', '25', 1),
-    ('\\boxed{x^{2}}', 'x^2', 1), ('\\boxed{x+1}', '1+x', 1), ('\\boxed{X}', 'x', 1), ('\\boxed{12:30}', '12:30', 1), ('\\boxed{3:4}', '3:4', 1),
-    ('\\boxed{100^\\circ C}', '100', 1), ('\\boxed{€5}', '5', 1), ('\\boxed{5 €}', '5', 1), ('\\boxed{7th}', '7', 1), ('\\boxed{\\approx 3.5}', '3.5', 1),
-    ('\\boxed{S = 12}', '12', 1), ('\\boxed{\\frac{3}{4} \\text{ cup}}', '3/4', 1), ('\\boxed{x > 5}', '5', 0), ('\\boxed{x \\ge 5}', 'x \\geq 5', 1),
-    ('\\boxed{\\log_2 8}', '3', 1), ('\\boxed{e}', 'e', 1), ('\\boxed{i}', 'i', 1), ('\\boxed{2+3i}', '3i+2', 1), ('\\boxed{\\infty}', '\\infty', 1),
-    ('\\boxed{1 - 2x}', '-2x+1', 1), ('Natalia sold 48/2 = 24 clips in May.\nNatalia sold 48+24 = 72 clips altogether.\n#### 72', '#### 72', 1),
-    ('So the total is 48 + 24 = 72.', '72', 1), ('Therefore, she sold **72** clips.', '72', 1), ('The total cost is $72.50.', '72.5', 1),
-    ('She has $1,200 left.', '1200', 1), ('He needs 3 hours and the answer is 72 minutes.', '72', 1), ('The answer is 72 clips in total, 24 in May.', '72', 1),
-    ('The answer is $72', '72', 1), ('The answer is **72**.', '72', 1), ('Final answer: **72 clips**', '72', 1), ('The answer is $\\boxed{72}$ clips.', '72', 1),
-    ('Answer: \\(72\\)', '72', 1), ('Answer: \\[72\\]', '72', 1), ('Answer:\n72', '72', 1), ('### Answer\n\n72 clips', '72', 1), ('### Final Answer: 72', '72', 1),
-    ('The final answer is 72. I hope it is correct.', '72', 1), ('So the final answer is $72$ dollars.', '72', 1), ('so she made 72 dollars in 3 days', '72', 0),
-    ('Answer: 72 (because 48+24=72)', '72', 1), ('Answer: 72 = 48 + 24', '72', 1), ('{"reasoning": "48+24", "answer": 72}', '72', 1),
-    ('{"answer": "72", "unit": "clips"}', '72', 1), ('<answer>72</answer>', '72', 1), ('<answer>\n72\n</answer>', '72', 1), ('答案是72。', '72', 1), ('答案：72个', '72', 1),
-    ('The answer is seventy-two.', '72', 0), ('The answer is not 72.', '72', 0), ("I think it's 72", '72', 1), ('72.', '72', 1), ('$72', '72', 1), ('72 clips', '72', 1),
-    ('= 72', '72', 1), ('72/1', '72', 1), ('144/2', '72', 1), ('The probability is 3/8.', '\\frac{3}{8}', 1), ('The probability is \\frac{3}{8}.', '0.375', 1),
-    ('Thus, the probability is $\\frac{3}{8}$.', '3/8', 1), ('That is 37.5%.', '37.5', 1), ('That is 37.5%.', '0.375', 1), ('That is 37.5 percent.', '37.5%', 1),
-    ('The answer is $x^2 + 1$.', 'x^2+1', 1), ('The answer is x^2 + 1.', 'x^2+1', 1), ('f(x) = x^2 + 1', 'x^2+1', 1), ('The answer is \\sqrt{2}.', '\\sqrt{2}', 1),
-    ('The answer is √2.', '\\sqrt{2}', 1), ('The answer is sqrt(2).', '\\sqrt{2}', 1), ('The answer is 2π.', '2\\pi', 1), ('The answer is 2*pi.', '2\\pi', 1),
-    ('The answer is (1, 2).', '(1,2)', 1), ('The answer is [0, 1).', '[0,1)', 1), ('The answer is {1, 2}.', '\\{1,2\\}', 1), ('The answer is 1 and 2.', '1, 2', 1),
-    ('Answer: x = 3', '3', 1), ('Answer: x = 3 or x = 4', '3,4', 1), ('Answer: x = 3 or x = 4', '3', 0), ('Answer: 3, 4', '3', 0), ('Answer: 3 and 4', '4', 0),
-    ('\\boxed{3} or \\boxed{4}', '3', 0), ('\\boxed{\\text{3 or 4}}', '3', 0), ('\\boxed{3; 4}', '3', 0), ('\\boxed{3\\,000}', '3000', 1), ('\\boxed{3 000}', '3000', 1),
-    ('\\boxed{3.000}', '3', 1), ('\\boxed{3,000.50}', '3000.5', 1), ('\\boxed{+3}', '3', 1), ('\\boxed{3.}', '3', 1), ('\\boxed{03}', '3', 1),
-    ('\\boxed{-\\$3}', '-3', 1), ('\\boxed{\\$-3}', '-3', 1), ('\\boxed{- 3}', '-3', 1), ('\\boxed{(-3)}', '-3', 1), ('\\boxed{3\\text{ m}^2}', '3', 1),
-    ('\\boxed{3 m/s}', '3', 1), ('\\boxed{3\\,\\text{m/s}}', '3', 1), ('\\boxed{3 \\times 10^{-2}}', '0.03', 1), ('\\boxed{3 \\cdot 10^2}', '300', 1),
-    ('\\boxed{3e2}', '300', 1), ('\\boxed{3k}', '3', 0), ('\\boxed{3n}', '3', 0), ('\\boxed{3!}', '3', 0), ('\\boxed{3^2}', '3', 0), ('\\boxed{3-2}', '3', 0),
-    ('\\boxed{3\\pi}', '3', 0), ('\\boxed{3i}', '3', 0), ('\\boxed{\\sqrt{3}}', '3', 0), ('\\boxed{\\frac{3}{2}}', '3', 0), ('\\boxed{x_3}', '3', 0),
-    ('\\boxed{>3}', '3', 0), ('\\boxed{\\le 3}', '3', 0), ('\\boxed{\\text{about } 3}', '3', 1), ('\\boxed{?}', '3', 0), ('\\boxed{\\text{N/A}}', '3', 0),
-    ('\\boxed{None}', '3', 0), ('\\boxed{-}', '3', 0), ('\\boxed{\\frac{3}{}}', '3', 0), ('\\boxed{\\frac{}{}}', '3', 0), ('\\boxed{{{{}', '3', 0),
-    ('\\boxed{\\badcommand{3}}', '3', 0), ('\\boxed{3\\%}', '3/100', 1), ('\\boxed{3 \\text{ percent}}', '3', 1), ('<think>\\boxed{3}</think>', '3', 0),
+    ('\\boxed{\\begin{pmatrix}1\\\\3\\end{pmatrix}}', '\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}', 0),
+    ('\\boxed{\\text{Evelyn}}', 'Evelyn', 1),
+    ('\\boxed{\\text{evelyn}}', '\\text{Evelyn}', 1), ('\\boxed{\\text{Evelny}}', 'Evelyn', 0),
+    ('\\boxed{\\text{no solution}}', 'no solution', 1),
+    ('\\boxed{5}', 'no solution', 0), ('\\boxed{\\text{no}}', '5', 0), ('I do not know.', '42', 0), ('', '42', 0),
+    ('\\boxed{}', '42', 0),
+    ('<think>The answer is 42', '42', 0), ('<think>41</think> 42', '42', 1), ('42', '42', 1),
+    ('The answer is 42.', '42', 1),
+    ('So she makes 9 * 2 = $18 every day.', '#### 18', 1), ('The answer is: $18$ dollars', '18', 1),
+    ('The total is 18.00', '18', 1), ('The answer is 42', '', None),
+    ('42', None, None), ('42', '####', None), ('42', [42], None), ('42', float('nan'), None), ('42', True, None),
+    ('\\boxed{42}', '\\boxed{42}', 1),
+    ('\\boxed{42}', '$42$', 1), ('\\boxed{42}', '42.', 1), ('\\boxed{$42$}', '42', 1), ('\\boxed{-7}', '−7', 1),
+    ('\\boxed{−7}', '-7', 1), ('\\boxed{7}', '-7', 0),
+    ('\\boxed{0}', '0', 1), ('\\boxed{0}', 0, 1), ('\\boxed{0.30}', 0.30000000000000004, 1), ('\\boxed{1/0}', '1', 0),
+    ('\\boxed{5^{2}}', '25', 1),
+    ('\\boxed{x^{2}}', 'x^2', 1), ('\\boxed{x+1}', '1+x', 1), ('\\boxed{X}', 'x', 1), ('\\boxed{12:30}', '12:30', 1),
+    ('\\boxed{3:4}', '3:4', 1),
+    ('\\boxed{100^\\circ C}', '100', 1), ('\\boxed{€5}', '5', 1), ('\\boxed{5 €}', '5', 1), ('\\boxed{7th}', '7', 1),
+    ('\\boxed{\\approx 3.5}', '3.5', 1),
+    ('\\boxed{S = 12}', '12', 1), ('\\boxed{\\frac{3}{4} \\text{ cup}}', '3/4', 1), ('\\boxed{x > 5}', '5', 0),
+    ('\\boxed{x \\ge 5}', 'x \\geq 5', 1),
+    ('\\boxed{\\log_2 8}', '3', 1), ('\\boxed{e}', 'e', 1), ('\\boxed{i}', 'i', 1), ('\\boxed{2+3i}', '3i+2', 1),
+    ('\\boxed{\\infty}', '\\infty', 1),
+    ('\\boxed{1 - 2x}', '-2x+1', 1),
+    ('Natalia sold 48/2 = 24 clips in May.\nNatalia sold 48+24 = 72 clips altogether.\n#### 72', '#### 72', 1),
+    ('So the total is 48 + 24 = 72.', '72', 1), ('Therefore, she sold **72** clips.', '72', 1),
+    ('The total cost is $72.50.', '72.5', 1),
+    ('She has $1,200 left.', '1200', 1), ('He needs 3 hours and the answer is 72 minutes.', '72', 1),
+    ('The answer is 72 clips in total, 24 in May.', '72', 1),
+    ('The answer is $72', '72', 1), ('The answer is **72**.', '72', 1), ('Final answer: **72 clips**', '72', 1),
+    ('The answer is $\\boxed{72}$ clips.', '72', 1),
+    ('Answer: \\(72\\)', '72', 1), ('Answer: \\[72\\]', '72', 1), ('Answer:\n72', '72', 1),
+    ('### Answer\n\n72 clips', '72', 1), ('### Final Answer: 72', '72', 1),
+    ('The final answer is 72. I hope it is correct.', '72', 1), ('So the final answer is $72$ dollars.', '72', 1),
+    ('so she made 72 dollars in 3 days', '72', 0),
+    ('Answer: 72 (because 48+24=72)', '72', 1), ('Answer: 72 = 48 + 24', '72', 1),
+    ('{"reasoning": "48+24", "answer": 72}', '72', 1),
+    ('{"answer": "72", "unit": "clips"}', '72', 1), ('<answer>72</answer>', '72', 1),
+    ('<answer>\n72\n</answer>', '72', 1), ('答案是72。', '72', 1), ('答案：72个', '72', 1),
+    ('The answer is seventy-two.', '72', 0), ('The answer is not 72.', '72', 0), ("I think it's 72", '72', 1),
+    ('72.', '72', 1), ('$72', '72', 1), ('72 clips', '72', 1),
+    ('= 72', '72', 1), ('72/1', '72', 1), ('144/2', '72', 1), ('The probability is 3/8.', '\\frac{3}{8}', 1),
+    ('The probability is \\frac{3}{8}.', '0.375', 1),
+    ('Thus, the probability is $\\frac{3}{8}$.', '3/8', 1), ('That is 37.5%.', '37.5', 1),
+    ('That is 37.5%.', '0.375', 1), ('That is 37.5 percent.', '37.5%', 1),
+    ('The answer is $x^2 + 1$.', 'x^2+1', 1), ('The answer is x^2 + 1.', 'x^2+1', 1), ('f(x) = x^2 + 1', 'x^2+1', 1),
+    ('The answer is \\sqrt{2}.', '\\sqrt{2}', 1),
+    ('The answer is √2.', '\\sqrt{2}', 1), ('The answer is sqrt(2).', '\\sqrt{2}', 1),
+    ('The answer is 2π.', '2\\pi', 1), ('The answer is 2*pi.', '2\\pi', 1),
+    ('The answer is (1, 2).', '(1,2)', 1), ('The answer is [0, 1).', '[0,1)', 1),
+    ('The answer is {1, 2}.', '\\{1,2\\}', 1), ('The answer is 1 and 2.', '1, 2', 1),
+    ('Answer: x = 3', '3', 1), ('Answer: x = 3 or x = 4', '3,4', 1), ('Answer: x = 3 or x = 4', '3', 0),
+    ('Answer: 3, 4', '3', 0), ('Answer: 3 and 4', '4', 0),
+    ('\\boxed{3} or \\boxed{4}', '3', 0), ('\\boxed{\\text{3 or 4}}', '3', 0), ('\\boxed{3; 4}', '3', 0),
+    ('\\boxed{3\\,000}', '3000', 1), ('\\boxed{3 000}', '3000', 1),
+    ('\\boxed{3.000}', '3', 1), ('\\boxed{3,000.50}', '3000.5', 1), ('\\boxed{+3}', '3', 1), ('\\boxed{3.}', '3', 1),
+    ('\\boxed{03}', '3', 1),
+    ('\\boxed{-\\$3}', '-3', 1), ('\\boxed{\\$-3}', '-3', 1), ('\\boxed{- 3}', '-3', 1), ('\\boxed{(-3)}', '-3', 1),
+    ('\\boxed{3\\text{ m}^2}', '3', 1),
+    ('\\boxed{3 m/s}', '3', 1), ('\\boxed{3\\,\\text{m/s}}', '3', 1), ('\\boxed{3 \\times 10^{-2}}', '0.03', 1),
+    ('\\boxed{3 \\cdot 10^2}', '300', 1),
+    ('\\boxed{3e2}', '300', 1), ('\\boxed{3k}', '3', 0), ('\\boxed{3n}', '3', 0), ('\\boxed{3!}', '3', 0),
+    ('\\boxed{3^2}', '3', 0), ('\\boxed{3-2}', '3', 0),
+    ('\\boxed{3\\pi}', '3', 0), ('\\boxed{3i}', '3', 0), ('\\boxed{\\sqrt{3}}', '3', 0),
+    ('\\boxed{\\frac{3}{2}}', '3', 0), ('\\boxed{x_3}', '3', 0),
+    ('\\boxed{>3}', '3', 0), ('\\boxed{\\le 3}', '3', 0), ('\\boxed{\\text{about } 3}', '3', 1), ('\\boxed{?}', '3', 0),
+    ('\\boxed{\\text{N/A}}', '3', 0),
+    ('\\boxed{None}', '3', 0), ('\\boxed{-}', '3', 0), ('\\boxed{\\frac{3}{}}', '3', 0),
+    ('\\boxed{\\frac{}{}}', '3', 0), ('\\boxed{{{{}', '3', 0),
+    ('\\boxed{\\badcommand{3}}', '3', 0), ('\\boxed{3\\%}', '3/100', 1), ('\\boxed{3 \\text{ percent}}', '3', 1),
+    ('<think>\\boxed{3}</think>', '3', 0),
     ('<think>\\boxed{3}</think> \\boxed{4}', '4', 1), ('\\boxed{3}</think> \\boxed{4}', '4', 1), ('<think>3', '3', 0),
-    ('The answer is 11 - 4, which is 2.', '7', 0), ('The answer is 11 - 4, which is 2.', '2', 1), ('A simple answer: 6 - 1 equals 5.', '5', 1),
+    ('The answer is 11 - 4, which is 2.', '7', 0), ('The answer is 11 - 4, which is 2.', '2', 1),
+    ('A simple answer: 6 - 1 equals 5.', '5', 1),
     ('A simple answer: 6 - 1 equals 5.', '6', 0),
-    ('The answer is 11 - 4, which is 2 less than 9.', '7', 1), ('The answer is 10/3, which is 3.33.', '10/3', 1), ('The answer is 12 / 4, which is 4.', '3', 0),
+    ('The answer is 11 - 4, which is 2 less than 9.', '7', 1), ('The answer is 10/3, which is 3.33.', '10/3', 1),
+    ('The answer is 12 / 4, which is 4.', '3', 0),
     ('The answer is 2 + 3, or 6.', '6', 0),
-    ('The result of 6 - 1 is 5.', '5', 1), ('The answer is $\\frac{10}{2}$, which is 4.', '5', 0), ('The answer is 50% of 80, which is 40.', '40', 1),
+    ('The result of 6 - 1 is 5.', '5', 1), ('The answer is $\\frac{10}{2}$, which is 4.', '5', 0),
+    ('The answer is 50% of 80, which is 40.', '40', 1),
     ('The answer is 6 - 1, so 5 is left.', '5', 1),
 ]
 
@@ -976,7 +1075,8 @@ def test_math_truth_keys():
 
 @pytest.mark.parametrize('n', range(1, 400, 7))
 def test_numbers_agree_with_python(n):
-    for written in (f'{n}', f'{n}.0', f'{n*1000:,}', f'{n}/7', rf'\frac{{{n}}}{{7}}', f'-{n}', f'{n}%', f'${n}', f'{n} apples', f'{n/8}'):
+    for written in (f'{n}', f'{n}.0', f'{n*1000:,}', f'{n}/7', rf'\frac{{{n}}}{{7}}', f'-{n}', f'{n}%', f'${n}',
+                    f'{n} apples', f'{n/8}'):
         plain = written.strip('$').replace(',', '').replace(' apples', '').replace('%', '')
         if 'frac' in plain:
             plain = f'{n}/7'
@@ -986,7 +1086,8 @@ def test_numbers_agree_with_python(n):
 # ---- what must not hang
 
 TOWER, NESTED, SUM = '9^{9^{9^{9}}}', '('*3000 + '7' + ')'*3000, '+'.join(['1']*4000)
-HARD = [TOWER, NESTED, SUM, '['*3000 + ']'*3000, '{'*3000 + '7' + '}'*3000, r'\sqrt{'*200 + '7' + '}'*200, '9^{9^{9}}', '{'*18 + 'x' + '}'*18]
+HARD = [TOWER, NESTED, SUM, '['*3000 + ']'*3000, '{'*3000 + '7' + '}'*3000, r'\sqrt{'*200 + '7' + '}'*200, '9^{9^{9}}',
+        '{'*18 + 'x' + '}'*18]
 
 def test_pathological_texts_cold():
     "Each in a process of its own, so that the start of a worker is part of the time."
@@ -1024,25 +1125,28 @@ def test_timeout_is_unscored_and_the_next_call_works():
 # ---- where it runs
 
 # a cold worker on a busy machine may take longer than `verify` waits: the next call finds it ready
-PAIR = ("next((v for _ in range(9) if (v := verify('math-rlvr', r'\\boxed{2\\sqrt{3}}', {'answer': r'\\sqrt{12}'})) is not None), None), "
+PAIR = ("next((v for _ in range(9) if (v := verify('math-rlvr', r'\\boxed{2\\sqrt{3}}', {'answer': r'\\sqrt{12}'})) "
+        "is not None), None), "
         "verify('mcq-rlvr', 'The answer is (B).', {'answer': 'B'})")
 
 def test_unguarded_script(tmp_path):
     (tmp_path/'script.py').write_text(f'from rsr.verifiers.verifiers import verify\nprint({PAIR})\n')
-    (tmp_path/'json.py').write_text('raise RuntimeError("not this one")')   # not on the script's path, but in the working directory of the child
+    # not on the script's path, but in the working directory of the child
+    (tmp_path/'json.py').write_text('raise RuntimeError("not this one")')
     d = tmp_path/'elsewhere'
     d.mkdir()
     (d/'script.py').write_text((tmp_path/'script.py').read_text())
     assert python(str(d/'script.py'), cwd=tmp_path) == '1.0 1.0\n'
 
 def test_standard_input(tmp_path):
-    assert python('-', stdin=f'from rsr.verifiers.verifiers import verify\nprint({PAIR})\n', cwd=tmp_path) == '1.0 1.0\n'
+    assert python('-', stdin=f'from rsr.verifiers.verifiers import verify\nprint({PAIR})\n',
+                  cwd=tmp_path) == '1.0 1.0\n'
 
 def test_exit_is_clean_and_takes_the_workers_along(tmp_path):
     code = '''
         import threading
         from rsr.verifiers.verifiers import verify
-        from rsr.verifiers.maths import worker_pool
+        from rsr.verifiers.algebra import worker_pool
         t = threading.Thread(target=verify, args=('math-rlvr', r'\\boxed{9^{9^{9}}}', {'answer': '7'}), daemon=True)
         t.start()
         t.join(1.5)
@@ -1054,7 +1158,9 @@ def gone(pids, seconds=6):
     "Have these processes ended, or do they within that time?"
     def alive(p):
         try:
-            return Path(f'/proc/{p}/stat').read_text().rpartition(')')[2].split()[0] not in 'ZX' if os.path.isdir('/proc/self') else os.kill(p, 0) is None
+            if os.path.isdir('/proc/self'):
+                return Path(f'/proc/{p}/stat').read_text().rpartition(')')[2].split()[0] not in 'ZX'
+            return os.kill(p, 0) is None
         except OSError:
             return False
     end = time.monotonic() + seconds
@@ -1069,14 +1175,15 @@ def test_workers_of_a_killed_parent_end(busy):
     code = '''
         import threading, time
         from rsr.verifiers.verifiers import verify, math_rlvr
-        from rsr.verifiers.maths import worker_pool
+        from rsr.verifiers.algebra import worker_pool
         verify('math-rlvr', r'\\boxed{\\sqrt{4}}', {'answer': 'x'})
         BUSY
         time.sleep(0.3)
         print(*[w.proc.pid for w in worker_pool().all], flush=True)
         time.sleep(60)'''
     job = r"threading.Thread(target=math_rlvr, args=(r'\boxed{9^{9^{9}}}', {'answer': '7'}), daemon=True).start()"
-    p = subprocess.Popen([sys.executable, '-c', textwrap.dedent(code).replace('BUSY', job if busy else '')], stdout=subprocess.PIPE, text=True,
+    p = subprocess.Popen([sys.executable, '-c', textwrap.dedent(code).replace('BUSY', job if busy else '')],
+                         stdout=subprocess.PIPE, text=True,
                          env={**os.environ, 'PYTHONPATH': ROOT})
     try:
         pids = [int(s) for s in p.stdout.readline().split()]
@@ -1112,7 +1219,8 @@ def test_fifty_coroutines_while_one_hangs():
         v = load_verifier('math-rlvr', time_limit=8)
         texts = [(rf'\boxed{{(x+{i})^2}}', f'x^2+{2*i}x+{i*i}') for i in range(49)]
         slow = load_verifier('math-rlvr', time_limit=1)
-        return await asyncio.gather(slow.score(r'\boxed{9^{9^{9}}}', {'answer': '7'}), *[v.score(r, {'answer': t}) for r, t in texts])
+        return await asyncio.gather(slow.score(r'\boxed{9^{9^{9}}}', {'answer': '7'}),
+                                    *[v.score(r, {'answer': t}) for r, t in texts])
     first, *rest = asyncio.run(many())
     assert (first.value, first.reason) == (None, 'timeout')
     assert [s.value for s in rest] == [1.0]*49
@@ -1156,7 +1264,8 @@ def test_no_worker_is_left_over():
 def test_a_fork_gets_its_own_workers():
     mine = {w.proc.pid for w in worker_pool().all}
     if not (child := os.fork()):
-        ok = math_rlvr(r'\boxed{2\sqrt{3}}', {'answer': r'\sqrt{12}'}, time_limit=20).value == 1.0 and not mine & {w.proc.pid for w in worker_pool().all}
+        ok = math_rlvr(r'\boxed{2\sqrt{3}}', {'answer': r'\sqrt{12}'},
+                       time_limit=20).value == 1.0 and not mine & {w.proc.pid for w in worker_pool().all}
         worker_pool().close()
         os._exit(0 if ok else 1)
     assert os.waitpid(child, 0)[1] == 0
@@ -1176,7 +1285,8 @@ def test_without_math_verify(tmp_path):
     assert out[0] == '1.0' and out[1].startswith('RsrError') and 'pip install math-verify' in out[1]
 
 def test_import_is_light():
-    out = python('-c', "import sys, rsr.verifiers; print([m for m in ('sympy', 'math_verify', 'pandas', 'latex2sympy2_extended', 'litellm') if m in sys.modules])")
+    heavy = ['sympy', 'math_verify', 'pandas', 'latex2sympy2_extended', 'litellm']
+    out = python('-c', f"import sys, rsr.verifiers; print([m for m in {heavy} if m in sys.modules])")
     assert out == '[]\n'
 
 # ---- the judge
@@ -1194,19 +1304,24 @@ def judge(reply, seen=None):
 
 def judged(response, reply, metadata=None, prompt=QUESTION, seen=None):
     v = load_verifier('mcq-llm-as-judge', model='m')
-    return asyncio.run(v.score(response, {'answer': 'B'} if metadata is None else metadata, prompt=prompt, ask=judge(reply, seen)))
+    return asyncio.run(v.score(response, {'answer': 'B'} if metadata is None else metadata, prompt=prompt,
+                               ask=judge(reply, seen)))
 
 @pytest.mark.parametrize('reply,value', [
-    ('It says Paris.\nANSWER: B', 1.0), ('x\nANSWER: A', 0.0), ('x\nANSWER: NONE', 0.0), ('x\nanswer: b', 1.0), ('x\n**ANSWER: B**', 1.0), ('x\nANSWER: (B).', 1.0),
-    ('ANSWER: B', 1.0), ('<think>ANSWER: A</think>x\nANSWER: B', 1.0), ('x\nANSWER: B\nANSWER: B', 1.0), ('x\nANSWER: A\nANSWER: B', None), ('x', None), ('', None), (None, None),
-    ('ANSWER: yes', None), ('ANSWER: Z', None), ('The answer is B', None), ('x\nANSWER: A or B', None), ('ANSWER:', None), ('ANSWER: BOTH', None)])
+    ('It says Paris.\nANSWER: B', 1.0), ('x\nANSWER: A', 0.0), ('x\nANSWER: NONE', 0.0), ('x\nanswer: b', 1.0),
+    ('x\n**ANSWER: B**', 1.0), ('x\nANSWER: (B).', 1.0),
+    ('ANSWER: B', 1.0), ('<think>ANSWER: A</think>x\nANSWER: B', 1.0), ('x\nANSWER: B\nANSWER: B', 1.0),
+    ('x\nANSWER: A\nANSWER: B', None), ('x', None), ('', None), (None, None),
+    ('ANSWER: yes', None), ('ANSWER: Z', None), ('The answer is B', None), ('x\nANSWER: A or B', None),
+    ('ANSWER:', None), ('ANSWER: BOTH', None)])
 def test_judge_verdicts(reply, value):
     s = judged('It is Paris.', reply)
     assert s.value == value
     assert s.value is not None or s.reason.startswith('judge: ')
 
 def test_judge_is_not_asked_in_vain():
-    for response, metadata, value in [('Paris', {}, None), ('Paris', {'answer': 'Paris'}, None), ('<think>Paris', {'answer': 'B'}, 0.0), ('', {'answer': 'B'}, 0.0)]:
+    for response, metadata, value in [('Paris', {}, None), ('Paris', {'answer': 'Paris'}, None),
+                                      ('<think>Paris', {'answer': 'B'}, 0.0), ('', {'answer': 'B'}, 0.0)]:
         seen = []
         assert judged(response, 'x\nANSWER: B', metadata, seen=seen).value == value and not seen
 
@@ -1302,7 +1417,8 @@ def test_numpy_returns():
     with pytest.raises(RsrError):
         as_score(np.float32('nan'), 'f')
 
-@pytest.mark.parametrize('name,says', [('one', 'one(response)'), ('three', 'more'), ('shirt', "Did you mean 'short'?"), ('NUMBER', 'NUMBER')])
+@pytest.mark.parametrize('name,says', [('one', 'one(response)'), ('three', 'more'), ('shirt', "Did you mean 'short'?"),
+                                       ('NUMBER', 'NUMBER')])
 def test_own_function_that_cannot_be_used(mine, name, says):
     with pytest.raises(RsrError) as e:
         load_verifier(mine(name))
@@ -1310,7 +1426,8 @@ def test_own_function_that_cannot_be_used(mine, name, says):
 
 def test_own_file_that_cannot_be_used(tmp_path):
     (tmp_path/'bad.py').write_text('import nothing_of_this_name')
-    for spec, says in [(f'{tmp_path}/none.py:f', 'none.py'), (f'{tmp_path}/bad.py:f', 'nothing_of_this_name'), (f'{tmp_path}/bad.py', 'path/to/file.py:function')]:
+    for spec, says in [(f'{tmp_path}/none.py:f', 'none.py'), (f'{tmp_path}/bad.py:f', 'nothing_of_this_name'),
+                       (f'{tmp_path}/bad.py', 'path/to/file.py:function')]:
         with pytest.raises(RsrError) as e:
             load_verifier(spec)
         assert says in str(e.value), spec

@@ -22,7 +22,7 @@ from ..formatters.writer import make_formatters
 from ..pairs.strategies import pairs_of
 from .hygiene import class_balance, contamination, duplicates, graded, length_bias, near_leaks, pair_audit
 from .hygiene import read_files, refusals, say, thinking, truncation, volume, worst
-from ..rubric.agreement import fig
+from ..rubric.agreement import with_interval
 from ..run.files import valid_groups, valid_outcomes
 from ..run.results import Run
 
@@ -137,7 +137,7 @@ def rubric_validated(case)->dict:
         verdict = worst([verdict, 'warn'])
     if n<LABELLED/5:
         verdict = 'fail'
-    detail = f"κ {fig(k, v['intervals']['kappa'])}, AC1 {ac1:.2f} on {n} labelled responses ({v['n']} verdicts)"+(f"; low on {', '.join(low)}" if low else '')
+    detail = f"κ {with_interval(k, v['intervals']['kappa'])}, AC1 {ac1:.2f} on {n} labelled responses ({v['n']} verdicts)"+(f"; low on {', '.join(low)}" if low else '')
     better = f"mend the criteria that disagree ({', '.join(low)})" if low else 'sharpen the questions and their examples, then validate again'
     return say(verdict, k, detail, todo if n<LABELLED and not low else better)
 
