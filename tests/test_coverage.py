@@ -19,31 +19,23 @@ from rsr.data.statistics import binom_tail, tv, tv_compare
 from rsr.data.store import Store
 from rsr.data.types import RsrError
 from rsr.style import contrast
-from rsr.taxonomy.classify import (
-    OUTSIDE,
-    label_agreement,
-    label_messages,
-    label_rows,
-    levels_of,
-    offered,
-    place,
-    read_label,
-    read_labelled,
-)
-from rsr.taxonomy.coverage import coverage, coverage_table, fit, plot_coverage, plot_pairs
-from rsr.taxonomy.diversity import (
-    distinct_n,
-    diversity,
-    diversity_table,
-    gram_sets,
-    jaccard,
-    mean_overlap,
-    near_pairs,
-    nearest,
-    plot_diversity,
-    words,
-)
-from rsr.taxonomy.taxonomy import combinations, load_taxonomy
+from rsr.taxonomy.classify import label_agreement, label_messages, label_rows, offered, read_label
+from rsr.taxonomy.labelled_rows import read_labelled
+from rsr.taxonomy.labelled_rows import place
+from rsr.taxonomy.labelled_rows import levels_of
+from rsr.taxonomy.labelled_rows import OUTSIDE
+from rsr.taxonomy.coverage import coverage, coverage_table, plot_coverage, plot_pairs
+from rsr.taxonomy.refit import fit
+from rsr.taxonomy.diversity import diversity, diversity_table, plot_diversity
+from rsr.taxonomy.similarity import near_pairs
+from rsr.taxonomy.similarity import nearest
+from rsr.taxonomy.similarity import mean_overlap
+from rsr.taxonomy.similarity import gram_sets
+from rsr.taxonomy.similarity import jaccard
+from rsr.taxonomy.similarity import distinct_n
+from rsr.taxonomy.similarity import words
+from rsr.taxonomy.taxonomy import load_taxonomy
+from rsr.taxonomy.combinations import combinations
 
 DESK = dict(name='desk', description='Messages to a help desk.',
             dimensions=dict(what=dict(billing=dict(weight=.4, subtopics=dict(refund=.6, invoice=.4)), delivery=.35, account=dict(weight=.25, never_with=dict(stance='furious'))),
@@ -212,7 +204,7 @@ def test_a_dimension_without_labels_has_no_distance(desk):
     assert leaf['n']['production'] == 10 and leaf['unlabelled']['production'] == 40, 'a topic says nothing of its subtopics'
     lines = {line.split()[0]+line.partition('level ')[2][:1]:line for line in coverage_table(d).splitlines() if line.startswith('  ')}
     assert lines['stance'].endswith('– no row of production has a label') and '(20 of 50 production rows have a label)' in lines['what,1']
-    assert d['advice'] == ['30 of 50 production rows have no label and count nowhere; let a judge label them: coverage(…, judge=dict(model=…)), in a shell judge.model=…']
+    assert d['advice'] == ['30 of 50 production rows have no label and are not counted; let a judge label them: coverage(…, judge=dict(model=…)), on the command line judge.model=…']
     assert d['advice'][0] in coverage_table(d)
 
 def test_generated_rows_without_labels(desk, plt):
@@ -226,7 +218,7 @@ def test_generated_rows_without_labels(desk, plt):
 def test_what_is_not_given_is_no_fault(desk):
     d = coverage(desk, combinations(desk, 40, 'quota'))
     assert d['advice'] == [] and d['dimensions']['stance'][0]['why']['generated_production'] == 'production was not given' and 'no row' not in coverage_table(d)
-    with pytest.raises(RsrError, match=r'label_rows\(taxonomy, production, dict\(model=…\)\), in a shell judge.model='):
+    with pytest.raises(RsrError, match=r'label_rows\(taxonomy, production, dict\(model=…\)\), on the command line judge.model='):
         fit(desk, [dict(id='a', text='hi')])
 
 def title(ax):
@@ -360,10 +352,10 @@ def test_an_injected_instruction_adds_no_value(desk):
 
 @pytest.mark.parametrize('reply, why', [
     ('', 'no JSON object'), ('{"what": "delivery"', 'no JSON object'), ('[1, 2]', 'no JSON object'), ('{"what": "delivery", "stance": "calm"}', 'edge_case is missing'),
-    ('{"what": "vip", "stance": "calm", "edge_case": "none"}', "what: 'vip' is none"), ('{"what": "billing", "stance": "calm", "edge_case": "none"}', "what: 'billing' is none"),
-    ('{"what": ["delivery"], "stance": "calm", "edge_case": "none"}', 'is none of its values'),
-    ('{"what": "delivery", "stance": "calm", "edge_case": null}', 'is none of its values'),
-    ('{"what": "delivery", "what": "account", "stance": "calm", "edge_case": "none"}', 'what stands twice'),
+    ('{"what": "vip", "stance": "calm", "edge_case": "none"}', "what: 'vip' is not one"), ('{"what": "billing", "stance": "calm", "edge_case": "none"}', "what: 'billing' is not one"),
+    ('{"what": ["delivery"], "stance": "calm", "edge_case": "none"}', 'is not one of its values'),
+    ('{"what": "delivery", "stance": "calm", "edge_case": null}', 'is not one of its values'),
+    ('{"what": "delivery", "what": "account", "stance": "calm", "edge_case": "none"}', 'what is given twice'),
     ('{"what": "delivery", "stance": "calm", "edge_case": "none", "sure": 1}', "no dimension 'sure'"), ('{'*5000, 'no JSON object')])
 def test_replies_that_are_no_label(desk, reply, why):
     label, said = read_label(desk, reply)
@@ -442,7 +434,7 @@ def test_agreement_of_people_and_judge(desk):
     top, leaf = label_agreement(desk, a, b), label_agreement(desk, a, b, level=2)
     assert top['what']['n'] == 4 and top['what']['accuracy'] == .75 and top['stance']['n'] == 1 and top['edge_case']['n'] == 0
     assert leaf['what']['n'] == 3 and leaf['what']['accuracy'] == pytest.approx(1/3), 'a topic alone says nothing of subtopics'
-    with pytest.raises(RsrError, match='4 rows by people, 1 by the judge'):
+    with pytest.raises(RsrError, match='4 rows with human labels, 1 by the judge'):
         label_agreement(desk, a, b[:1])
 
 

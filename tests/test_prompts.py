@@ -19,9 +19,13 @@ import rsr
 from rsr.data.readers import check_row
 from rsr.data.types import RsrError
 from rsr.sampling.providers import LocalSampler
-from rsr.taxonomy.generate import make_prompts, prompts_options, prompts_summary
-from rsr.taxonomy.taxonomy import combinations, load_taxonomy
-from rsr.taxonomy.user_messages import GUIDANCE, Opening, clean_message, why_not
+from rsr.taxonomy.generate import make_prompts, prompts_options
+from rsr.taxonomy.generation_result import prompts_summary
+from rsr.taxonomy.taxonomy import load_taxonomy
+from rsr.taxonomy.combinations import combinations
+from rsr.taxonomy.user_messages import GUIDANCE, Opening
+from rsr.taxonomy.message_rules import why_not
+from rsr.taxonomy.message_rules import clean_message
 
 SHOP = dict(
     name='shop', description='Messages that customers write to a help desk.',
@@ -237,7 +241,7 @@ def test_ctrl_c_keeps_what_is_there(here, server):
 def test_another_plan_is_refused(here, server):
     server.set(reply=Writer())
     job(server, 10)
-    with pytest.raises(RsrError, match=r'another plan \(n: 10 before, 12 now\)'):
+    with pytest.raises(RsrError, match=r'different plan \(n: 10 before, 12 now\)'):
         job(server, 12)
     with pytest.raises(RsrError, match=r'taxonomy'):
         make_prompts({**SHOP, 'description': 'Other.'}, 10, work_dir='w', sampler=dict(base_url=server.base_url))
@@ -247,7 +251,7 @@ def test_another_plan_is_refused(here, server):
     assert job(server, 10, sampler=other, mix=True).exit_code == 0 and server.stats()['requests'] == 10
     server.set(reply=None)
     rsr.sample([dict(id='q', messages=[dict(role='user', content='2+2?')], metadata=dict(answer='A'))], 'sft', base_url=server.base_url, work_dir='run', progress=False)
-    with pytest.raises(RsrError, match='is a run'):
+    with pytest.raises(RsrError, match='holds a run, not a prompt-generation job'):
         job(server, 10, work_dir='run')
 
 

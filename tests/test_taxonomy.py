@@ -14,27 +14,18 @@ import pytest
 from rsr.data.readers import check_row
 from rsr.data.text import minhash, normalised
 from rsr.data.types import RsrError
-from rsr.taxonomy.designs import (
-    Design,
-    apportion,
-    covering_rows,
-    fill_up,
-    independent_rows,
-    off_plan,
-    possible_pairs,
-    quota_rows,
-)
+from rsr.taxonomy.designs import Design, covering_rows, independent_rows, possible_pairs
+from rsr.taxonomy.quotas import fill_up
+from rsr.taxonomy.quotas import off_plan
+from rsr.taxonomy.quotas import quota_rows
+from rsr.taxonomy.quotas import apportion
 from rsr.taxonomy.dimensions import Dimension, Value
-from rsr.taxonomy.taxonomy import (
-    SAMPLERS,
-    Taxonomy,
-    combinations,
-    load_taxonomy,
-    marginals,
-    taxonomy_names,
-    template_prompts,
-)
-from rsr.taxonomy.templates import Seen
+from rsr.taxonomy.taxonomy import Taxonomy, load_taxonomy, taxonomy_names
+from rsr.taxonomy.combinations import template_prompts
+from rsr.taxonomy.combinations import marginals
+from rsr.taxonomy.combinations import combinations
+from rsr.taxonomy.combinations import SAMPLERS
+from rsr.taxonomy.templates import SeenTexts
 
 SHOP = dict(name='shop', dimensions=dict(
     what=dict(description='topic', values=dict(billing=dict(weight=.4, subtopics=dict(refund=.6, invoice=.4)), delivery=.35,
@@ -170,9 +161,9 @@ def test_classes_and_dicts_are_the_same():
         Dimension('stance', [Value('calm', .7), Value('furious', .3)]), Dimension('who', [Value('private', .8), Value('business', .2)])],
         edge_cases=[Value('empty', .5), Value('two', .5, with_={'what': 'delivery'})], edge_share=.15)
     assert t == load_taxonomy(SHOP)
-    with pytest.raises(RsrError, match="dimension 'a' is there twice"):
+    with pytest.raises(RsrError, match="dimension 'a' is defined twice"):
         Taxonomy(dimensions=[Dimension('a', [Value('x', 1)])]*2)
-    with pytest.raises(RsrError, match="value 'x' is there twice"):
+    with pytest.raises(RsrError, match="value 'x' is defined twice"):
         Taxonomy(dimensions=[Dimension('a', [Value('x', .5)]*2)])
 
 def test_what_is_inside_and_allowed():
@@ -346,7 +337,7 @@ def test_ten_thousand_are_fast():
 
 PROGRAM = '''
 import hashlib, json, sys
-from rsr.taxonomy.taxonomy import combinations, template_prompts
+from rsr.taxonomy.combinations import combinations, template_prompts
 out = [combinations('customer_support', 150, how, 7) for how in ('independent', 'quota', 'pairwise')] + [template_prompts('customer_support', 40, seed=7)]
 print(hashlib.sha256(json.dumps(out).encode()).hexdigest())
 '''
@@ -407,10 +398,10 @@ def test_slots_are_the_same_within_a_prompt_and_other_texts_are_tried():
         assert b == a.upper() and c == '{n}' and (d == 'z' or r['metadata']['taxonomy']['mood'] == 'cross')
 
 def test_seen():
-    s = Seen(.8)
+    s = SeenTexts(.8)
     long = 'I ordered a blue kettle on Monday, was promised delivery by Wednesday, and it is Friday now. Where is order {}?'
     assert s.add('Where is it?', 'a') is None and s.add('Where is it?') == ('exact', 'a') and s.add('WHERE is it') == ('normalised', 'a')
     assert s.add(long.format(1), 'b') is None and s.add(long.format(2)) == ('near', 'b')
     assert s.add('漢字かな', 'c') is None and s.add('!!!') is None and s.add('???') is None
-    exact = Seen(None)
+    exact = SeenTexts(None)
     assert exact.add(long.format(1)) is None and exact.add(long.format(2)) is None

@@ -132,7 +132,8 @@ def stats(args, argv):
          'rsr prompts customer_support n=500 out=prompts.jsonl')
 def prompts(args, argv):
     "Write input prompts from a taxonomy (a file, or a shipped name): from its templates, or with a model; without arguments list the shipped ones."
-    from rsr.taxonomy.generate import make_prompts, prompts_options, prompts_summary
+    from rsr.taxonomy.generate import make_prompts, prompts_options
+    from rsr.taxonomy.generation_result import prompts_summary
     from rsr.taxonomy.taxonomy import load_taxonomy, taxonomy_names
     if not args:
         for n in taxonomy_names():
