@@ -34,6 +34,7 @@ def _pair_counts(combos, a, b, rows, cols, inside):
     count = Counter((inside[a].get(c.get(a)), inside[b].get(c.get(b))) for c in combos)
     return [[count[x, y] for y in cols] for x in rows]
 
+# %% ../../nbs/taxonomy/08_cells.ipynb #85bf4d4b
 def pair_tables(
     t,            # Taxonomy
     inside:dict,  # {dimension: {label: leaf}}
@@ -79,16 +80,23 @@ def _discovery_limit(ps, rate=.05):
     passing = [p for i, p in enumerate(sorted(ps), 1) if p<=rate*i/len(ps)]
     return max(passing, default=-1.)
 
+# %% ../../nbs/taxonomy/08_cells.ipynb #407229cd
+def _is_missing(c, least):
+    "Return whether a cell is empty though at least `least` prompts are expected."
+    return not c['seen'] and c['expected']>=least and c['p']<=.05
+
+def _is_over(c, limit, ratio):
+    "Return whether a cell holds at least `ratio` times the expected number, beyond chance."
+    return c['seen'] and c['p']<=limit and (c['ratio'] is None or c['ratio']>=ratio)
+
+# %% ../../nbs/taxonomy/08_cells.ipynb #9c18471f
 def _judge_cells(cells, least, ratio):
     "Return the missing and the over-represented cells; false discovery rate 5 %."
     limit = _discovery_limit([c['p'] for c in cells])
-    def over(c):
-        return c['seen'] and c['p']<=limit and (c['ratio'] is None or c['ratio']>=ratio)
-    def missing(c):
-        return not c['seen'] and c['expected']>=least and c['p']<=.05
-    return dict(missing=sorted(filter(missing, cells), key=lambda c: -c['expected']),
-                over_fed=sorted(filter(over, cells), key=lambda c: c['expected']-c['seen']),
-                looked_at=len(cells))
+    missing = [c for c in cells if _is_missing(c, least)]
+    over = [c for c in cells if _is_over(c, limit, ratio)]
+    return dict(missing=sorted(missing, key=lambda c: -c['expected']),
+                over_fed=sorted(over, key=lambda c: c['expected']-c['seen']), looked_at=len(cells))
 
 # %% ../../nbs/taxonomy/08_cells.ipynb #e9c1b8b3
 def odd_cells(

@@ -27,6 +27,7 @@ from ..verifiers.verifiers import Verifier
 # %% ../../nbs/taxonomy/07_classify.ipynb #9594907a
 OTHER = 'other'
 
+# %% ../../nbs/taxonomy/07_classify.ipynb #17bccaff
 def offered(
     t,            # Taxonomy
     dimension:str # one of `t.columns`
@@ -56,16 +57,12 @@ For each dimension choose exactly one of its values, as it is written here; "oth
 Answer with one JSON object and nothing else:
 {shape}'''
 
-# %% ../../nbs/taxonomy/07_classify.ipynb #761bfead
+# %% ../../nbs/taxonomy/07_classify.ipynb #222f5c6e
 def _dimension_text(t, k):
     "Return a dimension as the judge reads it."
     about = 'Is it one of these unusual cases?' if k==EDGE else t.dimension(k).description
-    lines = [f'## {k}']
-    if about:
-        lines.append(about)
-    for value, description in offered(t, k).items():
-        lines.append(f'- {value}: {description}' if description else f'- {value}')
-    return '\n'.join(lines)
+    values = [f'- {value}: {about_it}' if about_it else f'- {value}' for value, about_it in offered(t, k).items()]
+    return '\n'.join([f'## {k}', *([about] if about else []), *values])
 
 # %% ../../nbs/taxonomy/07_classify.ipynb #e0378f23
 def label_messages(
@@ -96,30 +93,35 @@ def _read_value(t, k, value):
     value = known[value.strip().casefold()]
     return None if k==EDGE and value==NONE else value, None
 
+# %% ../../nbs/taxonomy/07_classify.ipynb #4f97d0ef
 def _find_label(t, reply):
     "Return (the JSON object of a reply, None) or (None, what is wrong)."
     found = [o for o in find_objects(split_thinking(reply)[1]) if set(t.columns)&set(o)]
     if not found:
         return None, f'there is no JSON object with the keys {", ".join(t.columns)}'
-    if any(o!=found[0] for o in found):
-        return None, f'there are {len(found)} different JSON objects'
-    return found[0], None
+    same = all(o==found[0] for o in found)
+    return (found[0], None) if same else (None, f'there are {len(found)} different JSON objects')
 
-# %% ../../nbs/taxonomy/07_classify.ipynb #28e888fc
+# %% ../../nbs/taxonomy/07_classify.ipynb #c785ae5a
+def _wrong_keys(t, raw):
+    "Return which dimension is missing or unknown, or None."
+    missing = [k for k in t.columns if k not in raw]
+    unknown = [k for k in raw if k not in t.columns]
+    if missing:
+        return f'{missing[0]} is missing'
+    return f'there is no dimension {str(unknown[0])[:60]!r}' if unknown else None
+
+# %% ../../nbs/taxonomy/07_classify.ipynb #edb3a2d4
 def read_label(
     t,            # Taxonomy
     reply:str     # what the judge wrote
 )->tuple:         # ({dimension: value}, None) or (None, what is wrong)
     "Return the label in a reply, if it is complete and allowed."
     raw, problem = _find_label(t, reply)
+    if raw is not None:
+        problem = _wrong_keys(t, raw)
     if problem:
         return None, problem
-    for k in t.columns:
-        if k not in raw:
-            return None, f'{k} is missing'
-    for k in raw:
-        if k not in t.columns:
-            return None, f'there is no dimension {str(k)[:60]!r}'
     label = {}
     for k in t.columns:
         label[k], problem = _read_value(t, k, raw[k])
@@ -134,6 +136,7 @@ def _label_schema(t):
     schema = dict(type='object', properties=props, required=list(props), additionalProperties=False)
     return dict(type='json_schema', json_schema=dict(name='label', strict=True, schema=schema))
 
+# %% ../../nbs/taxonomy/07_classify.ipynb #748260cc
 def label_sampler(
     t,        # Taxonomy
     who       # a mapping of a sampler's options (model, base_url …; model: local is the embedded one), or a sampler
@@ -147,16 +150,16 @@ def label_sampler(
         sampler.extra_params = {'response_format':_label_schema(t), **(sampler.extra_params or {})}
     return sampler
 
-# %% ../../nbs/taxonomy/07_classify.ipynb #748260cc
+# %% ../../nbs/taxonomy/07_classify.ipynb #ef100f50
 def _label_verifier(t):
     "Return a verifier that gives 1.0 to a reply that can be read."
     def read(response, metadata):
         label, problem = read_label(t, response)
         return Score(float(label is not None), problem or '', dumps(label) if label else None)
     read.blocking = False
-    version = fingerprint({k:[*offered(t, k)] for k in t.columns})
-    return Verifier('label', read, version, needs_truth=False)
+    return Verifier('label', read, fingerprint({k:[*offered(t, k)] for k in t.columns}), needs_truth=False)
 
+# %% ../../nbs/taxonomy/07_classify.ipynb #d4bcbee2
 def _labelling_loop(t, store, sampler, budget, tries, progress):
     "Return the loop that asks for labels: a text is done after one readable reply."
     schedule = Sampling(tries, 1, tries, seed=0)
@@ -171,6 +174,7 @@ def _read_rollout(t, r):
         return None, r.error or r.outcome
     return read_label(t, split_thinking(r.text, r.reasoning)[1])
 
+# %% ../../nbs/taxonomy/07_classify.ipynb #cd960054
 def _collect(t, loop, texts):
     "Return ({text: label}, {text: why there is none}) from the ledger; `texts` by id."
     got, why = {}, {}
@@ -198,21 +202,22 @@ def _label_texts(t, texts, sampler, budget, tries, work_dir, progress):
         store.close()
 
 # %% ../../nbs/taxonomy/07_classify.ipynb #c4593808
-def _with_labels(pairs, got, columns):
-    "Return [(row, text), …] with new labels in metadata.taxonomy; rows that carry a label keep it."
-    out = []
-    for row, text in pairs:
-        if text in got and row_label(row, columns) is None:
-            row = {**row, 'metadata':{**(row.get('metadata') or {}), 'taxonomy':got[text]}}
-        out.append((row, text))
-    return out
+def _with_label(row, label):
+    "Return a row with its label in metadata.taxonomy."
+    return {**row, 'metadata':{**(row.get('metadata') or {}), 'taxonomy':label}}
 
-# %% ../../nbs/taxonomy/07_classify.ipynb #1d4ac6b0
+# %% ../../nbs/taxonomy/07_classify.ipynb #a8e45884
+def _with_labels(pairs, got, columns):
+    "Return [(row, text), …] with new labels."
+    def is_new(row, text):
+        return text in got and row_label(row, columns) is None
+    return [(_with_label(row, got[text]) if is_new(row, text) else row, text) for row, text in pairs]
+
+# %% ../../nbs/taxonomy/07_classify.ipynb #ce7061bf
 def _label_counts(t, pairs, n_texts, why, loop):
     "Return the counts of a labelling; `pairs`: [(row, text), …] after it."
     bare = [text for row, text in pairs if row_label(row, t.columns) is None]
-    reasons = Counter(why.get(text, 'no text') for text in bare)
-    n = loop.n if loop else Counter()
+    n, reasons = loop.n if loop else Counter(), Counter(why.get(text, 'no text') for text in bare)
     return dict(rows=len(pairs), texts=n_texts, labelled=len(pairs)-len(bare), unlabelled=len(bare),
                 why=dict(reasons.most_common()), asked=n['rollouts'], tokens=n['tokens'],
                 stopped=loop and loop.stop_reason)
@@ -241,10 +246,8 @@ def label_rows(
     return [row for row, _ in pairs], _label_counts(t, pairs, len(todo), why, loop)
 
 # %% ../../nbs/taxonomy/07_classify.ipynb #8536e48a
-def label_table(
-    n:dict   # the counts of `label_rows`
-)->str:
-    "Return a summary of the labelling as text."
+def label_table(n:dict)->str:
+    "Return the counts of `label_rows` as text."
     why = ''.join(f'\n  {k} × {str(w)[:150]!r}' for w, k in [*n['why'].items()][:5])
     stop = f"; stopped: {n['stopped']}" if n['stopped'] else ''
     how = f"{n['texts']:,} texts, {n['asked']:,} requests, {n['tokens']:,} tokens{stop}"
@@ -258,6 +261,7 @@ def _dimension_agreement(t, k, pairs, level):
     placed = [tuple(place(levels, c[k])[at] for c in pair) for pair in pairs if all(k in c for c in pair)]
     return agreement([[p] for p in placed if None not in p], [*levels[at], OUTSIDE])
 
+# %% ../../nbs/taxonomy/07_classify.ipynb #c9c18262
 def label_agreement(
     t,           # Taxonomy, or anything `load_taxonomy` takes
     by_people,   # rows with human labels: see `read_labelled`

@@ -20,28 +20,37 @@ def _independent(design, n, rng, at):
     "Return rows drawn by the weights."
     return independent_rows(design, n, rng)
 
+# %% ../../nbs/taxonomy/05_combinations.ipynb #928b3284
+def _missed(off, at):
+    "Return a message that names the first values that missed their numbers."
+    missed = '; '.join(f'{k} {path_of(k, v)!r} planned {p:.4g}, reached {got}' for k, v, p, got in off[:8])
+    more = ' …' if len(off)>8 else ''
+    return f'{at}: the conditions keep {len(off)} values from their planned numbers: {missed}{more}'
+
+# %% ../../nbs/taxonomy/05_combinations.ipynb #ae3a954e
 def _quota(design, n, rng, at):
     "Return quota rows; warn about values that could not reach their number."
     rows = quota_rows(design, n, rng)
     off = sorted(off_plan(design, rows), key=lambda o: -abs(o[2]-o[3]))
     if off:
-        missed = '; '.join(f'{k} {path_of(k, v)!r} planned {p:.4g}, reached {got}' for k, v, p, got in off[:8])
-        more = ' …' if len(off)>8 else ''
-        warnings.warn(f'{at}: the conditions keep {len(off)} values from their planned numbers: {missed}{more}',
-                      stacklevel=4)
+        warnings.warn(_missed(off, at), stacklevel=4)
     return rows
 
 # %% ../../nbs/taxonomy/05_combinations.ipynb #199f47bb
+def _too_few_rows(n, needed, at):
+    "Return why n rows are not enough, and what to do."
+    return (f'pairwise: {n} prompts cannot hold every pair of values of {at}; they need {needed}. '
+            "Raise n, leave it out, or use how='quota'")
+
+# %% ../../nbs/taxonomy/05_combinations.ipynb #9afff4aa
 def _pairwise(design, n, rng, at):
     "Return a covering array, filled up to n rows."
     rows = covering_rows(design, rng)
-    if n is None:
-        return rows
-    if n<len(rows):
-        raise RsrError(f'pairwise: {n} prompts cannot hold every pair of values of {at}; they need {len(rows)}. '
-                       "Raise n, leave it out, or use how='quota'")
-    return fill_up(design, rows, n, rng)
+    if n is not None and n<len(rows):
+        raise RsrError(_too_few_rows(n, len(rows), at))
+    return rows if n is None else fill_up(design, rows, n, rng)
 
+# %% ../../nbs/taxonomy/05_combinations.ipynb #f65b84b5
 SAMPLERS = dict(independent=_independent, quota=_quota, pairwise=_pairwise)
 
 # %% ../../nbs/taxonomy/05_combinations.ipynb #bd5fa9e8
@@ -49,11 +58,11 @@ def _check_request(n, how):
     "Raise unless the way of drawing is known and n goes with it."
     if how not in SAMPLERS:
         raise RsrError(f'how: {no_such("way of sampling", how, SAMPLERS)}')
-    if n is None and how=='pairwise':
-        return
-    if isinstance(n, bool) or not isinstance(n, int) or n<1:
+    is_whole = isinstance(n, int) and not isinstance(n, bool) and n>=1
+    if not is_whole and not (n is None and how=='pairwise'):
         raise RsrError(f'n: {n!r} is not a whole number from 1')
 
+# %% ../../nbs/taxonomy/05_combinations.ipynb #0db8a020
 def _as_combination(design, row):
     "Return a row of a design as {dimension: path}; None: not an edge case."
     out = {}
@@ -104,13 +113,8 @@ def fill_template(
     return text
 
 # %% ../../nbs/taxonomy/05_combinations.ipynb #ebecea16
-def prompt_row(
-    t:Taxonomy,
-    i:int,         # its number, from 1
-    messages,      # the text of one user turn, or a list of messages
-    combination:dict
-)->dict:
-    "Return an input row for a run."
+def prompt_row(t:Taxonomy, i:int, messages, combination:dict)->dict:
+    "Return an input row for a run: number `i` from 1; `messages` may be the text of one user turn."
     if isinstance(messages, str):
         messages = [dict(role='user', content=messages)]
     return dict(id=f'{t.name}-{i:05d}', messages=messages, metadata=dict(taxonomy=combination))
@@ -136,6 +140,7 @@ def _new_text(t, combination, rng, seen, tries):
         if not seen.add(text):
             return text
 
+# %% ../../nbs/taxonomy/05_combinations.ipynb #107eff66
 def _template_rows(t, combos, seed, seen, tries):
     "Return (rows, combinations without a new text)."
     rows, missing = [], []

@@ -23,6 +23,7 @@ def _level_counts(plan, placed):
     has_outside = any(OUTSIDE in count for count in seen.values())
     return [*plan, OUTSIDE] if has_outside else [*plan], seen
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #5a6a2c09
 def _level_shares(plan, placed):
     "Return counts and shares of one level; `placed`: {generated, production} lists of paths or None."
     values, seen = _level_counts(plan, placed)
@@ -39,14 +40,14 @@ def _level_shares(plan, placed):
 COMPARED = dict(planned_generated=('planned', 'generated'), planned_production=('planned', 'production'),
                 generated_production=('generated', 'production'))
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #5398c955
 def _why_not(a, b, counts, n):
     "Return why two distributions cannot be compared, or None."
     absent = [name for name in (a, b) if name not in counts]
+    bare = [name for name in (a, b) if n.get(name)==0]
     if absent:
         return f'{absent[0]} was not given'
-    bare = [name for name in (a, b) if n.get(name)==0]
-    if bare:
-        return f"no row of {' or '.join(bare)} has a label"
+    return f"no row of {' or '.join(bare)} has a label" if bare else None
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #55c4da87
 def _compare_level(plan, placed, **kw):
@@ -73,14 +74,14 @@ def _place_labels(levels, sets):
                     placed[k][label] = place(levels[k], label)
     return placed
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #a98ade22
 def _compare_dimensions(levels, placed, sets, **kw):
     "Return {dimension: [shares and distances of each level]}."
-    out = {k:[] for k in levels}
-    for k, plans in levels.items():
-        for i, plan in enumerate(plans):
-            paths = {name:[placed[k][c[k]][i] if k in c else None for c in combos] for name, combos in sets.items()}
-            out[k].append(_compare_level(plan, paths, **kw))
-    return out
+    def paths(k, i, combos):
+        return [placed[k][c[k]][i] if k in c else None for c in combos]
+    def level(k, i, plan):
+        return _compare_level(plan, {name:paths(k, i, combos) for name, combos in sets.items()}, **kw)
+    return {k:[level(k, i, plan) for i, plan in enumerate(plans)] for k, plans in levels.items()}
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #682bcb01
 def _edge_share(combos):
@@ -91,6 +92,7 @@ def _edge_share(combos):
     share = sum(v!=NONE for v in said)/len(said)
     return dict(share=share, interval=list(wilson(share, len(said))), n=len(said))
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #efd9d3d7
 def _edge_shares(t, sets):
     "Return the planned share of edge cases and that of each set; None: the taxonomy has no edge cases."
     if not t.edge_cases:
@@ -103,19 +105,21 @@ HOW = dict(
               'prompts that this package makes carry metadata.taxonomy',
     production='let a judge label them: coverage(…, judge=dict(model=…)), on the command line judge.model=…')
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #585ffdba
 def _advice(unlabelled, n):
     "Return what to do about rows without a label."
     return [f'{bare:,} of {n[name]:,} {name} rows have no label and are not counted; {HOW[name]}'
             for name, bare in unlabelled.items() if bare]
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #76e30d54
 def _judged(t, production, judge, work_dir):
     "Return (production with labels, counts of the labelling)."
     if judge is None or production is None:
         return production, None
-    rows, counts = label_rows(t, production, judge, work_dir)
-    if counts['stopped']=='interrupted':
+    labelled = label_rows(t, production, judge, work_dir)
+    if labelled[1]['stopped']=='interrupted':
         raise KeyboardInterrupt   # a part of production has another distribution
-    return rows, counts
+    return labelled
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #c54bfeef
 def _coverage(t, read, labelling, least, ratio, **kw):
@@ -159,17 +163,14 @@ def _distance(level, key):
     c, why = level[key], level['why'].get(key, '')
     if c is None:
         return f'– {why}' if why and 'not given' not in why else '–'
-    lo, hi = c['interval']
-    star = ' *' if c['beyond_chance'] else ''
+    (lo, hi), star = c['interval'], ' *' if c['beyond_chance'] else ''
     return f"{c['tv']:.3f} [{lo:.2f}, {hi:.2f}], by chance {c['chance']:.3f}{star}"
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #156b6e6b
 def _rests_on(level):
     "Return how many rows a line rests on, or '' if all have a label or none has."
-    parts = []
-    for name, bare in level['unlabelled'].items():
-        n = level['n'][name]
-        if n and bare:
-            parts.append(f'{n:,} of {n+bare:,} {name} rows')
+    counts = [(name, level['n'][name], bare) for name, bare in level['unlabelled'].items()]
+    parts = [f'{n:,} of {n+bare:,} {name} rows' for name, n, bare in counts if n and bare]
     return f"   ({', '.join(parts)} have a label)" if parts else ''
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #f656586f
@@ -180,6 +181,7 @@ def _level_lines(name, levels):
         columns = f"{_distance(level, 'planned_generated'):42} {_distance(level, 'generated_production')}"
         yield f'  {title:24} {columns}'.rstrip()+_rests_on(level)
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #ff845a8f
 def _cell_lines(title, cells, most):
     "Return the first cells of a kind, one a line."
     if not cells:
@@ -192,19 +194,20 @@ def _cell_lines(title, cells, most):
         lines.append(f'    … {len(cells)-most} more')
     return lines
 
-# %% ../../nbs/taxonomy/09_coverage.ipynb #df64ffc1
+# %% ../../nbs/taxonomy/09_coverage.ipynb #e1640382
+def _edge_text(x):
+    "Return the share of edge cases of one set, or why there is none."
+    if not x['n']:
+        return '– no row has a label'
+    lo, hi = x['interval']
+    return f"{x['share']:.1%} [{lo:.1%}, {hi:.1%}]"
+
 def _edge_line(shares):
     "Return the share of edge cases: planned, and in each set."
-    out = [f"edge cases: planned {shares['planned']:.1%}"]
-    for name in ('generated', 'production'):
-        x = shares.get(name)
-        if x and x['n']:
-            lo, hi = x['interval']
-            out.append(f"{name} {x['share']:.1%} [{lo:.1%}, {hi:.1%}]")
-        elif x:
-            out.append(f'{name} – no row has a label')
-    return ', '.join(out)
+    sets = [f'{name} {_edge_text(shares[name])}' for name in ('generated', 'production') if name in shares]
+    return ', '.join([f"edge cases: planned {shares['planned']:.1%}", *sets])
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #5070d5e3
 def _outside_line(name, o):
     "Return a line for a value outside the taxonomy."
     ids = ', '.join(printable(i)[:60] for i in o['ids'][:3])
@@ -225,16 +228,22 @@ def _finding_lines(d, k):
     return out
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #6f5fc45a
-def _header_lines(d):
-    "Return how rows were labelled, how many there are, and the titles of the columns."
+def _rows_line(d):
+    "Return how many rows there are, and how many have no label."
     sets = []
     for name, n in d['n'].items():
         bare = d['unlabelled'][name]
         sets.append(f'{name} {n:,} ({bare:,} unlabelled)' if bare else f'{name} {n:,}')
+    return f"rows: {', '.join(sets)}"
+
+# %% ../../nbs/taxonomy/09_coverage.ipynb #dda25fc3
+def _header_lines(d):
+    "Return how rows were labelled, how many there are, and the titles of the columns."
     columns = f"{'total-variation distance':26} {'planned to generated':42} generated to production"
     labelling = [label_table(d['labelling'])] if d['labelling'] else []
-    return [*labelling, f"rows: {', '.join(sets)}", *d['advice'], columns]
+    return [*labelling, _rows_line(d), *d['advice'], columns]
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #bad696d3
 def coverage_table(
     d:dict,   # of `coverage`
     k:int=8   # how many cells and values of each kind
@@ -253,6 +262,7 @@ def coverage_table(
 _LOOKS = dict(planned=dict(facecolor=COLOURS['grey'], hatch='..'), generated=dict(facecolor=COLOURS['blue']),
               production=dict(facecolor=COLOURS['vermillion'], hatch='///'))
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #190ba97f
 def _panel_title(name, level):
     "Return the name of a dimension, and its distances or why there are none."
     lines, short = [name], dict(planned_generated='plan–generated', generated_production='generated–production')
@@ -289,6 +299,7 @@ def _panels(levels):
         ax.axis('off')
     return axes
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #a72e6f41
 def _legend(axes, own):
     "Draw one legend for all panels: below a figure of ours, or in the first of the Axes that were given."
     key = {name:handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels())}
@@ -315,16 +326,21 @@ def plot_coverage(
     return axes
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #6bdbaf38
+def _flipped(p):
+    "Return a table with rows and columns exchanged."
+    tables = {k:[*zip(*p[k])] for k in p if k not in ('rows', 'cols')}
+    return dict(tables, rows=p['cols'], cols=p['rows'])
+
+# %% ../../nbs/taxonomy/09_coverage.ipynb #efbdfece
 def _pair_table(d, a, b):
     "Return the table of two dimensions, `a` down and `b` across."
     if f'{a} × {b}' in d['pairs']:
         return d['pairs'][f'{a} × {b}']
-    p = d['pairs'].get(f'{b} × {a}')
-    if p is None:
-        raise RsrError(f"no pair of the dimensions '{a}' and '{b}'; there are {', '.join(d['dimensions'])}")
-    flipped = {k:[*zip(*p[k])] for k in p if k not in ('rows', 'cols')}
-    return dict(flipped, rows=p['cols'], cols=p['rows'])
+    if f'{b} × {a}' in d['pairs']:
+        return _flipped(d['pairs'][f'{b} × {a}'])
+    raise RsrError(f"no pair of the dimensions '{a}' and '{b}'; there are {', '.join(d['dimensions'])}")
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #89d29d48
 def _pair_counts(p, against):
     "Return (counts generated, counts expected) of a table."
     import numpy as np
@@ -348,6 +364,7 @@ def _heat(ax, got, want):
             text = '×'
         ax.text(j, i, text, ha='center', va='center', fontsize=8, color=readable_on(im.to_rgba(ratio[i, j])))
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #a2aa8a35
 def _cell_axes(ax, rows, cols):
     "Name the rows and columns of a heat map."
     row_names(ax, rows)

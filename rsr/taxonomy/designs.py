@@ -27,6 +27,7 @@ class Design:
         self.ok = self.ok or [[_all_but(c, i, self.full) for i in range(len(v))] for c, v in enumerate(self.values)]
         self.kept = {c for c, name in enumerate(self.columns) if name in self.keep}
 
+# %% ../../nbs/taxonomy/01_designs.ipynb #42853388
 def _all_but(c, i, full):
     "Return the bits of every column without conditions: value i alone in its own column, all values elsewhere."
     return [1<<i if d==c else bits for d, bits in enumerate(full)]
@@ -108,6 +109,7 @@ def _draw_value(design, c, rng):
     cum = design.cum[c]
     return min(bisect(cum, rng.random()*cum[-1]), len(design.values[c])-1)
 
+# %% ../../nbs/taxonomy/01_designs.ipynb #d017a3b3
 def _draw_row(design, rng):
     "Return a row drawn by the weights; after 200 misses, complete one by search."
     fixed = {c:_draw_value(design, c, rng) for c in design.kept}
@@ -132,6 +134,7 @@ def _pair_bits(design):
     "Return ok without each column's bits for itself: pair[c][i][d]."
     return [[[0 if c==d else mask for d, mask in enumerate(ok)] for ok in column] for c, column in enumerate(design.ok)]
 
+# %% ../../nbs/taxonomy/01_designs.ipynb #f1ff934c
 def _all_pairs(design):
     "Yield (c, i, d, j) for every pair of values of two columns."
     for c, d in _combinations(range(len(design.full)), 2):
@@ -161,6 +164,7 @@ def _hardest_value(left, rng):
                for i, masks in enumerate(column) if any(masks)]
     return max(options)[2:]
 
+# %% ../../nbs/taxonomy/01_designs.ipynb #910e2718
 def _ones(masks):
     "Return how many bits are set in all masks."
     return sum(map(int.bit_count, masks))
@@ -189,6 +193,7 @@ def _newly_covered(left, row):
     "Return how many uncovered pairs a row covers."
     return sum(left[c][i][d]>>row[d]&1 for c, i in enumerate(row) for d in range(c))
 
+# %% ../../nbs/taxonomy/01_designs.ipynb #3e543fb9
 def _array(design, pair, rng, candidates):
     "Return one greedy covering array."
     left, rows = [[[*masks] for masks in column] for column in pair], []

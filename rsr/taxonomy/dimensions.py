@@ -48,6 +48,7 @@ class Dimension:
 # %% ../../nbs/taxonomy/00_dimensions.ipynb #1f86826e
 NONE = 'none'
 
+# %% ../../nbs/taxonomy/00_dimensions.ipynb #950a16d9
 def _as_paths(value):
     "Return the values of a condition as a list of texts."
     values = value if isinstance(value, (list, tuple)) else [value]
@@ -82,8 +83,11 @@ def fits(
 
 # %% ../../nbs/taxonomy/00_dimensions.ipynb #9ce68542
 VALUE_KEYS = dict(weight=Real, description=str, subtopics=dict, only_if=dict, never_with=dict)
+
+# %% ../../nbs/taxonomy/00_dimensions.ipynb #3cb8146b
 _KIND_NAMES = {Real:'a number', str:'a text', dict:'a mapping', list:'a list', tuple:'a list', bool:'true or false'}
 
+# %% ../../nbs/taxonomy/00_dimensions.ipynb #5f6fc254
 def _has_kind(value, kinds):
     "Return whether a value has one of the types; true and false are not numbers."
     if isinstance(value, bool):
@@ -131,14 +135,15 @@ def check_unique(kind, items, at):
         if n>1:
             raise RsrError(f'{at}: {kind} {name!r} is defined twice; give each its own name')
 
+# %% ../../nbs/taxonomy/00_dimensions.ipynb #f798fdf2
 def _values_as_mapping(spec, at):
     "Return values as a mapping of names to weights or mappings."
     if isinstance(spec, (list, tuple)) and all(isinstance(v, Value) for v in spec):
         check_unique('value', spec, at)
         spec = {v.name:value_dict(v) for v in spec}
-    if not isinstance(spec, dict) or not spec:
-        raise RsrError(f'{at}: {spec!r} is not a mapping of values to weights, e.g. {{calm: 0.7, furious: 0.3}}')
-    return spec
+    if isinstance(spec, dict) and spec:
+        return spec
+    raise RsrError(f'{at}: {spec!r} is not a mapping of values to weights, e.g. {{calm: 0.7, furious: 0.3}}')
 
 # %% ../../nbs/taxonomy/00_dimensions.ipynb #1d7ec0a7
 def _sum_to_one(values, at, normalize):
@@ -162,11 +167,11 @@ def make_values(spec, at, normalize, keys=VALUE_KEYS):
     values = [_make_value(check_name(k, at), v, f'{at}, value {str(k)!r}', normalize, keys) for k, v in spec.items()]
     return _sum_to_one(values, at, normalize)
 
+# %% ../../nbs/taxonomy/00_dimensions.ipynb #a9cba975
 def _checked_weight(name, weight, at):
     "Return a weight as a float, or raise."
     if weight is None:
-        raise RsrError(f'{at}: it has no weight; give it a share of its level, '
-                       f'e.g. {name}: {{weight: 0.25}} or {name}: 0.25')
+        raise RsrError(f'{at}: it has no weight; give it a share, e.g. {name}: {{weight: 0.25}} or {name}: 0.25')
     if not 0<=weight<math.inf:
         raise RsrError(f'{at}: weight: {weight!r} is not a number from 0 to 1')
     return float(weight)
@@ -185,11 +190,16 @@ def _make_value(name, d, at, normalize, keys):
     return Value(name, weight, d.get('description') or '', subtopics, *conditions)
 
 # %% ../../nbs/taxonomy/00_dimensions.ipynb #aaf39957
+def _is_long_form(d):
+    "Return whether a dimension is written as {description, values}."
+    return isinstance(d, dict) and ('values' in d or isinstance(d.get('description'), str))
+
+# %% ../../nbs/taxonomy/00_dimensions.ipynb #c0775857
 def make_dimension(name, d, at, normalize):
     "Return a checked Dimension from {description, values}, or from the short form {value: weight, …}."
     if isinstance(d, Dimension):
         d = dict(description=d.description, values=d.values)
-    if not isinstance(d, dict) or not ('values' in d or isinstance(d.get('description'), str)):
+    if not _is_long_form(d):
         return Dimension(name, make_values(d, at, normalize))
     check_keys(d, dict(description=str, values=(dict, list, tuple)), at)
     return Dimension(name, make_values(d.get('values'), at, normalize), d.get('description') or '')
@@ -200,9 +210,9 @@ def _share_and_values(e, at):
     check_keys(e, dict(share=Real, values=(dict, list)), at)
     if e.get('share') is None:
         raise RsrError(f'{at}: it has no share; say which share of the prompts they are, e.g. share: 0.15')
-    if not e.get('values'):
-        raise RsrError(f'{at}: it has no values; name the edge cases with their weights')
-    return e['share'], e['values']
+    if e.get('values'):
+        return e['share'], e['values']
+    raise RsrError(f'{at}: it has no values; name the edge cases with their weights')
 
 # %% ../../nbs/taxonomy/00_dimensions.ipynb #968de266
 def _check_edges(values, share, at):

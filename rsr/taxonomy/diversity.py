@@ -35,30 +35,26 @@ def _groups(texts):
         by_words.setdefault(tuple(ws), []).append(i)
     return list(by_words.values())
 
+# %% ../../nbs/taxonomy/12_diversity.ipynb #fa25bfde
 def _similarities(groups, near, n):
     "Return the similarity of each prompt to its nearest; `near`: of `nearest`, by group."
-    out = []
-    for i, _, similarity in near:
-        size = len(groups[i])
-        out += [similarity] if size==1 else [1.]*size
-    if not out and n>1:   # one group: all have the same words
-        return [1.]*n
-    return out
+    if len(groups)==1:
+        return [1.]*n if n>1 else []
+    sizes = [(len(groups[i]), similarity) for i, _, similarity in near]
+    return [x for size, similarity in sizes for x in ([similarity] if size==1 else [1.]*size)]
 
 # %% ../../nbs/taxonomy/12_diversity.ipynb #884bfa4f
 def _pair(rows, i, j, similarity):
     "Return a pair of prompts as plain data."
     return dict(similarity=similarity, ids=[rows[i][0], rows[j][0]], texts=[rows[i][1], rows[j][1]])
 
+# %% ../../nbs/taxonomy/12_diversity.ipynb #e66fd082
 def _worst_pairs(rows, groups, near, k):
     "Return the `k` most similar pairs: repeats first, then neighbours that differ."
     repeated = [g for g in sorted(groups, key=len, reverse=True) if len(g)>1]
     same = [dict(_pair(rows, g[0], g[1], 1.), times=len(g)) for g in repeated]
-    similarity = {}
-    for i, j, s in near:
-        a, b = groups[i][0], groups[j][0]
-        if s>0:
-            similarity[min(a, b), max(a, b)] = s
+    found = [(sorted((groups[i][0], groups[j][0])), s) for i, j, s in near if s>0]
+    similarity = {tuple(pair):s for pair, s in found}
     ranked = sorted(similarity.items(), key=lambda item: (-item[1], item[0]))
     return [*same, *(_pair(rows, i, j, s) for (i, j), s in ranked[:k])][:k]
 
@@ -78,11 +74,13 @@ def _neighbours(rows, texts, n, k, most, seed):
 # %% ../../nbs/taxonomy/12_diversity.ipynb #d1ed3946
 _PERCENTS = [5, 25, 50, 75, 95]
 
+# %% ../../nbs/taxonomy/12_diversity.ipynb #7002952e
 def _quantiles(xs):
     "Return the 5, 25, 50, 75 and 95 % quantiles."
     import numpy as np
     return [float(q) for q in np.percentile(xs, _PERCENTS)]
 
+# %% ../../nbs/taxonomy/12_diversity.ipynb #92a5dd56
 def _spread(similarities, n, near):
     "Return the distribution of the similarities to the nearest neighbour, or None."
     import numpy as np
@@ -102,6 +100,7 @@ def _style_of(row, style):
     value = (metadata.get('taxonomy') or {}).get(style, metadata.get(style))
     return '(none)' if value is None else str(value)
 
+# %% ../../nbs/taxonomy/12_diversity.ipynb #ec1919d1
 def _limits_for(style, limits):
     "Return the word limits of a style: its own, the default, or none; None without any limits."
     if not limits:
@@ -117,6 +116,7 @@ def _length(xs, limits):
         out.update(limits=[lo, hi], outside=sum(not lo<=x<=hi for x in xs)/len(xs))
     return out
 
+# %% ../../nbs/taxonomy/12_diversity.ipynb #beebdb10
 def lengths(
     rows:list,     # of `read_prompts`
     style=None,    # a dimension of the taxonomy, a key in metadata, a function of the row; None: all together
@@ -156,6 +156,7 @@ def _one_line(text, width=110):
     "Return a text on one line, shortened, without control characters."
     return short(printable(text, ' '), width)
 
+# %% ../../nbs/taxonomy/12_diversity.ipynb #82cd4f11
 def _length_line(name, v):
     "Return the lengths of one style as text."
     q, more = v['quantiles'], ''
@@ -163,6 +164,7 @@ def _length_line(name, v):
         more = f"; {v['outside']:.1%} outside {v['limits'][0]} to {v['limits'][1]}"
     return f"length        {name}: median {q[2]:.0f} words, 5 % to 95 %: {q[0]:.0f} to {q[4]:.0f}, n = {v['n']:,}{more}"
 
+# %% ../../nbs/taxonomy/12_diversity.ipynb #20ec42f8
 def _pair_lines(w):
     "Return a pair on two lines."
     other = f"the same words, {w['times']} times in all" if w.get('times') else _one_line(w['texts'][1])
@@ -180,13 +182,14 @@ def _overlap_line(overlap):
         how = f"{pairs:,} pairs drawn of {of:,}; standard error up to {max(v['se'] for v in overlap.values()):.4f}"
     return f'mean overlap  {means} ({how})'
 
+# %% ../../nbs/taxonomy/12_diversity.ipynb #7276bceb
 def _neighbour_line(near, n):
     "Return how near each prompt is to its nearest."
     who = 'all prompts' if near['n']==n else f"{near['n']:,} prompts drawn"
     return (f"neighbour     {near['mean']:.3f} on average, median {near['quantiles'][2]:.3f}; "
             f"{near['near_share']:.1%} have a neighbour from {near['near']:g} ({near['ngram']}-grams, {who})")
 
-# %% ../../nbs/taxonomy/12_diversity.ipynb #a08c5027
+# %% ../../nbs/taxonomy/12_diversity.ipynb #d68f07bf
 def _summary_lines(d):
     "Yield size, distinct-n, overlap, neighbours and lengths, one a line."
     yield (f"prompts       {d['n']:,} with {d['words']:,} words, {d['vocabulary']:,} distinct; "
@@ -200,6 +203,7 @@ def _summary_lines(d):
     for name, v in d['length'].items():
         yield _length_line(name, v)
 
+# %% ../../nbs/taxonomy/12_diversity.ipynb #bc73177d
 def diversity_table(
     d:dict,    # of `diversity`
     k:int=20   # how many of the worst pairs
@@ -224,7 +228,7 @@ def _neighbour_bars(ax, near):
     head(ax, f"{pct(near['near_share'], 1)} have a neighbour from {near['near']:g}",
          f"similarity to the nearest of {many(near['n'], 'prompt')} (0 to 1)", 'prompts')
 
-# %% ../../nbs/taxonomy/12_diversity.ipynb #34f474e2
+# %% ../../nbs/taxonomy/12_diversity.ipynb #0108b0c6
 def _length_bars(ax, d):
     "Draw box and whiskers by style: 5, 25, 50, 75, 95 %."
     for y, v in enumerate(d['length'].values()):
@@ -237,6 +241,7 @@ def _length_bars(ax, d):
     title = f"Length by {short(d['style'])}" if d['style'] else 'Length'
     head(ax, title, 'words: 5, 25, 50, 75, 95 %')
 
+# %% ../../nbs/taxonomy/12_diversity.ipynb #446955c5
 def _curves(ax, curve):
     "Draw distinct-n as texts are added."
     for (n, points), colour, mark in zip(curve.items(), ('blue', 'vermillion', 'green'), 'osD'):

@@ -39,9 +39,11 @@ OPTIONS = dict(           # of `make_prompts`, beside its parameters
 _RANGES = dict(n=(1, 10**7), max_tries=(1, 1000), recent=(0, 50), shots=(0, 20), stall=(1, 10**7),
                seed=(0, 2**63), sampling_seed=(0, 2**63))
 
+# %% ../../nbs/taxonomy/17_generate.ipynb #e56135cd
 def _is_whole(x):
     return isinstance(x, int) and not isinstance(x, bool)
 
+# %% ../../nbs/taxonomy/17_generate.ipynb #d3dd24c5
 def _check_range(key, value, none=False):
     "Raise unless a value is a whole number in its range, or None if that is allowed."
     lo, hi = _RANGES[key]
@@ -78,6 +80,7 @@ def check_options(
 _SECTIONS = 'sampler', 'assistant', 'budget', 'guidance'
 _RENAMED = {'resume.mix':'mix', 'sampling.seed':'sampling_seed'}   # as they are called in a recipe
 
+# %% ../../nbs/taxonomy/17_generate.ipynb #dc5698f7
 def _read_option(arg, top):
     "Return (section or None, key, value) of one key=value; `top` are the keys without a section."
     key, eq, raw = arg.partition('=')
@@ -101,6 +104,7 @@ def _top_keys():
     hidden = {'taxonomy', 'progress', 'options', *_RENAMED.values(), *_SECTIONS}
     return [k for k in (*inspect.signature(make_prompts).parameters, *OPTIONS) if k not in hidden]
 
+# %% ../../nbs/taxonomy/17_generate.ipynb #7bf7a071
 def prompts_options(
     args:list    # ["n=500", "sampler.model=…", …]
 )->dict:         # keyword arguments of `make_prompts`
@@ -128,7 +132,7 @@ def _check_values(o):
         if o[k] not in (None, True, False):
             raise RsrError(f'{k}: {o[k]!r} is not true or false')
 
-# %% ../../nbs/taxonomy/17_generate.ipynb #fe6899ce
+# %% ../../nbs/taxonomy/17_generate.ipynb #3555d8b3
 def check_all(
     t,        # Taxonomy
     o:dict    # all parameters and options of `make_prompts`
@@ -142,6 +146,7 @@ def check_all(
     Opening(t, _near(o))   # raises if near is wrong
     return check_turns(o['turns'])
 
+# %% ../../nbs/taxonomy/17_generate.ipynb #1069519f
 def _near(o, auto=.6):
     "Return the similarity from which texts are near-duplicates."
     return auto if o['near']=='auto' else o['near']
@@ -153,27 +158,35 @@ def _is_named(sampler):
         return bool({'model', 'base_url', 'type'}&set(sampler))
     return sampler is not None
 
+# %% ../../nbs/taxonomy/17_generate.ipynb #8b903721
 def _make_sampler(given, **defaults):
     "Return a sampler from options, or the sampler that was given."
     if hasattr(given, 'ask'):
         return given
     return make_sampler(**{**defaults, **resolve_secrets(given or {})})
 
+# %% ../../nbs/taxonomy/17_generate.ipynb #20194ba2
 def _without_role(sampler):
     "Return sampler options without what makes the model play a customer."
     if not isinstance(sampler, dict):
         return sampler
     return {k:v for k, v in sampler.items() if k not in ('system_prompt', 'prompt_template')}
 
-# %% ../../nbs/taxonomy/17_generate.ipynb #38c7c8fb
+# %% ../../nbs/taxonomy/17_generate.ipynb #456f1d2d
+def _writer_defaults(given):
+    "Return the default options of the user simulator."
+    is_local = isinstance(given, dict) and given.get('type')=='local'
+    if is_local or not _is_named(given):
+        return dict(temperature=.8, max_tokens=160)
+    return dict(temperature=1., max_tokens=1024)
+
+# %% ../../nbs/taxonomy/17_generate.ipynb #0d19ac93
 def _samplers(o):
     "Return the samplers of the user simulator and of the assistant."
-    given = o['sampler']
-    small = not _is_named(given) or (isinstance(given, dict) and given.get('type')=='local')
-    max_tokens = 160 if small else 1024
-    writer = _make_sampler(given, temperature=0.8 if small else 1.0, max_tokens=max_tokens)
+    given, defaults = o['sampler'], _writer_defaults(o['sampler'])
+    writer = _make_sampler(given, **defaults)
     if o['assistant'] is None:
-        return writer, _make_sampler(_without_role(given), max_tokens=max_tokens)
+        return writer, _make_sampler(_without_role(given), max_tokens=defaults['max_tokens'])
     return writer, _make_sampler(o['assistant'], max_tokens=1024)
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #1da27ea6
@@ -215,11 +228,13 @@ def _plan(taxonomy, templates, writer, assistant, o):
                 templates=templates, sampler=mask(writer.config), assistant=mask(assistant.config) if assistant else None)
     return orjson.loads(orjson.dumps(plan))
 
+# %% ../../nbs/taxonomy/17_generate.ipynb #483b94bb
 def _check_prices(samplers, limits):
     "Raise if a budget in US dollars needs prices that are not known."
     for s in samplers:
         Budget(price=sampler_price(s, limits), usd=limits.get('usd'))
 
+# %% ../../nbs/taxonomy/17_generate.ipynb #ea2e6551
 def _job_options(o, small):
     "Return the options of a job, with the defaults of a small or a large model."
     out = dict(recent=0, shots=2, clip=True) if small else dict(recent=5, shots=3, clip=False)
@@ -227,14 +242,13 @@ def _job_options(o, small):
     out['seed'] = o['seed'] if small and o['sampling_seed'] is None else o['sampling_seed']
     return dict(out, near=_near(o), **{k:o[k] for k in ('max_tries', 'stall', 'guidance', 'progress')})
 
-# %% ../../nbs/taxonomy/17_generate.ipynb #dbb77245
+# %% ../../nbs/taxonomy/17_generate.ipynb #9262f901
 def _make_job(taxonomy, templates, several, o):
     "Return the job on its ledger: everything is checked, nothing is sampled yet."
     writer, assistant = _samplers(o)
     limits, small = o['budget'] or {}, getattr(writer, 'type', '')=='local'
     _check_prices((writer, assistant), limits)
-    plan = _plan(taxonomy, templates, writer, assistant if several else None, o)
-    store = _open_ledger(plan, o)
+    store = _open_ledger(_plan(taxonomy, templates, writer, assistant if several else None, o), o)
     return GenerationJob(taxonomy, store, writer, assistant, SharedBudget(limits), small=small, **_job_options(o, small))
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #ca1aa665
@@ -251,6 +265,7 @@ def _run_stages(job, result, turns, talks, templates):
         return why, message
     return converse(job, result.specs, talks, turns)
 
+# %% ../../nbs/taxonomy/17_generate.ipynb #293f983b
 def _as_rows(specs, talks):
     "Return conversations as input rows; an assistant's last answer is left off, since a prompt ends with a user turn."
     rows = []
@@ -263,16 +278,24 @@ def _as_rows(specs, talks):
     return rows
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #44da16f9
+def _abandon(store):
+    "Close a ledger, and remove it if it is new."
+    if store.fresh:
+        store.discard()
+    else:
+        store.close()
+
+# %% ../../nbs/taxonomy/17_generate.ipynb #aff45de5
 def _prepare(job):
     "Prepare the samplers; a job that cannot start leaves no ledger behind."
     try:
         for s in (job.writer, job.assistant):
             s.prepare()
     except BaseException:
-        leave = job.store.discard if job.store.fresh else job.store.close
-        leave()
+        _abandon(job.store)
         raise
 
+# %% ../../nbs/taxonomy/17_generate.ipynb #e2261f68
 def _finish(job, result, turns, talks, o):
     "Put what was written into the result, and write the file."
     result.rows = _as_rows(result.specs, talks)
@@ -305,6 +328,7 @@ def _start(t, templates, o):
         rows = template_prompts(t, **plan, near=_near(o, auto=.8))
     return GenerationResult(t, specs, rows)
 
+# %% ../../nbs/taxonomy/17_generate.ipynb #91621074
 def _make(t, o, lengths):
     "Return the prompts of checked options."
     templates = o['templates']

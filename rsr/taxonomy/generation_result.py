@@ -48,6 +48,7 @@ def _dimension_line(name, planned, made, width, most=6):
     more = f' and {len(values)-most} more' if len(values)>most else ''
     return f"{name:{width}} {', '.join(part)}{more}"
 
+# %% ../../nbs/taxonomy/16_generation_result.ipynb #57121dcd
 def _ids_line(name, ids, what, width):
     "Return how many ids there are, and the first five."
     return f"{name:{width}} {len(ids)} {what}: {', '.join(ids[:5])}{' …' if len(ids)>5 else ''}"
@@ -63,6 +64,7 @@ def _count_reasons(store, verifiers):
         why[reason.partition(':')[0]] += n
     return accepted, why
 
+# %% ../../nbs/taxonomy/16_generation_result.ipynb #24c533bc
 def count_texts(
     store,       # Store
     verifiers    # rows in `configs` of the verifiers in use
@@ -77,15 +79,20 @@ def count_texts(
                 rejected=sum(why.values()), why=dict(why.most_common()), tokens=tokens or 0)
 
 # %% ../../nbs/taxonomy/16_generation_result.ipynb #4c655411
+def _listed(counts):
+    "Return counts as text."
+    return ', '.join(f'{k} {n}' for k, n in counts.items())
+
+# %% ../../nbs/taxonomy/16_generation_result.ipynb #d8da6a33
 def _model_lines(c, width):
     "Yield how many texts were sampled, and why some were rejected."
-    others = ', '.join(f'{k} {v}' for k, v in c['by_outcome'].items() if k!='kept')
-    others = f' ({others})' if others else ''
-    yield f"{'sampled':{width}} {c['asked']:,} texts, {c['accepted']:,} accepted, {c['tokens']:,} tokens{others}"
+    others = _listed({k:n for k, n in c['by_outcome'].items() if k!='kept'})
+    said = f"{c['asked']:,} texts, {c['accepted']:,} accepted, {c['tokens']:,} tokens"
+    yield f"{'sampled':{width}} {said} ({others})" if others else f"{'sampled':{width}} {said}"
     if c['why']:
-        why = ', '.join(f'{k} {v}' for k, v in c['why'].items())
-        yield f"{'rejected':{width}} {c['rejected']:,}: {why}"
+        yield f"{'rejected':{width}} {c['rejected']:,}: {_listed(c['why'])}"
 
+# %% ../../nbs/taxonomy/16_generation_result.ipynb #0e34c1d2
 def _topics(combinations, dimension):
     "Return the first level of each combination's value, or None."
     return [c[dimension].split('/')[0] if c.get(dimension) else None for c in combinations]
@@ -113,9 +120,11 @@ def prompts_summary(
 # %% ../../nbs/taxonomy/16_generation_result.ipynb #75dc4454
 WRITTEN = 'prompts_files'   # the ledger's key for the hashes of what was written
 
+# %% ../../nbs/taxonomy/16_generation_result.ipynb #b3d4b372
 def _sha256(data):
     return hashlib.sha256(data).hexdigest()
 
+# %% ../../nbs/taxonomy/16_generation_result.ipynb #acd7e36d
 def check_out(
     path,                 # where the file is to go
     mine=(),              # SHA-256 of the files that may be replaced

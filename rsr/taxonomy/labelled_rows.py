@@ -20,6 +20,7 @@ def _user_text(message):
     if isinstance(message, dict) and message.get('role')=='user' and isinstance(message.get('content'), str):
         return message['content']
 
+# %% ../../nbs/taxonomy/06_labelled_rows.ipynb #0f49fa08
 def row_text(
     row:dict   # with messages or text
 )->str:   # None: it has none
@@ -40,6 +41,7 @@ def _parsed(value):
     except ValueError:
         return value
 
+# %% ../../nbs/taxonomy/06_labelled_rows.ipynb #83ac6ae9
 def _is_run(src):
     "Return whether a source is a `Run`, which has a table of prompts and of rollouts."
     return hasattr(src, 'rollouts') and not hasattr(src, 'iloc')
@@ -73,11 +75,13 @@ def row_label(row, columns):
 # %% ../../nbs/taxonomy/06_labelled_rows.ipynb #4e11691d
 OUTSIDE = '(outside)'
 
+# %% ../../nbs/taxonomy/06_labelled_rows.ipynb #a5f3b94b
 def levels_of(t, k):
     "Return the planned shares of a dimension, level by level: topics first, leaves last."
     depth = 1+max(path.count('/') for path in t.planned(k))
     return [t.planned(k, n) for n in range(1, depth+1)]
 
+# %% ../../nbs/taxonomy/06_labelled_rows.ipynb #1e2a3897
 def _leaf_above(parts, n, level):
     "Return the leaf of an upper level that a path of n parts lies under, or None."
     paths = ['/'.join(parts[:i]) for i in range(1, n)]
@@ -108,6 +112,7 @@ def _known_part(label, levels):
     known = {k:v for k, v in label.items() if k in levels and (v is not None or k==EDGE)}
     return {k:NONE if v is None else str(v) for k, v in known.items()}
 
+# %% ../../nbs/taxonomy/06_labelled_rows.ipynb #408890a3
 def _outside_part(label, levels):
     "Yield (dimension, value) of what a label has outside the taxonomy."
     for k, v in label.items():
@@ -140,6 +145,7 @@ def count_outside(
     count = Counter({key:len(those) for key, those in ids.items()})
     return [dict(dimension=k, value=v, count=n, ids=ids[k, v][:5]) for (k, v), n in count.most_common()]
 
+# %% ../../nbs/taxonomy/06_labelled_rows.ipynb #112fe343
 def printable(
     text:str,
     instead:str='?'   # replaces what is not printable

@@ -33,6 +33,7 @@ def _encloses(s, a, b):
         return False
     return a=="'" or a not in s[len(a):-len(b)]
 
+# %% ../../nbs/taxonomy/13_message_rules.ipynb #077a487b
 def _peel(s):
     "Remove one layer."
     s = _CODE.sub(r'\1', s.strip())
@@ -86,7 +87,6 @@ _GAP = r"""(?<!\w)\[(?:your|insert|customer|user|recipient|company|product|order
   |\{\{[^{}\n]{1,40}\}\}
   |<(?:insert|your)\b[^>\n]{0,40}>"""
 _ECHO = r'<{3}\s*/?(?:BEGIN|END)\b|\bWrite one message\b|\bKind: |\blength: \d+ to \d+'
-
 RULES = {'refusal':_REFUSAL, 'speaks as the assistant':_ASSISTANT, 'several messages':_SEVERAL, 'placeholder':_GAP}
 RULES = {reason:re.compile(pattern, re.I|re.X|re.M) for reason, pattern in RULES.items()}
 RULES['echo'] = re.compile(_ECHO)
@@ -104,11 +104,13 @@ def count_words(text)->int:
     "Return the number of words, or of characters in languages without spaces."
     return len(re.findall(r'[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+', text))
 
+# %% ../../nbs/taxonomy/13_message_rules.ipynb #6d613c51
 def _repeats_itself(text):
     "Return whether a text uses the same few words over and over."
     words = normalised(text).split()
     return len(words)>9 and len(set(words))<.45*len(words)
 
+# %% ../../nbs/taxonomy/13_message_rules.ipynb #0beef95e
 def _length_problem(text, limits):
     "Return why a text is too short or too long, or None."
     n, (fewest, most) = count_words(text), limits
@@ -123,6 +125,7 @@ def _grams(text, n):
     words = normalised(text).split()
     return {' '.join(words[i:i+n]) for i in range(len(words)-n+1)}
 
+# %% ../../nbs/taxonomy/13_message_rules.ipynb #d66956d0
 def _is_echo(text, request):
     "Return whether half of a text is copied from the request."
     grams = _grams(text, 6)
@@ -153,6 +156,7 @@ def why_not(
 # %% ../../nbs/taxonomy/13_message_rules.ipynb #dd590e2d
 _SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s|\Z)|[。！？]|(?=\n)""")
 
+# %% ../../nbs/taxonomy/13_message_rules.ipynb #fdc25934
 def clip_to(
     text:str,
     most:int    # words

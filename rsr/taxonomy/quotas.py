@@ -51,6 +51,7 @@ def _broken(design, linked, row, c, i):
     ok = design.ok[c][i]
     return sum(not ok[d]>>row[d]&1 for d in linked[c])
 
+# %% ../../nbs/taxonomy/02_quotas.ipynb #79078247
 def _swap(rows, a, b, cols):
     "Swap the columns `cols` of rows a and b."
     for c in cols:
@@ -66,11 +67,15 @@ def _gain(design, linked, a, b, cols):
     return count(a)+count(b)-count(mixed(a, b))-count(mixed(b, a))
 
 # %% ../../nbs/taxonomy/02_quotas.ipynb #1770f9ce
+def _better_values(design, linked, row, c):
+    "Return the values of column c that would break fewer conditions than the current one."
+    now = _broken(design, linked, row, c, row[c])
+    return {j for j in range(len(design.values[c])) if _broken(design, linked, row, c, j)<now}
+
+# %% ../../nbs/taxonomy/02_quotas.ipynb #1e706dcc
 def _partner(design, linked, rows, row, c, rng):
     "Return a random row to swap column c with, or None."
-    i = row[c]
-    now = _broken(design, linked, row, c, i)
-    good = {j for j in range(len(design.values[c])) if _broken(design, linked, row, c, j)<now}
+    i, good = row[c], _better_values(design, linked, row, c)
     if not good:
         return None
     for s in rng.choices(range(len(rows)), k=20):
@@ -98,6 +103,7 @@ def _column_sets(linked, c, rng):
     for _ in range(2):
         yield {c, *(d for d in linked[c] if rng.random()<.5)}
 
+# %% ../../nbs/taxonomy/02_quotas.ipynb #2e03f555
 def _best_swap(design, linked, a, kinds, rng):
     "Return (gain, columns, kind) of the best swap of kind `a` with another, or None if all make it worse."
     options = []
@@ -107,11 +113,12 @@ def _best_swap(design, linked, a, kinds, rng):
     gain, _, cols, b = max(options, key=lambda o: o[:2], default=(-1, 0, (), a))
     return (gain, cols, b) if gain>=0 else None
 
-# %% ../../nbs/taxonomy/02_quotas.ipynb #2e03f555
+# %% ../../nbs/taxonomy/02_quotas.ipynb #1d901ccd
 def _kind(row, tied):
     "Return a row with its free columns set to 0: equal for rows that no condition tells apart."
     return tuple(i if c in tied else 0 for c, i in enumerate(row))
 
+# %% ../../nbs/taxonomy/02_quotas.ipynb #76c75b72
 def _swap_kinds(rows, kinds, tied, a, found):
     "Swap rows of kind `a` as found: all of them if it gains something, otherwise one. Return the new kinds."
     gain, cols, b = found
@@ -142,14 +149,15 @@ def _repair(design, rows, rng):
     return [r for k in todo for r in kinds[k]]
 
 # %% ../../nbs/taxonomy/02_quotas.ipynb #7b078774
+def _fitting_values(design, row, c):
+    "Return the values of column c with which a row keeps all conditions."
+    return [i for i in range(len(design.values[c])) if design.holds([*row[:c], i, *row[c+1:]])]
+
+# %% ../../nbs/taxonomy/02_quotas.ipynb #cfb2d519
 def _alternatives(design, row):
     "Return {column: values} that would make the row keep all conditions."
-    out = {}
-    for c in range(len(row)):
-        values = [i for i in range(len(design.values[c])) if design.holds([*row[:c], i, *row[c+1:]])]
-        if values and any(design.weights[c][i] for i in values):
-            out[c] = values
-    return out
+    fitting = {c:_fitting_values(design, row, c) for c in range(len(row))}
+    return {c:values for c, values in fitting.items() if any(design.weights[c][i] for i in values)}
 
 # %% ../../nbs/taxonomy/02_quotas.ipynb #6de99217
 def _complete_near(design, row, rng):
@@ -160,6 +168,7 @@ def _complete_near(design, row, rng):
     kept = {c:row[c] for c in design.kept}
     return design.complete(kept, own_value_first) or design.complete({}, own_value_first)
 
+# %% ../../nbs/taxonomy/02_quotas.ipynb #94e742cf
 def _give_way(design, row, rng):
     "Return the row with as little changed as keeps all conditions."
     options = _alternatives(design, row)
@@ -178,6 +187,7 @@ def _shuffled_column(values, numbers, rng):
     rng.shuffle(column)
     return column
 
+# %% ../../nbs/taxonomy/02_quotas.ipynb #0d7d1c4a
 def quota_rows(
     design:Design,
     n:int,         # rows

@@ -47,6 +47,7 @@ def _count_paths(t, combos):
                 seen[k].update({*place(levels, c[k])}-{None, OUTSIDE})
     return seen
 
+# %% ../../nbs/taxonomy/10_refit.ipynb #3d28e64b
 def _outside_warning(t, outside, n_rows):
     "Return a message about values that no weight can cover."
     values = [f"{printable(o['dimension'])[:60]} {o['value'][:60]!r} ({o['count']})" for o in count_outside(outside)[:5]]

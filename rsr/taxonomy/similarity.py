@@ -16,6 +16,7 @@ _CJK = '\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff'   # kana and ideographs: writte
 _WORD = re.compile(f"[{_CJK}]|[^\\W_{_CJK}]+(?:['’][^\\W_{_CJK}]+)*")
 _ASCII_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")   # the same, and faster
 
+# %% ../../nbs/taxonomy/11_similarity.ipynb #1759e43e
 def words(
     text:str   # any text
 )->list:
@@ -24,12 +25,9 @@ def words(
     pattern = _ASCII_WORD if text.isascii() else _WORD
     return pattern.findall(text)
 
-# %% ../../nbs/taxonomy/11_similarity.ipynb #2406c014
-def ngrams(
-    ws:list,   # words
-    n:int      # words in one n-gram, from 1
-)->list:       # tuples; a text shorter than n is one n-gram
-    "Return the n-grams of a list of words."
+# %% ../../nbs/taxonomy/11_similarity.ipynb #c59a3db5
+def ngrams(ws:list, n:int)->list:
+    "Return the n-grams of a list of words as tuples."
     if len(ws)<n:
         return [tuple(ws)] if ws else []
     return list(zip(*(ws[i:] for i in range(n))))
@@ -89,6 +87,7 @@ def _random_pairs(n, most, seed):
         i, j = rng.randrange(n), rng.randrange(n-1)
         yield i, j+(j>=i)
 
+# %% ../../nbs/taxonomy/11_similarity.ipynb #ae65dac4
 def mean_overlap(
     sets:list,         # of `gram_sets`
     most:int=200_000,  # pairs that are compared, at most
@@ -143,6 +142,7 @@ def _rarest(grams, frequency, threshold):
     n_shared = int(-(-threshold*len(grams)//1))
     return sorted(grams, key=lambda g: (frequency[g], g))[:len(grams)-n_shared+1]
 
+# %% ../../nbs/taxonomy/11_similarity.ipynb #1a9d89df
 def near_pairs(
     sets:list,          # of `gram_sets`
     threshold:float=.7  # Jaccard similarity from which a pair is listed, in (0, 1]

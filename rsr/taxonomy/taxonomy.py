@@ -55,11 +55,13 @@ def __repr__(self:Taxonomy):
     edges = f'; {self.edge_share:.0%} edge cases ({len(self.edge_cases)})' if self.edge_cases else ''
     return f'Taxonomy {self.name!r}: {dims}{edges}'
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #37d51bcd
 @patch(as_prop=True)
 def names(self:Taxonomy)->list:
     "Return the names of the dimensions."
     return [d.name for d in self.dimensions]
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #737fb66a
 @patch(as_prop=True)
 def at(self:Taxonomy)->str:
     "Return how messages name the taxonomy."
@@ -72,7 +74,7 @@ def setup(self:Taxonomy):
     check_keys({k:getattr(self, k) for k in TOP_KEYS}, TOP_KEYS, self.at)
     for k in _PLAIN_KEYS:
         setattr(self, k, orjson.loads(dumps(getattr(self, k) or TOP_KEYS[k]())))
-    self.dimensions = [self._make_dimension(k, d) for k, d in self._dimensions_as_mapping().items()]
+    self.dimensions = [self._make_dimension(k, d) for k, d in self._given_dimensions().items()]
     at = f'{self.at}, edge_cases'
     self.edge_cases, self.edge_share = make_edges(self.edge_cases, self.edge_share, at, self.normalize)
     self._nodes = {d.name:{path:(weight, chain) for path, weight, chain in walk(d.values)} for d in self.dimensions}
@@ -84,12 +86,18 @@ def setup(self:Taxonomy):
 
 # %% ../../nbs/taxonomy/04_taxonomy.ipynb #a8eec5a6
 @patch
-def _dimensions_as_mapping(self:Taxonomy):
+def _dimensions_by_name(self:Taxonomy):
+    "Return the dimensions as {name: what was given}."
+    if isinstance(self.dimensions, (list, tuple)) and all(isinstance(d, Dimension) for d in self.dimensions):
+        check_unique('dimension', self.dimensions, self.at)
+        return {d.name:d for d in self.dimensions}
+    return self.dimensions
+
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #3dd72210
+@patch
+def _given_dimensions(self:Taxonomy):
     "Return the dimensions as {name: what was given}; raise if there are none."
-    dims = self.dimensions
-    if isinstance(dims, (list, tuple)) and all(isinstance(d, Dimension) for d in dims):
-        check_unique('dimension', dims, self.at)
-        dims = {d.name:d for d in dims}
+    dims = self._dimensions_by_name()
     if not isinstance(dims, dict) or not dims:
         raise RsrError(f'{self.at}: it has no dimensions; give at least one, '
                        'e.g. dimensions: {stance: {calm: 0.7, furious: 0.3}}')
@@ -97,6 +105,7 @@ def _dimensions_as_mapping(self:Taxonomy):
         raise RsrError(f"{self.at}: dimension '{EDGE}': the name is reserved for edge cases; choose another")
     return dims
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #df30f12a
 @patch
 def _make_dimension(self:Taxonomy, name, d):
     "Return a checked Dimension of the taxonomy."
@@ -113,20 +122,19 @@ def _edge_nodes(edge_cases, share):
 
 # %% ../../nbs/taxonomy/04_taxonomy.ipynb #5fe95eea
 @patch
-def nodes(self:Taxonomy,
-    dimension:str   # one of `names`, or 'edge_case'
-)->dict:            # {path: (weight, [Value along the path])}, topics too, in the order of definition
-    "Return all values of a dimension."
+def nodes(self:Taxonomy, dimension:str)->dict:
+    "Return {path: (weight, [Value along the path])} of a dimension or `edge_case`, topics too."
     if dimension not in self._nodes:
         raise RsrError(f'{self.at}: {no_such("dimension", dimension, self._nodes)}')
     return self._nodes[dimension]
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #262a70ea
 @patch
 def leaves(self:Taxonomy, dimension:str)->dict:
     "Return the nodes of a dimension that have no subtopics."
     return {path:(weight, chain) for path, (weight, chain) in self.nodes(dimension).items() if not chain[-1].subtopics}
 
-# %% ../../nbs/taxonomy/04_taxonomy.ipynb #ada27b1b
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #1af7b022
 @patch
 def dimension(self:Taxonomy, name:str)->Dimension:
     "Return the dimension with this name."
@@ -134,6 +142,7 @@ def dimension(self:Taxonomy, name:str)->Dimension:
         raise RsrError(f'{self.at}: {no_such("dimension", name, self.names)}')
     return next(d for d in self.dimensions if d.name==name)
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #e4677bff
 @patch(as_prop=True)
 def columns(self:Taxonomy)->list:
     "Return the keys of a combination: the dimensions, and edge_case if there are any."
@@ -164,6 +173,7 @@ def _check_condition(self:Taxonomy, condition, at, own=None):
             if path not in self.nodes(k):
                 raise RsrError(f'{at}: {k}: {no_such("value", path, self.nodes(k))}')
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #aef56765
 @patch
 def _place(self:Taxonomy, k, path):
     "Return the place of a value, for messages."
@@ -190,10 +200,12 @@ def design_label(dimension, path):
     "Return how a design names a value: edge cases lie under the topic `edge`."
     return 'edge/'+path if dimension==EDGE and path!=NONE else path
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #790bc24e
 def path_of(dimension, label):
     "Return the value that a design's label stands for."
     return label.rpartition('/')[2] if dimension==EDGE else label
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #17f567ab
 def _rules(chain):
     "Yield (dimension, paths, whether they are wanted) for all conditions along a path."
     for v in chain:
@@ -257,6 +269,7 @@ def _is_range(v):
         return False
     return all(type(x) is int for x in v) and 1<=v[0]<=v[1]
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #2c2abf44
 @patch
 def _check_style(self:Taxonomy):
     "Raise unless the style dimension exists and the word limits are ranges."
@@ -292,6 +305,7 @@ def _check_slots(self:Taxonomy):
         if not items:
             raise RsrError(f'{self.at}, slot {k!r}: it is empty; give at least one text')
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #bae17b31
 @patch
 def _read_texts(self:Taxonomy):
     "Return the checked texts: {slot: [text, …]}, the templates under None."
@@ -302,9 +316,10 @@ def _read_texts(self:Taxonomy):
     check_texts(texts, self.columns)
     return texts
 
-# %% ../../nbs/taxonomy/04_taxonomy.ipynb #bae17b31
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #2119b1bc
 TAXONOMIES = SHIPPED/'taxonomies'
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #943acfe5
 def taxonomy_names()->list:
     "Return the names of the shipped taxonomies."
     return sorted(path.stem for path in TAXONOMIES.glob('*.yaml'))
@@ -321,6 +336,7 @@ def _find_file(path):
         raise RsrError(no_such('taxonomy', str(path), taxonomy_names())+', or a path to a .yaml file')
     return shipped
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #f3fa1ad6
 def _read_file(path):
     "Return the mapping in a taxonomy file."
     try:
@@ -353,6 +369,7 @@ def _dimension_dict(d):
     description = {'description':d.description} if d.description else {}
     return {**description, 'values':{v.name:value_dict(v) for v in d.values}}
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #f2f8dbd9
 @patch
 def to_dict(self:Taxonomy)->dict:
     "Return the definition as plain data, as in YAML."

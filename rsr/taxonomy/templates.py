@@ -15,14 +15,11 @@ from .dimensions import NONE, as_condition, fits
 # %% ../../nbs/taxonomy/03_templates.ipynb #56eb1c70
 _PLACEHOLDER = re.compile(r'\{\{|\}\}|\{([^{}]+)\}')
 
+# %% ../../nbs/taxonomy/03_templates.ipynb #ffff3211
 def placeholders(text:str)->list:
     "Return [(name, [filter, …]), …] of every {name|filter} in a text."
-    out = []
-    for match in _PLACEHOLDER.finditer(text):
-        if match[1]:
-            name, *filters = [part.strip() for part in match[1].split('|')]
-            out.append((name, filters))
-    return out
+    found = [match[1].split('|') for match in _PLACEHOLDER.finditer(text) if match[1]]
+    return [(name.strip(), [f.strip() for f in filters]) for name, *filters in found]
 
 # %% ../../nbs/taxonomy/03_templates.ipynb #6187e8dd
 def _typos(text, rng):
@@ -34,11 +31,12 @@ def _typos(text, rng):
         return word[:i]+word[i+1]+word[i]+word[i+2:]
     return re.sub(r'[^\W\d_]{5,}', swap, text)
 
+# %% ../../nbs/taxonomy/03_templates.ipynb #f95e850c
 def _bare(text, rng):
     "Drop punctuation at the end of words and apostrophes inside them."
     return re.sub(r"[.,;:!?'’]+(?=\s|$)|(?<=\w)['’](?=\w)", '', text)
 
-# %% ../../nbs/taxonomy/03_templates.ipynb #f95e850c
+# %% ../../nbs/taxonomy/03_templates.ipynb #05c29af6
 def _lower(text, rng):
     return text.lower()
 def _upper(text, rng):
@@ -46,11 +44,13 @@ def _upper(text, rng):
 def _cap(text, rng):
     return text[:1].upper()+text[1:]
 
+# %% ../../nbs/taxonomy/03_templates.ipynb #2291448a
 FILTERS = dict(lower=_lower, upper=_upper, cap=_cap, bare=_bare, typos=_typos)
 
 # %% ../../nbs/taxonomy/03_templates.ipynb #8ad2c4af
 _TEXT_KEYS = 'text', 'only_if', 'never_with'
 
+# %% ../../nbs/taxonomy/03_templates.ipynb #822c900e
 def _conditions(entry, where, check):
     "Return the conditions of a text; raise if it has unknown keys."
     for k in entry:
@@ -64,13 +64,14 @@ def _conditions(entry, where, check):
         check(condition, f'{where}, {k}')
     return conditions
 
-# %% ../../nbs/taxonomy/03_templates.ipynb #28b2eadf
+# %% ../../nbs/taxonomy/03_templates.ipynb #b5db5afb
 def _as_text(value, where):
     "Return a text as written in YAML; raise for anything but a text or a number."
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise RsrError(f'{where}: {value!r} is not a text; put it in quotes')
     return str(value)
 
+# %% ../../nbs/taxonomy/03_templates.ipynb #28b2eadf
 def read_texts(
     items,     # texts as in YAML: strings, or {text: string or list, only_if, never_with}
     at:str,    # their place, for messages
@@ -107,6 +108,7 @@ def _check_no_cycle(texts, slot, above):
     for name in sorted({n for e in texts[slot] for n, _ in placeholders(e['text']) if n in texts}):
         _check_no_cycle(texts, name, (*above, slot))
 
+# %% ../../nbs/taxonomy/03_templates.ipynb #340a31ad
 def check_texts(
     texts:dict,   # {slot: [text, …]}; the templates under None
     dims:list     # names of dimensions
@@ -150,6 +152,7 @@ def write(self:_Filler, text):
     parts = iter([self.filtered(name, filters) for name, filters in names])
     return _PLACEHOLDER.sub(lambda match: next(parts) if match[1] else match[0][0], text)
 
+# %% ../../nbs/taxonomy/03_templates.ipynb #e945a9d3
 @patch
 def filtered(self:_Filler, name, filters):
     "Return the text of a placeholder after its filters."
@@ -158,13 +161,9 @@ def filtered(self:_Filler, name, filters):
         text = FILTERS[f](text, self.rng)
     return text
 
-# %% ../../nbs/taxonomy/03_templates.ipynb #0f441b5d
-def fill(
-    texts:dict,   # {slot: [text, …]}; the templates under None
-    combo:dict,   # {dimension: path}
-    rng           # random.Random
-)->str:           # None: no template can be filled for this combination
-    "Return a random template with its slots filled."
+# %% ../../nbs/taxonomy/03_templates.ipynb #f9eabee2
+def fill(texts:dict, combo:dict, rng)->str:
+    "Return a random template with its slots filled, or None if none can be filled for this combination."
     text = _Filler(texts, combo, rng).draw(None)
     return re.sub(r'[ \t]{2,}', ' ', text).strip() if text else text
 

@@ -31,12 +31,11 @@ def limits_of(
 def _along(values, path):
     "Yield the values along a path: billing, then refund."
     for name in path.split('/'):
-        found = next((v for v in values if v.name==name), None)
-        if not found:
-            return
-        yield found
-        values = found.subtopics
+        found = [v for v in values if v.name==name]
+        yield from found[:1]
+        values = found[0].subtopics if found else []
 
+# %% ../../nbs/taxonomy/14_user_messages.ipynb #f337890f
 def _meaning(values, path, about):
     "Return the descriptions along a path, or that of the dimension."
     described = [v.description.strip().rstrip('.') for v in _along(values, path)]
@@ -52,6 +51,7 @@ def _value_line(name, values, path, about='', brief=False):
     meaning = '' if brief else _meaning(values, path, about)
     return f'{line} ({meaning})' if meaning else line
 
+# %% ../../nbs/taxonomy/14_user_messages.ipynb #afbfe6c3
 def _value_lines(t, combination, brief):
     "Return a line for each dimension of a combination, and for its edge case."
     lines = []
@@ -83,10 +83,12 @@ def wanted(
 SYSTEM = '''You write messages as people send them to an assistant. You are the person who writes, never the assistant. \
 Answer with the message alone: no quotation marks, no heading, no comment, no placeholder such as [name].'''
 
+# %% ../../nbs/taxonomy/14_user_messages.ipynb #36e8a9ac
 def likeness(a, b)->int:
     "Return how many values two combinations share."
     return sum(1 for k in a if a[k] is not None and a[k]==b.get(k))
 
+# %% ../../nbs/taxonomy/14_user_messages.ipynb #be71ea2c
 def _closest(examples, combination, shots):
     "Return the examples to show, the closest last; if all are shown, in their own order."
     if not shots:
@@ -187,6 +189,7 @@ GUIDANCE = dict(
     late='The conversation nears its end: say what is solved and what is not, '
          'and put one last question or wish that the assistant still has to answer.')
 
+# %% ../../nbs/taxonomy/14_user_messages.ipynb #a434e214
 def _check_guidance(d, at):
     "Raise unless guidance is a mapping of early, middle, late to texts."
     if not isinstance(d, dict) or set(d)-set(GUIDANCE) or not all(isinstance(v, str) for v in d.values()):
@@ -205,11 +208,8 @@ def guidance_of(
     return {**GUIDANCE, **theirs, **own}
 
 # %% ../../nbs/taxonomy/14_user_messages.ipynb #e5a37cc3
-def phase(
-    turn:int,    # which user turn, from 1
-    turns:int    # how many there will be
-)->str:          # early, middle, late
-    "Return the third of the conversation that a user turn belongs to."
+def phase(turn:int, turns:int)->str:
+    "Return the third that user turn `turn` (from 1) of `turns` belongs to: early, middle or late."
     at = 3*(turn-1)
     if at<=turns-1:
         return 'early'
@@ -218,6 +218,7 @@ def phase(
 # %% ../../nbs/taxonomy/14_user_messages.ipynb #cc667133
 _SPEAKER = dict(user='YOUR MESSAGE', assistant='ASSISTANT MESSAGE')
 
+# %% ../../nbs/taxonomy/14_user_messages.ipynb #2f184382
 def _transcript(history):
     "Return (mark, the conversation with each message fenced)."
     mark, _ = fenced([m['content'] for m in history], '')

@@ -31,12 +31,8 @@ class DeferredSampler:
         return await self._sampler.ask(messages, n, seed, **more, **params)
 
 # %% ../../nbs/taxonomy/15_user_simulation.ipynb #83dcf779
-def pick_recent(
-    recent:list,        # (combination, text) of what was accepted, the latest last
-    combination:dict,   # of the spec
-    k:int               # how many
-)->list:                # texts
-    "Return the texts of the most similar combinations among the last 200, preferring later ones."
+def pick_recent(recent:list, combination:dict, k:int)->list:
+    "Return up to k texts of the most similar combinations among the last 200; `recent`: [(combination, text), …]."
     nearest_last = sorted(recent[-200:], key=lambda r: likeness(combination, r[0]))
     return [text for _, text in nearest_last[-k:]] if k else []
 
@@ -93,6 +89,7 @@ def _stall_message(refused):
     "Return why a stage stopped, and what to do."
     return f'the last {refused} texts were all rejected; see why, then resume with another model, more examples, or wider limits'
 
+# %% ../../nbs/taxonomy/15_user_simulation.ipynb #ad32e7d8
 def _watch(job, total, verifier, title):
     "Return a progress line that also stops a model with nothing new to say."
     bar = ProgressBar(total, job.progress, title or None)
@@ -103,16 +100,21 @@ def _watch(job, total, verifier, title):
     return watch
 
 # %% ../../nbs/taxonomy/15_user_simulation.ipynb #c2a66222
+def _accepted_text(prompt, rollouts, verifier):
+    "Return (text, combination) of the first accepted rollout, or None."
+    for r in rollouts:
+        if r.score==1.:
+            combination = prompt.metadata['taxonomy']
+            return verifier.message(r.text, combination, r.reasoning), combination
+
+# %% ../../nbs/taxonomy/15_user_simulation.ipynb #5d4dffef
 def _accepted(store, key, verifier):
     "Return {id: (text, combination)} of the current input's prompts that have an accepted text."
-    out = {}
-    for prompt, _, rollouts in store.walk(key, ('kept', 'truncated')):
-        r = next((r for r in rollouts if r.score==1.), None)
-        if r:
-            combination = prompt.metadata['taxonomy']
-            out[prompt.id] = verifier.message(r.text, combination, r.reasoning), combination
-    return out
+    prompts = store.walk(key, ('kept', 'truncated'))
+    found = {prompt.id:_accepted_text(prompt, rollouts, verifier) for prompt, _, rollouts in prompts}
+    return {id_:pair for id_, pair in found.items() if pair}
 
+# %% ../../nbs/taxonomy/15_user_simulation.ipynb #85049828
 def _stage_loop(job, sampler, verifier, budget):
     "Return the loop of a stage, ready to run; the verifier remembers what was accepted before."
     schedule = Sampling(job.max_tries, 1, job.max_tries, seed=job.seed)
@@ -149,11 +151,8 @@ def run_stage(
     return loop.stop_reason, loop.message
 
 # %% ../../nbs/taxonomy/15_user_simulation.ipynb #7b69b03c
-def examples_of(
-    t,               # Taxonomy
-    fill:bool=False  # add some from its templates
-)->list:             # [{text, combination}, …]
-    "Return few-shot examples: the taxonomy's, or, if it has none, some from its templates."
+def examples_of(t, fill:bool=False)->list:
+    "Return [{text, combination}, …]: the taxonomy's; if it has none, or with `fill`, also some from its templates."
     if not t.templates or (t.examples and not fill):
         return t.examples
     rows = template_prompts(t, 60, seed='examples')
@@ -162,28 +161,23 @@ def examples_of(
 # %% ../../nbs/taxonomy/15_user_simulation.ipynb #db40b2b0
 def small_limits(t, combination)->dict:
     "Return request fields that stop the embedded model early."
-    limits, fields = limits_of(t, combination), {}
-    if not limits or limits[0]<20:
-        fields['stop'] = ['\n\n']
-    if limits:
-        fields['max_tokens'] = 2*limits[1]+10
-    return fields
+    limits = limits_of(t, combination)
+    stop = dict(stop=['\n\n']) if not limits or limits[0]<20 else {}
+    return dict(stop, max_tokens=2*limits[1]+10) if limits else stop
 
 # %% ../../nbs/taxonomy/15_user_simulation.ipynb #d54dd8cd
 def _combinations_by_request(prompts):
     "Return {last message: combination}."
     return {p.messages[-1]['content']:p.metadata['taxonomy'] for p in prompts}
 
-def _opening_prompts(job, specs, turns, examples):
-    "Return the specs as prompts of the ledger."
-    early, prompts = guidance_of(job.taxonomy, job.guidance)['early'], []
-    for id_, combination in specs.items():
-        more = early if turns.get(id_, 1)>1 else ''
-        request = opening_request(job.taxonomy, combination, examples, job.shots, more, job.small)
-        prompts.append(Prompt(id_, request, dict(taxonomy=combination, slot=id_)))
-    return prompts
+# %% ../../nbs/taxonomy/15_user_simulation.ipynb #bcaf860e
+def _opening_prompt(job, id_, combination, turns, examples):
+    "Return a spec as a prompt of the ledger."
+    early = guidance_of(job.taxonomy, job.guidance)['early']
+    request = opening_request(job.taxonomy, combination, examples, job.shots, early if turns>1 else '', job.small)
+    return Prompt(id_, request, dict(taxonomy=combination, slot=id_))
 
-# %% ../../nbs/taxonomy/15_user_simulation.ipynb #fe262d06
+# %% ../../nbs/taxonomy/15_user_simulation.ipynb #1ae08fa9
 def write_openings(
     job:GenerationJob,
     specs:dict,        # {id: combination}
@@ -193,7 +187,7 @@ def write_openings(
     "Sample the opening message of each spec."
     examples = examples_of(job.taxonomy, job.small)
     verifier = Opening(job.taxonomy, job.near, job.clip, examples)
-    prompts = _opening_prompts(job, specs, turns, examples)
+    prompts = [_opening_prompt(job, id_, c, turns.get(id_, 1), examples) for id_, c in specs.items()]
     combination_of = _combinations_by_request(prompts)
     def change(messages):
         combination = combination_of[messages[-1]['content']]
@@ -208,13 +202,13 @@ def _assistant_turn(job):
     fields = dict(stop=['\n\n']) if getattr(job.assistant, 'type', '')=='local' else {}
     return DeferredSampler(job.assistant, lambda messages: (messages, fields)), Answer(job.taxonomy)
 
+# %% ../../nbs/taxonomy/15_user_simulation.ipynb #4fc9afa4
 def _user_turn(job, prompts):
     "Return (sampler, verifier) of a user turn."
     combination_of = _combinations_by_request(prompts)
     def change(messages):
-        if not job.small:
-            return messages, {}
-        return messages, small_limits(job.taxonomy, combination_of[messages[-1]['content']])
+        fields = small_limits(job.taxonomy, combination_of[messages[-1]['content']]) if job.small else {}
+        return messages, fields
     return DeferredSampler(job.writer, change, not job.clip), Turn(job.taxonomy, job.clip)
 
 # %% ../../nbs/taxonomy/15_user_simulation.ipynb #5f9a403a
@@ -226,6 +220,7 @@ def _turn_prompt(job, id_, combination, history, turns, role, turn):
     request = turn_request(job.taxonomy, combination, history, turns, job.guidance)
     return Prompt(f'{id_}/u{turn}', request, dict(taxonomy=combination, said=said))
 
+# %% ../../nbs/taxonomy/15_user_simulation.ipynb #25e3760c
 def _run_turn(job, specs, talks, turns, role, turn):
     "Add one turn to the conversations that are due; return why it stopped early, and the same in words."
     length = 2*turn-3 if role=='assistant' else 2*turn-2
