@@ -7,5 +7,6 @@ from rsr.taxonomy.refit import fit   # also adds Taxonomy.fit
 from rsr.taxonomy.diversity import diversity, diversity_table, plot_diversity
 from rsr.taxonomy.generate import make_prompts
 
-__all__ = ['Taxonomy', 'combinations', 'coverage', 'coverage_table', 'diversity', 'diversity_table', 'fit', 'label_agreement',
-           'label_rows', 'load_taxonomy', 'make_prompts', 'plot_coverage', 'plot_diversity', 'plot_pairs', 'template_prompts']
+__all__ = ['Taxonomy', 'combinations', 'coverage', 'coverage_table', 'diversity', 'diversity_table', 'fit',
+           'label_agreement', 'label_rows', 'load_taxonomy', 'make_prompts', 'plot_coverage', 'plot_diversity',
+           'plot_pairs', 'template_prompts']

@@ -135,7 +135,8 @@ def _coverage(t, read, labelling, least, ratio, **kw):
     return dict(taxonomy=t.name, labelling=labelling, n=n, unlabelled=unlabelled, advice=_advice(unlabelled, n),
                 outside={name:count_outside(outside) for name, (_, outside) in read.items()},
                 forbidden=sum(bool(c) and not t.allowed(c) for c in sets['generated']),
-                dimensions=dimensions, pairs=pairs, cells=odd_cells(pairs, least, ratio), edge_share=_edge_shares(t, sets))
+                dimensions=dimensions, pairs=pairs, cells=odd_cells(pairs, least, ratio),
+                edge_share=_edge_shares(t, sets))
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #768253b8
 def coverage(

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 class Design:
     "Columns of weighted values, and which values of two columns go together."
     columns: dict                            # name -> {value: weight}; a value "a/b" is b under a
-    ok: list = field(default=None)           # ok[c][i][d]: bits of the values of column d that go with value i of column c
+    ok: list = field(default=None)           # ok[c][i][d]: bits of the values of column d that go with (c, i)
     keep: set = field(default_factory=set)   # columns whose shares give way last
 
     def __post_init__(self):

@@ -21,7 +21,7 @@ class Value:
     weight: float                                    # share of its level, in [0, 1]; the values of a level sum to 1
     description: str = ''                            # for the generator
     subtopics: list = field(default_factory=list)    # [Value, …]
-    only_if: dict = field(default_factory=dict)      # {dimension: [paths]}: needs one of these, in each of these dimensions
+    only_if: dict = field(default_factory=dict)      # {dimension: [paths]}: needs one of these, in each dimension
     never_with: dict = field(default_factory=dict)   # {dimension: [paths]}: excludes all of these
     with_: dict = field(default_factory=dict)        # edge cases: {dimension: [paths]}; reads like `only_if`
 

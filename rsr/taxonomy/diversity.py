@@ -144,8 +144,8 @@ def diversity(
     rows = read_prompts(rows)
     texts = [words(text) for _, text, _ in rows]
     similarities, repeats, worst = _neighbours(rows, texts, n, k, most, seed)
-    return dict(n=len(rows), words=sum(map(len, texts)), vocabulary=len({w for ws in texts for w in ws}), repeats=repeats,
-                distinct={m:distinct_n(texts, m) for m in (1, 2, 3)},
+    return dict(n=len(rows), words=sum(map(len, texts)), vocabulary=len({w for ws in texts for w in ws}),
+                repeats=repeats, distinct={m:distinct_n(texts, m) for m in (1, 2, 3)},
                 curve={m:distinct_curve(texts, m, seed=seed) for m in (1, 2, 3)},
                 overlap={m:mean_overlap(gram_sets(texts, m), seed=seed) for m in (1, 2, 3)},
                 nearest=_spread(similarities, n, near), length=lengths(rows, style, limits),

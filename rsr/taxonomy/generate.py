@@ -25,7 +25,7 @@ from .user_simulation import GenerationJob, SharedBudget, converse, sampler_pric
 OPTIONS = dict(           # of `make_prompts`, beside its parameters
     templates=None,       # openings from templates: true, false; None: if there are some and no model is named
     max_tries=8,          # complete texts per prompt, at most
-    near='auto',          # similarity from which texts are near-duplicates; auto: 0.6, for templates 0.8; None: only identical ones are
+    near='auto',          # similarity of near-duplicates; auto: 0.6, for templates 0.8; None: only identical texts
     recent=None,          # accepted texts shown in a request, to differ from; None: 5, with the embedded model none
     shots=None,           # few-shot examples in a request; None: 3, with the embedded model 2
     clip=None,            # cut texts that run on after the last sentence that fits; None: with the embedded model only
@@ -225,7 +225,8 @@ def _open_ledger(plan, o):
 def _plan(taxonomy, templates, writer, assistant, o):
     "Return what must stay the same when a job is resumed."
     plan = dict(taxonomy=fingerprint(taxonomy.config), **{k:o[k] for k in ('n', 'how', 'seed', 'turns')},
-                templates=templates, sampler=mask(writer.config), assistant=mask(assistant.config) if assistant else None)
+                templates=templates, sampler=mask(writer.config),
+                assistant=mask(assistant.config) if assistant else None)
     return orjson.loads(orjson.dumps(plan))
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #483b94bb
@@ -249,7 +250,8 @@ def _make_job(taxonomy, templates, several, o):
     limits, small = o['budget'] or {}, getattr(writer, 'type', '')=='local'
     _check_prices((writer, assistant), limits)
     store = _open_ledger(_plan(taxonomy, templates, writer, assistant if several else None, o), o)
-    return GenerationJob(taxonomy, store, writer, assistant, SharedBudget(limits), small=small, **_job_options(o, small))
+    budget, options = SharedBudget(limits), _job_options(o, small)
+    return GenerationJob(taxonomy, store, writer, assistant, budget, small=small, **options)
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #ca1aa665
 def _run_stages(job, result, turns, talks, templates):
@@ -362,7 +364,8 @@ def make_prompts(
     **options              # see `OPTIONS`
 )->GenerationResult:
     "Write the prompts that a taxonomy plans, by templates or with a model."
-    given = dict(n=n, how=how, seed=seed, turns=turns, sampler=sampler, assistant=assistant, budget=budget, progress=progress)
+    given = dict(n=n, how=how, seed=seed, turns=turns, sampler=sampler, assistant=assistant, budget=budget,
+                 progress=progress)
     t = load_taxonomy(taxonomy)
     for k in options:
         if k not in OPTIONS:

@@ -13,11 +13,13 @@ from ..style import many
 # %% ../../nbs/taxonomy/13_message_rules.ipynb #0263e707
 _KIND = ('(?:message|prompt|example|request|question|e-?mail|text|ticket|query|version|draft|complaint|chat|turn|reply|'
          'opening)s?')
-_PREAMBLE = re.compile(rf'''\A(?:(?:sure|certainly|of\ course|absolutely|okay|ok|alright|great)\b[^\n:]{{0,20}}?[,.!:]?\s*)?
+_PREAMBLE = re.compile(rf'''
+  \A(?:(?:sure|certainly|of\ course|absolutely|okay|ok|alright|great)\b[^\n:]{{0,20}}?[,.!:]?\s*)?
   (?:here(?:['’]s|\ is|\ are)|below\ is|the\ following\ is|this\ is|i(?:['’]ve|\ have)\ written)(?!\ my\b)\b
   [^\n:]{{0,100}}\b{_KIND}\b[^\n:]{{0,80}}:\s*
   |\A(?:sure|certainly|of\ course|absolutely)\s?[!.,:]?[ \t]*\n+
-  |\A[*_#\s]*(?:(?:user|customer|client)(?:['’]?s?\ {_KIND})?|message|prompt|human|opening)[*_]*\s*:[*_]*\s*''', re.I|re.X)
+  |\A[*_#\s]*(?:(?:user|customer|client)(?:['’]?s?\ {_KIND})?|message|prompt|human|opening)[*_]*\s*:[*_]*\s*
+  ''', re.I|re.X)
 
 # %% ../../nbs/taxonomy/13_message_rules.ipynb #b0ae242b
 _NOTE = re.compile(rf'''\n\s*\n\s*[(*_\[]*(?:note:\s(?:this|the|that|i\b)|this\ {_KIND}\b|let\ me\ know\ if\ you
@@ -57,8 +59,8 @@ def clean_message(
     return s
 
 # %% ../../nbs/taxonomy/13_message_rules.ipynb #dfde65a7
-_CANNOT = (r"\bI(?:['’]m|\s+am)?\s*(?:can(?:no|['’])?t|can\s+not|won['’]?t|will\s+not|(?:am\s+)?(?:unable|not\s+able)\s+to"
-           r"|not\s+comfortable)\s+(?:\w+\s+)?")
+_CANNOT = (r"\bI(?:['’]m|\s+am)?\s*(?:can(?:no|['’])?t|can\s+not|won['’]?t|will\s+not"
+           r"|(?:am\s+)?(?:unable|not\s+able)\s+to|not\s+comfortable)\s+(?:\w+\s+)?")
 _WRITE = r'(?:creat|generat|writ|produc|provid|draft)\w*'
 _REFUSAL = rf"""\bas\s+an?\s+(?:AI\b|artificial\s+intelligence|(?:large\s+)?language\s+model)
   |\bI(?:['’]m|\s+am)\s+(?:just\s+|only\s+)?an?\s+(?:AI\b|(?:large\s+)?language\s+model)

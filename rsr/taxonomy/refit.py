@@ -50,7 +50,8 @@ def _count_paths(t, combos):
 # %% ../../nbs/taxonomy/10_refit.ipynb #3d28e64b
 def _outside_warning(t, outside, n_rows):
     "Return a message about values that no weight can cover."
-    values = [f"{printable(o['dimension'])[:60]} {o['value'][:60]!r} ({o['count']})" for o in count_outside(outside)[:5]]
+    counted = count_outside(outside)[:5]
+    values = [f"{printable(o['dimension'])[:60]} {o['value'][:60]!r} ({o['count']})" for o in counted]
     return (f"{len({o['id'] for o in outside})} of {n_rows} rows have values that {t.name} does not know, "
             f"and no weight can cover them: {', '.join(values)}")
 
@@ -67,7 +68,7 @@ def fit(
         raise RsrError(f'fit: prior: {prior!r} is not a number of rows from 0 up')
     combos, outside = read_labelled(production, t)
     if not any(combos):
-        raise RsrError('fit: no row of production has a label (metadata.taxonomy). Let a judge label them first: '+LABEL_FIRST)
+        raise RsrError(f'fit: no row of production has a label (metadata.taxonomy). {LABEL_FIRST}')
     seen = _count_paths(t, combos)
     new = dict(dimensions=[replace(d, values=_refit_values(d.values, seen[d.name], prior)) for d in t.dimensions])
     if t.edge_cases:
@@ -78,6 +79,7 @@ def fit(
     return fitted
 
 # %% ../../nbs/taxonomy/10_refit.ipynb #79e810dd
-LABEL_FIRST = 'rows, _ = rsr.taxonomy.label_rows(taxonomy, production, dict(model=…)), on the command line judge.model=…'
+LABEL_FIRST = ('Let a judge label them first: rows, _ = rsr.taxonomy.label_rows(taxonomy, production, dict(model=…)), '
+               'on the command line judge.model=…')
 
 Taxonomy.fit = fit

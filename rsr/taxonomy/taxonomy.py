@@ -37,7 +37,7 @@ class Taxonomy:
     edge_cases: list = field(default_factory=list)       # [Value, …], or {share, values} as in YAML
     edge_share: float = 0.                               # share of the prompts that are edge cases
     style_dimension: str = None                          # the dimension whose value decides how long a prompt may be
-    word_limits: dict = field(default_factory=dict)      # {value of the style dimension, or default: [fewest, most] words}
+    word_limits: dict = field(default_factory=dict)      # {value of the style dimension or default: [fewest, most]}
     templates: list = field(default_factory=list)        # [text or {text, only_if, never_with}, …]
     slots: dict = field(default_factory=dict)            # {placeholder: [text or {text, only_if, never_with}, …]}
     examples: list = field(default_factory=list)         # [{text, combination}, …], few-shot examples for the generator

@@ -87,7 +87,8 @@ class GenerationJob:
 # %% ../../nbs/taxonomy/15_user_simulation.ipynb #985f1d8a
 def _stall_message(refused):
     "Return why a stage stopped, and what to do."
-    return f'the last {refused} texts were all rejected; see why, then resume with another model, more examples, or wider limits'
+    return (f'the last {refused} texts were all rejected; see why, '
+            'then resume with another model, more examples, or wider limits')
 
 # %% ../../nbs/taxonomy/15_user_simulation.ipynb #ad32e7d8
 def _watch(job, total, verifier, title):
