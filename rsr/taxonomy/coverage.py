@@ -57,10 +57,8 @@ def _compare_level(plan, placed, **kw):
     for key, (a, b) in COMPARED.items():
         both = a in counts and b in counts
         out[key] = tv_compare(counts[b], counts[a], a!='planned', **kw) if both else None
-        reason = _why_not(a, b, counts, out['n'])
-        if reason:
-            why[key] = reason
-    return dict(out, why=why)
+        why[key] = _why_not(a, b, counts, out['n'])
+    return dict(out, why={key:reason for key, reason in why.items() if reason})
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #6b267a48
 def _place_labels(levels, sets):
@@ -280,8 +278,7 @@ def _share_bars(ax, name, level):
     shown = [s for s in _LOOKS if level.get(s)]
     height = .8/len(shown)
     for i, s in enumerate(shown):
-        offset = (i-(len(shown)-1)/2)*height
-        ys = [y+offset for y in range(len(level['values']))]
+        ys = [y+(i-(len(shown)-1)/2)*height for y in range(len(level['values']))]
         ax.barh(ys, level[s], height, label=s, edgecolor='#ffffffa0', linewidth=0, **_LOOKS[s])
     row_names(ax, level['values'])
     count_ticks(ax.xaxis, percent=True)
@@ -360,9 +357,8 @@ def _heat(ax, got, want):
     bar = ax.figure.colorbar(im, ax=ax, label='times the expected number')
     bar.set_ticks(range(-2, 3), labels=['¼', '½', '1', '2', '4'])
     for i, j in np.ndindex(*got.shape):
-        text = f'{got[i, j]:.0f} of {want[i, j]:.1f}'
-        if not got[i, j] and want[i, j]<1e-9:
-            text = '×'
+        is_empty = not got[i, j] and want[i, j]<1e-9
+        text = '×' if is_empty else f'{got[i, j]:.0f} of {want[i, j]:.1f}'
         ax.text(j, i, text, ha='center', va='center', fontsize=8, color=readable_on(im.to_rgba(ratio[i, j])))
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #a2aa8a35
@@ -400,6 +396,5 @@ def plot_pairs(
         head(ax, f"{a} × {b}\n{many(int(got.sum()), 'generated row')}, expected counts from {source}", key=False)
         for label in ax.get_xticklabels():
             label.set_parse_math(False)
-        for side in ax.spines.values():
-            side.set_visible(False)
+        ax.spines[:].set_visible(False)
     return ax

@@ -241,7 +241,7 @@ def _job_options(o, small):
     out = dict(recent=0, shots=2, clip=True) if small else dict(recent=5, shots=3, clip=False)
     out.update({k:o[k] for k in out if o[k] is not None})
     out['seed'] = o['seed'] if small and o['sampling_seed'] is None else o['sampling_seed']
-    return dict(out, near=_near(o), **{k:o[k] for k in ('max_tries', 'stall', 'guidance', 'progress')})
+    return dict(out, small=small, near=_near(o), **{k:o[k] for k in ('max_tries', 'stall', 'guidance', 'progress')})
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #9262f901
 def _make_job(taxonomy, templates, several, o):
@@ -250,8 +250,7 @@ def _make_job(taxonomy, templates, several, o):
     limits, small = o['budget'] or {}, getattr(writer, 'type', '')=='local'
     _check_prices((writer, assistant), limits)
     store = _open_ledger(_plan(taxonomy, templates, writer, assistant if several else None, o), o)
-    budget, options = SharedBudget(limits), _job_options(o, small)
-    return GenerationJob(taxonomy, store, writer, assistant, budget, small=small, **options)
+    return GenerationJob(taxonomy, store, writer, assistant, SharedBudget(limits), **_job_options(o, small))
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #ca1aa665
 def _run_stages(job, result, turns, talks, templates):
