@@ -1,4 +1,4 @@
-"Taxonomies: errors that name the place and the mend, exact shares, covered pairs, kept conditions, prompts from templates."
+"Taxonomies: errors that name the place and the fix, exact shares, covered pairs, conditions, template prompts."
 import json
 import os
 import random
@@ -14,33 +14,29 @@ import pytest
 from rsr.data.readers import check_row
 from rsr.data.text import minhash, normalised
 from rsr.data.types import RsrError
-from rsr.taxonomy.designs import (
-    Design,
-    apportion,
-    covering_rows,
-    fill_up,
-    independent_rows,
-    off_plan,
-    possible_pairs,
-    quota_rows,
-)
+from rsr.taxonomy.combinations import SAMPLERS, combinations, marginals, template_prompts
+from rsr.taxonomy.designs import Design, covering_rows, independent_rows, possible_pairs
 from rsr.taxonomy.dimensions import Dimension, Value
-from rsr.taxonomy.taxonomy import (
-    SAMPLERS,
-    Taxonomy,
-    combinations,
-    load_taxonomy,
-    marginals,
-    taxonomy_names,
-    template_prompts,
-)
-from rsr.taxonomy.templates import Seen
+from rsr.taxonomy.quotas import apportion, fill_up, off_plan, quota_rows
+from rsr.taxonomy.taxonomy import Taxonomy, load_taxonomy, taxonomy_names
+from rsr.taxonomy.templates import SeenTexts
 
-SHOP = dict(name='shop', dimensions=dict(
-    what=dict(description='topic', values=dict(billing=dict(weight=.4, subtopics=dict(refund=.6, invoice=.4)), delivery=.35,
-                                               account=dict(weight=.25, never_with=dict(stance='furious')))),
-    stance=dict(calm=.7, furious=.3), who=dict(private=.8, business=.2)),
-    edge_cases=dict(share=.15, values={'empty': .5, 'two': {'weight': .5, 'with': {'what': 'delivery'}}}))
+SHOP = dict(
+    name='shop',
+    dimensions=dict(
+        what=dict(
+            description='topic',
+            values=dict(
+                billing=dict(weight=0.4, subtopics=dict(refund=0.6, invoice=0.4)),
+                delivery=0.35,
+                account=dict(weight=0.25, never_with=dict(stance='furious')),
+            ),
+        ),
+        stance=dict(calm=0.7, furious=0.3),
+        who=dict(private=0.8, business=0.2),
+    ),
+    edge_cases=dict(share=0.15, values={'empty': 0.5, 'two': {'weight': 0.5, 'with': {'what': 'delivery'}}}),
+)
 
 def changed(path, value):
     "SHOP with one thing changed; a value of None takes it out."
@@ -61,61 +57,129 @@ def changed(path, value):
 WRONG = [
     ('dimensions', {}, 'shop', 'give at least one'),
     ('dimensions', None, 'shop', 'give at least one'),
-    ('dimensions.stance', {'calm': .7, 'furious': .27}, "dimension 'stance': the weights sum to 0.97", '0.03 too little'),
-    ('dimensions.stance', {'calm': .7, 'furious': .27}, "dimension 'stance'", 'normalize: true'),
-    ('dimensions.stance', {'calm': .7, 'furious': .4}, "dimension 'stance': the weights sum to 1.1", '0.1 too much'),
+    (
+        'dimensions.stance',
+        {'calm': 0.7, 'furious': 0.27},
+        "dimension 'stance': the weights sum to 0.97",
+        '0.03 too little',
+    ),
+    ('dimensions.stance', {'calm': 0.7, 'furious': 0.27}, "dimension 'stance'", 'normalize: true'),
+    ('dimensions.stance', {'calm': 0.7, 'furious': 0.4}, "dimension 'stance': the weights sum to 1.1", '0.1 too much'),
     ('dimensions.stance', {'calm': 0, 'furious': 0}, "dimension 'stance'", 'above 0'),
-    ('dimensions.stance', {'calm': 1.5, 'furious': -.5}, "dimension 'stance', value 'furious'", '0 to 1'),
-    ('dimensions.stance', {'calm': float('nan'), 'furious': .5}, "dimension 'stance', value 'calm'", '0 to 1'),
-    ('dimensions.stance', {'calm': '70%', 'furious': .3}, "dimension 'stance', value 'calm'", 'not a number'),
-    ('dimensions.stance', {'calm': True, 'furious': .3}, "dimension 'stance', value 'calm'", 'not a number'),
-    ('dimensions.stance', {'calm': {'description': 'x'}, 'furious': .3}, "dimension 'stance', value 'calm'", 'calm: 0.25'),
-    ('dimensions.stance', {'calm': None, 'furious': .3}, "dimension 'stance', value 'calm'", 'calm: 0.25'),
+    ('dimensions.stance', {'calm': 1.5, 'furious': -0.5}, "dimension 'stance', value 'furious'", '0 to 1'),
+    ('dimensions.stance', {'calm': float('nan'), 'furious': 0.5}, "dimension 'stance', value 'calm'", '0 to 1'),
+    ('dimensions.stance', {'calm': '70%', 'furious': 0.3}, "dimension 'stance', value 'calm'", 'not a number'),
+    ('dimensions.stance', {'calm': True, 'furious': 0.3}, "dimension 'stance', value 'calm'", 'not a number'),
+    (
+        'dimensions.stance',
+        {'calm': {'description': 'x'}, 'furious': 0.3},
+        "dimension 'stance', value 'calm'",
+        'calm: 0.25',
+    ),
+    ('dimensions.stance', {'calm': None, 'furious': 0.3}, "dimension 'stance', value 'calm'", 'calm: 0.25'),
     ('dimensions.stance', {}, "dimension 'stance'", 'calm: 0.7'),
     ('dimensions.stance', ['calm', 'furious'], "dimension 'stance'", 'calm: 0.7'),
-    ('dimensions.stance', {True: .7, False: .3}, "dimension 'stance'", 'quotes'),
-    ('dimensions.stance', {'description': 'mood', 'vales': {}}, "dimension 'stance': no key 'vales'", "Did you mean 'values'"),
-    ('dimensions.stance.a/b', 0., "dimension 'stance'", "'/'"),
-    ('dimensions.edge_case', {'a': 1.}, "dimension 'edge_case'", 'choose another'),
-    ('dimensions.what.values.delivery', {'weight': .35, 'subtopcis': {}}, "dimension 'what', value 'delivery': no key 'subtopcis'", "Did you mean 'subtopics'"),
-    ('dimensions.what.values.billing.subtopics', {'refund': .6, 'invoice': .5}, "dimension 'what', subtopics of 'billing'", '0.1 too much'),
-    ('dimensions.what.values.account.never_with', {'stanc': 'furious'}, "dimension 'what', value 'account', never_with: no dimension 'stanc'", "Did you mean 'stance'"),
-    ('dimensions.what.values.account.never_with', {'stance': 'furius'}, "dimension 'what', value 'account', never_with: stance: no value 'furius'", "Did you mean 'furious'"),
-    ('dimensions.what.values.account.never_with', {'what': 'billing'}, "dimension 'what', value 'account'", 'another dimension'),
+    ('dimensions.stance', {True: 0.7, False: 0.3}, "dimension 'stance'", 'quotes'),
+    (
+        'dimensions.stance',
+        {'description': 'mood', 'vales': {}},
+        "dimension 'stance': no key 'vales'",
+        "Did you mean 'values'",
+    ),
+    ('dimensions.stance.a/b', 0.0, "dimension 'stance'", "'/'"),
+    ('dimensions.edge_case', {'a': 1.0}, "dimension 'edge_case'", 'choose another'),
+    (
+        'dimensions.what.values.delivery',
+        {'weight': 0.35, 'subtopcis': {}},
+        "dimension 'what', value 'delivery': no key 'subtopcis'",
+        "Did you mean 'subtopics'",
+    ),
+    (
+        'dimensions.what.values.billing.subtopics',
+        {'refund': 0.6, 'invoice': 0.5},
+        "dimension 'what', subtopics of 'billing'",
+        '0.1 too much',
+    ),
+    (
+        'dimensions.what.values.account.never_with',
+        {'stanc': 'furious'},
+        "dimension 'what', value 'account', never_with: no dimension 'stanc'",
+        "Did you mean 'stance'",
+    ),
+    (
+        'dimensions.what.values.account.never_with',
+        {'stance': 'furius'},
+        "dimension 'what', value 'account', never_with: stance: no value 'furius'",
+        "Did you mean 'furious'",
+    ),
+    (
+        'dimensions.what.values.account.never_with',
+        {'what': 'billing'},
+        "dimension 'what', value 'account'",
+        'another dimension',
+    ),
     ('dimensions.what.values.account.only_if', {'stance': 'furious'}, "dimension 'what', value 'account'", 'drop one'),
     ('dimensions.what.values.account.only_if', 'calm', "dimension 'what', value 'account': only_if", 'a mapping'),
-    ('dimensions.what.values.account.with', {'stance': 'calm'}, "dimension 'what', value 'account': no key 'with'", 'only_if'),
+    (
+        'dimensions.what.values.account.with',
+        {'stance': 'calm'},
+        "dimension 'what', value 'account': no key 'with'",
+        'only_if',
+    ),
     ('edge_cases.share', None, 'edge_cases', 'share: 0.15'),
     ('edge_cases.share', 15, 'edge_cases: share: 15', '0.15'),
     ('edge_cases.values', None, 'edge_cases', 'name the edge cases'),
-    ('edge_cases.values', {'empty': .5, 'two': .4}, 'edge_cases: the weights sum to 0.9', 'normalize: true'),
-    ('edge_cases.values', {'none': 1.}, "edge_cases: value 'none'", 'choose another'),
-    ('edge_cases.values', {'two': {'weight': 1., 'with': {'what': 'delivry'}}}, "edge_cases, value 'two', with: what: no value 'delivry'", "Did you mean 'delivery'"),
+    ('edge_cases.values', {'empty': 0.5, 'two': 0.4}, 'edge_cases: the weights sum to 0.9', 'normalize: true'),
+    ('edge_cases.values', {'none': 1.0}, "edge_cases: value 'none'", 'choose another'),
+    (
+        'edge_cases.values',
+        {'two': {'weight': 1.0, 'with': {'what': 'delivry'}}},
+        "edge_cases, value 'two', with: what: no value 'delivry'",
+        "Did you mean 'delivery'",
+    ),
     ('style_dimension', 'how', "style_dimension: no dimension 'how'", 'stance'),
     ('word_limits', {'default': [20, 5]}, 'word_limits: default', '[3, 15]'),
     ('word_limits', {'terse': [2, 5]}, "word_limits: no key 'terse'", 'default'),
-    ('templates', ['I have a {problem}.'], "template 1, 'I have a {problem}.': no slot or dimension 'problem'", 'define it under slots'),
+    (
+        'templates',
+        ['I have a {problem}.'],
+        "template 1, 'I have a {problem}.': no slot or dimension 'problem'",
+        'define it under slots',
+    ),
     ('templates', ['{what|loud}'], 'template 1', "no filter 'loud'"),
-    ('templates', [{'text': 'x', 'only_if': {'stance': 'clam'}}], "template 1, only_if: stance: no value 'clam'", "Did you mean 'calm'"),
+    (
+        'templates',
+        [{'text': 'x', 'only_if': {'stance': 'clam'}}],
+        "template 1, only_if: stance: no value 'clam'",
+        "Did you mean 'calm'",
+    ),
     ('templates', [{'txt': 'x'}], "template 1: no key 'txt'", "Did you mean 'text'"),
     ('templates', [None], 'template 1', 'quotes'),
     ('templates', 'Hello', 'templates', 'a list'),
     ('slots', {'a': []}, "slot 'a'", 'at least one text'),
     ('slots', {'what': ['x']}, "slot 'what'", 'choose another'),
     ('slots', {'a': ['x {b}'], 'b': ['y {a}']}, "slot 'a'", 'a → b → a'),
-    ('examples', [{'text': 'Hi', 'combination': {'what': 'refund'}}], "example 1: combination: what: no value 'refund'", "Did you mean 'billing/refund'"),
+    (
+        'examples',
+        [{'text': 'Hi', 'combination': {'what': 'refund'}}],
+        "example 1: combination: what: no value 'refund'",
+        "Did you mean 'billing/refund'",
+    ),
     ('examples', [{'combination': {}}], 'example 1', 'no text'),
     ('normalise', True, "shop': no key 'normalise'", "Did you mean 'normalize'"),
 ]
 
-@pytest.mark.parametrize('path,value,place,mend', WRONG, ids=[f'{i}-{w[0]}' for i, w in enumerate(WRONG)])
-def test_errors_name_the_place_and_the_mend(path, value, place, mend):
+@pytest.mark.parametrize('path,value,place,fix', WRONG, ids=[f'{i}-{w[0]}' for i, w in enumerate(WRONG)])
+def test_errors_name_the_place_and_the_fix(path, value, place, fix):
     with pytest.raises(RsrError) as e:
         load_taxonomy(changed(path, value))
-    assert place in str(e.value) and mend in str(e.value)
+    assert place in str(e.value) and fix in str(e.value)
 
 def test_files(here):
-    for src, says in [('none.yaml', 'no taxonomy file none.yaml'), ('customer_suport', "Did you mean 'customer_support'")]:
+    for src, says in [
+        ('none.yaml', 'no taxonomy file none.yaml'),
+        ('customer_suport', "Did you mean 'customer_support'"),
+    ]:
         with pytest.raises(RsrError, match=says):
             load_taxonomy(src)
     (here/'a.yaml').write_text('a: [1')
@@ -128,7 +192,9 @@ def test_files(here):
     with pytest.raises(RsrError, match="a.yaml, dimension 'mood'.*0.1 too little"):
         load_taxonomy('a.yaml')
     (here/'a.yaml').write_text('normalize: true\ndimensions: {mood: {calm: 3, cross: 1}}\n')
-    assert load_taxonomy('a.yaml').planned('mood') == {'calm': .75, 'cross': .25} and load_taxonomy('a.yaml').name == 'a'
+    assert (
+        load_taxonomy('a.yaml').planned('mood') == {'calm': 0.75, 'cross': 0.25} and load_taxonomy('a.yaml').name == 'a'
+    )
 
 @pytest.mark.parametrize('share,warned', [(.01, True), (.05, False), (.3, False), (.31, True)])
 def test_edge_share_outside_5_to_30_percent_is_warned_about(share, warned):
@@ -138,7 +204,12 @@ def test_edge_share_outside_5_to_30_percent_is_warned_about(share, warned):
     assert bool(ws) == warned and all('edge_cases: the share is' in str(w.message) for w in ws)
 
 def test_bad_calls():
-    for kw, says in [(dict(how='random'), 'independent'), (dict(n=0), 'whole number'), (dict(n=2.5), 'whole number'), (dict(n=None), 'whole number')]:
+    for kw, says in [
+        (dict(how='random'), 'independent'),
+        (dict(n=0), 'whole number'),
+        (dict(n=2.5), 'whole number'),
+        (dict(n=None), 'whole number'),
+    ]:
         with pytest.raises(RsrError, match=says):
             combinations(SHOP, **{'n': 5, **kw})
     with pytest.raises(RsrError, match='they need 10'):
@@ -154,43 +225,90 @@ def test_bad_calls():
 # ---- the definition
 
 def test_round_trip(here):
-    t = load_taxonomy({**SHOP, 'style_dimension': 'stance', 'word_limits': {'calm': (3, 9), 'default': [1, 5]},
-                       'slots': {'größe': ['S', 'M – 漢字']}, 'templates': ['{größe} {what}', {'text': ['a', 'b'], 'only_if': {'stance': 'calm'}}],
-                       'examples': [{'text': 'Grüß Gott 🙂', 'combination': {'what': 'delivery'}}]})
+    t = load_taxonomy(
+        {
+            **SHOP,
+            'style_dimension': 'stance',
+            'word_limits': {'calm': (3, 9), 'default': [1, 5]},
+            'slots': {'größe': ['S', 'M – 漢字']},
+            'templates': ['{größe} {what}', {'text': ['a', 'b'], 'only_if': {'stance': 'calm'}}],
+            'examples': [{'text': 'Grüß Gott 🙂', 'combination': {'what': 'delivery'}}],
+        }
+    )
     assert load_taxonomy(t.to_dict()) == t and load_taxonomy(t) is t
     t.to_yaml(here/'t.yaml')
     again = load_taxonomy(here/'t.yaml')
-    assert again == t and again.to_yaml() == t.to_yaml() and 'Grüß Gott 🙂' in (here/'t.yaml').read_text(encoding='utf-8')
+    assert (
+        again == t
+        and again.to_yaml() == t.to_yaml()
+        and 'Grüß Gott 🙂' in (here / 't.yaml').read_text(encoding='utf-8')
+    )
     assert combinations(again, 50, 'quota') == combinations(t, 50, 'quota')
 
 def test_classes_and_dicts_are_the_same():
-    t = Taxonomy('shop', dimensions=[
-        Dimension('what', [Value('billing', .4, subtopics=[Value('refund', .6), Value('invoice', .4)]), Value('delivery', .35),
-                           Value('account', .25, never_with={'stance': ['furious']})], 'topic'),
-        Dimension('stance', [Value('calm', .7), Value('furious', .3)]), Dimension('who', [Value('private', .8), Value('business', .2)])],
-        edge_cases=[Value('empty', .5), Value('two', .5, with_={'what': 'delivery'})], edge_share=.15)
+    t = Taxonomy(
+        'shop',
+        dimensions=[
+            Dimension(
+                'what',
+                [
+                    Value('billing', 0.4, subtopics=[Value('refund', 0.6), Value('invoice', 0.4)]),
+                    Value('delivery', 0.35),
+                    Value('account', 0.25, never_with={'stance': ['furious']}),
+                ],
+                'topic',
+            ),
+            Dimension('stance', [Value('calm', 0.7), Value('furious', 0.3)]),
+            Dimension('who', [Value('private', 0.8), Value('business', 0.2)]),
+        ],
+        edge_cases=[Value('empty', 0.5), Value('two', 0.5, with_={'what': 'delivery'})],
+        edge_share=0.15,
+    )
     assert t == load_taxonomy(SHOP)
-    with pytest.raises(RsrError, match="dimension 'a' is there twice"):
+    with pytest.raises(RsrError, match="dimension 'a' is defined twice"):
         Taxonomy(dimensions=[Dimension('a', [Value('x', 1)])]*2)
-    with pytest.raises(RsrError, match="value 'x' is there twice"):
+    with pytest.raises(RsrError, match="value 'x' is defined twice"):
         Taxonomy(dimensions=[Dimension('a', [Value('x', .5)]*2)])
 
 def test_what_is_inside_and_allowed():
     t = load_taxonomy(SHOP)
     assert t.check({'what': 'billing/refund', 'stance': 'calm', 'edge_case': None}) is None and t.check({}) is None
-    for c, says in [({'what': 'billing'}, "no value 'billing'"), ({'mood': 'calm'}, "no dimension 'mood'"), ({'edge_case': 'empt'}, "Did you mean 'empty'"),
-                    ({'what': None}, "no value 'None'")]:
+    for c, says in [
+        ({'what': 'billing'}, "no value 'billing'"),
+        ({'mood': 'calm'}, "no dimension 'mood'"),
+        ({'edge_case': 'empt'}, "Did you mean 'empty'"),
+        ({'what': None}, "no value 'None'"),
+    ]:
         assert says in t.check(c)
     assert t.allowed({'what': 'account', 'stance': 'calm'}) and not t.allowed({'what': 'account', 'stance': 'furious'})
-    assert t.allowed({'what': 'delivery', 'edge_case': 'two'}) and not t.allowed({'what': 'billing/refund', 'edge_case': 'two'}) and t.allowed({'edge_case': 'two'})
+    assert (
+        t.allowed({'what': 'delivery', 'edge_case': 'two'})
+        and not t.allowed({'what': 'billing/refund', 'edge_case': 'two'})
+        and t.allowed({'edge_case': 'two'})
+    )
 
 def test_conditions_of_topics_hold_for_subtopics_at_any_depth():
-    t = load_taxonomy(dict(dimensions=dict(a=dict(x=dict(weight=.5, only_if=dict(b='p'), subtopics=dict(y=dict(weight=1, subtopics=dict(z=.5, w=.5)))), v=.5),
-                                           b=dict(p=dict(weight=.6, subtopics=dict(q=.5, r=.5)), s=.4))))
+    t = load_taxonomy(
+        dict(
+            dimensions=dict(
+                a=dict(
+                    x=dict(
+                        weight=0.5, only_if=dict(b='p'), subtopics=dict(y=dict(weight=1, subtopics=dict(z=0.5, w=0.5)))
+                    ),
+                    v=0.5,
+                ),
+                b=dict(p=dict(weight=0.6, subtopics=dict(q=0.5, r=0.5)), s=0.4),
+            )
+        )
+    )
     assert [p for p, _, _ in t.dimension('a').leaves()] == ['x/y/z', 'x/y/w', 'v']
     assert t.allowed({'a': 'x/y/z', 'b': 'p/r'}) and not t.allowed({'a': 'x/y/z', 'b': 's'})
     cs = combinations(t, 100, 'quota')
-    assert all(map(t.allowed, cs)) and marginals(cs, 'a', 1) == {'x': .5, 'v': .5} and t.planned('a', 2) == {'x/y': .5, 'v': .5}
+    assert (
+        all(map(t.allowed, cs))
+        and marginals(cs, 'a', 1) == {'x': 0.5, 'v': 0.5}
+        and t.planned('a', 2) == {'x/y': 0.5, 'v': 0.5}
+    )
 
 
 # ---- sampling
@@ -213,7 +331,9 @@ def random_taxonomy(rng, conditions=True):
                 v[rng.choice(['only_if', 'never_with'])] = {o: rng.sample(names, rng.randint(1, len(names)-1))}
     d = dict(name='random', dimensions=dims)
     if rng.random() < .5:
-        d['edge_cases'] = dict(share=rng.choice([.05, .15, .3]), values={f'e{i}': w for i, w in enumerate(weights(rng.randint(1, 3)))})
+        d['edge_cases'] = dict(
+            share=rng.choice([0.05, 0.15, 0.3]), values={f'e{i}': w for i, w in enumerate(weights(rng.randint(1, 3)))}
+        )
     try:
         return load_taxonomy(d)
     except RsrError as e:
@@ -243,7 +363,10 @@ def test_flat_quota_is_the_largest_remainder():
     assert apportion(10, dict(a=.7, b=.2, c=.1)) == dict(a=7, b=2, c=1)
     assert apportion(3, dict(a=.45, b=.35, c=.2)) == dict(a=1, b=1, c=1)
     assert apportion(100, dict(a=1, b=1, c=1)) == dict(a=34, b=33, c=33)
-    assert {tuple(apportion(1, dict(a=.5, b=.5), random.Random(s)).values()) for s in range(20)} == {(1, 0), (0, 1)}, 'ties depend on the seed'
+    assert {tuple(apportion(1, dict(a=0.5, b=0.5), random.Random(s)).values()) for s in range(20)} == {
+        (1, 0),
+        (0, 1),
+    }, 'ties depend on the seed'
 
 @pytest.mark.parametrize('seed', range(24))
 def test_conditions_hold_under_all_three(seed):
@@ -281,13 +404,25 @@ def test_tight_chains_come_right():
         assert off_plan(d, rows) == [] and all(map(d.holds, rows))
 
 def test_shares_that_cannot_be_are_named():
-    t = load_taxonomy(dict(dimensions=dict(what=dict(bulk=dict(weight=.5, only_if=dict(who='business')), rest=.5), who=dict(private=.8, business=.2))))
+    t = load_taxonomy(
+        dict(
+            dimensions=dict(
+                what=dict(bulk=dict(weight=0.5, only_if=dict(who='business')), rest=0.5),
+                who=dict(private=0.8, business=0.2),
+            )
+        )
+    )
     with pytest.warns(UserWarning, match="what 'bulk' planned 100, reached 40; what 'rest' planned 100, reached 160"):
         cs = combinations(t, 200, 'quota')
     assert all(map(t.allowed, cs)) and marginals(cs, 'who') == {'private': .8, 'business': .2}
 
 def test_edge_share_holds_where_conditions_press_on_it():
-    t = load_taxonomy(dict(dimensions=dict(what=dict(a=.05, b=.95)), edge_cases=dict(share=.2, values={'x': {'weight': 1, 'with': {'what': 'a'}}})))
+    t = load_taxonomy(
+        dict(
+            dimensions=dict(what=dict(a=0.05, b=0.95)),
+            edge_cases=dict(share=0.2, values={'x': {'weight': 1, 'with': {'what': 'a'}}}),
+        )
+    )
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         assert marginals(combinations(t, 200, 'quota'), 'edge_case') == {'none': .8, 'x': .2}
@@ -318,7 +453,11 @@ def test_pairwise_covers_every_pair_that_some_combination_can_hold(seed):
 def test_size_of_covering_arrays(sizes, most):
     d = Design({f'c{i}': {f'v{j}': 1/k for j in range(k)} for i, k in enumerate(sizes)})
     top = sorted(sizes)[-2:]
-    assert top[0]*top[-1] <= len(covering_rows(d, random.Random(1))) <= most or len(sizes) == 1 and len(covering_rows(d, random.Random(1))) == 5
+    assert (
+        top[0] * top[-1] <= len(covering_rows(d, random.Random(1))) <= most
+        or len(sizes) == 1
+        and len(covering_rows(d, random.Random(1))) == 5
+    )
 
 def test_pairwise_is_filled_up_to_n_with_the_shares_in_mind():
     cs = combinations(SHOP, 200, 'pairwise')
@@ -331,7 +470,11 @@ def test_pairwise_is_filled_up_to_n_with_the_shares_in_mind():
 
 def test_what_is_impossible_is_listed():
     gone = load_taxonomy(SHOP).infeasible()
-    assert (('what', 'account'), ('stance', 'furious')) in gone and (('what', 'billing/refund'), ('edge_case', 'two')) in gone and len(gone) == 4
+    assert (
+        (('what', 'account'), ('stance', 'furious')) in gone
+        and (('what', 'billing/refund'), ('edge_case', 'two')) in gone
+        and len(gone) == 4
+    )
 
 def test_values_of_weight_0_are_kept_but_never_drawn():
     t = load_taxonomy(dict(dimensions=dict(a=dict(x=1, y=0), b=dict(p=.5, q=.5))))
@@ -346,14 +489,21 @@ def test_ten_thousand_are_fast():
 
 PROGRAM = '''
 import hashlib, json, sys
-from rsr.taxonomy.taxonomy import combinations, template_prompts
-out = [combinations('customer_support', 150, how, 7) for how in ('independent', 'quota', 'pairwise')] + [template_prompts('customer_support', 40, seed=7)]
+from rsr.taxonomy.combinations import combinations, template_prompts
+out = [combinations('customer_support', 150, how, 7) for how in ('independent', 'quota', 'pairwise')]
+out += [template_prompts('customer_support', 40, seed=7)]
 print(hashlib.sha256(json.dumps(out).encode()).hexdigest())
 '''
 
 def test_same_seed_same_result_in_another_process():
     def run(h):
-        return subprocess.run([sys.executable, '-c', PROGRAM], env={**os.environ, 'PYTHONHASHSEED': h}, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            [sys.executable, '-c', PROGRAM],
+            env={**os.environ, 'PYTHONHASHSEED': h},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
     assert run('0') == run('12345') != ''
     assert combinations(SHOP, 20, 'quota', 1) != combinations(SHOP, 20, 'quota', 2)
 
@@ -368,7 +518,11 @@ def test_the_shipped_taxonomy_gives_500_distinct_prompts():
         rows = template_prompts(t, 500, seed=3)
     texts = [r['messages'][0]['content'] for r in rows]
     assert len(rows) == len({normalised(s) for s in texts}) == len({r['id'] for r in rows}) == 500
-    assert rows[0]['id'] == 'customer_support-00001' and not any(map(check_row, rows)) and not any('{' in s or '}' in s for s in texts)
+    assert (
+        rows[0]['id'] == 'customer_support-00001'
+        and not any(map(check_row, rows))
+        and not any('{' in s or '}' in s for s in texts)
+    )
     cs = [r['metadata']['taxonomy'] for r in rows]
     for k, p, w in all_nodes(t):
         assert abs(count(cs, k, p)-500*w) <= 1, (k, p)
@@ -385,11 +539,20 @@ def test_every_combination_of_the_shipped_taxonomy_has_a_text():
         rows = template_prompts('customer_support', how='pairwise')
     assert len(rows) == len(combinations('customer_support', how='pairwise'))
 
-TEA = dict(name='tea', dimensions=dict(mood=dict(calm=.5, cross=.5)), slots=dict(drink=['tea', 'cocoa', 'coffee']),
-           templates=['May I have some {drink}?', dict(text='Where is my {drink}, and why does it take so long?', only_if=dict(mood='cross'))])
+TEA = dict(
+    name='tea',
+    dimensions=dict(mood=dict(calm=0.5, cross=0.5)),
+    slots=dict(drink=['tea', 'cocoa', 'coffee']),
+    templates=[
+        'May I have some {drink}?',
+        dict(text='Where is my {drink}, and why does it take so long?', only_if=dict(mood='cross')),
+    ],
+)
 
 def test_too_few_texts_are_said():
-    with pytest.warns(UserWarning, match=r'of 20 prompts are missing.*for \{mood: calm\} \(at most 3 different texts\)'):
+    with pytest.warns(
+        UserWarning, match=r'of 20 prompts are missing.*for \{mood: calm\} \(at most 3 different texts\)'
+    ):
         rows = template_prompts(TEA, 20)
     assert len({r['messages'][0]['content'] for r in rows}) == len(rows) == 6 and len({r['id'] for r in rows}) == 6
     with pytest.raises(RsrError, match='Add templates or slot texts'):
@@ -407,10 +570,17 @@ def test_slots_are_the_same_within_a_prompt_and_other_texts_are_tried():
         assert b == a.upper() and c == '{n}' and (d == 'z' or r['metadata']['taxonomy']['mood'] == 'cross')
 
 def test_seen():
-    s = Seen(.8)
-    long = 'I ordered a blue kettle on Monday, was promised delivery by Wednesday, and it is Friday now. Where is order {}?'
-    assert s.add('Where is it?', 'a') is None and s.add('Where is it?') == ('exact', 'a') and s.add('WHERE is it') == ('normalised', 'a')
+    s = SeenTexts(.8)
+    long = (
+        'I ordered a blue kettle on Monday, was promised delivery by Wednesday, and it is Friday now. '
+        'Where is order {}?'
+    )
+    assert (
+        s.add('Where is it?', 'a') is None
+        and s.add('Where is it?') == ('exact', 'a')
+        and s.add('WHERE is it') == ('normalised', 'a')
+    )
     assert s.add(long.format(1), 'b') is None and s.add(long.format(2)) == ('near', 'b')
     assert s.add('漢字かな', 'c') is None and s.add('!!!') is None and s.add('???') is None
-    exact = Seen(None)
+    exact = SeenTexts(None)
     assert exact.add(long.format(1)) is None and exact.add(long.format(2)) is None
