@@ -12,7 +12,8 @@ from rsr.formatters.splits import SPLIT, check_split
 from rsr.formatters.writer import COMMON, make_formatter, make_formatters
 from rsr.pairs.strategies import RULE, STRATEGIES, check_pairs, make_plan
 from rsr.rubric.criteria import Criterion, Rubric, load_rubric
-from rsr.run.recipe import TOP, build, check_recipe, load_recipe, parse_override, schema
+from rsr.run.recipe import TOP_KEYS, check_recipe, load_recipe, parse_override, schema
+from rsr.run.execution import build
 from rsr.run.reference import NOTES, SAID, reference, reference_markdown, targets, yaml_value
 from rsr.run.reward import make_scorer
 from rsr.sampling.engine import Budget
@@ -39,7 +40,7 @@ def ids(r):
 def test_every_key_of_the_schema():
     for s, opts in schema().items():
         assert keys(s) == [f'{s}.{k}' for k in opts]
-    assert keys('recipe') == list(TOP)
+    assert keys('recipe') == list(TOP_KEYS)
 
 @pytest.mark.parametrize('name', FORMATTERS)
 def test_every_option_of_a_formatter(name):

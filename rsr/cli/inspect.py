@@ -149,8 +149,8 @@ def coverage(args, argv):
 # %% ../../nbs/cli/01_inspect.ipynb #77716cff
 def _judge(opts):
     "The options of the judge that labels production."
-    from rsr.run.recipe import expand, parse_override
-    return {k[6:]:expand(parse_override(f'sampler.{k[6:]}={v}')[1]) for k, v in opts.items() if k.startswith('judge.')}
+    from rsr.run.recipe import expand_env, parse_override
+    return {k[6:]:expand_env(parse_override(f'sampler.{k[6:]}={v}')[1]) for k, v in opts.items() if k.startswith('judge.')}
 
 def _labelled(t, production, judge, work_dir):
     "(rows with labels, exit code)."

@@ -10,7 +10,7 @@ import random
 from ..data.statistics import wilson
 from ..data.store import Store
 from .execution import execute
-from .recipe import build
+from .execution import build
 
 # %% ../../nbs/run/08_forecast.ipynb #19c934a5
 def _draw(store, n):

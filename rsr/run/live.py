@@ -10,7 +10,8 @@ import html, threading, time
 from copy import deepcopy
 from fastcore.basics import patch
 from .execution import carry_out, execute, prepare
-from .recipe import build, new_work_dir
+from .execution import new_work_dir
+from .execution import build
 from .results import Run
 
 # %% ../../nbs/run/07_live.ipynb #8b0f2161

@@ -21,7 +21,7 @@ from ..pairs.strategies import RULE, STRATEGIES, check_pairs, make_plan
 from ..rubric.criteria import Criterion, Rubric, load_rubric, rubric_names
 from ..rubric.evaluate import rubric_scorer
 from .inputs import with_responses
-from .recipe import CHOICES, ENGINES, RANGES, TOP, check_value, parameters, schema
+from .recipe import CHOICES, ENGINES, RANGES, TOP_KEYS, check_value, parameters, schema
 from ..sampling.engine import Budget
 from ..sampling.loop import Loop
 from ..sampling.providers import make_sampler
@@ -191,7 +191,7 @@ def _top_rows():
     "What stands at the top of a recipe beside the sections, and `split:`."
     words = dict(engine=', '.join(ENGINES), stages=said(stage_shares, 'stages'))
     types, defaults = dict(formatter=list, stages='list or dict', split=dict, pairs=dict), dict(engine=ENGINES[0])
-    for k in TOP:
+    for k in TOP_KEYS:
         yield reference_row('recipe', k, types.get(k, str), defaults.get(k), words.get(k, ''), '')
     for k, default in SPLIT.items():
         yield reference_row('split', f'split.{k}', type(default), default, allowed_by(lambda v, k=k: check_split({k:v}), k), said(group_key, k))

@@ -9,7 +9,7 @@ __all__ = ['as_rows', 'sample']
 import os
 from ..data.types import RsrError, no_such
 from .execution import execute
-from .recipe import TOP, load_recipe, schema
+from .recipe import TOP_KEYS, load_recipe, schema
 from .live import Live
 from .results import Run
 
@@ -29,12 +29,12 @@ def _place(key, value, sch):
         return [(f'formatter.{k}', v) for k, v in value.items()]
     if key=='pairs' and isinstance(value, dict) and 'strategy' not in value:
         return [(f'pairs.{k}', v) for k, v in value.items()]
-    if key in TOP:
+    if key in TOP_KEYS:
         return [(key, value)]
     for s in ('sampling', 'sampler', 'data', 'budget', 'resume'):
         if key in sch[s]:
             return [(f'{s}.{key}', value)]
-    raise RsrError(no_such('option', key, [*sch, *TOP, *sch['sampling'], *sch['sampler']]))
+    raise RsrError(no_such('option', key, [*sch, *TOP_KEYS, *sch['sampling'], *sch['sampler']]))
 
 # %% ../../nbs/run/09_run.ipynb #bfe584ec
 def as_rows(
