@@ -211,9 +211,9 @@ def test_changed_messages_are_refused(here, server):
 def test_a_smaller_input_is_said_and_loses_nothing(here, server, capfd):
     go(10, server.base_url)
     n, before = len(server.log), {r['messages'][0]['content']:r for r in read_jsonl('run/train/sft.jsonl')}
-    assert 'not in the input' not in capfd.readouterr().err
+    assert 'missing from the input' not in capfd.readouterr().err
     run = go(4, server.base_url)
-    assert '6 prompts of this run are not in the input' in capfd.readouterr().err
+    assert '6 prompts in this run are missing from the input' in capfd.readouterr().err
     assert run.stats()['prompts']['total']==4 and len(run.rollouts.prompt.unique())==10
     assert {r['messages'][0]['content'] for r in read_jsonl('run/train/sft.jsonl')}=={p for p in before if int(p.split()[1])<4}
     go(10, server.base_url)
@@ -241,7 +241,7 @@ def test_a_killed_run_is_known_by_its_lock(here, server):
     p.kill()
     p.wait()
     out = rsr('stats', 'w').stdout
-    assert f'process {p.pid} on ' in out and 'is gone' in out and 'rsr run work_dir=w' in out, out
+    assert f'process {p.pid} on ' in out and 'died before the run ended' in out and 'rsr run work_dir=w' in out, out
     assert json.loads(rsr('stats', 'w', 'json=true').stdout)['process']==load_run('w').process
     server.set(median=0.)
     p = rsr('run', 'work_dir=w', 'sampling.max_rollouts=4')

@@ -102,7 +102,7 @@ def _rewrite(r, options):
     from rsr.data.types import RsrError
     from rsr.formatters.writer import make_formatters
     from rsr.run.recipe import load_recipe
-    from rsr.run.results import format_files
+    from rsr.run.files import format_files
     if (bad := [o for o in options if not re.match(r'(formatter|split|stages|decontaminate)[.=]', o)]):
         raise RsrError(
         f"rsr format takes formatter, split, stages and decontaminate options only, not '{bad[0]}': "

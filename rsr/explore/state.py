@@ -18,7 +18,7 @@ from .thresholds import THRESHOLDS, histogram, prompt_pairs, prompt_rollouts, pr
 from .thresholds import thresholds_of, unjudged, whatif, with_thresholds
 from ..formatters.writer import make_formatters
 from ..run.files import valid_outcomes
-from ..run.results import format_files
+from ..run.files import format_files
 
 # %% ../../nbs/explore/03_state.ipynb #ef4c79f8
 class Exploration(HasTraits):

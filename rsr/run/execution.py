@@ -18,8 +18,8 @@ from ..data.types import RsrError
 from ..formatters.methods import FORMATTERS
 from ..formatters.splits import stage_shares
 from ..formatters.writer import make_formatters, options_of
-from ..pairs.strategies import count_pairs, make_plan, pair_loops, pair_options
-from .files import run_statistics, save_recipe, valid_groups, write_training_files
+from ..pairs.strategies import make_plan, pair_loops, pair_options
+from .files import run_statistics, save_recipe, write_training_files
 from .inputs import check_references, load_input, missing_prompts_note
 from .recipe import resolve_secrets, resolve_verifier
 from .results import Run
@@ -213,9 +213,9 @@ def at_work(
 # %% ../../nbs/run/06_execution.ipynb #6cf80652
 def close_run(store, d, formatters):
     "Write the training files and the statistics of a run."
-    write_training_files(store, d, formatters)
-    strategies = [f for f in formatters if f.options.get('strategy')]
-    store.put('pairs', {f.name:count_pairs(valid_groups(store, d), f) for f in strategies})
+    pairs = {}
+    write_training_files(store, d, formatters, pairs)
+    store.put('pairs', {f.name:pairs[f.name] for f in formatters if f.name in pairs})
     store.commit()
     write_stats(store, run_statistics(store, d))
 
