@@ -14,7 +14,7 @@ from rsr.pairs.strategies import RULE, STRATEGIES, check_pairs, make_plan
 from rsr.rubric.criteria import Criterion, Rubric, load_rubric
 from rsr.run.recipe import TOP_KEYS, check_recipe, load_recipe, parse_override, schema
 from rsr.run.execution import build
-from rsr.run.reference import NOTES, SAID, reference, reference_markdown, targets, yaml_value
+from rsr.run.reference import NOTES, HELP, reference, reference_markdown, targets, yaml_value
 from rsr.run.reward import make_scorer
 from rsr.sampling.engine import Budget
 from rsr.sampling.providers import make_sampler
@@ -74,12 +74,12 @@ def test_every_key_of_split_and_rubric():
 
 @pytest.mark.parametrize('r', ROWS, ids=ids)
 def test_each_is_described(r):
-    assert len(r['what']) > 3 and r['what'] != r['allowed'], 'put a comment behind the parameter, or a line in SAID'
+    assert len(r['what']) > 3 and r['what'] != r['allowed'], 'put a comment behind the parameter, or a line in HELP'
     assert not re.search(r'\b(None|True|False)\b|\bseed \'', r['what']), 'a recipe is YAML'
     assert r['type'] in ('int', 'float', 'bool', 'str', 'dict', 'list', 'any', 'list or dict')
 
 def test_nothing_is_explained_that_is_not_there():
-    assert set(SAID) <= {r['key'] for r in ROWS} and set(NOTES) <= set(SECTIONS)
+    assert set(HELP) <= {r['key'] for r in ROWS} and set(NOTES) <= set(SECTIONS)
     seen = [(r['section'], r['key']) for r in ROWS]
     assert len(seen) == len(set(seen))
 

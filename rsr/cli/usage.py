@@ -86,10 +86,10 @@ def _prompts_rows(rows):
     "The options of `rsr prompts`."
     from inspect import signature
     from rsr.taxonomy import generate
-    from rsr.run.reference import reference_row, said
+    from rsr.run.reference import reference_row, help_text
     ps = {k:p for k, p in signature(generate.make_prompts).parameters.items() if k not in ('taxonomy', 'sampler', 'assistant', 'budget', 'progress', 'options')}
     for k, p in ps.items():
-        yield reference_row('prompts', k, p.annotation, p.default, '', said(generate.make_prompts, k))
+        yield reference_row('prompts', k, p.annotation, p.default, '', help_text(generate.make_prompts, k))
     for k, what in _entries(generate, 'OPTIONS').items():
         if k not in ('guidance', 'sampling_seed', 'mix'):
             yield reference_row('prompts', k, None, generate.OPTIONS[k], '', what)
