@@ -9,7 +9,7 @@ __all__ = ['EXECUTORS', 'rubric_defaults', 'build', 'new_work_dir', 'print_input
 # %% ../../nbs/run/06_execution.ipynb #04766372
 import os, platform, sqlite3, sys, time
 from contextlib import contextmanager, suppress
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from ..data.ledger import ledger_error
 from ..data.store import Store
@@ -110,11 +110,8 @@ def build(
 def new_work_dir()->str:
     "Return output/YYYYMMDD_HHMMSS, with a number appended if that exists."
     base = Path('output')/time.strftime('%Y%m%d_%H%M%S')
-    path, n = base, 0
-    while path.exists():
-        n += 1
-        path = base.with_name(f'{base.name}_{n}')
-    return str(path)
+    others = (base.with_name(f'{base.name}_{n}') for n in count(1))
+    return str(next(p for p in chain([base], others) if not p.exists()))
 
 # %% ../../nbs/run/06_execution.ipynb #3e782d95
 def _check_local(work_dir):

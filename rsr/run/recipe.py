@@ -45,7 +45,6 @@ def _field_options(cls):
     "Return the options of a dataclass: {name: (type, default)}."
     return {f.name:(f.type, f.default) for f in fields(cls)}
 
-# %% ../../nbs/run/01_recipe.ipynb #5dfd5ae1
 def _judge_options(sampler):
     "Return the options of `verifier:`, from those of `sampler:`."
     judge = {k:v for k, v in sampler.items() if k!='drop_truncated'}
@@ -55,7 +54,6 @@ def _judge_options(sampler):
 TOP_KEYS = 'work_dir', 'formatter', 'split', 'stages', 'decontaminate', 'pairs', 'engine'
 _DATA = dict(input_path=(str, None), transform=(str, None), responses=(str, None), on_bad_row=(str, 'stop'))
 
-# %% ../../nbs/run/01_recipe.ipynb #23bc6c5c
 def schema()->dict:
     "Return {section: {key: (type, default)}} of all sections except formatters."
     sampler = {'type':(str, None), **_field_options(HttpSampler)}
@@ -121,8 +119,8 @@ def parse_override(
     "Split an option into its key and its value."
     key, eq, value = s.partition('=')
     if not eq or not key:
-        hint = ': options have no dashes, e.g. data.input_path=prompts.jsonl' if s.startswith('-') else ''
-        raise RsrError(f"'{s}' is not of the form key=value{hint}")
+        no_dashes = ': options have no dashes, e.g. data.input_path=prompts.jsonl' if s.startswith('-') else ''
+        raise RsrError(f"'{s}' is not of the form key=value{no_dashes}")
     return key, _option_value(key, value)
 
 # %% ../../nbs/run/01_recipe.ipynb #005ea1e5
@@ -270,8 +268,9 @@ def _check_paths(d):
 
 # %% ../../nbs/run/01_recipe.ipynb #af884095
 def _is_price(p):
-    numbers = isinstance(p, dict) and all(isinstance(x, (int, float)) for x in p.values())
-    return numbers and set(p)<={'prompt', 'completion'}
+    if not isinstance(p, dict) or not set(p)<={'prompt', 'completion'}:
+        return False
+    return all(isinstance(x, (int, float)) for x in p.values())
 
 # %% ../../nbs/run/01_recipe.ipynb #58dbb12a
 def _check_prices(d):
