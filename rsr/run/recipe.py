@@ -45,6 +45,7 @@ def _field_options(cls):
     "Return the options of a dataclass: {name: (type, default)}."
     return {f.name:(f.type, f.default) for f in fields(cls)}
 
+# %% ../../nbs/run/01_recipe.ipynb #2b427dab
 def _judge_options(sampler):
     "Return the options of `verifier:`, from those of `sampler:`."
     judge = {k:v for k, v in sampler.items() if k!='drop_truncated'}
@@ -85,10 +86,9 @@ def read_recipe(
         d = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise RsrError(f'{path} is not YAML: {e}') from None
-    if d is None:
-        raise RsrError(f'{path}: the recipe is empty')
     if not isinstance(d, dict):
-        raise RsrError(f'{path}: a recipe is a mapping of sections, not {type(d).__name__}')
+        problem = 'the recipe is empty' if d is None else f'a recipe is a mapping of sections, not {type(d).__name__}'
+        raise RsrError(f'{path}: {problem}')
     return d
 
 # %% ../../nbs/run/01_recipe.ipynb #d94e4db9
@@ -268,9 +268,8 @@ def _check_paths(d):
 
 # %% ../../nbs/run/01_recipe.ipynb #af884095
 def _is_price(p):
-    if not isinstance(p, dict) or not set(p)<={'prompt', 'completion'}:
-        return False
-    return all(isinstance(x, (int, float)) for x in p.values())
+    numbers = isinstance(p, dict) and all(isinstance(x, (int, float)) for x in p.values())
+    return numbers and set(p)<={'prompt', 'completion'}
 
 # %% ../../nbs/run/01_recipe.ipynb #58dbb12a
 def _check_prices(d):
