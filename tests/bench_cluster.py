@@ -86,7 +86,7 @@ t0 = time.perf_counter(); n = index_parts(sys.argv[1])
 print(json.dumps(dict(seconds=time.perf_counter()-t0, blocks=n, mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)))'''
 FORMAT = '''import json, resource, sys, time
 from rsr.formatters.writer import make_formatters
-from rsr.run.results import format_files
+from rsr.run.files import format_files
 d = json.loads(sys.argv[2])
 t0 = time.perf_counter(); rows = format_files(sys.argv[1], d, make_formatters(d['formatter']))
 print(json.dumps(dict(seconds=time.perf_counter()-t0, rows=sum(rows.values()), mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)))'''

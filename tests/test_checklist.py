@@ -19,7 +19,8 @@ from rsr.rubric.evaluate import RubricVerifier
 from rsr.rubric.verdicts import verdict_key
 from rsr.run.execution import close_run
 from rsr.run.files import save_recipe
-from rsr.run.recipe import build, load_recipe
+from rsr.run.recipe import load_recipe
+from rsr.run.execution import build
 from rsr.run.results import Run
 
 WORDS = ('river stone market letter winter garden engine harbour signal copper window teacher forest number paper circle island bottle summer travel history morning '

@@ -14,16 +14,21 @@ GSM8K = Path(os.environ.get('RSR_GSM8K', Path(__file__).parents[2]/'shared'/'dat
 def test_demo(here):
     p = rsr('demo', 'work_dir=demo')
     assert p.returncode==0, p.stderr
-    for word in ('prompts    32:', 'rollouts', 'pass rate', 'time', 'sft.jsonl, first row:', 'dpo.jsonl, first row:', 'demo/train/sft.jsonl', 'demo/train/dpo.jsonl'):
+    for word in ('prompts    32:', 'rollouts', 'pass rate', 'time', 'sft.jsonl, first row:', 'dpo.jsonl, first row:',
+                 'demo/train/sft.jsonl', 'demo/train/dpo.jsonl'):
         assert word in p.stdout
     sft, dpo, s = read_jsonl('demo/train/sft.jsonl'), read_jsonl('demo/train/dpo.jsonl'), load_run('demo').stats()
     assert len(sft)>=10 and len(dpo)>=10 and s['seconds']<300
     assert sum(s['samples']['by_outcome'].values())==s['samples']['asked']
-    assert {r['id'].split('-')[0] for r in load_run('demo').prompts.query("stop=='satisfied'").to_dict('records')}=={'sum', 'choice'}
+    satisfied = load_run('demo').prompts.query("stop=='satisfied'")
+    assert {id.split('-')[0] for id in satisfied.id}=={'sum', 'choice'}
 
 def test_a_seed_makes_a_run_reproducible(here):
-    data = [dict(id=f'q{i}', messages=[dict(role='user', content=f'What is {i} + 2? Answer with a number.')], metadata=dict(answer=str(i+2))) for i in range(6)]
-    kw = dict(recipe='sft', verifier='math-rlvr', max_rollouts=4, max_tokens=32, seed=3, concurrent_requests=1, progress=False)   # side by side, rounding depends on the neighbours
+    data = [dict(id=f'q{i}', messages=[dict(role='user', content=f'What is {i} + 2? Answer with a number.')],
+                 metadata=dict(answer=str(i+2))) for i in range(6)]
+    # requests side by side would differ: rounding depends on the neighbours in a batch
+    kw = dict(recipe='sft', verifier='math-rlvr', max_rollouts=4, max_tokens=32, seed=3, concurrent_requests=1,
+              progress=False)
     a, b = (sample(data, work_dir=w, **kw) for w in 'ab')
     key = ['prompt', 'idx']
     assert list(a.rollouts.sort_values(key).text)==list(b.rollouts.sort_values(key).text)
@@ -33,11 +38,13 @@ def test_a_seed_makes_a_run_reproducible(here):
 def test_gsm8k_with_a_transform(here):
     (here/'gsm.py').write_text("""
 def shape(row):
-    return dict(id=f"gsm-{row['row']}", messages=[dict(role='user', content=row['question'])], metadata=dict(answer=row['answer']))
+    return dict(id=f"gsm-{row['row']}", messages=[dict(role='user', content=row['question'])],
+                metadata=dict(answer=row['answer']))
 """)
     write_jsonl('gsm8k.jsonl', [json.loads(line) for line in GSM8K.read_text().splitlines()[:6]])
     p = rsr('run', 'sft', 'data.input_path=gsm8k.jsonl', 'data.transform=gsm.py:shape', 'verifier.type=math-rlvr',
             'sampling.max_rollouts=4', 'sampler.max_tokens=160', 'work_dir=w')
     assert p.returncode==0, p.stderr
     s = load_run('w').stats()
-    assert s['prompts']['total']==6 and s['scores']['unscored']==0 and s['scores']['passed']+s['scores']['failed']==s['samples']['by_outcome']['kept']
+    assert s['prompts']['total']==6 and s['scores']['unscored']==0
+    assert s['scores']['passed']+s['scores']['failed']==s['samples']['by_outcome']['kept']

@@ -12,8 +12,9 @@ from rsr.formatters.splits import SPLIT, check_split
 from rsr.formatters.writer import COMMON, make_formatter, make_formatters
 from rsr.pairs.strategies import RULE, STRATEGIES, check_pairs, make_plan
 from rsr.rubric.criteria import Criterion, Rubric, load_rubric
-from rsr.run.recipe import TOP, build, check_recipe, load_recipe, parse_override, schema
-from rsr.run.reference import NOTES, SAID, reference, reference_markdown, targets, yaml_value
+from rsr.run.execution import build
+from rsr.run.recipe import TOP_KEYS, check_recipe, load_recipe, parse_override, schema
+from rsr.run.reference import HELP, NOTES, reference, reference_markdown, targets, yaml_value
 from rsr.run.reward import make_scorer
 from rsr.sampling.engine import Budget
 from rsr.sampling.providers import make_sampler
@@ -39,7 +40,7 @@ def ids(r):
 def test_every_key_of_the_schema():
     for s, opts in schema().items():
         assert keys(s) == [f'{s}.{k}' for k in opts]
-    assert keys('recipe') == list(TOP)
+    assert keys('recipe') == list(TOP_KEYS)
 
 @pytest.mark.parametrize('name', FORMATTERS)
 def test_every_option_of_a_formatter(name):
@@ -56,7 +57,8 @@ def test_every_option_of_a_strategy(name):
 def test_every_option_of_a_verifier():
     for name in VERIFIERS:
         v = load_verifier(name)
-        assert set(map(tail, keys(f'verifier: {name}'))) == v.takes - {'response', 'metadata', 'ask', 'prompt', 'reasoning'}
+        filled_in = {'response', 'metadata', 'ask', 'prompt', 'reasoning'}
+        assert set(map(tail, keys(f'verifier: {name}'))) == v.takes - filled_in
     with pytest.raises(RsrError) as e:
         make_scorer(dict(type='rubric', no_such_option=1))
     allowed = set(re.findall(r'verifier\.(\w+)', str(e.value).partition('Allowed: ')[2]))
@@ -73,12 +75,12 @@ def test_every_key_of_split_and_rubric():
 
 @pytest.mark.parametrize('r', ROWS, ids=ids)
 def test_each_is_described(r):
-    assert len(r['what']) > 3 and r['what'] != r['allowed'], 'put a comment behind the parameter, or a line in SAID'
+    assert len(r['what']) > 3 and r['what'] != r['allowed'], 'put a comment behind the parameter, or a line in HELP'
     assert not re.search(r'\b(None|True|False)\b|\bseed \'', r['what']), 'a recipe is YAML'
     assert r['type'] in ('int', 'float', 'bool', 'str', 'dict', 'list', 'any', 'list or dict')
 
 def test_nothing_is_explained_that_is_not_there():
-    assert set(SAID) <= {r['key'] for r in ROWS} and set(NOTES) <= set(SECTIONS)
+    assert set(HELP) <= {r['key'] for r in ROWS} and set(NOTES) <= set(SECTIONS)
     seen = [(r['section'], r['key']) for r in ROWS]
     assert len(seen) == len(set(seen))
 
@@ -90,9 +92,12 @@ def built():
     d = build(load_recipe(BASE, ['sampler.base_url=http://localhost:1/v1']))
     out = {('sampling', f'sampling.{k}'): v for k, v in vars(d['sampling']).items()}
     plain = vars(make_sampler('openai-compatible-api', base_url='http://localhost:1/v1'))
-    out |= {(s, f'{s}.{k}'): plain[k] for s in ('sampler', 'verifier') for k in inspect.signature(HttpSampler).parameters if k not in ('base_url', 'api_key', 'temperature')}
+    options = [k for k in inspect.signature(HttpSampler).parameters if k not in ('base_url', 'api_key', 'temperature')]
+    out |= {(s, f'{s}.{k}'): plain[k] for s in ('sampler', 'verifier') for k in options}
     _, (judge,) = make_scorer(dict(type='mcq-llm-as-judge', model='m'))
-    out |= {('sampler', 'sampler.temperature'): plain['temperature'], ('verifier', 'verifier.temperature'): judge['temperature'], ('verifier', 'verifier.type'): d['verifier'].name}
+    out |= {('sampler', 'sampler.temperature'): plain['temperature'],
+            ('verifier', 'verifier.temperature'): judge['temperature'],
+            ('verifier', 'verifier.type'): d['verifier'].name}
     out |= {('budget', f'budget.{k}'): v for k, v in d['budget'].limits.items()} | {('resume', 'resume.mix'): d['mix']}
     for n in FORMATTERS:
         out |= {(f'formatter: {n}', f'formatter.{k}'): v for k, v in make_formatter(n).options.items()}
@@ -100,18 +105,22 @@ def built():
     out |= {('split', f'split.{k}'): v for k, v in check_split({}).items()}
     out |= {('pairs', f'pairs.{k}'): v for k, v in RULE.items()}
     plan, hot = make_plan(dict(strategy='rubric_selection'), {}), make_plan(dict(strategy='temperature'), {})
-    out |= {('pairs: rubric_selection', 'pairs.n'): plan.sampling['max_rollouts'], ('pairs: rubric_selection', 'pairs.temperature'): plan.chosen['temperature'],
-            ('pairs: temperature', 'pairs.chosen'): hot.chosen['temperature'], ('pairs: temperature', 'pairs.rejected'): hot.rejected['temperature']}
+    out |= {('pairs: rubric_selection', 'pairs.n'): plan.sampling['max_rollouts'],
+            ('pairs: rubric_selection', 'pairs.temperature'): plan.chosen['temperature'],
+            ('pairs: temperature', 'pairs.chosen'): hot.chosen['temperature'],
+            ('pairs: temperature', 'pairs.rejected'): hot.rejected['temperature']}
     r, c = Rubric('r', {'c': 1}, [dict(id='a', question='?', category='c')]), Criterion('a')
-    out |= {('rubric file', k): getattr(r, k) for k in ('description', 'pass_threshold', 'mode', 'combine', 'structured')}
+    rubric_keys = 'description', 'pass_threshold', 'mode', 'combine', 'structured'
+    out |= {('rubric file', k): getattr(r, k) for k in rubric_keys}
     out.pop(('verifier', 'verifier.drop_truncated'))   # of a judge there is no such thing
     return out | {('rubric file: criteria', k): getattr(c, k) for k in vars(c) if k != 'id'}
 
 def test_each_default_is_what_is_built():
-    made, said = built(), {(r['section'], r['key']): r['default'] for r in ROWS}
-    assert made.keys() <= said.keys() and len(made) > 80
-    assert {k: v for k, v in made.items() if v != said[k]} == {}
-    assert {k for k in said if k[0] in ('sampling', 'sampler') and k not in made} == {('sampler', 'sampler.type'), ('sampler', 'sampler.base_url'), ('sampler', 'sampler.api_key')}
+    made, listed = built(), {(r['section'], r['key']): r['default'] for r in ROWS}
+    assert made.keys() <= listed.keys() and len(made) > 80
+    assert {k: v for k, v in made.items() if v != listed[k]} == {}
+    not_made = {key for section, key in listed if section in ('sampling', 'sampler') and (section, key) not in made}
+    assert not_made == {'sampler.type', 'sampler.base_url', 'sampler.api_key'}
 
 def test_targets():
     for n in FORMATTERS:
@@ -125,7 +134,11 @@ def test_targets():
 def recipe_with(r, key, value):
     "A recipe with one key, checked as far as that goes without a model."
     head, _, name = r['section'].partition(': ')
-    more = dict(pairs=dict(strategy=name or 'temperature')) if head == 'pairs' else dict(verifier=dict(type=name)) if head == 'verifier' and name else {}
+    more = {}
+    if head == 'pairs':
+        more = dict(pairs=dict(strategy=name or 'temperature'))
+    if head == 'verifier' and name:
+        more = dict(verifier=dict(type=name))
     if head == 'formatter':
         more = dict(formatter=[dict(type=name or 'sft')])
     if head == 'pairs':
@@ -133,13 +146,14 @@ def recipe_with(r, key, value):
     d = load_recipe({**BASE, **more}, [(key, value)])
     make_formatters(d['formatter'])
     if head == 'verifier' and name:
-        make_scorer({'base_url': 'http://localhost:1/v1', 'rubric': 'helpful_answer', **d['verifier']} if name == 'rubric' else d['verifier'])
+        judge = {'base_url': 'http://localhost:1/v1', 'rubric': 'helpful_answer'} if name == 'rubric' else {}
+        make_scorer({**judge, **d['verifier']})
     if d.get('pairs'):
         check_pairs(d['pairs'])
     return d
 
-GOOD = {'formatter': [dict(type='sft')], 'formatter.type': 'sft', 'pairs.strategy': 'temperature', 'pairs': dict(strategy='temperature'), 'split': {},
-        'verifier.rubric': 'helpful_answer'}
+GOOD = {'formatter': [dict(type='sft')], 'formatter.type': 'sft', 'pairs.strategy': 'temperature',
+        'pairs': dict(strategy='temperature'), 'split': {}, 'verifier.rubric': 'helpful_answer'}
 IN_RECIPE = [r for r in ROWS if not r['section'].startswith('rubric file')]
 
 @pytest.mark.parametrize('r', IN_RECIPE, ids=ids)
@@ -171,7 +185,8 @@ def test_the_ranges_are_those_that_are_checked(r):
         with pytest.raises(RsrError, match='is not in'):
             load_recipe(BASE, [(r['key'], v)])
 
-CHOOSE = [r for r in ROWS if re.fullmatch(r'\w+(, \w+)+', r['allowed']) and r['section'].startswith(('formatter: ', 'data', 'recipe')) and r['key'] != 'formatter']
+CHOOSE = [r for r in ROWS if re.fullmatch(r'\w+(, \w+)+', r['allowed'])
+          and r['section'].startswith(('formatter: ', 'data', 'recipe')) and r['key'] != 'formatter']
 
 @pytest.mark.parametrize('r', CHOOSE, ids=ids)
 def test_each_choice_is_one(r):
@@ -180,7 +195,9 @@ def test_each_choice_is_one(r):
     with pytest.raises(RsrError):
         recipe_with(r, r['key'], 'no such choice')
 
-@pytest.mark.parametrize('r', [r for r in ROWS if r['section'] in schema() and r['default'] is not None], ids=ids)
+WITH_DEFAULT = [r for r in ROWS if r['section'] in schema() and r['default'] is not None]
+
+@pytest.mark.parametrize('r', WITH_DEFAULT, ids=ids)
 def test_a_default_can_be_copied_into_a_command(r):
     assert parse_override(f"{r['key']}={yaml_value(r['default'])}".replace("''", ''))[1] in (r['default'], None, '')
 
@@ -189,7 +206,8 @@ def test_a_default_can_be_copied_into_a_command(r):
 
 def test_the_page_is_what_the_code_says_now():
     cells = json.loads(PAGE.read_text(encoding='utf-8'))['cells']
-    saved = [''.join(o['data']['text/markdown']) for c in cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})]
+    data = [o.get('data', {}) for c in cells for o in c.get('outputs', [])]
+    saved = [''.join(d['text/markdown']) for d in data if 'text/markdown' in d]
     assert saved == [reference_markdown()], 'run the notebook again: nbs/_build.py run --only run/03_reference'
 
 def test_the_tables_are_tables():
@@ -199,4 +217,5 @@ def test_the_tables_are_tables():
     assert [re.match(r'\| `([^`]+)`', x)[1] for x in lines] == [r['key'] for r in ROWS]
 
 def test_sampling_and_budget_have_no_more_than_their_sections():
-    assert set(vars(Sampling())) == set(map(tail, keys('sampling'))) and set(Budget().limits) == set(map(tail, keys('budget')))
+    assert set(vars(Sampling())) == set(map(tail, keys('sampling')))
+    assert set(Budget().limits) == set(map(tail, keys('budget')))

@@ -22,7 +22,8 @@ def _resume_hint(work_dir, argv):
 @command('RECIPE [key=value …]', 'rsr run dpo data.input_path=prompts.jsonl verifier.type=math-rlvr sampler.base_url=http://localhost:8000/v1')
 def run(args, argv):
     "Sample a recipe (a file, or a shipped name) and write its training files; with work_dir=OLD go on with a run."
-    from rsr.run.recipe import load_recipe, new_work_dir
+    from rsr.run.recipe import load_recipe
+    from rsr.run.execution import new_work_dir
     from rsr.run.execution import execute
     old = next((Path(a[9:])/'recipe.yaml' for a in args if a.startswith('work_dir=')), None)
     if args and '=' in args[0] and old and old.is_file():
@@ -101,7 +102,7 @@ def _rewrite(r, options):
     from rsr.data.types import RsrError
     from rsr.formatters.writer import make_formatters
     from rsr.run.recipe import load_recipe
-    from rsr.run.results import format_files
+    from rsr.run.files import format_files
     if (bad := [o for o in options if not re.match(r'(formatter|split|stages|decontaminate)[.=]', o)]):
         raise RsrError(
         f"rsr format takes formatter, split, stages and decontaminate options only, not '{bad[0]}': "
@@ -191,11 +192,11 @@ def init(args, argv):
 # %% ../../nbs/cli/02_make.ipynb #e53b0683
 def _rubric_option(a):
     "(key, value) of an option of `rsr rubric`; what a judge is called is a text, as in a recipe."
-    from rsr.run.recipe import expand, parse_override
+    from rsr.run.recipe import expand_env, parse_override
     if not a.startswith('judge.'):
         return parse_override(a)
     k, v = parse_override('sampler.'+a[6:])
-    return 'judge.'+k[8:], expand(v) if k in ('sampler.api_key', 'sampler.base_url', 'sampler.headers') else v
+    return 'judge.'+k[8:], expand_env(v) if k in ('sampler.api_key', 'sampler.base_url', 'sampler.headers') else v
 
 @command('[validate RUBRIC labels=FILE] [judge.model=… k=3 json=true]', 'rsr rubric validate helpful_answer labels=labelled.jsonl judge.model=gpt-4o-mini k=3')
 def rubric(args, argv):

@@ -26,7 +26,8 @@ from ..formatters.splits import Benchmark, clean_input, write_found
 from ..run.execution import at_work, close_run, executor
 from ..run.files import save_recipe
 from ..run.inputs import check_references, missing_prompts_note
-from ..run.recipe import build, new_work_dir
+from ..run.execution import new_work_dir
+from ..run.execution import build
 from ..run.results import Run
 from ..sampling.engine import run_sync
 from ..sampling.loop import Loop, ProgressBar

@@ -13,7 +13,7 @@ from .leases import BudgetLease, NOTHING
 from ..data.files import dumps
 from ..data.parts import close_block, open_block
 from ..data.types import RsrError
-from ..run.recipe import build
+from ..run.execution import build
 from ..sampling.engine import Stopped
 from ..sampling.loop import Loop
 from ..sampling.replies import redact

@@ -19,7 +19,7 @@ from .thresholds import THRESHOLDS, config_name, histogram, preview_counts, reci
 from .thresholds import thresholds_of, with_thresholds
 from ..formatters.writer import make_formatters
 from ..run.files import valid_outcomes
-from ..run.results import format_files
+from ..run.files import format_files
 
 # %% ../../nbs/explore/04_state.ipynb #ef4c79f8
 class Exploration(HasTraits):

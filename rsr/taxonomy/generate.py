@@ -12,7 +12,8 @@ from ..data.files import fingerprint
 from ..data.ledger import ledger_error
 from ..data.store import Store
 from ..data.types import RsrError, no_such
-from ..run.recipe import check_value, mask, new_work_dir, parse_override, schema, resolve_secrets
+from ..run.recipe import check_value, mask, parse_override, schema, resolve_secrets
+from ..run.execution import new_work_dir
 from ..sampling.engine import Budget
 from ..sampling.providers import make_sampler
 from .combinations import combinations, template_prompts
