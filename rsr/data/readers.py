@@ -36,12 +36,12 @@ def _check_message(i, m):
         return f'messages[{i}] is {type(m).__name__}, not an object with role and content'
     if m.get('role') not in ROLES:
         return f"messages[{i}]: unknown role {m.get('role')!r} (allowed: {', '.join(ROLES)})"
-    for key in UNSUPPORTED_KEYS:
-        if m.get(key):
-            return f"messages[{i}] has '{key}', which training rows cannot hold; remove it in data.transform"
     bad = _check_content(m.get('content'))
     if bad:
         return f'messages[{i}]: {bad}'
+    for key in UNSUPPORTED_KEYS:
+        if m.get(key):
+            return f"messages[{i}] has '{key}', which training rows cannot hold; remove it in data.transform"
 
 # %% ../../nbs/data/03_readers.ipynb #7e9373f0
 def _check_order(roles):
@@ -187,6 +187,7 @@ def read_parquet(path):
 # %% ../../nbs/data/03_readers.ipynb #e2c5ba95
 READERS = {'.jsonl':read_jsonl, '.jsonl.gz':read_jsonl, '.parquet':read_parquet}
 
+# %% ../../nbs/data/03_readers.ipynb #9f2634b6
 def _read_path(path):
     "Return the rows of a file, as its reader yields them."
     for ending, reader in READERS.items():
