@@ -9,7 +9,7 @@ from conftest import read_jsonl, write_jsonl
 
 from rsr.data.files import dumps
 from rsr.data.statistics import compare_rates, rate_difference, change_verdict
-from rsr.data.store import Store, Verdicts
+from rsr.data.store import Store, VerdictCache
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.formatters.writer import make_formatters
 from rsr.quality.checklist import CheckContext, checklist, checklist_options, checklist_table, pass_rate_stable
@@ -70,7 +70,7 @@ def rubric_run(path, agree=.95, n=100, labelled=80):
     for q, _, rs in list(st.walk())[:labelled]:
         said = {c.id:rng.choice(['YES', 'NO']) for c in r.criteria}
         for c in r.criteria:
-            Verdicts(st).put(verdict_key(c, judge, q.messages, rs[0].text), dumps([said[c.id], 'because']))
+            VerdictCache(st).put(verdict_key(c, judge, q.messages, rs[0].text), dumps([said[c.id], 'because']))
         labels.append(dict(messages=q.messages, response=rs[0].text, labels={k:v if rng.random()<agree else {'YES':'NO', 'NO':'YES'}[v] for k, v in said.items()}))
     st.close()
     return labels

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.statistics import MIN_PROMPTS, compare_rates, rate_difference, initial_rates, change_verdict
-from ..data.store import Store, Verdicts
+from ..data.store import Store, VerdictCache
 from ..data.text import normalised, prompt_text
 from ..data.types import EPS, RsrError, no_such
 from ..formatters.writer import make_formatters
@@ -98,7 +98,7 @@ def _from_ledger(case):
     from rsr.rubric.validate import validate
     how = {k:case.d['verifier'][k] for k in ('mode', 'combine') if case.d['verifier'].get(k)}
     judges = [Judge(_unasked, c, False) for c in case.scorer.get('judges', ())]
-    return validate(load_rubric(case.d['verifier']['rubric'], **how), case.labels, judges or None, cache=Verdicts(case.store))
+    return validate(load_rubric(case.d['verifier']['rubric'], **how), case.labels, judges or None, cache=VerdictCache(case.store))
 
 def _report(case):
     "The validation of the rubric; None where there is none."

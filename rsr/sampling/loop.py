@@ -9,7 +9,7 @@ __all__ = ['ProgressBar', 'Loop']
 import asyncio, inspect, sqlite3, sys, time
 from fastcore.basics import patch
 from ..data.ledger import ledger_error
-from ..data.store import Verdicts
+from ..data.store import VerdictCache
 from ..data.types import Rollout, RsrError, RunBroken, Score, passed
 from .engine import Budget, Engine, Stopped, judge_ask, model_price
 from .replies import CallError
@@ -53,7 +53,7 @@ class Loop(Schedule):
         self.store, self.verifier, self.budget, self.progress, self.judges = store, verifier, budget or Budget(), progress, list(judges)
         self.keys, self.mix, self.engine, self.judge_engines = keys, mix, _engine_for(sampler), [_engine_for(j) for j in self.judges]
         self.judge_prices = [model_price(j.model, j.price) if any(self.budget.price) else None for j in self.judges]
-        self.score_with = dict(cache=Verdicts(store)) if 'cache' in inspect.signature(verifier.score).parameters else {}
+        self.score_with = dict(cache=VerdictCache(store)) if 'cache' in inspect.signature(verifier.score).parameters else {}
         super().__init__(formatters, sampling, sampler, side)
 
 # %% ../../nbs/sampling/06_loop.ipynb #98ee930b
