@@ -53,7 +53,7 @@ def sampling(tmp, n=1000):
 def synthetic(work, rollouts, per=8, size=500):
     "Parts of a finished run, without a model."
     from rsr.data.files import dumps, fingerprint
-    from rsr.data.parts import TABLES, write_part, block_keys, own_keys, part_path
+    from rsr.data.parts import TABLES, write_part, block_keys, key_range, part_path
     from rsr.data.store import Store
     from rsr.run.files import save_recipe
     from rsr.run.recipe import load_recipe
@@ -61,7 +61,7 @@ def synthetic(work, rollouts, per=8, size=500):
     configs = [('sampler', fingerprint('s'), '{"type":"synthetic"}'), ('verifier', fingerprint('v'), '{"type":"math-rlvr"}')]
     d = load_recipe(dict(formatter=[dict(type='sft'), dict(type='dpo')]), [('work_dir', str(work))])
     for block in range(-(-rollouts//(per*size))):
-        key, ps, rs, ss = own_keys(block)[0], [], [], []
+        key, ps, rs, ss = key_range(block)[0], [], [], []
         for k in block_keys(block, size):
             row = dict(messages=[dict(role='user', content=' '.join(rng.choices(words, k=20)))], metadata=dict(answer='7'), extra={})
             ps.append((k, f'q{k}', dumps(row), 'x', 'x', 1, 'satisfied'))

@@ -18,7 +18,10 @@ from .ray import check_shared, connect, import_ray, read_dataset
 from .worker import Worker, call_costs, needed_env, shares
 from ..data.files import fingerprint
 from ..data.ledger import ledger_error
-from ..data.parts import Cluster, ROOM, block_keys, block_sources, blocks_left, own_keys, update_index
+from ..data.parts import Cluster, KEY_STRIDE, block_keys, key_range
+from ..data.index import update_index
+from ..data.index import blocks_left
+from ..data.index import block_sources
 from ..data.readers import read_prompts
 from ..data.store import Store
 from ..data.types import RsrError, RunBroken
@@ -48,7 +51,7 @@ def spent_before(
 )->dict:    # {block: (prompt, completion, judge's prompt, judge's completion) tokens}
     "What each block has cost so far: the keys of rollouts and of calls have the block in front."
     q = "SELECT key/{0}, coalesce(sum(prompt_tokens),0), coalesce(sum(completion_tokens),0) FROM {1} GROUP BY 1"
-    asked, judged = ({b:t for b, *t in store.db.execute(q.format(ROOM, t))} for t in ('rollouts', 'calls'))
+    asked, judged = ({b:t for b, *t in store.db.execute(q.format(KEY_STRIDE, t))} for t in ('rollouts', 'calls'))
     return {b:(*asked.get(b, (0, 0)), *judged.get(b, (0, 0))) for b in asked.keys()|judged.keys()}
 
 # %% ../../nbs/cluster/03_driver.ipynb #60e26920
@@ -186,7 +189,7 @@ async def _result(ref):
 @patch
 def job(self:Pool, block)->dict:
     "What an actor has to know of a block."
-    q, keys, (lo, hi) = self.store.db.execute, block_keys(block, self.size), own_keys(block)
+    q, keys, (lo, hi) = self.store.db.execute, block_keys(block, self.size), key_range(block)
     prompts = q('SELECT key,id,row,place,digest FROM prompts WHERE gen=? AND key BETWEEN ? AND ? ORDER BY key', (self.store.gen, keys[0], keys[-1])).fetchall()
     reviews = q('SELECT rollout,other,verdict FROM reviews WHERE rollout BETWEEN ? AND ?', (lo, hi)).fetchall()
     self.purse.open(block)

@@ -10,7 +10,7 @@ import platform, shlex, yaml
 from functools import partial
 from pathlib import Path
 from fastcore.basics import patch
-from ..data.parts import index_parts
+from ..data.index import index_parts
 from ..data.store import Store
 from ..data.summary import table, write_stats
 from ..data.text import prompt_text
