@@ -12,7 +12,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..data.index import index_parts
 from ..data.store import Store
-from ..data.summary import table, write_stats
+from ..data.summary import stats_table, write_stats
 from ..data.text import prompt_text
 from ..data.types import RsrError
 from ..formatters.load_check import check_files
@@ -153,7 +153,7 @@ def stats(self:Run)->dict:
 @patch
 def summary(self:Run)->str:
     "The figures as lines of text, and who is at work on the run."
-    return table(self.stats())+(f'\nprocess    {self.process}' if self.process else '')
+    return stats_table(self.stats())+(f'\nprocess    {self.process}' if self.process else '')
 
 @patch
 def __repr__(self:Run):
