@@ -235,4 +235,6 @@ def spent(self:BudgetPool, live)->str:
     "Say which limit is reached; None while one of the open blocks `live` can continue."
     kind = self._reached(live)
     if kind:
-        return f'budget.{kind}: {self.limits[kind]:g} ({self.used(kind):.4g} spent)'
+        used = self.used(kind)
+        spent = f'{used:,.0f}' if kind=='tokens' else f'{used:.4g}'
+        return f'budget.{kind}: {self.limits[kind]:g} ({spent} spent)'
