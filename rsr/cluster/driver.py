@@ -93,7 +93,8 @@ def _load_input(store, d, src):
     if not missing:
         _add_input(store, d, src)
     elif store.fresh or not store.gen:
-        raise RsrError('data.input_path is missing: the prompts (.jsonl, .jsonl.gz, .parquet, a folder of these, s3://…)')
+        raise RsrError('data.input_path is missing: the prompts '
+                       '(.jsonl, .jsonl.gz, .parquet, a folder of these, s3://…)')
 
 # %% ../../nbs/cluster/04_driver.ipynb #2ea0fdcd
 def _print_warnings(store, d, loop):
