@@ -1,7 +1,8 @@
-"""How fast the machinery is, and how little it buys: `make bench`, or `python tests/bench.py speed cost dpo overhead memory format`.
+"""How fast sampling is, and how few samples it needs: `make bench`.
 
-Every figure is printed beside what it is compared with, measured in the same run: these are ratios of a moment on one machine, not a
-scoreboard. The peer is tests/peer_openai.py, a plain asyncio script on the openai SDK (step 4, no barrier between prompts)."""
+Or `python tests/bench.py speed cost dpo overhead memory format`. Every number is printed beside what it is compared
+with, measured in the same run: ratios at one moment on one machine, not a scoreboard. The peer is tests/peer_openai.py,
+a plain asyncio script on the openai SDK (step 4, no barrier between prompts)."""
 import asyncio
 import json
 import os
@@ -16,13 +17,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from loopback import draw, least, spawn
 
-RSR, HERE, SLOTS, SEED = str(Path(sys.executable).parent/'rsr'), Path(__file__).parent, 128, 6   # of twelve seeds the one whose draws are most like those of published measurements
+# of twelve seeds the one whose draws are most like those of published measurements
+RSR, HERE, SLOTS, SEED = str(Path(sys.executable).parent/'rsr'), Path(__file__).parent, 128, 6
 
 def prompts_file(path, n):
     "Input rows `prompt 0` … whose right answer is A."
     with open(path, 'w') as f:
         for i in range(n):
-            f.write(json.dumps(dict(id=f'q{i}', messages=[dict(role='user', content=f'prompt {i}')], metadata=dict(answer='A')))+'\n')
+            f.write(json.dumps(dict(id=f'q{i}', messages=[dict(role='user', content=f'prompt {i}')],
+                                    metadata=dict(answer='A')))+'\n')
     return path
 
 def process(cmd):
@@ -46,7 +49,8 @@ def table(title, rows):
 def rsr_run(server, file, work, *args):
     "One `rsr run` against the server: wall, CPU and what the server saw."
     server.reset()
-    cmd = [RSR, 'run', *args, f'data.input_path={file}', f'sampler.base_url={server.base_url}', f'sampler.concurrent_requests={SLOTS}', f'work_dir={work}']
+    cmd = [RSR, 'run', *args, f'data.input_path={file}', f'sampler.base_url={server.base_url}',
+           f'sampler.concurrent_requests={SLOTS}', f'work_dir={work}']
     wall, cpu, _ = process(cmd)
     return wall, cpu, server.stats()
 
@@ -63,13 +67,18 @@ def speed(tmp, repeats=3):
         with spawn(median=median, seed=SEED) as server:
             for i in range(repeats if median<1 else 1):
                 wall, cpu, s = rsr_run(server, file, tmp/f'speed{median}{i}', 'sft')
-                rows.append(dict(client='rsr', wall_s=wall, utilisation=utilisation(s, wall), samples=s['samples'], ms_cpu_per_request=1000*cpu/s['requests']))
+                rows.append(dict(client='rsr', wall_s=wall, utilisation=utilisation(s, wall), samples=s['samples'],
+                                 ms_cpu_per_request=1000*cpu/s['requests']))
                 server.reset()
-                wall, cpu, out = process([sys.executable, HERE/'peer_openai.py', '--base_url', server.base_url, '--prompts', 1000, '--slots', SLOTS])
+                wall, cpu, out = process([sys.executable, HERE/'peer_openai.py', '--base_url', server.base_url,
+                                          '--prompts', 1000, '--slots', SLOTS])
                 s = server.stats()
-                rows.append(dict(client='openai', wall_s=wall, utilisation=utilisation(s, wall), samples=s['samples'], ms_cpu_per_request=1000*cpu/s['requests']))
+                rows.append(dict(client='openai', wall_s=wall, utilisation=utilisation(s, wall), samples=s['samples'],
+                                 ms_cpu_per_request=1000*cpu/s['requests']))
         import openai
-        table(f'speed: 1000 prompts, step 4, {SLOTS} slots, median latency {median:g} s (openai SDK {openai.__version__})', sorted(rows, key=lambda r: r['client'], reverse=True))
+        rows.sort(key=lambda r: r['client'], reverse=True)
+        table(f'speed: 1000 prompts, step 4, {SLOTS} slots, median latency {median:g} s '
+              f'(openai SDK {openai.__version__})', rows)
 
 def cost(tmp):
     "SFT on 4000 prompts with step_size auto: what is bought beyond the least possible, and how full the slots are."
@@ -80,7 +89,8 @@ def cost(tmp):
             for step in ('auto', 4):
                 wall, cpu, s = rsr_run(server, file, tmp/f'cost{median}{step}', 'sft', f'sampling.step_size={step}')
                 span = s['last_response']-s['first_request']
-                rows.append(dict(step=str(step), median_s=median, samples=s['samples'], times_least=s['samples']/need, utilisation_sampling=utilisation(s, span),
+                rows.append(dict(step=str(step), median_s=median, samples=s['samples'], times_least=s['samples']/need,
+                                 utilisation_sampling=utilisation(s, span),
                                  wall_s=wall, ms_cpu_per_request=1000*cpu/s['requests']))
     table(f'cost: 4000 prompts, SFT; the least possible, one at a time, is {need}', rows)
 
@@ -88,7 +98,8 @@ def cost(tmp):
 
 class Instant:
     "A sampler that answers at once, from the loopback server's draws."
-    config, drop_truncated, max_tokens, max_n, patience, max_retries, price = dict(type='instant'), True, 2048, 2**31, 600, 5, None
+    config, drop_truncated, max_tokens, max_n = dict(type='instant'), True, 2048, 2**31
+    patience, max_retries, price = 600, 5, None
     def __init__(self, slots=SLOTS, rate=None):
         self.concurrent_requests, self.k, self.rate, self.asked = slots, {}, rate, 0
     async def ask(self, messages, n=1, seed=None):
@@ -98,7 +109,9 @@ class Instant:
         for _ in range(n):
             k = self.k[p] = self.k.get(p, -1)+1
             right = draw(p, k, SEED) if self.rate is None else random.random()<self.rate
-            out.append(Rollout(rf'After some thought about it I am sure: the answer is \boxed{{{"A" if right else "B"}}}', '', 'stop', 'kept', completion_tokens=15, latency=.1))
+            answer = 'A' if right else 'B'
+            content = rf'After some thought about it I am sure: the answer is \boxed{{{answer}}}'
+            out.append(Rollout(content, '', 'stop', 'kept', completion_tokens=15, latency=.1))
         self.asked += n
         if self.rate is not None:
             self.k.clear()
@@ -116,8 +129,11 @@ def loop_on(work, n, sampler, formatters, **sampling):
     from rsr.sampling.schedule import Sampling
     from rsr.verifiers.verifiers import load_verifier
     store, t0 = Store(work), time.process_time()
-    store.add_prompts((f'line {i}', Prompt(f'q{i}', [dict(role='user', content=f'prompt {i}')], dict(answer='A'))) for i in range(n))
-    loop, t1 = Loop(store, sampler, load_verifier('mcq-rlvr'), make_formatters(formatters), Sampling(**sampling)), time.process_time()
+    store.add_prompts((f'line {i}', Prompt(f'q{i}', [dict(role='user', content=f'prompt {i}')], dict(answer='A')))
+                      for i in range(n))
+    formatters = make_formatters(formatters)
+    loop = Loop(store, sampler, load_verifier('mcq-rlvr'), formatters, Sampling(**sampling))
+    t1 = time.process_time()
     run_sync(loop.run)
     loop.seconds = t1-t0, time.process_time()-t1
     store.close()
@@ -126,12 +142,15 @@ def loop_on(work, n, sampler, formatters, **sampling):
 def dpo(tmp, n=1000):
     "The DPO recipe: fixed step 8 against auto with give_up; pairs and samples."
     rows, base = [], None
-    for label, kw in [('step 8', dict(step_size=8, max_steps=4)), ('auto', dict(step_size='auto')), ('auto, give_up 0.1', dict(step_size='auto', give_up=.1)),
-                      ('auto, give_up 0.2', dict(step_size='auto', give_up=.2)), ('auto, give_up 0.3', dict(step_size='auto', give_up=.3))]:
+    for label, kw in [('step 8', dict(step_size=8, max_steps=4)), ('auto', dict(step_size='auto')),
+                      ('auto, give_up 0.1', dict(step_size='auto', give_up=.1)),
+                      ('auto, give_up 0.2', dict(step_size='auto', give_up=.2)),
+                      ('auto, give_up 0.3', dict(step_size='auto', give_up=.3))]:
         s = Instant()
         loop = loop_on(tmp/label, n, s, [dict(type='dpo')], max_rollouts=32, **kw)
         base = base or (s.asked, loop.n['satisfied'])
-        rows.append(dict(rule=label, samples=s.asked, pairs=loop.n['satisfied'], samples_share=s.asked/base[0], pairs_share=loop.n['satisfied']/base[1], gave_up=loop.n['gave_up']))
+        rows.append(dict(rule=label, samples=s.asked, pairs=loop.n['satisfied'], samples_share=s.asked/base[0],
+                         pairs_share=loop.n['satisfied']/base[1], gave_up=loop.n['gave_up']))
     table(f'DPO within 32: {n} prompts', rows)
 
 def overhead(tmp, n=5000):
@@ -140,7 +159,8 @@ def overhead(tmp, n=5000):
     for label, kw in [('step 4', dict(step_size=4)), ('auto', dict(step_size='auto'))]:
         s = Instant()
         loop = loop_on(tmp/f'o{label}', n, s, [dict(type='sft')], max_rollouts=16, **kw)
-        rows.append(dict(rule=label, rollouts=s.asked, us_cpu_per_rollout=1e6*loop.seconds[1]/s.asked, us_cpu_loading_per_prompt=1e6*loop.seconds[0]/n,
+        rows.append(dict(rule=label, rollouts=s.asked, us_cpu_per_rollout=1e6*loop.seconds[1]/s.asked,
+                         us_cpu_loading_per_prompt=1e6*loop.seconds[0]/n,
                          bytes_on_disk_per_rollout=(tmp/f'o{label}'/'run.db').stat().st_size/s.asked))
     table(f'overhead: in-process sampler, {n} prompts, SFT', rows)
 
@@ -162,7 +182,8 @@ def memory(tmp, sizes=(1000, 100_000, 1_000_000)):
         _, _, out = process([sys.executable, '-c', MEMORY.format(here=str(HERE), work=str(work), n=n, step='auto')])
         mb, asked, wall = map(float, out.split())
         first = first or mb
-        rows.append(dict(prompts=n, peak_MB=mb, growth_MB=mb-first, rollouts=int(asked), bytes_per_rollout=(mb-first)*2**20/asked, wall_s=wall, rollouts_per_s=asked/wall))
+        rows.append(dict(prompts=n, peak_MB=mb, growth_MB=mb-first, rollouts=int(asked),
+                         bytes_per_rollout=(mb-first)*2**20/asked, wall_s=wall, rollouts_per_s=asked/wall))
         for f in work.iterdir():
             f.unlink()
     table('memory: in-process sampler, step_size auto, SFT', rows)
@@ -176,7 +197,8 @@ def format_(tmp, n=20_000):
     store, rows = Store(work, write=False), []
     for types in (['sft'], ['multi_sft']):
         t0 = time.perf_counter()
-        counts = write_files(((p, rs) for p, _, rs in store.walk(outcomes=('kept',))), make_formatters([dict(type=t) for t in types]), tmp/'out')
+        counts = write_files(((p, rs) for p, _, rs in store.walk(outcomes=('kept',))),
+                             make_formatters([dict(type=t) for t in types]), tmp/'out')
         t = time.perf_counter()-t0
         file = tmp/'out'/'train'/f'{types[0]}.jsonl'
         t0 = time.perf_counter()
@@ -185,7 +207,8 @@ def format_(tmp, n=20_000):
                 g.write(json.dumps(json.loads(line))+'\n')
         plain = time.perf_counter()-t0
         made = counts[file.name]['rows']
-        rows.append(dict(formatter=types[0], rows=made, rows_per_s=int(made/t), plain_json_rows_per_s=int(made/plain), times_plain=plain/t))
+        rows.append(dict(formatter=types[0], rows=made, rows_per_s=int(made/t), plain_json_rows_per_s=int(made/plain),
+                         times_plain=plain/t))
     table('formatting', rows)
 
 ALL = dict(speed=speed, cost=cost, dpo=dpo, overhead=overhead, memory=memory, format=format_)

@@ -12,7 +12,8 @@ from loopback import Loopback
 
 def rows(n, start=0, answer='A', **kw):
     "Input rows whose right answer is the one that the loopback server calls right."
-    return [dict(id=f'q{i}', messages=[dict(role='user', content=f'prompt {i}')], metadata=dict(answer=answer), **kw) for i in range(start, start+n)]
+    return [dict(id=f'q{i}', messages=[dict(role='user', content=f'prompt {i}')], metadata=dict(answer=answer), **kw)
+            for i in range(start, start+n)]
 
 def write_jsonl(path, items):
     Path(path).write_text(''.join(json.dumps(r)+'\n' for r in items))
@@ -25,7 +26,8 @@ RSR = str(Path(sys.executable).parent/'rsr')
 
 def rsr(*args, cwd=None, env=None, **kw):
     "Run the command line; the finished process with text output."
-    return subprocess.run([RSR, *map(str, args)], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=120, **kw)
+    return subprocess.run([RSR, *map(str, args)], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True,
+                          text=True, timeout=120, **kw)
 
 @pytest.fixture
 def server():

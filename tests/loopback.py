@@ -1,11 +1,11 @@
 r"""An OpenAI-compatible server on 127.0.0.1 for tests and benchmarks: seeded answers, latencies and faults.
 
-In a test:       with Loopback(fault=['429', 'ok']) as s: … s.base_url, s.log, s.stats(), s.set(fault=None), s.stop(), s.start()
-In a benchmark:  with spawn(median=.1) as s: … (a process of its own), or `python tests/loopback.py --median 0.1 --sigma 0.8`,
+In a test:       with Loopback(fault=['429', 'ok']) as s: … s.base_url, s.log, s.stats(), s.set(fault=None), s.stop()
+In a benchmark:  with spawn(median=.1) as s: … (a process of its own), or `python tests/loopback.py --median 0.1`,
                  which prints its base URL and serves GET /stats, POST /set and POST /reset beside /v1.
 
-The k-th choice (from 0) bought of a prompt is the same whoever asks: right or wrong, its text, its latency and its finish reason
-depend on (seed, text of the last user message, k) alone. Faults, refusals and `reply` use up no draw."""
+The k-th choice (from 0) of a prompt is the same in every process: right or wrong, its text, its latency and its finish
+reason depend only on (seed, text of the last user message, k). Faults, refusals and `reply` use up no draw."""
 import argparse
 import asyncio
 import hashlib
@@ -36,17 +36,21 @@ OPTIONS = dict(
     rate=None,                 # pass rate: None (Beta(.6, .6) by prompt), a float, {prompt: float} or prompt -> float
     answers=('A', 'B'),        # what stands in \boxed{} when right, when wrong
     words=20,                  # mean length of an answer
-    reasoning=False,           # thinking apart: True or 'reasoning_content', 'reasoning' (the field), 'think' (tags in the content)
-    reply=None,                # body -> str | [str] | message | response | (status, body[, headers]) | None (as usual); sync or async
+    # thinking apart: True or 'reasoning_content', 'reasoning' (the field), 'think' (tags in the content)
+    reasoning=False,
+    # body -> str | [str] | message | response | (status, body[, headers]) | None (as usual); sync or async
+    reply=None,
     model='loopback-1',        # listed by GET /v1/models; any model is served
     median=0., sigma=.8,       # log-normal latency in seconds; median 0: at once
     per='request',             # one latency per 'request', or the slowest of its choices: 'choice'
     n_mode='honour',           # 'clamp': one choice whatever n is; 'refuse': an error where n > 1
     truncate=0., filter=0., empty=0.,    # share of choices cut by length, blocked by a filter, without text
     faults={},                 # {kind: probability}, drawn per request; kinds: FAULTS and the keys of ERRORS
-    fault=None,                # one kind for every request, or a list used up in order ('ok' or None: no fault), then none
+    # one kind for every request, or a list used up in order ('ok' or None: no fault), then none
+    fault=None,
     hang_after_headers=False,  # every answer stops after its headers
-    rate_limit=None, burst=None,         # requests per second, 429 beyond; the bucket holds `burst` (default: one second's worth)
+    # requests per second, 429 beyond; the bucket holds `burst` (default: one second's worth)
+    rate_limit=None, burst=None,
     retry_after=None,          # Retry-After on 429 and 503: seconds, or 'date'
     storm=None,                # (start, end): 429 for all, in seconds since the first request
     auth=None, echo_key=False, # the key to be sent, else 401; whether the 401 repeats the key it got
@@ -61,26 +65,35 @@ AT_ONCE = {'400', '401', '402', '403', '404', '429', '503', 'quota', 'n', 'conte
 # kind: (status, message, type, code, param)
 ERRORS = {
     '400': (400, "{why}", 'invalid_request_error', 'unsupported_value', 'temperature'),
-    '401': (401, "Incorrect API key provided: {key}. You can find your API key at https://platform.openai.com/account/api-keys.",
+    '401': (401, "Incorrect API key provided: {key}. "
+            "You can find your API key at https://platform.openai.com/account/api-keys.",
             'invalid_request_error', 'invalid_api_key', None),
     '402': (402, "Insufficient Balance", 'unknown_error', 'invalid_request_error', None),
-    '403': (403, "Country, region, or territory not supported", 'request_forbidden', 'unsupported_country_region_territory', None),
-    '404': (404, "The model `{model}` does not exist or you do not have access to it.", 'invalid_request_error', 'model_not_found', None),
-    '429': (429, "Rate limit reached for {model} in organization org-loopback on requests per min (RPM): Limit 500, Used 500, Requested 1. "
-            "Please try again in 120ms. Visit https://platform.openai.com/account/rate-limits to learn more.",
+    '403': (403, "Country, region, or territory not supported", 'request_forbidden',
+            'unsupported_country_region_territory', None),
+    '404': (404, "The model `{model}` does not exist or you do not have access to it.", 'invalid_request_error',
+            'model_not_found', None),
+    '429': (429, "Rate limit reached for {model} in organization org-loopback on requests per min (RPM): "
+            "Limit 500, Used 500, Requested 1. Please try again in 120ms. "
+            "Visit https://platform.openai.com/account/rate-limits to learn more.",
             'requests', 'rate_limit_exceeded', None),
-    'quota': (429, "You exceeded your current quota, please check your plan and billing details. For more information on this error, "
-              "read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors.",
+    'quota': (429, "You exceeded your current quota, please check your plan and billing details. "
+              "For more information on this error, read the docs: "
+              "https://platform.openai.com/docs/guides/error-codes/api-errors.",
               'insufficient_quota', 'insufficient_quota', None),
-    '500': (500, "The server had an error while processing your request. Sorry about that!", 'server_error', None, None),
-    '502': (502, "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n"
-            "<hr><center>nginx/1.24.0</center>\r\n</body>\r\n</html>\r\n", 'html', None, None),
-    '503': (503, "The engine is currently overloaded, please try again later", 'server_error', 'service_unavailable', None),
+    '500': (500, "The server had an error while processing your request. Sorry about that!", 'server_error', None,
+            None),
+    '502': (502, "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n"
+            "<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>nginx/1.24.0</center>\r\n</body>\r\n</html>\r\n",
+            'html', None, None),
+    '503': (503, "The engine is currently overloaded, please try again later", 'server_error', 'service_unavailable',
+            None),
     '504': (504, "upstream request timeout", 'text', None, None),
     'n': (400, "Invalid 'n': integer above maximum value. Expected a value <= 1, but got {n} instead.",
           'invalid_request_error', 'integer_above_max_value', 'n'),
-    'context': (400, "This model's maximum context length is {limit} tokens. However, your messages resulted in {tokens} tokens. "
-                "Please reduce the length of the messages.", 'invalid_request_error', 'context_length_exceeded', 'messages')}
+    'context': (400, "This model's maximum context length is {limit} tokens. "
+                "However, your messages resulted in {tokens} tokens. Please reduce the length of the messages.",
+                'invalid_request_error', 'context_length_exceeded', 'messages')}
 FLAVOURS = {
     'openai': {},
     'vllm': {
@@ -89,22 +102,27 @@ FLAVOURS = {
         '404': (404, "The model `{model}` does not exist.", 'NotFoundError', 404, None),
         '500': (500, "Internal Server Error", 'text', None, None),
         'n': (400, "n must be 1 when using greedy sampling, got {n}.", 'BadRequestError', 400, None),
-        'context': (400, "This model's maximum context length is {limit} tokens. However, you requested {tokens} tokens in the messages, "
-                    "Please reduce the length of the messages.", 'BadRequestError', 400, None)},
+        'context': (400, "This model's maximum context length is {limit} tokens. "
+                    "However, you requested {tokens} tokens in the messages, Please reduce the length of the messages.",
+                    'BadRequestError', 400, None)},
     'llamacpp': {
         '400': (400, "{why}", 'invalid_request_error', 400, None),
         '401': (401, "Invalid API Key", 'authentication_error', 401, None),
         '500': (500, "Compute error.", 'server_error', 500, None),
         '503': (503, "Loading model", 'unavailable_error', 503, None),
-        'n': (500, "Only one completion choice is allowed", 'server_error', 500, None),  # as its older versions say it: not a 4xx
-        'context': (400, "the request exceeds the available context size, try increasing it", 'exceed_context_size_error', 400, None)}}
+        # as its older versions say it: not a 4xx
+        'n': (500, "Only one completion choice is allowed", 'server_error', 500, None),
+        'context': (400, "the request exceeds the available context size, try increasing it",
+                    'exceed_context_size_error', 400, None)}}
 BAD = "Unsupported value: 'temperature' does not support 3 with this model. Only the default (1) value is supported."
 RAW = {'html': 'text/html', 'text': 'text/plain; charset=utf-8', 'json': 'application/json'}
-PHRASES = {200: 'OK', 400: 'Bad Request', 401: 'Unauthorized', 402: 'Payment Required', 403: 'Forbidden', 404: 'Not Found',
+PHRASES = {200: 'OK', 400: 'Bad Request', 401: 'Unauthorized', 402: 'Payment Required', 403: 'Forbidden',
+           404: 'Not Found',
            405: 'Method Not Allowed', 429: 'Too Many Requests', 500: 'Internal Server Error', 502: 'Bad Gateway',
            503: 'Service Unavailable', 504: 'Gateway Timeout'}
-WORDS = ('we look at each part once more and keep what holds first the given terms then how they relate step by step until only one way '
-         'remains open so far nothing speaks against it while several others fail early because their units differ or signs are wrong '
+WORDS = ('we look at each part once more and keep what holds first the given terms then how they relate step by step '
+         'until only one way remains open so far nothing speaks against it while several others fail early because '
+         'their units differ or signs are wrong '
          'let us check again with small cases both ends agree and middle values follow this pattern too').split()
 FILL = WORDS * 16
 UNPACK = struct.Struct('<3Q').unpack
@@ -136,7 +154,7 @@ def draw(prompt, k, seed=0, rate=None):
     return uniforms(prompt, k, seed)[0] < rate_of(prompt, seed, rate)
 
 def least(prompt, seed=0, passes=1, fails=0, within=16, rate=None):
-    "(samples, satisfied): what one at a time buys till `passes` right and `fails` wrong ones; `within` if that never comes."
+    "(samples, satisfied) of sampling one at a time until `passes` right and `fails` wrong ones, at most `within`."
     right = 0
     for k in range(within):
         right += draw(prompt, k, seed, rate)
@@ -193,8 +211,10 @@ def usage(messages, done, thought=0):
 
 def completion(id_, body, choices, done, thought=0, model=None):
     "A chat completion of `choices`: (message fields, finish reason)."
-    rows = [dict(index=i, message={'role': 'assistant', **m}, logprobs=None, finish_reason=f) for i, (m, f) in enumerate(choices)]
-    return dict(id=f'chatcmpl-{id_:012x}', object='chat.completion', created=int(time.time()), model=body.get('model') or model,
+    rows = [dict(index=i, message={'role': 'assistant', **m}, logprobs=None, finish_reason=f)
+            for i, (m, f) in enumerate(choices)]
+    return dict(id=f'chatcmpl-{id_:012x}', object='chat.completion', created=int(time.time()),
+                model=body.get('model') or model,
                 choices=rows, usage=usage(body['messages'], done, thought), system_fingerprint='fp_loopback')
 
 def spoil(kind, out):
@@ -205,8 +225,9 @@ def spoil(kind, out):
         for c in out['choices']:
             c['message'] = {'role': 'assistant', 'content': None}
     if kind == 'error200':
-        out = {'error': dict(message='Provider returned error', code=502, metadata=dict(
-        raw='upstream connect error or disconnect/reset before headers', provider_name='Loopback')), 'user_id': 'user_loopback'}
+        raw = 'upstream connect error or disconnect/reset before headers'
+        details = dict(message='Provider returned error', code=502, metadata=dict(raw=raw, provider_name='Loopback'))
+        out = {'error': details, 'user_id': 'user_loopback'}
     data = orjson.dumps(out)
     return data[:len(data) * 2 // 3] if kind == 'malformed' else data
 
@@ -287,7 +308,8 @@ class Conn(asyncio.Protocol):
     def send(self, status, ctype, body, headers=(), part=1.):
         "Write a response, or the given part of its body."
         more = ''.join(f'{k}: {v}\r\n' for k, v in headers)
-        head = f'HTTP/1.1 {status} {PHRASES.get(status, "Error")}\r\ncontent-type: {ctype}\r\ncontent-length: {len(body)}\r\n{more}\r\n'
+        head = (f'HTTP/1.1 {status} {PHRASES.get(status, "Error")}\r\n'
+                f'content-type: {ctype}\r\ncontent-length: {len(body)}\r\n{more}\r\n')
         self.transport.write(head.encode() + body[:int(len(body) * part)])
 
     def reset(self):
@@ -368,15 +390,18 @@ class Loopback:
         self.asked, self.count, self.rng = Counter(), Counter(), random.Random(self.o.seed)
         self.by_status, self.by_fault = Counter(), Counter()
         self.inflight = sum(1 for c in self.conns if c.call)
-        self.most, self.first, self.last, self.latency, self.began, self.tokens = self.inflight, None, None, 0., None, None
+        self.most, self.first, self.last, self.latency = self.inflight, None, None, 0.
+        self.began, self.tokens = None, None
         self.log.clear()
         self.cpu0 = self.cpu()
 
     def stats(self):
         "Counts since the start or the last reset, of chat requests."
         return dict({k: self.count[k] for k in ('requests', 'samples', 'lost', 'connections')}, prompts=len(self.asked),
-                    latency=self.latency, by_status=dict(self.by_status), by_fault=dict(self.by_fault), inflight=self.inflight,
-                    max_inflight=self.most, first_request=self.first, last_response=self.last, cpu=self.cpu() - self.cpu0)
+                    latency=self.latency, by_status=dict(self.by_status), by_fault=dict(self.by_fault),
+                    inflight=self.inflight,
+                    max_inflight=self.most, first_request=self.first, last_response=self.last,
+                    cpu=self.cpu() - self.cpu0)
 
     def on_loop(self, fn):
         "What `fn()` returns, a coroutine function run in the server's thread."
@@ -408,7 +433,8 @@ class Loopback:
     def handle(self, conn, method, path, headers, data):
         "Route one request."
         path = path.partition('?')[0]
-        entry = dict(time=time.time(), method=method, path=path, prompt=None, n=None, seed=None, status=None, fault=None, k=None,
+        entry = dict(time=time.time(), method=method, path=path, prompt=None, n=None, seed=None, status=None,
+                     fault=None, k=None,
                      headers=headers, body=None)
         if path.startswith('/v1/') and self.o.log:
             self.log.append(entry)
@@ -431,7 +457,8 @@ class Loopback:
     def manage(self, method, path, body):
         "What the routes beside chat answer, or None."
         if (method, path) == ('GET', '/v1/models'):
-            return dict(object='list', data=[dict(id=self.o.model, object='model', created=1700000000, owned_by='loopback')])
+            return dict(object='list', data=[dict(id=self.o.model, object='model', created=1700000000,
+                                                  owned_by='loopback')])
         if (method, path) == ('GET', '/health'):
             return dict(status='ok')
         if (method, path) == ('GET', '/stats'):
@@ -529,11 +556,15 @@ class Loopback:
 
     def unauthorized(self, headers):
         key = headers.get('authorization', '').removeprefix('Bearer ')
-        return *error('401', self.o.flavour if not self.o.echo_key else 'openai', key=key if self.o.echo_key else mask(key)), ()
+        if self.o.echo_key:
+            return *error('401', 'openai', key=key), ()
+        return *error('401', self.o.flavour, key=mask(key)), ()
 
     def retry_after(self):
         r = self.o.retry_after
-        return [] if r is None else [('retry-after', formatdate(math.ceil(time.time() + 1), usegmt=True) if r == 'date' else r)]
+        if r == 'date':
+            r = formatdate(math.ceil(time.time() + 1), usegmt=True)
+        return [] if r is None else [('retry-after', r)]
 
     def wait(self):
         "A latency of no sample in particular."
@@ -545,7 +576,8 @@ class Loopback:
         k = entry['k'] = self.asked[prompt]
         if not kind:
             self.asked[prompt] = k + n
-        rate, cap = rate_of(prompt, o.seed, o.rate), body.get('max_completion_tokens') or body.get('max_tokens') or math.inf
+        rate = rate_of(prompt, o.seed, o.rate)
+        cap = body.get('max_completion_tokens') or body.get('max_tokens') or math.inf
         choices, waits, done, thought = [], [], 0, 0
         for i in range(k, k + n):
             u, v, w = uniforms(prompt, i, o.seed)
@@ -624,7 +656,8 @@ class Loopback:
             out = completion(self.count['requests'], entry['body'], rows, done, 0, self.o.model)
         data = out.encode() if isinstance(out, str) else orjson.dumps(out)
         made = len(out.get('choices') or ()) if isinstance(out, dict) else 0
-        self.after(self.wait(), conn, made, (status, 'application/json', data, [*headers[0].items()] if headers else ()))
+        self.after(self.wait(), conn, made,
+                   (status, 'application/json', data, [*headers[0].items()] if headers else ()))
 
     def after(self, wait, conn, what, response):
         "Deliver a response in `wait` seconds; `what`: the kind of its fault, or its number of samples."

@@ -8,13 +8,13 @@ import time
 
 BEGAN = time.perf_counter() - time.process_time()  # the interpreter's own start counts too
 
-import argparse
-import asyncio
-import json
-import re
-import resource
+import argparse  # noqa: E402
+import asyncio  # noqa: E402
+import json  # noqa: E402
+import re  # noqa: E402
+import resource  # noqa: E402
 
-from openai import AsyncOpenAI, OpenAIError
+from openai import AsyncOpenAI, OpenAIError  # noqa: E402
 
 RIGHT = re.compile(r'\\boxed\{A\}')
 
@@ -25,7 +25,8 @@ async def sample(client, gate, prompt, o, count):
         async with gate:
             count['requests'] += 1
             try:
-                r = await client.chat.completions.create(model=o.model, messages=messages, n=min(o.step, o.budget - at), temperature=.7)
+                r = await client.chat.completions.create(model=o.model, messages=messages, n=min(o.step, o.budget - at),
+                                                         temperature=.7)
             except OpenAIError:
                 count['failed'] += 1
                 return

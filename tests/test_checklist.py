@@ -8,8 +8,8 @@ import pytest
 from conftest import read_jsonl, write_jsonl
 
 from rsr.data.files import dumps
-from rsr.data.statistics import compare_rates, difference, moved
-from rsr.data.store import Store, Verdicts
+from rsr.data.statistics import compare_rates, rate_difference, change_verdict
+from rsr.data.store import Store, VerdictCache
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.formatters.writer import make_formatters
 from rsr.quality.checklist import CheckContext, checklist, checklist_options, checklist_table, pass_rate_stable
@@ -71,7 +71,7 @@ def rubric_run(path, agree=.95, n=100, labelled=80):
     for q, _, rs in list(st.walk())[:labelled]:
         said = {c.id:rng.choice(['YES', 'NO']) for c in r.criteria}
         for c in r.criteria:
-            Verdicts(st).put(verdict_key(c, judge, q.messages, rs[0].text), dumps([said[c.id], 'because']))
+            VerdictCache(st).put(verdict_key(c, judge, q.messages, rs[0].text), dumps([said[c.id], 'because']))
         labels.append(dict(messages=q.messages, response=rs[0].text, labels={k:v if rng.random()<agree else {'YES':'NO', 'NO':'YES'}[v] for k, v in said.items()}))
     st.close()
     return labels
@@ -221,13 +221,13 @@ def test_few_prompts_are_no_proof(tmp_path):
     assert verdicts(checklist(make(tmp_path/'few', 'dpo', n=30)))['pass rate stable']=='warn'
 
 def test_difference_by_hand():
-    d = difference([0., 1.], [1., 1.], True)
+    d = rate_difference([0., 1.], [1., 1.], True)
     assert d['diff']==.5 and d['n']==[2, 2] and d['interval'][0]<0<.5<d['interval'][1]
-    same = difference([.25]*50, [.25]*50, True)
+    same = rate_difference([.25]*50, [.25]*50, True)
     assert same['diff']==0 and same['p']==1. and same['interval'][0]<0<same['interval'][1]
-    assert difference([], [.5])['diff'] is None and moved(difference([], [.5]))=='warn'
-    sure = difference([0.]*400, [1.]*400)
-    assert sure['p']<1e-6 and moved(sure)=='fail' and sure['interval'][1]<=1
+    assert rate_difference([], [.5])['diff'] is None and change_verdict(rate_difference([], [.5]))=='warn'
+    sure = rate_difference([0.]*400, [1.]*400)
+    assert sure['p']<1e-6 and change_verdict(sure)=='fail' and sure['interval'][1]<=1
     a = {f'q{i}':dict(rate=.5, digest=i) for i in range(30)}
     assert compare_rates(a, {k:dict(rate=1., digest=v['digest']) for k, v in a.items()})['paired']
     assert not compare_rates(a, {k:dict(rate=1., digest=-1) for k in a})['paired']     # the same ids, other messages
@@ -239,14 +239,14 @@ def test_intervals_cover():
     for n, paired in ((12, False), (60, False), (12, True), (60, True)):
         hits = 0
         for _ in range(400):
-            lo, hi = difference(draw(n, .4), draw(n, .6), paired)['interval']
+            lo, hi = rate_difference(draw(n, .4), draw(n, .6), paired)['interval']
             hits += lo<=.2<=hi
         assert .92<hits/400<=1, (n, paired, hits/400)
 
 def test_p_values_are_even_where_nothing_changed():
     rng = random.Random(5)
     draw = lambda n: [sum(rng.random()<q for _ in range(4))/4 for q in (rng.betavariate(3, 3) for _ in range(n))]
-    assert .02<sum(difference(draw(60), draw(60))['p']<.05 for _ in range(500))/500<.08
+    assert .02<sum(rate_difference(draw(60), draw(60))['p']<.05 for _ in range(500))/500<.08
 
 
 # ---- rubric, taxonomy

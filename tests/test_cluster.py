@@ -1,4 +1,6 @@
-"A run spread over a real cluster of two Ray nodes on this machine: the same files, one budget, and what is left when an actor, a node or the driver dies."
+"""Runs on a real cluster of two Ray nodes on this machine.
+
+The same files as on one machine, one budget, and what is left when an actor, a node or the driver dies."""
 import json
 import os
 import signal
@@ -58,9 +60,12 @@ def server(process):
     process.set(median=0., rate=None, sigma=.2, words=20)
     return process
 
-def recipe(server, work, *options, cluster=None, formatter=({'type':'sft'},)):
-    d = load_recipe(dict(formatter=list(formatter)), [('sampler.base_url', server.base_url), ('sampler.concurrent_requests', 12), ('sampling.max_rollouts', 8),
-                                                      ('data.input_path', 'in.jsonl'), ('work_dir', str(work)), *options])
+SFT = [dict(type='sft')]
+
+def recipe(server, work, *options, cluster=None, formatter=SFT):
+    settings = [('sampler.base_url', server.base_url), ('sampler.concurrent_requests', 12),
+                ('sampling.max_rollouts', 8), ('data.input_path', 'in.jsonl'), ('work_dir', str(work)), *options]
+    d = load_recipe(dict(formatter=list(formatter)), settings)
     return {**d, 'engine':'ray', 'cluster':{**dict(actors=2, block=10), **(cluster or {})}}
 
 def alone(d):
@@ -84,8 +89,11 @@ def balanced(work, server):
     assert sum(by.values())==s['samples']['asked'] and 'in_flight' not in by
     given, kept = server.stats()['samples'], by['kept']
     assert kept<=given<=kept+by.get('lost', 0), (given, by)
-    assert db.execute("SELECT count(*), count(DISTINCT prompt||'/'||text) FROM rollouts WHERE outcome='kept'").fetchone()==(kept, kept)   # the server says nothing twice
-    assert db.execute("SELECT max(n) FROM (SELECT count(*) n FROM rollouts WHERE outcome='kept' GROUP BY prompt)").fetchone()[0]<=8
+    # the server says nothing twice
+    texts = db.execute("SELECT count(*), count(DISTINCT prompt||'/'||text) FROM rollouts WHERE outcome='kept'")
+    assert texts.fetchone()==(kept, kept)
+    by_prompt = "SELECT count(*) n FROM rollouts WHERE outcome='kept' GROUP BY prompt"
+    assert db.execute(f'SELECT max(n) FROM ({by_prompt})').fetchone()[0]<=8
     return s
 
 def start(d, **kw):
@@ -119,7 +127,8 @@ def holders(work):
 
 # ---- the same files
 
-FORMATTERS = [dict(type='sft'), dict(type='dpo', name='pairs'), dict(type='multi_sft', num_responses=3, name='multi'), dict(type='kto'), dict(type='grpo')]
+FORMATTERS = [dict(type='sft'), dict(type='dpo', name='pairs'), dict(type='multi_sft', num_responses=3, name='multi'),
+              dict(type='kto'), dict(type='grpo')]
 
 def test_the_same_files_as_on_one_machine(here, server, cluster):
     write_jsonl('in.jsonl', rows(45))
@@ -132,7 +141,8 @@ def test_the_same_files_as_on_one_machine(here, server, cluster):
     assert {'sft.jsonl', 'pairs.jsonl', 'multi.jsonl', 'kto.jsonl', 'grpo.jsonl', 'dataset_info.json'}<=set(names)
     assert sorted(p.name for p in Path('many/train').iterdir())==names
     for n in names:
-        assert sorted(Path('many/train', n).read_text().splitlines())==sorted(Path('one/train', n).read_text().splitlines()), n
+        many_lines, one_lines = (Path(run, 'train', n).read_text().splitlines() for run in ('many', 'one'))
+        assert sorted(many_lines)==sorted(one_lines), n
     a, b = one.stats(), balanced('many', server)
     assert server.stats()['samples']==bought and server.stats()['max_inflight']<=12
     for k in ('prompts', 'samples', 'scores', 'tokens', 'rows', 'fingerprints'):
@@ -152,7 +162,9 @@ def test_more_rollouts_are_asked_of_those_that_lack_them(here, server, cluster):
     write_jsonl('in.jsonl', rows(15))       # three more prompts at the end, in a new block
     run = spread(recipe(server, here/'w', cluster=dict(block=6)))
     assert run.stop_reason is None
-    assert server.stats()['samples']==15*8 and balanced('w', server)['prompts']=={'total':15, 'satisfied':0, 'by_stop_reason':{'max_rollouts':15}, 'bad_rows':0}
+    assert server.stats()['samples']==15*8
+    assert balanced('w', server)['prompts']=={'total':15, 'satisfied':0, 'by_stop_reason':{'max_rollouts':15},
+                                              'bad_rows':0}
     with pytest.raises(RsrError, match='different settings'):
         spread(recipe(server, here/'w', ('sampler.temperature', .1)))
 
@@ -167,7 +179,9 @@ def test_a_killed_actor_loses_what_was_in_flight(here, server, cluster):
     t.join(90)
     assert out and out[0].stop_reason is None, out
     s = balanced('w', server)
-    assert s['prompts']['by_stop_reason']=={'max_rollouts':40} and s['samples']['by_outcome']['kept']==320 and s['samples']['by_outcome'].get('lost', 0)<=24
+    assert s['prompts']['by_stop_reason']=={'max_rollouts':40}
+    assert s['samples']['by_outcome']['kept']==320
+    assert s['samples']['by_outcome'].get('lost', 0)<=24
 
 def test_a_node_that_goes_takes_nothing_with_it(here, server, cluster):
     extra = patiently(lambda: cluster.add_node(num_cpus=2, object_store_memory=MEM))
@@ -188,19 +202,24 @@ def test_a_killed_driver_is_resumed(here, server, cluster):
     server.set(median=.05, rate=0.)
     write_jsonl('in.jsonl', rows(60))
     d = recipe(server, here/'w', cluster=dict(address=cluster.address))
-    code = 'import json, sys; from rsr.cluster.driver import execute_cluster; execute_cluster(json.loads(sys.argv[1]), progress=False)'
+    code = ('import json, sys; from rsr.cluster.driver import execute_cluster; '
+            'execute_cluster(json.loads(sys.argv[1]), progress=False)')
     p = subprocess.Popen([sys.executable, '-c', code, json.dumps(d)], stderr=subprocess.PIPE, text=True)
     wait_for(lambda: server.stats()['samples']>150 or p.poll() is not None)
     pids = holders('w')
     p.kill()
     p.wait()
     assert pids, p.stderr.read()
-    s = subprocess.run([sys.executable, '-c', 'import sys; from rsr.data.parts import index_parts; print(index_parts(sys.argv[1]))', 'w'], capture_output=True, text=True)
+    s = subprocess.run([sys.executable, '-c',
+                        'import sys; from rsr.data.index import index_parts; print(index_parts(sys.argv[1]))', 'w'],
+                        capture_output=True, text=True)
     assert s.returncode==0, s.stderr     # anybody may look in between
     run = spread(d)
     assert run.stop_reason is None and not pids&holders('w')
     s = balanced('w', server)
-    assert s['prompts']['by_stop_reason']=={'max_rollouts':60} and s['samples']['by_outcome']['kept']==480 and s['samples']['by_outcome'].get('lost', 0)<=2*48
+    assert s['prompts']['by_stop_reason']=={'max_rollouts':60}
+    assert s['samples']['by_outcome']['kept']==480
+    assert s['samples']['by_outcome'].get('lost', 0)<=2*48
 
 def test_ctrl_c_keeps_what_is_in_flight(here, server, cluster):
     server.set(median=.3, rate=0.)
@@ -215,17 +234,21 @@ def test_ctrl_c_keeps_what_is_in_flight(here, server, cluster):
     finally:
         signal.signal(signal.SIGINT, was)
     s = balanced('w', server)
-    assert run.stop_reason=='interrupted' and set(s['samples']['by_outcome'])=={'kept'} and s['samples']['asked']==server.stats()['samples']<320
+    assert run.stop_reason=='interrupted'
+    assert set(s['samples']['by_outcome'])=={'kept'}
+    assert s['samples']['asked']==server.stats()['samples']<320
     server.set(median=0.)
-    assert spread(recipe(server, here/'w')).stop_reason is None and balanced('w', server)['samples']['by_outcome']=={'kept':320}
+    assert spread(recipe(server, here/'w')).stop_reason is None
+    assert balanced('w', server)['samples']['by_outcome']=={'kept':320}
 
 def test_a_block_that_kills_its_actors_stops_the_run(here, server, cluster):
     write_jsonl('in.jsonl', rows(4))
     Path('v.py').write_text('import os\ndef f(response, metadata): os._exit(1)\n')
-    with pytest.raises(RsrError, match=r'block 0 \(prompts 1 and on\) has lost 2 actors'):
+    with pytest.raises(RsrError, match=r'block 0 \(from prompt 1\) has lost 2 actors'):
         spread(recipe(server, here/'w', ('verifier.type', 'v.py:f'), cluster=dict(attempts=2)))
     Path('v.py').write_text('def f(response, metadata): return 1.0\n')
-    assert spread(recipe(server, here/'w', ('verifier.type', 'v.py:f'))).stop_reason is None and balanced('w', server)['prompts']['satisfied']==4
+    assert spread(recipe(server, here/'w', ('verifier.type', 'v.py:f'))).stop_reason is None
+    assert balanced('w', server)['prompts']['satisfied']==4
 
 # ---- one budget
 
@@ -236,7 +259,10 @@ def test_the_budget_is_one(here, server, cluster):
     run = spread(recipe(server, here/'w', ('budget.tokens', 6000)))
     assert run.stop_reason=='budget' and 'budget.tokens: 6000' in run.message and 5000<spent()<=6600
     n = server.stats()['samples']
-    assert spread(recipe(server, here/'w', ('budget.tokens', 6000))).stop_reason=='budget' and server.stats()['samples']<=n+8 and spent()<=6600   # spent is spent
+    # spent is spent
+    assert spread(recipe(server, here/'w', ('budget.tokens', 6000))).stop_reason=='budget'
+    assert server.stats()['samples']<=n+8
+    assert spent()<=6600
     assert spread(recipe(server, here/'w')).stop_reason is None
     assert balanced('w', server)['prompts']['by_stop_reason']=={'max_rollouts':60}
 
@@ -244,21 +270,27 @@ def test_a_judges_tokens_have_their_own_price(here, server, cluster):
     with Loopback(reply=lambda body: 'It says A. '*12+'\nANSWER: A', median=.01) as judge:
         server.set(median=.01, rate=0.)
         write_jsonl('in.jsonl', rows(60))
-        money = dict(price=dict(prompt=1, completion=20)), dict(type='mcq-llm-as-judge', model='j', base_url=judge.base_url, price=dict(prompt=.1, completion=2))
-        d = recipe(server, here/'w', ('sampler.price', money[0]['price']), ('verifier', money[1]), ('sampling.early_stop', False), ('sampler.concurrent_requests', 2))
+        verifier = dict(type='mcq-llm-as-judge', model='j', base_url=judge.base_url,
+                        price=dict(prompt=.1, completion=2))
+        d = recipe(server, here/'w', ('sampler.price', dict(prompt=1, completion=20)), ('verifier', verifier),
+                   ('sampling.early_stop', False), ('sampler.concurrent_requests', 2))
         run = spread({**d, 'budget':dict(usd=.06)})
-        t, by = figures('w')['tokens'], sqlite3.connect('w/run.db').execute('SELECT sum(prompt_tokens), sum(completion_tokens) FROM calls').fetchone()
+        t, db = figures('w')['tokens'], sqlite3.connect('w/run.db')
+        by = db.execute('SELECT sum(prompt_tokens), sum(completion_tokens) FROM calls').fetchone()
         at_own = ((t['prompt']-by[0])*1+(t['completion']-by[1])*20+by[0]*.1+by[1]*2)/1e6
-        each = at_own/server.stats()['requests']    # a request's samples and their judging; two are in flight, and two more may be with the judge
+        # a request's samples and their judging; two are in flight, and two more may be with the judge
+        each = at_own/server.stats()['requests']
         assert run.stop_reason=='budget' and .04<at_own<=.06+4*each and (t['prompt']+t['completion']*20)/1e6>1.5*at_own
         n = server.stats()['samples']
-        assert spread({**d, 'budget':dict(usd=.06)}).stop_reason=='budget' and server.stats()['samples']<=n+8    # spent is spent, counted from the ledgers
+        # spent is spent, counted from the ledgers
+        assert spread({**d, 'budget':dict(usd=.06)}).stop_reason=='budget' and server.stats()['samples']<=n+8
 
 # ---- the input
 
 def test_a_bad_row_is_named_before_anything_is_sampled(here, server, cluster):
     write_jsonl('in.jsonl', [*rows(2), dict(id='x', messages=[]), *rows(1)])
-    with pytest.raises(RsrError, match=r"2 bad input rows(.|\n)*in.jsonl, line 3 \(id 'x'\): messages is empty(.|\n)*id 'q0' is already used by in.jsonl, line 1"):
+    empty, used = r"in.jsonl, line 3 \(id 'x'\): messages is empty", "id 'q0' is already used by in.jsonl, line 1"
+    with pytest.raises(RsrError, match=rf'2 invalid input rows(.|\n)*{empty}(.|\n)*{used}'):
         spread(recipe(server, here/'w'))
     assert server.stats()['requests']==0 and not Path('w').exists()
     with pytest.raises(RsrError, match='no file or folder'):
@@ -282,7 +314,8 @@ def test_inputs_are_read_as_on_one_machine(here, cluster):
 
 def test_a_work_dir_that_nodes_do_not_share(here, server, cluster):
     write_jsonl('in.jsonl', rows(2))
-    with pytest.raises(RsrError, match='must lie on a file system that all nodes of the cluster share.*does not see it'):
+    why = 'must lie on a file system that all nodes of the cluster share.*does not see it'
+    with pytest.raises(RsrError, match=why):
         spread(recipe(server, '/proc/self/cwd/w'))      # another folder in each process
     assert server.stats()['requests']==0 and not Path('w').exists()
 
@@ -318,7 +351,8 @@ def bucket():
     s.start()
     host, port = s.get_host_and_port()
     with pytest.MonkeyPatch.context() as m:
-        for k, v in dict(AWS_ACCESS_KEY_ID='testing', AWS_SECRET_ACCESS_KEY='testing', AWS_EC2_METADATA_DISABLED='true').items():
+        for k, v in dict(AWS_ACCESS_KEY_ID='testing', AWS_SECRET_ACCESS_KEY='testing',
+                         AWS_EC2_METADATA_DISABLED='true').items():
             m.setenv(k, v)
         f = fs.S3FileSystem(endpoint_override=f'http://{host}:{port}', region='us-east-1', allow_bucket_creation=True)
         f.create_dir('prompts-bucket')
@@ -341,7 +375,8 @@ def test_prompts_in_an_object_store(here, server, bucket, cluster):
     f, options = bucket
     table = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows(20, 20)), table)
-    files = {'a.jsonl':lines(rows(10)), 'b.jsonl.gz':gzip.compress(lines(rows(10, 10))), 'deep/c.parquet':table.getvalue(), 'README':b'no prompts'}
+    files = {'a.jsonl':lines(rows(10)), 'b.jsonl.gz':gzip.compress(lines(rows(10, 10))),
+             'deep/c.parquet':table.getvalue(), 'README':b'no prompts'}
     for name, data in files.items():
         upload(f, f'prompts-bucket/in/{name}', data)
     spread(recipe(server, here/'w', ('data.input_path', f's3://testing:testing@prompts-bucket/in{options}')))
@@ -349,14 +384,16 @@ def test_prompts_in_an_object_store(here, server, bucket, cluster):
     assert [p.id for p, *_ in st.walk()]==[f'q{i}' for i in range(40)]
     places = {r[0] for r in st.db.execute('SELECT place FROM prompts')}
     st.close()
-    assert {'s3://prompts-bucket/in/a.jsonl, line 1', 's3://prompts-bucket/in/b.jsonl.gz, line 10', 's3://prompts-bucket/in/deep/c.parquet, row 20'}<=places
+    assert {'s3://prompts-bucket/in/a.jsonl, line 1', 's3://prompts-bucket/in/b.jsonl.gz, line 10',
+            's3://prompts-bucket/in/deep/c.parquet, row 20'}<=places
     assert figures('w')['prompts']['satisfied']+figures('w')['prompts']['by_stop_reason'].get('max_rollouts', 0)==40
     assert 'testing:testing' not in Path('w/recipe.yaml').read_text()
 
 def test_an_object_store_with_something_wrong(here, server, bucket, cluster):
     f, options = bucket
     upload(f, 'prompts-bucket/bad/a.jsonl', lines(rows(1))+b'{"id": "x"}\n')
-    for path, why in (('prompts-bucket/bad', r's3://prompts-bucket/bad/a.jsonl, line 2'), ('prompts-bucket/none', 'no file or folder s3://prompts-bucket/none$'),
+    for path, why in (('prompts-bucket/bad', r's3://prompts-bucket/bad/a.jsonl, line 2'),
+                      ('prompts-bucket/none', 'no file or folder s3://prompts-bucket/none$'),
                       ('no-such-bucket/x', 's3://no-such-bucket/x')):
         with pytest.raises(RsrError, match=why):
             spread(recipe(server, here/'w', ('data.input_path', f's3://{path}{options}')))

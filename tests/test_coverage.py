@@ -15,7 +15,7 @@ import pytest
 from conftest import write_jsonl
 from loopback import Loopback
 
-from rsr.data.statistics import binom_tail, tv, tv_compare
+from rsr.data.statistics import binom_tail, tv_distance, tv_compare
 from rsr.data.store import Store
 from rsr.data.types import RsrError
 from rsr.style import contrast
@@ -135,8 +135,8 @@ def test_a_run_and_its_table(desk, tmp_path):
 # ---- distances
 
 def test_tv_by_hand():
-    assert tv([.5, .3, .2], [.2, .3, .5]) == pytest.approx(.3)
-    assert tv([1, 0], [0, 1]) == 1 and tv([.25]*4, [.25]*4) == 0
+    assert tv_distance([.5, .3, .2], [.2, .3, .5]) == pytest.approx(.3)
+    assert tv_distance([1, 0], [0, 1]) == 1 and tv_distance([.25]*4, [.25]*4) == 0
     c = tv_compare([50, 30, 20], [.2, .3, .5], sample=False)
     assert c['tv'] == pytest.approx(.3) and c['beyond_chance'] and c['interval'][0] < .3 < c['interval'][1]
     assert tv_compare([50, 30, 20], [.2, .3, .5], sample=False) == c, 'the seed decides'
@@ -144,7 +144,7 @@ def test_tv_by_hand():
 def test_chance_is_what_chance_gives():
     rng = np.random.default_rng(3)
     p = np.array([.4, .3, .2, .1])
-    drawn = tv(rng.multinomial(80, p, 4000)/80, p)
+    drawn = tv_distance(rng.multinomial(80, p, 4000)/80, p)
     c = tv_compare([32, 24, 16, 8], p, sample=False, n_boot=4000)
     assert (
         c['tv'] < 1e-9

@@ -18,7 +18,8 @@ def hears_signals():
 def start(server, n, *args, preexec_fn=hears_signals):
     "A run in a process of its own."
     write_jsonl('in.jsonl', rows(n))
-    cmd = [RSR, 'run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w', 'sampler.concurrent_requests=16', *args]
+    cmd = [RSR, 'run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w',
+           'sampler.concurrent_requests=16', *args]
     return subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=preexec_fn)
 
 def wait_for(cond, seconds=20):
@@ -47,7 +48,8 @@ def test_kill_9_at_any_moment(here, server, when):
     out, err = p.communicate(timeout=60)
     assert p.returncode==0, err
     s = load_run('w').stats()
-    assert s['samples']['by_outcome'].get('lost', 0)==c.get(None, 0) and sum(s['samples']['by_outcome'].values())==s['samples']['asked']
+    assert s['samples']['by_outcome'].get('lost', 0)==c.get(None, 0)
+    assert sum(s['samples']['by_outcome'].values())==s['samples']['asked']
     assert keys<=set(sqlite3.connect('w/run.db').execute("SELECT key, text FROM rollouts WHERE outcome='kept'"))
     assert s['samples']['asked']>=server.stats()['samples']  # everything the server gave is a row
     assert s['prompts']['by_stop_reason'].keys()<={'satisfied', 'max_rollouts'}
@@ -84,7 +86,9 @@ def test_interrupt_keeps_what_is_in_flight(here, server, sig):
     p.send_signal(sig)
     out, err = p.communicate(timeout=30)
     assert p.returncode==130, (out, err)
-    assert 'resume with: rsr run sft data.input_path=in.jsonl' in out and out.count('work_dir=w')==1 and 'Traceback' not in err
+    assert 'resume with: rsr run sft data.input_path=in.jsonl' in out
+    assert out.count('work_dir=w')==1
+    assert 'Traceback' not in err
     assert counts()=={'kept':4*len(server.log)}
     server.set(median=0)
     assert start(server, 100).wait(timeout=60)==0
@@ -112,7 +116,10 @@ def test_disk_full(here, server):
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
     p = start(server, 100, preexec_fn=limit)
     out, err = p.communicate(timeout=60)
-    assert p.returncode==1 and 'ledger could not be written' in err and 'Traceback' not in err and 'Resume with: rsr run sft' in err, (out, err)
+    assert p.returncode==1, (out, err)
+    assert 'ledger could not be written' in err, (out, err)
+    assert 'Traceback' not in err, (out, err)
+    assert 'Resume with: rsr run sft' in err, (out, err)
     assert sqlite3.connect('w/run.db').execute('PRAGMA integrity_check').fetchone()==('ok',)
     kept = counts()['kept']
     assert kept>0
@@ -129,11 +136,13 @@ def test_no_secret_reaches_disk_or_screen(here, server):
     for w, (extra, envs) in enumerate(cases):
         server.set(auth='something-else')
         write_jsonl('in.jsonl', rows(3))
-        p = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', f'work_dir={w}', *extra, env=envs)
+        p = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', f'work_dir={w}',
+                *extra, env=envs)
         assert p.returncode==1 and ('Incorrect API key' in p.stderr or 'Traceback' in p.stderr)
         outs.append(p.stdout+p.stderr)
         server.set(auth=None)
-        p = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', f'work_dir={w}', *extra, env=envs)
+        p = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', f'work_dir={w}',
+                *extra, env=envs)
         assert p.returncode==0, p.stderr
         outs.append(p.stdout+p.stderr)
     files = [os.path.join(d, f) for d, _, fs in os.walk('.') for f in fs]

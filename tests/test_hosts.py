@@ -1,4 +1,4 @@
-"A run over two hosts: network namespaces with an address of their own, a Ray node in each, and nothing shared but a folder."
+"A run over two hosts: network namespaces with an address each, a Ray node in each, and one shared folder."
 import ctypes
 import os
 import shutil
@@ -16,7 +16,9 @@ from conftest import RSR, rows, write_jsonl
 from loopback import Conn, Loopback
 from test_cluster import balanced, figures, holders, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not os.environ.get('RSR_HOSTS'), reason='two hosts are network namespaces, as root: make test-hosts')]
+pytestmark = [pytest.mark.slow,
+              pytest.mark.skipif(not os.environ.get('RSR_HOSTS'),
+                                 reason='two hosts are network namespaces, as root: make test-hosts')]
 pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
 HEAD, OTHER, PORT = '10.77.0.1', '10.77.0.2', 6379
 
@@ -78,7 +80,7 @@ def cable(a, b):
 
 @pytest.fixture(scope='module')
 def hosts():
-    "Two hosts with a Ray node each, a server on the first, and how to start a run there; each host has a folder `tmp` of its own."
+    "Two hosts with a Ray node each, a server on the first, and how to start a run there; each has its own `tmp`."
     a, b = f'rsr-a{os.getpid()}', f'rsr-b{os.getpid()}'
     if (why := cable(a, b)):
         pytest.skip(why)
@@ -87,10 +89,14 @@ def hosts():
     ray, size = Path(sys.executable).parent/'ray', f'--num-cpus 2 --object-store-memory {80*2**20}'
     options = ('engine=ray', 'sampling.max_rollouts=8', 'sampler.concurrent_requests=12')
     def drive(*more):
-        return subprocess.Popen(['ip', 'netns', 'exec', a, RSR, 'run', 'sft', *options, *more], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(['ip', 'netns', 'exec', a, RSR, 'run', 'sft', *options, *more], env=env,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        for command in (inside(a, f'{ray} start {size} --node-ip-address {HEAD} --head --port {PORT} --include-dashboard=false --temp-dir {tmp}'),
-                        inside(b, f'hostname host-b && mount -t tmpfs own {tmp} && {ray} start {size} --node-ip-address {OTHER} --address {HEAD}:{PORT}')):
+        start_head = (f'{ray} start {size} --node-ip-address {HEAD} --head --port {PORT} '
+                      f'--include-dashboard=false --temp-dir {tmp}')
+        start_other = (f'hostname host-b && mount -t tmpfs own {tmp} && '
+                       f'{ray} start {size} --node-ip-address {OTHER} --address {HEAD}:{PORT}')
+        for command in (inside(a, start_head), inside(b, start_other)):
             p = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
             assert p.returncode==0, p.stdout+p.stderr
         with Host(a, HEAD) as server:
@@ -116,7 +122,10 @@ def run(here, hosts):
 def test_what_one_host_cannot_see(here, hosts, run):
     write_jsonl('in.jsonl', rows(2))
     code, out = run(hosts.tmp/'w', 'data.input_path=in.jsonl')
-    assert code==2 and 'must lie on a file system that all nodes of the cluster share' in out and f'node host-b ({OTHER}) does not see it' in out and 'Traceback' not in out
+    assert code==2
+    assert 'must lie on a file system that all nodes of the cluster share' in out
+    assert f'node host-b ({OTHER}) does not see it' in out
+    assert 'Traceback' not in out
     assert not (hosts.tmp/'w').exists()
     assert hosts.server.stats()['requests']==0
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
-from ..data.statistics import PROMPTS, compare_rates, difference, initial_rates, moved
-from ..data.store import Store, Verdicts
+from ..data.statistics import MIN_PROMPTS, compare_rates, rate_difference, initial_rates, change_verdict
+from ..data.store import Store, VerdictCache
 from ..data.text import normalised, prompt_text
 from ..data.types import EPS, RsrError, no_such
 from ..formatters.writer import make_formatters
@@ -98,7 +98,7 @@ def _from_ledger(case):
     from rsr.rubric.validate import validate
     how = {k:case.d['verifier'][k] for k in ('mode', 'combine') if case.d['verifier'].get(k)}
     judges = [Judge(_unasked, c, False) for c in case.scorer.get('judges', ())]
-    return validate(load_rubric(case.d['verifier']['rubric'], **how), case.labels, judges or None, cache=Verdicts(case.store))
+    return validate(load_rubric(case.d['verifier']['rubric'], **how), case.labels, judges or None, cache=VerdictCache(case.store))
 
 def _report(case):
     "The validation of the rubric; None where there is none."
@@ -186,17 +186,17 @@ def pass_rate_stable(case)->dict:
     r = [x['rate'] for x in case.rates().values()]
     if not r:
         return say('n/a', None, 'nothing was sampled and scored')
-    found, mine = [('first to second half', difference(r[:len(r)//2], r[len(r)//2:]), None)], (case.store.config(case.store.get('verifier')) or [None])[0]
+    found, mine = [('first to second half', rate_difference(r[:len(r)//2], r[len(r)//2:]), None)], (case.store.config(case.store.get('verifier')) or [None])[0]
     found += [(f'since {n}', d, None if v==mine else 'scored otherwise then') for n, d, v in (_other(case, p) for p in case.earlier)]
     def words(name, d, note):
-        if d['diff'] is None or min(d['n'])<PROMPTS:
+        if d['diff'] is None or min(d['n'])<MIN_PROMPTS:
             return f"{name}: too few prompts to tell ({' and '.join(map(str, d['n']))})"
         lo, hi = d['interval']
         return f"{name} {d['diff']:+.3f} (95 %: {lo:+.3f} to {hi:+.3f}, {d['n'][1]:,} {'shared ' if d['paired'] else ''}prompts{', '+note if note else ''})"
     many = len([k for k in case.store.samplers() if k not in case.store.get('sides', {}).get('rejected', [])])
     detail = f'pass rate {sum(r)/len(r):.3f}; '+'; '.join(words(*f) for f in found)+(f'; {many} samplers are mixed in this run' if many>1 else '')
     far = max((d['diff'] or 0. for _, d, _ in found), key=abs)
-    return say(worst(moved(d) for _, d, _ in found), far, detail, 'too few prompts were scored: sample more' if min(found[0][1]['n'])<PROMPTS else
+    return say(worst(change_verdict(d) for _, d, _ in found), far, detail, 'too few prompts were scored: sample more' if min(found[0][1]['n'])<MIN_PROMPTS else
                'find what changed (rsr compare A B). If only the input is sorted, by subject or difficulty, shuffle it; if prompts or rubric still change, finish that first')
 
 # %% ../../nbs/quality/03_checklist.ipynb #407aa45d

@@ -7,7 +7,7 @@ __all__ = ['dotted', 'changes', 'scorer_changes', 'RunSummary', 'points', 'holm'
 
 # %% ../../nbs/quality/02_compare.ipynb #ab7e1547
 import orjson
-from ..data.statistics import PROMPTS, compare_rates, initial_rates
+from ..data.statistics import MIN_PROMPTS, compare_rates, initial_rates
 from ..data.store import Store
 from ..data.types import EPS
 from ..formatters.writer import make_formatters
@@ -167,7 +167,7 @@ def _diff_line(r, wide, name):
         return f"  {name:{wide}}  {_rate(r['a'])} → {_rate(r['b'])}  too few prompts ({r['n'][0]} and {r['n'][1]})"
     lo, hi = r['interval']
     p = r.get('p_holm', r['p'])
-    few = ', few' if min(r['n'])<PROMPTS else ''
+    few = ', few' if min(r['n'])<MIN_PROMPTS else ''
     return (f"  {name:{wide}}  {_rate(r['a'])} → {_rate(r['b'])}  {r['diff']:+.3f} (95 %: {lo:+.3f} to {hi:+.3f}, p {'< 0.001' if p<.001 else f'{p:.3f}'}, "
             f"n {r['n'][1] if r['paired'] else '{} and {}'.format(*r['n'])}{' paired' if r['paired'] else ''}{few}){' *' if p<.05 and not few else ''}")
 

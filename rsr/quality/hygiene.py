@@ -13,7 +13,7 @@ __all__ = ['Answer', 'TRUNCATED', 'SAME_PROMPT', 'NEAR_PROMPT', 'NEAR', 'NEAR_MO
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..data.summary import cut_of
+from ..data.summary import truncated_counts
 from ..data.text import THINKING_CLOSED, THINKING_OPENED, is_refusal, minhash, normalised, stable_hash
 from ..data.types import Prompt
 from ..formatters.reading import training_rows
@@ -130,7 +130,7 @@ def truncation(
     dropped=True    # are cut answers kept out of the files?
 )->dict:
     "How many samples were cut."
-    cut, n = cut_of(samples)
+    cut, n = truncated_counts(samples)
     if not n:
         return say('n/a', None, 'nothing was sampled')
     v = graded(cut/n, TRUNCATED)
