@@ -17,7 +17,7 @@ from ..formatters.methods import FORMATTERS, Formatter, dpo
 from ..formatters.splits import SPLIT, check_split, group_key, stage_shares
 from ..formatters.trainers import SHAPES
 from ..formatters.writer import COMMON, make_formatter, options_of
-from ..pairs.strategies import RULE, STRATEGIES, check_pairs, make_plan
+from ..pairs.strategies import PAIR_DEFAULTS, STRATEGIES, check_pairs, make_plan
 from ..rubric.criteria import Criterion, Rubric, load_rubric, rubric_names
 from ..rubric.evaluate import rubric_scorer
 from .inputs import with_responses
@@ -177,7 +177,7 @@ def _pair_rows():
     "Options of `pairs:` that all strategies have, then those of each."
     ps = parameters(dpo, 2)
     yield reference_row('pairs', 'pairs.strategy', str, None, ', '.join(STRATEGIES), said(dpo, 'strategy'))
-    for k, default in RULE.items():
+    for k, default in PAIR_DEFAULTS.items():
         yield reference_row('pairs', f'pairs.{k}', ps[k][0], default, allowed_by(lambda v, k=k: make_formatter('dpo', **{k:v}), k), said(dpo, k).replace('with a strategy: ', ''))
     for n, fn in STRATEGIES.items():
         for k, (typ, default) in parameters(fn, 1).items():
