@@ -332,7 +332,7 @@ def test_figures_are_readable_on_every_page(dark):
 
 def test_the_advice_for_length_can_be_followed():
     assert 'formatter.dpo.max_length_ratio=1.5' in item(audit(pairs(chosen=(22, 34))), 'length')['todo']
-    from rsr.pairs.strategies import pairs_of
+    from rsr.pairs.collect import pairs_of
     group = Prompt('q', [user('Q')], key=1), [Rollout('a '*30, score=1., idx=0), Rollout('b '*10, score=0., idx=1), Rollout('c '*28, score=0., idx=2)]
     f, = make_formatters([dict(type='dpo', max_length_ratio=1.5)])
     (p, _), = pairs_of([group], f)
@@ -390,7 +390,7 @@ def test_nothing_to_compare():
         compare_strategies({})
 
 def test_pairs_of_a_run_are_audited():
-    from rsr.pairs.strategies import pairs_of
+    from rsr.pairs.collect import pairs_of
     rng = random.Random(5)
     two = lambda: [Rollout(text(rng, 25), score=1., idx=0, completion_tokens=40), Rollout(text(rng, 25), score=0., idx=1, completion_tokens=20)]
     groups = [(Prompt(f'q{i}', [user(text(rng, 12))], key=i), two()) for i in range(80)] + [(Prompt('none', [user('x')], key=99), [Rollout('y', score=1.)])]

@@ -21,7 +21,7 @@ from rsr.formatters.load_check import check_files, files_table, lint_info, load_
 from rsr.formatters.pairing import length_ratio
 from rsr.formatters.trainers import SHAPES, STANDARD, STRINGS_ONLY, TARGETS
 from rsr.formatters.writer import make_formatters, write_files
-from rsr.pairs.strategies import pairs_of
+from rsr.pairs.collect import pairs_of
 
 sys.path.insert(0, str(Path(__file__).parent/'trainers'))
 from cases import CASES, A, S, U, grpo, kto, pair, pc, sft

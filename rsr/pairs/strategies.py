@@ -5,20 +5,16 @@
 # %% auto #0
 __all__ = ['STRATEGIES', 'PAIR_DEFAULTS', 'Plan', 'strategy', 'strong_vs_weak', 'temperature', 'rubric_selection',
            'with_vs_without_reference', 'flawed', 'RuleSampler', 'check_pairs', 'make_plan', 'pair_options',
-           'ChosenResponses', 'chosen_side', 'rejected_side', 'FlawedCopies', 'pair_loops', 'pairs_of', 'count_pairs',
-           'join']
+           'ChosenResponses', 'chosen_side', 'rejected_side', 'FlawedCopies', 'pair_loops']
 
 # %% ../../nbs/pairs/02_strategies.ipynb #c999d642
 import functools, inspect
-from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.text import prompt_text, split_thinking
 from ..data.types import EPS, Rollout, RsrError, no_such, passed
-from ..formatters.methods import lost_to_length
-from ..formatters.pairing import find_pairs, implausible, unlike_length
-from ..formatters.writer import as_written
+from ..formatters.pairing import implausible, unlike_length
 from .flaws import flaw_messages, flaw_of, flaw_problem, introduce_flaw, load_flaws
 from .references import load_reference, with_reference
 from ..sampling.loop import Loop
@@ -370,81 +366,3 @@ def _rejected_loop(store, plan, parts, rest, options):
     if plan.by_rule:
         rest = {**rest, 'sampling':replace(rest['sampling'], max_rollouts=1, step_size=1)}
     yield Loop(store, sampler, **rest, keys=keys, side=rejected_side(plan, chosen, options))
-
-# %% ../../nbs/pairs/02_strategies.ipynb #200d6289
-def _as_pair(prompt, c, r, swapped, strategy):
-    "Return a pair of two rollouts as plain data."
-    flaw = ((r.detail or {}).get('_flaw') or {}).get('type')
-    return dict(prompt_id=prompt.id, prompt=prompt.messages, chosen=c.text, rejected=r.text, chosen_score=c.score,
-                rejected_score=r.score, margin=c.score-r.score, strategy=strategy, flaw=flaw,
-                chosen_tokens=c.completion_tokens, rejected_tokens=r.completion_tokens, swapped=swapped,
-                chosen_key=c.key, rejected_key=r.key)
-
-# %% ../../nbs/pairs/02_strategies.ipynb #02a68415
-def _plain_pairs(formatter, prompt, rollouts):
-    "Return the pairs of a `dpo` formatter without a strategy, or the reason that there are none."
-    made = [(row['chosen'], row['rejected'], False) for row in formatter.rows(prompt, rollouts)]
-    if made:
-        return made, None
-    return [], 'lengths too unlike' if lost_to_length(formatter, prompt, rollouts) else 'no pair of passed and failed'
-
-# %% ../../nbs/pairs/02_strategies.ipynb #44581727
-def _strategy_pairs(options, rollouts):
-    keys = 'pass_threshold', 'min_margin', 'max_margin', 'floor', 'max_length_ratio'
-    rule = {k:options[k] for k in keys}
-    return find_pairs(rollouts, options['max_pairs_per_prompt'], options['inverted'], options['rejected'], **rule)
-
-# %% ../../nbs/pairs/02_strategies.ipynb #9c80efea
-def pairs_of(
-    groups,        # (Prompt, rollouts) of a run; rollouts with detail if flaws matter
-    formatter      # the dpo Formatter
-):                 # yields (pair as plain data, None) or (None, reason)
-    "Yield the pairs of each prompt, or the reason that it has none."
-    strategy = formatter.options['strategy']
-    for prompt, rollouts in groups:
-        rollouts = as_written(formatter, rollouts)
-        if strategy:
-            made, why = _strategy_pairs(formatter.options, rollouts)
-        else:
-            made, why = _plain_pairs(formatter, prompt, rollouts)
-        if not made:
-            yield None, why
-        for c, r, swapped in made:
-            yield _as_pair(prompt, c, r, swapped, strategy), None
-
-# %% ../../nbs/pairs/02_strategies.ipynb #c99fc781
-def count_pairs(
-    groups,      # as for `pairs_of`
-    formatter    # the dpo Formatter
-)->dict:         # {pairs, prompts, swapped, dropped: {reason: prompts}}
-    "Count the pairs, and the reasons that other prompts have none."
-    made, swapped, dropped, prompts = 0, 0, Counter(), set()
-    for pair, reason in pairs_of(groups, formatter):
-        if not pair:
-            dropped[reason] += 1
-            continue
-        made += 1
-        swapped += pair['swapped']
-        prompts.add(pair['prompt_id'])
-    return dict(pairs=made, prompts=len(prompts), swapped=swapped, dropped=dict(dropped.most_common()))
-
-# %% ../../nbs/pairs/02_strategies.ipynb #3eb9e0bf
-def _as_side(rollouts, side):
-    "Return the rollouts as one side of pairs; the rejected ones get negative keys, to keep them apart."
-    sign = 1 if side=='chosen' else -1
-    return [replace(r, side=side, key=sign*r.key) for r in rollouts]
-
-# %% ../../nbs/pairs/02_strategies.ipynb #ba460edf
-def join(
-    chosen,      # Store of the run that should be better
-    rejected,    # Store of the other
-    outcomes=('kept',)   # which rollouts are valid
-):               # yields (Prompt, [Rollout, …]) with sides
-    "Yield the rollouts of two runs over the same prompts as the two sides of pairs."
-    key = dict(rejected.db.execute('SELECT id, key FROM prompts WHERE gen=?', (rejected.gen,)))
-    for p, _, ours in chosen.walk(outcomes=outcomes, detail=True):
-        if p.id not in key:
-            continue
-        for q, _, theirs in rejected.walk(outcomes=outcomes, keys=[key[p.id]], detail=True):
-            if q.messages==p.messages:
-                yield p, [*_as_side(ours, 'chosen'), *_as_side(theirs, 'rejected')]

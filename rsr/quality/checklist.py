@@ -19,7 +19,7 @@ from ..data.store import Store, Verdicts
 from ..data.text import normalised, prompt_text
 from ..data.types import EPS, RsrError, no_such
 from ..formatters.writer import make_formatters
-from ..pairs.strategies import pairs_of
+from ..pairs.collect import pairs_of
 from .hygiene import class_balance, contamination, duplicates, graded, length_bias, near_leaks, pair_audit
 from .hygiene import read_files, refusals, say, thinking, truncation, volume, worst
 from ..rubric.agreement import fig

@@ -13,7 +13,8 @@ from ..data.ledger import ledger_error
 from ..data.store import Store
 from ..data.summary import write_stats
 from ..data.types import RsrError
-from ..pairs.strategies import count_pairs, pair_loops
+from ..pairs.strategies import pair_loops
+from ..pairs.collect import count_pairs
 from .files import run_statistics, save_recipe, valid_groups, write_training_files
 from .inputs import check_references, load_input, missing_prompts_note
 from .recipe import build, new_work_dir

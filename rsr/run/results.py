@@ -17,7 +17,10 @@ from ..data.text import prompt_text
 from ..data.types import RsrError
 from ..formatters.load_check import check_files
 from ..formatters.writer import make_formatter, make_formatters, write_files
-from ..pairs.strategies import PAIR_DEFAULTS, count_pairs, join, pairs_of
+from ..pairs.strategies import PAIR_DEFAULTS
+from ..pairs.collect import join
+from ..pairs.collect import count_pairs
+from ..pairs.collect import pairs_of
 from .files import SHARED_OPTIONS, by_name, files_on_disk, formatter_config, run_statistics, valid_groups
 from .files import valid_outcomes, write_training_files
 from .recipe import check_recipe, mask
