@@ -16,7 +16,9 @@ from rsr.data.statistics import wilson
 from rsr.data.types import Prompt, Rollout, RsrError
 from rsr.formatters.trainers import SHAPES
 from rsr.formatters.writer import make_formatters, write_files
-from rsr.pairs.audit import ITEMS, MIN_PAIRS, audit, audit_item, audit_table, plot_audit
+from rsr.pairs.audit import ITEMS, MIN_PAIRS, audit, audit_item
+from rsr.pairs.audit_report import plot_audit
+from rsr.pairs.audit_report import audit_table
 from rsr.pairs.comparison import compare_strategies, compare_table, paired_difference, plot_strategies
 from rsr.pairs.shortcuts import (
     as_pair,
@@ -377,9 +379,9 @@ def test_paired_difference():
     assert paired_difference('', 'a', 1)[1][1] <= 1
 
 @pytest.mark.parametrize('cost,says', [
-    (dict(rollout=3), "no figure 'rollout'. Did you mean 'rollouts'"), (dict(prompts=3), 'only 3 prompts'), (dict(usd=-1), 'a.usd: -1'), (dict(tokens='many'), "a.tokens: 'many'"),
+    (dict(rollout=3), "no cost 'rollout'. Did you mean 'rollouts'"), (dict(prompts=3), 'only 3 prompts'), (dict(usd=-1), 'a.usd: -1'), (dict(tokens='many'), "a.tokens: 'many'"),
     (dict(prompts=True), 'a.prompts: True'), (dict(prompts='q0'), "a.prompts: 'q0'"), (dict(dropped=3), 'a.dropped: 3'), (dict(dropped=dict(x='y')), 'a.dropped'),
-    (7, 'not an object'), (dict(prompts=['q1', *'abcdefghij']), "'q0', which was not asked")])
+    (7, 'not an object'), (dict(prompts=['q1', *'abcdefghij']), "'q0', which was never sampled")])
 def test_wrong_costs_are_said(cost, says):
     with pytest.raises(RsrError) as e:
         compare_strategies(dict(a=(pairs(5), cost)))
