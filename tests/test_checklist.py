@@ -12,8 +12,12 @@ from rsr.data.statistics import compare_rates, difference, moved
 from rsr.data.store import Store, Verdicts
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.formatters.writer import make_formatters
-from rsr.quality.checklist import CheckContext, checklist, checklist_options, checklist_table, pass_rate_stable
-from rsr.quality.hygiene import length_auc, repeats, thinking_tags
+from rsr.quality.checklist import checklist, checklist_options, checklist_table
+from rsr.quality.check_items import pass_rate_stable
+from rsr.quality.check_items import CheckContext
+from rsr.quality.hygiene import repeats
+from rsr.pairs.shortcuts import thinking_tags
+from rsr.pairs.shortcuts import length_auc
 from rsr.rubric.criteria import load_rubric
 from rsr.rubric.evaluate import RubricVerifier
 from rsr.rubric.verdicts import verdict_key
@@ -347,7 +351,7 @@ def test_a_benchmark_that_is_gone_warns(tmp_path):
     (tmp_path/'b.txt').write_text('a b c')
     run = make(tmp_path/'run', n=30, options=[f"decontaminate={tmp_path/'b.txt'}"])
     (tmp_path/'b.txt').unlink()
-    assert 'not there any more' in checklist_table(checklist(run))
+    assert 'benchmark file is missing' in checklist_table(checklist(run))
     with pytest.raises(RsrError, match='no file'):
         checklist(run, decontaminate=str(tmp_path/'b.txt'))
 
