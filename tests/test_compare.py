@@ -124,7 +124,7 @@ def test_a_changed_rubric_is_named(runs, tmp_path):
     assert dict(key='judges.0.model', a='j1', b='j2') in s['other'] and 'scored differently' in d['notes'][0]
     assert {r['criterion']:r['changed'] for r in d['criteria']}=={'correct':True, 'polite':False}
     table = compare_table(d)
-    assert 'criterion kind: added' in table and 'criterion correct, weight: not there → 2.0' in table and 'note: the runs were scored differently' in table
+    assert 'criterion kind: added' in table and 'criterion correct, weight: not set → 2.0' in table and 'note: the runs were scored differently' in table
 
 def test_other_thresholds_are_noted(runs, tmp_path):
     d = compare(runs['a'], fill(tmp_path/'t', flat, options=['formatter.pass_threshold=0.5', 'formatter.fail_threshold=0.4']))
