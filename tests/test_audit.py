@@ -1,4 +1,4 @@
-"The pair audit and the comparison of strategies: planted defects, clean sets, figures by hand, every form of file, hostile texts."
+"The pair audit and the comparison of strategies: planted defects, clean sets, all forms of file, hostile texts."
 import gzip
 import json
 import math
@@ -16,7 +16,8 @@ from rsr.data.statistics import wilson
 from rsr.data.types import Prompt, Rollout, RsrError
 from rsr.formatters.trainers import ROW_FORMATS
 from rsr.formatters.writer import make_formatters, write_files
-from rsr.pairs.audit import ITEMS, MIN_PAIRS, audit, audit_item, audit_table, plot_audit
+from rsr.pairs.audit import ITEMS, MIN_PAIRS, audit, audit_item
+from rsr.pairs.audit_report import audit_table, plot_audit
 from rsr.pairs.comparison import compare_strategies, compare_table, paired_difference, plot_strategies
 from rsr.pairs.shortcuts import (
     as_pair,
@@ -32,7 +33,8 @@ from rsr.pairs.shortcuts import (
 from rsr.rubric.agreement import auc
 from rsr.style import INK
 
-WORDS = [a+b for a in 'ba do ke li mu na po ri su te va wo xi za gre'.split() for b in 'lan mor tis ven dak hul pir sob fen gar'.split()]
+WORDS = [a+b for a in 'ba do ke li mu na po ri su te va wo xi za gre'.split()
+         for b in 'lan mor tis ven dak hul pir sob fen gar'.split()]
 
 def text(rng, n):
     return ' '.join(rng.choice(WORDS) for _ in range(n)).capitalize()+'.'
@@ -40,8 +42,10 @@ def text(rng, n):
 def pairs(n=400, seed=0, chosen=(15, 30), rejected=(15, 30), **more):
     "Pairs whose sides come from one distribution, but for what is asked."
     rng = random.Random(seed)
-    return [dict(prompt_id=f'q{i}', prompt=[dict(role='user', content=text(rng, 12))], chosen=text(rng, rng.randint(*chosen)), rejected=text(rng, rng.randint(*rejected)),
-                 chosen_score=rng.choice([.8, .9, 1.]), rejected_score=rng.choice([.3, .4, .5]), **more) for i in range(n)]
+    return [dict(prompt_id=f'q{i}', prompt=[dict(role='user', content=text(rng, 12))],
+                 chosen=text(rng, rng.randint(*chosen)), rejected=text(rng, rng.randint(*rejected)),
+                 chosen_score=rng.choice([.8, .9, 1.]), rejected_score=rng.choice([.3, .4, .5]), **more)
+            for i in range(n)]
 
 def user(t):
     return dict(role='user', content=t)
@@ -83,7 +87,8 @@ def test_wilson_interval_of_a_share():
     z, n = 1.96, 99
     mid, half = (.6+z*z/2/n)/(1+z*z/n), z*math.sqrt(.6*.4/n+z*z/4/n/n)/(1+z*z/n)
     assert (lo, hi) == pytest.approx((mid-half, mid+half))
-    assert share([1]*50, np.arange(50))[1][0] == pytest.approx(wilson(1., 50)[0]), 'all the same: not an interval of no width'
+    low = share([1]*50, np.arange(50))[1][0]
+    assert low == pytest.approx(wilson(1., 50)[0]), 'all the same: not an interval of no width'
 
 def test_log_odds_direction_and_shrinkage():
     d, z = log_odds([30, 5, 12, 1], [5, 30, 12, 0], 200)
@@ -127,23 +132,35 @@ DEFECTS = {   # name -> (what is done to clean pairs, {item: verdict} that has t
     'bullets':(sub('chosen', lambda t, i: '- '+t.replace(' ', '\n- ', 1)), {'form':'bad'}, set()),
     'a word':(sub('rejected', lambda t, i: t[:-1]+' regrettably.'), {'words':'bad'}, set()),
     'empty':(sub('rejected', lambda t, i: ' \n', 100), {'unusable':'bad'}, set()),
-    'same text':(lambda ps: [{**p, 'rejected':p['chosen']+' '} if i==7 else p for i, p in enumerate(ps)], {'unusable':'bad'}, set()),
+    'same text':(lambda ps: [{**p, 'rejected':p['chosen']+' '} if i==7 else p for i, p in enumerate(ps)],
+                 {'unusable':'bad'}, set()),
     'loop':(sub('rejected', lambda t, i: t+' again'*30, 100), {'unusable':'bad'}, set()),
-    'wrong way round':(lambda ps: [{**p, 'chosen_score':.2, 'rejected_score':.9} if i==7 else p for i, p in enumerate(ps)], {'order':'bad', 'margins':'warn'}, set()),
-    'tie':(lambda ps: [{**p, 'rejected_score':p['chosen_score']} if i==7 else p for i, p in enumerate(ps)], {'ties':'bad', 'margins':'warn'}, set()),
-    'small margins':(lambda ps: [{**p, 'chosen_score':.6, 'rejected_score':.5} if i%5==0 else p for i, p in enumerate(ps)], {'margins':'bad'}, set()),
+    'wrong way round':(lambda ps: [{**p, 'chosen_score':.2, 'rejected_score':.9} if i==7 else p
+                                   for i, p in enumerate(ps)], {'order':'bad', 'margins':'warn'}, set()),
+    'tie':(lambda ps: [{**p, 'rejected_score':p['chosen_score']} if i==7 else p for i, p in enumerate(ps)],
+           {'ties':'bad', 'margins':'warn'}, set()),
+    'small margins':(lambda ps: [{**p, 'chosen_score':.6, 'rejected_score':.5} if i%5==0 else p
+                                 for i, p in enumerate(ps)], {'margins':'bad'}, set()),
     'stark':(lambda ps: [{**p, 'chosen_score':.95, 'rejected_score':.1} for p in ps], {'margins':'warn'}, set()),
-    'prefix':(lambda ps: [{**p, 'rejected':' '.join(p['chosen'].split()[:-3]+['x', 'y', 'z.'][:3])} for p in ps], {'prefix':'bad'}, {'words'}),
+    'prefix':(lambda ps: [{**p, 'rejected':' '.join(p['chosen'].split()[:-3]+['x', 'y', 'z.'][:3])} for p in ps],
+              {'prefix':'bad'}, {'words'}),
     'thinking, closed':(sub('chosen', lambda t, i: f'<think>{t}</think>{t}', 200), {'thinking':'warn'}, set()),
     'thinking, torn':(sub('rejected', lambda t, i: f'<think>{t}', 200), {'thinking':'bad'}, set()),
     'refusal':(sub('rejected', lambda t, i: "I'm sorry, but I can't help with that.", 200), {'refusals':'warn'}, set()),
-    'refusals':(sub('rejected', lambda t, i: "I'm sorry, but I can't help with that. "+t, 20), {'refusals':'bad'}, set()),
+    'refusals':(sub('rejected', lambda t, i: "I'm sorry, but I can't help with that. "+t, 20), {'refusals':'bad'},
+                set()),
     'one pair again':(lambda ps: [*ps, ps[0]], {'duplicates':'warn'}, set()),
-    'both directions':(lambda ps: [*ps, {**ps[0], 'chosen':ps[0]['rejected'], 'rejected':ps[0]['chosen']}], {'duplicates':'bad'}, set()),
-    'canned answer':(sub('rejected', lambda t, i: 'We are not open at the moment, please come back tomorrow after nine.', 4), {'duplicates':'bad'}, {'length', 'words', 'form'}),
-    'one id for two prompts':(lambda ps: [{**p, 'prompt_id':'q0'} if i==1 else p for i, p in enumerate(ps)], {'duplicates':'bad'}, set()),
-    'alike prompts':(lambda ps: [{**p, 'prompt':[user(f"{ps[0]['prompt'][0]['content']} {i}")]} if i<80 else p for i, p in enumerate(ps)], {'duplicates':'warn'}, set()),
-    'few prompts':(lambda ps: [{**p, 'prompt_id':(q := ps[0] if i<150 else p)['prompt_id'], 'prompt':q['prompt']} for i, p in enumerate(ps)], {'per_prompt':'warn'}, set()),
+    'both directions':(lambda ps: [*ps, {**ps[0], 'chosen':ps[0]['rejected'], 'rejected':ps[0]['chosen']}],
+                       {'duplicates':'bad'}, set()),
+    'canned answer':(sub('rejected',
+                         lambda t, i: 'We are not open at the moment, please come back tomorrow after nine.', 4),
+                     {'duplicates':'bad'}, {'length', 'words', 'form'}),
+    'one id for two prompts':(lambda ps: [{**p, 'prompt_id':'q0'} if i==1 else p for i, p in enumerate(ps)],
+                              {'duplicates':'bad'}, set()),
+    'alike prompts':(lambda ps: [{**p, 'prompt':[user(f"{ps[0]['prompt'][0]['content']} {i}")]} if i<80 else p
+                                 for i, p in enumerate(ps)], {'duplicates':'warn'}, set()),
+    'few prompts':(lambda ps: [{**p, 'prompt_id':(q := ps[0] if i<150 else p)['prompt_id'], 'prompt':q['prompt']}
+                               for i, p in enumerate(ps)], {'per_prompt':'warn'}, set()),
 }
 
 @pytest.mark.parametrize('name', DEFECTS)
@@ -184,11 +201,13 @@ def test_few_pairs_are_counted_but_not_judged_by_statistics():
 # ---- groups
 
 def test_a_strategy_that_the_whole_hides():
-    ps = [*pairs(200, 1, chosen=(24, 34), strategy='a'), *[{**p, 'prompt_id':'b'+p['prompt_id']} for p in pairs(200, 2, rejected=(24, 34), strategy='b')]]
+    ps = [*pairs(200, 1, chosen=(24, 34), strategy='a'),
+          *[{**p, 'prompt_id':'b'+p['prompt_id']} for p in pairs(200, 2, rejected=(24, 34), strategy='b')]]
     d = audit(ps)
     assert 'length' not in found(d)
     assert {k:found(g)['length'] for k, g in d['groups']['strategy'].items()} == dict(a='bad', b='bad')
-    assert item(d['groups']['strategy']['a'], 'length')['number'] > .5 > item(d['groups']['strategy']['b'], 'length')['number']
+    a, b = (item(d['groups']['strategy'][k], 'length')['number'] for k in 'ab')
+    assert a > .5 > b
 
 def test_flaws_are_allowed_their_mark_in_the_right_direction():
     good = audit(pairs(100, rejected=(30, 40), flaw='too_verbose'))['groups']['flaw']['too_verbose']
@@ -223,21 +242,30 @@ FORMS = [(t, s) for m, t in ROW_FORMATS if m=='dpo' for s in (('messages', 'stan
 @pytest.mark.parametrize('fmt', ['jsonl', 'parquet'])
 @pytest.mark.parametrize('target,style', FORMS)
 def test_reads_what_the_formatters_write(target, style, fmt, tmp_path):
-    groups = [(Prompt(f'q{i}', [user(f'Frage {i}: Wie heißt “東京”?')]), [Rollout(f'Tokio, {i} 🗼', score=1., idx=0), Rollout(f'Kioto, {i}', score=0., idx=1)]) for i in range(5)]
+    groups = [(Prompt(f'q{i}', [user(f'Frage {i}: Wie heißt “東京”?')]),
+               [Rollout(f'Tokio, {i} 🗼', score=1., idx=0), Rollout(f'Kioto, {i}', score=0., idx=1)]) for i in range(5)]
     fs = make_formatters([dict(type='dpo', target=target, format=fmt, **(dict(style=style) if target=='trl' else {}))])
     write_files(groups, fs, tmp_path)
     got = read_pairs(tmp_path/'train'/fs[0].file)
-    assert [(p['prompt'][-1], p['chosen'], p['rejected']) for p in got] == [(dict(role='user', content=p.messages[0]['content']), *[r.text for r in rs]) for p, rs in groups]
+    read = [(p['prompt'][-1], p['chosen'], p['rejected']) for p in got]
+    assert read == [(dict(role='user', content=p.messages[0]['content']), *[r.text for r in rs]) for p, rs in groups]
     assert len({p['prompt_id'] for p in got}) == 5 and {p['margin'] for p in got} == {None}
 
 def test_reads_conversations_with_a_system_turn():
+<<<<<<< HEAD
     ms = [dict(role='system', content='s'), dict(role='user', content='a'), dict(role='assistant', content='b'), dict(role='user', content='c')]
     for (m, t), f in ROW_FORMATS.items():
+=======
+    ms = [dict(role='system', content='s'), dict(role='user', content='a'), dict(role='assistant', content='b'),
+          dict(role='user', content='c')]
+    for (m, t), f in SHAPES.items():
+>>>>>>> h/pairs
         if m=='dpo':
             assert as_pair(f(dict(prompt=ms, chosen='x', rejected='y'), 'messages'))['prompt'] == ms, t
 
 FOREIGN = [
-    (dict(prompt='Q', chosen=[user('Q'), says('x')], rejected=[user('Q'), says('y')], score_chosen=8, score_rejected=6.5), 1.5),
+    (dict(prompt='Q', chosen=[user('Q'), says('x')], rejected=[user('Q'), says('y')], score_chosen=8,
+          score_rejected=6.5), 1.5),
     (dict(chosen=[user('Q'), says('x')], rejected=[user('Q'), says('y')]), None),
     (dict(system='', question='Q', chosen='x', rejected='y'), None),
     (dict(instruction='Q', input='', chosen='x', rejected='y', margin=.4), .4),
@@ -247,10 +275,12 @@ FOREIGN = [
 @pytest.mark.parametrize('row,margin', FOREIGN)
 def test_reads_files_from_elsewhere(row, margin):
     p = as_pair(row)
-    assert (p['prompt'], p['chosen'], p['rejected'], p['margin']) == ([dict(role='user', content='Q')], 'x', 'y', margin)
+    read = p['prompt'], p['chosen'], p['rejected'], p['margin']
+    assert read == ([dict(role='user', content='Q')], 'x', 'y', margin)
 
 def test_a_pair_read_twice_is_the_same():
-    once = read_pairs([dict(prompt='Q', chosen='x', rejected='y', metadata=dict(strategy='flawed', flaw='too_verbose'), chosen_score=1, rejected_score=.25)])
+    once = read_pairs([dict(prompt='Q', chosen='x', rejected='y', metadata=dict(strategy='flawed', flaw='too_verbose'),
+                            chosen_score=1, rejected_score=.25)])
     assert read_pairs(once) == once and (once[0]['flaw'], once[0]['margin']) == ('too_verbose', .75)
 
 def test_files_of_all_endings(tmp_path):
@@ -261,10 +291,14 @@ def test_files_of_all_endings(tmp_path):
     assert len(read_pairs(tmp_path/'a.json')) == 2 and len(read_pairs(str(tmp_path/'a.jsonl.gz'))) == 1
 
 @pytest.mark.parametrize('src,says', [
-    ([dict(prompt='Q', chosen='x')], 'row 1: no rejected: the row has prompt, chosen'), ([dict(chosen='x', rejected='y')], 'no prompt'),
-    ([7], 'the row is int'), ([{}], 'no columns'), ([dict(prompt='Q', chosen='x', rejected=7)], 'no rejected'), ([dict(prompt='Q', chosen=[], rejected='y')], 'no chosen'),
-    ([dict(prompt=[dict(role='user')], chosen='x', rejected='y')], 'no prompt'), ([], 'there are none'), ('missing.jsonl', 'no file missing.jsonl'), ('.', 'is a folder'),
-    ('a.json', 'broken JSON'), ('b.json', 'not a list'), ('c.jsonl', 'line 1: broken JSON'), ('d.txt', 'pairs: cannot read d.txt')])
+    ([dict(prompt='Q', chosen='x')], 'row 1: no rejected: the row has prompt, chosen'),
+    ([dict(chosen='x', rejected='y')], 'no prompt'),
+    ([7], 'the row is int'), ([{}], 'no columns'), ([dict(prompt='Q', chosen='x', rejected=7)], 'no rejected'),
+    ([dict(prompt='Q', chosen=[], rejected='y')], 'no chosen'),
+    ([dict(prompt=[dict(role='user')], chosen='x', rejected='y')], 'no prompt'), ([], 'there are none'),
+    ('missing.jsonl', 'no file missing.jsonl'), ('.', 'is a folder'),
+    ('a.json', 'broken JSON'), ('b.json', 'not a list'), ('c.jsonl', 'line 1: broken JSON'),
+    ('d.txt', 'pairs: cannot read d.txt')])
 def test_what_is_wrong_is_said(src, says, here):
     for name, s in (('a.json', '[{'), ('b.json', '{}'), ('c.jsonl', '{"a":\n'), ('d.txt', 'x')):
         (here/name).write_text(s)
@@ -276,12 +310,14 @@ def test_what_is_wrong_is_said(src, says, here):
 # ---- hostile texts, size, reproducibility
 
 HOSTILE = [   # markup, escapes, direction marks, half a character, much of one thing
-    '<script>alert(1)</script>', '\x1b[31mred\x1b[0m \x07', '\u202eright to left\u202c', '$x_{1$ \\frac', '\ud800 half', 'x\u0000y', '🗼'*50, 'אבג דהו', '’'*20,
+    '<script>alert(1)</script>', '\x1b[31mred\x1b[0m \x07', '\u202eright to left\u202c', '$x_{1$ \\frac',
+    '\ud800 half', 'x\u0000y', '🗼'*50, 'אבג דהו', '’'*20,
     '-'*3000, '*'*3000]
 
 def test_hostile_texts_are_data():
     h = lambda i: HOSTILE[i%len(HOSTILE)]
-    ps = [{**p, 'chosen':f"{h(i)} {p['chosen']}", 'rejected':f"{p['rejected']} {h(i+3)}", 'strategy':'\x1b[2Jevil\n$a$'*9, 'flaw':'<b>'} for i, p in enumerate(pairs(220))]
+    ps = [{**p, 'chosen':f"{h(i)} {p['chosen']}", 'rejected':f"{p['rejected']} {h(i+3)}",
+           'strategy':'\x1b[2Jevil\n$a$'*9, 'flaw':'<b>'} for i, p in enumerate(pairs(220))]
     d = audit(ps)
     out = audit_table(d)
     assert all(c.isprintable() or c=='\n' for c in out) and '\x1b' not in out and '\u202e' not in out
@@ -307,33 +343,40 @@ def test_twenty_thousand_pairs():
 
 def test_the_same_in_every_process():
     prog = "import test_audit as t, json; print(json.dumps(t.audit(t.DEFECTS['a word'][0](t.pairs(150)))))"
-    run = lambda h: subprocess.run([sys.executable, '-c', prog], cwd=os.path.dirname(__file__), env={**os.environ, 'PYTHONHASHSEED':h}, capture_output=True, text=True, check=True)
+    run = lambda h: subprocess.run([sys.executable, '-c', prog], cwd=os.path.dirname(__file__),
+                                   env={**os.environ, 'PYTHONHASHSEED':h}, capture_output=True, text=True, check=True)
     outs = {run(h).stdout for h in '01'}
     assert len(outs) == 1 and json.loads(outs.pop())['verdict'] == 'bad'
 
 def test_words_of_all_scripts():
-    assert words("L'été — 東京, don’t! ＡＢ 3.5 snake_case") == ["l'été", '東', '京', 'don’t', 'ａｂ', '3', '5', 'snake', 'case']
+    found = words("L'été — 東京, don’t! ＡＢ 3.5 snake_case")
+    assert found == ["l'été", '東', '京', 'don’t', 'ａｂ', '3', '5', 'snake', 'case']
     assert words('Plain ASCII, don\'t!') == ['plain', 'ascii', "don't"]
 
 def test_the_figure_shows_what_was_found():
     fig = plot_audit(audit(sub('rejected', lambda t, i: t[:-1]+' regrettably.')(pairs())))
     ax = fig.axes
-    assert [a.get_title('left').split(':')[0] for a in ax] == ['Length', 'Margins', 'Words'] and 'regrettably' in [t.get_text() for t in ax[2].get_yticklabels()]
+    assert [a.get_title('left').split(':')[0] for a in ax] == ['Length', 'Margins', 'Words']
+    assert 'regrettably' in [t.get_text() for t in ax[2].get_yticklabels()]
     bare = plot_audit(audit([{**p, 'chosen_score':None} for p in pairs(10)]))
     assert 'the pairs carry no scores' in [t.get_text() for t in bare.axes[1].texts]
 
 @pytest.mark.parametrize('dark', [None, False, True])
 def test_figures_are_readable_on_every_page(dark):
-    for fig in plot_audit(audit(pairs(chosen=(22, 34))), dark), plot_strategies(compare_strategies(dict(a=pairs(60), b=([], dict(prompts=60)))), dark):
+    compared = compare_strategies(dict(a=pairs(60), b=([], dict(prompts=60))))
+    for fig in plot_audit(audit(pairs(chosen=(22, 34))), dark), plot_strategies(compared, dark):
         fig.canvas.draw()
         assert fig.get_facecolor()[3] == 0 and all(a.get_facecolor()[3] == 0 for a in fig.axes)
-        inked = [t for a in fig.axes if a.axison for t in (a.title, a._left_title, a.xaxis.label, *a.get_xticklabels(), *a.get_yticklabels(), *a.texts) if t.get_text()]
+        texts = [t for a in fig.axes if a.axison for t in (a.title, a._left_title, a.xaxis.label, *a.get_xticklabels(),
+                                                           *a.get_yticklabels(), *a.texts)]
+        inked = [t for t in texts if t.get_text()]
         assert len(inked) > 10 and {to_hex(t.get_color()) for t in inked} == {INK[dark]}
 
 def test_the_advice_for_length_can_be_followed():
     assert 'formatter.dpo.max_length_ratio=1.5' in item(audit(pairs(chosen=(22, 34))), 'length')['todo']
-    from rsr.pairs.strategies import pairs_of
-    group = Prompt('q', [user('Q')], key=1), [Rollout('a '*30, score=1., idx=0), Rollout('b '*10, score=0., idx=1), Rollout('c '*28, score=0., idx=2)]
+    from rsr.pairs.collect import pairs_of
+    rollouts = [Rollout('a '*30, score=1., idx=0), Rollout('b '*10, score=0., idx=1), Rollout('c '*28, score=0., idx=2)]
+    group = Prompt('q', [user('Q')], key=1), rollouts
     f, = make_formatters([dict(type='dpo', max_length_ratio=1.5)])
     (p, _), = pairs_of([group], f)
     assert (p['chosen'][0], p['rejected'][0]) == ('a', 'c')
@@ -344,9 +387,11 @@ def test_the_advice_for_length_can_be_followed():
 def test_yield_and_cost_by_hand():
     a, b = pairs(80, 1), pairs(100, 2)[20:]   # prompts q0 to q79, and q20 to q99
     spent = dict(prompts=100, rollouts=200, tokens=40_000, usd=2., dropped=dict(inverted=15, refusal=5))
-    d = compare_strategies(dict(a=(a, spent), b=(b, dict(prompts=100, rollouts=800)), none=([], dict(prompts=100, tokens=10))))
+    d = compare_strategies(dict(a=(a, spent), b=(b, dict(prompts=100, rollouts=800)),
+                                none=([], dict(prompts=100, tokens=10))))
     x, y, z = d['strategies']
-    assert (x['share_with_pair'], x['pairs_per_prompt'], x['rollouts_per_pair'], x['tokens_per_pair'], x['usd_per_pair']) == (.8, .8, 2.5, 500, .025)
+    assert (x['share_with_pair'], x['pairs_per_prompt'], x['rollouts_per_pair'], x['tokens_per_pair'],
+            x['usd_per_pair']) == (.8, .8, 2.5, 500, .025)
     assert x['share_interval'] == wilson(.8, 100) and x['dropped'] == dict(inverted=15, refusal=5)
     assert (y['rollouts_per_pair'], y['tokens_per_pair'], y['usd_per_pair']) == (10, None, None)
     assert (z['pairs'], z['tokens_per_pair'], z['margin'], z['share_with_pair']) == (0, None, None, 0)
@@ -358,7 +403,8 @@ def test_yield_and_cost_by_hand():
     assert len(plot_strategies(d).axes) == 4
 
 def test_margins_and_length_of_a_strategy():
-    d = compare_strategies(dict(a=pairs(100, chosen=(30, 40)), b=[{**p, 'chosen_score':.9, 'rejected_score':.4} for p in pairs(100, 1)]))
+    d = compare_strategies(dict(a=pairs(100, chosen=(30, 40)),
+                                b=[{**p, 'chosen_score':.9, 'rejected_score':.4} for p in pairs(100, 1)]))
     a, b = d['strategies']
     assert a['chosen_longer'] > .95 and a['length_auc'] > .95 and 'length' in a['bad'] and b['bad'] == []
     assert (b['margin'], b['margin_low'], b['margin_high']) == pytest.approx((.5, .5, .5))
@@ -367,7 +413,8 @@ def test_margins_and_length_of_a_strategy():
 def test_other_prompts_are_not_compared():
     ps, ids = pairs(60), [f'q{i}' for i in range(60)]
     asked = dict(a=ids, b=[*ids[1:], 'q0'], c=[*ids, 'x'])
-    d = compare_strategies({**{k:(ps, dict(prompts=v)) for k, v in asked.items()}, 'd':([], dict(prompts=[f'z{i}' for i in range(60)]))})
+    d = compare_strategies({**{k:(ps, dict(prompts=v)) for k, v in asked.items()},
+                            'd':([], dict(prompts=[f'z{i}' for i in range(60)]))})
     assert [x['strategy'] for x in d['differences']] == ['b'] and [n.split()[0] for n in d['notes']] == ['c', 'd']
 
 def test_paired_difference():
@@ -377,9 +424,11 @@ def test_paired_difference():
     assert paired_difference('', 'a', 1)[1][1] <= 1
 
 @pytest.mark.parametrize('cost,says', [
-    (dict(rollout=3), "no figure 'rollout'. Did you mean 'rollouts'"), (dict(prompts=3), 'only 3 prompts'), (dict(usd=-1), 'a.usd: -1'), (dict(tokens='many'), "a.tokens: 'many'"),
-    (dict(prompts=True), 'a.prompts: True'), (dict(prompts='q0'), "a.prompts: 'q0'"), (dict(dropped=3), 'a.dropped: 3'), (dict(dropped=dict(x='y')), 'a.dropped'),
-    (7, 'not an object'), (dict(prompts=['q1', *'abcdefghij']), "'q0', which was not asked")])
+    (dict(rollout=3), "no cost 'rollout'. Did you mean 'rollouts'"), (dict(prompts=3), 'only 3 prompts'),
+    (dict(usd=-1), 'a.usd: -1'), (dict(tokens='many'), "a.tokens: 'many'"),
+    (dict(prompts=True), 'a.prompts: True'), (dict(prompts='q0'), "a.prompts: 'q0'"),
+    (dict(dropped=3), 'a.dropped: 3'), (dict(dropped=dict(x='y')), 'a.dropped'),
+    (7, 'not an object'), (dict(prompts=['q1', *'abcdefghij']), "'q0', which was never sampled")])
 def test_wrong_costs_are_said(cost, says):
     with pytest.raises(RsrError) as e:
         compare_strategies(dict(a=(pairs(5), cost)))
@@ -390,14 +439,17 @@ def test_nothing_to_compare():
         compare_strategies({})
 
 def test_pairs_of_a_run_are_audited():
-    from rsr.pairs.strategies import pairs_of
+    from rsr.pairs.collect import pairs_of
     rng = random.Random(5)
-    two = lambda: [Rollout(text(rng, 25), score=1., idx=0, completion_tokens=40), Rollout(text(rng, 25), score=0., idx=1, completion_tokens=20)]
-    groups = [(Prompt(f'q{i}', [user(text(rng, 12))], key=i), two()) for i in range(80)] + [(Prompt('none', [user('x')], key=99), [Rollout('y', score=1.)])]
+    two = lambda: [Rollout(text(rng, 25), score=1., idx=0, completion_tokens=40),
+                   Rollout(text(rng, 25), score=0., idx=1, completion_tokens=20)]
+    groups = [(Prompt(f'q{i}', [user(text(rng, 12))], key=i), two()) for i in range(80)]
+    groups += [(Prompt('none', [user('x')], key=99), [Rollout('y', score=1.)])]
     f, = make_formatters([dict(type='dpo')])
     made = list(pairs_of(groups, f))
     d = audit([p for p, _ in made if p])
-    assert (d['n'], len(made)) == (80, 81) and d['figures']['length']['unit'] == 'tokens' and found(d) == dict(length='bad')
+    assert (d['n'], len(made)) == (80, 81) and d['figures']['length']['unit'] == 'tokens'
+    assert found(d) == dict(length='bad')
     r, = compare_strategies({'plain':([p for p, _ in made if p], dict(prompts=81, rollouts=161))})['strategies']
     assert r['share_with_pair'] == pytest.approx(80/81) and r['margin'] == 1
 

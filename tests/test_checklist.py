@@ -12,8 +12,10 @@ from rsr.data.statistics import compare_rates, rate_difference, change_verdict
 from rsr.data.store import Store, VerdictCache
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.formatters.writer import make_formatters
-from rsr.quality.checklist import CheckContext, checklist, checklist_options, checklist_table, pass_rate_stable
-from rsr.quality.hygiene import length_auc, repeats, thinking_tags
+from rsr.pairs.shortcuts import length_auc, thinking_tags
+from rsr.quality.check_items import CheckContext, pass_rate_stable
+from rsr.quality.checklist import checklist, checklist_options, checklist_table
+from rsr.quality.hygiene import repeats
 from rsr.rubric.criteria import load_rubric
 from rsr.rubric.evaluate import RubricVerifier
 from rsr.rubric.verdicts import verdict_key
@@ -23,17 +25,20 @@ from rsr.run.recipe import load_recipe
 from rsr.run.execution import build
 from rsr.run.results import Run
 
-WORDS = ('river stone market letter winter garden engine harbour signal copper window teacher forest number paper circle island bottle summer travel history morning '
-         'planet village kitchen doctor pencil bridge candle mirror pocket ticket shadow carpet museum').split()
+WORDS = ('river stone market letter winter garden engine harbour signal copper window teacher forest '
+         'number paper circle island bottle summer travel history morning planet village kitchen doctor '
+         'pencil bridge candle mirror pocket ticket shadow carpet museum').split()
 
-def make(path, recipe='dpo', n=1500, options=(), chance=lambda i: .6, seed=0, samples=4, taxonomy=None, scores=(0., 1.), answer=lambda i: 'ABCD'[i%4], scorer=None):
+def make(path, recipe='dpo', n=1500, options=(), chance=lambda i: .6, seed=0, samples=4, taxonomy=None,
+         scores=(0., 1.), answer=lambda i: 'ABCD'[i%4], scorer=None):
     "A run as if it had been sampled: every prompt has `samples` blind rollouts, of which `chance` pass."
     rng = random.Random(seed)
     words = lambda lo, hi: ' '.join(rng.choices(WORDS, k=rng.randint(lo, hi)))
     d = load_recipe(recipe, [f'work_dir={path}', 'split.eval=0.1', *options])
     scorer, st = scorer or build(d)['verifier'].config, Store(path)
     meta = lambda i: dict(answer=answer(i), **({'taxonomy':taxonomy(i)} if taxonomy else {}))
-    st.add_prompts((f'row {i}', Prompt(f'q{i}', [dict(role='user', content=f'{words(14, 18)}: A, B, C or D?')], meta(i))) for i in range(n))
+    st.add_prompts((f'row {i}', Prompt(f'q{i}', [dict(role='user', content=f'{words(14, 18)}: A, B, C or D?')],
+                                       meta(i))) for i in range(n))
     smp, ver = st.config_key('sampler', dict(model='demo')), st.config_key('verifier', scorer)
     st.put('verifier', ver)
     for i, (q, *_) in enumerate(list(st.walk())):
@@ -41,7 +46,8 @@ def make(path, recipe='dpo', n=1500, options=(), chance=lambda i: .6, seed=0, sa
         for k in st.ask(q.key, range(samples), 1, smp, 256, True):
             ok = rng.random()<x
             letter = answer(i) if ok else rng.choice([c for c in 'ABCD' if c!=answer(i)])
-            st.answer(Rollout(f'{words(15, 30)}. The answer is {letter}.', finish_reason='stop', outcome='kept', prompt_tokens=40, completion_tokens=60, key=k))
+            st.answer(Rollout(f'{words(15, 30)}. The answer is {letter}.', finish_reason='stop', outcome='kept',
+                              prompt_tokens=40, completion_tokens=60, key=k))
             st.add_score(k, ver, Score(scores[ok]))
             passes += ok
         st.stop(q.key, 'satisfied' if 0<passes<samples else 'max_rollouts')
@@ -65,14 +71,23 @@ def rubric_run(path, agree=.95, n=100, labelled=80):
     crit = [dict(id=i, question=f'Is it {i}?', category='all') for i in ('clear', 'polite')]
     (folder/'rubric.yaml').write_text(json.dumps(dict(name='r', categories=dict(all=1.), criteria=crit)))
     r, judge = load_rubric(folder/'rubric.yaml'), dict(model='judge-1')
-    make(path, n=n, options=['verifier.type=rubric', f"verifier.rubric={folder/'rubric.yaml'}", 'verifier.base_url=http://127.0.0.1:1/v1', 'formatter.pass_threshold=0.8',
-                             'formatter.fail_threshold=null', 'formatter.min_margin=0.15'], scorer=RubricVerifier(r, [judge]).config)
+    make(path, n=n, options=['verifier.type=rubric', f"verifier.rubric={folder/'rubric.yaml'}",
+                             'verifier.base_url=http://127.0.0.1:1/v1', 'formatter.pass_threshold=0.8',
+                             'formatter.fail_threshold=null', 'formatter.min_margin=0.15'],
+         scorer=RubricVerifier(r, [judge]).config)
     st, labels = Store(path), []
     for q, _, rs in list(st.walk())[:labelled]:
         said = {c.id:rng.choice(['YES', 'NO']) for c in r.criteria}
         for c in r.criteria:
+<<<<<<< HEAD
             VerdictCache(st).put(verdict_key(c, judge, q.messages, rs[0].text), dumps([said[c.id], 'because']))
         labels.append(dict(messages=q.messages, response=rs[0].text, labels={k:v if rng.random()<agree else {'YES':'NO', 'NO':'YES'}[v] for k, v in said.items()}))
+=======
+            Verdicts(st).put(verdict_key(c, judge, q.messages, rs[0].text), dumps([said[c.id], 'because']))
+        labels.append(dict(messages=q.messages, response=rs[0].text,
+                           labels={k:v if rng.random()<agree else {'YES':'NO', 'NO':'YES'}[v]
+                                   for k, v in said.items()}))
+>>>>>>> h/pairs
     st.close()
     return labels
 
@@ -112,11 +127,15 @@ def test_a_clean_run_passes(name, clean):
     d = clean(name)
     small = ['volume'] if name=='grpo' else []                            # 5,000 prompts would take the test long
     assert d['train'] and [i['item'] for i in d['items'] if i['verdict'] in NOT_PASS]==small, checklist_table(d)
-    assert [i['item'] for i in d['items'] if i['seed']]==['rubric validated', 'taxonomy covers production', 'pass rate stable', 'format valid', 'held-out set', 'DPO margins',
+    assert [i['item'] for i in d['items'] if i['seed']]==['rubric validated', 'taxonomy covers production',
+                                                          'pass rate stable', 'format valid', 'held-out set',
+                                                          'DPO margins',
                                                          'GRPO reward on edge cases']
     assert json.loads(json.dumps(d))==d
     not_here = {k for k, v in verdicts(d).items() if v=='n/a'}
-    assert ('DPO margins' in not_here)==('dpo' not in name) and ('GRPO reward on edge cases' in not_here)==(name!='grpo') and ('class balance' in not_here)==(name!='kto')
+    assert ('DPO margins' in not_here)==('dpo' not in name)
+    assert ('GRPO reward on edge cases' in not_here)==(name!='grpo')
+    assert ('class balance' in not_here)==(name!='kto')
     assert [i['item'] for i in d['items'] if i['next']]==small
 
 
@@ -147,7 +166,8 @@ def leak(run, _):
     edit(run, 'train/dpo.jsonl', lambda rs: rs+read_jsonl(run/'eval/dpo.jsonl')[:1])
 def near_leak(run, _):
     def near(r):
-        return {**r, 'conversations':[{'from':'human', 'value':r['conversations'][0]['value'].replace(': A, B, C or D?', ': A, B, C, or else D?')}]}
+        text = r['conversations'][0]['value'].replace(': A, B, C or D?', ': A, B, C, or else D?')
+        return {**r, 'conversations':[{'from':'human', 'value':text}]}
     edit(run, 'train/dpo.jsonl', lambda rs: rs+[near(r) for r in read_jsonl(run/'eval/dpo.jsonl')[:10]])
 def thin(run, _):
     sql(run, 'UPDATE scores SET value=CASE value WHEN 1.0 THEN 0.9 ELSE 0.8 END WHERE rollout%40<8')
@@ -164,17 +184,21 @@ def few_rows(run, _):
     edit(run, 'train/dpo.jsonl', lambda rs: rs[:300])
     edit(run, 'eval/dpo.jsonl', lambda rs: rs[:33])
 def chosen(run, say):
-    edit(run, 'train/dpo.jsonl', lambda rs: [{**r, 'chosen':{'from':'gpt', 'value':say(i, r['chosen']['value'])}} for i, r in enumerate(rs)])
+    edit(run, 'train/dpo.jsonl', lambda rs: [{**r, 'chosen':{'from':'gpt', 'value':say(i, r['chosen']['value'])}}
+                                             for i, r in enumerate(rs)])
 def long_chosen(run, _):
     chosen(run, lambda i, t: t+f' And then, {i}, there is more to be said of it all.'*3)
 def decline(run, _):
     chosen(run, lambda i, t: t if i%10 else f"I'm sorry, but I cannot help you with question {i} of this list.")
 def think_all(run, _):
     say = lambda m: {**m, 'value':'<think>let me see</think>'+m['value']}
-    edit(run, 'train/dpo.jsonl', lambda rs: [{**r, 'chosen':say(r['chosen']), 'rejected':say(r['rejected'])} for r in rs])
+    edit(run, 'train/dpo.jsonl',
+         lambda rs: [{**r, 'chosen':say(r['chosen']), 'rejected':say(r['rejected'])} for r in rs])
 def think_open(run, _):
     say = lambda m: {**m, 'value':'<think>let me see '+m['value']}
-    edit(run, 'train/dpo.jsonl', lambda rs: [{**r, 'chosen':say(r['chosen']), 'rejected':say(r['rejected'])} if i%20==0 else r for i, r in enumerate(rs)])
+    edit(run, 'train/dpo.jsonl',
+         lambda rs: [{**r, 'chosen':say(r['chosen']), 'rejected':say(r['rejected'])} if i%20==0 else r
+                     for i, r in enumerate(rs)])
 def in_bench(run, kw):
     text = read_jsonl(run/'train/dpo.jsonl')[5]['conversations'][0]['value']
     (run/'bench.jsonl').write_text(json.dumps(dict(question=text)))
@@ -185,12 +209,17 @@ def cheated(run, kw):
     p.write_text(p.read_text().replace('verifier: {}', f"verifier: {{type: '{run/'always.py'}:score'}}"))
     assert 'always.py' in p.read_text()
 
-DEFECTS = [('dpo', drift, 'pass rate stable', 'fail'), ('dpo', bad_role, 'format valid', 'fail'), ('dpo', torn_line, 'format valid', 'fail'),
+DEFECTS = [('dpo', drift, 'pass rate stable', 'fail'), ('dpo', bad_role, 'format valid', 'fail'),
+           ('dpo', torn_line, 'format valid', 'fail'),
            ('dpo', no_eval, 'held-out set', 'fail'),
-           ('dpo', leak, 'held-out set', 'fail'), ('dpo', near_leak, 'held-out set', 'fail'), ('dpo', thin, 'DPO margins', 'fail'), ('dpo', stark_tie, 'pair audit', 'warn'),
-           ('dpo', cut, 'truncation', 'fail'), ('dpo', repeated, 'duplicates', 'fail'), ('kto', few_true, 'class balance', 'fail'), ('dpo', few_rows, 'volume', 'warn'),
-           ('dpo', long_chosen, 'length bias', 'fail'), ('dpo', in_bench, 'contamination', 'fail'), ('dpo', think_all, 'thinking tags', 'warn'),
-           ('dpo', think_open, 'thinking tags', 'fail'), ('dpo', decline, 'refusals', 'fail'), ('grpo', cheated, 'GRPO reward on edge cases', 'fail')]
+           ('dpo', leak, 'held-out set', 'fail'), ('dpo', near_leak, 'held-out set', 'fail'),
+           ('dpo', thin, 'DPO margins', 'fail'), ('dpo', stark_tie, 'pair audit', 'warn'),
+           ('dpo', cut, 'truncation', 'fail'), ('dpo', repeated, 'duplicates', 'fail'),
+           ('kto', few_true, 'class balance', 'fail'), ('dpo', few_rows, 'volume', 'warn'),
+           ('dpo', long_chosen, 'length bias', 'fail'), ('dpo', in_bench, 'contamination', 'fail'),
+           ('dpo', think_all, 'thinking tags', 'warn'),
+           ('dpo', think_open, 'thinking tags', 'fail'), ('dpo', decline, 'refusals', 'fail'),
+           ('grpo', cheated, 'GRPO reward on edge cases', 'fail')]
 
 @pytest.mark.parametrize('name, spoil, item, verdict', DEFECTS, ids=[f'{s.__name__}' for _, s, *_ in DEFECTS])
 def test_a_planted_defect_moves_its_item_and_no_other(name, spoil, item, verdict, copy, clean):
@@ -210,7 +239,8 @@ def test_against_an_earlier_run(bases, tmp_path):
     base = bases('dpo')
     look = lambda **kw: pass_rate_stable(CheckContext(base, **kw))
     assert look(earlier=[base])['verdict']=='pass' and '+0.000' in look(earlier=[Run(base)])['detail']
-    better = make(tmp_path/'old', 'dpo', chance=lambda i: .75)                    # the same prompts: compared pair by pair
+    # the same prompts: compared pair by pair
+    better = make(tmp_path/'old', 'dpo', chance=lambda i: .75)
     i = look(earlier=[better])
     assert i['verdict']=='fail' and -.2<i['number']<-.1 and 'shared prompts' in i['detail']
     other = make(tmp_path/'other', 'dpo', seed=9)                                 # other prompts: not paired
@@ -235,7 +265,8 @@ def test_difference_by_hand():
 def test_intervals_cover():
     "95 % intervals hold the truth about 95 times of 100, paired or not, with few prompts too."
     rng = random.Random(3)
-    draw = lambda n, p: [sum(rng.random()<q for _ in range(4))/4 for q in (rng.betavariate(6*p, 6*(1-p)) for _ in range(n))]
+    draw = lambda n, p: [sum(rng.random()<q for _ in range(4))/4
+                         for q in (rng.betavariate(6*p, 6*(1-p)) for _ in range(n))]
     for n, paired in ((12, False), (60, False), (12, True), (60, True)):
         hits = 0
         for _ in range(400):
@@ -255,7 +286,8 @@ def test_rubric_validated(tmp_path):
     labels = rubric_run(tmp_path/'run')
     assert verdicts(checklist(tmp_path/'run'))['rubric validated']=='fail'
     d = checklist(tmp_path/'run', labels=labels)
-    assert verdicts(d)['rubric validated']=='pass' and number(d, 'rubric validated')>.8 and 'on 80 labelled responses' in checklist_table(d)
+    assert verdicts(d)['rubric validated']=='pass' and number(d, 'rubric validated')>.8
+    assert 'on 80 labelled responses' in checklist_table(d)
     assert verdicts(checklist(tmp_path/'run', labels=labels[:30]))['rubric validated']=='warn'       # too few
     assert verdicts(checklist(tmp_path/'run', labels=labels[:5]))['rubric validated']=='fail'
     other = [{**r, 'response':'something that was never judged'} for r in labels]
@@ -288,13 +320,18 @@ def test_taxonomy_covers_production(tmp_path):
     run = make(tmp_path/'run', n=400, taxonomy=plan)
     assert verdicts(checklist(run))['taxonomy covers production']=='warn'
     assert verdicts(checklist(run, taxonomy=TAXONOMY))['taxonomy covers production']=='pass'
-    like = [dict(taxonomy=dict(what=rng.choice(['billing', 'delivery']), mood=rng.choices(['calm', 'furious'], [.7, .3])[0])) for _ in range(500)]
+    like = [dict(taxonomy=dict(what=rng.choice(['billing', 'delivery']),
+                               mood=rng.choices(['calm', 'furious'], [.7, .3])[0])) for _ in range(500)]
     assert verdicts(checklist(run, taxonomy=TAXONOMY, production=like))['taxonomy covers production']=='pass'
-    skewed = [dict(taxonomy=dict(what=rng.choices(['billing', 'delivery'], [.9, .1])[0], mood='calm')) for _ in range(500)]
+    skewed = [dict(taxonomy=dict(what=rng.choices(['billing', 'delivery'], [.9, .1])[0], mood='calm'))
+              for _ in range(500)]
     d = checklist(run, taxonomy=TAXONOMY, production=skewed)
-    assert verdicts(d)['taxonomy covers production']=='fail' and .3<number(d, 'taxonomy covers production')<.45 and 'largest on what' in checklist_table(d)
+    assert verdicts(d)['taxonomy covers production']=='fail'
+    assert .3<number(d, 'taxonomy covers production')<.45
+    assert 'largest on what' in checklist_table(d)
     foreign = [dict(taxonomy=dict(what='returns', mood='calm')) if i%5==0 else r for i, r in enumerate(like)]
-    assert verdicts(checklist(run, taxonomy=TAXONOMY, production=foreign))['taxonomy covers production']=='warn'   # a fifth lies outside
+    # a fifth lies outside
+    assert verdicts(checklist(run, taxonomy=TAXONOMY, production=foreign))['taxonomy covers production']=='warn'
 
 
 # ---- odd runs, options, small parts
@@ -302,7 +339,8 @@ def test_taxonomy_covers_production(tmp_path):
 def test_a_run_with_nothing_in_it(tmp_path):
     run = make(tmp_path/'run', n=3, samples=0)
     d = checklist(run)
-    assert not d['train'] and verdicts(d)['format valid']=='fail' and verdicts(d)['pass rate stable']=='n/a' and verdicts(d)['truncation']=='n/a'
+    assert not d['train'] and verdicts(d)['format valid']=='fail'
+    assert verdicts(d)['pass rate stable']=='n/a' and verdicts(d)['truncation']=='n/a'
     with pytest.raises(RsrError, match='no run here'):
         checklist(tmp_path/'nowhere')
     assert checklist(Run(run))['train'] is False
@@ -318,13 +356,18 @@ def test_trl_and_multi_turn_files(tmp_path):
     files = {f.file:f for f in read_files(run, make_formatters(Run(run).recipe['formatter']))}
     assert set(files)=={'train/sft.jsonl', 'train/dpo.jsonl', 'eval/sft.jsonl', 'eval/dpo.jsonl'}
     for f in files.values():
-        assert all(p.endswith('A, B, C or D?') for p in f.prompts) and [a.good for a in f.answers[0]]==([True] if f.method=='sft' else [True, False])
+        assert all(p.endswith('A, B, C or D?') for p in f.prompts)
+        assert [a.good for a in f.answers[0]]==([True] if f.method=='sft' else [True, False])
 
-@pytest.mark.parametrize('method, targets', [('sft', ('llamafactory', 'trl', 'verl')), ('dpo', ('llamafactory', 'trl', 'axolotl', 'swift', 'openai')),
-                                             ('kto', ('trl', 'axolotl', 'llamafactory', 'swift')), ('grpo', ('trl', 'swift', 'verl')), ('multi_sft', ('llamafactory',))])
+@pytest.mark.parametrize('method, targets',
+                         [('sft', ('llamafactory', 'trl', 'verl')),
+                          ('dpo', ('llamafactory', 'trl', 'axolotl', 'swift', 'openai')),
+                          ('kto', ('trl', 'axolotl', 'llamafactory', 'swift')),
+                          ('grpo', ('trl', 'swift', 'verl')), ('multi_sft', ('llamafactory',))])
 def test_reads_every_form(method, targets, tmp_path):
     from rsr.quality.hygiene import read_files
-    run = Run(make(tmp_path/'run', method, n=60, options=['split=null', *(['formatter.band=null'] if method=='grpo' else [])]))
+    run = Run(make(tmp_path/'run', method, n=60,
+                   options=['split=null', *(['formatter.band=null'] if method=='grpo' else [])]))
     prompts = [json.loads(m)[0]['content'] for m in run.prompts['messages']]
     for t in targets:
         run.format(method, target=t, name=f'{method}_{t}')
@@ -342,13 +385,14 @@ def test_reads_every_form(method, targets, tmp_path):
 
 def test_a_pool_is_no_fault(tmp_path):
     d = checklist(make(tmp_path/'run', 'multi_sft', n=1200))
-    assert d['train'] and verdicts(d)['format valid']=='warn' and verdicts(d)['volume']=='n/a' and 'pool' in checklist_table(d)
+    assert d['train'] and verdicts(d)['format valid']=='warn' and verdicts(d)['volume']=='n/a'
+    assert 'pool' in checklist_table(d)
 
 def test_a_benchmark_that_is_gone_warns(tmp_path):
     (tmp_path/'b.txt').write_text('a b c')
     run = make(tmp_path/'run', n=30, options=[f"decontaminate={tmp_path/'b.txt'}"])
     (tmp_path/'b.txt').unlink()
-    assert 'not there any more' in checklist_table(checklist(run))
+    assert 'benchmark file is missing' in checklist_table(checklist(run))
     with pytest.raises(RsrError, match='no file'):
         checklist(run, decontaminate=str(tmp_path/'b.txt'))
 
@@ -359,15 +403,18 @@ def test_options():
     with pytest.raises(RsrError, match='labels: True is not a text'):
         checklist_options(dict(labels=True))
 
-@pytest.mark.parametrize('text, what', [('B', 0), ('<think>a</think>B', 1), ('<thinking>a</thinking>B', 1), ('<think>a', 2), ('a</think>B', 2), ('</think><think>', 2),
+@pytest.mark.parametrize('text, what', [('B', 0), ('<think>a</think>B', 1), ('<thinking>a</thinking>B', 1),
+                                        ('<think>a', 2), ('a</think>B', 2), ('</think><think>', 2),
                                         ('<think>a</think><think>b</think>', 1), ('I think <b>so</b>', 0)])
 def test_thinking_tags(text, what):
     assert thinking_tags(text)==what
 
 def test_length_auc_by_hand():
-    assert length_auc([3, 3], [3, 3])==.5 and length_auc([9], [1, 2, 3])==1 and length_auc([2], [1, 2, 3])==.5 and length_auc([0], [1])==0
+    assert length_auc([3, 3], [3, 3])==.5 and length_auc([9], [1, 2, 3])==1
+    assert length_auc([2], [1, 2, 3])==.5 and length_auc([0], [1])==0
 
 def test_repeats_by_hand():
     long = 'one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen'
-    same, near, n = repeats([long, long.upper()+'!', long+' seventeen', 'something else entirely, with no word in common'])
+    same, near, n = repeats([long, long.upper()+'!', long+' seventeen',
+                             'something else entirely, with no word in common'])
     assert (same, near, n)==(.25, .5, 4)

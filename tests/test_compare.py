@@ -1,4 +1,4 @@
-"Two runs side by side: a difference that is known is found where it is, and only there; nothing changed is nothing moved."
+"Two runs side by side: a known difference is found where it is, and only there; nothing changed is nothing moved."
 import json
 import random
 
@@ -18,15 +18,19 @@ CRIT = [dict(id=i, question=f'Is it {i}?', category='all') for i in ('correct', 
 CRIT[2]['scale'] = [1, 2, 3, 4, 5]
 
 def scorer(crit=CRIT, judge='j1', name='desk'):
-    return dict(type='rubric', version=1, rubric=dict(name=name, categories={'all':1.}, criteria=crit), judges=[dict(model=judge)])
+    return dict(type='rubric', version=1, rubric=dict(name=name, categories={'all':1.}, criteria=crit),
+                judges=[dict(model=judge)])
 
-def fill(path, chance, n=240, seed=0, options=(), config=None, ids=lambda i: f'q{i}', text=lambda i: f'My order {i} is late'):
+def fill(path, chance, n=240, seed=0, options=(), config=None, ids=lambda i: f'q{i}',
+         text=lambda i: f'My order {i} is late'):
     "A rubric-scored run; `chance(what, mood, criterion)` is how often a criterion is met."
     rng = random.Random(seed)
-    d = load_recipe('dpo', [f'work_dir={path}', 'verifier.type=rubric', 'verifier.rubric=desk.yaml', 'formatter.pass_threshold=0.8', 'formatter.fail_threshold=null', *options])
+    d = load_recipe('dpo', [f'work_dir={path}', 'verifier.type=rubric', 'verifier.rubric=desk.yaml',
+                            'formatter.pass_threshold=0.8', 'formatter.fail_threshold=null', *options])
     st = Store(path)
     combo = lambda i: dict(what=WHAT[i%4], mood='furious' if i%5==0 else 'calm', edge_case=None)
-    st.add_prompts((f'row {i}', Prompt(ids(i), [dict(role='user', content=text(i))], dict(taxonomy=combo(i)))) for i in range(n))
+    st.add_prompts((f'row {i}', Prompt(ids(i), [dict(role='user', content=text(i))], dict(taxonomy=combo(i))))
+                   for i in range(n))
     smp, ver = st.config_key('sampler', dict(model='demo')), st.config_key('verifier', config or scorer())
     st.put('verifier', ver)
     for q, *_ in list(st.walk()):
@@ -34,9 +38,11 @@ def fill(path, chance, n=240, seed=0, options=(), config=None, ids=lambda i: f'q
         for j, k in enumerate(st.ask(q.key, range(4), 1, smp, 256, True)):
             met = {c['id']:rng.random()<chance(t['what'], t['mood'], c['id']) for c in CRIT}
             scores.append(sum(met.values())/3)
-            st.answer(Rollout(f'{j} {q.id} {seed}', finish_reason='stop', outcome='kept', prompt_tokens=60, completion_tokens=40, key=k))
+            st.answer(Rollout(f'{j} {q.id} {seed}', finish_reason='stop', outcome='kept', prompt_tokens=60,
+                              completion_tokens=40, key=k))
             answers = {k:(5 if v else 1) if k=='short' else 'YES' if v else 'NO' for k, v in met.items()}
-            st.add_score(k, ver, Score(scores[-1], '', None, {i:dict(answer=a, reason='…') for i, a in answers.items()}))
+            st.add_score(k, ver,
+                         Score(scores[-1], '', None, {i:dict(answer=a, reason='…') for i, a in answers.items()}))
         st.stop(q.key, 'satisfied' if max(scores)>.9>min(scores) else 'max_rollouts')
     st.commit()
     save_recipe(st, d)
@@ -58,7 +64,8 @@ def truth(dimension=None, value=None):
 def runs(tmp_path_factory):
     tmp = tmp_path_factory.mktemp('compare')
     return dict(a=fill(tmp/'a', flat), again=fill(tmp/'again', flat, seed=5), big=fill(tmp/'big', flat, n=1200, seed=2),
-                b=fill(tmp/'b', mended, n=1200, seed=1, options=['sampler.temperature=0.9', 'formatter.dpo.name=pairs']))
+                b=fill(tmp/'b', mended, n=1200, seed=1,
+                       options=['sampler.temperature=0.9', 'formatter.dpo.name=pairs']))
 
 def covers(r, x):
     return r['interval'][0]<=x<=r['interval'][1]
@@ -66,23 +73,29 @@ def covers(r, x):
 def test_a_known_difference_is_found_where_it_is(runs):
     d = compare(runs['big'], runs['b'])
     crit = {r['criterion']:r for r in d['criteria']}
-    assert set(crit)=={'correct', 'polite', 'short'} and all(r['paired'] and r['n']==[1200, 1200] for r in crit.values())
+    assert set(crit)=={'correct', 'polite', 'short'}
+    assert all(r['paired'] and r['n']==[1200, 1200] for r in crit.values())
     assert covers(crit['polite'], -.4/5) and covers(crit['correct'], -.3/4) and covers(crit['short'], 0)
-    assert crit['polite']['p_holm']<.05 and crit['correct']['p_holm']<.05<crit['short']['p_holm'] and abs(crit['short']['a']-.8)<.03
+    assert crit['polite']['p_holm']<.05 and crit['correct']['p_holm']<.05<crit['short']['p_holm']
+    assert abs(crit['short']['a']-.8)<.03
     cell = {(r['dimension'], r['value']):r for r in d['cells']}
     assert set(cell)=={('what', w) for w in WHAT}|{('mood', 'calm'), ('mood', 'furious'), ('edge_case', 'none')}
     sure = {k for k, r in cell.items() if r['p_holm']<.05}
     assert {('what', 'returns'), ('mood', 'furious')}<=sure and covers(d['pass_rate'], truth())
-    assert all(covers(r, truth(*k)) for k, r in cell.items()) and {c['value'] for c in d['cells'][:2]}=={'furious', 'returns'}
+    assert all(covers(r, truth(*k)) for k, r in cell.items())
+    assert {c['value'] for c in d['cells'][:2]}=={'furious', 'returns'}
     assert {'sampler.temperature', 'formatter.pairs.type'}<={c['key'] for c in d['recipe']}
     table = compare_table(d)
-    assert 'what: returns' in table and '*' in next(line for line in table.splitlines() if 'what: returns' in line) and json.loads(json.dumps(d))==d
+    assert 'what: returns' in table
+    assert '*' in next(line for line in table.splitlines() if 'what: returns' in line)
+    assert json.loads(json.dumps(d))==d
 
 def test_identical_runs_give_zero(runs):
     d = compare(runs['a'], runs['a'])
     for r in (d['pass_rate'], *d['criteria'], *d['cells']):
         assert r['diff']==0 and covers(r, 0) and r['p']==1.
-    assert d['recipe']==[] and d['scorer']['same'] and d['notes']==[] and d['flipped']['gained']==d['flipped']['lost']==d['flipped']['moved']==[]
+    assert d['recipe']==[] and d['scorer']['same'] and d['notes']==[]
+    assert d['flipped']['gained']==d['flipped']['lost']==d['flipped']['moved']==[]
     assert 'nothing in recipe or rubric' in compare_table(d) and '*' not in compare_table(d).replace('* p below', '')
 
 def test_the_same_recipe_twice_moves_nothing(runs):
@@ -90,7 +103,8 @@ def test_the_same_recipe_twice_moves_nothing(runs):
     assert covers(d['pass_rate'], 0) and all(r['p_holm']>.05 for r in d['criteria']+d['cells'])
 
 def test_flips_and_costs_by_hand(tmp_path):
-    a, b = make(tmp_path/'a', n=30, chance=lambda i: .5), make(tmp_path/'b', n=30, chance=lambda i: .5)      # the same prompts and answers
+    # the same prompts and answers
+    a, b = make(tmp_path/'a', n=30, chance=lambda i: .5), make(tmp_path/'b', n=30, chance=lambda i: .5)
     st = Store(b)
     st.stop(1, 'satisfied')
     st.stop(2, 'max_rollouts')
@@ -104,14 +118,17 @@ def test_flips_and_costs_by_hand(tmp_path):
     d = compare(a, b)
     assert (d['flipped']['gained'], d['flipped']['lost'], d['flipped']['shared'])==(['q0'], ['q1'], 30)
     c = d['cost']['a']
-    assert c['tokens']==30*4*100 and c['tokens_each']==c['tokens']/c['satisfied'] and c['rollouts']==120 and c['usd'] is None
+    assert c['tokens']==30*4*100 and c['tokens_each']==c['tokens']/c['satisfied']
+    assert c['rollouts']==120 and c['usd'] is None
     assert '1 (q0) newly satisfied, 1 (q1) no longer' in compare_table(d)
 
 def test_other_prompts_are_not_paired(runs, tmp_path):
     other = fill(tmp_path/'other', flat, seed=3, ids=lambda i: f'new{i}')
     d = compare(runs['a'], other)
-    assert not d['pass_rate']['paired'] and d['pass_rate']['n']==[240, 240] and d['flipped']['shared']==0 and covers(d['pass_rate'], 0)
-    changed = fill(tmp_path/'changed', flat, seed=3, text=lambda i: f'Your order {i} is late')     # the same ids, other messages
+    assert not d['pass_rate']['paired'] and d['pass_rate']['n']==[240, 240]
+    assert d['flipped']['shared']==0 and covers(d['pass_rate'], 0)
+    # the same ids, other messages
+    changed = fill(tmp_path/'changed', flat, seed=3, text=lambda i: f'Your order {i} is late')
     assert not compare(runs['a'], changed)['pass_rate']['paired']
     wide, narrow = d['pass_rate']['interval'], compare(runs['a'], runs['again'])['pass_rate']['interval']
     assert wide[1]-wide[0]>narrow[1]-narrow[0]*.9
@@ -120,20 +137,24 @@ def test_a_changed_rubric_is_named(runs, tmp_path):
     crit = [{**CRIT[0], 'weight':2.0}, CRIT[1], dict(id='kind', question='Is it kind?', category='all')]
     d = compare(runs['a'], fill(tmp_path/'r', flat, config=scorer(crit, 'j2')))
     s = d['scorer']
-    assert (s['added'], s['removed'], s['same'])==(['kind'], ['short'], False) and s['changed']=={'correct':[dict(key='weight', a=None, b=2.0)]}
+    assert (s['added'], s['removed'], s['same'])==(['kind'], ['short'], False)
+    assert s['changed']=={'correct':[dict(key='weight', a=None, b=2.0)]}
     assert dict(key='judges.0.model', a='j1', b='j2') in s['other'] and 'scored differently' in d['notes'][0]
     assert {r['criterion']:r['changed'] for r in d['criteria']}=={'correct':True, 'polite':False}
     table = compare_table(d)
-    assert 'criterion kind: added' in table and 'criterion correct, weight: not there → 2.0' in table and 'note: the runs were scored differently' in table
+    assert 'criterion kind: added' in table and 'criterion correct, weight: not set → 2.0' in table
+    assert 'note: the runs were scored differently' in table
 
 def test_other_thresholds_are_noted(runs, tmp_path):
-    d = compare(runs['a'], fill(tmp_path/'t', flat, options=['formatter.pass_threshold=0.5', 'formatter.fail_threshold=0.4']))
+    d = compare(runs['a'],
+                fill(tmp_path/'t', flat, options=['formatter.pass_threshold=0.5', 'formatter.fail_threshold=0.4']))
     assert any('passes from 0.8, B from 0.5' in n for n in d['notes']) and d['pass_rate']['diff']>.1
 
 def test_a_rule_against_a_rubric_and_runs_without_scores(runs, tmp_path):
     rule, empty = make(tmp_path/'rule', n=40), make(tmp_path/'empty', n=3, samples=0)
     d = compare(runs['a'], rule)
-    assert d['criteria']==[] and d['scorer']['a']=='rubric desk' and d['scorer']['b']=='mcq-rlvr' and not d['pass_rate']['paired']
+    assert d['criteria']==[] and d['scorer']['a']=='rubric desk' and d['scorer']['b']=='mcq-rlvr'
+    assert not d['pass_rate']['paired']
     for a, b in ((empty, rule), (rule, empty), (empty, empty)):
         d = compare(a, b)
         assert d['pass_rate']['diff'] is None and 'too few prompts' in compare_table(d)
@@ -152,18 +173,22 @@ def test_small_cells_are_marked(tmp_path):
     d = compare(a, b)
     assert d['pass_rate']['diff']>.5 and ', few' in compare_table(d) and ' *\n' not in compare_table(d)
 
-@pytest.mark.parametrize('ps, out', [([], []), ([.04], [.04]), ([.01, .04, .03], [.03, .06, .06]), ([.5, .6], [1., 1.]), ([.01, .01], [.02, .02])])
+@pytest.mark.parametrize('ps, out', [([], []), ([.04], [.04]), ([.01, .04, .03], [.03, .06, .06]),
+                                     ([.5, .6], [1., 1.]), ([.01, .01], [.02, .02])])
 def test_holm(ps, out):
     assert [round(p, 6) for p in holm(ps)]==out
 
-@pytest.mark.parametrize('answer, scale, worth', [('YES', None, 1.), ('NO', None, 0.), ('NA', None, None), ('ERROR', None, None), (3, [1, 2, 3, 4, 5], .5), (.25, None, .25),
+@pytest.mark.parametrize('answer, scale, worth',
+                         [('YES', None, 1.), ('NO', None, 0.), ('NA', None, None), ('ERROR', None, None),
+                          (3, [1, 2, 3, 4, 5], .5), (.25, None, .25),
                                                   (True, None, None), (None, None, None)])
 def test_points(answer, scale, worth):
     assert points(answer, scale)==worth
 
 def test_dotted():
     assert dotted(dict(a=dict(b=1, c={}), d=[1, 2]))=={'a.b':1, 'd':[1, 2]}
-    assert dotted(dict(f=[dict(type='sft'), dict(type='dpo', name='x', n=1)]))=={'f.sft.type':'sft', 'f.x.type':'dpo', 'f.x.name':'x', 'f.x.n':1}
+    named = dotted(dict(f=[dict(type='sft'), dict(type='dpo', name='x', n=1)]))
+    assert named=={'f.sft.type':'sft', 'f.x.type':'dpo', 'f.x.name':'x', 'f.x.n':1}
     assert changes(dict(work_dir=1, a=1), dict(work_dir=2, a=1), drop=('work_dir',))==[]
     assert scorer_changes({}, {})['same'] and changes(dict(a=[1]), dict(a=[1, 2]))==[dict(key='a', a=[1], b=[1, 2])]
 

@@ -23,7 +23,7 @@ from rsr.formatters.pairing import length_ratio
 from rsr.formatters.reading import row_parts
 from rsr.formatters.trainers import ROW_FORMATS, TRAINERS
 from rsr.formatters.writer import make_formatters, write_files
-from rsr.pairs.strategies import pairs_of
+from rsr.pairs.collect import pairs_of
 
 sys.path.insert(0, str(Path(__file__).parent/'trainers'))
 from cases import CASES, A, S, U, grpo, kto, pair, pc, sft

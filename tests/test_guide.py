@@ -47,11 +47,16 @@ def test_leaves(answers, method, stages, recipe):
     assert method in [f['type'] for f in load_recipe(recipe)['formatter']] or stages[0] == recipe
 
 OPEN = [   # answers, the question that decides, between what
-    (dict(), 'goal', {'sft', 'dpo', 'kto', 'grpo', 'multi_sft'}), (dict(pairs=True), 'goal', {'sft', 'dpo', 'kto', 'grpo', 'multi_sft'}),
-    (dict(has_capability=False), 'goal', {'sft', 'multi_sft'}), (dict(goal='quality'), 'pairs', {'dpo', 'kto'}), (dict(goal='quality', labels=True), 'pairs', {'dpo', 'kto'}),
-    (dict(goal='quality', pairs=False), 'labels', {'kto', 'grpo'}), (dict(goal='quality', pairs=False, online=False), 'labels', {'kto'}),
-    (dict(goal='quality', pairs=False, labels=False), 'online', {'grpo'}), (dict(goal='quality', pairs=False, labels=False, online=False), 'labels', {'kto', 'dpo', 'grpo'}),
-    (dict(goal='quality', pairs=True, online=True), 'online', {'dpo', 'grpo'}), (dict(goal='online', online=False), 'online', {'grpo', 'dpo', 'kto'}),
+    (dict(), 'goal', {'sft', 'dpo', 'kto', 'grpo', 'multi_sft'}),
+        (dict(pairs=True), 'goal', {'sft', 'dpo', 'kto', 'grpo', 'multi_sft'}),
+    (dict(has_capability=False), 'goal', {'sft', 'multi_sft'}), (dict(goal='quality'), 'pairs', {'dpo', 'kto'}),
+        (dict(goal='quality', labels=True), 'pairs', {'dpo', 'kto'}),
+    (dict(goal='quality', pairs=False), 'labels', {'kto', 'grpo'}),
+        (dict(goal='quality', pairs=False, online=False), 'labels', {'kto'}),
+    (dict(goal='quality', pairs=False, labels=False), 'online', {'grpo'}),
+        (dict(goal='quality', pairs=False, labels=False, online=False), 'labels', {'kto', 'dpo', 'grpo'}),
+    (dict(goal='quality', pairs=True, online=True), 'online', {'dpo', 'grpo'}),
+        (dict(goal='online', online=False), 'online', {'grpo', 'dpo', 'kto'}),
     (dict(goal='new capability', has_capability=True), 'has_capability', {'sft', 'dpo', 'kto', 'grpo'})]
 
 @pytest.mark.parametrize('answers, question, candidates', OPEN)
@@ -84,7 +89,9 @@ def test_what_else_a_file_serves():
     assert any('ORPO' in s for s in choose_method('quality', pairs=True).also_serves)
     assert any('reranking' in s for s in choose_method('diversity').also_serves)
 
-@pytest.mark.parametrize('kw, words', [(dict(goal='qualty'), "Did you mean 'quality'"), (dict(goal='quality', pairs='yes'), "pairs: 'yes' is not true, false or null"),
+@pytest.mark.parametrize('kw, words',
+                         [(dict(goal='qualty'), "Did you mean 'quality'"),
+                          (dict(goal='quality', pairs='yes'), "pairs: 'yes' is not true, false or null"),
                                        (dict(gaol='quality'), "no question 'gaol'. Did you mean 'goal'")])
 def test_wrong_answers(kw, words):
     with pytest.raises(RsrError, match=re.escape(words)):
@@ -106,7 +113,8 @@ RECIPES = '''| Recipe | Goal | Early Stop | Typical Budget |
 
 def test_tables_word_for_word():
     assert methods_table('markdown') == METHODS and recipes_table('markdown') == RECIPES
-    assert methods_table().loc['Data volume', 'KTO'] == '2K-5K' and list(recipes_table().columns) == ['Goal', 'Early Stop', 'Typical Budget']
+    assert methods_table().loc['Data volume', 'KTO'] == '2K-5K'
+    assert list(recipes_table().columns) == ['Goal', 'Early Stop', 'Typical Budget']
     for cell in METHODS.replace('|', '\n').split('\n'):
         if cell.strip(' -'):
             assert cell.strip() in methods_text()
@@ -116,7 +124,8 @@ def test_tables_word_for_word():
 def test_tables_agree_with_the_rest():
     "The budgets of the recipe table are what the shipped recipes spend, the volumes what the advice says."
     for name, row in recipes_table().iterrows():
-        assert load_recipe(name.lower().replace('-', '_'))['sampling']['max_rollouts'] == int(row['Typical Budget'].split()[0])
+        recipe = load_recipe(name.lower().replace('-', '_'))
+        assert recipe['sampling']['max_rollouts'] == int(row['Typical Budget'].split()[0])
     for m in ('sft', 'dpo', 'kto', 'grpo'):
         lo, hi = typical_volume(m)
         a = next(choose_method(**kw) for kw, method, *_ in LEAVES if method == m)
@@ -124,7 +133,8 @@ def test_tables_agree_with_the_rest():
 
 def test_tables_are_package_data():
     import rsr
-    assert {p.name for p in (Path(rsr.__file__).parent/'shipped'/'tables').glob('*.yaml')} >= {'methods.yaml', 'recipes.yaml', 'advice.yaml'}
+    names = {p.name for p in (Path(rsr.__file__).parent/'shipped'/'tables').glob('*.yaml')}
+    assert names >= {'methods.yaml', 'recipes.yaml', 'advice.yaml'}
 
 def test_widget_follows_the_tree():
     g = Guide()

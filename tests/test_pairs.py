@@ -1,4 +1,4 @@
-"The five pair strategies as runs: against a real server, through the command line, killed and resumed, reviewed and written again."
+"The five pair strategies as runs: on a real server, through the command line, killed and resumed, reviewed, rewritten."
 import hashlib
 import json
 import signal
@@ -28,19 +28,22 @@ def draw(*parts):
     return int.from_bytes(hashlib.sha256('/'.join(map(str, parts)).encode()).digest()[:6], 'big')/2**48
 
 class Model:
-    "Better when cold, when strong, when it has a reference; rewrites when asked for a flaw. Counts how often it was asked what."
+    "Better when cold, strong, or given a reference; rewrites when a flaw is requested. Counts requests by prompt."
     def __init__(self):
         self.n, self.bodies = {}, []
     def __call__(self, body):
         self.bodies.append(body)
-        user, system = body['messages'][-1]['content'], body['messages'][0]['content'] if body['messages'][0]['role']=='system' else ''
+        first, user = body['messages'][0], body['messages'][-1]['content']
+        system = first['content'] if first['role']=='system' else ''
         out = []
         for _ in range(body.get('n') or 1):
             k = self.n[user] = self.n.get(user, -1)+1
-            q = .95-.5*max(0, body['temperature']-.7)-.3*(body['model']=='weak')+.1*('warranty' in system)-.15*draw(user, k, body['temperature'], body['model'])
+            luck = draw(user, k, body['temperature'], body['model'])
+            q = .95-.5*max(0, body['temperature']-.7)-.3*(body['model']=='weak')+.1*('warranty' in system)-.15*luck
             if 'REWRITE' in user or 'so that it has this flaw' in user:
                 q = .6
-            out.append(f"I'm glad you asked. You could look at page {k}. It has what you need about this. quality {min(1, max(0, q)):.4f}")
+            out.append(f"I'm glad you asked. You could look at page {k}. It has what you need about this. "
+                       f'quality {min(1, max(0, q)):.4f}')
         return out
 
 def questions(n):
@@ -58,11 +61,14 @@ def place(here, model):
         yield s
 
 def options(s, *more):
-    return ['data.input_path=in.jsonl', f'sampler.base_url={s.base_url}', 'sampler.model=strong', 'verifier.type=v.py:score', 'formatter.pass_threshold=0.8',
+    return ['data.input_path=in.jsonl', f'sampler.base_url={s.base_url}', 'sampler.model=strong',
+            'verifier.type=v.py:score', 'formatter.pass_threshold=0.8',
             'work_dir=w', 'sampler.max_tokens=100', *more]
 
-CASES = dict(temperature=[], strong_vs_weak=['pairs.weak.model=weak'], with_vs_without_reference=['pairs.reference=ref.txt', 'pairs.min_margin=0.05'],
-             rubric_selection=['pairs.min_margin=0.05'], flawed=['pairs.flaws=[too_verbose]', 'pairs.flaws_file=own.yaml'])
+CASES = dict(temperature=[], strong_vs_weak=['pairs.weak.model=weak'],
+             with_vs_without_reference=['pairs.reference=ref.txt', 'pairs.min_margin=0.05'],
+             rubric_selection=['pairs.min_margin=0.05'],
+             flawed=['pairs.flaws=[too_verbose]', 'pairs.flaws_file=own.yaml'])
 
 @pytest.mark.parametrize('name', CASES)
 def test_every_strategy_makes_pairs_and_a_second_run_buys_nothing(place, model, here, name):
@@ -73,7 +79,8 @@ def test_every_strategy_makes_pairs_and_a_second_run_buys_nothing(place, model, 
     pairs = load_run('w').pairs()
     assert len(pairs)>=20, p.stdout
     for x in pairs:
-        assert x['chosen_score']>=.8-1e-9 and x['margin']>=(.05 if len(CASES[name]) and 'min_margin' in CASES[name][-1] else .15)-1e-9
+        assert x['chosen_score']>=.8-1e-9
+        assert x['margin']>=(.05 if len(CASES[name]) and 'min_margin' in CASES[name][-1] else .15)-1e-9
         assert x['chosen']!=x['rejected'] and x['strategy']==name and not x['swapped']
     assert len(read_jsonl('w/train/dpo.jsonl'))==len(pairs) and 'pairs' in rsr('stats', 'w').stdout
     bought = place.stats()['samples']
@@ -85,7 +92,8 @@ def test_every_strategy_makes_pairs_and_a_second_run_buys_nothing(place, model, 
     assert place.stats()['samples']==bought
     if name=='with_vs_without_reference':
         assert {'warranty' in b['messages'][0]['content'] for b in model.bodies}=={True, False}
-        assert 'warranty' not in (here/'w'/'train'/'dpo.jsonl').read_text()     # the model is to know it, not to be told
+        # the model is to know it, not to be told
+        assert 'warranty' not in (here/'w'/'train'/'dpo.jsonl').read_text()
     if name=='flawed':
         rejected = {x['flaw'] for x in pairs}
         assert rejected=={'too_verbose'} and any('REWRITE' in b['messages'][-1]['content'] for b in model.bodies)
@@ -105,18 +113,21 @@ def test_an_ordinary_run_is_the_chosen_side(place, model):
     cold = place.stats()['samples']
     p = rsr('run', 'temperature', *options(place))
     assert p.returncode==0, p.stderr
-    assert sum(b['temperature']==.3 for b in model.bodies)==len([b for b in model.bodies[:cold] if b['temperature']==.3])
+    assert sum(b['temperature']==.3
+               for b in model.bodies)==len([b for b in model.bodies[:cold] if b['temperature']==.3])
     assert len(load_run('w').pairs())==30
 
 def test_inverted_pairs_are_dropped_and_counted_or_swapped(place):
-    args = ['pairs.chosen=1.2', 'pairs.rejected=0.0', 'formatter.pass_threshold=0.5', 'pairs.min_margin=0.1']     # the wrong way round on purpose
+    # the wrong way round on purpose
+    args = ['pairs.chosen=1.2', 'pairs.rejected=0.0', 'formatter.pass_threshold=0.5', 'pairs.min_margin=0.1']
     p = rsr('run', 'temperature', *options(place, *args, 'sampling.max_rollouts=2'))
     s = load_run('w').stats()['pairs']['dpo']
     assert p.returncode==0 and s['pairs']==0 and s['dropped']['inverted']==30
     assert not (load_run('w').path/'train'/'dpo.jsonl').exists()
     assert rsr('format', 'w', 'formatter.inverted=swap').returncode==0
     pairs = read_jsonl('w/train/dpo.jsonl')
-    assert len(pairs)==30 and all('quality 0.9' in x['chosen']['value'] or 'quality 0.8' in x['chosen']['value'] for x in pairs)
+    assert len(pairs)==30
+    assert all('quality 0.9' in x['chosen']['value'] or 'quality 0.8' in x['chosen']['value'] for x in pairs)
 
 def test_implausible_sides_are_asked_again(here):
     (here/'v.py').write_text(VERIFIER)
@@ -127,7 +138,8 @@ def test_implausible_sides_are_asked_again(here):
         if body['temperature']<1:
             return 'quality 0.9500'
         k = asked[user] = asked.get(user, -1)+1
-        return ["I'm sorry, but I can't help with that.", 'and so on '*80, 'A weaker answer. quality 0.5000'][k] if k<3 else 'quality 0.1'
+        return ["I'm sorry, but I can't help with that.", 'and so on '*80,
+                'A weaker answer. quality 0.5000'][k] if k<3 else 'quality 0.1'
     with Loopback(reply=reply) as s:
         p = rsr('run', 'temperature', *options(s))
         assert p.returncode==0, p.stderr
@@ -147,21 +159,28 @@ def test_a_rejected_side_of_another_length_is_asked_again(here):
         k = asked[user] = asked.get(user, -1)+1
         if user=='question 7':
             return 'No. quality 0.5000'
-        return ['It depends on what you want, on what you have, and on many other things besides. quality 0.4000', 'A weaker one, in a few words. quality 0.5000'][min(k, 1)]
+        return ['It depends on what you want, on what you have, and on many other things besides. quality 0.4000',
+                'A weaker one, in a few words. quality 0.5000'][min(k, 1)]
     with Loopback(reply=reply) as s:
         p = rsr('run', 'temperature', *options(s, 'pairs.max_length_ratio=1.5', 'sampling.max_rollouts=4'))
         assert p.returncode==0, p.stderr
     run = load_run('w')
-    assert {x['rejected'] for x in run.pairs()}=={'A weaker one, in a few words. quality 0.5000'} and len(read_jsonl('w/train/dpo.jsonl'))==9
-    assert asked.pop('question 7')==3 and set(asked.values())=={1}          # two tries each, and four where nothing fits
-    assert run.stats()['pairs']['dpo']['dropped']=={'lengths too unlike':1} and run.stats()['rows']['dpo.jsonl']['unlike_length']==1
+    assert {x['rejected'] for x in run.pairs()}=={'A weaker one, in a few words. quality 0.5000'}
+    assert len(read_jsonl('w/train/dpo.jsonl'))==9
+    # two tries each, and four where nothing fits
+    assert asked.pop('question 7')==3 and set(asked.values())=={1}
+    assert run.stats()['pairs']['dpo']['dropped']=={'lengths too unlike':1}
+    assert run.stats()['rows']['dpo.jsonl']['unlike_length']==1
     assert rsr('format', 'w', 'formatter.max_length_ratio=null').returncode==0
-    assert len(read_jsonl('w/train/dpo.jsonl'))==10 and 'unlike_length' not in load_run('w').stats()['rows']['dpo.jsonl']
+    assert len(read_jsonl('w/train/dpo.jsonl'))==10
+    assert 'unlike_length' not in load_run('w').stats()['rows']['dpo.jsonl']
 
 def test_flawed_by_rubric_needs_the_target_to_flip_and_the_rest_to_hold(here):
-    (here/'c.py').write_text('def warm(prompt, response): return "glad" in response\ndef short(prompt, response): return len(response)<120\n'
+    (here/'c.py').write_text('def warm(prompt, response): return "glad" in response\n'
+                             'def short(prompt, response): return len(response)<120\n'
                              'def named(prompt, response): return "page" in response\n')
-    criteria = ''.join(f'- {{id: {i}, category: all, question: "?", weight: {w}, function: "c.py:{i}"}}\n' for i, w in (('warm', .4), ('short', .3), ('named', .3)))
+    criteria = ''.join(f'- {{id: {i}, category: all, question: "?", weight: {w}, function: "c.py:{i}"}}\n'
+                       for i, w in (('warm', .4), ('short', .3), ('named', .3)))
     (here/'r.yaml').write_text('name: r\npass_threshold: 0.9\ncategories: {all: 1.0}\ncriteria:\n' + criteria)
     (here/'own.yaml').write_text('cold: {description: Cold., prompt: REWRITE coldly., criteria: [warm]}\n')
     write_jsonl('in.jsonl', questions(9))
@@ -170,14 +189,18 @@ def test_flawed_by_rubric_needs_the_target_to_flip_and_the_rest_to_hold(here):
         if 'REWRITE' not in user:
             return 'I am glad to help. See page 3.'
         i = int(user.split('question ')[1].split()[0])
-        return ['Kindly see page 3.', 'Kindly see chapter 3.', 'I am glad to help; see page 4.'][i%3]    # right; something else changed; not flawed
+        # right; something else changed; not flawed
+        return ['Kindly see page 3.', 'Kindly see chapter 3.', 'I am glad to help; see page 4.'][i%3]
     with Loopback(reply=reply) as s:
-        p = rsr('run', 'flawed', 'data.input_path=in.jsonl', f'sampler.base_url={s.base_url}', 'work_dir=w', 'verifier.type=rubric', 'verifier.rubric=r.yaml',
+        p = rsr('run', 'flawed', 'data.input_path=in.jsonl', f'sampler.base_url={s.base_url}', 'work_dir=w',
+                'verifier.type=rubric', 'verifier.rubric=r.yaml',
                 'pairs.flaws_file=own.yaml', 'sampling.max_rollouts=1')
         assert p.returncode==0, p.stderr
     pairs = load_run('w').pairs()
-    assert [x['prompt_id'] for x in pairs]==['q0', 'q3', 'q6'] and {x['rejected'] for x in pairs}=={'Kindly see page 3.'}
-    assert load_run('w').stats()['pairs']['dpo']['dropped']=={'flaw: others changed: named':3, 'flaw: criterion did not flip':3}
+    assert [x['prompt_id'] for x in pairs]==['q0', 'q3', 'q6']
+    assert {x['rejected'] for x in pairs}=={'Kindly see page 3.'}
+    assert load_run('w').stats()['pairs']['dpo']['dropped']=={'flaw: others changed: named':3,
+                                                              'flaw: criterion did not flip':3}
 
 @pytest.mark.parametrize('when', [10, 40])
 def test_killed_and_resumed(place, model, when):
@@ -219,16 +242,20 @@ def test_people_have_the_last_word(place):
 
 def test_two_runs_are_two_sides(place, here):
     for w, t in (('cold', .3), ('hot', 1.2)):
-        assert rsr('run', 'multi_sft', *options(place, f'sampler.temperature={t}', f'work_dir={w}', 'formatter.num_responses=2', 'sampling.max_rollouts=2')).returncode==0
+        assert rsr('run', 'multi_sft',
+                   *options(place, f'sampler.temperature={t}', f'work_dir={w}', 'formatter.num_responses=2',
+                            'sampling.max_rollouts=2')).returncode==0
     bought = place.stats()['samples']
     out = pair_runs('cold', 'hot', 'both', pass_threshold=.8)
     assert out['pairs']==len(read_jsonl('both/train/dpo.jsonl'))>=20 and place.stats()['samples']==bought
     (here/'v2.py').write_text(VERIFIER)
-    assert rsr('run', 'sft', *options(place, 'work_dir=third', 'verifier.type=v2.py:score', 'sampling.max_rollouts=1')).returncode==0
+    assert rsr('run', 'sft',
+               *options(place, 'work_dir=third', 'verifier.type=v2.py:score', 'sampling.max_rollouts=1')).returncode==0
     with pytest.raises(RsrError, match='different verifiers'):
         pair_runs('cold', 'third', 'x')
 
-BAD = {'pairs.strategy=temprature':"Did you mean 'temperature'?", 'pairs.chosen=hot':'pairs.chosen', 'pairs.top_k=3':'pairs.top_k', 'pairs.inverted=turn':'inverted',
+BAD = {'pairs.strategy=temprature':"Did you mean 'temperature'?", 'pairs.chosen=hot':'pairs.chosen',
+       'pairs.top_k=3':'pairs.top_k', 'pairs.inverted=turn':'inverted',
        'pairs.min_margin=2':'min_margin', 'pairs.max_length_ratio=1':'max_length_ratio: 1 is not a number above 1',
        'pairs.rejected=0.3':'sampled alike', 'formatter=[{type: sft}]':'needs a formatter of type dpo'}
 
@@ -253,9 +280,11 @@ def test_a_run_of_an_older_layout_is_brought_up_to_date(here, place):
     assert rsr('format', 'w').returncode==0 and rsr('stats', 'w').returncode==0
 
 def test_from_python(place):
-    run = package.sample('in.jsonl', recipe='temperature', model='strong', base_url=place.base_url, verifier='v.py:score',
+    run = package.sample('in.jsonl', recipe='temperature', model='strong', base_url=place.base_url,
+                         verifier='v.py:score',
                          formatter=dict(pass_threshold=.8), work_dir='py', progress=False)
-    assert len(run.pairs())==30 and json.loads(open('py/summary/stats.json').read())['sides']['chosen']['scores']['passed']>=30
+    assert len(run.pairs())==30
+    assert json.loads(open('py/summary/stats.json').read())['sides']['chosen']['scores']['passed']>=30
 
 def test_sampling_goes_on_until_a_pair_is_alike_in_length(here):
     from rsr.formatters.pairing import length_ratio
@@ -265,14 +294,18 @@ def test_sampling_goes_on_until_a_pair_is_alike_in_length(here):
         user, out = body['messages'][-1]['content'], []
         for _ in range(body.get('n') or 1):
             k = n[user] = n.get(user, -1)+1
-            out.append(['wrong', 'right, at great length and with many words', 'right, again at great length', 'right.'][min(k, 3)])
+            out.append(['wrong', 'right, at great length and with many words', 'right, again at great length',
+                        'right.'][min(k, 3)])
         return out
     def go(d, **o):
         n.clear()
         with Loopback(reply=reply) as s:
-            return package.sample(questions(8), dict(formatter=[dict(type='dpo', **o)]), base_url=s.base_url, verifier='v.py:f',
+            return package.sample(questions(8), dict(formatter=[dict(type='dpo', **o)]), base_url=s.base_url,
+                                  verifier='v.py:f',
                                   work_dir=d, progress=False, step_size=1, max_rollouts=8)
     assert len(go('any').rollouts)==16
     run = go('alike', max_length_ratio=1.5)
     assert len(run.rollouts)==32 and run.stats()['prompts']['by_stop_reason']=={'satisfied':8}
-    assert all(length_ratio(r['chosen']['value'], r['rejected']['value'])<=1.5 for r in read_jsonl('alike/train/dpo.jsonl')) and run.stats()['rows']['dpo.jsonl']['rows']==8
+    assert all(length_ratio(r['chosen']['value'], r['rejected']['value'])<=1.5
+               for r in read_jsonl('alike/train/dpo.jsonl'))
+    assert run.stats()['rows']['dpo.jsonl']['rows']==8

@@ -10,7 +10,7 @@ from rsr.data.types import RsrError
 from rsr.formatters.methods import FORMATTERS
 from rsr.formatters.splits import SPLIT, check_split
 from rsr.formatters.writer import COMMON, make_formatter, make_formatters
-from rsr.pairs.strategies import RULE, STRATEGIES, check_pairs, make_plan
+from rsr.pairs.strategies import PAIR_DEFAULTS, STRATEGIES, check_pairs, make_plan
 from rsr.rubric.criteria import Criterion, Rubric, load_rubric
 from rsr.run.execution import build
 from rsr.run.recipe import TOP_KEYS, check_recipe, load_recipe, parse_override, schema
@@ -103,7 +103,7 @@ def built():
         out |= {(f'formatter: {n}', f'formatter.{k}'): v for k, v in make_formatter(n).options.items()}
     out |= {('formatter', f'formatter.{k}'): getattr(make_formatter('sft'), k) for k in ('thinking', 'keep_system')}
     out |= {('split', f'split.{k}'): v for k, v in check_split({}).items()}
-    out |= {('pairs', f'pairs.{k}'): v for k, v in RULE.items()}
+    out |= {('pairs', f'pairs.{k}'): v for k, v in PAIR_DEFAULTS.items()}
     plan, hot = make_plan(dict(strategy='rubric_selection'), {}), make_plan(dict(strategy='temperature'), {})
     out |= {('pairs: rubric_selection', 'pairs.n'): plan.sampling['max_rollouts'],
             ('pairs: rubric_selection', 'pairs.temperature'): plan.chosen['temperature'],

@@ -93,7 +93,8 @@ def pairs(args, argv):
     return PAIRS[what](args[1:])
 
 def _audit(args):
-    from rsr.pairs.audit import audit, audit_table
+    from rsr.pairs.audit import audit
+    from rsr.pairs.audit_report import audit_table
     from rsr.run.results import Run
     (src,), opts = split_args('pairs', args, 1, 1, ('json',))
     is_run = (Path(src)/'run.db').is_file()

@@ -15,67 +15,97 @@ from ..data.text import prompt_text
 from ..data.types import RsrError
 
 # %% ../../nbs/pairs/01_references.ipynb #1d4c503c
-def _tokens(t):
-    return re.findall(r'\w+', t.casefold())
+def _tokens(text):
+    return re.findall(r'\w+', text.casefold())
 
+# %% ../../nbs/pairs/01_references.ipynb #c555de24
+def _tf_idf(query, doc, doc_counts, n_docs):
+    "Score a passage, given as a Counter, for the words of a query."
+    def weight(w):
+        return (1+math.log(doc[w]))*math.log((n_docs+1)/doc_counts[w])
+    return sum(weight(w) for w in query if doc[w])/math.sqrt(1+sum(doc.values()))
+
+# %% ../../nbs/pairs/01_references.ipynb #33e212e2
 def nearest_passages(
     query:str,
     passages:list,    # texts
-    k:int=3           # how many
-)->list:
-    "The passages that share the most telling words with a query (TF-IDF)."
+    k:int=3           # how many to return
+)->list:              # fewer than k if fewer share a word
+    "Return the passages that share the most telling words with a query."
+    words = set(_tokens(query))
     docs = [Counter(_tokens(p)) for p in passages]
-    df = Counter(w for d in docs for w in d)
-    def score(d):
-        return sum((1+math.log(d[w]))*math.log((len(docs)+1)/df[w]) for w in set(_tokens(query)) if d[w])/math.sqrt(1+sum(d.values()))
-    best = sorted(range(len(docs)), key=lambda i: (-score(docs[i]), i))[:k]
-    return [passages[i] for i in best if score(docs[i])>0]
+    doc_counts = Counter(w for d in docs for w in d)
+    scores = [_tf_idf(words, d, doc_counts, len(docs)) for d in docs]
+    best = sorted(range(len(docs)), key=lambda i: (-scores[i], i))[:k]
+    return [passages[i] for i in best if scores[i]>0]
 
-# %% ../../nbs/pairs/01_references.ipynb #5be89d1f
+# %% ../../nbs/pairs/01_references.ipynb #540fb069
 def _read(path):
     try:
         return path.read_text(encoding='utf-8')
     except UnicodeDecodeError:
         raise RsrError(f'pairs.reference: {path} is not UTF-8 text') from None
 
-def _folder(path):
-    "The passages of a folder's texts."
-    parts = [s.strip() for f in sorted(path.rglob('*')) if f.is_file() and f.suffix in ('.md', '.txt', '.rst', '') for s in re.split(r'\n\s*\n', _read(f)) if s.strip()]
-    if not parts:
+# %% ../../nbs/pairs/01_references.ipynb #3f662282
+def _folder_passages(path):
+    "Read the passages of all texts in a folder."
+    texts = [_read(f) for f in sorted(path.rglob('*')) if f.is_file() and f.suffix in ('.md', '.txt', '.rst', '')]
+    passages = [s.strip() for t in texts for s in re.split(r'\n\s*\n', t) if s.strip()]
+    if not passages:
         raise RsrError(f'pairs.reference: no text in {path} (.md, .txt, .rst)')
-    return parts
+    return passages
 
-# %% ../../nbs/pairs/01_references.ipynb #8afbd2bb
+# %% ../../nbs/pairs/01_references.ipynb #10585c1b
+def _from_file(path, max_chars):
+    text = _read(path)
+    if len(text)>max_chars:
+        raise RsrError(f'pairs.reference: {path} has {len(text)} characters, more than pairs.max_chars={max_chars}; '
+                       'a folder sends only the nearest passages')
+    return (lambda prompt: text), fingerprint(text)
+
+# %% ../../nbs/pairs/01_references.ipynb #b7738b34
+def _from_folder(path, top_k, max_chars):
+    passages = _folder_passages(path)
+    def find(prompt):
+        return '\n\n'.join(nearest_passages(prompt_text(prompt), passages, top_k))[:max_chars]
+    return find, fingerprint([passages, top_k, max_chars])
+
+# %% ../../nbs/pairs/01_references.ipynb #d663e8de
+def _from_function(spec, source, name, max_chars):
+    fn = load_function(spec)
+    def find(prompt):
+        return str(fn(prompt.to_row()) or '')[:max_chars]
+    return find, fingerprint([_read(Path(source)), name, max_chars])
+
+# %% ../../nbs/pairs/01_references.ipynb #f31b8434
 def load_reference(
     spec:str,             # a file, a folder, or file.py:function
     top_k:int=3,          # passages of a folder to send
-    max_chars:int=12000   # longest reference
-)->tuple:                 # (prompt -> text, what it is as plain data)
-    "Where a prompt's reference comes from."
+    max_chars:int=12000   # maximum length of a reference
+)->tuple:                 # (function Prompt -> text, what identifies it as plain data)
+    "Return the function that finds a prompt's reference."
     path, function = Path(spec), re.fullmatch(r'(.*\.py):(\w+)', str(spec))
     if function:
-        fn = load_function(spec)
-        return (lambda p: str(fn(p.to_row()) or '')[:max_chars]), dict(reference=fingerprint([_read(Path(function[1])), function[2], max_chars]))
-    if path.is_file():
-        text = _read(path)
-        if len(text)>max_chars:
-            raise RsrError(f'pairs.reference: {path} has {len(text)} characters, more than pairs.max_chars={max_chars}; '
-                                               'a folder sends only the nearest passages')
-        return (lambda p: text), dict(reference=fingerprint(text))
-    if not path.is_dir():
+        find, key = _from_function(spec, function[1], function[2], max_chars)
+    elif path.is_file():
+        find, key = _from_file(path, max_chars)
+    elif path.is_dir():
+        find, key = _from_folder(path, top_k, max_chars)
+    else:
         raise RsrError(f'pairs.reference: no file or folder {path}')
-    parts = _folder(path)
-    return (lambda p: '\n\n'.join(nearest_passages(prompt_text(p), parts, top_k))[:max_chars]), dict(reference=fingerprint([parts, top_k, max_chars]))
+    return find, dict(reference=key)
 
-# %% ../../nbs/pairs/01_references.ipynb #2851963e
+# %% ../../nbs/pairs/01_references.ipynb #601f213e
 _USE = 'Use this reference where it helps. Answer as if you knew it; do not mention it.\n\n'
 
 def with_reference(
     messages:list,
     text:str        # the reference; '' leaves the messages as they are
-)->list:
-    "Messages with a reference in the system turn."
+)->list:            # new messages
+    "Put a reference into the system turn."
     if not text.strip():
         return messages
-    head, rest = (messages[0]['content']+'\n\n', messages[1:]) if messages[0]['role']=='system' else ('', messages)
-    return [{'role':'system', 'content':f'{head}{_USE}{text.strip()}'}, *rest]
+    system, rest = '', messages
+    if messages[0]['role']=='system':
+        system, rest = messages[0]['content']+'\n\n', messages[1:]
+    return [{'role':'system', 'content':f'{system}{_USE}{text.strip()}'}, *rest]

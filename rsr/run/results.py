@@ -17,7 +17,10 @@ from ..data.text import prompt_text
 from ..data.types import RsrError
 from ..formatters.load_check import check_files
 from ..formatters.writer import make_formatter, make_formatters, write_files
-from ..pairs.strategies import RULE, count_pairs, join, pairs_of
+from ..pairs.strategies import PAIR_DEFAULTS
+from ..pairs.collect import join
+from ..pairs.collect import count_pairs
+from ..pairs.collect import pairs_of
 from .files import SHARED_OPTIONS, by_name, files_on_disk, formatter_config, run_statistics, valid_groups
 from .files import valid_outcomes, write_training_files
 from .recipe import check_recipe, mask
@@ -218,7 +221,7 @@ def pair_runs(
     **options      # of the dpo formatter: pass_threshold, min_margin (0.15), floor, inverted, target, name …
 )->dict:           # {pairs, prompts, swapped, dropped: {reason: prompts}}
     "Write the preference pairs of two runs over the same prompts; asks no model."
-    f = make_formatter('dpo', **{**RULE, 'strategy':'two_runs', **options})
+    f = make_formatter('dpo', **{**PAIR_DEFAULTS, 'strategy':'two_runs', **options})
     a, b = Store(chosen, write=False), Store(rejected, write=False)
     try:
         if a.get('verifier') is None or a.config(a.get('verifier'))[0]!=b.config(b.get('verifier'))[0]:
