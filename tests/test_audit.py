@@ -252,14 +252,9 @@ def test_reads_what_the_formatters_write(target, style, fmt, tmp_path):
     assert len({p['prompt_id'] for p in got}) == 5 and {p['margin'] for p in got} == {None}
 
 def test_reads_conversations_with_a_system_turn():
-<<<<<<< HEAD
-    ms = [dict(role='system', content='s'), dict(role='user', content='a'), dict(role='assistant', content='b'), dict(role='user', content='c')]
-    for (m, t), f in ROW_FORMATS.items():
-=======
     ms = [dict(role='system', content='s'), dict(role='user', content='a'), dict(role='assistant', content='b'),
           dict(role='user', content='c')]
-    for (m, t), f in SHAPES.items():
->>>>>>> h/pairs
+    for (m, t), f in ROW_FORMATS.items():
         if m=='dpo':
             assert as_pair(f(dict(prompt=ms, chosen='x', rejected='y'), 'messages'))['prompt'] == ms, t
 

@@ -79,15 +79,10 @@ def rubric_run(path, agree=.95, n=100, labelled=80):
     for q, _, rs in list(st.walk())[:labelled]:
         said = {c.id:rng.choice(['YES', 'NO']) for c in r.criteria}
         for c in r.criteria:
-<<<<<<< HEAD
             VerdictCache(st).put(verdict_key(c, judge, q.messages, rs[0].text), dumps([said[c.id], 'because']))
-        labels.append(dict(messages=q.messages, response=rs[0].text, labels={k:v if rng.random()<agree else {'YES':'NO', 'NO':'YES'}[v] for k, v in said.items()}))
-=======
-            Verdicts(st).put(verdict_key(c, judge, q.messages, rs[0].text), dumps([said[c.id], 'because']))
         labels.append(dict(messages=q.messages, response=rs[0].text,
                            labels={k:v if rng.random()<agree else {'YES':'NO', 'NO':'YES'}[v]
                                    for k, v in said.items()}))
->>>>>>> h/pairs
     st.close()
     return labels
 

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from ..formatters.methods import lost_to_length
 from ..formatters.pairing import find_pairs
-from ..formatters.writer import as_written
+from ..formatters.trainers import as_written
 
 # %% ../../nbs/pairs/03_collect.ipynb #9e7fced4
 def _as_pair(prompt, c, r, swapped, strategy):

@@ -15,7 +15,7 @@ from ..data.readers import READERS, read_rows
 from ..data.statistics import wilson
 from ..data.text import THINKING_CLOSED, THINKING_OPENED, clean_text, is_garbled, is_refusal
 from ..data.types import RsrError
-from ..formatters.lint import view
+from ..formatters.reading import row_parts
 from ..formatters.splits import Groups
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #39374e78
@@ -55,7 +55,7 @@ def _last(answers, *names):
 # %% ../../nbs/pairs/04_shortcuts.ipynb #05743d99
 def _pair_texts(row):
     "Return prompt, chosen and rejected of a row; a ValueError says what is missing."
-    turns, answers, _ = view(row, 'dpo')
+    turns, answers, _ = row_parts(row, 'dpo')
     texts = dict(prompt=_history(row, turns),
                  chosen=_last(answers, 'chosen', 'preferred_output', 'answer'),
                  rejected=_last(answers, 'rejected', 'non_preferred_output', 'rejected_response'))

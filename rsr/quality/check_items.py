@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
-from ..data.statistics import PROMPTS, compare_rates, difference, initial_rates, moved
+from ..data.statistics import MIN_PROMPTS, compare_rates, rate_difference, initial_rates, change_verdict
 from ..data.store import Store
 from ..data.text import normalised, prompt_text
 from ..data.types import EPS
@@ -178,7 +178,7 @@ def _since_earlier(ctx, path):
 
 # %% ../../nbs/quality/04_check_items.ipynb #638476bf
 def _change_text(name, d, note):
-    if d['diff'] is None or min(d['n'])<PROMPTS:
+    if d['diff'] is None or min(d['n'])<MIN_PROMPTS:
         return f"{name}: too few prompts to tell ({' and '.join(map(str, d['n']))})"
     lo, hi = d['interval']
     prompts = f"{d['n'][1]:,} {'shared ' if d['paired'] else ''}prompts"
@@ -207,12 +207,12 @@ def pass_rate_stable(ctx)->dict:
     if not rates:
         return finding('n/a', None, 'nothing was sampled and scored')
     half = len(rates)//2
-    changes = [('first to second half', difference(rates[:half], rates[half:]), None)]
-    few = min(changes[0][1]['n'])<PROMPTS
+    changes = [('first to second half', rate_difference(rates[:half], rates[half:]), None)]
+    few = min(changes[0][1]['n'])<MIN_PROMPTS
     changes += [_since_earlier(ctx, p) for p in ctx.earlier]
     clauses = [f'pass rate {sum(rates)/len(rates):.3f}', *[_change_text(*c) for c in changes]]
     far = max((d['diff'] or 0. for _, d, _ in changes), key=abs)
-    return finding(worst(moved(d) for _, d, _ in changes), far, '; '.join(clauses)+_mixed_samplers(ctx),
+    return finding(worst(change_verdict(d) for _, d, _ in changes), far, '; '.join(clauses)+_mixed_samplers(ctx),
                    _stable_advice(few))
 
 # %% ../../nbs/quality/04_check_items.ipynb #9d21f548

@@ -7,7 +7,7 @@ __all__ = ['dotted', 'changes', 'scorer_changes', 'points', 'RunSummary', 'holm'
 
 # %% ../../nbs/quality/02_compare.ipynb #ab7e1547
 import orjson
-from ..data.statistics import PROMPTS, compare_rates, initial_rates
+from ..data.statistics import MIN_PROMPTS, compare_rates, initial_rates
 from ..data.store import Store
 from ..data.types import EPS
 from ..formatters.writer import make_formatters
@@ -246,7 +246,7 @@ def _p_text(p):
 # %% ../../nbs/quality/02_compare.ipynb #af7a9b9c
 def _n_text(n, paired):
     text = f'n {n[1]} paired' if paired else f'n {n[0]} and {n[1]}'
-    return f'{text}, few' if min(n)<PROMPTS else text
+    return f'{text}, few' if min(n)<MIN_PROMPTS else text
 
 # %% ../../nbs/quality/02_compare.ipynb #7d8f3f9d
 def _diff_line(r, width, name):
@@ -257,7 +257,7 @@ def _diff_line(r, width, name):
         return f'{start}  too few prompts ({n_a} and {n_b})'
     lo, hi = r['interval']
     p = r.get('p_holm', r['p'])
-    star = ' *' if p<.05 and min(n_a, n_b)>=PROMPTS else ''
+    star = ' *' if p<.05 and min(n_a, n_b)>=MIN_PROMPTS else ''
     interval = f"{r['diff']:+.3f} (95 %: {lo:+.3f} to {hi:+.3f}"
     return f"{start}  {interval}, {_p_text(p)}, {_n_text(r['n'], r['paired'])}){star}"
 

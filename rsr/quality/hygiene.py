@@ -13,10 +13,11 @@ __all__ = ['Answer', 'TRUNCATED', 'SAME_PROMPT', 'NEAR_PROMPT', 'SIMILARITY', 'M
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..data.summary import cut_of
+from ..data.summary import truncated_counts
 from ..data.text import is_refusal, minhash, normalised, stable_hash
 from ..data.types import Prompt
-from ..formatters.lint import training_rows, view
+from ..formatters.reading import training_rows
+from ..formatters.reading import row_parts
 from ..formatters.splits import Benchmark
 from ..pairs.audit import MIN_PAIRS, audit
 from ..pairs.shortcuts import length_auc, share_resembling, thinking_tags
@@ -50,7 +51,7 @@ def _answer(name, text, label):
 # %% ../../nbs/quality/01_hygiene.ipynb #cd5828e6
 def _add_row(rows, row):
     "Add the facts of one training row."
-    history, answers, label = view(row, rows.method)
+    history, answers, label = row_parts(row, rows.method)
     asked = [text for role, text in history if isinstance(text, str) and role in ('user', 'human')]
     last = {k:turns[-1][1] for k, turns in answers.items() if turns}
     rows.prompts.append('\n'.join(asked))
@@ -149,7 +150,7 @@ def truncation(
     dropped=True    # are truncated answers kept out of the files?
 )->dict:
     "Check how many samples were truncated."
-    cut, n = cut_of(samples)
+    cut, n = truncated_counts(samples)
     if not n:
         return finding('n/a', None, 'nothing was sampled')
     verdict, detail = graded(cut/n, TRUNCATED), f'{cut:,} of {n:,} samples ({_percent(cut/n)}) were cut at max_tokens'

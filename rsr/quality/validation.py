@@ -8,10 +8,10 @@ __all__ = ['KAPPA', 'AC1', 'LABELLED', 'validation_report', 'agreement_verdict',
 # %% ../../nbs/quality/03_validation.ipynb #e49125bc
 import json
 from pathlib import Path
-from ..data.store import Verdicts
+from ..data.store import VerdictCache
 from ..data.types import RsrError
 from .hygiene import finding, worst
-from ..rubric.agreement import fig
+from ..rubric.agreement import with_interval
 
 # %% ../../nbs/quality/03_validation.ipynb #b50788b2
 def _no_calls(*_, **__):
@@ -26,7 +26,7 @@ def _report_from_labels(ctx):
     options = ctx.d['verifier']
     rubric = load_rubric(options['rubric'], **{k:options[k] for k in ('mode', 'combine') if options.get(k)})
     judges = [Judge(_no_calls, config, False) for config in ctx.scorer.get('judges', ())]
-    return validate(rubric, ctx.labels, judges or None, cache=Verdicts(ctx.store))
+    return validate(rubric, ctx.labels, judges or None, cache=VerdictCache(ctx.store))
 
 # %% ../../nbs/quality/03_validation.ipynb #3d458e64
 def _report_from_file(ctx):
@@ -92,7 +92,7 @@ def agreement_finding(
     "Return the finding of a validation."
     v, n, low = report['verdicts'], report['rows']-report['unscored'], _low_criteria(report)
     kappa, ac1 = v['kappa'], v['ac1'] or 0.
-    detail = f"κ {fig(kappa, v['intervals']['kappa'])}, AC1 {ac1:.2f} on {n} labelled responses ({v['n']} verdicts)"
+    detail = f"κ {with_interval(kappa, v['intervals']['kappa'])}, AC1 {ac1:.2f} on {n} labelled responses ({v['n']} verdicts)"
     if low:
         detail += f"; low on {', '.join(low)}"
         todo = f"fix the criteria that disagree ({', '.join(low)})"

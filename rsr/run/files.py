@@ -17,7 +17,7 @@ from ..data.summary import stats, write_stats
 from ..data.types import RsrError
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import COMMON, make_formatter, make_formatters, write_files
-from ..pairs.strategies import count_pairs
+from ..pairs.collect import count_pairs
 from .recipe import check_recipe, mask, resolve_verifier
 from .reward import write_reward
 from ..sampling.engine import model_price

@@ -9,7 +9,7 @@ __all__ = ['engine_for', 'Scorer']
 import inspect
 from functools import partial
 from fastcore.basics import patch
-from ..data.store import Verdicts
+from ..data.store import VerdictCache
 from ..data.types import RsrError, RunBroken, Score
 from .engine import Engine, Stopped, judge_ask, model_price
 from .replies import CallError
@@ -38,7 +38,7 @@ class Scorer:
         self.engines = [engine_for(judge) for judge in self.judges]
         self.prices = [_price_of(judge, budget) for judge in self.judges]
         takes_cache = 'cache' in inspect.signature(verifier.score).parameters
-        self.options = dict(cache=Verdicts(store)) if takes_cache else {}
+        self.options = dict(cache=VerdictCache(store)) if takes_cache else {}
         self.verifier_key, self.judge_keys = None, []   # rows in `configs`
         self.errors_in_a_row = 0
 
