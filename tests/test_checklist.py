@@ -8,7 +8,7 @@ import pytest
 from conftest import read_jsonl, write_jsonl
 
 from rsr.data.files import dumps
-from rsr.data.statistics import compare_rates, rate_difference, change_verdict
+from rsr.data.statistics import change_verdict, compare_rates, rate_difference
 from rsr.data.store import Store, VerdictCache
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.formatters.writer import make_formatters
@@ -19,10 +19,9 @@ from rsr.quality.hygiene import repeats
 from rsr.rubric.criteria import load_rubric
 from rsr.rubric.evaluate import RubricVerifier
 from rsr.rubric.verdicts import verdict_key
-from rsr.run.execution import close_run
+from rsr.run.execution import build, close_run
 from rsr.run.files import save_recipe
 from rsr.run.recipe import load_recipe
-from rsr.run.execution import build
 from rsr.run.results import Run
 
 WORDS = ('river stone market letter winter garden engine harbour signal copper window teacher forest '

@@ -15,7 +15,7 @@ import pytest
 from conftest import write_jsonl
 from loopback import Loopback
 
-from rsr.data.statistics import binom_tail, tv_distance, tv_compare
+from rsr.data.statistics import binom_tail, tv_compare, tv_distance
 from rsr.data.store import Store
 from rsr.data.types import RsrError
 from rsr.style import contrast
