@@ -10,7 +10,8 @@ config = ConfigParser(delimiters=['='])
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
 lib = cfg['lib_name']
-statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable', '6 - Mature', '7 - Inactive']
+statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable', '6 - Mature',
+            '7 - Inactive']
 
 setup(
     name=lib, version=cfg['version'], description=cfg['description'],
@@ -20,10 +21,13 @@ setup(
     package_data={lib: ['py.typed', 'shipped/*/*.yaml', 'shipped/*/*.jsonl']}, zip_safe=False,
     python_requires='>='+cfg['min_python'],
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={k.removesuffix('_requirements'): shlex.split(v) for k,v in cfg.items() if k.endswith('_requirements')},
+    extras_require={k.removesuffix('_requirements'): shlex.split(v)
+                    for k, v in cfg.items() if k.endswith('_requirements')},
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     entry_points={'console_scripts': [f'rsr={lib}.cli:main'], 'nbdev': [f'{lib}={lib}._modidx:d']},
     classifiers=[f'Development Status :: {statuses[int(cfg["status"])-1]}', f'Intended Audience :: {cfg["audience"]}',
-                 f'Natural Language :: {cfg["language"]}', 'Topic :: Scientific/Engineering :: Artificial Intelligence', 'Typing :: Typed',
-                 'Programming Language :: Python :: 3', *(f'Programming Language :: Python :: 3.{o}' for o in range(10, 14))],
+                 f'Natural Language :: {cfg["language"]}',
+                 'Topic :: Scientific/Engineering :: Artificial Intelligence', 'Typing :: Typed',
+                 'Programming Language :: Python :: 3', *(f'Programming Language :: Python :: 3.{o}'
+                                                          for o in range(10, 14))],
 )

@@ -131,6 +131,13 @@ def test_every_figure_has_a_text(path):
 
 # ---- the site
 
+@pytest.mark.parametrize('name', ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'])
+def test_every_link_of_the_top_folder_leads_somewhere(name):
+    page = (ROOT/name).read_text(encoding='utf-8')
+    targets = [t.partition('#')[0] for _, t in LINK.findall(FENCE.sub('', page)) if not re.match('https?:', t)]
+    dead = [t for t in targets if t and not (ROOT/t).exists()]
+    assert not dead, dead
+
 def test_every_page_is_in_the_sidebar():
     shown = [p for _, ps in sections() for p in ps]
     assert set(shown) == set(ALL)
