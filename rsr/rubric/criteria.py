@@ -117,15 +117,20 @@ def _check_numbers(d, at):
     if d.get('min_turns', 0)<0:
         raise RsrError(f"{at}: min_turns: {d['min_turns']} is below 0")
 
+# %% ../../nbs/rubric/00_criteria.ipynb #f5c7df0e
+def _plain_criterion(d):
+    "Return a `Criterion` as a mapping, with its examples in a list; anything else as it is."
+    if isinstance(d, Criterion):
+        d = {f.name:getattr(d, f.name) for f in fields(d)}
+    if not isinstance(d, dict):
+        return d
+    return {k:list(v) if k=='examples' and isinstance(v, tuple) else v for k, v in d.items()}
+
 # %% ../../nbs/rubric/00_criteria.ipynb #7caa6db5
 def _make_criterion(d, i, where, categories):
     "Return a checked `Criterion`; `i` is its number in the rubric."
-    if isinstance(d, Criterion):
-        d = {f.name:getattr(d, f.name) for f in fields(d)}
-    name = f'number {i}'
-    if isinstance(d, dict):
-        d = {k:list(v) if k=='examples' and isinstance(v, tuple) else v for k, v in d.items()}
-        name = repr(d['id']) if d.get('id') else name
+    d = _plain_criterion(d)
+    name = repr(d['id']) if isinstance(d, dict) and d.get('id') else f'number {i}'
     at = f'{where}, criterion {name}'
     _check_keys(d, _KEYS, at)
     d = {k:v for k, v in d.items() if v is not None}
