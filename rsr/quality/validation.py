@@ -92,7 +92,8 @@ def agreement_finding(
     "Return the finding of a validation."
     v, n, low = report['verdicts'], report['rows']-report['unscored'], _low_criteria(report)
     kappa, ac1 = v['kappa'], v['ac1'] or 0.
-    detail = f"κ {with_interval(kappa, v['intervals']['kappa'])}, AC1 {ac1:.2f} on {n} labelled responses ({v['n']} verdicts)"
+    measured = f"κ {with_interval(kappa, v['intervals']['kappa'])}, AC1 {ac1:.2f}"
+    detail = f"{measured} on {n} labelled responses ({v['n']} verdicts)"
     if low:
         detail += f"; low on {', '.join(low)}"
         todo = f"fix the criteria that disagree ({', '.join(low)})"
