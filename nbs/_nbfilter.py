@@ -86,17 +86,21 @@ def relink_cells(nb, here):
 def ids(nb):
     return {c.get('id') for c in nb['cells']}
 
-def main():
-    src = json.load(sys.stdin)
+def as_page(src, folder):
+    "Return the notebook `src` (a dict), of the folder `folder`, as Quarto should render it."
     # Quarto does not say which notebook this is; its cells do
     mine = ids(src)
-    same = {p: len(ids(json.loads(p.read_text(encoding='utf-8'))) & mine) for p in sorted(Path.cwd().glob('*.ipynb'))}
+    same = {p: len(ids(json.loads(p.read_text(encoding='utf-8'))) & mine) for p in sorted(folder.glob('*.ipynb'))}
     nb = dict2nb(src)
     nb.path_ = max(same, key=same.get)
-    out, sys.stdout = sys.stdout, sys.stderr  # what the cells print is no part of the page
     Filter()(nb)
-    relink_cells(nb, Path.cwd())
-    out.write(nb2str(nb))
+    relink_cells(nb, folder)
+    return nb
+
+def main():
+    src = json.load(sys.stdin)
+    out, sys.stdout = sys.stdout, sys.stderr  # what the cells print is no part of the page
+    out.write(nb2str(as_page(src, Path.cwd())))
 
 if __name__ == '__main__':
     main()

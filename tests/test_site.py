@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'nbs'))
 from _build import globs
+from _nbfilter import as_page
 from _pages import INDEX, numbered, page_title, pages, sections, tutorials
 
 NBS = ROOT/'nbs'
@@ -23,17 +24,17 @@ each = pytest.mark.parametrize('path', ALL, ids=[p.relative_to(NBS).as_posix() f
 def text(o):
     return o if isinstance(o, str) else ''.join(o)
 
+@cache
 def filtered(path):
-    "The notebook as Quarto gets it from the filter, which it runs in the notebook's folder."
-    command = [sys.executable, '_nbfilter.py']
-    res = subprocess.run(command, input=path.read_bytes(), cwd=path.parent, capture_output=True)
-    return json.loads(res.stdout)['cells'] if res.returncode == 0 else res.stderr.decode()[-3000:]
-
-@pytest.fixture(scope='module')
-def site():
-    "{page: its cells}, of all pages."
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return dict(zip(ALL, pool.map(filtered, ALL)))
+    "The cells of a page as Quarto gets them from the filter, which works in the page's folder."
+    here = os.getcwd()
+    os.chdir(path.parent)
+    sys.path.insert(0, str(path.parent))
+    try:
+        return as_page(json.loads(path.read_text(encoding='utf-8')), path.parent)['cells']
+    finally:
+        sys.path.remove(str(path.parent))
+        os.chdir(here)
 
 def markdown(cells):
     "The Markdown of a page: its text cells, and the outputs that are Markdown."
@@ -72,9 +73,8 @@ def links(cells):
 # ---- each page
 
 @each
-def test_the_filter_makes_a_page(site, path):
-    cells = site[path]
-    assert not isinstance(cells, str), f'the filter failed:\n{cells}'
+def test_the_filter_makes_a_page(path):
+    cells = filtered(path)
     sources = [text(c['source']) for c in cells]
     assert re.search(r'^title:', sources[0], re.M), 'the page has no title'
     hidden = [s for s in sources if re.search(r'^#\|\s*(export|exporti|hide|default_exp)\b', s, re.M)]
@@ -83,10 +83,10 @@ def test_the_filter_makes_a_page(site, path):
     assert not bare, f'nothing came of {bare}'
 
 @each
-def test_every_link_leads_somewhere(site, path):
+def test_every_link_leads_somewhere(path):
     rendered = set(globs(CONFIG['project']['render'])[0])
     dead = []
-    for name, target in links(site[path]):
+    for name, target in links(filtered(path)):
         if re.match(r'https?:|mailto:', target):
             dead += [target] if '.github.io' in target else []
             continue
@@ -95,22 +95,22 @@ def test_every_link_leads_somewhere(site, path):
         is_page = goal in rendered
         if not is_page and not (goal.is_file() and goal.suffix in ('.png', '.svg', '.py', '.yaml')):
             dead.append(f'[{name}]({target}): no such page')
-        elif anchor and goal in site and anchor not in anchors(site[goal]):
+        elif anchor and goal in ALL and anchor not in anchors(filtered(goal)):
             dead.append(f'[{name}]({target}): no such heading')
     assert not dead, dead
 
 @each
-def test_links_do_not_nest_and_stay_out_of_code(site, path):
-    for md in markdown(site[path]):
+def test_links_do_not_nest_and_stay_out_of_code(path):
+    for md in markdown(filtered(path)):
         code = ''.join(m[0] for m in FENCE.finditer(md))
         assert not re.search(r'\[`[^`]+`\]\(', code), 'a link in code'
         nested = [m[0] for m in LINK.finditer(FENCE.sub('', md)) if re.search(r'(?<!!)\[`[^`]+`\]\(', m[1])]
         assert not nested, nested
 
 @each
-def test_a_word_in_prose_is_no_link(site, path):
+def test_a_word_in_prose_is_no_link(path):
     "`pairs` is a word; `make_pairs`, `Store` and `audit()` are names."
-    auto = [name for name, target in links(site[path]) if re.fullmatch(r'`[a-z]+`', name) and '.ipynb' in target]
+    auto = [name for name, target in links(filtered(path)) if re.fullmatch(r'`[a-z]+`', name) and '.ipynb' in target]
     written = json.loads(path.read_text(encoding='utf-8'))['cells']
     by_hand = {name for name, _ in links(written)}
     assert not set(auto)-by_hand
@@ -130,6 +130,15 @@ def test_every_figure_has_a_text(path):
 
 
 # ---- the site
+
+def test_the_filter_as_quarto_runs_it():
+    "A process in the page's folder: the notebook goes in, the page comes out, and nothing else."
+    path = pages()[-1]
+    command = [sys.executable, '_nbfilter.py']
+    res = subprocess.run(command, input=path.read_bytes(), cwd=path.parent, capture_output=True)
+    assert res.returncode == 0, res.stderr.decode()[-3000:]
+    made = [text(c['source']) for c in json.loads(res.stdout)['cells']]
+    assert made == [text(c['source']) for c in filtered(path)]
 
 @pytest.mark.parametrize('name', ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'])
 def test_every_link_of_the_top_folder_leads_somewhere(name):
