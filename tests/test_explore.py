@@ -16,7 +16,7 @@ from conftest import rsr as command
 
 from rsr import load_run, sample
 from rsr.data.store import Store
-from rsr.data.types import Prompt, Rollout, RsrError, Score
+from rsr.data.types import Prompt, Rollout, RsrError, Score, failed, passed
 from rsr.explore import state, thresholds
 from rsr.explore.html import (
     diff_html,
@@ -34,7 +34,7 @@ from rsr.explore.score_index import read_scores, read_splits, read_texts, text_m
 from rsr.explore.state import Exploration
 from rsr.explore.thresholds import histogram, preview_counts, with_thresholds
 from rsr.explore.widget import Explorer, explore
-from rsr.formatters.methods import FORMATTERS, formatter
+from rsr.formatters.methods import FORMATTERS, formatter, makes_pair
 from rsr.formatters.writer import make_formatters
 from rsr.run.files import valid_outcomes, write_formats
 from rsr.run.results import Run
@@ -133,6 +133,21 @@ def test_every_option(tmp_path, o):
     limits = dict(pass_threshold=.7, **dict(fail_threshold=.3) if o['type'] in ('dpo', 'kto') else {})
     o = {**limits, **o}
     assert same(*told_and_written(messy(tmp_path/'r', 60, seed=3), [o]))
+
+@pytest.mark.parametrize('unroll', [True, False])
+def test_a_pool_that_can_never_be_full_enough_gives_no_row(tmp_path, unroll):
+    o = dict(type='multi_sft', pass_threshold=.5, num_responses=2, min_responses=3, unroll=unroll)
+    assert same(*told_and_written(messy(tmp_path/'r'), [o]))==0
+
+@pytest.mark.parametrize('at', [(1., 0.), (.8, .4), (.7, None), (0., None)])
+def test_the_rules_say_the_same_of_an_array(at):
+    scores = np.array([0., .3, .1+.2, .4, .7, .1*7, .8-1e-10, 1.])
+    top, bottom = at
+    assert passed(scores, top).tolist()==[passed(x, top) for x in scores.tolist()]
+    assert failed(scores, top, bottom).tolist()==[failed(x, top, bottom) for x in scores.tolist()]
+    for limits in (dict(), dict(min_margin=.3), dict(min_margin=.1, max_margin=.4)):
+        pairs = makes_pair((top, None), (scores, None), **limits).tolist()
+        assert pairs==[makes_pair((top, 'a'), (x, 'b'), **limits) for x in scores.tolist()]
 
 @pytest.mark.parametrize('d', [dict(split=dict(eval=.3)), dict(split=dict(eval=.2, near=False), stages=['sft', 'dpo']),
                                dict(stages=dict(sft=.25, dpo=.75)), dict(sampler=True)], ids=str)

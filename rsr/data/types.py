@@ -65,7 +65,7 @@ EPS = 1e-9   # 0.8 may be computed as 0.7999999999999999
 
 # %% ../../nbs/data/00_types.ipynb #9f95539b
 def passed(
-    score:float,                # in [0, 1]; None: unscored
+    score:float,                # in [0, 1], or an array; None: unscored
     pass_threshold:float=1.0    # in [0, 1]
 )->bool:
     "Return True if the score is high enough to learn from."
@@ -73,14 +73,15 @@ def passed(
 
 # %% ../../nbs/data/00_types.ipynb #23ad125a
 def failed(
-    score:float,                # in [0, 1]; None: unscored
+    score:float,                # in [0, 1], or an array; None: unscored
     pass_threshold:float=1.0,   # a score that passes never fails
     fail_threshold:float=0.0    # in [0, 1]; None: every score that does not pass
 )->bool:
     "Return True if the score is low enough to serve as a negative example."
-    if score is None or passed(score, pass_threshold):
+    if score is None:
         return False
-    return fail_threshold is None or score<=fail_threshold+EPS
+    low_enough = fail_threshold is None or score<=fail_threshold+EPS
+    return (score<pass_threshold-EPS) & low_enough
 
 # %% ../../nbs/data/00_types.ipynb #a9634b64
 class RsrError(Exception):

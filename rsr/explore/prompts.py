@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from dataclasses import replace
 from ..data.text import split_thinking
-from ..data.types import EPS, OUTCOMES, RsrError, no_such
+from ..data.types import OUTCOMES, RsrError, no_such, passed
 from .score_index import Scores, index
 from .thresholds import rows_per_prompt
 
@@ -34,8 +34,8 @@ def prompt_counts(
     if 'counts' not in s.cache:
         s.cache['counts'] = _fixed_counts(s)
     ix = index(s)
-    passed = np.bincount(ix.prompt[ix.score>=pass_threshold-EPS], minlength=len(s.prompts))
-    return dict(s.cache['counts'], passed=passed)
+    passes = np.bincount(ix.prompt[passed(ix.score, pass_threshold)], minlength=len(s.prompts))
+    return dict(s.cache['counts'], passed=passes)
 
 # %% ../../nbs/explore/02_prompts.ipynb #b4654df6
 FILTERS = dict(all='all', never='never passed', mixed='mixed', always='always passed', truncated='truncated',

@@ -41,14 +41,19 @@ def scores_data(
                 pass_threshold=v.limits['pass_threshold'], fail_threshold=v.limits['fail_threshold'], why=why)
 
 # %% ../../nbs/explore/10_score_figures.ipynb #f5f39497
+def _draw_thresholds(ax, d):
+    "Draw the pass and the fail threshold."
+    ax.axvline(d['pass_threshold'], color=ink(ax), ls='--', lw=1.4, label=f'pass from {d["pass_threshold"]:g}')
+    if d['fail_threshold'] is not None:
+        ax.axvline(d['fail_threshold'], color=ink(ax), ls=':', lw=1.6, label=f'fail up to {d["fail_threshold"]:g}')
+
+# %% ../../nbs/explore/10_score_figures.ipynb #75dc6f45
 @figure(scores_data, 'How scores are spread, and what the thresholds make of them.')
 def plot_scores(ax, d):
     "Draw the score distribution, with pass and fail thresholds."
-    counts, pass_, fail = d['counts'], d['pass_threshold'], d['fail_threshold']
+    counts = d['counts']
     stack(ax, d['edges'], d['bins'], lambda k: f'{k} {counts[k]:,} ({pct(counts[k]/d["n"])})')
-    ax.axvline(pass_, color=ink(ax), ls='--', lw=1.4, label=f'pass from {pass_:g}')
-    if fail is not None:
-        ax.axvline(fail, color=ink(ax), ls=':', lw=1.6, label=f'fail up to {fail:g}')
+    _draw_thresholds(ax, d)
     if counts['unscored']:
         ax.bar([0], [0], label=f'unscored {counts["unscored"]:,} (not drawn)', **LOOKS['open'])
     _unit_axis(ax)
@@ -98,6 +103,22 @@ def _rates(rows):
                 corrected=corrected, interval=interval and list(interval), rollouts=rollouts)
 
 # %% ../../nbs/explore/10_score_figures.ipynb #aec3f87d
+def _passed_and_not(rows):
+    "Count the prompts by (passed, not passed) of their scored rollouts."
+    seen = Counter()
+    for passed, scored, _, _, prompts in rows:
+        seen[passed, scored-passed] += prompts
+    return seen
+
+# %% ../../nbs/explore/10_score_figures.ipynb #c7dbc339
+def _binned_rates(seen, bins):
+    "Return the edges, and the prompts per bin: as measured, and as a fitted Beta expects them."
+    edges, beta, n = bin_edges(bins), fit_beta(seen), sum(seen.values())
+    rates = [('n', k/(k+m)*bins+1e-9, prompts) for (k, m), prompts in seen.items()]
+    return dict(edges=edges, prompts=count_bins(rates, ['n'], bins)['n'],
+                expected=[n*x for x in beta_masses(*beta, edges)], beta=[*beta])
+
+# %% ../../nbs/explore/10_score_figures.ipynb #40b66315
 def pass_rates_data(
     run,           # Run, path or DataFrame
     bins:int=10,   # of equal width on [0, 1]
@@ -108,16 +129,10 @@ def pass_rates_data(
         rows = v.rows(_PER_PROMPT)
         if not rows:
             return dict(n=0, why=why_empty(v))
-    seen = Counter()
-    for k, n, _, _, prompts in rows:
-        seen[k, n-k] += prompts
-    a, b = fit_beta(seen)
-    n, edges = sum(seen.values()), bin_edges(bins)
-    measured = count_bins([('n', k/m*bins+1e-9, c) for k, m, _, _, c in rows], ['n'], bins)['n']
-    return dict(edges=edges, prompts=measured, expected=[n*x for x in beta_masses(a, b, edges)],
-                never=sum(c for (passed, _), c in seen.items() if not passed),
-                always=sum(c for (_, other), c in seen.items() if not other),
-                **_rates(rows), beta=[a, b], n=n, why=None)
+    seen = _passed_and_not(rows)
+    never = sum(prompts for (passed, _), prompts in seen.items() if not passed)
+    always = sum(prompts for (_, other), prompts in seen.items() if not other)
+    return dict(**_binned_rates(seen, bins), never=never, always=always, **_rates(rows), n=sum(seen.values()), why=None)
 
 # %% ../../nbs/explore/10_score_figures.ipynb #116e1819
 def _draw_means(ax, d):
@@ -271,18 +286,22 @@ def margins_data(
                 n=n, why=why)
 
 # %% ../../nbs/explore/10_score_figures.ipynb #2bced366
+def _stack_margins(ax, d):
+    "Stack the prompts with a pair on those whose responses are too close."
+    under = [c if hi<=d['min_margin']+1e-9 else 0 for c, hi in zip(d['prompts'], d['edges'][1:])]
+    names = dict(passed=f'a pair: {d["n"]-d["below"]:,}', failed=f'too close: {d["below"]:,}')
+    stack(ax, d['edges'], dict(passed=[c-u for c, u in zip(d['prompts'], under)], failed=under), names.get)
+
+# %% ../../nbs/explore/10_score_figures.ipynb #03813689
 @figure(margins_data,
         'What preference pairs have to offer: the best passed score of a prompt minus its worst failed one.')
 def plot_margins(ax, d):
     "Draw the widest margin per prompt, with the recipe's minimum."
-    n, least, below = d['n'], d['min_margin'], d['below']
-    under = [c if hi<=least+1e-9 else 0 for c, hi in zip(d['prompts'], d['edges'][1:])]
-    names = dict(passed=f'a pair: {n-below:,}', failed=f'too close: {below:,}')
-    stack(ax, d['edges'], dict(passed=[c-u for c, u in zip(d['prompts'], under)], failed=under), names.get)
-    if least:
-        ax.axvline(least, color=ink(ax), ls='--', lw=1.4, label=f'min_margin {least:g}')
+    _stack_margins(ax, d)
+    if d['min_margin']:
+        ax.axvline(d['min_margin'], color=ink(ax), ls='--', lw=1.4, label=f'min_margin {d["min_margin"]:g}')
     ax.axvline(d['mean'], color=ink(ax), ls=':', lw=1.6, label=f'mean {d["mean"]:.2f}')
     _unit_axis(ax)
     none = f'{d["only_passed"]:,} only passed, {d["only_failed"]:,} only failed, {d["neither"]:,} neither'
-    title = f'Margins of {many(n, "prompt")}\nwithout a pair: {none}'
+    title = f'Margins of {many(d["n"], "prompt")}\nwithout a pair: {none}'
     head(ax, title, 'best passed score − worst failed score', 'prompts', columns=4)

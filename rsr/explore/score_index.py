@@ -106,6 +106,14 @@ def _labels(reviews):
     return {rollout:verdict=='pass' for (rollout, other), verdict in reviews.items() if not other}
 
 # %% ../../nbs/explore/00_score_index.ipynb #13ac767b
+def _apply_labels(s, labels):
+    "Let labels override the verifier's scores, and forget what was computed from the old ones."
+    s.cache = {}
+    s.score = s.raw.copy()
+    for i in np.flatnonzero(np.isin(s.key, [*labels])):
+        s.score[i] = labels[int(s.key[i])]
+
+# %% ../../nbs/explore/00_score_index.ipynb #d353360f
 def _set_reviews(s, reviews):
     "Let labels override scores, and note which prompts have reviewed pairs."
     labels = _labels(reviews)
@@ -113,12 +121,8 @@ def _set_reviews(s, reviews):
     in_pairs = [key for pair in reviews if pair[1] for key in pair]
     s.reviews = reviews
     s.judged = np.unique(s.prompt[np.isin(s.key, in_pairs)])
-    if not changed:
-        return
-    s.cache = {}
-    s.score = s.raw.copy()
-    for i in np.flatnonzero(np.isin(s.key, [*labels])):
-        s.score[i] = labels[int(s.key[i])]
+    if changed:
+        _apply_labels(s, labels)
 
 # %% ../../nbs/explore/00_score_index.ipynb #c89be5bb
 def memory_map(
@@ -128,22 +132,31 @@ def memory_map(
     store.db.execute('PRAGMA mmap_size=4294967296')   # bytes
 
 # %% ../../nbs/explore/00_score_index.ipynb #152b60d8
+def _prompt_keys(store):
+    "Return the keys of the current input's prompts, in their order."
+    keys = store.db.execute('SELECT key FROM prompts WHERE gen=? ORDER BY key', (store.gen,))
+    return np.array([k for k, in keys], np.int64)
+
+# %% ../../nbs/explore/00_score_index.ipynb #6d280ef0
+def _by_prompt(prompt, idx, ours):
+    "Return the places of the rollouts that are ours, sorted by prompt and running number."
+    at = np.flatnonzero(ours)
+    return at[np.argsort(prompt[at]*(idx.max(initial=0)+1)+idx[at], kind='stable')]
+
+# %% ../../nbs/explore/00_score_index.ipynb #c994a4f4
 def read_scores(
     store,              # an open Store
     valid=('kept',)     # outcomes that formatters may use; also truncated with `drop_truncated: false`
 )->Scores:
     "Read the scores of a run, in about a second for a million rollouts."
     memory_map(store)
-    current = store.db.execute('SELECT key FROM prompts WHERE gen=? ORDER BY key', (store.gen,))
-    prompts = np.array([k for k, in current], np.int64)
+    prompts = _prompt_keys(store)
     key, owner, idx, outcome = _read_rollouts(store.db)
-    raw = _read_values(store, key)
-    usable = np.isin(outcome, [OUTCOMES.index(o) for o in valid])
     prompt, ours = find_keys(prompts, owner)
-    order = np.flatnonzero(ours)
-    order = order[np.argsort(prompt[order]*(idx.max(initial=0)+1)+idx[order], kind='stable')]
+    raw, usable = _read_values(store, key), np.isin(outcome, [OUTCOMES.index(o) for o in valid])
     columns = dict(prompt=prompt, key=key, idx=idx, outcome=outcome, score=raw, valid=usable, raw=raw,
                    pair_side=_read_pair_sides(store, key))
+    order = _by_prompt(prompt, idx, ours)
     s = Scores(prompts, **{name:a[order] for name, a in columns.items()})
     _set_reviews(s, store.reviews())
     return s
@@ -182,20 +195,25 @@ def _text_hash(text, reasoning, mode):
     return hash(text)
 
 # %% ../../nbs/explore/00_score_index.ipynb #84cc023e
+def _hash_texts(s, store, mode):
+    "Return the keys of the usable rollouts, in order, and the hashes of their texts."
+    use = ','.join(f"'{OUTCOMES[o]}'" for o in np.unique(s.outcome[s.valid]))
+    texts = store.db.execute(f'SELECT key,text,reasoning FROM rollouts WHERE outcome IN ({use}) ORDER BY key')
+    hashed = ((key, _text_hash(text, reasoning, mode)) for key, text, reasoning in texts)
+    a = np.fromiter(hashed, [('key', np.int64), ('hash', np.int64)])
+    return a['key'], a['hash']
+
+# %% ../../nbs/explore/00_score_index.ipynb #ee551d97
 def read_texts(
     s:Scores,
     store,
     mode:str=''   # as returned by `text_mode`
 ):
     "Read every text once and keep its hash."
-    use = ','.join(f"'{OUTCOMES[o]}'" for o in np.unique(s.outcome[s.valid]))
-    texts = store.db.execute(f'SELECT key,text,reasoning FROM rollouts WHERE outcome IN ({use}) ORDER BY key')
-    hashed = ((key, _text_hash(text, reasoning, mode)) for key, text, reasoning in texts)
-    a = np.fromiter(hashed, [('key', np.int64), ('hash', np.int64)])
-    at, there = find_keys(a['key'], s.key)
-    hashes = np.zeros(len(s.key), np.int64)
-    hashes[there] = a['hash'][at[there]]
-    s.texts = {**s.texts, mode:hashes}
+    keys, hashes = _hash_texts(s, store, mode)
+    at, there = find_keys(keys, s.key)
+    s.texts = {**s.texts, mode:np.zeros(len(s.key), np.int64)}
+    s.texts[mode][there] = hashes[at[there]]
     s.cache = {k:v for k, v in s.cache.items() if k[0]!=mode}
 
 # %% ../../nbs/explore/00_score_index.ipynb #6fe86d63
@@ -268,21 +286,26 @@ def _indexed(s, text, every):
     return np.flatnonzero(ok)
 
 # %% ../../nbs/explore/00_score_index.ipynb #2105029d
+def _best_and_worst(ranked, start, count):
+    "Return each prompt's highest and lowest score; -1 and 2 without one."
+    some = count>0
+    best, worst = np.full(len(count), -1.), np.full(len(count), 2.)
+    best[some] = ranked[(start+count-1)[some]]
+    worst[some] = ranked[start[some]]
+    return best, worst
+
+# %% ../../nbs/explore/00_score_index.ipynb #1209d5f5
 def _make_index(s, text, every):
     "Sort the rollouts and group their texts."
     at, n = _indexed(s, text, every), len(s.prompts)
     prompt, score = s.prompt[at], s.score[at]
     order = np.argsort(prompt*4+score, kind='stable')   # scores are in [0, 1]
-    ranked = score[order]
     count = np.bincount(prompt, minlength=n)
     start = np.cumsum(count)-count
-    some = count>0
-    best, worst = np.full(n, -1.), np.full(n, 2.)
-    best[some] = ranked[(start+count-1)[some]]
-    worst[some] = ranked[start[some]]
+    best, worst = _best_and_worst(score[order], start, count)
     group, high, low = _text_groups(prompt, score, None if text is None else text[at])
-    return Index(n=n, prompt=prompt[order], score=ranked, start=start, count=count, best=best, worst=worst, group=group,
-                 high=high, low=low, doubtful=np.unique(group[high!=low]), texts_known=text is not None)
+    return Index(n=n, prompt=prompt[order], score=score[order], start=start, count=count, best=best, worst=worst,
+                 group=group, high=high, low=low, doubtful=np.unique(group[high!=low]), texts_known=text is not None)
 
 # %% ../../nbs/explore/00_score_index.ipynb #8da4acfd
 def index(

@@ -18,14 +18,18 @@ from ..run.results import Run
 _CELL = 'from rsr.explore.widget import explore\nexplore({path!r})'
 
 # %% ../../nbs/explore/07_serve.ipynb #bac20ce1
-def _notebook(path, folder):
-    "Write a notebook of one cell that explores a run."
+def _contents(path):
+    "Return a notebook of one cell that explores a run, as a dict."
     source = _CELL.format(path=str(Path(path).resolve()))
     cell = dict(cell_type='code', id='explore', execution_count=None, metadata={}, outputs=[], source=source)
     kernel = dict(name='python3', display_name='Python 3', language='python')
-    metadata = dict(kernelspec=kernel, title=Path(path).name)
+    return dict(cells=[cell], metadata=dict(kernelspec=kernel, title=Path(path).name), nbformat=4, nbformat_minor=5)
+
+# %% ../../nbs/explore/07_serve.ipynb #f18e622e
+def _write_notebook(path, folder):
+    "Write the notebook of a run into a folder; return its path."
     out = Path(folder)/'explore.ipynb'
-    out.write_text(dumps(dict(cells=[cell], metadata=metadata, nbformat=4, nbformat_minor=5)), encoding='utf-8')
+    out.write_text(dumps(_contents(path)), encoding='utf-8')
     return out
 
 # %% ../../nbs/explore/07_serve.ipynb #e22b1898
@@ -36,14 +40,17 @@ def _free_port():
         return s.getsockname()[1]
 
 # %% ../../nbs/explore/07_serve.ipynb #9f953951
-def _start(path, folder, port, open_browser):
-    "Start Voilà on a run; return the process."
+def _command(notebook, port, open_browser):
+    "Return the command that serves a notebook."
+    command = [sys.executable, '-m', 'voila', str(notebook), f'--port={port or _free_port()}',
+               '--Voila.ip=127.0.0.1', '--Voila.auto_token=True']
+    return command if open_browser else [*command, '--no-browser']
+
+# %% ../../nbs/explore/07_serve.ipynb #9d47fd99
+def _start(command):
+    "Start Voilà; return the process."
     if not find_spec('voila'):
         raise RsrError('rsr explore needs Voilà, which is not installed: pip install voila')
-    command = [sys.executable, '-m', 'voila', str(_notebook(path, folder)), f'--port={port or _free_port()}',
-               '--Voila.ip=127.0.0.1', '--Voila.auto_token=True']
-    if not open_browser:
-        command.append('--no-browser')
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding='utf-8',
                             errors='replace')
 
@@ -94,6 +101,15 @@ def _end(process):
         process.wait()
 
 # %% ../../nbs/explore/07_serve.ipynb #1ca308fa
+def _wait(process, path):
+    "Say where a run is served, and wait for the server to end."
+    try:
+        print(f'{path} is at {_address(process)}\nPress Ctrl-C to stop', flush=True)
+        process.wait()
+    finally:
+        _end(process)
+
+# %% ../../nbs/explore/07_serve.ipynb #a6f352af
 def serve(
     path,                    # the run directory
     port:int=None,           # None: any free one
@@ -102,9 +118,5 @@ def serve(
     "Explore a run in a browser, until Ctrl-C."
     run = Run(path)
     with _until_interrupted(), tempfile.TemporaryDirectory() as folder:
-        process = _start(run.path, folder, port, open_browser)
-        try:
-            print(f'{run.path} is at {_address(process)}\nPress Ctrl-C to stop', flush=True)
-            process.wait()
-        finally:
-            _end(process)
+        process = _start(_command(_write_notebook(run.path, folder), port, open_browser))
+        _wait(process, run.path)

@@ -131,7 +131,7 @@ def _split(items, score_of, pass_threshold, fail_threshold):
 
 # %% ../../nbs/formatters/01_methods.ipynb #17468b8b
 def makes_pair(
-    chosen,                       # (score, text or its `digest`)
+    chosen,                       # (score, text or its `digest`); without a length ratio also (array of scores, None)
     rejected,                     # another
     min_margin:float=0.0,         # smallest difference of the scores
     max_margin:float=None,        # largest difference; None: any
@@ -139,7 +139,9 @@ def makes_pair(
 )->bool:
     "Check whether two scored texts are far enough apart in score and similar enough in length."
     margin, most = chosen[0]-rejected[0], 1. if max_margin is None else max_margin
-    in_range = min_margin-EPS<=margin<=most+EPS
+    in_range = (min_margin-EPS<=margin) & (margin<=most+EPS)
+    if max_length_ratio is None:
+        return in_range
     return in_range and not unlike_length(chosen[1], rejected[1], max_length_ratio)
 
 # %% ../../nbs/formatters/01_methods.ipynb #27c59f9d
