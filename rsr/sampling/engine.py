@@ -221,7 +221,7 @@ def stop(self:Engine, exc):
 
 # %% ../../nbs/sampling/04_engine.ipynb #7d7f9511
 def _delay(error, wait):
-    "Return the seconds, with jitter, until a failed request is retried: as the server asked, else `wait`."
+    "Return the seconds, with jitter, until a failed request is retried: as the server says, else after `wait`."
     if error.retry_after is None:
         return wait*random.uniform(0.5, 1.5)
     return min(error.retry_after, 600)+random.uniform(0, 0.2)

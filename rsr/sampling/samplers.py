@@ -166,7 +166,7 @@ def _http_error(status, raw, headers):
 # %% ../../nbs/sampling/01_samplers.ipynb #dd5b5971
 @patch
 async def _send(self:HttpSampler, messages, n, seed, **params):
-    "Send one request and return its rollouts."
+    "Send one request and return its rollouts; other samplers replace this."
     if self._session is None:
         self._open()
     start = time.perf_counter()
