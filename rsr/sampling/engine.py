@@ -15,6 +15,13 @@ from ..data.types import Rollout, RsrError, RunBroken
 from .replies import CallError
 
 # %% ../../nbs/sampling/04_engine.ipynb #05b9997b
+def _check_prices(usd, price):
+    "Raise an error if there is a limit in dollars, and no price."
+    if usd is not None and price is None:
+        raise RsrError('budget.usd needs prices: set sampler.price: {prompt: …, completion: …} '
+                       '(US dollars per million tokens)')
+
+# %% ../../nbs/sampling/04_engine.ipynb #66855965
 class Budget:
     "Limits of a run, and what it has spent."
     def __init__(self,
@@ -24,15 +31,20 @@ class Budget:
         price=None,          # (prompt, completion) US dollars per token; None: unknown
         judge_price=None     # of the judge's tokens; None: the same
     ):
-        if usd is not None and price is None:
-            raise RsrError('budget.usd needs prices: set sampler.price: {prompt: …, completion: …} '
-                           '(US dollars per million tokens)')
+        _check_prices(usd, price)
         self.limits = dict(usd=usd, tokens=tokens, minutes=minutes)
         self.price = price or (0., 0.)
         self.judge_price = judge_price or self.price
         self.prompt = self.completion = self.calls = 0   # tokens, and calls to the sampler
         self.judge_surcharge = 0.                        # dollars that the judge's tokens cost above `price`
         self.t0 = time.monotonic()
+
+# %% ../../nbs/sampling/04_engine.ipynb #3d55d322
+@patch
+def _surcharge(self:Budget, prompt, completion, price):
+    "Return the dollars that a judge's tokens cost above `price`."
+    judge_prompt, judge_completion = price or self.judge_price
+    return prompt*(judge_prompt-self.price[0])+completion*(judge_completion-self.price[1])
 
 # %% ../../nbs/sampling/04_engine.ipynb #b0ce10c6
 @patch
@@ -46,8 +58,7 @@ def spend(self:Budget,
     self.prompt += prompt
     self.completion += completion
     if judge:
-        judge_prompt, judge_completion = price or self.judge_price
-        self.judge_surcharge += prompt*(judge_prompt-self.price[0])+completion*(judge_completion-self.price[1])
+        self.judge_surcharge += self._surcharge(prompt, completion, price)
     else:
         self.calls += 1
 
@@ -57,15 +68,26 @@ def tokens(self:Budget):
     "Return the prompt and completion tokens together."
     return self.prompt+self.completion
 
+# %% ../../nbs/sampling/04_engine.ipynb #1287293a
 @patch(as_prop=True)
 def usd(self:Budget):
     "Return the US dollars."
     return self.prompt*self.price[0]+self.completion*self.price[1]+self.judge_surcharge
 
+# %% ../../nbs/sampling/04_engine.ipynb #7cb0f98d
 @patch(as_prop=True)
 def minutes(self:Budget):
     "Return the wall-clock time."
     return (time.monotonic()-self.t0)/60
+
+# %% ../../nbs/sampling/04_engine.ipynb #6afd83f1
+@patch
+def _expected(self:Budget, name, calls):
+    "Return what will have been spent, in the unit of a limit, after `calls` more calls."
+    used = getattr(self, name)
+    if name=='minutes' or not self.calls:
+        return used
+    return used*(1+calls/self.calls)
 
 # %% ../../nbs/sampling/04_engine.ipynb #02b49445
 @patch
@@ -73,10 +95,7 @@ def _would_exceed(self:Budget, name, limit, calls):
     "Check whether `calls` more calls are expected to pass a limit."
     if not self.calls and calls>4:
         return True
-    used = getattr(self, name)
-    if self.calls and name!='minutes':
-        used *= 1+calls/self.calls
-    return used>limit
+    return self._expected(name, calls)>limit
 
 # %% ../../nbs/sampling/04_engine.ipynb #1e35a59f
 def limit_message(name, limit, used)->str:
@@ -101,6 +120,14 @@ def _price_table():
     path = Path(spec.origin).parent/'model_prices_and_context_window_backup.json'
     return orjson.loads(path.read_bytes()) if path.exists() else {}
 
+# %% ../../nbs/sampling/04_engine.ipynb #50bb04ba
+def _listed_price(model):
+    "Return a model's price in the table, by its whole name or without the provider in front; None if unknown."
+    prices = _price_table()
+    entry = prices.get(model) or prices.get(model.split('/', 1)[-1])
+    if entry:
+        return entry.get('input_cost_per_token') or 0., entry.get('output_cost_per_token') or 0.
+
 # %% ../../nbs/sampling/04_engine.ipynb #222e379e
 def model_price(
     model:str,       # a model string
@@ -109,13 +136,7 @@ def model_price(
     "Return what a model costs per token."
     if price:
         return price.get('prompt', 0)/1e6, price.get('completion', 0)/1e6
-    if not model:
-        return None
-    prices = _price_table()
-    entry = prices.get(model) or prices.get(model.split('/', 1)[-1])
-    if not entry:
-        return None
-    return entry.get('input_cost_per_token') or 0., entry.get('output_cost_per_token') or 0.
+    return _listed_price(model) if model else None
 
 # %% ../../nbs/sampling/04_engine.ipynb #35a653df
 class Engine:
@@ -129,22 +150,33 @@ class Engine:
     ):
         self.slots, self.patience, self.max_retries = slots, patience, max_retries
         self.base, self.cap = base, cap
-        self.limit, self.active = float(slots), 0          # slots now allowed, and in use
-        self.paused_until, self.shrunk_at = 0., -1.        # by the monotonic clock
-        self.last_ok, self.first_fail = None, None         # the last answer, and the first failure since
-        self.waiting, self.stopped = deque(), None         # futures of calls that wait; the exception that stopped it
-        self.note, self.retries = '', 0                    # for the progress line
+        self._reset()
+
+# %% ../../nbs/sampling/04_engine.ipynb #cffe2822
+@patch
+def _reset(self:Engine):
+    "Set the state of an engine that has sent nothing."
+    self.limit, self.active = float(self.slots), 0     # slots now allowed, and in use
+    self.paused_until, self.shrunk_at = 0., -1.        # by the monotonic clock
+    self.last_ok, self.first_fail = None, None         # the last answer, and the first failure since
+    self.waiting, self.stopped = deque(), None         # futures of calls that wait; the exception that stopped it
+    self.note, self.retries = '', 0                    # for the progress line
+
+# %% ../../nbs/sampling/04_engine.ipynb #de5c94b8
+@patch
+def _wake_after_pause(self:Engine):
+    "Let waiting calls in when the pause is over."
+    pause = self.paused_until-time.monotonic()
+    if pause>0:
+        asyncio.get_running_loop().call_later(pause, self._wake)
 
 # %% ../../nbs/sampling/04_engine.ipynb #b3268d26
 @patch
 async def _wait_turn(self:Engine):
     "Wait until a call leaves, the pause is over, or the engine stops."
-    loop = asyncio.get_running_loop()
-    turn = loop.create_future()
+    turn = asyncio.get_running_loop().create_future()
     self.waiting.append(turn)
-    pause = self.paused_until-time.monotonic()
-    if pause>0:
-        loop.call_later(pause, self._wake)
+    self._wake_after_pause()
     await turn
 
 # %% ../../nbs/sampling/04_engine.ipynb #a7ec9f40
@@ -189,10 +221,17 @@ def stop(self:Engine, exc):
 
 # %% ../../nbs/sampling/04_engine.ipynb #7d7f9511
 def _delay(error, wait):
-    "Return the seconds, with jitter, until a failed request is retried."
+    "Return the seconds, with jitter, until a failed request is retried: as the server says, else after `wait`."
     if error.retry_after is None:
         return wait*random.uniform(0.5, 1.5)
     return min(error.retry_after, 600)+random.uniform(0, 0.2)
+
+# %% ../../nbs/sampling/04_engine.ipynb #58e4435b
+@patch
+def _shrink(self:Engine, sent, now):
+    "Shrink the limit, if the request was sent after the last time."
+    if sent>self.shrunk_at:
+        self.limit, self.shrunk_at = max(1., self.limit*0.7), now
 
 # %% ../../nbs/sampling/04_engine.ipynb #726c66e2
 @patch
@@ -201,8 +240,8 @@ def _back_off(self:Engine, error, sent, wait):
     now, delay = time.monotonic(), _delay(error, wait)
     if self.first_fail is None:
         self.first_fail = now
-    if error.kind=='rate' and sent>self.shrunk_at:
-        self.limit, self.shrunk_at = max(1., self.limit*0.7), now
+    if error.kind=='rate':
+        self._shrink(sent, now)
     if error.retry_after is not None or error.kind in ('server', 'network'):
         self.paused_until = max(self.paused_until, now+delay)
     return delay
@@ -215,16 +254,21 @@ def _patience_for(self:Engine, error):
         return self.patience
     return min(self.patience, 30)
 
+# %% ../../nbs/sampling/04_engine.ipynb #57f5ad89
+@patch
+def _no_answer(self:Engine, silence, error):
+    "Return the error for a run that got no answer for too long."
+    never_reached = not self.last_ok and error.kind=='network'
+    hint = '. Is the server running, and is sampler.base_url right?' if never_reached else ''
+    return RunBroken(f'no answer for {silence:.0f} s; the last error was: {error}{hint}')
+
 # %% ../../nbs/sampling/04_engine.ipynb #52088cdf
 @patch
 def _check_patience(self:Engine, error):
     "Stop the run if there was no answer for too long."
     silence = time.monotonic()-max(self.last_ok or 0, self.first_fail)
-    if silence<=self._patience_for(error):
-        return
-    never_reached = not self.last_ok and error.kind=='network'
-    hint = '. Is the server running, and is sampler.base_url right?' if never_reached else ''
-    raise self.stop(RunBroken(f'no answer for {silence:.0f} s; the last error was: {error}{hint}'))
+    if silence>self._patience_for(error):
+        raise self.stop(self._no_answer(silence, error))
 
 # %% ../../nbs/sampling/04_engine.ipynb #11ffd47b
 @patch
@@ -270,6 +314,12 @@ async def _sleep(self:Engine, seconds):
     if self.stopped:
         raise self.stopped
 
+# %% ../../nbs/sampling/04_engine.ipynb #1aeb6feb
+@patch
+def _is_own_failure(self:Engine, error, sent):
+    "Check whether a failure counts against its request: others had answers since it was sent."
+    return error.kind!='rate' and (self.last_ok or 0)>sent
+
 # %% ../../nbs/sampling/04_engine.ipynb #0e643685
 @patch
 async def call(self:Engine,
@@ -284,13 +334,30 @@ async def call(self:Engine,
         if error.kind in ('context', 'filtered'):
             raise error
         delay = self._note_failure(error, sent, wait)
-        if error.kind!='rate' and (self.last_ok or 0)>sent:
-            failures += 1
+        failures += self._is_own_failure(error, sent)
         if failures>=self.max_retries:
             raise error
         self.retries += 1
         await self._sleep(delay)
         wait = min(self.cap, wait*2)
+
+# %% ../../nbs/sampling/04_engine.ipynb #f9d92f6b
+async def _kept_call(call, keep):
+    "Await a call for one rollout; give the rollout to `keep`, also one for a call that failed."
+    try:
+        (rollout,) = await call
+    except CallError as e:
+        keep(Rollout(outcome='failed', error=str(e)))
+        raise
+    keep(rollout)
+    return rollout
+
+# %% ../../nbs/sampling/04_engine.ipynb #bb62bc22
+def _verdict_text(r):
+    "Return the text of a judge's answer, or raise a CallError if it was cut or blocked."
+    if r.outcome in ('truncated', 'filtered'):
+        raise CallError(r.outcome, f"the judge's answer was {r.outcome} ({r.finish_reason})")
+    return r.text
 
 # %% ../../nbs/sampling/04_engine.ipynb #bce3f9e5
 def judge_ask(
@@ -302,15 +369,8 @@ def judge_ask(
     engine = engine or Engine(sampler.concurrent_requests, sampler.patience, sampler.max_retries)
     keep = keep or (lambda rollout: None)
     async def ask(messages, **params):
-        try:
-            (r,) = await engine.call(lambda: sampler.ask(messages, **params))
-        except CallError as e:
-            keep(Rollout(outcome='failed', error=str(e)))
-            raise
-        keep(r)
-        if r.outcome in ('truncated', 'filtered'):
-            raise CallError(r.outcome, f"the judge's answer was {r.outcome} ({r.finish_reason})")
-        return r.text
+        call = engine.call(lambda: sampler.ask(messages, **params))
+        return _verdict_text(await _kept_call(call, keep))
     return ask
 
 # %% ../../nbs/sampling/04_engine.ipynb #0e89ec20
@@ -321,19 +381,25 @@ class _LoopThread(threading.Thread):
         self.main, self.ready, self.done = main, threading.Event(), threading.Event()
         self.loop = self.task = self.result = self.error = None
 
-    async def _main(self):
-        self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
-        self.ready.set()
-        return await self.main()
+# %% ../../nbs/sampling/04_engine.ipynb #e389a8a0
+@patch
+async def _main(self:_LoopThread):
+    "Run the coroutine, and say that it can be interrupted."
+    self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
+    self.ready.set()
+    return await self.main()
 
-    def run(self):
-        try:
-            self.result = asyncio.run(self._main())
-        except BaseException as e:
-            self.error = e
-        finally:
-            self.ready.set()
-            self.done.set()
+# %% ../../nbs/sampling/04_engine.ipynb #879c4216
+@patch
+def run(self:_LoopThread):
+    "Run the coroutine in a new event loop, and keep its result or its error."
+    try:
+        self.result = asyncio.run(self._main())
+    except BaseException as e:
+        self.error = e
+    finally:
+        self.ready.set()
+        self.done.set()
 
 # %% ../../nbs/sampling/04_engine.ipynb #952c59a9
 def _interrupt(thread, fn=None):
@@ -360,6 +426,15 @@ def _wait(thread, on_interrupt):
             hits += 1
             _interrupt(thread, on_interrupt if hits==1 else None)
 
+# %% ../../nbs/sampling/04_engine.ipynb #c12ce375
+def _outcome(thread):
+    "Return what the thread's coroutine returned, or raise its error in this thread."
+    if isinstance(thread.error, asyncio.CancelledError):
+        raise KeyboardInterrupt
+    if thread.error is not None:
+        raise thread.error
+    return thread.result
+
 # %% ../../nbs/sampling/04_engine.ipynb #072ee368
 def run_sync(
     main,               # a function without arguments that makes the coroutine
@@ -369,8 +444,4 @@ def run_sync(
     thread = _LoopThread(main)
     thread.start()
     _wait(thread, on_interrupt)
-    if isinstance(thread.error, asyncio.CancelledError):
-        raise KeyboardInterrupt
-    if thread.error is not None:
-        raise thread.error
-    return thread.result
+    return _outcome(thread)

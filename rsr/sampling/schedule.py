@@ -54,6 +54,7 @@ def _own_messages(prompt):
 def _no_source(prompt):
     return None
 
+# %% ../../nbs/sampling/05_schedule.ipynb #0e3d1750
 def _any_fits(prompt, rollout):
     return True
 
@@ -86,20 +87,24 @@ class Schedule:
         self.o = sampling or Sampling()
         self.auto = self.o.step_size=='auto'
         self.pass_at = formatters[0].options.get('pass_threshold', 1.0)
-        self.sampler_key = None                   # the sampler's row in `configs`
-        self.open, self.more = {}, True           # open prompts by key; are there more in the ledger?
-        self.heap, self.seq = [], count(1)        # the queue, and its running numbers
-        self.n, self.closed = Counter(), Counter()   # for the progress line; closed prompts by (passed, not passed)
-        self.prior, self.fit_at = (.5, .5), 64    # Beta(a, b) of the pass rates; refitted at so many scored rollouts
+        self._clear()
+
+# %% ../../nbs/sampling/05_schedule.ipynb #0ea14416
+@patch
+def _clear(self:Schedule):
+    "Set the state of a schedule that knows no prompts yet."
+    self.sampler_key = None                   # the sampler's row in `configs`
+    self.open, self.more = {}, True           # open prompts by key; are there more in the ledger?
+    self.heap, self.seq = [], count(1)        # the queue, and its running numbers
+    self.n, self.closed = Counter(), Counter()   # for the progress line; closed prompts by (passed, not passed)
+    self.prior, self.fit_at = (.5, .5), 64    # Beta(a, b) of the pass rates; refitted at so many scored rollouts
 
 # %% ../../nbs/sampling/05_schedule.ipynb #5512dd27
 @patch
 def needs(self:Schedule, st):
     "Return what each unsatisfied formatter still needs: [(passes, fails), …]."
-    if self.side:
-        needs = [self.side.need(st.prompt, st.seen)]
-    else:
-        needs = [f.need(st.seen) for f in self.formatters]
+    one_side = self.side and [self.side.need(st.prompt, st.seen)]
+    needs = one_side or [f.need(st.seen) for f in self.formatters]
     return [need for need in needs if need!=(0, 0)]
 
 # %% ../../nbs/sampling/05_schedule.ipynb #b20a3a3e
@@ -112,7 +117,7 @@ def tally(self:Schedule, st):
 # %% ../../nbs/sampling/05_schedule.ipynb #50b84555
 @patch
 def chance(self:Schedule, st, r, needs=None):
-    "Return the chance that `r` more samples satisfy the prompt."
+    "Return the chance that `r` more samples satisfy the prompt: that of its least likely formatter."
     needs = self.needs(st) if needs is None else needs
     return min((chance(*self.prior, *self.tally(st), r, *need) for need in needs), default=1.)
 
@@ -123,6 +128,14 @@ def refit(self:Schedule):
     counts = self.closed+Counter(self.tally(st) for st in self.open.values())
     self.prior, self.fit_at = fit_beta(counts), int(self.n['scored']*1.25)+1
 
+# %% ../../nbs/sampling/05_schedule.ipynb #4ad6714a
+@patch
+def _out_of_attempts(self:Schedule, st, needs):
+    "Return the stop reason of a prompt that has used up its attempts."
+    if not needs:
+        return 'satisfied'
+    return 'failed' if st.failed>=self.o.max_rollouts else 'max_rollouts'
+
 # %% ../../nbs/sampling/05_schedule.ipynb #54ce4b66
 @patch
 def _limit_reached(self:Schedule, st, needs):
@@ -131,20 +144,22 @@ def _limit_reached(self:Schedule, st, needs):
     if st.valid>=o.max_rollouts:
         return 'max_rollouts'
     if st.tries>=2*o.max_rollouts:
-        if not needs:
-            return 'satisfied'
-        return 'failed' if st.failed>=o.max_rollouts else 'max_rollouts'
+        return self._out_of_attempts(st, needs)
     if not self.auto and st.valid//o.step_size>=o.max_steps:
         return 'max_steps' if needs else 'satisfied'
+
+# %% ../../nbs/sampling/05_schedule.ipynb #05019ab8
+@patch
+def _is_unscorable(self:Schedule, st):
+    "Check whether a whole step brought no score."
+    step_done = st.valid and (self.auto or st.valid%self.o.step_size==0)
+    return bool(step_done and not st.seen)
 
 # %% ../../nbs/sampling/05_schedule.ipynb #56cd2792
 @patch
 def _is_hopeless(self:Schedule, st, needs):
-    "Check whether to give a prompt up."
+    "Check whether a prompt's chance is below `give_up`."
     o = self.o
-    step_done = st.valid and (self.auto or st.valid%o.step_size==0)
-    if step_done and not st.seen:
-        return True
     if not (o.give_up and o.early_stop and st.seen):
         return False
     return self.chance(st, o.max_rollouts-st.valid, needs)<o.give_up
@@ -158,7 +173,7 @@ def why_done(self:Schedule, st, needs):
     if not needs and (self.o.early_stop or st.valid>=self.o.max_rollouts):
         return 'satisfied'
     reason = self._limit_reached(st, needs)
-    if not reason and self._is_hopeless(st, needs):
+    if not reason and (self._is_unscorable(st) or self._is_hopeless(st, needs)):
         return 'gave_up'
     return reason
 
@@ -190,17 +205,23 @@ def queue(self:Schedule, st, seq=None):
     n = next(self.seq)
     heapq.heappush(self.heap, (st.asked, seq or n, n, st))
 
-# %% ../../nbs/sampling/05_schedule.ipynb #36c868f1
+# %% ../../nbs/sampling/05_schedule.ipynb #28f37f51
 @patch
-def next_up(self:Schedule):
-    "Pop the next prompt to sample, with its turn; (None, None) if there is none."
+def _pop_queued(self:Schedule):
+    "Pop the first queued prompt with something to send, and its turn; None if there is none."
     while self.heap:
         _, seq, _, st = heapq.heappop(self.heap)
         if st.unsent or st.missing:
             return st, seq
-    if self.auto and not self.more:
+
+# %% ../../nbs/sampling/05_schedule.ipynb #36c868f1
+@patch
+def next_up(self:Schedule):
+    "Pop the next prompt to sample, with its turn; (None, None) if there is none."
+    queued = self._pop_queued()
+    if not queued and self.auto and not self.more:
         return self.extra(), None
-    return None, None
+    return queued or (None, None)
 
 # %% ../../nbs/sampling/05_schedule.ipynb #16eecd27
 @patch
@@ -242,12 +263,20 @@ def as_seen(self:Schedule, st, r):
 @patch
 def _is_attempt(self:Schedule, r):
     "Check whether a rollout counts as an attempt under today's recipe."
-    if self.side and r.sampler!=self.sampler_key:
-        return False
-    if r.outcome=='lost':
+    if r.outcome=='lost' or (self.side and r.sampler!=self.sampler_key):
         return False
     had_less_room = r.outcome=='truncated' and (r.max_tokens or 0)<self.sampler.max_tokens
     return not had_less_room or self.is_valid(r)
+
+# %% ../../nbs/sampling/05_schedule.ipynb #c418354f
+@patch
+def _add_valid(self:Schedule, st, r):
+    "Add a valid rollout to a prompt's state, by its score; without one it waits for the verifier."
+    st.valid += 1
+    if r.score is None:
+        st.rescore.append(r)
+    else:
+        st.seen.append(self.as_seen(st, r))
 
 # %% ../../nbs/sampling/05_schedule.ipynb #5b2c9496
 @patch
@@ -256,13 +285,8 @@ def _add_attempt(self:Schedule, st, r):
     st.tries += 1
     st.failed += r.outcome=='failed'
     st.step = r.step
-    if not self.is_valid(r):
-        return
-    st.valid += 1
-    if r.score is None:
-        st.rescore.append(r)
-    else:
-        st.seen.append(self.as_seen(st, r))
+    if self.is_valid(r):
+        self._add_valid(st, r)
 
 # %% ../../nbs/sampling/05_schedule.ipynb #22ef96c7
 @patch

@@ -19,9 +19,16 @@ def engine_for(sampler)->Engine:
     "Return an engine with the slots, patience and retries of a sampler's options."
     return Engine(sampler.concurrent_requests, sampler.patience, sampler.max_retries)
 
+# %% ../../nbs/sampling/06_scoring.ipynb #d0f66dda
 def _price_of(judge, budget):
     "Return a judge's price per token, or None if the run counts no money."
     return model_price(judge.model, judge.price) if any(budget.price) else None
+
+# %% ../../nbs/sampling/06_scoring.ipynb #aa14b943
+def _verifier_options(verifier, store):
+    "Return the options that a verifier's `score` gets in this run."
+    takes_cache = 'cache' in inspect.signature(verifier.score).parameters
+    return dict(cache=VerdictCache(store)) if takes_cache else {}
 
 # %% ../../nbs/sampling/06_scoring.ipynb #da42e923
 class Scorer:
@@ -37,8 +44,7 @@ class Scorer:
         self.counts = {'tokens':0} if counts is None else counts
         self.engines = [engine_for(judge) for judge in self.judges]
         self.prices = [_price_of(judge, budget) for judge in self.judges]
-        takes_cache = 'cache' in inspect.signature(verifier.score).parameters
-        self.options = dict(cache=VerdictCache(store)) if takes_cache else {}
+        self.options = _verifier_options(verifier, store)
         self.verifier_key, self.judge_keys = None, []   # rows in `configs`
         self.errors_in_a_row = 0
 
@@ -63,12 +69,10 @@ def _keep_call(self:Scorer, rollout, judge_key, price, call):
 @patch
 def ask_for(self:Scorer, rollout):
     "Return what a verifier asks about a rollout: a function, a list of several, or None without a judge."
-    asks = []
-    for judge, engine, key, price in zip(self.judges, self.engines, self.judge_keys, self.prices):
-        asks.append(judge_ask(judge, engine, partial(self._keep_call, rollout, key, price)))
-    if len(asks)==1:
-        return asks[0]
-    return asks or None
+    judges = zip(self.judges, self.engines, self.judge_keys, self.prices)
+    asks = [judge_ask(judge, engine, partial(self._keep_call, rollout, key, price))
+            for judge, engine, key, price in judges]
+    return asks[0] if len(asks)==1 else asks or None
 
 # %% ../../nbs/sampling/06_scoring.ipynb #2bb08585
 @patch
@@ -81,26 +85,37 @@ def _after_error(self:Scorer, prompt, e):
                     f"last on prompt '{prompt.id}': {type(e).__name__}: {e}. "
                     'Fix it and resume; no rollouts are lost') from None
 
+# %% ../../nbs/sampling/06_scoring.ipynb #32b9c84e
+@patch
+def _count_verdict(self:Scorer, score):
+    "Count how often in a row a judge gave no verdict."
+    no_verdict = score.value is None and bool(self.judges)
+    self.errors_in_a_row = self.errors_in_a_row+1 if no_verdict else 0
+
 # %% ../../nbs/sampling/06_scoring.ipynb #e962de4a
 @patch
 def _after_score(self:Scorer, prompt, score):
     "Give an unscored Score a reason; stop the run if a judge gave no verdict ten times in a row."
     if score.value is None and not score.reason:
         score.reason = 'the verifier returned None'
-    no_verdict = score.value is None and bool(self.judges)
-    self.errors_in_a_row = self.errors_in_a_row+1 if no_verdict else 0
+    self._count_verdict(score)
     if self.errors_in_a_row>=10:
         raise RunBroken(f"the judge gave no verdict ten times in a row, last on prompt '{prompt.id}': {score.reason}. "
                         'Fix it and resume; no rollouts are lost')
+
+# %% ../../nbs/sampling/06_scoring.ipynb #4235d9c4
+@patch
+async def _verdict(self:Scorer, prompt, rollout):
+    "Call the verifier on a rollout."
+    return await self.verifier.score(rollout.text, prompt.metadata, rollout.reasoning, prompt=prompt.messages,
+                                     ask=self.ask_for(rollout), **self.options)
 
 # %% ../../nbs/sampling/06_scoring.ipynb #04c54f84
 @patch
 async def score(self:Scorer, prompt, rollout)->Score:
     "Return the verifier's Score of a rollout, unscored if it failed; raise RunBroken if it keeps failing."
-    ask = self.ask_for(rollout)
     try:
-        score = await self.verifier.score(rollout.text, prompt.metadata, rollout.reasoning,
-                                          prompt=prompt.messages, ask=ask, **self.options)
+        score = await self._verdict(prompt, rollout)
     except (CallError, Stopped) as e:
         return Score(None, f'judge: {e}')
     except RsrError:

@@ -17,19 +17,24 @@ from .replies import CallError, error_kind, outcome_of
 from .samplers import HttpSampler, sampler
 
 # %% ../../nbs/sampling/02_vllm.ipynb #5b277579
+def _vllm_names():
+    "Import vLLM and return the names that are needed of it."
+    from vllm import SamplingParams
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine.async_llm import AsyncLLM
+    return NS(SamplingParams=SamplingParams, AsyncEngineArgs=AsyncEngineArgs, AsyncLLM=AsyncLLM,
+              FINAL_ONLY=RequestOutputKind.FINAL_ONLY)
+
+# %% ../../nbs/sampling/02_vllm.ipynb #479e47c8
 def _import_vllm():
-    "Return the names that are needed of vLLM, or raise an error that says what to install."
+    "Return vLLM's names, or raise an error that says what to install."
     try:
-        from vllm import SamplingParams
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.async_llm import AsyncLLM
+        return _vllm_names()
     except ImportError as e:
         raise RsrError('sampler.type vllm-offline needs vLLM 0.9 or later, and a GPU that it supports: '
                        f'pip install vllm ({e}). Without one, serve the model elsewhere '
                        'and set sampler.base_url') from None
-    return NS(SamplingParams=SamplingParams, AsyncEngineArgs=AsyncEngineArgs, AsyncLLM=AsyncLLM,
-              FINAL_ONLY=RequestOutputKind.FINAL_ONLY)
 
 # %% ../../nbs/sampling/02_vllm.ipynb #5c0992cd
 @dataclass
@@ -48,34 +53,45 @@ def _loop_in_thread():
     return loop
 
 # %% ../../nbs/sampling/02_vllm.ipynb #77faff3d
-async def _make_engine(vllm, args):
-    "Make an engine in the running loop; return it and its tokenizer."
+def _async_llm(vllm, args):
+    "Return an engine, or raise an error that names the option."
     try:
-        llm = vllm.AsyncLLM.from_engine_args(vllm.AsyncEngineArgs(**args))
+        return vllm.AsyncLLM.from_engine_args(vllm.AsyncEngineArgs(**args))
     except TypeError as e:
         raise RsrError(f"sampler.engine_args: {e}; vLLM's engine arguments are allowed, "
                        'e.g. tensor_parallel_size, data_parallel_size, max_model_len') from None
+
+# %% ../../nbs/sampling/02_vllm.ipynb #7e572651
+async def _make_engine(vllm, args):
+    "Make an engine in the running loop; return it and its tokenizer."
+    llm = _async_llm(vllm, args)
     tokenizer = llm.get_tokenizer()
     if inspect.isawaitable(tokenizer):
         tokenizer = await tokenizer
     return llm, tokenizer
 
+# %% ../../nbs/sampling/02_vllm.ipynb #b5117e95
+def _load_error(e, args):
+    "Return the error for an engine that did not start."
+    if isinstance(e, RsrError):
+        return e
+    return RsrError(f"vLLM could not load '{args.get('model')}': {type(e).__name__}: {e}")
+
 # %% ../../nbs/sampling/02_vllm.ipynb #9d64d640
 def _start_engine(args):
-    "Start an engine in a new thread, or raise an error that names the model."
+    "Start an engine in a new thread; if it fails, stop the thread and raise an error that names the model."
     vllm, loop = _import_vllm(), _loop_in_thread()
     try:
         llm, tokenizer = asyncio.run_coroutine_threadsafe(_make_engine(vllm, args), loop).result()
     except Exception as e:
         loop.call_soon_threadsafe(loop.stop)
-        if isinstance(e, RsrError):
-            raise
-        raise RsrError(f"vLLM could not load '{args.get('model')}': {type(e).__name__}: {e}") from None
+        raise _load_error(e, args) from None
     return VllmEngine(llm, loop, tokenizer, vllm)
 
 # %% ../../nbs/sampling/02_vllm.ipynb #8d09b953
-_engines = {}
+_engines = {}   # by the fingerprint of their arguments
 
+# %% ../../nbs/sampling/02_vllm.ipynb #71823d47
 def vllm_engine(
     **args          # vLLM's engine arguments
 )->VllmEngine:
@@ -102,18 +118,19 @@ class VllmSampler(HttpSampler):
     "Sample with vLLM's async engine in this process; `model` is a folder or a name on the Hugging Face hub."
     engine = None
 
-    def setup(self):
-        super().setup()
-        if not self.model:
-            raise RsrError('sampler.model is missing: vllm-offline needs a model folder, '
-                           'or a name on the Hugging Face hub')
-        self.ids = itertools.count()
-        self.template, self.own = split_params(self.extra_params)
-
-    def prepare(self):
-        self.engine = vllm_engine(**self.args)
     async def close(self):
         pass   # the engine stays for the next loop
+
+# %% ../../nbs/sampling/02_vllm.ipynb #ab6afcef
+@patch
+def setup(self:VllmSampler):
+    "Set what follows from the options."
+    super(VllmSampler, self).setup()
+    if not self.model:
+        raise RsrError('sampler.model is missing: vllm-offline needs a model folder, '
+                       'or a name on the Hugging Face hub')
+    self.ids = itertools.count()
+    self.template, self.own = split_params(self.extra_params)
 
 # %% ../../nbs/sampling/02_vllm.ipynb #2ffa3300
 @patch(as_prop=True)
@@ -121,6 +138,12 @@ def args(self:VllmSampler):
     "Return vLLM's engine arguments."
     defaults = dict(model=self.model, enable_prefix_caching=True, disable_log_stats=True)
     return {**defaults, **(self.engine_args or {})}
+
+# %% ../../nbs/sampling/02_vllm.ipynb #29585e75
+@patch
+def prepare(self:VllmSampler):
+    "Start the engine, or find the one that is running."
+    self.engine = vllm_engine(**self.args)
 
 # %% ../../nbs/sampling/02_vllm.ipynb #a145cb84
 @patch(as_prop=True)
@@ -159,6 +182,12 @@ def _rollout(out, max_tokens, latency):
     return Rollout(clean_text(out.text), finish_reason=out.finish_reason, outcome=outcome,
                    completion_tokens=tokens, latency=latency)
 
+# %% ../../nbs/sampling/02_vllm.ipynb #f3ffaff2
+def _check_aborted(outputs):
+    "Raise an error if the engine aborted the request."
+    if any(o.finish_reason=='abort' for o in outputs):
+        raise CallError('server', 'the engine aborted the request')
+
 # %% ../../nbs/sampling/02_vllm.ipynb #8496a9b6
 def rollouts_of(
     request,           # vLLM's RequestOutput, finished
@@ -167,38 +196,53 @@ def rollouts_of(
 )->list:               # [Rollout, …] in the order of their index
     "Return the rollouts of a finished request."
     outputs = sorted(request.outputs, key=lambda o: o.index)
-    if any(o.finish_reason=='abort' for o in outputs):
-        raise CallError('server', 'the engine aborted the request')
+    _check_aborted(outputs)
     rollouts = [_rollout(o, max_tokens, latency) for o in outputs]
     for first in rollouts[:1]:
         first.prompt_tokens = len(request.prompt_token_ids or ())
     return rollouts
 
 # %% ../../nbs/sampling/02_vllm.ipynb #2b82b5a5
+def _kind_of_rejection(message):
+    "Return the kind of a `ValueError` of the engine: the prompt is too long, or a parameter is wrong."
+    too_long = 'max' in message and ('length' in message or 'model len' in message)
+    return 'context' if too_long else error_kind(400, message)
+
+# %% ../../nbs/sampling/02_vllm.ipynb #18a7af44
 def _engine_error(e):
     "Return the CallError for an exception of the engine."
-    name, text = type(e).__name__, str(e)
-    message = f'{name}: {text}'
-    if 'EngineDead' in name:
+    message = f'{type(e).__name__}: {e}'
+    if 'EngineDead' in type(e).__name__:
         return CallError('fatal', f'the vLLM engine died: {message}')
-    if not isinstance(e, ValueError):
-        return CallError('server', message)
-    too_long = 'max' in message and ('length' in message or 'model len' in message)
-    return CallError('context' if too_long else error_kind(400, message), message)
+    return CallError(_kind_of_rejection(message) if isinstance(e, ValueError) else 'server', message)
 
 # %% ../../nbs/sampling/02_vllm.ipynb #db110b99
 @patch
-async def _generate(self:VllmSampler, ids, n, seed, **params):
-    "Run one request in the engine's own loop; return its last output."
+def _sampling_params(self:VllmSampler, n, seed, **params):
+    "Return vLLM's object for the parameters of a request."
     vllm = self.engine.vllm
     try:
-        given = vllm.SamplingParams(**self.params(n, seed, **params), output_kind=vllm.FINAL_ONLY)
+        return vllm.SamplingParams(**self.params(n, seed, **params), output_kind=vllm.FINAL_ONLY)
     except (TypeError, ValueError) as e:
         raise CallError('request', f'vLLM does not take these parameters: {e}') from None
-    last, name = None, f'rsr-{id(self)}-{next(self.ids)}'
+
+# %% ../../nbs/sampling/02_vllm.ipynb #7bbe26bc
+@patch
+async def _generate(self:VllmSampler, ids, n, seed, **params):
+    "Run one request in the engine's own loop; return its last output."
+    given, last, name = self._sampling_params(n, seed, **params), None, f'rsr-{id(self)}-{next(self.ids)}'
     async for out in self.engine.llm.generate({'prompt_token_ids':ids}, given, name):
         last = out
     return last
+
+# %% ../../nbs/sampling/02_vllm.ipynb #e379587a
+def _request_error(e, timeout):
+    "Return the CallError for an exception of one request."
+    if isinstance(e, CallError):
+        return e
+    if isinstance(e, asyncio.TimeoutError):
+        return CallError('timeout', f'no answer within {timeout} s')
+    return _engine_error(e)
 
 # %% ../../nbs/sampling/02_vllm.ipynb #dc5d22de
 @patch
@@ -208,12 +252,8 @@ async def _output(self:VllmSampler, messages, n, seed, **params):
     job = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(request, self.engine.loop))
     try:
         return await asyncio.wait_for(job, self.timeout)
-    except asyncio.TimeoutError:
-        raise CallError('timeout', f'no answer within {self.timeout} s') from None
-    except CallError:
-        raise
     except Exception as e:
-        raise _engine_error(e) from None
+        raise _request_error(e, self.timeout) from None
 
 # %% ../../nbs/sampling/02_vllm.ipynb #92c4d897
 @patch
