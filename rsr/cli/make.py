@@ -8,7 +8,7 @@ __all__ = ['resume_command', 'run', 'demo', 'plan', 'format_', 'stats', 'prompts
 # %% ../../nbs/cli/02_make.ipynb #cc545b8c
 import json, re, shlex, sys
 from pathlib import Path
-from .usage import as_json, command, out, split_args, usage_of
+from .usage import as_json, command, open_run, out, print_found, split_args, usage_of
 from ..data.files import SHIPPED
 from ..data.types import RsrError, no_such
 
@@ -22,6 +22,11 @@ def resume_command(
     keep = [a for a in argv if not a.startswith('work_dir=')]
     return redact('rsr '+' '.join(map(shlex.quote, [*keep, f'work_dir={work_dir}'])))
 
+# %% ../../nbs/cli/02_make.ipynb #2f09a6ee
+def _has_name(args):
+    "Check whether the first word is a name, not an option."
+    return bool(args) and '=' not in args[0]
+
 # %% ../../nbs/cli/02_make.ipynb #d1cee5e1
 def _with_recipe(args):
     "Return the words of `rsr run`, with the recipe of an existing run in front if none is named."
@@ -32,42 +37,51 @@ def _with_recipe(args):
             return [str(recipe), *args]
     return args
 
-# %% ../../nbs/cli/02_make.ipynb #b318be36
-def _has_name(args):
-    "Check whether the first word is a name, not an option."
-    return bool(args) and '=' not in args[0]
+# %% ../../nbs/cli/02_make.ipynb #4ff939a6
+def _execute(recipe):
+    "Execute a recipe; an exception gets the directory, so that its message can say how to resume."
+    from rsr.run.execution import execute, new_work_dir
+    recipe['work_dir'] = recipe.get('work_dir') or new_work_dir()
+    try:
+        return execute(recipe)
+    except BaseException as e:
+        e.work_dir = recipe['work_dir']
+        raise
 
-# %% ../../nbs/cli/02_make.ipynb #492911bd
+# %% ../../nbs/cli/02_make.ipynb #b318be36
 @command('RECIPE [key=value …]', 'rsr run dpo data.input_path=prompts.jsonl verifier.type=math-rlvr '
          'sampler.base_url=http://localhost:8000/v1')
 def run(args, argv):
     "Sample a recipe (a file, or a shipped name) and write its training files; work_dir=OLD resumes that run."
     from rsr.run.recipe import load_recipe
-    from rsr.run.execution import new_work_dir
-    from rsr.run.execution import execute
     args = _with_recipe(args)
     if not _has_name(args):
         raise usage_of('run')
-    recipe = load_recipe(args[0], args[1:])
-    recipe['work_dir'] = recipe.get('work_dir') or new_work_dir()
-    try:
-        done = execute(recipe)
-    except BaseException as e:
-        e.work_dir = recipe['work_dir']
-        raise
+    done = _execute(load_recipe(args[0], args[1:]))
     _print_result(done, argv)
     return done.exit_code
 
-# %% ../../nbs/cli/02_make.ipynb #5166a700
+# %% ../../nbs/cli/02_make.ipynb #492911bd
+def _written_files(path):
+    "Return the training files of a run, then its held-out ones."
+    return sorted([*(path/'train').glob('*'), *(path/'eval').glob('*')])
+
+# %% ../../nbs/cli/02_make.ipynb #c9faf453
 def _print_result(done, argv):
     "Print the closing lines of a run."
     if done.message:
         out(f'stopped: {done.message}')
     out(f'{done.summary()}\nrun        {done.path}')
-    for path in sorted([*(done.path/'train').glob('*'), *(done.path/'eval').glob('*')]):
+    for path in _written_files(done.path):
         out(f'           {path}')
     if done.stop_reason:
         out(f'resume with: {resume_command(done.path, argv)}')
+
+# %% ../../nbs/cli/02_make.ipynb #0700874c
+def _demo_dir():
+    "Return a new directory for a demo."
+    import time
+    return str(Path('output')/time.strftime('demo_%Y%m%d_%H%M%S'))
 
 # %% ../../nbs/cli/02_make.ipynb #2cb28d00
 def _print_first_rows(folder):
@@ -77,16 +91,15 @@ def _print_first_rows(folder):
             row = json.loads(f.readline() or 'null')
         out(f'{path.name}, first row:\n{as_json(row)}\n')
 
-# %% ../../nbs/cli/02_make.ipynb #bf71177f
+# %% ../../nbs/cli/02_make.ipynb #f6213c3c
 @command('[key=value …]', 'rsr demo sampling.max_rollouts=16')
 def demo(args, argv):
     "Sample 32 shipped questions with the embedded model; writes SFT and DPO files in about a minute."
-    import time
     from rsr.run.recipe import load_recipe
     from rsr.run.execution import execute
     words = [f"data.input_path={SHIPPED/'examples'/'demo.jsonl'}", *args]
     recipe = load_recipe('demo', words)
-    recipe['work_dir'] = recipe.get('work_dir') or str(Path('output')/time.strftime('demo_%Y%m%d_%H%M%S'))
+    recipe['work_dir'] = recipe.get('work_dir') or _demo_dir()
     done = execute(recipe)
     out('')
     _print_first_rows(done.path/'train')
@@ -102,20 +115,25 @@ def _pilot_size(args):
         raise usage_of('plan')
     return int(n)
 
+# %% ../../nbs/cli/02_make.ipynb #149c1df4
+def _pilot(words, n):
+    "Sample a recipe's first `n` prompts, print the forecast, and return the pilot."
+    from rsr.run.forecast import forecast_table, pilot_run
+    from rsr.run.recipe import load_recipe
+    done, forecast = pilot_run(load_recipe(words[0], words[1:]), n)
+    out(forecast_table(forecast))
+    return done
+
 # %% ../../nbs/cli/02_make.ipynb #3ef9f877
 @command('RECIPE [pilot=20] [key=value …]', 'rsr plan dpo pilot=20 data.input_path=prompts.jsonl '
          'verifier.type=math-rlvr sampler.model=gpt-4o-mini work_dir=runs/first')
 def plan(args, argv):
     """Sample a few prompts and forecast the whole run: satisfied prompts, rollouts, tokens, cost, time.
     The run then reuses the samples."""
-    from rsr.run.forecast import forecast_table, pilot_run
-    from rsr.run.recipe import load_recipe
     if not _has_name(args):
         raise usage_of('plan')
-    n = _pilot_size(args)
     words = [a for a in args if not a.startswith('pilot=')]
-    done, forecast = pilot_run(load_recipe(words[0], words[1:]), n)
-    out(forecast_table(forecast))
+    done = _pilot(words, _pilot_size(args))
     out(f"resume with: {resume_command(done.path, ['run', *words])}")
     return done.exit_code
 
@@ -128,15 +146,6 @@ def _refuse_sampling_options(work_dir, options):
                            f"not '{option}': everything else would need new samples or scores "
                            f'(rsr run … work_dir={work_dir})')
 
-# %% ../../nbs/cli/02_make.ipynb #c61b1304
-@command('RUN [key=value …]', 'rsr format output/20260101_120000 formatter.pass_threshold=0.8')
-def format_(args, argv):
-    "Rewrite a run's training files with different formatter options. No model calls."
-    from rsr.run.results import Run
-    if not args:
-        raise usage_of('format')
-    return _rewrite(Run(args[0]), args[1:])
-
 # %% ../../nbs/cli/02_make.ipynb #75765fe2
 def _rows_before(run):
     "Return the rows of each file so far; nothing for a run of an older layout, which the rewrite updates."
@@ -145,45 +154,57 @@ def _rows_before(run):
     except RsrError:
         return {}
 
-# %% ../../nbs/cli/02_make.ipynb #cb5b8fb5
-def _print_rows(run, name, n, before):
-    "Print how many rows a file has, with a warning if it has lost all of them."
-    path = run.path/(name if name.startswith('eval/') else 'train/'+name)
-    rows = f"{n} row{'' if n==1 else 's'}"
-    if n:
-        out(f'{path}: {rows}')
-        return
+# %% ../../nbs/cli/02_make.ipynb #accdb69e
+def _warn_of_lost_rows(name, before):
+    "Warn that a file which had rows has none now."
     if before:
         print(f'rsr: {name} had {before} rows with other options '
               '(rsr format uses those of the recipe and those given here)', file=sys.stderr)
-    out(f'{path}: {rows} (not written: trainers reject an empty file)')
 
-# %% ../../nbs/cli/02_make.ipynb #71aed290
+# %% ../../nbs/cli/02_make.ipynb #cb5b8fb5
+def _print_rows(run, name, n, before):
+    "Print a file's path and how many rows it has, with a warning if it has lost all of them."
+    path = run.path/(name if name.startswith('eval/') else 'train/'+name)
+    if n:
+        out(f"{path}: {n} row{'' if n==1 else 's'}")
+    else:
+        _warn_of_lost_rows(name, before)
+        out(f'{path}: 0 rows (not written: trainers reject an empty file)')
+
+# %% ../../nbs/cli/02_make.ipynb #5b0460cc
 def _rewrite(run, options):
-    "Rewrite the files of a run, with options on top of its recipe; return the exit code."
+    "Rewrite the files of a run, with options on top of its recipe."
     from rsr.formatters.writer import make_formatters
     from rsr.run.recipe import load_recipe
     from rsr.run.files import format_files
-    _refuse_sampling_options(run.path, options)
     recipe, before = load_recipe(run.recipe, options), _rows_before(run)
     for name, n in format_files(run.path, recipe, make_formatters(recipe['formatter'])).items():
         _print_rows(run, name, n, before.get(name))
+
+# %% ../../nbs/cli/02_make.ipynb #71aed290
+@command('RUN [key=value …]', 'rsr format output/20260101_120000 formatter.pass_threshold=0.8')
+def format_(args, argv):
+    "Rewrite a run's training files with different formatter options. No model calls."
+    if not args:
+        raise usage_of('format')
+    run, options = open_run(args[0]), args[1:]
+    _refuse_sampling_options(run.path, options)
+    _rewrite(run, options)
     return 0
 
 # %% ../../nbs/cli/02_make.ipynb #94234ea0
+def _stats_data(run):
+    "Return a run's statistics, with a word on its process if that was killed."
+    found = run.stats()
+    return {**found, 'process':run.process} if run.process else found
+
+# %% ../../nbs/cli/02_make.ipynb #9d3d703a
 @command('RUN [json=true]', 'rsr stats output/20260101_120000')
 def stats(args, argv):
     "Print a run's statistics (works while it is running)."
-    from rsr.run.results import Run
     (path,), opts = split_args('stats', args, 1, 1, ('json',))
-    run = Run(path)
-    if not opts.get('json'):
-        out(run.summary())
-        return 0
-    found = run.stats()
-    if run.process:
-        found = {**found, 'process':run.process}
-    out(as_json(found))
+    run = open_run(path)
+    out(as_json(_stats_data(run)) if opts.get('json') else run.summary())
     return 0
 
 # %% ../../nbs/cli/02_make.ipynb #a8b2e7ea
@@ -191,6 +212,17 @@ def _embedded_model_writes(taxonomy, opts):
     "Check whether the embedded model will write, because no other is named."
     needs_model = not taxonomy.templates or opts.get('turns', 1)!=1 or opts.get('templates') is False
     return not opts.get('sampler') and needs_model
+
+# %% ../../nbs/cli/02_make.ipynb #428aab1d
+def _make_prompts(taxonomy, words):
+    "Write the prompts of a taxonomy, with a warning if the embedded model does."
+    from rsr.taxonomy.generate import make_prompts, prompts_options
+    from rsr.taxonomy.taxonomy import load_taxonomy
+    opts = prompts_options(words)
+    if _embedded_model_writes(load_taxonomy(taxonomy), opts):
+        print('rsr: neither sampler.model nor sampler.base_url is set: the embedded model writes, '
+              'which is small and slow', file=sys.stderr)
+    return make_prompts(taxonomy, **opts)
 
 # %% ../../nbs/cli/02_make.ipynb #314c657f
 def _list_taxonomies():
@@ -210,24 +242,18 @@ def _print_prompts(made, argv):
         out(f'next: rsr run sft data.input_path={made.path} verifier.type=rubric verifier.rubric=helpful_answer '
             'verifier.model=…')
 
-# %% ../../nbs/cli/02_make.ipynb #b4524713
+# %% ../../nbs/cli/02_make.ipynb #584d961f
 @command('TAXONOMY [n=500] [how=quota|independent|pairwise] [out=FILE] [overwrite=true] [turns=1] [sampler.model=…] '
          '[budget.tokens=…] [work_dir=DIR] [key=value …]', 'rsr prompts customer_support n=500 out=prompts.jsonl')
 def prompts(args, argv):
     """Write input prompts from a taxonomy (a file, or a shipped name), by its templates or with a model.
     Without arguments, list the shipped ones."""
-    from rsr.taxonomy.generate import make_prompts, prompts_options
-    from rsr.taxonomy.taxonomy import load_taxonomy
     if not args:
         _list_taxonomies()
         return 0
     if not _has_name(args):
         raise usage_of('prompts')
-    opts = prompts_options(args[1:])
-    if _embedded_model_writes(load_taxonomy(args[0]), opts):
-        print('rsr: neither sampler.model nor sampler.base_url is set: the embedded model writes, '
-              'which is small and slow', file=sys.stderr)
-    made = make_prompts(args[0], **opts)
+    made = _make_prompts(args[0], args[1:])
     _print_prompts(made, argv)
     return made.exit_code
 
@@ -254,52 +280,73 @@ def _recipe_text(name):
     from rsr.run.recipe import RECIPES
     return (RECIPES/f'{name}.yaml').read_text(encoding='utf-8')
 
+# %% ../../nbs/cli/02_make.ipynb #593cb050
+def _list_recipes(names):
+    "Print the shipped recipes, each with its first line, which says what it is for."
+    for name in names:
+        out(f"{name:26} {_recipe_text(name).splitlines()[0].lstrip('# ')}")
+
 # %% ../../nbs/cli/02_make.ipynb #aecafd14
+def _copy_recipe(name, path):
+    "Copy a shipped recipe to a new file."
+    if path.exists():
+        raise RsrError(f'{path} exists; name another file: rsr init {name} FILE')
+    path.write_text(_recipe_text(name)+_MORE, encoding='utf-8')
+    out(f'{path} written. Run it with: rsr run {path} data.input_path=prompts.jsonl verifier.type=math-rlvr')
+
+# %% ../../nbs/cli/02_make.ipynb #e2cb70ec
 @command('[RECIPE] [FILE]', 'rsr init dpo my_dpo.yaml')
 def init(args, argv):
     "List the shipped recipes, or copy one to edit it."
     from rsr.run.recipe import recipe_names
     names = recipe_names()
     if not args:
-        for name in names:
-            out(f"{name:26} {_recipe_text(name).splitlines()[0].lstrip('# ')}")
+        _list_recipes(names)
         return 0
     if args[0] not in names:
         raise RsrError(no_such('recipe', args[0], names))
-    path = Path(args[1] if len(args)>1 else f'{args[0]}.yaml')
-    if path.exists():
-        raise RsrError(f'{path} exists; name another file: rsr init {args[0]} FILE')
-    path.write_text(_recipe_text(args[0])+_MORE, encoding='utf-8')
-    out(f'{path} written. Run it with: rsr run {path} data.input_path=prompts.jsonl verifier.type=math-rlvr')
+    _copy_recipe(args[0], Path(args[1] if len(args)>1 else f'{args[0]}.yaml'))
     return 0
 
 # %% ../../nbs/cli/02_make.ipynb #e53b0683
-def _rubric_option(word):
-    "Return (key, value) of an option of `rsr rubric`."
+def _judge_option(word):
+    "Return (key, value) of an option of the judge."
     from rsr.run.recipe import expand_env, parse_override
-    if not word.startswith('judge.'):
-        return parse_override(word)
     key, value = parse_override('sampler.'+word.removeprefix('judge.'))
     if key in ('sampler.api_key', 'sampler.base_url', 'sampler.headers'):
         value = expand_env(value)
     return key.replace('sampler.', 'judge.', 1), value
 
+# %% ../../nbs/cli/02_make.ipynb #0d3cc562
+def _rubric_option(word):
+    "Return (key, value) of an option of `rsr rubric`."
+    from rsr.run.recipe import parse_override
+    return _judge_option(word) if word.startswith('judge.') else parse_override(word)
+
 # %% ../../nbs/cli/02_make.ipynb #5d91e378
+def _list_rubrics():
+    "Print the shipped rubrics."
+    from rsr.rubric.criteria import load_rubric, rubric_names
+    for name in rubric_names():
+        out(f'{name:22} {load_rubric(name).description}')
+
+# %% ../../nbs/cli/02_make.ipynb #e33240da
+def _validate(rubric, words):
+    "Compare a rubric's judge with human labels, and print the report."
+    from rsr.rubric.validate import report_table, validate_options
+    opts = dict(map(_rubric_option, words))
+    as_data = opts.pop('json', False)
+    return print_found(validate_options(rubric, opts), report_table, as_data)
+
+# %% ../../nbs/cli/02_make.ipynb #16b03818
 @command('[validate RUBRIC labels=FILE] [judge.model=… k=3 json=true]',
          'rsr rubric validate helpful_answer labels=labelled.jsonl judge.model=gpt-4o-mini k=3')
 def rubric(args, argv):
     """List the shipped rubrics, or compare a rubric's judge with human labels.
     Prints agreement, judge variance, and uninformative criteria."""
-    from rsr.rubric.criteria import load_rubric, rubric_names
-    from rsr.rubric.validate import report_table, validate_options
     if not args:
-        for name in rubric_names():
-            out(f'{name:22} {load_rubric(name).description}')
+        _list_rubrics()
         return 0
     if args[0]!='validate' or not _has_name(args[1:]):
         raise usage_of('rubric')
-    opts = dict(map(_rubric_option, args[2:]))
-    as_data = opts.pop('json', False)
-    found = validate_options(args[1], opts)
-    out(as_json(found) if as_data else report_table(found))
-    return 0
+    return _validate(args[1], args[2:])
