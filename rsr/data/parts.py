@@ -21,7 +21,7 @@ class Cluster:
     "The recipe's `cluster:` section."
     actors: int = 4            # processes that sample; they share sampler.concurrent_requests
     block: int = 500           # prompts per block; fixed when the run is first started
-    address: str = None        # of a Ray cluster: auto, host:port, ray://…; None: RAY_ADDRESS, else a local cluster
+    address: str = None        # auto, host:port, ray://…; None: RAY_ADDRESS, or a local cluster for this run
     num_cpus: float = 1        # CPUs that Ray reserves for each actor
     resources: dict = None     # further resources that Ray reserves for each actor, e.g. {node_with_egress: 1}
     runtime_env: dict = None   # Ray's runtime environment, e.g. {pip: […]}

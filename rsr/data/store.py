@@ -82,7 +82,7 @@ def _bad_rows_error(bad):
 @patch
 def add_prompts(self:Store,
     items,                   # (where, Prompt | BadRow) pairs, as `read_prompts` yields them
-    on_bad_row:str='stop'    # stop: raise an error that lists all bad rows; skip: count them
+    on_bad_row:str='stop'    # stop: raise an error that lists all bad rows, write nothing; skip: count them
 )->tuple:                    # (number of prompts, [BadRow, …])
     "Add a whole input; it becomes the run's current input."
     gen = self.gen+1
