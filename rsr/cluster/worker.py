@@ -225,15 +225,14 @@ def _check_driver(self:Worker, loop, *_):
         loop.stop('silent', Stopped('the driver was silent'))
 
 # %% ../../nbs/cluster/02_worker.ipynb #85a60321
-@patch
-async def _run_beside_others(self:Worker, loop, block):
-    "Run the loop of a block, beside those of other blocks."
-    self.loops[block] = loop
-    loop.siblings = self.loops.values()
+async def _run_beside_others(loops, block, loop):
+    "Run the loop of a block; `loops` is {block: loop} of all blocks of the actor."
+    loops[block] = loop
+    loop.siblings = loops.values()
     try:
         await loop.run()
     finally:
-        self.loops.pop(block)
+        loops.pop(block)
 
 # %% ../../nbs/cluster/02_worker.ipynb #a7f6f29c
 @patch
@@ -242,7 +241,8 @@ def _run(self:Worker, loop, job, report):
     loop.wake, loop.granted = asyncio.Event(), job['order']['grant']
     self._share_slots(loop, job['order']['slots'])
     try:
-        asyncio.run_coroutine_threadsafe(self._run_beside_others(loop, job['block']), self.aio).result()
+        running = _run_beside_others(self.loops, job['block'], loop)
+        asyncio.run_coroutine_threadsafe(running, self.aio).result()
     finally:
         report.update(why=loop.stop_reason, n=dict(loop.n), spent=loop.budget.spent)
 
