@@ -27,7 +27,7 @@ RSR = str(Path(sys.executable).parent/'rsr')
 def rsr(*args, cwd=None, env=None, **kw):
     "Run the command line; the finished process with text output."
     return subprocess.run([RSR, *map(str, args)], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True,
-                          text=True, timeout=120, **kw)
+                          text=True, timeout=600, **kw)
 
 @pytest.fixture
 def server():
