@@ -18,8 +18,9 @@ SITE = re.escape(get_config().doc_host + get_config().doc_baseurl)
 AUTO = re.compile(rf'\[(`[^`\]]+`)\]\({SITE}/?([^)#\s]*)(#[^)\s]*)?\)')
 # a link whose text may hold automatic ones
 OUTER = re.compile(rf'\[((?:[^\[\]`]|`[^`\n]*`|{AUTO.pattern})+)\](\([^)\s]+\))')
-# prose means the word: `pairs`, `explore`, `audit` are left alone, `make_pairs`, `Store` and `audit()` are links
-WORD = re.compile(r'`[a-z]+`')
+# prose means the word: `pairs`, `explore`, `audit` are left alone, `make_pairs`, `Store` and `audit()` are links;
+# names that begin with _ have no heading to link to
+WORD = re.compile(r'`([a-z]+|_\w+)`')
 
 
 class exec_exports(exec_show_docs):

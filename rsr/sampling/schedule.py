@@ -23,7 +23,7 @@ class Sampling:
     step_size: int = 4          # samples per step; "auto": one, or several for the last prompts
     max_steps: int = 8          # steps per prompt, at most; ignored with step_size "auto"
     early_stop: bool = True     # stop a prompt when every formatter is satisfied
-    give_up: float = None       # stop a prompt when its estimated chance of success falls below this, in (0, 1)
+    give_up: float = None       # stop a prompt when its estimated chance of success falls below this
     seed: int = None            # makes a local run reproducible, exactly so with sampler.concurrent_requests: 1
     window: int = 4096          # open prompts, at most (memory)
 
