@@ -86,7 +86,7 @@ def response_format(
 def _reason(c, v):
     "Return the reason of what stands under a criterion; raise ValueError if it is malformed."
     if v is REPEATED:
-        raise ValueError(f'{c.id} appears twice')
+        raise ValueError(f'{c.id} stands twice')   # read by the judge
     if not isinstance(v, dict) or set(v)!={'reason', 'verdict'}:
         raise ValueError(f'{c.id} is not an object with the keys reason and verdict')
     if not isinstance(v['reason'], str) or not v['reason'].strip():

@@ -62,7 +62,7 @@ def _reference_letter(metadata):
     if reference is None:
         return None, NO_REFERENCE
     letter = _parse_letter(str(reference))
-    return letter, '' if letter else f'the reference answer {reference!r} is not an option, A to J'
+    return letter, ('' if letter else f'the ground truth {reference!r} is not an option, A to J')
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #00196f11
 @verifier('mcq-rlvr', blocking=False)
@@ -90,7 +90,7 @@ def _as_text(reference):
     "Return a text or a number as text; raise `NotCompared` for anything else."
     usable = isinstance(reference, (str, int, float)) and not isinstance(reference, bool)
     if not usable or reference!=reference:   # NaN
-        raise NotCompared(f'the reference answer {reference!r} is neither text nor a number')
+        raise NotCompared(f'the ground truth {reference!r} is neither text nor a number')
     return f'{reference:.15g}' if isinstance(reference, float) else str(reference)
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #c5dd2774
