@@ -16,7 +16,7 @@ from rsr.run.execution import build
 from rsr.run.recipe import TOP_KEYS, check_recipe, load_recipe, parse_override, schema
 from rsr.run.reference import HELP, NOTES, reference, reference_markdown, targets, yaml_value
 from rsr.run.reward import make_scorer
-from rsr.sampling.engine import Budget
+from rsr.sampling.budget import Budget
 from rsr.sampling.providers import make_sampler
 from rsr.sampling.samplers import HttpSampler
 from rsr.sampling.schedule import Sampling

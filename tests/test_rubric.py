@@ -32,7 +32,7 @@ from rsr.rubric.validate import (
 )
 from rsr.rubric.verdicts import judge_messages, parse_verdicts, verdict_key
 from rsr.sampling.engine import Engine, judge_ask, run_sync
-from rsr.sampling.replies import CallError
+from rsr.sampling.errors import CallError
 from rsr.sampling.samplers import HttpSampler
 from rsr.verifiers.judge import Cache, fence, judge_options, judge_prices
 

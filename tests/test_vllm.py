@@ -53,7 +53,7 @@ def test_truncation_is_the_engines_word(here, vllm):
 
 IMPORTS = '''
 from rsr.sampling.providers import make_sampler
-from rsr.sampling.replies import CallError
+from rsr.sampling.errors import CallError
 from rsr.sampling.engine import run_sync'''
 
 def ask(s, code, **env):

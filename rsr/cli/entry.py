@@ -123,7 +123,7 @@ def exit_code(e)->int:
 # %% ../../nbs/cli/03_entry.ipynb #28ece051
 def _report_error(e, argv):
     "Print the message for an exception, and return its exit code."
-    from rsr.sampling.replies import redact
+    from rsr.data.secrets import redact
     if os.environ.get('RSR_DEBUG') and not isinstance(e, (Usage, SystemExit)):
         raise e
     if isinstance(e, BrokenPipeError):

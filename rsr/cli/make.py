@@ -18,7 +18,7 @@ def resume_command(
     argv:list    # the command line that started it
 )->str:
     "Return the command line that resumes a run."
-    from rsr.sampling.replies import redact
+    from rsr.data.secrets import redact
     keep = [a for a in argv if not a.startswith('work_dir=')]
     return redact('rsr '+' '.join(map(shlex.quote, [*keep, f'work_dir={work_dir}'])))
 

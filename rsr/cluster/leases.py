@@ -8,7 +8,7 @@ __all__ = ['NOTHING', 'cost', 'BudgetLease', 'BudgetPool']
 # %% ../../nbs/cluster/01_leases.ipynb #d22e5c3e
 from operator import mul
 from fastcore.basics import patch
-from ..sampling.engine import Budget
+from ..sampling.budget import Budget
 
 # %% ../../nbs/cluster/01_leases.ipynb #699825d7
 NOTHING = (0, 0, 0, 0)

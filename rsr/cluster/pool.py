@@ -17,7 +17,7 @@ from ..data.index import block_sources, update_index
 from ..data.ledger import ledger_error
 from ..data.parts import KEY_STRIDE, block_keys, key_range
 from ..data.types import RsrError, RunBroken
-from ..sampling.replies import redact
+from ..data.secrets import redact
 
 # %% ../../nbs/cluster/03_pool.ipynb #35f12dd9
 def _tokens_by_block(store, table):

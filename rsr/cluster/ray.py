@@ -14,7 +14,7 @@ from ..data.parts import Cluster
 from ..data.readers import BadRow, READERS, apply_transform, check_row, decode_line, drop_nulls, id_note
 from ..data.readers import load_function, plain_data, to_prompt
 from ..data.types import RsrError, RunBroken
-from ..sampling.replies import redact
+from ..data.secrets import redact
 
 # %% ../../nbs/cluster/00_ray.ipynb #2f9567a0
 def import_ray():

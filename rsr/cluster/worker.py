@@ -17,7 +17,7 @@ from ..data.types import RsrError
 from ..run.execution import build
 from ..sampling.engine import Stopped
 from ..sampling.loop import Loop
-from ..sampling.replies import redact
+from ..data.secrets import redact
 
 # %% ../../nbs/cluster/02_worker.ipynb #7d303b8a
 class BlockLoop(Loop):

@@ -16,7 +16,7 @@ from ..pairs.audit import audit
 from .checklist import checklist
 from ..run.recipe import mask
 from ..run.results import Run
-from ..sampling.replies import redact
+from ..data.secrets import redact
 
 # %% ../../nbs/quality/06_report.ipynb #2edaaa2e
 _DIRECTION_MARKS = '\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'

@@ -10,7 +10,7 @@ import inspect, secrets
 from ..data.files import fingerprint
 from ..data.text import split_thinking
 from .criteria import Criterion
-from ..sampling.replies import CallError
+from ..sampling.errors import CallError
 from ..verifiers.judge import REPEATED, fence, find_objects
 
 # %% ../../nbs/rubric/02_verdicts.ipynb #80ebc385

@@ -20,7 +20,7 @@ from ..formatters.writer import COMMON, make_formatter, make_formatters, write_f
 from ..pairs.collect import count_pairs
 from .recipe import check_recipe, mask, resolve_verifier
 from .reward import write_reward
-from ..sampling.engine import model_price
+from ..sampling.budget import model_price
 from ..sampling.providers import make_sampler
 from ..verifiers.judge import judge_prices
 

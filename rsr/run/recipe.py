@@ -17,8 +17,8 @@ from ..data.parts import Cluster
 from ..data.types import RsrError, no_such
 from ..formatters.splits import check_split
 from ..pairs.strategies import check_pairs
-from ..sampling.engine import Budget
-from ..sampling.replies import add_secret, redact
+from ..sampling.budget import Budget
+from ..data.secrets import add_secret, redact
 from ..sampling.samplers import HttpSampler
 from ..sampling.schedule import Sampling
 

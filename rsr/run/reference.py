@@ -22,7 +22,7 @@ from ..rubric.criteria import Criterion, Rubric, load_rubric, rubric_names
 from ..rubric.evaluate import rubric_scorer
 from .inputs import with_responses
 from .recipe import CHOICES, ENGINES, TOP_KEYS, check_value, parameters, schema, value_range
-from ..sampling.engine import Budget
+from ..sampling.budget import Budget
 from ..sampling.loop import Loop
 from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler, SAMPLERS

@@ -1,8 +1,9 @@
 "Ask a model for samples, within slots and budgets, until every prompt is done."
-from rsr.sampling.replies import CallError
+from rsr.sampling.errors import CallError
 from rsr.sampling.samplers import sampler
 from rsr.sampling.providers import make_sampler
-from rsr.sampling.engine import Budget, Engine, run_sync
+from rsr.sampling.budget import Budget
+from rsr.sampling.engine import Engine, run_sync
 from rsr.sampling.schedule import Sampling, Schedule
 from rsr.sampling.loop import Loop
 

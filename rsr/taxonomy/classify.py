@@ -15,7 +15,8 @@ from ..data.text import clean_text, split_thinking
 from ..data.types import Prompt, RsrError, Score
 from ..formatters.writer import make_formatter
 from ..rubric.agreement import agreement
-from ..sampling.engine import Budget, model_price, run_sync
+from ..sampling.budget import Budget, model_price
+from ..sampling.engine import run_sync
 from ..sampling.loop import Loop
 from ..sampling.schedule import Sampling
 from .dimensions import NONE

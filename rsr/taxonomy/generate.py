@@ -14,7 +14,7 @@ from ..data.store import Store
 from ..data.types import RsrError, no_such
 from ..run.recipe import check_value, mask, parse_override, schema, resolve_secrets
 from ..run.execution import new_work_dir
-from ..sampling.engine import Budget
+from ..sampling.budget import Budget
 from ..sampling.providers import make_sampler
 from .combinations import combinations, template_prompts
 from .generation_result import GenerationResult, WRITTEN, check_out, count_texts, write_rows

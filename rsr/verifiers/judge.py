@@ -14,7 +14,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import dumps
 from ..data.types import RsrError, no_such
-from ..sampling.engine import judge_ask, model_price
+from ..sampling.budget import model_price
+from ..sampling.engine import judge_ask
 from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler
 
