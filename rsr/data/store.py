@@ -164,6 +164,13 @@ def samplers(self:Store)->list:
     used = 'EXISTS(SELECT 1 FROM rollouts WHERE sampler=configs.key)'
     return [k for k, in self.db.execute(f"SELECT key FROM configs WHERE kind='sampler' AND {used}")]
 
+# %% ../../nbs/data/06_store.ipynb #aab211c7
+@patch
+def answered_samplers(self:Store)->list:
+    "Return those of `samplers` that a server has answered for."
+    answered = "EXISTS(SELECT 1 FROM rollouts WHERE sampler=configs.key AND outcome NOT IN ('failed','lost'))"
+    return [k for k, in self.db.execute(f"SELECT key FROM configs WHERE kind='sampler' AND {answered}")]
+
 # %% ../../nbs/data/06_store.ipynb #756f6a96
 @patch
 def stop(self:Store, prompt:int, reason):

@@ -8,9 +8,10 @@ __all__ = ['Engine', 'Stopped', 'judge_ask', 'run_sync']
 # %% ../../nbs/sampling/06_engine.ipynb #7eb53204
 import asyncio, random, threading, time
 from collections import deque
+from dataclasses import dataclass
 from fastcore.basics import patch
 from ..data.types import Rollout, RsrError, RunBroken
-from .errors import CallError
+from .errors import CallError, same_error_key
 
 # %% ../../nbs/sampling/06_engine.ipynb #35a653df
 class Engine:
@@ -32,9 +33,13 @@ def _reset(self:Engine):
     "Set the state of an engine that has sent nothing."
     self.limit, self.active = float(self.slots), 0     # slots now allowed, and in use
     self.paused_until, self.shrunk_at = 0., -1.        # by the monotonic clock
-    self.last_ok, self.first_fail = None, None         # the last answer, and the first failure since
-    self.waiting, self.stopped = deque(), None         # futures of calls that wait; the exception that stopped it
-    self.note, self.retries = '', 0                    # for the progress line
+    self.last_ok, self.first_fail = None, None      # the last answer, and the first failure since
+    self.waiting, self.sleeping = deque(), set()       # futures of calls that wait for a slot, or back off
+    self.inside, self.aside = 0, 0                     # calls under way; those that back off while others are answered
+    self.refused, self.suspects = {}, []               # keys of refused calls by message; futures of those that wait
+    self.refusal = None                                # the last refusal before any answer
+    self.answered_before, self.draining = False, None  # set by a run: an earlier answer; nothing else left to send
+    self.stopped, self.note, self.retries = None, '', 0   # the exception that stopped it; for the progress line
 
 # %% ../../nbs/sampling/06_engine.ipynb #de5c94b8
 @patch
@@ -86,19 +91,57 @@ class Stopped(RsrError):
     "The run was asked to stop: nothing new is sent."
 
 # %% ../../nbs/sampling/06_engine.ipynb #7888715a
+def _release(futures):
+    "Let the calls behind some futures go on, and forget the futures."
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+    futures.clear()
+
+# %% ../../nbs/sampling/06_engine.ipynb #7d7f9511
 @patch
 def stop(self:Engine, exc):
     "Stop sending; waiting calls raise `exc`. Return the exception in force."
     self.stopped = self.stopped or exc
     self._wake()
+    _release(self.sleeping)
+    _release(self.suspects)
     return self.stopped
 
-# %% ../../nbs/sampling/06_engine.ipynb #7d7f9511
-def _delay(error, wait):
-    "Return the seconds, with jitter, until a failed request is retried: as the server says, else after `wait`."
-    if error.retry_after is None:
-        return wait*random.uniform(0.5, 1.5)
-    return min(error.retry_after, 600)+random.uniform(0, 0.2)
+# %% ../../nbs/sampling/06_engine.ipynb #4996ee1a
+@dataclass
+class _Call:
+    key: object               # of its prompt
+    since: float              # when it was first sent, then its last failure, by the monotonic clock
+    wait: float               # seconds of the next back-off
+    failures: float = 0.      # that count against it
+    quota_since: float = None   # since when its answers name a spent quota
+    own: bool = False         # did others get answers since its failure before?
+
+# %% ../../nbs/sampling/06_engine.ipynb #ef1c7242
+@patch
+def _is_own_failure(self:Engine, c):
+    "Check whether others were answered since a call's previous failure."
+    return bool(self.last_ok) and (self.last_ok>c.since or self.first_fail is None)
+
+# %% ../../nbs/sampling/06_engine.ipynb #f98386e9
+@patch
+def _is_last_failure(self:Engine, error):
+    "Check whether a failure comes from a server that has answered, with nothing else left to send."
+    has_answered = self.last_ok or self.answered_before
+    is_last = self.inside==1 if self.draining is None else self.draining
+    return bool(is_last and has_answered and error.kind in ('server', 'malformed', 'timeout'))
+
+# %% ../../nbs/sampling/06_engine.ipynb #5040987f
+@patch
+def _count_failure(self:Engine, error, c):
+    "Count a failure against its call, if it is the call's own."
+    c.own = self._is_own_failure(c)
+    if c.own or self._is_last_failure(error):
+        c.failures += 0.25 if error.kind in ('rate', 'quota') else 1
+    c.since = time.monotonic()
+    if self.first_fail is None:
+        self.first_fail = c.since
 
 # %% ../../nbs/sampling/06_engine.ipynb #58e4435b
 @patch
@@ -107,17 +150,25 @@ def _shrink(self:Engine, sent, now):
     if sent>self.shrunk_at:
         self.limit, self.shrunk_at = max(1., self.limit*0.7), now
 
-# %% ../../nbs/sampling/06_engine.ipynb #726c66e2
+# %% ../../nbs/sampling/06_engine.ipynb #3e2d365b
 @patch
-def _back_off(self:Engine, error, sent, wait):
-    "Slow the engine down after a failed request sent at `sent`; return the seconds until its retry."
-    now, delay = time.monotonic(), _delay(error, wait)
-    if self.first_fail is None:
-        self.first_fail = now
-    if error.kind=='rate':
+def _delay(self:Engine, error, c):
+    "Return the seconds, with jitter, until a failed request is retried: as the server says, else the call's own wait."
+    alone = c.own and error.kind not in ('rate', 'quota')
+    if error.retry_after is None:
+        return min(c.wait, 4*self.base if alone else self.cap)*random.uniform(0.5, 1.5)
+    return min(error.retry_after, self.cap if alone else 600)+random.uniform(0, 0.2)
+
+# %% ../../nbs/sampling/06_engine.ipynb #79701051
+@patch
+def _back_off(self:Engine, error, sent, c):
+    "Slow down after a failed request sent at `sent`; return the seconds until its retry."
+    now, delay = time.monotonic(), self._delay(error, c)
+    c.wait *= 2
+    if error.kind in ('rate', 'quota'):
         self._shrink(sent, now)
-    if error.retry_after is not None or error.kind in ('server', 'network'):
-        self.paused_until = max(self.paused_until, now+delay)
+        if error.retry_after is not None and not c.own:
+            self.paused_until = max(self.paused_until, now+delay)
     return delay
 
 # %% ../../nbs/sampling/06_engine.ipynb #1a5d9f7b
@@ -139,27 +190,72 @@ def _no_answer(self:Engine, silence, error):
 # %% ../../nbs/sampling/06_engine.ipynb #52088cdf
 @patch
 def _check_patience(self:Engine, error):
-    "Stop the run if there was no answer for too long."
+    "Stop the run if there was no answer for too long; fail the last requests of a server that answers alone."
     silence = time.monotonic()-max(self.last_ok or 0, self.first_fail)
-    if silence>self._patience_for(error):
-        raise self.stop(self._no_answer(silence, error))
-
-# %% ../../nbs/sampling/06_engine.ipynb #11ffd47b
-@patch
-def _note_failure(self:Engine, error, sent, wait):
-    "Record a failed request and return the seconds until its retry, or stop the run."
-    if error.kind in ('fatal', 'request'):
-        raise self.stop(RunBroken(f'the provider refused the request: {error}'))
-    delay = self._back_off(error, sent, wait)
-    self.note = f'{error} — retrying'
-    self._check_patience(error)
-    return delay
+    if silence<=self._patience_for(error):
+        return
+    if self._is_last_failure(error):
+        raise error
+    raise self.stop(self._no_answer(silence, error))
 
 # %% ../../nbs/sampling/06_engine.ipynb #ca2cf636
 @patch
+def _check_wait(self:Engine, error, c):
+    "Stop the run if the provider asks all requests to wait longer than the patience."
+    if error.kind=='rate' and (error.retry_after or 0)>max(self.patience, 60) and not c.own:
+        raise self.stop(RunBroken(f'the provider asks to wait {error.retry_after:,.0f} s, longer than sampler.patience '
+                                  f'({self.patience:,.0f} s): {error}. Resume later'))
+
+# %% ../../nbs/sampling/06_engine.ipynb #a814b9e3
+@patch
+def _check_quota(self:Engine, error, c, grace=10):
+    "Stop the run for a spent quota: at once if there never was an answer, else after `grace` seconds without one."
+    now = time.monotonic()
+    if c.quota_since is None or (self.last_ok or 0)>c.quota_since:
+        c.quota_since = now
+    if not self.last_ok or now-c.quota_since>grace:
+        raise self.stop(RunBroken(f'the provider refused the request: {error}'))
+
+# %% ../../nbs/sampling/06_engine.ipynb #c87b4451
+_SAME, _ANY = 5, 50   # prompts with the same refusal, or with any, that stop a run without an answer
+
+@patch
+def _recipe_is_refused(self:Engine):
+    "Check whether so many different prompts were refused that the recipe is the reason."
+    by_message = [len(keys) for keys in self.refused.values()]
+    return max(by_message, default=0)>=_SAME or sum(by_message)>=_ANY
+
+# %% ../../nbs/sampling/06_engine.ipynb #c1348de6
+@patch
+def _judge_refusals(self:Engine):
+    "Let refused calls go on, once all calls under way are refused."
+    if self.suspects and len(self.suspects)==self.inside:
+        _release(self.suspects)
+
+# %% ../../nbs/sampling/06_engine.ipynb #4a6fc053
+@patch
+async def _after_refusal(self:Engine, error, c):
+    "Raise a refusal against its call alone, or stop the run if the recipe is the reason."
+    if not (self.last_ok or self.answered_before):
+        self.refusal = error
+        self.refused.setdefault(same_error_key(error), set()).add(c.key)
+        verdict = asyncio.get_running_loop().create_future()
+        self.suspects.append(verdict)
+        self._judge_refusals()
+        await verdict
+    if not self.last_ok and not self.stopped and self._recipe_is_refused():
+        self.stop(RunBroken(f'the provider refused the request: {error}'))
+    raise self.stopped or error
+
+# %% ../../nbs/sampling/06_engine.ipynb #274cbcf7
+@patch
 def _note_success(self:Engine):
-    "Record an answer, and let the limit grow."
-    self.last_ok, self.first_fail, self.note = time.monotonic(), None, ''
+    "Record an answer, and let the limit grow; the first one after a silence ends every back-off."
+    now = time.monotonic()
+    if self.first_fail is not None and now-(self.last_ok or self.first_fail)>1:
+        _release(self.sleeping)
+    self.last_ok, self.first_fail, self.note = now, None, ''
+    _release(self.suspects)
     if self.limit<self.slots:
         self.limit = min(self.slots, self.limit+1/self.limit)
 
@@ -178,48 +274,86 @@ async def _attempt(self:Engine, fn):
     finally:
         self._leave()
 
-# %% ../../nbs/sampling/06_engine.ipynb #5c00b8fe
+# %% ../../nbs/sampling/06_engine.ipynb #8f860524
 @patch
-async def _sleep(self:Engine, seconds):
-    "Sleep, but not past a stop."
-    end = time.monotonic()+seconds
-    while not self.stopped and (left := end-time.monotonic())>0:
-        await asyncio.sleep(min(left, 0.25))
+async def _sleep(self:Engine, seconds, c):
+    "Sleep, but not past a stop or the end of an outage."
+    alarm = asyncio.get_running_loop().create_future()
+    self.sleeping.add(alarm)
+    self.aside += c.own
+    try:
+        await asyncio.wait([alarm], timeout=seconds)
+    finally:
+        self.aside -= c.own
+        self.sleeping.discard(alarm)
     if self.stopped:
         raise self.stopped
 
+# %% ../../nbs/sampling/06_engine.ipynb #5c00b8fe
+@patch
+async def _check_final(self:Engine, error, c):
+    "Raise the error if its call cannot succeed, or stop the run if none can."
+    if error.kind=='fatal':
+        raise self.stop(RunBroken(f'the provider refused the request: {error}'))
+    if error.kind in ('context', 'filtered'):
+        raise error
+    if error.kind=='request':
+        await self._after_refusal(error, c)
+    if error.kind=='quota':
+        self._check_quota(error, c)
+
 # %% ../../nbs/sampling/06_engine.ipynb #1aeb6feb
 @patch
-def _is_own_failure(self:Engine, error, sent):
-    "Check whether a failure counts against its request: others had answers since it was sent."
-    return error.kind!='rate' and (self.last_ok or 0)>sent
+async def _after_failure(self:Engine, error, sent, c):
+    "Wait until a failed request may be retried; raise if it may not."
+    await self._check_final(error, c)
+    self._count_failure(error, c)
+    if c.failures>=self.max_retries:
+        raise error
+    self._check_wait(error, c)
+    self._check_patience(error)
+    self.note = f'{error} — retrying'
+    self.retries += 1
+    await self._sleep(self._back_off(error, sent, c), c)
 
 # %% ../../nbs/sampling/06_engine.ipynb #0e643685
 @patch
-async def call(self:Engine,
-    fn   # a function without arguments that makes the coroutine
-):       # what the coroutine returns
-    "Run `await fn()` as often as it takes; raise CallError if this call cannot succeed."
-    failures, wait = 0, self.base
+async def _retry(self:Engine, fn, c):
+    "Run `await fn()` as often as it takes."
     while True:
         result, error, sent = await self._attempt(fn)
         if error is None:
             return result
-        if error.kind in ('context', 'filtered'):
-            raise error
-        delay = self._note_failure(error, sent, wait)
-        failures += self._is_own_failure(error, sent)
-        if failures>=self.max_retries:
-            raise error
-        self.retries += 1
-        await self._sleep(delay)
-        wait = min(self.cap, wait*2)
+        await self._after_failure(error, sent, c)
+
+# %% ../../nbs/sampling/06_engine.ipynb #1f4be71a
+@patch
+async def call(self:Engine,
+    fn,         # a function without arguments that makes the coroutine
+    key=None    # of the prompt; None: one of its own
+):              # what the coroutine returns
+    "Run `await fn()` as often as it takes; raise CallError if this call cannot succeed."
+    self.inside += 1
+    try:
+        return await self._retry(fn, _Call(object() if key is None else key, time.monotonic(), self.base))
+    finally:
+        self.inside -= 1
+        self._judge_refusals()
 
 # %% ../../nbs/sampling/06_engine.ipynb #f9d92f6b
+async def _verdict_once(sampler, messages, params, keep):
+    "Ask a judge once; keep an answer that is not whole, and raise it as a CallError."
+    (rollout,) = await sampler.ask(messages, **params)
+    if rollout.outcome=='failed':
+        keep(rollout)
+        raise CallError('malformed', rollout.error)
+    return rollout
+
+# %% ../../nbs/sampling/06_engine.ipynb #b8f7c0cf
 async def _kept_call(call, keep):
     "Await a call for one rollout; give the rollout to `keep`, also one for a call that failed."
     try:
-        (rollout,) = await call
+        rollout = await call
     except CallError as e:
         keep(Rollout(outcome='failed', error=str(e)))
         raise
@@ -243,7 +377,7 @@ def judge_ask(
     engine = engine or Engine(sampler.concurrent_requests, sampler.patience, sampler.max_retries)
     keep = keep or (lambda rollout: None)
     async def ask(messages, **params):
-        call = engine.call(lambda: sampler.ask(messages, **params))
+        call = engine.call(lambda: _verdict_once(sampler, messages, params, keep))
         return _verdict_text(await _kept_call(call, keep))
     return ask
 

@@ -89,7 +89,8 @@ def _can_pay(self:Loop):
 @patch
 def _has_free_slot(self:Loop):
     "Check whether another request may be sent: a slot is free, and the judge keeps up."
-    return self.sending<self.engine.slots and self.pending<=self.most_pending
+    busy = self.sending-min(self.engine.aside, self.engine.slots)   # a request that backs off alone takes no slot
+    return busy<self.engine.slots and self.pending<=self.most_pending
 
 # %% ../../nbs/sampling/10_loop.ipynb #85521c63
 @patch
@@ -181,6 +182,14 @@ async def _finish(self:Loop):
     if self.error:
         raise self.error
 
+# %% ../../nbs/sampling/10_loop.ipynb #96ba8338
+@patch
+def _note_draining(self:Loop):
+    "Tell the engines whether anything else is left to send."
+    self.engine.draining = not (self.more or self.heap)
+    for engine in self.scorer.engines:
+        engine.draining = self.engine.draining and not self.sending
+
 # %% ../../nbs/sampling/10_loop.ipynb #70eee497
 @patch
 def _round(self:Loop):
@@ -189,6 +198,7 @@ def _round(self:Loop):
         self._break(self.error)
     if not self.stop_reason:
         self.fill()
+    self._note_draining()
     self.tick()
     self.store.commit()
     if self.progress:
@@ -201,6 +211,7 @@ async def _rounds(self:Loop, grace):
     while True:
         self._round()
         if self._is_over(grace):
+            self.check_refusals()
             return
         await self._wait(0 if self.can_pull() else 0.5)
 

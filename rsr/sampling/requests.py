@@ -75,10 +75,10 @@ def _differences(old, new):
 # %% ../../nbs/sampling/09_requests.ipynb #3e036624
 @patch
 def _earlier_samplers(self:Requests):
-    "Return the rows in `configs` of the samplers that were used before."
+    "Return the rows in `configs` of the samplers that have answered before."
     if self.side:
         return self.store.get('sides', {}).get(self.side.name, [])
-    return self.store.samplers()
+    return self.store.answered_samplers()
 
 # %% ../../nbs/sampling/09_requests.ipynb #f4de1e8e
 @patch
@@ -115,6 +115,7 @@ def setup(self:Requests):
     self.scorer.setup()
     if self.side:
         self._note_side(key)
+    self.engine.answered_before = key in self.store.answered_samplers()
     self.store.commit()
 
 # %% ../../nbs/sampling/09_requests.ipynb #41783d66
@@ -245,7 +246,7 @@ async def _sample(self:Requests, st, n, idx):
     "Request `n` samples; return (rollouts, error), with None for rollouts that are lost."
     seed = sample_seed(self.o.seed, st.prompt.id, idx)
     try:
-        return await self.engine.call(lambda: self.sampler.ask(self.asked(st), n, seed)), None
+        return await self.engine.call(lambda: self.sampler.ask(self.asked(st), n, seed), st.prompt.key), None
     except CallError as e:
         return [], e
     except (Stopped, asyncio.CancelledError):
@@ -285,7 +286,7 @@ def _fail(self:Requests, st, keys, error):
     outcome = 'filtered' if error.kind=='filtered' else 'failed'
     for key in keys:
         self._end(st, Rollout(key=key, outcome=outcome, error=str(error)))
-    if error.kind=='context':
+    if outcome=='failed' and (not st.valid or error.kind in ('context', 'request')):
         st.error = str(error)
 
 # %% ../../nbs/sampling/09_requests.ipynb #f3cdcdfd
@@ -387,3 +388,11 @@ def _break(self:Requests, e):
     e = _as_run_error(e)
     self.error = self.error or e
     self.stop('broken', Stopped(str(e)))
+
+# %% ../../nbs/sampling/09_requests.ipynb #b3cf2653
+@patch
+def check_refusals(self:Requests):
+    "Break the run if the provider refused its prompts and answered none."
+    never_answered = not (self.engine.last_ok or self.engine.answered_before)
+    if self.engine.refusal and never_answered and not self.stop_reason:
+        self._break(RunBroken(f'the provider refused the request: {self.engine.refusal}'))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from ..data.types import RsrError
 from ..data.secrets import add_secret, redact
-from .errors import CallError, error_kind, retry_after_seconds
+from .errors import CallError, call_error
 from .replies import parse_json, parse_reply
 
 # %% ../../nbs/sampling/02_samplers.ipynb #053f1970
@@ -162,7 +162,7 @@ def _http_error(status, raw, headers):
     message = f'HTTP {status}: {text[:1000]}'
     if status==404:
         message += ' (check the model name, and that sampler.base_url ends as the server expects, usually in /v1)'
-    return CallError(error_kind(status, text), message, retry_after_seconds(headers.get('Retry-After')))
+    return call_error(status, text, headers, message)
 
 # %% ../../nbs/sampling/02_samplers.ipynb #dd5b5971
 @patch
