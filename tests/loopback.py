@@ -38,7 +38,7 @@ OPTIONS = dict(
     words=20,                  # mean length of an answer
     # thinking apart: True or 'reasoning_content', 'reasoning' (the field), 'think' (tags in the content)
     reasoning=False,
-    # body -> str | [str] | message | response | (status, body[, headers]) | None (as usual); sync or async
+    # body -> str | [str] | message | response | (status, body or raw bytes[, headers]) | None (as usual); sync or async
     reply=None,
     model='loopback-1',        # listed by GET /v1/models; any model is served
     median=0., sigma=.8,       # log-normal latency in seconds; median 0: at once
@@ -654,7 +654,7 @@ class Loopback:
             done = sum(len((m.get('content') or '').split()) for m in rows)
             rows = [(m, m.pop('finish_reason', 'stop')) for m in rows]
             out = completion(self.count['requests'], entry['body'], rows, done, 0, self.o.model)
-        data = out.encode() if isinstance(out, str) else orjson.dumps(out)
+        data = out if isinstance(out, bytes) else out.encode() if isinstance(out, str) else orjson.dumps(out)
         made = len(out.get('choices') or ()) if isinstance(out, dict) else 0
         self.after(self.wait(), conn, made,
                    (status, 'application/json', data, [*headers[0].items()] if headers else ()))
