@@ -154,6 +154,18 @@ def init(self:Worker)->dict:
         out['error'] = redact(e)
     return out
 
+# %% ../../nbs/cluster/02_worker.ipynb #b15a0021
+def _sums(loop):
+    "Return what a loop has counted and used."
+    return dict(n=dict(loop.n), spent=loop.budget.since, estimated=loop.budget.estimated)
+
+# %% ../../nbs/cluster/02_worker.ipynb #b15a0022
+def _wishes(loop):
+    "Return what a loop says of its lease and of its slots."
+    budget = loop.budget
+    return dict(grant=loop.granted, want=budget.want, need=budget.need(), nearly_done=loop.nearly_done,
+                note=loop.engine.note)
+
 # %% ../../nbs/cluster/02_worker.ipynb #58472184
 @patch
 def heartbeat(self:Worker,
@@ -165,10 +177,7 @@ def heartbeat(self:Worker,
     loop = self.loops.get(block)
     if not loop:
         return {}
-    budget = loop.budget
-    report = dict(n=dict(loop.n), had=self.had[block], spent=budget.since, grant=loop.granted, want=budget.want,
-                  need=budget.need(), estimated=budget.estimated, nearly_done=loop.nearly_done,
-                  note=loop.engine.note)
+    report = dict(had=self.had[block], **_sums(loop), **_wishes(loop))
     self.aio.call_soon_threadsafe(self._obey, loop, order)
     return report
 
@@ -225,8 +234,7 @@ def _run(self:Worker, loop, job, report):
         running = _run_beside_others(self.loops, job['block'], loop)
         asyncio.run_coroutine_threadsafe(running, self.aio).result()
     finally:
-        budget = loop.budget
-        report.update(why=loop.stop_reason, n=dict(loop.n), spent=budget.since, estimated=budget.estimated)
+        report.update(why=loop.stop_reason, **_sums(loop))
 
 # %% ../../nbs/cluster/02_worker.ipynb #7b7b2227
 @patch
@@ -254,14 +262,16 @@ def _sample(self:Worker, job, report):
         if store.dir.exists() and not report['done']:
             store.close()
 
+# %% ../../nbs/cluster/02_worker.ipynb #b15a0023
+_NOTHING = dict(n={}, spent=Usage(), estimated=False, had=Usage())   # a report before anything was done
+
 # %% ../../nbs/cluster/02_worker.ipynb #56ed3e10
 @patch
 def sample(self:Worker,
     job:dict   # {block, prompts, gen, reviews, keys, state, order, known}
 )->dict:       # {block, done, why, error, code, n, spent, estimated, had}
     "Sample a block to its end, or until it is told to stop."
-    report = dict(block=job['block'], done=False, why=None, error=None, code=0, n={}, estimated=False)
-    report.update(spent=Usage(), had=Usage())
+    report = dict(block=job['block'], done=False, why=None, error=None, code=0, **_NOTHING)
     self.last_heartbeat = time.monotonic()
     try:
         self._sample(job, report)

@@ -199,6 +199,7 @@ _USAGE = '''SELECT {by}, 'sampler', c.fp, c.config, sum(coalesce(prompt_tokens,0
     SELECT {by}, t.kind, c.fp, c.config, sum(coalesce(prompt_tokens,0)), sum(coalesce(completion_tokens,0)),
         count(DISTINCT rollout) FROM calls t LEFT JOIN configs c ON c.key=t.config GROUP BY 1, 2, t.config'''
 
+# %% ../../nbs/data/06_store.ipynb #5bc6cc10
 @patch
 def usage(self:Store,
     by:str='NULL'   # an SQL expression: a group per value

@@ -42,10 +42,9 @@ def _unpriced_judge(d, judges):
 def _make_budget(d, judges):
     "Make the budget of a recipe, with the prices of its models; `judges` are the options of its judges."
     budget = Budget(**d['budget'], **recipe_prices(d))
-    option = _unpriced_judge(d, judges) if budget.limits['usd'] is not None else None
+    option = budget.limits['usd'] is not None and _unpriced_judge(d, judges)
     if option:
-        raise RsrError(f'budget.usd needs the price of the judge: set {option}: {{prompt: …, completion: …}} '
-                       '(US dollars per million tokens; 0 for a model that costs nothing)')
+        raise RsrError(f'budget.usd needs {option}: {{prompt: …, completion: …}} (US dollars per million tokens)')
     return budget
 
 # %% ../../nbs/run/06_execution.ipynb #e5213992

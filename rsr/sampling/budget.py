@@ -37,10 +37,7 @@ def _price_problem(price):
         return f'{price!r} has other values than numbers from 0 up; give'
 
 # %% ../../nbs/sampling/05_budget.ipynb #2f8ba25c
-def check_price(
-    price,       # {prompt, completion} in US dollars per million tokens; None: unknown
-    key:str      # for the message, e.g. sampler.price
-):
+def check_price(price, key:str):   # the price may be None; the key is for the message, e.g. sampler.price
     "Raise an error unless a price has two numbers."
     problem = None if price is None else _price_problem(price)
     if problem:
@@ -106,9 +103,7 @@ def usage_of(
     return Usage(tokens, usd, n) if kind=='sampler' else Usage(tokens, usd, 0, tokens, usd, n)
 
 # %% ../../nbs/sampling/05_budget.ipynb #3cb33e84
-def estimate_tokens(
-    text   # None: no text
-)->int:
+def estimate_tokens(text)->int:
     "Estimate the tokens of a text: one for four bytes of UTF-8."
     return -(-len((text or '').encode('utf-8', 'surrogatepass'))//4)
 
@@ -141,7 +136,7 @@ def _check_limits(limits, price):
     for name, limit in limits.items():
         if limit is not None and not _is_amount(limit):
             raise RsrError(f'budget.{name}: {limit!r} is not a number from 0 up; leave it out for no limit')
-    if limits['usd'] is not None and price is None:
+    if price is None and limits['usd'] is not None:
         raise RsrError('budget.usd needs prices: set sampler.price: {prompt: …, completion: …} '
                        '(US dollars per million tokens)')
 
@@ -173,11 +168,13 @@ def tokens(self:Budget)->int:
     "Return the prompt and completion tokens of the run."
     return self.spent.tokens
 
+# %% ../../nbs/sampling/05_budget.ipynb #e8a8711f
 @patch(as_prop=True)
 def usd(self:Budget)->float:
     "Return the US dollars that the run has spent."
     return self.spent.usd
 
+# %% ../../nbs/sampling/05_budget.ipynb #6319e8c3
 @patch(as_prop=True)
 def minutes(self:Budget)->float:
     "Return the wall-clock time of this process."
@@ -235,9 +232,7 @@ def ledger_usage(
 
 # %% ../../nbs/sampling/05_budget.ipynb #78b8e28b
 @patch
-def count_earlier(self:Budget,
-    store   # Store
-):
+def count_earlier(self:Budget, store):
     "Count what earlier processes have spent; a ledger is counted once."
     if store.dir in self.ledgers:
         return
@@ -249,9 +244,7 @@ def count_earlier(self:Budget,
 
 # %% ../../nbs/sampling/05_budget.ipynb #46c96a32
 @patch
-def note_estimate(self:Budget,
-    store   # Store
-):
+def note_estimate(self:Budget, store):
     "Note that the server sent no token counts for a call, and that they were estimated."
     if not self.estimated:
         self.estimated = True
@@ -263,13 +256,14 @@ def _judging(self:Budget, name):
     "Return the mean cost of judging a response, in the unit of a limit."
     return getattr(self.spent, f'judge_{name}')/self.spent.judged if self.spent.judged else 0.
 
+# %% ../../nbs/sampling/05_budget.ipynb #2432e29d
 @patch
 def expected(self:Budget, name)->float:
     "Return the expected cost of a sample with its judging, in the unit of a limit."
-    spent = self.spent
-    if not spent.samples:
+    if not self.spent.samples:
         return getattr(self.worst, name)
-    return (getattr(spent, name)-getattr(spent, f'judge_{name}'))/spent.samples+self._judging(name)
+    sampling = getattr(self.spent, name)-getattr(self.spent, f'judge_{name}')
+    return sampling/self.spent.samples+self._judging(name)
 
 # %% ../../nbs/sampling/05_budget.ipynb #084d127c
 @patch
@@ -278,6 +272,7 @@ def _room(self:Budget, name, pending):
     taken = getattr(self, name)+getattr(self.reserved, name)
     return self.limits[name]-taken-self._judging(name)*(self.reserved.samples+pending)
 
+# %% ../../nbs/sampling/05_budget.ipynb #0600aa91
 @patch
 def _first_fits(self:Budget, pending):
     "Check whether nothing is in flight whose cost is unknown."
@@ -340,9 +335,7 @@ def message(self:Budget, name)->str:
 
 # %% ../../nbs/sampling/05_budget.ipynb #f1bf6cb7
 @patch
-def over(self:Budget,
-    pending:int=0   # responses that are still to be judged
-):
+def over(self:Budget, pending:int=0):   # responses that are still to be judged
     "Return a message about the limit that another sample would pass, or None while there is room."
     for name, limit in self.limits.items():
         if limit is not None and not self._fits(name, pending):
@@ -350,9 +343,7 @@ def over(self:Budget,
 
 # %% ../../nbs/sampling/05_budget.ipynb #78b782ac
 @patch
-def over_judging(self:Budget,
-    pending:int=0   # responses that are to be judged before
-):
+def over_judging(self:Budget, pending:int=0):   # responses that are to be judged before
     "Return a message about the limit that judging a response would pass, or None while there is room."
     for name, limit in self.limits.items():
         if limit is None:
@@ -385,17 +376,14 @@ def most(self:Budget,
 
 # %% ../../nbs/sampling/05_budget.ipynb #2327b31b
 @patch
-def reserve(self:Budget,
-    worst:Usage   # of a request, with its samples
-):
+def reserve(self:Budget, worst:Usage):   # of a request, with its samples
     "Reserve the worst cost of a request that is sent."
     self.reserved += worst
     self.worst = Usage(worst.tokens/worst.samples, worst.usd/worst.samples)
 
+# %% ../../nbs/sampling/05_budget.ipynb #d4979b43
 @patch
-def release(self:Budget,
-    worst:Usage   # as it was reserved
-):
+def release(self:Budget, worst:Usage):   # as it was reserved
     "Take back the reservation of a request that has ended."
     self.reserved -= worst
     if not self.reserved.samples:

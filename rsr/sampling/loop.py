@@ -46,12 +46,18 @@ def _over_judging(self:Loop):
 # %% ../../nbs/sampling/10_loop.ipynb #cefe9536
 @patch
 def _start_rescores(self:Loop):
-    "Start to score what waits for it, as far as the budget allows; stop the run if that is not at all."
+    "Start to score what waits for it, as far as the budget allows."
     while self.to_rescore and not self._over_judging():
         st, *self.to_rescore = self.to_rescore
         self._start_rescore(st)
-    if self.to_rescore and not self.tasks:
-        self.stop('budget', Stopped(self._over_judging()))
+
+# %% ../../nbs/sampling/10_loop.ipynb #417c7eda
+@patch
+def _stop_unscored(self:Loop):
+    "Stop the run if rollouts wait for a judge that the budget does not allow, and nothing is in flight."
+    over = self._over_judging()
+    if over and self.to_rescore and not self.tasks:
+        self.stop('budget', Stopped(over))
 
 # %% ../../nbs/sampling/10_loop.ipynb #1dcf4ccb
 @patch
@@ -146,6 +152,7 @@ def fill(self:Loop):
     self._refit_if_due()
     self._start_rescores()
     self._open_prompts()
+    self._stop_unscored()
     while self._has_free_slot() and self._can_pay():
         st, turn = self.next_up()
         if st is None:

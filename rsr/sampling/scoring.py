@@ -131,11 +131,8 @@ def _after_score(self:Scorer, prompt, score):
 @patch
 async def _verdict(self:Scorer, prompt, rollout):
     "Call the verifier on a rollout."
-    try:
-        return await self.verifier.score(rollout.text, prompt.metadata, rollout.reasoning, prompt=prompt.messages,
-                                         ask=self.ask_for(rollout), **self.options)
-    finally:
-        self.budget.spent.judged += bool(self.judges)
+    return await self.verifier.score(rollout.text, prompt.metadata, rollout.reasoning, prompt=prompt.messages,
+                                     ask=self.ask_for(rollout), **self.options)
 
 # %% ../../nbs/sampling/08_scoring.ipynb #04c54f84
 @patch
@@ -149,5 +146,7 @@ async def score(self:Scorer, prompt, rollout)->Score:
         raise
     except Exception as e:
         return self._after_error(prompt, e)
+    finally:
+        self.budget.spent.judged += bool(self.judges)
     self._after_score(prompt, score)
     return score

@@ -130,19 +130,26 @@ def make_judge(
                        f'{{model: …, base_url: …}}, not {who!r}')
     return Judge(who, _function_config(who), structured is True)
 
+# %% ../../nbs/verifiers/03_judge.ipynb #b15a0011
+_OPTIONS = [f.name for f in fields(HttpSampler)]
+
+# %% ../../nbs/verifiers/03_judge.ipynb #b15a0012
+def _each_judge(options):
+    "Return the options of each judge: those of the section, and its own on top."
+    shared = {k:v for k, v in options.items() if k in _OPTIONS and v is not None}
+    judges = options.get('judges') or []
+    if not judges and (shared.get('model') or shared.get('base_url')):
+        return [shared]
+    return [{**shared, **judge} for judge in judges]
+
 # %% ../../nbs/verifiers/03_judge.ipynb #6a901961
 def judge_options(
     options:dict   # the recipe's `verifier:` section
 )->list:           # [sampler options of a judge, …]; empty if no judge is named
     "Return the sampler options of each judge of a recipe."
-    known = [f.name for f in fields(HttpSampler)]
-    shared = {k:v for k, v in options.items() if k in known and v is not None}
-    judges = options.get('judges') or []
-    each = [{**shared, **judge} for judge in judges]
-    if not judges and (shared.get('model') or shared.get('base_url')):
-        each = [shared]
+    each = _each_judge(options)
     for i, judge in enumerate(each):
-        check_price(judge.get('price'), f'verifier.judges[{i}].price' if judges else 'verifier.price')
+        check_price(judge.get('price'), f'verifier.judges[{i}].price' if options.get('judges') else 'verifier.price')
     return [_with_defaults(judge) for judge in each]
 
 # %% ../../nbs/verifiers/03_judge.ipynb #6c813ec4
