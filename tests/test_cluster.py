@@ -257,7 +257,7 @@ def test_the_budget_is_one(here, server, cluster):
     write_jsonl('in.jsonl', rows(60))
     spent = lambda: sum(figures('w')['tokens'][k] for k in ('prompt', 'completion'))
     run = spread(recipe(server, here/'w', ('budget.tokens', 6000)))
-    assert run.stop_reason=='budget' and 'budget.tokens: 6000' in run.message and 5000<spent()<=6600
+    assert run.stop_reason=='budget' and 'budget.tokens: 6,000' in run.message and 5000<spent()<=6600
     n = server.stats()['samples']
     # spent is spent
     assert spread(recipe(server, here/'w', ('budget.tokens', 6000))).stop_reason=='budget'

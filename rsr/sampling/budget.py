@@ -159,7 +159,7 @@ class Budget:
         self.spent, self.earlier = Usage(), Usage()   # by all processes; by earlier ones
         self.ledgers, self.estimated = set(), False   # whose past is counted; were tokens estimated?
         self.reserved, self.worst = Usage(), Usage()  # for what is in flight; for a sample of the latest request
-        self.judges = False                           # do judges score?
+        self.judge_worst = Usage()                    # of the judges' answers about a response; without judges 0
         self.t0 = time.monotonic()
 
 # %% ../../nbs/sampling/05_budget.ipynb #3aa96626
@@ -253,15 +253,17 @@ def note_estimate(self:Budget, store):
 # %% ../../nbs/sampling/05_budget.ipynb #92606a3f
 @patch
 def _judging(self:Budget, name):
-    "Return the mean cost of judging a response, in the unit of a limit."
-    return getattr(self.spent, f'judge_{name}')/self.spent.judged if self.spent.judged else 0.
+    "Return the mean cost of judging a response, in the unit of a limit; before it is known, the worst."
+    if not self.spent.judged:
+        return getattr(self.judge_worst, name)
+    return getattr(self.spent, f'judge_{name}')/self.spent.judged
 
 # %% ../../nbs/sampling/05_budget.ipynb #2432e29d
 @patch
 def expected(self:Budget, name)->float:
     "Return the expected cost of a sample with its judging, in the unit of a limit."
     if not self.spent.samples:
-        return getattr(self.worst, name)
+        return getattr(self.worst, name)+self._judging(name)
     sampling = getattr(self.spent, name)-getattr(self.spent, f'judge_{name}')
     return sampling/self.spent.samples+self._judging(name)
 
@@ -272,24 +274,19 @@ def _room(self:Budget, name, pending):
     taken = getattr(self, name)+getattr(self.reserved, name)
     return self.limits[name]-taken-self._judging(name)*(self.reserved.samples+pending)
 
-# %% ../../nbs/sampling/05_budget.ipynb #0600aa91
-@patch
-def _first_fits(self:Budget, pending):
-    "Check whether nothing is in flight whose cost is unknown."
-    return not self.reserved.samples and not (self.judges and pending)
+# %% ../../nbs/sampling/05_budget.ipynb #e5b0e24f
+@patch(as_prop=True)
+def _is_first(self:Budget)->bool:
+    "Return whether the cost of a sample, or that of judging it, is unknown."
+    return not self.spent.samples or bool(self.judge_worst.tokens and not self.spent.judged)
 
 # %% ../../nbs/sampling/05_budget.ipynb #7794d398
 @patch
 def _fits(self:Budget, name, pending):
     "Check whether another sample stays within a limit."
-    if getattr(self, name)>=self.limits[name]:
-        return False
-    if name=='minutes':
-        return True
-    unknown_judging = self.judges and not self.spent.judged
-    if unknown_judging and pending:
-        return False
-    if not self.spent.samples and self._first_fits(pending):
+    if name=='minutes' or getattr(self, name)>=self.limits[name]:
+        return getattr(self, name)<self.limits[name]
+    if self._is_first and not (self.reserved.samples or pending):
         return True
     return self.expected(name)<=self._room(name, pending)*(1+1e-9)
 
@@ -349,8 +346,8 @@ def over_judging(self:Budget, pending:int=0):   # responses that are to be judge
         if limit is None:
             continue
         unknown = not self.spent.judged and pending
-        no_room = name!='minutes' and (unknown or self._judging(name)>self._room(name, pending)*(1+1e-9))
-        if getattr(self, name)>=limit or no_room:
+        too_much = self.spent.judged and name!='minutes' and self._judging(name)>self._room(name, pending)*(1+1e-9)
+        if getattr(self, name)>=limit or unknown or too_much:
             return self.message(name)
 
 # %% ../../nbs/sampling/05_budget.ipynb #bf783e7a

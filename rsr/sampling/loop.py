@@ -20,7 +20,6 @@ class Loop(Requests):
     seconds_before = 0.   # seconds of the run in earlier processes
     kept_at = 0.          # seconds of the run when they were last recorded
     to_rescore = ()       # prompts whose rollouts the current verifier is to score, once the budget allows
-    rescoring = 0         # rollouts that are being scored again
 
 # %% ../../nbs/sampling/10_loop.ipynb #8b40a3a6
 @patch
@@ -34,14 +33,14 @@ def can_pull(self:Loop):
 def _start_rescore(self:Loop, st):
     "Start to score the rollouts that the current verifier has not scored."
     st.pending += len(st.rescore)
-    self.rescoring += len(st.rescore)
+    self.unscored += len(st.rescore)
     self._start(self._rescore(st))
 
 # %% ../../nbs/sampling/10_loop.ipynb #50010209
 @patch
 def _over_judging(self:Loop):
     "Return a message about the limit that scoring another rollout would pass, or None."
-    return self.budget.over_judging(self.pending+self.rescoring) if self.scorer.judges else None
+    return self.budget.over_judging(self.unscored) if self.scorer.judges else None
 
 # %% ../../nbs/sampling/10_loop.ipynb #cefe9536
 @patch
@@ -89,7 +88,6 @@ async def _rescore(self:Loop, st):
     try:
         while st.rescore and not (self.scorer.judges and self.budget.over_judging()):
             await self._score(st, st.rescore.pop(0))
-            self.rescoring -= 1
         self._end_rescore(st)
     except Exception as e:
         self._break(e)
@@ -98,7 +96,7 @@ async def _rescore(self:Loop, st):
 @patch
 def _end_rescore(self:Loop, st):
     "Decide on a prompt whose rollouts are scored; if some are left, it waits again."
-    self.rescoring -= len(st.rescore)
+    self.unscored -= len(st.rescore)
     st.pending -= len(st.rescore)
     if st.rescore:
         self.to_rescore = [*self.to_rescore, st]
@@ -126,7 +124,7 @@ def _is_queued(self:Loop):
 @patch
 def _can_pay(self:Loop):
     "Check whether the budget allows another sample; stop the run if not and nothing is in flight."
-    over = self.budget.over(self.pending+self.rescoring)
+    over = self.budget.over(self.unscored)
     if over and self._is_queued() and not self.tasks:
         self.stop('budget', Stopped(over))
     return not over

@@ -45,6 +45,7 @@ class Requests(Schedule):
 def _reset(self:Requests):
     "Set the state of a run that has not started."
     self.round = self.sending = self.pending = 0        # rounds so far; requests in flight; rollouts being scored
+    self.unscored = 0                                   # rollouts that are scored, or about to be
     self.most_pending = 64+4*self.engine.slots          # above this, a slow judge has enough to do
     self.tasks, self.wake = set(), asyncio.Event()      # requests under way; set when something happened
     self.stop_reason = self.stopped_at = self.message = self.error = None
@@ -221,7 +222,7 @@ def _hold(self:Requests, st, n, change):
 def _samples_at_once(self:Requests, n):
     "Return how many of `n` samples the next request is for, by what the server returns and by the budget."
     n = min(n, self.sampler.max_n)
-    return self.budget.most(n, self._worst(1), self.pending) if self.budget.is_limited else n
+    return self.budget.most(n, self._worst(1), self.unscored) if self.budget.is_limited else n
 
 # %% ../../nbs/sampling/09_requests.ipynb #129786a5
 @patch
@@ -381,6 +382,7 @@ async def _arrived(self:Requests, st, keys, rollouts, error):
     st.valid += len(valid)
     st.inflight -= len(keys)
     st.pending += len(valid)
+    self.unscored += len(valid)
     await self._score_all(st, valid)
     self.advance(st)
 
@@ -402,6 +404,7 @@ async def _score(self:Requests, st, r):
         score = await self.scorer.score(st.prompt, r)
     finally:
         self.pending -= 1
+        self.unscored -= 1
         st.pending -= 1
         self.wake.set()
     if self.side:

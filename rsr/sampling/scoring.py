@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.store import VerdictCache
 from ..data.types import RsrError, RunBroken, Score
-from .budget import fill_in_tokens
+from .budget import Usage, fill_in_tokens, usage_of
 from .engine import Engine, Stopped, judge_ask
 from .errors import CallError
 
@@ -53,6 +53,13 @@ def _price_of(self:Scorer, judge):
     self.budget.add_model(('judge', fp), judge, 'verifier.price')
     return self.budget.price_of('judge', fp, judge.config)
 
+# %% ../../nbs/sampling/08_scoring.ipynb #48e3195a
+@patch
+def _worst(self:Scorer):
+    "Return the worst cost of the judges' answers about a rollout, if each is asked once."
+    limits = [getattr(judge, 'max_tokens', 0) or 0 for judge in self.judges]
+    return sum((usage_of('judge', 0, n, price) for n, price in zip(limits, self.prices)), Usage())
+
 # %% ../../nbs/sampling/08_scoring.ipynb #444aa6f4
 @patch
 def setup(self:Scorer):
@@ -61,7 +68,7 @@ def setup(self:Scorer):
     self.store.put('verifier', self.verifier_key)
     self.judge_keys = [self.store.config_key('judge', judge.config) for judge in self.judges]
     self.prices = [self._price_of(judge) for judge in self.judges]
-    self.budget.judges = bool(self.judges)
+    self.budget.judge_worst = self._worst()
 
 # %% ../../nbs/sampling/08_scoring.ipynb #61ea26ce
 @patch
