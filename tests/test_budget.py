@@ -383,3 +383,18 @@ def test_amounts_are_printed_in_full():
 def test_the_help_says_per_run_and_per_process(here):
     out = ' '.join(rsr('run', '--help', 'budget').stdout.split())
     assert 'over all its processes' in out and 'wall clock of this process' in out
+
+def test_prompts_count_over_resumes(here, server):
+    from test_prompts import Writer, job
+    server.set(reply=Writer())
+    first = job(server, 60, budget=dict(tokens=4000))
+    spent, sent = used(), server.stats()['requests']
+    assert first.exit_code==3 and 2000<spent<=4000+2048+500
+    again = job(server, 60, budget=dict(tokens=spent))
+    assert again.exit_code==3 and server.stats()['requests']==sent and 'all of it by earlier processes' in again.message
+
+def test_two_writers_draw_on_one_budget(here, server):
+    from test_prompts import job, talker
+    server.set(reply=talker([]))
+    made = job(server, 30, turns=3, budget=dict(tokens=9000))
+    assert made.exit_code==3 and used()<=9000+2048+500
