@@ -257,7 +257,7 @@ def test_the_budget_is_one(here, server, cluster):
     write_jsonl('in.jsonl', rows(60))
     spent = lambda: sum(figures('w')['tokens'][k] for k in ('prompt', 'completion'))
     run = spread(recipe(server, here/'w', ('budget.tokens', 6000)))
-    assert run.stop_reason=='budget' and 'budget.tokens: 6000' in run.message and 5000<spent()<=6600
+    assert run.stop_reason=='budget' and 'budget.tokens: 6,000' in run.message and 5000<spent()<=6600
     n = server.stats()['samples']
     # spent is spent
     assert spread(recipe(server, here/'w', ('budget.tokens', 6000))).stop_reason=='budget'
@@ -265,6 +265,33 @@ def test_the_budget_is_one(here, server, cluster):
     assert spent()<=6600
     assert spread(recipe(server, here/'w')).stop_reason is None
     assert balanced('w', server)['prompts']['by_stop_reason']=={'max_rollouts':60}
+
+def test_long_answers_pass_the_budget_by_one_sample_an_actor(here, cluster):
+    def reply(body):
+        choice = dict(index=0, message=dict(role='assistant', content=r'It is \boxed{B}'), finish_reason='stop')
+        return dict(object='chat.completion', choices=[choice], usage=dict(prompt_tokens=20, completion_tokens=900))
+    with Loopback(reply=reply, median=.05) as s:
+        write_jsonl('in.jsonl', rows(60))
+        d = recipe(s, here/'w', ('budget.tokens', 8000), ('sampler.max_tokens', 1000))
+        run = spread(d)
+        spent = sum(figures('w')['tokens'][k] for k in ('prompt', 'completion'))
+        assert run.stop_reason=='budget' and 4000<spent<=8000+d['cluster']['actors']*1020, run.message
+        n = s.stats()['requests']
+        again = spread(recipe(s, here/'w', ('budget.tokens', spent), ('sampler.max_tokens', 1000)))
+        assert again.stop_reason=='budget' and s.stats()['requests']==n
+        assert f'({spent:,} spent, all of it by earlier processes); raise it to go on' in again.message
+
+def test_without_usage_tokens_are_estimated_and_zero_buys_nothing(here, cluster):
+    def reply(body):
+        choice = dict(index=0, message=dict(role='assistant', content=r'It is \boxed{B}'), finish_reason='stop')
+        return dict(object='chat.completion', choices=[choice])
+    with Loopback(reply=reply, median=.01) as s:
+        write_jsonl('in.jsonl', rows(60))
+        run = spread(recipe(s, here/'w', ('budget.tokens', 0)))
+        assert run.stop_reason=='budget' and s.stats()['requests']==0
+        run = spread(recipe(s, here/'w', ('budget.tokens', 1000), ('sampler.max_tokens', 64)))
+        assert run.stop_reason=='budget' and 'tokens estimated from the text' in run.message
+        assert figures('w')['tokens']['estimated'] and s.stats()['requests']>20
 
 def test_a_judges_tokens_have_their_own_price(here, server, cluster):
     with Loopback(reply=lambda body: 'It says A. '*12+'\nANSWER: A', median=.01) as judge:

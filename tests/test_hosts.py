@@ -136,7 +136,7 @@ def test_a_run_over_two_hosts(here, hosts, run):
     work = ('w', 'data.input_path=in.jsonl', 'cluster={actors: 2, block: 15, num_cpus: 2}')   # an actor fills a host
     code, out = run(*work, 'budget.tokens=6000')
     spent = sum(figures('w')['tokens'][k] for k in ('prompt', 'completion'))
-    assert code==3 and 'budget.tokens: 6000' in out and 5000<spent<=6600, out
+    assert code==3 and 'budget.tokens: 6,000' in out and 5000<spent<=6600, out
     assert hosts.server.stats()['max_inflight']<=12
     hosts.server.set(median=.1)
     p = run(*work, wait=False)

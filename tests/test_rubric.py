@@ -634,18 +634,18 @@ def test_scorer_of_a_recipe(here):
     (here/'checks.py').write_text(CODE)
     assert rubric_scorer(dict(rubric=programmatic('short')))[1]==[]
 
-PRICE, DEAR = dict(prompt=1., completion=2.), dict(prompt=5., completion=15.)
+PRICE, DEAR, FREE = dict(prompt=1., completion=2.), dict(prompt=5., completion=15.), dict(prompt=0., completion=0.)
 
 @pytest.mark.parametrize('section,prices', [
     (dict(model='a', price=PRICE), [PRICE]), (dict(), []),
     (dict(price=PRICE, judges=[dict(model='a'), dict(model='b', price=DEAR)]), [PRICE, DEAR]),
     (dict(model='a', judges=[dict(price=DEAR), dict(model='b')]), [DEAR, None]),
     (dict(judges=[dict(model='a', price=PRICE), dict(model='b', price=DEAR)]), [PRICE, DEAR]),
-    (dict(model='a', price=PRICE, judges=[dict(model='b', price=dict(prompt=0.))]), [dict(prompt=0.)])])
+    (dict(model='a', price=PRICE, judges=[dict(model='b', price=FREE)]), [FREE])])
 def test_each_judge_has_its_own_price(section, prices):
     section = dict(section, base_url='http://x/v1') if section else section
     got = judge_prices(section)
-    assert [p for _, p in got]==[q and (q.get('prompt', 0)/1e6, q.get('completion', 0)/1e6) for q in prices]
+    assert [p for _, p in got]==[q and (q['prompt']/1e6, q['completion']/1e6) for q in prices]
     assert all('price' not in c for c, _ in got)                   # a new price makes no verdict old
     if got:
         v, js = rubric_scorer(dict(section, rubric='helpful_answer'))

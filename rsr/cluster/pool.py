@@ -8,31 +8,27 @@ __all__ = ['spent_before', 'Pool']
 # %% ../../nbs/cluster/03_pool.ipynb #b3870783
 import asyncio, os, sqlite3, time
 from collections import Counter, deque
+from itertools import groupby
 from types import SimpleNamespace
 from fastcore.basics import patch
 from .leases import BudgetPool
 from .ray import import_ray
-from .worker import Worker, call_costs, equal_shares, needed_env
+from .worker import Worker, equal_shares, needed_env
 from ..data.index import block_sources, update_index
 from ..data.ledger import ledger_error
 from ..data.parts import KEY_STRIDE, block_keys, key_range
 from ..data.types import RsrError, RunBroken
+from ..sampling.budget import ledger_usage
 from ..data.secrets import redact
-
-# %% ../../nbs/cluster/03_pool.ipynb #35f12dd9
-def _tokens_by_block(store, table):
-    "Return {block: [prompt, completion] tokens} of a table."
-    rows = store.db.execute(f'''SELECT key/{KEY_STRIDE}, coalesce(sum(prompt_tokens),0),
-        coalesce(sum(completion_tokens),0) FROM {table} GROUP BY 1''')
-    return {block:tokens for block, *tokens in rows}
 
 # %% ../../nbs/cluster/03_pool.ipynb #f3bf6285
 def spent_before(
-    store   # the run's Store, with an up-to-date index
-)->dict:    # {block: (prompt, completion, judge's prompt, judge's completion) tokens}
-    "Return what each block has cost so far."
-    sampled, judged = _tokens_by_block(store, 'rollouts'), _tokens_by_block(store, 'calls')
-    return {b:(*sampled.get(b, (0, 0)), *judged.get(b, (0, 0))) for b in sampled.keys()|judged.keys()}
+    store,      # the run's Store, with an up-to-date index
+    price_of    # as `Budget.price_of`
+)->dict:        # {block: Usage}
+    "Return what each block has used so far."
+    rows = sorted(store.usage(f't.key/{KEY_STRIDE}'), key=lambda row: row[0])
+    return {block:ledger_usage(group, price_of) for block, group in groupby(rows, key=lambda row: row[0])}
 
 # %% ../../nbs/cluster/03_pool.ipynb #cc93bbb5
 class Pool:
@@ -61,10 +57,8 @@ class Pool:
 def _budget(self:Pool):
     "Return the pool of budget leases."
     budget = self.loop.budget
-    pool = BudgetPool(budget.limits, budget.price, spent_before(self.store), self.slots, budget.judge_price)
-    if pool.limits:
-        pool.session = call_costs(self.store)
-    return pool
+    past, estimated = spent_before(self.store, budget.price_of), self.store.get('estimated_tokens', False)
+    return BudgetPool(budget.limits, past, self.slots, estimated)
 
 # %% ../../nbs/cluster/03_pool.ipynb #644f4a0e
 @patch
@@ -122,9 +116,9 @@ async def run(self:Pool):
 @patch
 def _limit_reached(self:Pool):
     "Say which limit of the budget is reached, or return None."
-    minutes, limit = self.loop.budget.minutes, self.loop.budget.limits.get('minutes')
-    if limit is not None and minutes>limit:
-        return f'budget.minutes: {limit:g} ({minutes:.4g} spent)'
+    budget, limit = self.loop.budget, self.loop.budget.limits['minutes']
+    if limit is not None and budget.minutes>=limit:
+        return budget.message('minutes')
     return self.budget.spent(self.live)
 
 # %% ../../nbs/cluster/03_pool.ipynb #ab000de1
@@ -277,7 +271,7 @@ def job(self:Pool, block)->dict:
     self.budget.open(block)
     return dict(block=block, prompts=self._block_prompts(block), gen=self.store.gen, keys=chosen,
                 reviews=self._block_reviews(block), state=self.left[block], order=self.order(block),
-                known=self.budget.known(), first=max(1, 4//self.slots))
+                known=self.budget.known())
 
 # %% ../../nbs/cluster/03_pool.ipynb #7457064b
 @patch
@@ -295,11 +289,20 @@ def order(self:Pool, block)->dict:
     return dict(stop=self.stop_reason, message=self.message, grant=self.budget.granted.get(block),
                 slots=self._shares_of(self.live[block]))
 
+# %% ../../nbs/cluster/03_pool.ipynb #3b96c35b
+@patch
+def note_estimate(self:Pool, estimated):
+    "Note that a worker has estimated tokens, because the server sends no counts."
+    if estimated and not self.budget.estimated:
+        self.budget.estimated = True
+        self.store.put('estimated_tokens', True)
+
 # %% ../../nbs/cluster/03_pool.ipynb #676a5d86
 @patch
 def record_progress(self:Pool, block, report):
     "Record what a heartbeat brought back."
     self.counts[block], self.engine.note = Counter(report['n']), report['note']
+    self.note_estimate(report['estimated'])
     if report['nearly_done']:
         self.nearly_done.add(block)
     else:
@@ -357,6 +360,7 @@ def block_returned(self:Pool, block, report):
     self.live.pop(block, None)
     self.counts[block] = Counter(report['n'])
     self.budget.close(block, report['had'], report['spent'])
+    self.note_estimate(report['estimated'])
     if report['why']=='broken':
         error = RunBroken if report['code']==1 else RsrError
         self.fail(error(report['error']))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_CHANGE', 'MAX_P', 'MIN_PROMPTS', 'chance', 'fit_beta', 'wilson', 'corrected_rate', 'initial_rates',
-           'rate_difference', 'change_verdict', 'compare_rates', 'tv_distance', 'tv_compare', 'binom_tail']
+           'rate_difference', 'change_verdict', 'compare_rates', 'tv_distance', 'tv_compare', 'binom_tail', 'amount']
 
 # %% ../../nbs/data/04_statistics.ipynb #127ce202
 import math
@@ -281,3 +281,13 @@ def binom_tail(
     if k<=n*p:
         return max(0., 1-binom_tail(n-k+1, n, 1-p))
     return _sum_tail(k, n, p)
+
+# %% ../../nbs/data/04_statistics.ipynb #56eaffef
+def amount(
+    x:float   # finite
+)->str:
+    "Write a number in full, with six digits that matter, or two decimals if it has more before the point."
+    if x==int(x):
+        return f'{int(x):,}'
+    decimals = max(2, 5-math.floor(math.log10(abs(x))))
+    return f'{x:,.{decimals}f}'.rstrip('0').rstrip('.')

@@ -199,6 +199,22 @@ def add_call(self:Store,
     self.begin().execute(_CALL, (kind, rollout, config, r.outcome, r.text, r.prompt_tokens, r.completion_tokens,
                                  r.latency, r.error))
 
+# %% ../../nbs/data/06_store.ipynb #71db1518
+_USAGE = '''SELECT {by}, 'sampler', c.fp, c.config, sum(coalesce(prompt_tokens,0)), sum(coalesce(completion_tokens,0)),
+        sum(completion_tokens>0) FROM rollouts t LEFT JOIN configs c ON c.key=t.sampler GROUP BY 1, t.sampler
+    UNION ALL
+    SELECT {by}, t.kind, c.fp, c.config, sum(coalesce(prompt_tokens,0)), sum(coalesce(completion_tokens,0)),
+        count(DISTINCT rollout) FROM calls t LEFT JOIN configs c ON c.key=t.config GROUP BY 1, 2, t.config'''
+
+# %% ../../nbs/data/06_store.ipynb #5bc6cc10
+@patch
+def usage(self:Store,
+    by:str='NULL'   # an SQL expression: a group per value
+)->list:            # [(group, kind, fingerprint, configuration, prompt tokens, completion tokens, responses), …]
+    "Return the tokens used by each model, for sampling and for other calls (judge …)."
+    rows = self.db.execute(_USAGE.format(by=by))
+    return [(by, kind, fp, orjson.loads(config or 'null'), *sums) for by, kind, fp, config, *sums in rows]
+
 # %% ../../nbs/data/06_store.ipynb #645aa389
 class VerdictCache:
     "A judge's verdicts by fingerprint, stored in the ledger."

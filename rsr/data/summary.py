@@ -7,8 +7,8 @@ __all__ = ['samples', 'prompt_counts', 'score_counts', 'pass_rate', 'stats', 'wr
            'stats_table']
 
 # %% ../../nbs/data/08_summary.ipynb #548ede87
-from .files import Atomic, fingerprint, json_pretty
-from .statistics import corrected_rate
+from .files import Atomic, json_pretty
+from .statistics import amount, corrected_rate
 from .types import EPS
 
 # %% ../../nbs/data/08_summary.ipynb #dd4283ac
@@ -97,29 +97,19 @@ def pass_rate(
     return dict(plain=plain, pooled=passed/scored if scored else None, corrected=corrected,
                 interval=interval and list(interval))
 
-# %% ../../nbs/data/08_summary.ipynb #6f2f5e84
-_TOKENS = 'coalesce(sum(r.prompt_tokens),0), coalesce(sum(r.completion_tokens),0)'
-
-def _token_counts(store):
-    "Return (prompt, completion) tokens of the samples, and (prompt, completion, fingerprint) of each judge."
-    sampled = store.db.execute(f'SELECT {_TOKENS} FROM rollouts r').fetchone()
-    judged = store.db.execute(
-        f'SELECT {_TOKENS}, c.fp FROM calls r LEFT JOIN configs c ON c.key=r.config GROUP BY c.fp').fetchall()
-    return sampled, judged
-
 # %% ../../nbs/data/08_summary.ipynb #22860980
-def _usage(store, price, judge_price=None, judge_prices=()):
-    "Return tokens and cost in US dollars; `judge_prices` are (config, price) of judges with their own price."
-    sampled, judged = _token_counts(store)
-    tokens = dict(prompt=sampled[0]+sum(j[0] for j in judged), completion=sampled[1]+sum(j[1] for j in judged),
-                  judge=sum(j[0]+j[1] for j in judged))
-    if not price:
-        return tokens, None
-    own_prices = {fingerprint(config):p for config, p in judge_prices}
-    bills = [(sampled, price)]
-    for prompt, completion, fp in judged:
-        bills.append(((prompt, completion), own_prices.get(fp) or judge_price or price))
-    return tokens, sum(n*per_token for counts, prices in bills for n, per_token in zip(counts, prices))
+def _usage(store, price_of):
+    "Return tokens and cost in US dollars."
+    tokens, cost = dict(prompt=0, completion=0, judge=0), 0.
+    for _, kind, fp, config, prompt, completion, _ in store.usage():
+        tokens['prompt'] += prompt
+        tokens['completion'] += completion
+        tokens['judge'] += 0 if kind=='sampler' else prompt+completion
+        price = price_of(kind, fp, config) if price_of else (0., 0.)
+        cost += prompt*price[0]+completion*price[1]
+    if store.get('estimated_tokens'):
+        tokens['estimated'] = True
+    return tokens, cost if price_of else None
 
 # %% ../../nbs/data/08_summary.ipynb #888aaaf1
 def _side_stats(store, pass_threshold, fail_threshold, outcomes):
@@ -144,12 +134,10 @@ def stats(
     pass_threshold:float=1.0,     # in [0, 1]
     fail_threshold:float=0.0,     # in [0, 1]; None: every score that does not pass
     outcomes=('kept',),           # which rollouts are valid
-    price=None,                   # (prompt, completion) in US dollars per token
-    judge_price=None,             # of the judge's tokens; None: the same
-    judge_prices=()               # [(config, price), …] of judges with a price of their own
+    price_of=None                 # as `Budget.price_of`: US dollars per token of each model; None: unknown
 )->dict:
     "Compute the statistics of a run from its ledger."
-    tokens, cost = _usage(store, price, judge_price, judge_prices)
+    tokens, cost = _usage(store, price_of)
     out = dict(prompts=prompt_counts(store), samples=samples(store),
                scores=score_counts(store, pass_threshold, fail_threshold, outcomes),
                pass_rate=pass_rate(store, pass_threshold, outcomes),
@@ -229,9 +217,10 @@ def _cost_rows(d):
     "Yield the rows on tokens, cost and time."
     t = d['tokens']
     judge = f" (judge: {t['judge']:,})" if t['judge'] else ''
-    yield 'tokens', f"{t['prompt']:,} prompt, {t['completion']:,} completion{judge}"
+    estimated = '; partly estimated from the text, for the server sends no counts' if t.get('estimated') else ''
+    yield 'tokens', f"{t['prompt']:,} prompt, {t['completion']:,} completion{judge}{estimated}"
     if d['cost'] is not None:
-        yield 'cost', f"{d['cost']:.4f} US dollars"
+        yield 'cost', f"{amount(d['cost'])} US dollars"
     yield 'time', f"{d['seconds']:.1f} s"
 
 # %% ../../nbs/data/08_summary.ipynb #c2552c5e

@@ -17,6 +17,7 @@ from ..data.types import EPS, Rollout, RsrError, no_such, passed
 from ..formatters.pairing import implausible, unlike_length
 from .flaws import flaw_messages, flaw_of, flaw_problem, introduce_flaw, load_flaws
 from .references import load_reference, with_reference
+from ..sampling.budget import check_price
 from ..sampling.loop import Loop
 from ..sampling.samplers import HttpSampler
 from ..sampling.schedule import PairSide
@@ -132,6 +133,7 @@ def flawed(sampler,
 class RuleSampler:
     "A sampler that introduces flaws by rule and calls no model."
     drop_truncated, max_tokens, max_n, concurrent_requests, patience, max_retries = True, None, 1, 16, 60, 0
+    calls_no_model = True   # its copies cost nothing
     config = dict(type='rule')
     def __init__(self, flaws):
         self.flaws = flaws
@@ -183,6 +185,7 @@ def _check_sampler_options(k, options):
     for o in options or {}:
         if o not in _sampler_keys:
             raise RsrError(no_such('key', f'pairs.{k}.{o}', [f'pairs.{k}.{x}' for x in _sampler_keys]))
+    check_price((options or {}).get('price'), f'pairs.{k}.price')
 
 # %% ../../nbs/pairs/02_strategies.ipynb #a14c5838
 def _check_number(k, v):

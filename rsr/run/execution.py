@@ -19,7 +19,7 @@ from ..formatters.methods import FORMATTERS
 from ..formatters.splits import stage_shares
 from ..formatters.writer import make_formatters, options_of
 from ..pairs.strategies import make_plan, pair_loops, pair_options
-from .files import run_statistics, save_recipe, write_training_files
+from .files import recipe_prices, run_statistics, save_recipe, write_training_files
 from .inputs import check_references, load_input, missing_prompts_note
 from .recipe import resolve_secrets, resolve_verifier
 from .results import Run
@@ -31,12 +31,21 @@ from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
 
 # %% ../../nbs/run/06_execution.ipynb #f90ed2ea
-def _make_budget(d, sampler, verifier):
-    "Make the budget of a recipe, with the prices of model and judge."
-    counts_money = d['budget'].get('usd') is not None or sampler.get('price')
-    price = model_price(sampler.get('model'), sampler.get('price')) if counts_money else None
-    judge_price = model_price(verifier.get('model'), verifier.get('price')) if price else None
-    return Budget(price=price, judge_price=judge_price, **d['budget'])
+def _unpriced_judge(d, judges):
+    "Return the option that lacks the price of a judge, or None; `judges` are their options."
+    for i, judge in enumerate(judges):
+        own = model_price(judge.get('model'), judge.get('price'), 'verifier.price')
+        if not own and judge.get('type')!='local' and judge.get('model')!=d['sampler'].get('model'):
+            return f'verifier.judges[{i}].price' if d['verifier'].get('judges') else 'verifier.price'
+
+# %% ../../nbs/run/06_execution.ipynb #b7145925
+def _make_budget(d, judges):
+    "Make the budget of a recipe, with the prices of its models; `judges` are the options of its judges."
+    budget = Budget(**d['budget'], **recipe_prices(d))
+    option = budget.limits['usd'] is not None and _unpriced_judge(d, judges)
+    if option:
+        raise RsrError(f'budget.usd needs {option}: {{prompt: …, completion: …}} (US dollars per million tokens)')
+    return budget
 
 # %% ../../nbs/run/06_execution.ipynb #e5213992
 def _check_sampling(d, needs):
@@ -99,9 +108,9 @@ def build(
     sampler, verifier = resolve_secrets(d['sampler']), resolve_verifier(d['verifier'])
     plan = _pair_plan(d, sampler)
     chosen, sampling = (plan.chosen, plan.sampling) if plan else (sampler, {})
-    parts = dict(sampler=make_sampler(**resolve_secrets(chosen)), sampling=Sampling(**{**d['sampling'], **sampling}),
-                 budget=_make_budget(d, sampler, verifier))
+    parts = dict(sampler=make_sampler(**resolve_secrets(chosen)), sampling=Sampling(**{**d['sampling'], **sampling}))
     parts['verifier'], judges = make_scorer(verifier)
+    parts['budget'] = _make_budget(d, judges)
     parts['judges'] = [make_sampler(**j) for j in judges]
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)
     parts['mix'] = d['resume'].get('mix', False)

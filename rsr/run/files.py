@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['SHARED_OPTIONS', 'save_recipe', 'saved_recipe', 'valid_outcomes', 'valid_groups', 'PairCounts', 'write_formats',
-           'formatter_config', 'by_name', 'files_on_disk', 'written_recipe', 'write_training_files', 'run_statistics',
-           'format_files']
+           'formatter_config', 'by_name', 'files_on_disk', 'written_recipe', 'write_training_files', 'recipe_prices',
+           'run_statistics', 'format_files']
 
 # %% ../../nbs/run/04_files.ipynb #65f03bf5
 import orjson, yaml
 from collections import Counter
 from pathlib import Path
-from ..data.files import Atomic, json_pretty
+from ..data.files import Atomic, fingerprint, json_pretty
 from ..data.store import Store
 from ..data.summary import stats, write_stats
 from ..data.types import RsrError
@@ -20,7 +20,7 @@ from ..formatters.writer import COMMON, make_formatter, make_formatters, write_f
 from ..pairs.collect import count_pairs
 from .recipe import check_recipe, mask, resolve_verifier
 from .reward import write_reward
-from ..sampling.budget import model_price
+from ..sampling.budget import Budget, model_price
 from ..sampling.providers import make_sampler
 from ..verifiers.judge import judge_prices
 
@@ -30,6 +30,15 @@ def save_recipe(store, d):
     with Atomic(store.dir/'recipe.yaml') as f:
         f.write(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True).encode())
 
+# %% ../../nbs/run/04_files.ipynb #b15a0001
+def _with_whole_prices(d):
+    "Complete half a price in the recipe of an older run with 0: so it was counted then."
+    for section in 'sampler', 'verifier':
+        price = (d.get(section) or {}).get('price')
+        if price:
+            d[section]['price'] = {'prompt':0, 'completion':0, **price}
+    return d
+
 # %% ../../nbs/run/04_files.ipynb #67b38675
 def saved_recipe(
     path    # a run directory
@@ -38,7 +47,7 @@ def saved_recipe(
     file = Path(path)/'recipe.yaml'
     if not file.is_file():
         raise RsrError(f'{path}: this run was stopped before it started; run the same command again')
-    return check_recipe(yaml.safe_load(file.read_text(encoding='utf-8')))
+    return check_recipe(_with_whole_prices(yaml.safe_load(file.read_text(encoding='utf-8'))))
 
 # %% ../../nbs/run/04_files.ipynb #1c27b614
 def valid_outcomes(d)->tuple:
@@ -225,21 +234,40 @@ def _fail_threshold(d, options):
     return options.get('fail_threshold', None if d['verifier'].get('type')=='rubric' else 0.0)
 
 # %% ../../nbs/run/04_files.ipynb #f1f8a3ee
-def _prices(d):
-    "Return the prices of the model, of its judge, and of several judges, as far as they are known."
+def _sampler_prices(d, price):
+    "Return {(kind, model): price} of the recipe's model and of those of the sides of its pairs."
+    out, pairs, main = {}, d.get('pairs') or {}, d['sampler'].get('model') or ''
+    for side in 'strong', 'weak', 'writer':
+        options = pairs.get(side) or {}
+        model = options.get('model') or main
+        out['sampler', model] = model_price(model, options.get('price'), f'pairs.{side}.price') or price
+    return {**out, ('sampler', main):price}
+
+# %% ../../nbs/run/04_files.ipynb #1d8f3c77
+def recipe_prices(
+    d:dict   # a checked recipe
+)->dict:     # {price, judge_price, known}, as `Budget` takes them; the price is None if it is unknown
+    "Return the prices of all models of a recipe."
     sampler, verifier = d['sampler'], d['verifier']
     price = model_price(sampler.get('model'), sampler.get('price'))
     if not price:
-        return None, None, ()
-    panel = judge_prices(resolve_verifier(verifier)) if verifier.get('judges') else ()
-    return price, model_price(verifier.get('model'), verifier.get('price')), panel
+        return dict(price=None)
+    judge_price, known = model_price(verifier.get('model'), verifier.get('price'), 'verifier.price'), {}
+    if judge_price:
+        known['judge', verifier.get('model') or ''] = judge_price
+    if verifier.get('judges'):
+        panel = judge_prices(resolve_verifier(verifier))
+        known |= {('judge', fingerprint(config)):own for config, own in panel if own}
+    return dict(price=price, judge_price=judge_price, known={**known, **_sampler_prices(d, price)})
 
 # %% ../../nbs/run/04_files.ipynb #10d416f8
 def run_statistics(store, d)->dict:
     "Count what a run sampled and what came of it, under a recipe."
     options = make_formatter(**d['formatter'][0]).options
     pass_threshold = options.get('pass_threshold', 1.0)
-    return stats(store, pass_threshold, _fail_threshold(d, options), valid_outcomes(d), *_prices(d))
+    prices = recipe_prices(d)
+    price_of = Budget(**prices).price_of if prices['price'] else None
+    return stats(store, pass_threshold, _fail_threshold(d, options), valid_outcomes(d), price_of)
 
 # %% ../../nbs/run/04_files.ipynb #0d6d869a
 def format_files(

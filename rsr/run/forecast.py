@@ -125,7 +125,7 @@ def forecast_table(
         return 'nothing was sampled: no forecast'
     cost = 'cost       unknown: set sampler.price={prompt: …, completion: …} (US dollars per million tokens)'
     if f['usd']:
-        cost = _line('usd', f['usd'], ' US dollars', decimals=2)
+        cost = _line('usd', f['usd'], ' US dollars', decimals=2 if f['usd'][0]>=1 else 4)
     return '\n'.join([f"forecast   for {f['prompts']:,} prompts, from {f['pilot']} that were sampled",
                       _line('satisfied', f['satisfied'], ' prompts'), _line('rollouts', f['rollouts']),
                       _line('tokens', f['tokens']), cost, _line('minutes', f['minutes'], decimals=1)])

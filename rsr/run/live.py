@@ -9,6 +9,7 @@ __all__ = ['snapshot', 'duration', 'snapshot_html', 'Live']
 import html, threading, time
 from copy import deepcopy
 from fastcore.basics import patch
+from ..data.statistics import amount
 from .execution import build, carry_out, execute, new_work_dir, prepare, total_prompts
 from .results import Run
 
@@ -32,7 +33,7 @@ def snapshot(
     budget = loop.budget
     left = (total-loop.n['closed'])/pace if pace else None
     return dict(side=loop.side and loop.side.name, total=total, **_counts(loop.n),
-                usd=budget.usd if any(budget.price) else None, seconds=since, left=left,
+                usd=budget.usd if budget.counts_money else None, seconds=since, left=left,
                 in_flight=loop.sending, note=loop.engine.note)
 
 # %% ../../nbs/run/07_live.ipynb #2434a78f
@@ -53,7 +54,7 @@ def _table_rows(s, state):
     yield 'prompts', f"{s['closed']:,} of {s['total']:,} done, {s['satisfied']:,} satisfied"
     yield 'passed', '–' if s['pass_rate'] is None else f"{s['pass_rate']:.0%} of {s['scored']:,} scored"
     yield 'rollouts', ', '.join(f'{k} {v:,}' for k, v in s['outcomes'].items()) or '–'
-    cost = '' if s['usd'] is None else f", {s['usd']:.2f} US dollars"
+    cost = '' if s['usd'] is None else f", {amount(s['usd'])} US dollars"
     yield 'cost', f"{s['tokens']:,} tokens{cost}"
     left = '' if state else f", about {duration(s['left'])} left"
     yield 'time', f"{duration(s['seconds'])}{left}"

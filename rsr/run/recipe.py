@@ -17,7 +17,7 @@ from ..data.parts import Cluster
 from ..data.types import RsrError, no_such
 from ..formatters.splits import check_split
 from ..pairs.strategies import check_pairs
-from ..sampling.budget import Budget
+from ..sampling.budget import Budget, check_price
 from ..data.secrets import add_secret, redact
 from ..sampling.samplers import HttpSampler
 from ..sampling.schedule import Sampling
@@ -59,8 +59,8 @@ def schema()->dict:
     "Return {section: {key: (type, default)}} of all sections except formatters."
     sampler = {'type':(str, None), **_field_options(HttpSampler)}
     return dict(data=dict(_DATA), sampling=_field_options(Sampling), sampler=sampler, verifier=_judge_options(sampler),
-                budget=parameters(Budget.__init__, 1, ('price', 'judge_price')), resume=dict(mix=(bool, False)),
-                cluster=_field_options(Cluster))
+                budget=parameters(Budget.__init__, 1, ('price', 'judge_price', 'known')),
+                resume=dict(mix=(bool, False)), cluster=_field_options(Cluster))
 
 # %% ../../nbs/run/01_recipe.ipynb #a51fd5d6
 def _recipe_path(recipe):
@@ -177,7 +177,7 @@ RANGES = {'sampling.max_rollouts':(0, 10_000), 'sampling.step_size':(1, 10_000),
           'sampling.give_up':(0, 1), 'sampling.window':(1, 10**7), 'temperature':(0, 5), 'top_p':(0, 1),
           'max_tokens':(1, 10**7), 'concurrent_requests':(1, 100_000), 'timeout':(0.01, 10**6), 'max_retries':(0, 1000),
           'patience':(0, 10**7), 'cluster.actors':(1, 10_000), 'cluster.block':(1, 10**6), 'cluster.attempts':(1, 100),
-          'cluster.num_cpus':(0, 1024), 'budget.usd':(0, 10**9), 'budget.tokens':(1, 10**15),
+          'cluster.num_cpus':(0, 1024), 'budget.usd':(0, 10**9), 'budget.tokens':(0, 10**15),
           'budget.minutes':(0, 10**6)}
 CHOICES = {'data.on_bad_row':('stop', 'skip')}
 ENGINES = 'local', 'ray'
@@ -266,19 +266,11 @@ def _check_paths(d):
         if d.get(k) is not None and not isinstance(d[k], str):
             raise RsrError(f'{k}: {d[k]!r} is not a path')
 
-# %% ../../nbs/run/01_recipe.ipynb #af884095
-def _is_price(p):
-    numbers = isinstance(p, dict) and all(isinstance(x, (int, float)) for x in p.values())
-    return numbers and set(p)<={'prompt', 'completion'}
-
 # %% ../../nbs/run/01_recipe.ipynb #58dbb12a
 def _check_prices(d):
-    "Raise unless prices are mappings of numbers."
+    "Raise unless prices have two numbers."
     for s in ('sampler', 'verifier'):
-        price = d[s].get('price')
-        if price and not _is_price(price):
-            raise RsrError(f'{s}.price: {price!r} is not {{prompt: …, completion: …}}, '
-                           'in US dollars per million tokens')
+        check_price(d[s].get('price'), f'{s}.price')
 
 # %% ../../nbs/run/01_recipe.ipynb #e303b194
 def _check_judges(d):

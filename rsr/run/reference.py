@@ -67,7 +67,6 @@ HELP = {
     'data.input_path':'the file of prompts; required for a new run',
     'data.transform':'"file.py:function" that turns a row into id, messages and metadata; '
                      'rows for which it returns null are left out',
-    'budget.usd':'limit in US dollars',
     'split.eval':'share of the prompts to hold out',
     'split.near':'near-duplicate prompts go to the same side',
     'split.by':'what stays on one side together: the same prompt, or the same value under a metadata key'}
@@ -345,7 +344,8 @@ NOTES = {
     'pairs':'With `pairs:`, the `dpo` formatter applies these rules in place of a fail threshold.',
     'cluster':'For `engine: ray`.',
     'resume':'A run whose directory exists is resumed; no option is needed.',
-    'budget':'A run that reaches a limit ends with exit code 3, after it has written its files.',
+    'budget':'A run that reaches a limit ends with exit code 3, after it has written its files. Dollars and tokens '
+             'count over all processes of a run; raise the limit to resume it. Minutes count anew in each.',
     'rubric file':'A YAML file, named by `verifier.rubric`. It must have `categories` and `criteria`.',
     'rubric file: criteria':'One mapping per criterion, with `id`, `category`, and `question` or `function`.'}
 

@@ -64,8 +64,8 @@ _CONTEXT = re.compile(
     r'context[ _-]?(length|size|window)|maximum context|model.?s maximum length|too many (input )?tokens'
     r'|(prompt|input|request|message)s? (is|are) too (long|large)|reduce the length|longer than the model'
     r'|input token count|input length should be|prompt contains \d{1,9} tokens|string_above_max_length'
-    r'|(token|length) limit exceeded|exceeds? the (model|context|input|max\w{0,9} (number of tokens|(input|prompt) length))'
-    r'|exceed_context|输入.{0,10}(过长|超)|超过.{0,10}长度', re.I)
+    r'|exceeds? the (model|context|input|max\w{0,9} (number of tokens|(input|prompt) length))'
+    r'|(token|length) limit exceeded|exceed_context|输入.{0,10}(过长|超)|超过.{0,10}长度', re.I)
 
 # %% ../../nbs/sampling/00_errors.ipynb #a8805e72
 _FILTER = re.compile(

@@ -7,6 +7,7 @@ __all__ = ['Loop', 'progress_text', 'ProgressBar']
 
 # %% ../../nbs/sampling/10_loop.ipynb #46a63d59
 import asyncio, sqlite3, sys, time
+from heapq import heappop
 from fastcore.basics import patch
 from .engine import Stopped
 from .requests import Requests
@@ -18,20 +19,44 @@ class Loop(Requests):
     started = None        # when this process started, by the monotonic clock
     seconds_before = 0.   # seconds of the run in earlier processes
     kept_at = 0.          # seconds of the run when they were last recorded
+    to_rescore = ()       # prompts whose rollouts the current verifier is to score, once the budget allows
 
 # %% ../../nbs/sampling/10_loop.ipynb #8b40a3a6
 @patch
 def can_pull(self:Loop):
     "Check whether there is room for another open prompt."
     room = len(self.open)<self.o.window and self.pending<=self.most_pending
-    return self.more and not self.stop_reason and room
+    return self.more and not self.stop_reason and room and not self.to_rescore
 
 # %% ../../nbs/sampling/10_loop.ipynb #00f2d0bc
 @patch
 def _start_rescore(self:Loop, st):
     "Start to score the rollouts that the current verifier has not scored."
     st.pending += len(st.rescore)
+    self.unscored += len(st.rescore)
     self._start(self._rescore(st))
+
+# %% ../../nbs/sampling/10_loop.ipynb #50010209
+@patch
+def _over_judging(self:Loop):
+    "Return a message about the limit that scoring another rollout would pass, or None."
+    return self.budget.over_judging(self.unscored) if self.scorer.judges else None
+
+# %% ../../nbs/sampling/10_loop.ipynb #cefe9536
+@patch
+def _start_rescores(self:Loop):
+    "Start to score what waits for it, as far as the budget allows."
+    while self.to_rescore and not self._over_judging():
+        st, *self.to_rescore = self.to_rescore
+        self._start_rescore(st)
+
+# %% ../../nbs/sampling/10_loop.ipynb #417c7eda
+@patch
+def _stop_unscored(self:Loop):
+    "Stop the run if rollouts wait for a judge that the budget does not allow, and nothing is in flight."
+    over = self._over_judging()
+    if over and self.to_rescore and not self.tasks:
+        self.stop('budget', Stopped(over))
 
 # %% ../../nbs/sampling/10_loop.ipynb #1dcf4ccb
 @patch
@@ -40,7 +65,8 @@ def _open_prompt(self:Loop, prompt, rollouts):
     st = self.restore(prompt, rollouts)
     self.open[prompt.key] = st
     if st.rescore:
-        self._start_rescore(st)
+        self.to_rescore = [*self.to_rescore, st]
+        self._start_rescores()
     else:
         self.advance(st)
 
@@ -58,14 +84,24 @@ def _pull(self:Loop):
 # %% ../../nbs/sampling/10_loop.ipynb #a8bf89ea
 @patch
 async def _rescore(self:Loop, st):
-    "Score the rollouts that the current verifier has not scored."
+    "Score the rollouts that the current verifier has not scored, until the budget is used up."
     try:
-        for r in st.rescore:
-            await self._score(st, r)
-        st.rescore.clear()
-        self.advance(st)
+        while st.rescore and not (self.scorer.judges and self.budget.over_judging()):
+            await self._score(st, st.rescore.pop(0))
+        self._end_rescore(st)
     except Exception as e:
         self._break(e)
+
+# %% ../../nbs/sampling/10_loop.ipynb #7499466b
+@patch
+def _end_rescore(self:Loop, st):
+    "Decide on a prompt whose rollouts are scored; if some are left, it waits again."
+    self.unscored -= len(st.rescore)
+    st.pending -= len(st.rescore)
+    if st.rescore:
+        self.to_rescore = [*self.to_rescore, st]
+    else:
+        self.advance(st)
 
 # %% ../../nbs/sampling/10_loop.ipynb #a3f15398
 @patch
@@ -76,12 +112,20 @@ def _open_prompts(self:Loop, most=512):
             break
         self._pull()
 
+# %% ../../nbs/sampling/10_loop.ipynb #a0ac3ce3
+@patch
+def _is_queued(self:Loop):
+    "Check whether a prompt waits for samples; forget those that no longer do."
+    while self.heap and not (self.heap[0][-1].unsent or self.heap[0][-1].missing):
+        heappop(self.heap)
+    return bool(self.heap)
+
 # %% ../../nbs/sampling/10_loop.ipynb #8d3dc0be
 @patch
 def _can_pay(self:Loop):
-    "Check whether the budget allows another request; stop the run if not and nothing is in flight."
-    over = self.budget.over(self.sending+1)
-    if over and not self.sending:
+    "Check whether the budget allows another sample; stop the run if not and nothing is in flight."
+    over = self.budget.over(self.unscored)
+    if over and self._is_queued() and not self.tasks:
         self.stop('budget', Stopped(over))
     return not over
 
@@ -105,7 +149,9 @@ def fill(self:Loop):
     "Open prompts, and send requests while slots are free and the budget allows."
     self.round += 1
     self._refit_if_due()
+    self._start_rescores()
     self._open_prompts()
+    self._stop_unscored()
     while self._has_free_slot() and self._can_pay():
         st, turn = self.next_up()
         if st is None:
@@ -115,8 +161,9 @@ def fill(self:Loop):
 # %% ../../nbs/sampling/10_loop.ipynb #f8d8d1d9
 @patch
 def start(self:Loop):
-    "Enter the run into the ledger, start the clock, and begin to read prompts."
+    "Enter the run into the ledger, count what it has spent, start the clock, and begin to read prompts."
     self.setup()
+    self.budget.count_earlier(self.store)
     self.seconds_before, self.started = self.store.get('seconds', 0.), time.monotonic()
     self.kept_at = self.seconds_before
     self.source = self.store.walk(self.verifier_key, keys=self.keys, detail=bool(self.side))

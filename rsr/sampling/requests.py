@@ -8,9 +8,10 @@ __all__ = ['Requests']
 # %% ../../nbs/sampling/09_requests.ipynb #e02fed0e
 import asyncio, sqlite3, time
 from fastcore.basics import patch
+from ..data.files import fingerprint
 from ..data.ledger import ledger_error
 from ..data.types import Rollout, RsrError, RunBroken, passed
-from .budget import Budget
+from .budget import Budget, estimate_prompt, fill_in_tokens, usage_of
 from .engine import Stopped
 from .errors import CallError
 from .schedule import Schedule, sample_seed
@@ -44,6 +45,7 @@ class Requests(Schedule):
 def _reset(self:Requests):
     "Set the state of a run that has not started."
     self.round = self.sending = self.pending = 0        # rounds so far; requests in flight; rollouts being scored
+    self.unscored = 0                                   # rollouts that are scored, or about to be
     self.most_pending = 64+4*self.engine.slots          # above this, a slow judge has enough to do
     self.tasks, self.wake = set(), asyncio.Event()      # requests under way; set when something happened
     self.stop_reason = self.stopped_at = self.message = self.error = None
@@ -104,6 +106,13 @@ def _sampler_config(self:Requests):
     "Return the configuration of the sampler, with that of the side it samples for."
     return {**self.sampler.config, **(self.side.config if self.side else {})}
 
+# %% ../../nbs/sampling/09_requests.ipynb #da00c14a
+@patch
+def _learn_price(self:Requests, config):
+    "Return the price of the sampler's tokens; `config` is its configuration."
+    self.budget.add_model(('sampler', config.get('model', '')), self.sampler, 'sampler.price')
+    return self.budget.price_of('sampler', fingerprint(config), config)
+
 # %% ../../nbs/sampling/09_requests.ipynb #724080ed
 @patch
 def setup(self:Requests):
@@ -112,6 +121,7 @@ def setup(self:Requests):
     key = self.store.config_key('sampler', config)
     self._refuse_others(key, config)
     self.sampler_key = key
+    self.price = self._learn_price(config)
     self.scorer.setup()
     if self.side:
         self._note_side(key)
@@ -189,11 +199,37 @@ def _count_requested(st, n):
     st.tries += n
     st.asked += n
 
+# %% ../../nbs/sampling/09_requests.ipynb #00a14c33
+def _token_limit(sampler):
+    "Return how many tokens a response may have; 0 if no model is called."
+    more = getattr(sampler, 'extra_params', None) or {}
+    given = [more[k] for k in ('max_tokens', 'max_completion_tokens') if isinstance(more.get(k), int)]
+    return max(given, default=sampler.max_tokens or 0)
+
+# %% ../../nbs/sampling/09_requests.ipynb #c1f564b6
+@patch
+def _worst(self:Requests, n, prompt=0):
+    "Return the worst cost of a request for `n` samples with so many prompt tokens."
+    return usage_of('sampler', prompt, n*_token_limit(self.sampler), self.price, n)
+
+@patch
+def _hold(self:Requests, st, n, change):
+    "Reserve the worst cost of a prompt's request, or release it again; `change` does that."
+    if self.budget.is_limited:
+        change(self._worst(n, estimate_prompt(self._sent(st))))
+
+# %% ../../nbs/sampling/09_requests.ipynb #cb23ce38
+@patch
+def _samples_at_once(self:Requests, n):
+    "Return how many of `n` samples the next request is for, by what the server returns and by the budget."
+    n = min(n, self.sampler.max_n)
+    return self.budget.most(n, self._worst(1), self.unscored) if self.budget.is_limited else n
+
 # %% ../../nbs/sampling/09_requests.ipynb #129786a5
 @patch
 def _new_rows(self:Requests, st):
     "Write the ledger rows of a prompt's next samples; return their keys."
-    n, initial = min(st.unsent, self.sampler.max_n), self._mark_initial(st)
+    n, initial = self._samples_at_once(st.unsent), self._mark_initial(st)
     source = self.side.source(st.prompt) if self.side else None
     numbers = range(st.idx, st.idx+n)
     keys = self.store.ask(st.prompt.key, numbers, st.step, self.sampler_key, self.sampler.max_tokens, initial, source)
@@ -204,7 +240,7 @@ def _new_rows(self:Requests, st):
 @patch
 def _missing_rows(self:Requests, st):
     "Return the rows of as many missing samples as the server returns at once."
-    n = self.sampler.max_n
+    n = self._samples_at_once(len(st.missing))
     keys, st.missing = st.missing[:n], st.missing[n:]
     return keys
 
@@ -215,6 +251,7 @@ def _send(self:Requests, st, turn):
     keys = self._missing_rows(st) if st.missing else self._new_rows(st)
     st.inflight += len(keys)
     self.sending += 1
+    self._hold(st, len(keys), self.budget.reserve)
     self._start(self._request(st, keys, st.idx-len(keys)))
     if st.unsent or st.missing:
         self.queue(st, turn)
@@ -240,6 +277,13 @@ def asked(self:Requests, st):
     "Return the messages to send for a prompt: its own, unless a side of a pair has others."
     return self.side.messages(st.prompt) if self.side else st.prompt.messages
 
+# %% ../../nbs/sampling/09_requests.ipynb #4108ede8
+@patch
+def _sent(self:Requests, st):
+    "Return the messages as the server gets them, with system prompt and template."
+    messages = self.asked(st)
+    return self.sampler.prepared(messages) if hasattr(self.sampler, 'prepared') else messages
+
 # %% ../../nbs/sampling/09_requests.ipynb #a09a7196
 @patch
 async def _sample(self:Requests, st, n, idx):
@@ -256,6 +300,7 @@ async def _sample(self:Requests, st, n, idx):
         return None, e
     finally:
         self.sending -= 1
+        self._hold(st, n, self.budget.release)
         self.wake.set()
 
 # %% ../../nbs/sampling/09_requests.ipynb #de5353a5
@@ -300,16 +345,20 @@ def _note_rest(self:Requests, st, keys, error):
 
 # %% ../../nbs/sampling/09_requests.ipynb #e5b867c5
 @patch
-def _count_tokens(self:Requests, rollouts):
-    "Count the tokens of a request in the budget."
-    if rollouts:
-        self.budget.spend(sum(r.prompt_tokens for r in rollouts), sum(r.completion_tokens for r in rollouts))
+def _count_tokens(self:Requests, st, rollouts):
+    "Count the tokens of a request in the budget; estimate them if the server sends none."
+    if not rollouts:
+        return
+    if not getattr(self.sampler, 'calls_no_model', False) and fill_in_tokens(rollouts, self._sent(st)):
+        self.budget.note_estimate(self.store)
+    prompt, completion = sum(r.prompt_tokens for r in rollouts), sum(r.completion_tokens for r in rollouts)
+    self.budget.spend(prompt, completion, price=self.price, n=len(rollouts))
 
 # %% ../../nbs/sampling/09_requests.ipynb #71444495
 @patch
 def _record(self:Requests, st, keys, rollouts, error):
     "Record the answers of a request; return the valid ones."
-    self._count_tokens(rollouts)
+    self._count_tokens(st, rollouts)
     for key, r in zip(keys, rollouts):
         r.key = key
         self._end(st, r)
@@ -334,6 +383,7 @@ async def _arrived(self:Requests, st, keys, rollouts, error):
     st.valid += len(valid)
     st.inflight -= len(keys)
     st.pending += len(valid)
+    self.unscored += len(valid)
     await self._score_all(st, valid)
     self.advance(st)
 
@@ -355,6 +405,7 @@ async def _score(self:Requests, st, r):
         score = await self.scorer.score(st.prompt, r)
     finally:
         self.pending -= 1
+        self.unscored -= 1
         st.pending -= 1
         self.wake.set()
     if self.side:

@@ -9,9 +9,10 @@ __all__ = ['engine_for', 'Scorer']
 import inspect
 from functools import partial
 from fastcore.basics import patch
+from ..data.files import fingerprint
 from ..data.store import VerdictCache
 from ..data.types import RsrError, RunBroken, Score
-from .budget import model_price
+from .budget import Usage, fill_in_tokens, usage_of
 from .engine import Engine, Stopped, judge_ask
 from .errors import CallError
 
@@ -19,11 +20,6 @@ from .errors import CallError
 def engine_for(sampler)->Engine:
     "Return an engine with the slots, patience and retries of a sampler's options."
     return Engine(sampler.concurrent_requests, sampler.patience, sampler.max_retries)
-
-# %% ../../nbs/sampling/08_scoring.ipynb #d0f66dda
-def _price_of(judge, budget):
-    "Return a judge's price per token, or None if the run counts no money."
-    return model_price(judge.model, judge.price) if any(budget.price) else None
 
 # %% ../../nbs/sampling/08_scoring.ipynb #aa14b943
 def _verifier_options(verifier, store):
@@ -44,10 +40,25 @@ class Scorer:
         self.verifier, self.store, self.budget, self.judges = verifier, store, budget, list(judges)
         self.counts = {'tokens':0} if counts is None else counts
         self.engines = [engine_for(judge) for judge in self.judges]
-        self.prices = [_price_of(judge, budget) for judge in self.judges]
         self.options = _verifier_options(verifier, store)
         self.verifier_key, self.judge_keys = None, []   # rows in `configs`
+        self.prices = []                                # of the judges, per token
         self.errors_in_a_row = 0
+
+# %% ../../nbs/sampling/08_scoring.ipynb #caf4f5e6
+@patch
+def _price_of(self:Scorer, judge):
+    "Return a judge's price per token."
+    fp = fingerprint(judge.config)
+    self.budget.add_model(('judge', fp), judge, 'verifier.price')
+    return self.budget.price_of('judge', fp, judge.config)
+
+# %% ../../nbs/sampling/08_scoring.ipynb #48e3195a
+@patch
+def _worst(self:Scorer):
+    "Return the worst cost of the judges' answers about a rollout, if each is asked once."
+    limits = [getattr(judge, 'max_tokens', 0) or 0 for judge in self.judges]
+    return sum((usage_of('judge', 0, n, price) for n, price in zip(limits, self.prices)), Usage())
 
 # %% ../../nbs/sampling/08_scoring.ipynb #444aa6f4
 @patch
@@ -56,23 +67,42 @@ def setup(self:Scorer):
     self.verifier_key = self.store.config_key('verifier', self.verifier.config)
     self.store.put('verifier', self.verifier_key)
     self.judge_keys = [self.store.config_key('judge', judge.config) for judge in self.judges]
+    self.prices = [self._price_of(judge) for judge in self.judges]
+    self.budget.judge_worst = self._worst()
 
 # %% ../../nbs/sampling/08_scoring.ipynb #61ea26ce
 @patch
-def _keep_call(self:Scorer, rollout, judge_key, price, call):
-    "Count and record one call of a judge."
-    if call.outcome!='failed':
-        self.budget.spend(call.prompt_tokens, call.completion_tokens, judge=True, price=price)
+def _count_call(self:Scorer, i, messages, call):
+    "Count the tokens of a call of the i-th judge; estimate them if the server sends none."
+    judge = self.judges[i]
+    sent = judge.prepared(messages) if hasattr(judge, 'prepared') else messages
+    if fill_in_tokens([call], sent):
+        self.budget.note_estimate(self.store)
+    self.budget.spend(call.prompt_tokens, call.completion_tokens, judge=True, price=self.prices[i])
     self.counts['tokens'] += call.prompt_tokens+call.completion_tokens
-    self.store.add_call('judge', rollout.key, judge_key, call)
+
+# %% ../../nbs/sampling/08_scoring.ipynb #db913053
+@patch
+def _keep_call(self:Scorer, rollout, i, messages, call):
+    "Count and record one call of the i-th judge."
+    if call.outcome!='failed':
+        self._count_call(i, messages, call)
+    self.store.add_call('judge', rollout.key, self.judge_keys[i], call)
+
+# %% ../../nbs/sampling/08_scoring.ipynb #f63ba35e
+@patch
+def _ask_one(self:Scorer, rollout, i):
+    "Return what asks the i-th judge about a rollout."
+    async def ask(messages, **params):
+        keep = partial(self._keep_call, rollout, i, messages)
+        return await judge_ask(self.judges[i], self.engines[i], keep)(messages, **params)
+    return ask
 
 # %% ../../nbs/sampling/08_scoring.ipynb #9333e84c
 @patch
 def ask_for(self:Scorer, rollout):
     "Return what a verifier asks about a rollout: a function, a list of several, or None without a judge."
-    judges = zip(self.judges, self.engines, self.judge_keys, self.prices)
-    asks = [judge_ask(judge, engine, partial(self._keep_call, rollout, key, price))
-            for judge, engine, key, price in judges]
+    asks = [self._ask_one(rollout, i) for i in range(len(self.judges))]
     return asks[0] if len(asks)==1 else asks or None
 
 # %% ../../nbs/sampling/08_scoring.ipynb #2bb08585
@@ -123,5 +153,7 @@ async def score(self:Scorer, prompt, rollout)->Score:
         raise
     except Exception as e:
         return self._after_error(prompt, e)
+    finally:
+        self.budget.spent.judged += bool(self.judges)
     self._after_score(prompt, score)
     return score

@@ -14,13 +14,12 @@ from ..data.store import Store
 from ..data.types import RsrError, no_such
 from ..run.recipe import check_value, mask, parse_override, schema, resolve_secrets
 from ..run.execution import new_work_dir
-from ..sampling.budget import Budget
 from ..sampling.providers import make_sampler
 from .combinations import combinations, template_prompts
 from .generation_result import GenerationResult, WRITTEN, check_out, count_texts, write_rows
 from .taxonomy import load_taxonomy
 from .user_messages import Opening, guidance_of
-from .user_simulation import GenerationJob, SharedBudget, converse, sampler_price, write_openings
+from .user_simulation import GenerationJob, converse, shared_budget, write_openings
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #3bc26f4d
 OPTIONS = dict(           # of `make_prompts`, beside its parameters
@@ -230,12 +229,6 @@ def _plan(taxonomy, templates, writer, assistant, o):
                 assistant=mask(assistant.config) if assistant else None)
     return orjson.loads(orjson.dumps(plan))
 
-# %% ../../nbs/taxonomy/17_generate.ipynb #483b94bb
-def _check_prices(samplers, limits):
-    "Raise if a budget in US dollars needs prices that are not known."
-    for s in samplers:
-        Budget(price=sampler_price(s, limits), usd=limits.get('usd'))
-
 # %% ../../nbs/taxonomy/17_generate.ipynb #ea2e6551
 def _job_options(o, small):
     "Return the options of a job, with the defaults of a small or a large model."
@@ -248,10 +241,10 @@ def _job_options(o, small):
 def _make_job(taxonomy, templates, several, o):
     "Return the job on its ledger: everything is checked, nothing is sampled yet."
     writer, assistant = _samplers(o)
-    limits, small = o['budget'] or {}, getattr(writer, 'type', '')=='local'
-    _check_prices((writer, assistant), limits)
+    small = getattr(writer, 'type', '')=='local'
+    budget = shared_budget(o['budget'] or {}, dict(sampler=writer, assistant=assistant))
     store = _open_ledger(_plan(taxonomy, templates, writer, assistant if several else None, o), o)
-    return GenerationJob(taxonomy, store, writer, assistant, SharedBudget(limits), **_job_options(o, small))
+    return GenerationJob(taxonomy, store, writer, assistant, budget, **_job_options(o, small))
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #ca1aa665
 def _run_stages(job, result, turns, talks, templates):

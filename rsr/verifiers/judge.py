@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import dumps
 from ..data.types import RsrError, no_such
-from ..sampling.budget import model_price
+from ..sampling.budget import check_price, model_price
 from ..sampling.engine import judge_ask
 from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler
@@ -130,34 +130,27 @@ def make_judge(
                        f'{{model: …, base_url: …}}, not {who!r}')
     return Judge(who, _function_config(who), structured is True)
 
+# %% ../../nbs/verifiers/03_judge.ipynb #b15a0011
+_OPTIONS = [f.name for f in fields(HttpSampler)]
+
+# %% ../../nbs/verifiers/03_judge.ipynb #b15a0012
+def _each_judge(options):
+    "Return the options of each judge: those of the section, and its own on top."
+    shared = {k:v for k, v in options.items() if k in _OPTIONS and v is not None}
+    judges = options.get('judges') or []
+    if not judges and (shared.get('model') or shared.get('base_url')):
+        return [shared]
+    return [{**shared, **judge} for judge in judges]
+
 # %% ../../nbs/verifiers/03_judge.ipynb #6a901961
 def judge_options(
     options:dict   # the recipe's `verifier:` section
 )->list:           # [sampler options of a judge, …]; empty if no judge is named
     "Return the sampler options of each judge of a recipe."
-    known = [f.name for f in fields(HttpSampler)]
-    shared = {k:v for k, v in options.items() if k in known and v is not None}
-    judges = options.get('judges') or []
-    each = [{**shared, **judge} for judge in judges]
-    if not judges and (shared.get('model') or shared.get('base_url')):
-        each = [shared]
+    each = _each_judge(options)
     for i, judge in enumerate(each):
-        _check_price(judge.get('price'), f'verifier.judges[{i}].price' if judges else 'verifier.price')
+        check_price(judge.get('price'), f'verifier.judges[{i}].price' if options.get('judges') else 'verifier.price')
     return [_with_defaults(judge) for judge in each]
-
-# %% ../../nbs/verifiers/03_judge.ipynb #c6ea94e9
-def _is_amount(x):
-    "Tell whether this is a number from 0 up."
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and x>=0
-
-# %% ../../nbs/verifiers/03_judge.ipynb #a805452f
-def _check_price(price, key):
-    "Raise unless this is a price or None."
-    if price is None:
-        return
-    known = isinstance(price, dict) and not set(price)-{'prompt', 'completion'}
-    if not known or not all(map(_is_amount, price.values())):
-        raise RsrError(f'{key}: {price!r} is not {{prompt: …, completion: …}}, in US dollars per million tokens')
 
 # %% ../../nbs/verifiers/03_judge.ipynb #6c813ec4
 def judge_prices(
