@@ -14,7 +14,7 @@ from ..data.types import RsrError
 from ..explore.figures import all_figures
 from ..pairs.audit import audit
 from .checklist import checklist
-from ..run.recipe import mask
+from ..data.variables import mask
 from ..run.results import Run
 from ..data.secrets import redact
 

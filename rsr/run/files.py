@@ -15,10 +15,11 @@ from ..data.files import Atomic, json_pretty
 from ..data.store import Store
 from ..data.summary import stats, write_stats
 from ..data.types import RsrError
+from ..data.variables import mask, resolve_secrets
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import COMMON, make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs
-from .recipe import check_recipe, mask, resolve_verifier
+from .recipe import check_recipe
 from .reward import write_reward
 from ..sampling.budget import model_price
 from ..sampling.providers import make_sampler
@@ -225,13 +226,20 @@ def _fail_threshold(d, options):
     return options.get('fail_threshold', None if d['verifier'].get('type')=='rubric' else 0.0)
 
 # %% ../../nbs/run/04_files.ipynb #f1f8a3ee
+def _judges_options(verifier):
+    "Return the options of `verifier:`, with variables as far as the environment has them."
+    try:
+        return resolve_secrets(verifier, 'verifier')
+    except RsrError:
+        return verifier
+
 def _prices(d):
     "Return the prices of the model, of its judge, and of several judges, as far as they are known."
     sampler, verifier = d['sampler'], d['verifier']
     price = model_price(sampler.get('model'), sampler.get('price'))
     if not price:
         return None, None, ()
-    panel = judge_prices(resolve_verifier(verifier)) if verifier.get('judges') else ()
+    panel = judge_prices(_judges_options(verifier)) if verifier.get('judges') else ()
     return price, model_price(verifier.get('model'), verifier.get('price')), panel
 
 # %% ../../nbs/run/04_files.ipynb #10d416f8

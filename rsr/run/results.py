@@ -23,7 +23,7 @@ from ..pairs.collect import join
 from ..pairs.collect import count_pairs
 from ..pairs.collect import pairs_of
 from .files import format_files, run_statistics, saved_recipe, valid_groups, valid_outcomes, written_recipe
-from .recipe import mask
+from ..data.variables import mask
 from .reward import edge_table, make_rewards
 
 # %% ../../nbs/run/05_results.ipynb #127ebb1f
