@@ -12,6 +12,7 @@ import orjson, yaml
 from collections import Counter
 from pathlib import Path
 from ..data.files import Atomic, json_pretty
+from ..data.origin import sign_origin
 from ..data.store import Store
 from ..data.summary import stats, write_stats
 from ..data.types import RsrError
@@ -22,12 +23,13 @@ from ..pairs.collect import count_pairs
 from .recipe import check_recipe
 from .reward import write_reward
 from ..sampling.budget import model_price
-from ..sampling.providers import make_sampler
+from ..sampling.providers import cache_dir, make_sampler
 from ..verifiers.judge import judge_prices
 
 # %% ../../nbs/run/04_files.ipynb #69c0210c
 def save_recipe(store, d):
-    "Write recipe.yaml into the run directory, with secrets masked."
+    "Write recipe.yaml into the run directory, with secrets masked; sign the directory as sampled here."
+    sign_origin(store, cache_dir())
     with Atomic(store.dir/'recipe.yaml') as f:
         f.write(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True).encode())
 

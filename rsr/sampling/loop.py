@@ -8,6 +8,7 @@ __all__ = ['Loop', 'progress_text', 'ProgressBar']
 # %% ../../nbs/sampling/10_loop.ipynb #46a63d59
 import asyncio, sqlite3, sys, time
 from fastcore.basics import patch
+from ..data.terminal import visible
 from .engine import Stopped
 from .requests import Requests
 
