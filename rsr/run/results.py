@@ -15,6 +15,7 @@ from ..data.index import index_parts
 from ..data.origin import made_here
 from ..data.store import Store
 from ..data.summary import stats_table
+from ..data.terminal import visible
 from ..data.text import prompt_text
 from ..data.types import RsrError
 from ..formatters.load_check import check_files
@@ -164,7 +165,7 @@ def summary(self:Run)->str:
 # %% ../../nbs/run/05_results.ipynb #08770236
 @patch
 def __repr__(self:Run):
-    return f'{self.path}\n{self.summary()}'
+    return visible(f'{self.path}\n{self.summary()}')
 
 # %% ../../nbs/run/05_results.ipynb #71999977
 @patch(as_prop=True)
