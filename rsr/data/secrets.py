@@ -48,6 +48,7 @@ def _names_secret(name, value):
 # %% ../../nbs/data/10_secrets.ipynb #4e7f2988
 _ORDINARY = re.compile(r'[/~.][^\n]*/[^\n]*|[A-Za-z]:\\[^\n]*|\w{2,12}://[^@?]*|<[^\n]*>|\[[^\n]*\]|[\d.,:+-]{1,11}|\s*')
 
+# %% ../../nbs/data/10_secrets.ipynb #45487028
 def _values(value):
     "Return the secrets in the value of a variable."
     if not value.lstrip().startswith('{'):
@@ -62,6 +63,7 @@ def _is_secret(value):
     "Check whether a value is long enough to be a secret, and no path, number or placeholder."
     return len(value)>=8 and value.lower() not in _PLACEHOLDERS and not _ORDINARY.fullmatch(value)
 
+# %% ../../nbs/data/10_secrets.ipynb #bad21d68
 def environment_secrets()->set:
     "Return the secrets that the environment holds now."
     named = [v for k, v in os.environ.items() if len(v)>=8 and _names_secret(k, v)]
@@ -126,6 +128,7 @@ _BEFORE_KEY = {'api', 'access', 'secret', 'private', 'auth', 'subscription', 'ma
 _HARMLESS = {'cache', 'sort', 'eos', 'bos', 'pad', 'unk', 'sep', 'cls', 'mask', 'stop', 'image', 'status', 'error',
              'language', 'lang', 'country', 'public'}
 
+# %% ../../nbs/data/10_secrets.ipynb #96dd9398
 def _words_of(name):
     "Return the words of a name in lower case: of api_key, apiKey, X-API-Key."
     words = [w.lower() for w in re.findall(r'[A-Z]+(?![a-z])|[A-Z]?[a-z]+', str(name)[:200])]
@@ -150,11 +153,13 @@ def is_secret_name(
 _USER = re.compile(r'(:(?:\\?/){2})([^\s/?#"\'<>\\]*@|[^\s/:@]+:[^\s/@]+@)')
 _QUERY = re.compile(r'([?&#;]|\\u0026)([\w.%-]{1,60})=([^\s&#"\'<>\\),;]+)')
 
+# %% ../../nbs/data/10_secrets.ipynb #8a36fc8c
 def _mask_user(m):
     "Mask the name and the password of a URL."
     ends_in_reference = re.search(r'(^|:)\$\{\w+\}@$', m[2])
     return m[0] if ends_in_reference or m[2]=='@' else f'{m[1]}***@'
 
+# %% ../../nbs/data/10_secrets.ipynb #c749ce3b
 def _mask_query(m):
     "Mask a secret query value of a URL."
     secret = is_secret_name(m[2], wide=True) or (m[2]=='code' and len(m[3])>=16)
@@ -177,6 +182,7 @@ _SHAPE = re.compile(
     r'|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)'
     r'|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[^-]{0,5000}')
 
+# %% ../../nbs/data/10_secrets.ipynb #6316da8e
 def _mask_assigned(m):
     "Mask a value after the name of a secret, unless it is an ordinary word."
     secret = re.search(r'\d', m[2]) or len(m[2])>=20

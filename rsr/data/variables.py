@@ -19,6 +19,7 @@ _PUBLIC_HEADERS = set('accept accept-language anthropic-beta anthropic-version c
                       'openai-organization openai-project referer user-agent x-title'.split())
 _SERVICE = 'extra_params', 'engine_args'   # options that go to a server or an engine under its own names
 
+# %% ../../nbs/data/12_variables.ipynb #44781168
 def _is_reference(v):
     "Return whether a value only refers to the environment, after the name of a scheme."
     return isinstance(v, str) and bool(re.fullmatch(r'(?:[A-Za-z-]{1,12}[ =])?\$\{\w+\}', v))
@@ -30,6 +31,7 @@ def _is_harmless(v):
         return not v or v.startswith('<') or v.startswith('[')
     return v is None or isinstance(v, bool) or abs(v)<100_000
 
+# %% ../../nbs/data/12_variables.ipynb #00a76711
 def _mask_value(v, hide):
     "Mask a single value; prose is masked only if it is secret as a whole."
     if hide and not _is_harmless(v) and not _is_reference(v):
@@ -87,16 +89,19 @@ def mask_configs(
             store.begin().execute('UPDATE OR IGNORE configs SET fp=?, config=? WHERE key=?', row)
 
 # %% ../../nbs/data/12_variables.ipynb #2904b2f4
+def _same_address(old, new):
+    "Check whether two addresses differ at most in what the first masks."
+    pattern = '.+'.join(map(re.escape, old.split(MASKED)))
+    return old==new or (MASKED in old and bool(re.fullmatch(pattern, new)))
+
+# %% ../../nbs/data/12_variables.ipynb #331cb731
 def same_config(
     old:dict,   # from a ledger
     new:dict    # of a sampler
 )->bool:
     "Check whether two configurations differ at most in what an address masks."
-    if {**old, 'base_url':None}!={**new, 'base_url':None}:
-        return False
-    urls = [str(c.get('base_url')) for c in (old, new)]
-    pattern = '.+'.join(map(re.escape, urls[0].split(MASKED)))
-    return urls[0]==urls[1] or (MASKED in urls[0] and bool(re.fullmatch(pattern, urls[1])))
+    rest = {**old, 'base_url':None}=={**new, 'base_url':None}
+    return rest and _same_address(str(old.get('base_url')), str(new.get('base_url')))
 
 # %% ../../nbs/data/12_variables.ipynb #5ce3cb79
 def _look_up(m, at):
@@ -110,12 +115,18 @@ def _look_up(m, at):
     return add_secret(os.environ[name])
 
 # %% ../../nbs/data/12_variables.ipynb #9cc5d285
+def _bare_variable(v, is_address):
+    "Return the name of a variable that is written without braces, or None."
+    name = r'\$([A-Z_][A-Z0-9_]*|[a-z_]{1,60}_(?:key|token))'
+    m = re.search(name, v) if is_address else re.fullmatch(f'(?:[A-Za-z-]{{1,12}} )?{name}', v)
+    return m and m[1]
+
+# %% ../../nbs/data/12_variables.ipynb #2fcf72af
 def _check_braces(v, at):
     "Raise if a value has a variable without braces, or with one only."
-    name = r'\$([A-Z_][A-Z0-9_]*|[a-z_]{1,60}_(?:key|token))'
-    bare = re.search(name, v) if at.endswith('base_url') else re.fullmatch(f'(?:[A-Za-z-]{{1,12}} )?{name}', v)
+    bare = _bare_variable(v, at.endswith('base_url'))
     if bare:
-        raise RsrError(f'{at}: ${bare[1]} has no braces; an environment variable is written ${{{bare[1]}}}')
+        raise RsrError(f'{at}: ${bare} has no braces; an environment variable is written ${{{bare}}}')
     if re.search(r'\$\{[^{}]*(\{|$)', v):
         raise RsrError(f'{at}: a ${{ has no closing brace; an environment variable is written ${{NAME}}')
 
@@ -151,6 +162,7 @@ def _left_to_environment(k, v):
     "Return whether a masked key is one that a variable of rsr's own gives."
     return k=='api_key' and v==MASKED and bool(os.environ.get('RSR_API_KEY'))
 
+# %% ../../nbs/data/12_variables.ipynb #9b3607c6
 def resolve_secrets(
     opts:dict,         # a section of a recipe, or a part of one
     at:str='sampler',  # its name, for errors
@@ -166,6 +178,7 @@ def _is_masked(v, hide):
         return False
     return bool(hide) or bool(re.search(r'://\*\*\*@|[?&#][\w.%-]{1,60}=\*\*\*|^\*\*\*/|://\*\*\*[:/]', v))
 
+# %% ../../nbs/data/12_variables.ipynb #f193e5e6
 def _masked_error(at):
     "Return the error for a masked value."
     key = 'set RSR_API_KEY, ' if at.endswith('.api_key') else ''
@@ -205,32 +218,47 @@ def _add_header(name, value):
         add_secret(part)
 
 # %% ../../nbs/data/12_variables.ipynb #c213cd76
-def _add_url(url):
-    "Register name, password and secret query values of an address."
-    user = re.match(r'(?:\w{1,12}://)?(.+)@', url)
-    if user:
-        add_secret(user[1])
-        add_secret(unquote(user[1]))
-        password = unquote(user[1].partition(':')[2])
+def _add_user(address):
+    "Register the name and the password in an address."
+    user = re.match(r'(?:\w{1,12}://)?(.+)@', address)
+    for text in (user[1], unquote(user[1])) if user else ():
+        add_secret(text)
+        password = text.partition(':')[2]
         add_secret(password if len(password)>=6 else '')
-    for name, value in re.findall(r'[?&#]([\w.%-]{1,60})=([^\s&#]+)', url):
+
+# %% ../../nbs/data/12_variables.ipynb #57f9e45e
+def _add_query(address):
+    "Register the secret query values of an address."
+    for name, value in re.findall(r'[?&#]([\w.%-]{1,60})=([^\s&#]+)', address):
         if is_secret_name(name, wide=True):
             add_secret(value)
             add_secret(unquote(value))
 
-# %% ../../nbs/data/12_variables.ipynb #57f9e45e
+# %% ../../nbs/data/12_variables.ipynb #0cfa21b4
+def _add_option(k, v, wide):
+    "Register the secrets in one option that is no mapping."
+    if k=='base_url' and v:
+        _add_user(str(v))
+        _add_query(str(v))
+    elif is_secret_name(k, wide) and not _is_harmless(v):
+        add_secret(str(v))
+
+# %% ../../nbs/data/12_variables.ipynb #c27b4942
+def _add_headers(headers):
+    "Register the secrets in headers."
+    for name, value in headers.items():
+        _add_header(name, str(value))
+
+# %% ../../nbs/data/12_variables.ipynb #d9d5e335
 def add_secrets(
     options:dict,     # of a sampler
     wide:bool=False   # do they go to a service?
 ):
     "Register all secrets in options: key, headers, address, and by name at any depth."
     for k, v in options.items():
-        if isinstance(v, dict) and k=='headers':
-            for name, value in v.items():
-                _add_header(name, str(value))
-        elif isinstance(v, dict):
+        if not isinstance(v, dict):
+            _add_option(k, v, wide)
+        elif k=='headers':
+            _add_headers(v)
+        else:
             add_secrets(v, wide or k in _SERVICE)
-        elif k=='base_url' and v:
-            _add_url(str(v))
-        elif is_secret_name(k, wide) and not _is_harmless(v):
-            add_secret(str(v))

@@ -24,6 +24,7 @@ from ..sampling.schedule import Sampling
 # %% ../../nbs/run/01_recipe.ipynb #dcc171e1
 RECIPES = SHIPPED/'recipes'
 
+# %% ../../nbs/run/01_recipe.ipynb #63a60acf
 def recipe_names()->list:
     "List the shipped recipes."
     return sorted(p.stem for p in RECIPES.glob('*.yaml'))
@@ -54,6 +55,7 @@ def _judge_options(sampler):
 TOP_KEYS = 'work_dir', 'formatter', 'split', 'stages', 'decontaminate', 'pairs', 'engine'
 _DATA = dict(input_path=(str, None), transform=(str, None), responses=(str, None), on_bad_row=(str, 'stop'))
 
+# %% ../../nbs/run/01_recipe.ipynb #027924c4
 def schema()->dict:
     "Return {section: {key: (type, default)}} of all sections except formatters."
     sampler = {'type':(str, None), **_field_options(HttpSampler)}
@@ -198,6 +200,7 @@ def _has_type(value, typ):
 # %% ../../nbs/run/01_recipe.ipynb #9a5b387a
 _TYPE_NAMES = {int:'a whole number', float:'a number', bool:'true or false', str:'a text', dict:'a mapping'}
 
+# %% ../../nbs/run/01_recipe.ipynb #b015dc17
 def _check_type(key, value, typ):
     "Raise unless a value has the declared type."
     if not _has_type(value, typ):
