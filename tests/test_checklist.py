@@ -202,6 +202,7 @@ def cheated(run, kw):
     p = run/'recipe.yaml'
     p.write_text(p.read_text().replace('verifier: {}', f"verifier: {{type: '{run/'always.py'}:score'}}"))
     assert 'always.py' in p.read_text()
+    kw['trust'] = True   # the file lies in the run directory
 
 DEFECTS = [('dpo', drift, 'pass rate stable', 'fail'), ('dpo', bad_role, 'format valid', 'fail'),
            ('dpo', torn_line, 'format valid', 'fail'),

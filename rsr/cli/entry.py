@@ -6,7 +6,7 @@
 __all__ = ['ORDER', 'EXIT_CODES', 'help_text', 'completion', 'completions', 'error_message', 'exit_code', 'main']
 
 # %% ../../nbs/cli/03_entry.ipynb #28c19a93
-import os, re, signal, sys
+import os, re, signal, sys, traceback
 from functools import singledispatch
 from .make import resume_command
 from .usage import COMMANDS, Usage, command, help_of, out, usage_of
@@ -124,12 +124,13 @@ def exit_code(e)->int:
 def _report_error(e, argv):
     "Print the message for an exception, and return its exit code."
     from rsr.data.secrets import redact
-    if os.environ.get('RSR_DEBUG') and not isinstance(e, (Usage, SystemExit)):
-        raise e
+    from rsr.data.terminal import visible
+    debug = os.environ.get('RSR_DEBUG') and not isinstance(e, (Usage, SystemExit))
     if isinstance(e, BrokenPipeError):
         sys.stderr.close()   # the reader has gone
     else:
-        print(redact(error_message(e, argv)), file=sys.stderr)
+        text = ''.join(traceback.format_exception(e)) if debug else error_message(e, argv)
+        print(visible(redact(text)), file=sys.stderr)
     return exit_code(e)
 
 # %% ../../nbs/cli/03_entry.ipynb #797336ea

@@ -29,15 +29,18 @@ def _checklist_text(found, path):
     from rsr.quality.checklist import checklist_table
     files = ['\n'+files_table(found['files'], path)] if found['files'] else []
     reward = [edge_lines(found['reward'])] if found['reward'] else []
+    if found.get('untrusted'):
+        reward = [f"\nthe reward on edge cases: not run; {found['untrusted']}"]
     return '\n'.join([checklist_table(found), *files, *reward])
 
 # %% ../../nbs/cli/01_inspect.ipynb #2eb75d2f
 @command('RUN [trainer=trl|llamafactory] [tokenizer=PATH] [earlier=RUN,…] [labels=FILE] [validation=FILE] '
-         '[taxonomy=FILE] [production=FILE] [decontaminate=FILE] [json=true]',
+         '[taxonomy=FILE] [production=FILE] [decontaminate=FILE] [trust=true] [json=true]',
          'rsr check output/20260101_120000 trainer=trl')
 def check(args, argv):
     """Check a run before training: validated, covered, stable, well-formed, held out, balanced, clean.
-    Exits with 1 if the data is not ready to train on."""
+    Exits with 1 if the data is not ready to train on.
+    A verifier's file in the run directory, or of a run made elsewhere, is run with trust=true only."""
     from rsr.quality.checklist import OPTIONS, checklist, checklist_options
     (path,), opts = split_args('check', args, 1, 1, (*OPTIONS, 'json'))
     as_data = opts.pop('json', False)
@@ -54,12 +57,14 @@ def compare(args, argv):
     return print_found(compare(open_run(a), open_run(b)), compare_table, opts.get('json'))
 
 # %% ../../nbs/cli/01_inspect.ipynb #045f6122
-@command('RUN', 'rsr report output/20260101_120000')
+@command('RUN [trust=true]', 'rsr report output/20260101_120000')
 def report(args, argv):
-    "Write summary/report.html: figures, tables, checklist and sample rows in one file that opens without a network."
+    """Write summary/report.html: figures, tables, checklist and sample rows in one file that opens without a network.
+    A verifier's file in the run directory, or of a run made elsewhere, is run with trust=true only."""
+    from rsr.quality.checklist import check_trust
     from rsr.quality.report import write_report
-    (path,), _ = split_args('report', args, 1, 1, ())
-    out(write_report(open_run(path)))
+    (path,), opts = split_args('report', args, 1, 1, ('trust',))
+    out(write_report(open_run(path), trust=check_trust(opts.get('trust', False))))
     return 0
 
 # %% ../../nbs/cli/01_inspect.ipynb #9827f755
@@ -148,9 +153,10 @@ def pairs(args, argv):
 # %% ../../nbs/cli/01_inspect.ipynb #bc50eb5a
 def _judge_options(opts):
     "Return the options of the judge that labels production inputs."
-    from rsr.run.recipe import expand_env, parse_override
+    from rsr.data.variables import resolve_secrets
+    from rsr.run.recipe import parse_override
     options = {k.removeprefix('judge.'):v for k, v in opts.items() if k.startswith('judge.')}
-    return {k:expand_env(parse_override(f'sampler.{k}={v}')[1]) for k, v in options.items()}
+    return resolve_secrets({k:parse_override(f'sampler.{k}={v}')[1] for k, v in options.items()}, 'judge')
 
 # %% ../../nbs/cli/01_inspect.ipynb #7e93559c
 def _label(taxonomy, production, judge, work_dir):

@@ -6,11 +6,40 @@
 __all__ = ['resume_command', 'run', 'demo', 'plan', 'format_', 'stats', 'prompts', 'init', 'rubric']
 
 # %% ../../nbs/cli/02_make.ipynb #cc545b8c
-import json, re, shlex, sys
+import json, re, shlex
 from pathlib import Path
 from .usage import as_json, command, open_run, out, print_found, split_args, usage_of
 from ..data.files import SHIPPED
+from ..data.secrets import redact
+from ..data.terminal import warn
 from ..data.types import RsrError, no_such
+
+# %% ../../nbs/cli/02_make.ipynb #5d4575e9
+def _masked(key, value):
+    "Return the value of a dotted option with its secrets masked."
+    from rsr.data.variables import mask
+    path = key.split('.')
+    nested = value
+    for name in reversed(path):
+        nested = {name:nested}
+    nested = mask(nested)
+    for name in path:
+        nested = nested[name]
+    return nested
+
+# %% ../../nbs/cli/02_make.ipynb #2a0cc3f6
+def _masked_word(word):
+    "Return a word of a command line with its secrets masked."
+    import yaml
+    from rsr.run.recipe import parse_override
+    if not re.match(r'[\w.-]+=', word):
+        return word
+    key, value = parse_override(word)
+    masked = _masked(key, value)
+    if masked==value:
+        return word
+    text = masked if isinstance(masked, str) else yaml.safe_dump(masked, default_flow_style=True, width=10**6).strip()
+    return f'{key}={text}'
 
 # %% ../../nbs/cli/02_make.ipynb #a133ab0d
 def resume_command(
@@ -18,8 +47,7 @@ def resume_command(
     argv:list    # the command line that started it
 )->str:
     "Return the command line that resumes a run."
-    from rsr.data.secrets import redact
-    keep = [a for a in argv if not a.startswith('work_dir=')]
+    keep = [_masked_word(a) for a in argv if not a.startswith('work_dir=')]
     return redact('rsr '+' '.join(map(shlex.quote, [*keep, f'work_dir={work_dir}'])))
 
 # %% ../../nbs/cli/02_make.ipynb #2f09a6ee
@@ -70,7 +98,7 @@ def _written_files(path):
 def _print_result(done, argv):
     "Print the closing lines of a run."
     if done.message:
-        out(f'stopped: {done.message}')
+        out(f'stopped: {redact(done.message)}')
     out(f'{done.summary()}\nrun        {done.path}')
     for path in _written_files(done.path):
         out(f'           {path}')
@@ -158,8 +186,8 @@ def _rows_before(run):
 def _warn_of_lost_rows(name, before):
     "Warn that a file which had rows has none now."
     if before:
-        print(f'rsr: {name} had {before} rows with other options '
-              '(rsr format uses those of the recipe and those given here)', file=sys.stderr)
+        warn(f'{name} had {before} rows with other options '
+             '(rsr format uses those of the recipe and those given here)')
 
 # %% ../../nbs/cli/02_make.ipynb #cb5b8fb5
 def _print_rows(run, name, n, before):
@@ -220,8 +248,7 @@ def _make_prompts(taxonomy, words):
     from rsr.taxonomy.taxonomy import load_taxonomy
     opts = prompts_options(words)
     if _embedded_model_writes(load_taxonomy(taxonomy), opts):
-        print('rsr: neither sampler.model nor sampler.base_url is set: the embedded model writes, '
-              'which is small and slow', file=sys.stderr)
+        warn('neither sampler.model nor sampler.base_url is set: the embedded model writes, which is small and slow')
     return make_prompts(taxonomy, **opts)
 
 # %% ../../nbs/cli/02_make.ipynb #314c657f
@@ -311,11 +338,11 @@ def init(args, argv):
 # %% ../../nbs/cli/02_make.ipynb #e53b0683
 def _judge_option(word):
     "Return (key, value) of an option of the judge."
-    from rsr.run.recipe import expand_env, parse_override
+    from rsr.data.variables import resolve_secrets
+    from rsr.run.recipe import parse_override
     key, value = parse_override('sampler.'+word.removeprefix('judge.'))
-    if key in ('sampler.api_key', 'sampler.base_url', 'sampler.headers'):
-        value = expand_env(value)
-    return key.replace('sampler.', 'judge.', 1), value
+    name = key.removeprefix('sampler.')
+    return f'judge.{name}', resolve_secrets({name:value}, 'judge')[name]
 
 # %% ../../nbs/cli/02_make.ipynb #0d3cc562
 def _rubric_option(word):

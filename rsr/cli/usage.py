@@ -10,6 +10,7 @@ __all__ = ['COMMANDS', 'SHORT', 'Command', 'command', 'Usage', 'usage_of', 'out'
 import json, re, shutil, textwrap
 from itertools import groupby
 from typing import NamedTuple
+from ..data.terminal import visible, visible_json
 
 # %% ../../nbs/cli/00_usage.ipynb #02d68c9a
 COMMANDS = {}
@@ -49,15 +50,15 @@ def usage_of(
 
 # %% ../../nbs/cli/00_usage.ipynb #6dd776a5
 def out(*a):
-    "Print without buffering."
-    print(*a, flush=True)
+    "Print without buffering, with control characters spelt out."
+    print(*map(visible, a), flush=True)
 
 # %% ../../nbs/cli/00_usage.ipynb #3a54a564
 def as_json(
     d   # plain data
 )->str:
     "Return data as indented JSON."
-    return json.dumps(d, indent=2, ensure_ascii=False, default=str)
+    return visible_json(json.dumps(d, indent=2, ensure_ascii=False, default=str))
 
 # %% ../../nbs/cli/00_usage.ipynb #a779a4a8
 def print_found(

@@ -6,7 +6,7 @@
 __all__ = ['settings_fingerprint', 'execute_cluster']
 
 # %% ../../nbs/cluster/04_driver.ipynb #9f709008
-import os, shutil, sqlite3, sys, time
+import os, shutil, sqlite3, time
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..data.ledger import ledger_error
 from ..data.parts import Cluster
 from ..data.readers import read_prompts
 from ..data.store import Store
+from ..data.terminal import warn
 from ..data.types import RsrError
 from ..formatters.splits import Benchmark, clean_input, write_found
 from ..run.execution import at_work, close_run, executor
@@ -102,7 +103,7 @@ def _print_warnings(store, d, loop):
     "Warn about prompts missing from the input, and about reference answers that the verifier cannot parse."
     notes = missing_prompts_note(store), check_references(store, loop.verifier, bool(d['verifier'].get('type')))
     for note in filter(None, notes):
-        print(f'rsr: {note}', file=sys.stderr)
+        warn(note)
 
 # %% ../../nbs/cluster/04_driver.ipynb #de4ee9d2
 def _sweep(work_dir):

@@ -6,7 +6,7 @@
 __all__ = ['serve']
 
 # %% ../../nbs/explore/07_serve.ipynb #c7b159c3
-import re, signal, socket, subprocess, sys, tempfile, threading
+import os, re, signal, socket, subprocess, sys, tempfile, threading
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,20 +39,42 @@ def _free_port():
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
-# %% ../../nbs/explore/07_serve.ipynb #9f953951
+# %% ../../nbs/explore/07_serve.ipynb #9d47fd99
+_POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+           "style-src 'self' 'unsafe-inline' data:; "
+           "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; "
+           "connect-src 'self' ws://127.0.0.1:* ws://localhost:*; frame-ancestors 'self'; base-uri 'self'; "
+           "form-action 'self'")
+_TEMPLATE = """{%- extends 'voila/templates/lab/index.html.j2' -%}
+{%- block notebook_css -%}{{ super() | replace('https://', 'data:text/css,') }}{%- endblock notebook_css -%}
+"""
+
+# %% ../../nbs/explore/07_serve.ipynb #a61d857a
+def _write_template(folder):
+    "Write a template for Voilà that names no other host; return the environment in which Voilà finds it."
+    path = Path(folder)/'voila'/'templates'/'rsr'
+    path.mkdir(parents=True)
+    (path/'index.html.j2').write_text(_TEMPLATE, encoding='utf-8')
+    (path/'conf.json').write_text(dumps({'base_template':'lab'}), encoding='utf-8')
+    others = os.environ.get('JUPYTER_PATH')
+    return {**os.environ, 'JUPYTER_PATH':os.pathsep.join(filter(None, [str(folder), others]))}
+
+# %% ../../nbs/explore/07_serve.ipynb #6db6fbbd
 def _command(notebook, port, open_browser):
     "Return the command that serves a notebook."
+    headers = {'headers':{'Content-Security-Policy':_POLICY, 'Referrer-Policy':'no-referrer'}}
     command = [sys.executable, '-m', 'voila', str(notebook), f'--port={port or _free_port()}',
-               '--Voila.ip=127.0.0.1', '--Voila.auto_token=True']
+               '--Voila.ip=127.0.0.1', '--Voila.auto_token=True', '--template=rsr',
+               f'--Voila.tornado_settings={headers}']
     return command if open_browser else [*command, '--no-browser']
 
-# %% ../../nbs/explore/07_serve.ipynb #9d47fd99
-def _start(command):
+# %% ../../nbs/explore/07_serve.ipynb #7bdad546
+def _start(command, env=None):
     "Start Voilà; return the process."
     if not find_spec('voila'):
         raise RsrError('rsr explore needs Voilà, which is not installed: pip install voila')
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding='utf-8',
-                            errors='replace')
+                            errors='replace', env=env)
 
 # %% ../../nbs/explore/07_serve.ipynb #103d956e
 def _drain(stream):
@@ -118,5 +140,6 @@ def serve(
     "Explore a run in a browser, until Ctrl-C."
     run = Run(path)
     with _until_interrupted(), tempfile.TemporaryDirectory() as folder:
-        process = _start(_command(_write_notebook(run.path, folder), port, open_browser))
+        notebook, env = _write_notebook(run.path, folder), _write_template(folder)
+        process = _start(_command(notebook, port, open_browser), env)
         _wait(process, run.path)

@@ -39,6 +39,7 @@ class CheckContext:
     taxonomy: object = None     # as for `load_taxonomy`
     production: object = None   # production's inputs, as for `coverage`
     decontaminate: str = None   # a benchmark's file; None: the recipe's
+    trust: bool = False         # as for `Run.check_files`
     checked: dict = field(default_factory=lambda: dict(files=[], reward=[]))   # the result of `Run.check_files`
 
     def __post_init__(self):
@@ -337,6 +338,8 @@ def grpo_reward(ctx)->dict:
     if not any(f.type=='grpo' for f in ctx.formatters):
         return finding('n/a', None, 'no GRPO file')
     rows = ctx.checked['reward']
+    if ctx.checked.get('untrusted'):
+        return finding('warn', None, 'the reward was not tried', ctx.checked['untrusted'])
     if not rows:
         return finding('warn', None, 'the reward was not tried: '
                        'no prompt has both a reference answer and a response that passed',

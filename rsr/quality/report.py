@@ -14,7 +14,7 @@ from ..data.types import RsrError
 from ..explore.figures import all_figures
 from ..pairs.audit import audit
 from .checklist import checklist
-from ..run.recipe import mask
+from ..data.variables import mask
 from ..run.results import Run
 from ..data.secrets import redact
 
@@ -144,8 +144,8 @@ def _recipe_html(run):
     return f'{_yaml_html(recipe)}<p>The files have been rewritten with:</p>{_yaml_html(since)}'
 
 # %% ../../nbs/quality/06_report.ipynb #08e31d1b
-def _checklist_html(run):
-    d = checklist(run)
+def _checklist_html(run, trust):
+    d = checklist(run, trust=trust)
     answer = 'No item fails.' if d['train'] else 'Do not train on this yet: an item below fails.'
     return f'<p><b>{esc(answer)}</b></p>'+html_table(d['items'], ['item', 'verdict', 'detail', 'next'])
 
@@ -158,17 +158,18 @@ def _pairs_html(run):
     return html_table(audit(pairs)['items'], ['item', 'verdict', 'number', 'detail', 'todo']) if pairs else ''
 
 # %% ../../nbs/quality/06_report.ipynb #4e1e310e
-def _sections(run, rows):
+def _sections(run, rows, trust):
     figures = ''.join(figure_html(*f) for f in all_figures(run))
     parts = {'Figures':f'<div class="figures">{figures}</div>', 'In numbers':f'<pre>{esc(run.summary())}</pre>',
-             'Checklist':_checklist_html(run), 'Pairs':_pairs_html(run), 'Sample rows':_samples_html(run, rows),
+             'Checklist':_checklist_html(run, trust), 'Pairs':_pairs_html(run), 'Sample rows':_samples_html(run, rows),
              'Recipe':_recipe_html(run)}
     return [(heading, body) for heading, body in parts.items() if body]
 
 # %% ../../nbs/quality/06_report.ipynb #4395f16e
 def report_html(
-    run,        # Run, or its directory
-    rows:int=3  # sample rows of each file
+    run,              # Run, or its directory
+    rows:int=3,       # sample rows of each file
+    trust:bool=False  # run the verifier's file even if it, or the run, may be somebody else's
 )->str:
     "Return the report of a run as HTML."
     run = run if isinstance(run, Run) else Run(run)
@@ -176,22 +177,23 @@ def report_html(
     model = d['sampler'].get('model') or 'the embedded model'
     scorer = d['verifier'].get('rubric') or d['verifier'].get('type') or 'mcq-rlvr'
     under = f"{model}, scored by {scorer}, for {', '.join(f['type'] for f in d['formatter'])}"
-    return page(f'Run {run.path.resolve().name}', under, _sections(run, rows))
+    return page(f'Run {run.path.resolve().name}', under, _sections(run, rows, trust))
 
 # %% ../../nbs/quality/06_report.ipynb #3c518bc6
 def write_report(
-    run,            # Run, or its directory
-    path=None       # None: summary/report.html in the run
-)->Path:            # the file
+    run,              # Run, or its directory
+    path=None,        # None: summary/report.html in the run
+    trust:bool=False  # run the verifier's file even if it, or the run, may be somebody else's
+)->Path:              # the file
     "Write the report of a run."
     run = run if isinstance(run, Run) else Run(run)
     path = Path(path or run.path/'summary'/'report.html')
     with Atomic(path) as f:
-        f.write(report_html(run).encode())
+        f.write(report_html(run, trust=trust).encode())
     return path
 
 # %% ../../nbs/quality/06_report.ipynb #1f0a23ad
 @patch
-def report(self:Run)->Path:
+def report(self:Run, trust:bool=False)->Path:
     "Write summary/report.html: figures, tables, checklist and sample rows in one file."
-    return write_report(self)
+    return write_report(self, trust=trust)

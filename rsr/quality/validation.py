@@ -12,6 +12,7 @@ from ..data.store import VerdictCache
 from ..data.types import RsrError
 from .hygiene import finding, worst
 from ..rubric.agreement import with_interval
+from ..run.reward import scoring_files
 
 # %% ../../nbs/quality/03_validation.ipynb #b50788b2
 def _no_calls(*_, **__):
@@ -24,6 +25,8 @@ def _report_from_labels(ctx):
     from rsr.verifiers.judge import Judge
     from rsr.rubric.validate import validate
     options = ctx.d['verifier']
+    if scoring_files(options) and not ctx.trust and ctx.run.untrusted():
+        raise RsrError(f'labels: {ctx.run.untrusted()}')
     rubric = load_rubric(options['rubric'], **{k:options[k] for k in ('mode', 'combine') if options.get(k)})
     judges = [Judge(_no_calls, config, False) for config in ctx.scorer.get('judges', ())]
     return validate(rubric, ctx.labels, judges or None, cache=VerdictCache(ctx.store))

@@ -7,21 +7,22 @@ __all__ = ['EXECUTORS', 'rubric_defaults', 'build', 'new_work_dir', 'prepare', '
            'carry_out', 'executor', 'execute_here', 'execute']
 
 # %% ../../nbs/run/06_execution.ipynb #04766372
-import os, platform, sqlite3, sys, time
+import os, platform, sqlite3, time
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 from ..data.ledger import ledger_error
 from ..data.store import Store
 from ..data.summary import write_stats
+from ..data.terminal import warn
 from ..data.types import RsrError
+from ..data.variables import refuse_masked, resolve_secrets
 from ..formatters.methods import FORMATTERS
 from ..formatters.splits import stage_shares
 from ..formatters.writer import make_formatters, options_of
 from ..pairs.strategies import make_plan, pair_loops, pair_options
 from .files import recipe_prices, run_statistics, save_recipe, write_training_files
 from .inputs import check_references, load_input, missing_prompts_note
-from .recipe import resolve_secrets, resolve_verifier
 from .results import Run
 from .reward import make_scorer
 from ..sampling.budget import Budget, model_price
@@ -58,7 +59,7 @@ def _check_sampling(d, needs):
 # %% ../../nbs/run/06_execution.ipynb #742c4be2
 def _pair_plan(d, sampler):
     "Return the plan of the recipe's strategy for pairs, or None without `pairs:`."
-    plan = make_plan(d['pairs'], sampler) if d.get('pairs') else None
+    plan = make_plan(resolve_secrets(d['pairs'], 'pairs'), sampler) if d.get('pairs') else None
     if plan:
         _check_sampling(d, plan.sampling)
     return plan
@@ -98,17 +99,18 @@ def _pair_parts(plan):
     if not plan:
         return {}
     sampled = plan.rejected and not plan.by_rule
-    return dict(plan=plan, rejected=make_sampler(**resolve_secrets(plan.rejected)) if sampled else None)
+    return dict(plan=plan, rejected=make_sampler(**plan.rejected) if sampled else None)
 
 # %% ../../nbs/run/06_execution.ipynb #372dd617
 def build(
     d:dict   # a checked recipe; its formatters are completed in place
 )->dict:     # keyword arguments of `Loop`; with `pairs:` also the plan and the sampler of the rejected side
     "Build the sampler, verifier, judges, formatters and budget that a recipe names."
-    sampler, verifier = resolve_secrets(d['sampler']), resolve_verifier(d['verifier'])
+    refuse_masked(d)
+    sampler, verifier = resolve_secrets(d['sampler']), resolve_secrets(d['verifier'], 'verifier')
     plan = _pair_plan(d, sampler)
     chosen, sampling = (plan.chosen, plan.sampling) if plan else (sampler, {})
-    parts = dict(sampler=make_sampler(**resolve_secrets(chosen)), sampling=Sampling(**{**d['sampling'], **sampling}))
+    parts = dict(sampler=make_sampler(**chosen), sampling=Sampling(**{**d['sampling'], **sampling}))
     parts['verifier'], judges = make_scorer(verifier)
     parts['budget'] = _make_budget(d, judges)
     parts['judges'] = [make_sampler(**j) for j in judges]
@@ -141,7 +143,7 @@ def _print_input_notes(store, verifier, named):
     "Print warnings about missing prompts and unusable reference answers."
     for note in missing_prompts_note(store), check_references(store, verifier, named):
         if note:
-            print(f'rsr: {note}', file=sys.stderr)
+            warn(note)
 
 # %% ../../nbs/run/06_execution.ipynb #c22e3041
 def _prepare_samplers(parts, max_rollouts):

@@ -12,21 +12,24 @@ import orjson, yaml
 from collections import Counter
 from pathlib import Path
 from ..data.files import Atomic, fingerprint, json_pretty
+from ..data.origin import sign_origin
 from ..data.store import Store
 from ..data.summary import stats, write_stats
 from ..data.types import RsrError
+from ..data.variables import mask, resolve_secrets
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import COMMON, make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs
-from .recipe import check_recipe, mask, resolve_verifier
+from .recipe import check_recipe
 from .reward import write_reward
 from ..sampling.budget import Budget, model_price
-from ..sampling.providers import make_sampler
+from ..sampling.providers import cache_dir, make_sampler
 from ..verifiers.judge import judge_prices
 
 # %% ../../nbs/run/04_files.ipynb #69c0210c
 def save_recipe(store, d):
-    "Write recipe.yaml into the run directory, with secrets masked."
+    "Write recipe.yaml into the run directory, with secrets masked; sign the directory as sampled here."
+    sign_origin(store, cache_dir())
     with Atomic(store.dir/'recipe.yaml') as f:
         f.write(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True).encode())
 
@@ -243,6 +246,14 @@ def _sampler_prices(d, price):
         out['sampler', model] = model_price(model, options.get('price'), f'pairs.{side}.price') or price
     return {**out, ('sampler', main):price}
 
+# %% ../../nbs/run/04_files.ipynb #4d8b9520
+def _judges_options(verifier):
+    "Return the options of `verifier:`, with variables as far as the environment has them."
+    try:
+        return resolve_secrets(verifier, 'verifier')
+    except RsrError:
+        return verifier
+
 # %% ../../nbs/run/04_files.ipynb #1d8f3c77
 def recipe_prices(
     d:dict   # a checked recipe
@@ -256,7 +267,7 @@ def recipe_prices(
     if judge_price:
         known['judge', verifier.get('model') or ''] = judge_price
     if verifier.get('judges'):
-        panel = judge_prices(resolve_verifier(verifier))
+        panel = judge_prices(_judges_options(verifier))
         known |= {('judge', fingerprint(config)):own for config, own in panel if own}
     return dict(price=price, judge_price=judge_price, known={**known, **_sampler_prices(d, price)})
 

@@ -10,6 +10,8 @@ import html, threading, time
 from copy import deepcopy
 from fastcore.basics import patch
 from ..data.statistics import amount
+from ..data.secrets import redact
+from ..data.terminal import visible
 from .execution import build, carry_out, execute, new_work_dir, prepare, total_prompts
 from .results import Run
 
@@ -130,7 +132,7 @@ def _work(self:Live, work):
 def state(self:Live)->str:
     "Say how the run ended; '' while it is in progress."
     if self.error:
-        return f'stopped: {self.error}'
+        return visible(redact(f'stopped: {self.error}'))
     return f'ended: {self.result.message or "finished"}' if self.result else ''
 
 # %% ../../nbs/run/07_live.ipynb #e5af3c7c

@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.index import index_parts
+from ..data.origin import made_here
 from ..data.store import Store
 from ..data.summary import stats_table
+from ..data.terminal import visible
 from ..data.text import prompt_text
 from ..data.types import RsrError
 from ..formatters.load_check import check_files
@@ -23,8 +25,9 @@ from ..pairs.collect import join
 from ..pairs.collect import count_pairs
 from ..pairs.collect import pairs_of
 from .files import format_files, run_statistics, saved_recipe, valid_groups, valid_outcomes, written_recipe
-from .recipe import mask
-from .reward import edge_table, make_rewards
+from ..data.variables import mask
+from .reward import asks_model, edge_table, make_rewards, scoring_files
+from ..sampling.providers import cache_dir
 
 # %% ../../nbs/run/05_results.ipynb #127ebb1f
 class Run:
@@ -162,7 +165,7 @@ def summary(self:Run)->str:
 # %% ../../nbs/run/05_results.ipynb #08770236
 @patch
 def __repr__(self:Run):
-    return f'{self.path}\n{self.summary()}'
+    return visible(f'{self.path}\n{self.summary()}')
 
 # %% ../../nbs/run/05_results.ipynb #71999977
 @patch(as_prop=True)
@@ -228,6 +231,25 @@ def pair_runs(
         write_files(join(a, b), [f], out, None, a.single_turn())
         return count_pairs(join(a, b), f)
 
+# %% ../../nbs/run/05_results.ipynb #e3eab3c0
+def _inside(path, folder):
+    "Check whether a file lies in a folder."
+    return path.resolve().is_relative_to(folder.resolve())
+
+@patch
+def untrusted(self:Run)->str:
+    "Say why the run's verifier is not to be run unasked; '' if it may be."
+    options = self.recipe['verifier']
+    files = scoring_files(options)
+    with closing(Store(self.path, write=False)) as st:
+        here = made_here(st, cache_dir())
+    inside = any(_inside(f, self.path) for f in files)
+    if (here and not inside) or not (files or asks_model(options)):
+        return ''
+    what = f"runs {', '.join(map(str, files))}" if files else 'asks the model that its recipe names, with your keys'
+    why = 'which lies in the run directory' if inside else 'and the run was not made here'
+    return f'scoring {what}, {why}: look at it, then add trust=true'
+
 # %% ../../nbs/run/05_results.ipynb #329a3bc5
 def _passed_example(store, outcomes):
     "Return a prompt, its reference answer and a response that passed; None if no prompt has them."
@@ -244,8 +266,8 @@ def _reward_table(store, d):
     if not example:
         return []
     prompt, answer, right = example
-    options = {k:v for k, v in mask(d['verifier']).items() if v!='***'}
-    reward, *_ = make_rewards(**{'type':'mcq-rlvr', **options})
+    options = {k:v for k, v in mask(d['verifier']).items() if v not in (None, '***')}
+    reward, *_ = make_rewards(**options)
     columns = {k:v for k, v in prompt.metadata.items() if k!='answer'}
     return edge_table(partial(reward, **columns), prompt_text(prompt), answer, right)
 
@@ -253,13 +275,15 @@ def _reward_table(store, d):
 @patch
 def check_files(self:Run,
     trainer:str=None,  # trl, llamafactory: also load the files with it, if it is installed
-    tokenizer=None     # counts tokens: a function, or a tokenizer's folder or name
-)->dict:               # {files: [one result per file], reward: [one row per edge case]}
+    tokenizer=None,    # counts tokens: a function, or a tokenizer's folder or name
+    trust:bool=False   # run the verifier's file even if it, or the run, may be somebody else's
+)->dict:               # {files: [one result per file], reward: [one row per edge case], untrusted: why it has none}
     "Check the run's files as their trainers will read them, and a GRPO run's reward."
     d = self.written
     formatters = make_formatters(d['formatter'])
-    files, reward = check_files(self.path, formatters, trainer, tokenizer), []
+    files, reward, why = check_files(self.path, formatters, trainer, tokenizer), [], ''
     if any(f.type=='grpo' for f in formatters):
+        why = '' if trust else self.untrusted()
         with closing(Store(self.path, write=False)) as st:
-            reward = _reward_table(st, d)
-    return dict(files=files, reward=reward)
+            reward = [] if why else _reward_table(st, d)
+    return dict(files=files, reward=reward, untrusted=why)

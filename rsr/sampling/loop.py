@@ -9,6 +9,7 @@ __all__ = ['Loop', 'progress_text', 'ProgressBar']
 import asyncio, sqlite3, sys, time
 from heapq import heappop
 from fastcore.basics import patch
+from ..data.terminal import visible
 from .engine import Stopped
 from .requests import Requests
 
@@ -283,7 +284,7 @@ def progress_text(loop)->str:
     n, note = loop.n, loop.engine.note
     rate = f"{n['passed']/n['scored']:.0%}" if n['scored'] else '–'
     text = f"satisfied {n['satisfied']}, rollouts {n['rollouts']}, passed {rate}, tokens {n['tokens']:,}"
-    return f'{text}; {note[:60]}' if note else text
+    return f'{text}; {visible(note)[:60]}' if note else text
 
 # %% ../../nbs/sampling/10_loop.ipynb #c08eb119
 class ProgressBar:

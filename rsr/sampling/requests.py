@@ -10,7 +10,9 @@ import asyncio, sqlite3, time
 from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.ledger import ledger_error
+from ..data.secrets import redact
 from ..data.types import Rollout, RsrError, RunBroken, passed
+from ..data.variables import mask_configs, same_config
 from .budget import Budget, estimate_prompt, fill_in_tokens, usage_of
 from .engine import Stopped
 from .errors import CallError
@@ -113,12 +115,22 @@ def _learn_price(self:Requests, config):
     self.budget.add_model(('sampler', config.get('model', '')), self.sampler, 'sampler.price')
     return self.budget.price_of('sampler', fingerprint(config), config)
 
+# %% ../../nbs/sampling/09_requests.ipynb #e72a8fa4
+@patch
+def _sampler_row(self:Requests, config):
+    "Return the sampler's row in `configs`, also if an older version masked its address in another way."
+    mask_configs(self.store)
+    for key in self._earlier_samplers():
+        if same_config(self.store.config(key)[1], config):
+            return key
+    return self.store.config_key('sampler', config)
+
 # %% ../../nbs/sampling/09_requests.ipynb #724080ed
 @patch
 def setup(self:Requests):
     "Enter sampler, verifier and judges into the ledger; raise an error if another sampler was used before."
     config = self._sampler_config()
-    key = self.store.config_key('sampler', config)
+    key = self._sampler_row(config)
     self._refuse_others(key, config)
     self.sampler_key = key
     self.price = self._learn_price(config)
@@ -309,7 +321,7 @@ def _lose(self:Requests, st, keys, why):
     "Record samples in flight as lost."
     st.inflight -= len(keys)
     for key in keys:
-        self._end(st, Rollout(key=key, outcome='lost', error=str(why)))
+        self._end(st, Rollout(key=key, outcome='lost', error=redact(why)))
 
 # %% ../../nbs/sampling/09_requests.ipynb #d410db8c
 @patch

@@ -7,10 +7,10 @@ __all__ = ['SAMPLERS', 'sampler', 'HttpSampler']
 
 # %% ../../nbs/sampling/02_samplers.ipynb #1dfc8ceb
 import asyncio, orjson, os, time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fastcore.basics import patch
 from ..data.types import RsrError
-from ..data.secrets import add_secret, redact
+from ..data.variables import add_secrets, public_config
 from .errors import CallError, call_error
 from .replies import parse_json, parse_reply
 
@@ -55,10 +55,9 @@ class HttpSampler:
 # %% ../../nbs/sampling/02_samplers.ipynb #38d0e9c5
 @patch
 def _find_secrets(self:HttpSampler):
-    "Look up the key, and register it and the headers as secrets."
+    "Look up the key, and register it and all other secrets in the options."
     self.api_key = self.api_key or os.environ.get('RSR_API_KEY') or os.environ.get('OPENAI_API_KEY')
-    for secret in self.api_key, *(self.headers or {}).values():
-        add_secret(secret)
+    add_secrets({f.name:getattr(self, f.name) for f in fields(self)})
 
 # %% ../../nbs/sampling/02_samplers.ipynb #41681001
 @patch
@@ -85,9 +84,7 @@ _DISTRIBUTION = 'model', 'base_url', 'temperature', 'top_p', 'system_prompt', 'p
 def config(self:HttpSampler)->dict:
     "Return the options that determine the responses, as plain data without secrets."
     given = {k:getattr(self, k) for k in _DISTRIBUTION if getattr(self, k) not in (None, '', {})}
-    if 'base_url' in given:
-        given['base_url'] = redact(given['base_url'])
-    return {'type':self.type, **given}
+    return public_config({'type':self.type, **given})
 
 # %% ../../nbs/sampling/02_samplers.ipynb #508fc005
 @patch

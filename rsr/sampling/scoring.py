@@ -10,6 +10,7 @@ import inspect
 from functools import partial
 from fastcore.basics import patch
 from ..data.files import fingerprint
+from ..data.secrets import redact
 from ..data.store import VerdictCache
 from ..data.types import RsrError, RunBroken, Score
 from .budget import Usage, fill_in_tokens, usage_of
@@ -111,7 +112,7 @@ def _after_error(self:Scorer, prompt, e):
     "Return an unscored Score for an error of the verifier, or stop the run at the tenth in a row."
     self.errors_in_a_row += 1
     if self.errors_in_a_row<10:
-        return Score(None, f'{type(e).__name__}: {e}')
+        return Score(None, redact(f'{type(e).__name__}: {e}'))
     raise RunBroken(f"the verifier '{self.verifier.name}' raised {self.errors_in_a_row} times in a row, "
                     f"last on prompt '{prompt.id}': {type(e).__name__}: {e}. "
                     'Fix it and resume; no rollouts are lost') from None

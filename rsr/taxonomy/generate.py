@@ -12,7 +12,8 @@ from ..data.files import fingerprint
 from ..data.ledger import ledger_error
 from ..data.store import Store
 from ..data.types import RsrError, no_such
-from ..run.recipe import check_value, mask, parse_override, schema, resolve_secrets
+from ..data.variables import mask, refuse_masked, resolve_secrets
+from ..run.recipe import check_value, parse_override, schema
 from ..run.execution import new_work_dir
 from ..sampling.providers import make_sampler
 from .combinations import combinations, template_prompts
@@ -159,11 +160,12 @@ def _is_named(sampler):
     return sampler is not None
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #8b903721
-def _make_sampler(given, **defaults):
+def _make_sampler(given, at='sampler', **defaults):
     "Return a sampler from options, or the sampler that was given."
     if hasattr(given, 'ask'):
         return given
-    return make_sampler(**{**defaults, **resolve_secrets(given or {})})
+    refuse_masked(given or {}, at)
+    return make_sampler(**{**defaults, **resolve_secrets(given or {}, at)})
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #20194ba2
 def _without_role(sampler):
@@ -187,7 +189,7 @@ def _samplers(o):
     writer = _make_sampler(given, **defaults)
     if o['assistant'] is None:
         return writer, _make_sampler(_without_role(given), max_tokens=defaults['max_tokens'])
-    return writer, _make_sampler(o['assistant'], max_tokens=1024)
+    return writer, _make_sampler(o['assistant'], 'assistant', max_tokens=1024)
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #1da27ea6
 def _check_plan(store, plan, o):
@@ -197,7 +199,7 @@ def _check_plan(store, plan, o):
         return
     if not old:
         raise RsrError(f'{work_dir}: this directory holds a run, not a prompt-generation job; use another work_dir')
-    changed = [k for k in plan if old.get(k)!=plan[k] and not (o['mix'] and k in models)]
+    changed = [k for k in plan if mask(old.get(k))!=plan[k] and not (o['mix'] and k in models)]
     if not changed:
         return
     said = '; '.join(k if k=='taxonomy' else f'{k}: {old.get(k)!r} before, {plan[k]!r} now' for k in changed)
