@@ -195,7 +195,7 @@ def _try(self:SafeStream, f, *args):
 @patch
 def _failed(self:SafeStream, e):
     "Fall silent if the reader has gone; raise other errors, unless all are swallowed."
-    self._gone = getattr(e, 'errno', None) in (errno.EPIPE, errno.EIO) or self._stream.closed
+    self._gone = getattr(e, 'errno', None) in (errno.EPIPE, errno.EIO) or getattr(self._stream, 'closed', False)
     if self._gone:
         _send_nowhere(self._stream)
     elif not self._all_errors:

@@ -400,12 +400,18 @@ def close(self:Ledger):
     finally:
         self._let_go()
 
+# %% ../../nbs/data/05_ledger.ipynb #a535141c
+@patch
+def abandon(self:Ledger):
+    "Close the ledger, also if its last commit fails: what was raised before says why."
+    with suppress(sqlite3.Error):
+        self.close()
+
 # %% ../../nbs/data/05_ledger.ipynb #3f7ccd1c
 @patch
 def discard(self:Ledger):
     "Remove a run directory in which nothing happened."
-    with suppress(sqlite3.Error):
-        self.close()
+    self.abandon()
     names = ['run.db', 'run.db-wal', 'run.db-shm', '.lock']
     if self.dir in self.made:
         names.append('recipe.yaml')

@@ -37,9 +37,9 @@ def note(self:Ledger):
         self.put('id', os.urandom(8).hex())
     self.commit()
     _sync(f'{self.path}-wal')
-    with Atomic(self.dir/'summary'/LEDGER_NOTE) as f:
+    with suppress(OSError), Atomic(self.dir/'summary'/LEDGER_NOTE) as f:
         f.write(json_pretty(dict(id=self.get('id'), rollouts=n)))
-    self.noted = n
+        self.noted = n
 
 # %% ../../nbs/data/11_safekeeping.ipynb #95a65955
 class WorkDirGone(RunBroken):

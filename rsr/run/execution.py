@@ -11,10 +11,11 @@ import os, platform, sqlite3, sys, time
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
-from ..data.ledger import ledger_error
+from ..data.ledger import ledger_error, opening_error
+from ..data.safekeeping import WorkDirGone
 from ..data.store import Store
 from ..data.summary import write_stats
-from ..data.types import RsrError
+from ..data.types import RsrError, RunBroken
 from ..formatters.methods import FORMATTERS
 from ..formatters.splits import stage_shares
 from ..formatters.writer import make_formatters, options_of
@@ -134,17 +135,44 @@ def _print_input_notes(store, verifier, named):
         if note:
             print(f'rsr: {note}', file=sys.stderr)
 
-# %% ../../nbs/run/06_execution.ipynb #c22e3041
+# %% ../../nbs/run/06_execution.ipynb #8e8c500b
+def _open_files():
+    "Return how many files this process has open, or a guess."
+    try:
+        return len(os.listdir('/proc/self/fd'))
+    except OSError:
+        return 32
+
+# %% ../../nbs/run/06_execution.ipynb #e34b10ab
+def _check_open_files(requests, others=32):
+    "Raise the limit on open files if so many requests at once, and some `others`, need it; raise an error if it stays."
+    try:
+        import resource
+    except ImportError:
+        return
+    need, (soft, hard) = requests+others+_open_files(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft==resource.RLIM_INFINITY or need<=soft:
+        return
+    most = need if hard==resource.RLIM_INFINITY else min(need, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if need>most:
+        raise RsrError(f'sampler.concurrent_requests: {requests} requests at once need about {need} open files, and '
+                       f'this process may open {most}. Set sampler.concurrent_requests={max(1, requests-need+most)}, '
+                       f'or raise the limit: ulimit -n {need}')
+
+# %% ../../nbs/run/06_execution.ipynb #6799045f
 def _prepare_samplers(parts, max_rollouts):
     "Make all samplers ready."
     samplers = [parts.get('rejected'), *parts['judges']]
     if max_rollouts:
         samplers.insert(0, parts['sampler'])
+    samplers = [s for s in samplers if s]
+    _check_open_files(sum(getattr(s, 'concurrent_requests', 0) for s in samplers))
     for s in samplers:
-        if s:
-            s.prepare()
+        s.prepare()
 
-# %% ../../nbs/run/06_execution.ipynb #8e8c500b
+# %% ../../nbs/run/06_execution.ipynb #388b9ea6
 def _prepare_loops(store, d, parts, src, choose):
     "Load the input and check everything that can be checked before the first call; return the loops."
     _refuse_cluster_run(store)
@@ -156,8 +184,8 @@ def _prepare_loops(store, d, parts, src, choose):
     _print_input_notes(store, loop.verifier, bool(d['verifier'].get('type')))
     if choose:
         loop.keys = parts['keys'] = choose(store)
-    save_recipe(store, d)
     _prepare_samplers(parts, loop.o.max_rollouts)
+    save_recipe(store, d)
     return chain([loop], loops)
 
 # %% ../../nbs/run/06_execution.ipynb #cc8de442
@@ -171,11 +199,13 @@ def prepare(
     parts, store = build(d), Store(d['work_dir'])
     try:
         return store, _prepare_loops(store, d, parts, src, choose)
-    except BaseException:
+    except BaseException as e:
         if store.fresh:
             store.discard()
         else:
-            store.close()
+            store.abandon()
+        if isinstance(e, sqlite3.Error):
+            raise opening_error(e, store.path) from None
         raise
 
 # %% ../../nbs/run/06_execution.ipynb #f45665d7
@@ -214,6 +244,7 @@ def at_work(
 # %% ../../nbs/run/06_execution.ipynb #6cf80652
 def close_run(store, d, formatters):
     "Write the training files and the statistics of a run."
+    store.check_place()
     pairs = {}
     write_training_files(store, d, formatters, pairs)
     store.put('pairs', {f.name:pairs[f.name] for f in formatters if f.name in pairs})
@@ -226,7 +257,7 @@ def _sample_one(store, d, loop, progress):
     try:
         _run_loop(loop, progress)
     except RsrError:
-        with suppress(sqlite3.Error, OSError):
+        with suppress(sqlite3.Error, OSError, RunBroken):
             close_run(store, d, loop.formatters)
         raise
 
@@ -252,9 +283,11 @@ def carry_out(
         with at_work(store):
             return _sample_all(store, d, loops, progress)
     except sqlite3.Error as e:
-        raise ledger_error(e) from None
+        raise ledger_error(e, store.dir) from None
+    except WorkDirGone as e:
+        raise store.rescue(e) from None
     finally:
-        store.close()
+        store.abandon()
 
 # %% ../../nbs/run/06_execution.ipynb #7874ca19
 EXECUTORS = {}   # name -> function that runs a recipe, with the arguments of `execute`

@@ -11,7 +11,7 @@ __all__ = ['SHARED_OPTIONS', 'save_recipe', 'saved_recipe', 'valid_outcomes', 'v
 import orjson, yaml
 from collections import Counter
 from pathlib import Path
-from ..data.files import Atomic, json_pretty
+from ..data.files import Atomic, json_pretty, sweep_temporaries
 from ..data.store import Store
 from ..data.summary import stats, write_stats
 from ..data.types import RsrError
@@ -27,8 +27,9 @@ from ..verifiers.judge import judge_prices
 # %% ../../nbs/run/04_files.ipynb #69c0210c
 def save_recipe(store, d):
     "Write recipe.yaml into the run directory, with secrets masked."
+    store.recipe = yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True).encode()
     with Atomic(store.dir/'recipe.yaml') as f:
-        f.write(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True).encode())
+        f.write(store.recipe)
 
 # %% ../../nbs/run/04_files.ipynb #67b38675
 def saved_recipe(
@@ -203,6 +204,12 @@ def _note_written(store, d, configs, rows):
     store.commit()
 
 # %% ../../nbs/run/04_files.ipynb #8ecce4ed
+def _sweep(run):
+    "Remove what a process that was killed left of files that it was writing."
+    for folder in run, run/'train', run/'eval', run/'summary':
+        sweep_temporaries(folder)
+
+# %% ../../nbs/run/04_files.ipynb #4e290552
 def write_training_files(
     store,             # Store
     d:dict,            # a checked recipe
@@ -212,6 +219,8 @@ def write_training_files(
     "Write files, and note their counts and options in the ledger."
     formatters = [*formatters, *_split_differently(store, d, formatters)]
     configs = [formatter_config(f) for f in formatters]
+    if store._lock:
+        _sweep(store.dir)
     rows = write_formats(store, d, formatters, pairs)
     if store._lock:
         _note_written(store, d, configs, rows)

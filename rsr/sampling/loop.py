@@ -8,6 +8,9 @@ __all__ = ['Loop', 'progress_text', 'ProgressBar']
 # %% ../../nbs/sampling/10_loop.ipynb #46a63d59
 import asyncio, sqlite3, sys, time
 from fastcore.basics import patch
+from ..data.files import SafeStream
+from ..data.ledger import ledger_error
+from ..data.safekeeping import RunBroken   # the module adds `note` and `check_place` to a ledger
 from .engine import Stopped
 from .requests import Requests
 
@@ -18,6 +21,7 @@ class Loop(Requests):
     started = None        # when this process started, by the monotonic clock
     seconds_before = 0.   # seconds of the run in earlier processes
     kept_at = 0.          # seconds of the run when they were last recorded
+    looked_at = 0.        # when the run directory was last looked at, by the monotonic clock
 
 # %% ../../nbs/sampling/10_loop.ipynb #8b40a3a6
 @patch
@@ -117,17 +121,18 @@ def start(self:Loop):
     "Enter the run into the ledger, start the clock, and begin to read prompts."
     self.setup()
     self.seconds_before, self.started = self.store.get('seconds', 0.), time.monotonic()
-    self.kept_at = self.seconds_before
+    self.kept_at = self.seconds_before-60   # so that the first round's rows are noted at once
     self.source = self.store.walk(self.verifier_key, keys=self.keys, detail=bool(self.side))
 
 # %% ../../nbs/sampling/10_loop.ipynb #1b610986
 @patch
 def tick(self:Loop, every=2.):
-    "Record the run's seconds, if `every` seconds have passed since the last time."
+    "Record the run's seconds and number of rollouts, if `every` seconds have passed since the last time."
     seconds = time.monotonic()-self.started+self.seconds_before
     if seconds>=self.kept_at+every:
         self.kept_at = seconds
         self.store.put('seconds', seconds)
+        self.store.note()
 
 # %% ../../nbs/sampling/10_loop.ipynb #3b7fcdd4
 @patch
@@ -177,14 +182,28 @@ async def _finish(self:Loop):
     try:
         self._close_ledger()
     except sqlite3.Error as e:
-        self._break(e)
+        self._break(ledger_error(e, self.store.dir))
     if self.error:
         raise self.error
 
-# %% ../../nbs/sampling/10_loop.ipynb #70eee497
+# %% ../../nbs/sampling/10_loop.ipynb #9a611d2e
+@patch
+def _check_place(self:Loop, every=.5):
+    "Stop the run if its directory is gone or cannot be written."
+    now = time.monotonic()
+    if now<self.looked_at+every or self.stop_reason:
+        return
+    self.looked_at = now
+    try:
+        self.store.check_place()
+    except RunBroken as e:
+        self._break(e)
+
+# %% ../../nbs/sampling/10_loop.ipynb #ff705a6a
 @patch
 def _round(self:Loop):
     "Send what can be sent, and commit."
+    self._check_place()
     if self.error and not self.stop_reason:
         self._break(self.error)
     if not self.stop_reason:
@@ -214,7 +233,7 @@ async def run(self:Loop,
     try:
         await self._rounds(grace)
     except sqlite3.Error as e:
-        self._break(e)
+        self._break(ledger_error(e, self.store.dir))
     finally:
         await self._finish()
     return self.stop_reason
@@ -227,13 +246,22 @@ def progress_text(loop)->str:
     text = f"satisfied {n['satisfied']}, rollouts {n['rollouts']}, passed {rate}, tokens {n['tokens']:,}"
     return f'{text}; {note[:60]}' if note else text
 
-# %% ../../nbs/sampling/10_loop.ipynb #c08eb119
+# %% ../../nbs/sampling/10_loop.ipynb #eb1189df
+def _bar_options(bar_class):
+    "Return where a bar is drawn, and how often."
+    if sys.stderr is None:
+        return dict(disable=True)
+    interval = 0.1 if sys.stderr.isatty() else 10
+    is_widget = any(c.__name__=='tqdm_notebook' for c in bar_class.__mro__)
+    file = {} if is_widget else dict(file=SafeStream(sys.stderr, all_errors=True))
+    return dict(file, mininterval=interval)
+
+# %% ../../nbs/sampling/10_loop.ipynb #01c14ef7
 class ProgressBar:
     "A tqdm line for a `Loop`; call it with the loop."
     def __init__(self, total, show=True, name=None):
         from tqdm.auto import tqdm
-        interval = 0.1 if sys.stderr.isatty() else 10
-        self.bar = tqdm(total=total, unit='prompt', desc=name, disable=not show, mininterval=interval)
+        self.bar = tqdm(**{**dict(total=total, unit='prompt', desc=name, disable=not show), **_bar_options(tqdm)})
         self.drawn_at = 0.
 
 # %% ../../nbs/sampling/10_loop.ipynb #b4a4046c
