@@ -119,8 +119,8 @@ def _(e:KeyboardInterrupt, argv):
     return f'Interrupted. Resume with: {resume_command(e.work_dir, argv)}'
 
 # %% ../../nbs/cli/03_entry.ipynb #b31f6dc4
-_NO_MEMORY = ('not enough memory, or a limit on it (ulimit -v) or on processes (ulimit -u) is in force. Raise the limit, '
-              'stop other programs, or lower sampler.concurrent_requests; then run the same command again.')
+_NO_MEMORY = ('not enough memory, or a limit on it (ulimit -v) or on processes (ulimit -u) is in force. Raise the '
+              'limit, stop other programs, or lower sampler.concurrent_requests; then run the same command again.')
 
 @error_message.register
 def _(e:MemoryError, argv):
@@ -140,7 +140,7 @@ def _ledger_in(argv):
 
 @error_message.register
 def _(e:sqlite3.Error, argv):
-    from rsr.data.ledger import what_to_do
+    from rsr.data.files import what_to_do
     path = _ledger_in(argv)
     return f"rsr: {path or 'the ledger'} cannot be used ({e}): {what_to_do(e, path)}"
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 from ..data.ledger import ledger_error, opening_error
-from ..data.safekeeping import WorkDirGone
+from ..data.safekeeping import WorkDirGone, check_place, rescue
 from ..data.store import Store
 from ..data.summary import write_stats
 from ..data.types import RsrError, RunBroken
@@ -144,30 +144,36 @@ def _open_files():
         return 32
 
 # %% ../../nbs/run/06_execution.ipynb #e34b10ab
-def _check_open_files(requests, others=32):
-    "Raise the limit on open files if so many requests at once, and some `others`, need it; raise an error if it stays."
+def _allow_open_files(need):
+    "Let this process open `need` files, if the system allows it; return how many it may open."
     try:
         import resource
     except ImportError:
-        return
-    need, (soft, hard) = requests+others+_open_files(), resource.getrlimit(resource.RLIMIT_NOFILE)
+        return need
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft==resource.RLIM_INFINITY or need<=soft:
-        return
+        return need
     most = need if hard==resource.RLIM_INFINITY else min(need, hard)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    if need>most:
+    return most
+
+# %% ../../nbs/run/06_execution.ipynb #6799045f
+def _check_open_files(requests, others=32):
+    "Raise an error if this process may not open as many files as it needs for so many requests, and some `others`."
+    need = requests+others+_open_files()
+    if (most := _allow_open_files(need))<need:
         raise RsrError(f'sampler.concurrent_requests: {requests} requests at once need about {need} open files, and '
                        f'this process may open {most}. Set sampler.concurrent_requests={max(1, requests-need+most)}, '
                        f'or raise the limit: ulimit -n {need}')
 
-# %% ../../nbs/run/06_execution.ipynb #6799045f
+# %% ../../nbs/run/06_execution.ipynb #20df65bd
 def _prepare_samplers(parts, max_rollouts):
     "Make all samplers ready."
     samplers = [parts.get('rejected'), *parts['judges']]
     if max_rollouts:
         samplers.insert(0, parts['sampler'])
-    samplers = [s for s in samplers if s]
+    samplers = [*filter(None, samplers)]
     _check_open_files(sum(getattr(s, 'concurrent_requests', 0) for s in samplers))
     for s in samplers:
         s.prepare()
@@ -189,6 +195,14 @@ def _prepare_loops(store, d, parts, src, choose):
     return chain([loop], loops)
 
 # %% ../../nbs/run/06_execution.ipynb #cc8de442
+def _leave(store):
+    "Close a ledger whose run cannot start, and remove it if it is new."
+    if store.fresh:
+        store.discard()
+    else:
+        store.abandon()
+
+# %% ../../nbs/run/06_execution.ipynb #bb77554c
 def prepare(
     d:dict,              # a checked recipe with a work_dir
     src=None,            # input as for `read_rows`; None: data.input_path
@@ -199,13 +213,11 @@ def prepare(
     parts, store = build(d), Store(d['work_dir'])
     try:
         return store, _prepare_loops(store, d, parts, src, choose)
-    except BaseException as e:
-        if store.fresh:
-            store.discard()
-        else:
-            store.abandon()
-        if isinstance(e, sqlite3.Error):
-            raise opening_error(e, store.path) from None
+    except sqlite3.Error as e:
+        _leave(store)
+        raise opening_error(e, store.path) from None
+    except BaseException:
+        _leave(store)
         raise
 
 # %% ../../nbs/run/06_execution.ipynb #f45665d7
@@ -244,7 +256,7 @@ def at_work(
 # %% ../../nbs/run/06_execution.ipynb #6cf80652
 def close_run(store, d, formatters):
     "Write the training files and the statistics of a run."
-    store.check_place()
+    check_place(store)
     pairs = {}
     write_training_files(store, d, formatters, pairs)
     store.put('pairs', {f.name:pairs[f.name] for f in formatters if f.name in pairs})
@@ -285,7 +297,7 @@ def carry_out(
     except sqlite3.Error as e:
         raise ledger_error(e, store.dir) from None
     except WorkDirGone as e:
-        raise store.rescue(e) from None
+        raise rescue(store, e) from None
     finally:
         store.abandon()
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.index import index_parts
+from ..data.safekeeping import copy_run
 from ..data.store import Store
 from ..data.summary import stats_table
 from ..data.text import prompt_text
@@ -227,6 +228,15 @@ def pair_runs(
         _check_same_verifier(a, b)
         write_files(join(a, b), [f], out, None, a.single_turn())
         return count_pairs(join(a, b), f)
+
+# %% ../../nbs/run/05_results.ipynb #81508b24
+@patch
+def copy(self:Run,
+    to           # a new directory, or an empty one
+)->Run:          # the copy
+    "Copy the run, also while another process is sampling it."
+    copy_run(self.path, to)
+    return Run(to)
 
 # %% ../../nbs/run/05_results.ipynb #329a3bc5
 def _passed_example(store, outcomes):

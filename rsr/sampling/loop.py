@@ -10,7 +10,8 @@ import asyncio, sqlite3, sys, time
 from fastcore.basics import patch
 from ..data.files import SafeStream
 from ..data.ledger import ledger_error
-from ..data.safekeeping import RunBroken   # the module adds `note` and `check_place` to a ledger
+from ..data.safekeeping import check_place, note_rollouts
+from ..data.types import RunBroken
 from .engine import Stopped
 from .requests import Requests
 
@@ -132,7 +133,7 @@ def tick(self:Loop, every=2.):
     if seconds>=self.kept_at+every:
         self.kept_at = seconds
         self.store.put('seconds', seconds)
-        self.store.note()
+        note_rollouts(self.store)
 
 # %% ../../nbs/sampling/10_loop.ipynb #3b7fcdd4
 @patch
@@ -188,22 +189,27 @@ async def _finish(self:Loop):
 
 # %% ../../nbs/sampling/10_loop.ipynb #9a611d2e
 @patch
-def _check_place(self:Loop, every=.5):
+def _check_place(self:Loop):
     "Stop the run if its directory is gone or cannot be written."
-    now = time.monotonic()
-    if now<self.looked_at+every or self.stop_reason:
-        return
-    self.looked_at = now
     try:
-        self.store.check_place()
+        check_place(self.store)
     except RunBroken as e:
         self._break(e)
 
 # %% ../../nbs/sampling/10_loop.ipynb #ff705a6a
 @patch
+def _look_around(self:Loop, every=.5):
+    "Look at the run directory, if `every` seconds have passed since the last time."
+    now = time.monotonic()
+    if now>=self.looked_at+every and not self.stop_reason:
+        self.looked_at = now
+        self._check_place()
+
+# %% ../../nbs/sampling/10_loop.ipynb #adb40e12
+@patch
 def _round(self:Loop):
     "Send what can be sent, and commit."
-    self._check_place()
+    self._look_around()
     if self.error and not self.stop_reason:
         self._break(self.error)
     if not self.stop_reason:
@@ -253,8 +259,7 @@ def _bar_options(bar_class):
         return dict(disable=True)
     interval = 0.1 if sys.stderr.isatty() else 10
     is_widget = any(c.__name__=='tqdm_notebook' for c in bar_class.__mro__)
-    file = {} if is_widget else dict(file=SafeStream(sys.stderr, all_errors=True))
-    return dict(file, mininterval=interval)
+    return dict(file=None if is_widget else SafeStream(sys.stderr, all_errors=True), mininterval=interval)
 
 # %% ../../nbs/sampling/10_loop.ipynb #01c14ef7
 class ProgressBar:
