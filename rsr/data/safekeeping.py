@@ -10,8 +10,8 @@ import os, shutil, sqlite3, tempfile
 from contextlib import closing, suppress
 from itertools import chain, count
 from pathlib import Path
-from .files import Atomic, hint, is_alive, json_pretty, what_to_do
-from .ledger import LEDGER_NOTE, file_identity
+from .files import Atomic, error_kind, hint, is_alive, json_pretty, what_to_do
+from .ledger import LEDGER_NOTE, file_identity, opening_error
 from .store import Store
 from .types import RsrError, RunBroken
 
@@ -219,6 +219,13 @@ def _fill(folder, store, to, progress):
     return dict(_settle(folder), blocks_in_use=in_use)
 
 # %% ../../nbs/data/11_safekeeping.ipynb #3c79bb7d
+def _copy_error(e, run, folder, to):
+    "Return the error for a run that cannot be read, or a copy that cannot be written."
+    if error_kind(e)=='damaged':
+        return opening_error(e, run/'run.db')
+    return RunBroken(f"{to}: the copy could not be written ({e}): {what_to_do(e, folder/'run.db')}")
+
+# %% ../../nbs/data/11_safekeeping.ipynb #9b096b1d
 def copy_run(
     path,            # the run directory; another process may be writing to it
     to,              # a new directory, or an empty one
@@ -235,7 +242,7 @@ def copy_run(
                 to.rmdir()
             os.replace(folder, to)
         except sqlite3.Error as e:
-            raise RunBroken(f'{to}: the copy could not be written ({e}): {what_to_do(e, folder/"run.db")}') from None
+            raise _copy_error(e, path, folder, to) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return dict(found, bytes=sum(p.stat().st_size for p in to.rglob('*') if p.is_file()))
