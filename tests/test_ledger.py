@@ -1,4 +1,5 @@
 "Ledgers that look empty, are damaged, locked or out of reach; run directories that go away; pipes that close."
+import ctypes
 import json
 import os
 import resource
@@ -239,7 +240,8 @@ def test_an_own_recipe_in_a_new_directory(here, server):
 def test_a_start_that_failed_leaves_nothing_that_is_taken_for_a_run(here, server):
     write_jsonl('in.jsonl', rows(N))
     os.mkdir('w')
-    p = rsr('run', 'sft', 'data.input_path=in.jsonl', 'sampler.type=vllm-offline', 'sampler.model=no/such', 'work_dir=w')
+    p = rsr('run', 'sft', 'data.input_path=in.jsonl', 'sampler.type=vllm-offline', 'sampler.model=no/such',
+            'work_dir=w')
     assert p.returncode != 0
     p = rsr(*command(server))
     assert p.returncode == 0, p.stderr
@@ -296,7 +298,8 @@ def test_copy_in_mid_write_and_resume(here, server):
     assert q.returncode == 0, q.stderr
     s = load_run('backup/c').stats()
     assert sum(s['samples']['by_outcome'].values()) == s['samples']['asked'] and s['prompts']['total'] == 100
-    assert kept <= set(sqlite3.connect('backup/c/run.db').execute("SELECT key, text FROM rollouts WHERE outcome='kept'"))
+    copied = sqlite3.connect('backup/c/run.db')
+    assert kept <= set(copied.execute("SELECT key, text FROM rollouts WHERE outcome='kept'"))
 
 def test_a_copy_stands_alone(done):
     q = rsr('copy', 'w', 'c')
@@ -475,6 +478,34 @@ def test_replaced_in_mid_run(here, server):
     p, out, err, then, took = gone(server, replace)
     assert p.returncode == 1 and 'old' in err and len(server.log) <= then+16*10, err
 
+def without_override():
+    "Let permissions mean something to root: drop CAP_DAC_OVERRIDE from what the next program may have."
+    hears_signals()
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+def permissions_hold():
+    code = "import os; os.mkdir('sealed'); os.chmod('sealed', 0o555); print(os.access('sealed', os.W_OK))"
+    p = subprocess.run([sys.executable, '-c', code], preexec_fn=without_override, capture_output=True, text=True)
+    os.rmdir('sealed')
+    return p.stdout.strip() == 'False'
+
+def test_made_read_only_in_mid_run(here, server):
+    if not permissions_hold():
+        pytest.skip('permissions mean nothing to this user')
+    server.set(median=.3, sigma=.1, rate=0.)
+    p = start(server, 400, preexec_fn=without_override)
+    wait_for(lambda: len(server.log) > 40)
+    os.chmod('w', 0o555)
+    then = len(server.log)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == 1 and 'w: this run directory can no longer be written' in err and 'Traceback' not in err, err
+    assert len(server.log) <= then+16*10
+    assert counts() == {'kept': 4*len(server.log)}
+    q = rsr(*command(server), preexec_fn=without_override)
+    no_traceback(q)
+    assert q.returncode == 2 and 'cannot be' in q.stderr, q.stderr
+    os.chmod('w', 0o755)
+
 # ---- output that nobody reads
 
 def until_done(server, shell, seconds=60):
@@ -493,7 +524,7 @@ def test_a_closed_pipe_ends_nothing(here, server, shell):
     server.set(median=.02)
     p = until_done(server, shell)
     assert Path('code').read_text().strip() == '0', p.stderr
-    assert 'Traceback' not in p.stderr and 'Exception ignored' not in p.stderr and 'BrokenPipe' not in p.stderr, p.stderr
+    assert not any(w in p.stderr for w in ('Traceback', 'Exception ignored', 'BrokenPipe')), p.stderr
     assert sqlite3.connect('w/run.db').execute('PRAGMA integrity_check').fetchone() == ('ok',)
     assert len(load_run('w').prompts) == 40 and Path('w/summary/stats.json').exists()
 
@@ -565,8 +596,8 @@ def test_nohup_stays_deaf(here, server):
 def test_sighup_of_other_commands(here, server):
     server.set(median=.5)
     p = subprocess.Popen([RSR, 'prompts', 'customer_support', 'n=60', 'work_dir=p', 'out=p.jsonl', 'templates=false',
-                          f'sampler.base_url={server.base_url}'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                         preexec_fn=hears_signals)
+                          f'sampler.base_url={server.base_url}'], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                         text=True, preexec_fn=hears_signals)
     wait_for(lambda: len(server.log) > 5)
     p.send_signal(signal.SIGHUP)
     out, err = p.communicate(timeout=40)

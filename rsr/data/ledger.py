@@ -81,9 +81,9 @@ def _counted(run):
 
 # %% ../../nbs/data/05_ledger.ipynb #5eb08e57
 def _files_with_rows(run):
-    "Return the training files of a run directory, and the parts of a run on a cluster, that are not empty."
+    "Return the training files of a run directory that are not empty."
     names = [run.glob(f'{folder}/*.{ext}') for folder in ('train', 'eval') for ext in ('jsonl', 'parquet')]
-    return sorted(p for p in chain(*names, run.glob('parts/rollouts-*.parquet')) if p.is_file() and p.stat().st_size)
+    return sorted(p for p in chain(*names) if p.is_file() and p.stat().st_size)
 
 # %% ../../nbs/data/05_ledger.ipynb #85db8cca
 def _is_whole(d):
@@ -102,8 +102,15 @@ def _has_saved_recipe(run):
     return _is_whole(d) and yaml.safe_dump(d, sort_keys=False, allow_unicode=True)==text
 
 # %% ../../nbs/data/05_ledger.ipynb #180cf3a1
+def _is_in_blocks(run):
+    "Check whether a run is one on a cluster."
+    return (run/'parts').is_dir() or (run/'blocks').is_dir()
+
+# %% ../../nbs/data/05_ledger.ipynb #0c420a31
 def _evidence(run):
     "Say what a directory without a usable ledger has of an earlier run, or return ''."
+    if _is_in_blocks(run):
+        return ''
     n, file = _counted(run)
     if n:
         return f'{file} counts {n:,} rollouts'
@@ -208,6 +215,9 @@ def _make_dir(self:Ledger):
     except OSError as e:
         problem = 'is a file' if self.dir.is_file() else f'cannot be created: {e.strerror}.{hint(e)}'
         raise RsrError(f'work_dir: {self.dir} {problem}') from None
+    if not os.access(self.dir, os.W_OK):
+        raise RsrError(f'{self.dir}: this run directory cannot be written. Change its permissions, or copy the run '
+                       'with `rsr copy` and use the copy')
     self._lock = lock_file(self.dir/'.lock')
 
 # %% ../../nbs/data/05_ledger.ipynb #b6d835bf
@@ -347,6 +357,8 @@ def last_rollout(self:Ledger)->int:
 @patch
 def _check_content(self:Ledger):
     "Raise an error if the ledger lacks what the files beside it show."
+    if _is_in_blocks(self.dir):
+        return
     self._check_counts()
     self._check_id()
     if not self.last_rollout():
