@@ -297,9 +297,15 @@ def _make_tables(self:Ledger):
 
 # %% ../../nbs/data/05_ledger.ipynb #9d1aa61d
 @patch
+def _tables(self:Ledger)->set:
+    "Return the names of the tables."
+    return {name for name, in self.db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+
+# %% ../../nbs/data/05_ledger.ipynb #4a449cde
+@patch
 def _check_layout(self:Ledger, write):
     "Raise an error unless the tables are those of a run, in a version that can be used."
-    tables = {name for name, in self.db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+    tables = self._tables()
     self.fresh = not tables
     if self.fresh:
         self._check_empty(write)
@@ -310,21 +316,22 @@ def _check_layout(self:Ledger, write):
         remedy = f'`rsr format {self.dir}` upgrades it' if self.layout==1 else 'use the version of rsr that wrote it'
         raise RsrError(f'{self.path} has layout {self.layout}, but this rsr reads layout {VERSION}: {remedy}')
 
-# %% ../../nbs/data/05_ledger.ipynb #4a449cde
+# %% ../../nbs/data/05_ledger.ipynb #74fb135a
 @patch
 def _check_empty(self:Ledger, write):
     "Raise an error for a ledger without tables, unless a new run may start here."
     evidence = _evidence(self.dir)
-    if evidence:
+    if evidence and not self._tables():   # asked again: another process may have begun just now
         raise _lost(self.path, 'has no tables', evidence)
     if not write:
         raise RsrError(f'{self.dir}: this run was stopped before it started; run the same command again')
 
-# %% ../../nbs/data/05_ledger.ipynb #74fb135a
+# %% ../../nbs/data/05_ledger.ipynb #51137cfe
 @patch
 def _check_counts(self:Ledger):
     "Raise an error if the ledger has fewer rollouts than the files beside it count."
-    has, (counted, file) = self.last_rollout(), _counted(self.dir)
+    counted, file = _counted(self.dir)   # before the ledger, to which another process may be writing
+    has = self.last_rollout()
     if has<counted:
         raise _lost(self.path, f"has {has:,} rollout{'' if has==1 else 's'}", f'{file} counts {counted:,}')
 
@@ -342,7 +349,7 @@ def _check_id(self:Ledger):
 def _check_rows(self:Ledger):
     "Raise an error if a ledger without rollouts has files that come from some."
     rows = [] if self.get('rows') else _files_with_rows(self.dir)
-    if rows:
+    if rows and not self.last_rollout():
         raise _lost(self.path, 'has no rollouts', f'{rows[0]} has rows')
     if _has_saved_recipe(self.dir) and not self.db.execute('SELECT 1 FROM prompts').fetchone():
         raise _lost(self.path, 'has no prompts', _evidence(self.dir))
