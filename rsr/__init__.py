@@ -1,11 +1,12 @@
 "Rejection-sampling recipes: training data for language models, every rollout kept."
 __version__ = "0.0.1"
 
+from rsr.data.safekeeping import copy_run
 from rsr.run import Run, load_run, make_rewards, sample
 from rsr.run.execution import executor
 from rsr.verifiers import verify
 
-__all__ = ['Run', 'load_run', 'make_rewards', 'sample', 'verify']
+__all__ = ['Run', 'copy_run', 'load_run', 'make_rewards', 'sample', 'verify']
 
 
 # Packages above `run` add to it. They are heavy, so they are imported when they are first used.

@@ -6,14 +6,17 @@
 __all__ = ['ORDER', 'EXIT_CODES', 'help_text', 'completion', 'completions', 'error_message', 'exit_code', 'main']
 
 # %% ../../nbs/cli/03_entry.ipynb #28c19a93
-import os, re, signal, sys, traceback
+import os, re, signal, sqlite3, sys, traceback
+from contextlib import contextmanager
 from functools import singledispatch
+from pathlib import Path
 from .make import resume_command
 from .usage import COMMANDS, Usage, command, help_of, out, usage_of
+from ..data.files import SafeStream, hint
 from ..data.types import RsrError, RunBroken, no_such
 
 # %% ../../nbs/cli/03_entry.ipynb #888cdbca
-ORDER = ('run plan demo prompts coverage format stats check report explore compare pairs rubric methods init '
+ORDER = ('run plan demo prompts coverage format stats copy check report explore compare pairs rubric methods init '
          'completion').split()
 
 # %% ../../nbs/cli/03_entry.ipynb #da37d3f8
@@ -88,10 +91,14 @@ def error_message(e:BaseException, argv)->str:
             'This is a bug in rsr; set RSR_DEBUG=1 for the traceback.')
 
 # %% ../../nbs/cli/03_entry.ipynb #1b99d6df
-@error_message.register(RsrError)
-@error_message.register(OSError)
-def _(e, argv):
+@error_message.register
+def _(e:RsrError, argv):
     return f'rsr: {e}'
+
+@error_message.register
+def _(e:OSError, argv):
+    told = hint(e)
+    return f'rsr: {e}.{told}' if told else f'rsr: {e}'
 
 @error_message.register
 def _(e:Usage, argv):
@@ -111,8 +118,34 @@ def _(e:KeyboardInterrupt, argv):
         return 'Interrupted.'
     return f'Interrupted. Resume with: {resume_command(e.work_dir, argv)}'
 
+# %% ../../nbs/cli/03_entry.ipynb #b31f6dc4
+_NO_MEMORY = ('not enough memory, or a limit on it (ulimit -v) or on processes (ulimit -u) is in force. Raise the '
+              'limit, stop other programs, or lower sampler.concurrent_requests; then run the same command again.')
+
+@error_message.register
+def _(e:MemoryError, argv):
+    return f'rsr: {_NO_MEMORY}'
+
+@error_message.register(RuntimeError)
+@error_message.register(ImportError)
+def _(e, argv):
+    starved = "can't start new thread" in str(e) or 'annot allocate memory' in str(e) or 'failed to map' in str(e)
+    return f'rsr: {_NO_MEMORY} ({e})' if starved else error_message.dispatch(BaseException)(e, argv)
+
+# %% ../../nbs/cli/03_entry.ipynb #ec97ba3e
+def _ledger_in(argv):
+    "Return the ledger of the first run directory on a command line, or None."
+    paths = [Path(word.removeprefix('work_dir='))/'run.db' for word in argv]
+    return next((p for p in paths if p.exists()), None)
+
+@error_message.register
+def _(e:sqlite3.Error, argv):
+    from rsr.data.files import what_to_do
+    path = _ledger_in(argv)
+    return f"rsr: {path or 'the ledger'} cannot be used ({e}): {what_to_do(e, path)}"
+
 # %% ../../nbs/cli/03_entry.ipynb #059b495f
-EXIT_CODES = {KeyboardInterrupt:130, Usage:2, BaseException:1}
+EXIT_CODES = {KeyboardInterrupt:130, Usage:2, sqlite3.Error:2, BaseException:1}
 
 def exit_code(e)->int:
     "Return the exit code for an exception that ended a command."
@@ -126,18 +159,23 @@ def _report_error(e, argv):
     from rsr.data.secrets import redact
     from rsr.data.terminal import visible
     debug = os.environ.get('RSR_DEBUG') and not isinstance(e, (Usage, SystemExit))
-    if isinstance(e, BrokenPipeError):
-        sys.stderr.close()   # the reader has gone
-    else:
-        text = ''.join(traceback.format_exception(e)) if debug else error_message(e, argv)
-        print(visible(redact(text)), file=sys.stderr)
+    text = ''.join(traceback.format_exception(e)) if debug else error_message(e, argv)
+    print(visible(redact(text)), file=sys.stderr)
     return exit_code(e)
 
 # %% ../../nbs/cli/03_entry.ipynb #797336ea
-def _on_sigterm(*_):
+def _interrupt(*_):
     raise KeyboardInterrupt
 
 # %% ../../nbs/cli/03_entry.ipynb #7aba6a1f
+def _listen():
+    "Let SIGTERM and SIGHUP interrupt as Ctrl-C does."
+    signal.signal(signal.SIGTERM, _interrupt)
+    hangup = getattr(signal, 'SIGHUP', None)   # Windows has none
+    if hangup and signal.getsignal(hangup)!=signal.SIG_IGN:
+        signal.signal(hangup, _interrupt)
+
+# %% ../../nbs/cli/03_entry.ipynb #4e3ea3c6
 def _run_command(argv):
     "Run one command, or print its help; return its exit code."
     name = argv[0]
@@ -148,15 +186,34 @@ def _run_command(argv):
         topic = argv[helps[0]+1:][:1]
         out(help_of(name, *topic))
         return 0
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    _listen()
     return COMMANDS[name].run(argv[1:], argv)
 
-# %% ../../nbs/cli/03_entry.ipynb #4e3ea3c6
-def main(
-    argv=None   # words after `rsr`; None: those of this process
-)->int:
-    "Run the `rsr` command and return its exit code."
-    argv = list(sys.argv[1:] if argv is None else argv)
+# %% ../../nbs/cli/03_entry.ipynb #827239f5
+def _open_descriptors():
+    "Open those of the descriptors 0, 1 and 2 that are closed."
+    for fd in 0, 1, 2:
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)   # gets the lowest free number
+
+# %% ../../nbs/cli/03_entry.ipynb #2b68f96c
+@contextmanager
+def _safe_output():
+    "Let output that nobody reads go nowhere, for as long as the block runs."
+    before = sys.stdout, sys.stderr
+    _open_descriptors()
+    out, err = [s or open(os.devnull, 'w', encoding='utf-8') for s in before]
+    sys.stdout, sys.stderr = SafeStream(out), SafeStream(err, all_errors=True)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+# %% ../../nbs/cli/03_entry.ipynb #60594d1b
+def _main(argv):
+    "Run a command line; return its exit code."
     if not argv or argv[0] in ('-h', '--help', 'help'):
         out(help_text())
         return 0
@@ -168,3 +225,11 @@ def main(
         return _run_command(argv)
     except BaseException as e:
         return _report_error(e, argv)
+
+# %% ../../nbs/cli/03_entry.ipynb #817e39c3
+def main(
+    argv=None   # words after `rsr`; None: those of this process
+)->int:
+    "Run the `rsr` command and return its exit code."
+    with _safe_output():
+        return _main(list(sys.argv[1:] if argv is None else argv))

@@ -73,7 +73,7 @@ def _execute(recipe):
     try:
         return execute(recipe)
     except BaseException as e:
-        e.work_dir = recipe['work_dir']
+        e.work_dir = getattr(e, 'work_dir', recipe['work_dir'])   # a ledger that was rescued lies elsewhere
         raise
 
 # %% ../../nbs/cli/02_make.ipynb #b318be36

@@ -15,6 +15,7 @@ from .ray import check_shared, connect, import_ray, read_dataset
 from ..data.files import fingerprint
 from ..data.index import blocks_left, update_index
 from ..data.ledger import ledger_error
+from ..data.safekeeping import WorkDirGone, check_place, rescue
 from ..data.parts import Cluster
 from ..data.readers import read_prompts
 from ..data.store import Store
@@ -130,7 +131,8 @@ def _finish(store, d, pool):
 
 # %% ../../nbs/cluster/04_driver.ipynb #95574e56
 def _finish_broken(store, d, pool):
-    "Write what can be written of a broken run."
+    "Write what can be written of a broken run; nothing if its directory is gone."
+    check_place(store)
     try:
         _finish(store, d, pool)
     except (sqlite3.Error, OSError, RsrError):
@@ -212,6 +214,8 @@ def execute_cluster(
         with at_work(store):
             return _sample_blocks(store, d, _new_pool(store, d, given, o, loop, keys), progress)
     except sqlite3.Error as e:
-        raise ledger_error(e) from None
+        raise ledger_error(e, store.dir) from None
+    except WorkDirGone as e:
+        raise rescue(store, e) from None
     finally:
         _close(store, connected)

@@ -10,7 +10,7 @@ import asyncio, orjson, os, re, socket, sqlite3, threading, time
 from pathlib import Path
 from fastcore.basics import patch
 from .leases import BudgetLease
-from ..data.files import dumps
+from ..data.files import dumps, hint, what_to_do
 from ..data.parts import close_block, open_block
 from ..data.types import RsrError
 from ..run.execution import build
@@ -279,5 +279,6 @@ def sample(self:Worker,
         report.update(why='broken', error=redact(e), code=e.exit_code)
     except (sqlite3.Error, OSError) as e:
         problem = f"block {job['block']}: its files in {self.dir} could not be written ({type(e).__name__}: {e})"
-        report.update(why='broken', error=redact(f'{problem}. Is the disk full?'), code=1)
+        todo = what_to_do(e, Path(self.dir)/'run.db') if isinstance(e, sqlite3.Error) else hint(e).strip()
+        report.update(why='broken', error=redact(f'{problem}. {todo}'.rstrip()), code=1)
     return report

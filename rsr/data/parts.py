@@ -55,6 +55,7 @@ def key_range(block:int)->tuple:
 # %% ../../nbs/data/07_parts.ipynb #9eb63a32
 class BlockStore(Store):
     "The ledger of one block, open in one process at a time."
+    takes_notes = False   # the parts are its copy
     def _connect(self, mode='rwc'):
         uri = f'{self.path.resolve().as_uri()}?mode={mode}'
         self.db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)

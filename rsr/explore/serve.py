@@ -102,8 +102,11 @@ def _interrupt(*_):
 # %% ../../nbs/explore/07_serve.ipynb #5309e920
 @contextmanager
 def _until_interrupted():
-    "Leave the block quietly on SIGINT or SIGTERM, and restore the handlers."
-    before = {s:signal.signal(s, _interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    "Leave the block quietly on SIGINT, SIGTERM or SIGHUP, and restore the handlers."
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if getattr(signal, 'SIGHUP', None) and signal.getsignal(signal.SIGHUP)!=signal.SIG_IGN:
+        ends.append(signal.SIGHUP)
+    before = {s:signal.signal(s, _interrupt) for s in ends}
     try:
         yield
     except KeyboardInterrupt:

@@ -11,11 +11,12 @@ import os, platform, sqlite3, time
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
-from ..data.ledger import ledger_error
+from ..data.ledger import ledger_error, opening_error
+from ..data.safekeeping import WorkDirGone, check_place, rescue
 from ..data.store import Store
 from ..data.summary import write_stats
 from ..data.terminal import warn
-from ..data.types import RsrError
+from ..data.types import RsrError, RunBroken
 from ..data.variables import refuse_masked, resolve_secrets
 from ..formatters.methods import FORMATTERS
 from ..formatters.splits import stage_shares
@@ -145,17 +146,50 @@ def _print_input_notes(store, verifier, named):
         if note:
             warn(note)
 
-# %% ../../nbs/run/06_execution.ipynb #c22e3041
+# %% ../../nbs/run/06_execution.ipynb #8e8c500b
+def _open_files():
+    "Return how many files this process has open, or a guess."
+    try:
+        return len(os.listdir('/proc/self/fd'))
+    except OSError:
+        return 32
+
+# %% ../../nbs/run/06_execution.ipynb #e34b10ab
+def _allow_open_files(need):
+    "Let this process open `need` files, if the system allows it; return how many it may open."
+    try:
+        import resource
+    except ImportError:
+        return need
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft==resource.RLIM_INFINITY or need<=soft:
+        return need
+    most = need if hard==resource.RLIM_INFINITY else min(need, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
+
+# %% ../../nbs/run/06_execution.ipynb #6799045f
+def _check_open_files(requests, others=32):
+    "Raise an error if this process may not open as many files as it needs for so many requests, and some `others`."
+    need = requests+others+_open_files()
+    if (most := _allow_open_files(need))<need:
+        raise RsrError(f'sampler.concurrent_requests: {requests} requests at once need about {need} open files, and '
+                       f'this process may open {most}. Set sampler.concurrent_requests={max(1, requests-need+most)}, '
+                       f'or raise the limit: ulimit -n {need}')
+
+# %% ../../nbs/run/06_execution.ipynb #20df65bd
 def _prepare_samplers(parts, max_rollouts):
     "Make all samplers ready."
     samplers = [parts.get('rejected'), *parts['judges']]
     if max_rollouts:
         samplers.insert(0, parts['sampler'])
+    samplers = [*filter(None, samplers)]
+    _check_open_files(sum(getattr(s, 'concurrent_requests', 0) for s in samplers))
     for s in samplers:
-        if s:
-            s.prepare()
+        s.prepare()
 
-# %% ../../nbs/run/06_execution.ipynb #8e8c500b
+# %% ../../nbs/run/06_execution.ipynb #388b9ea6
 def _prepare_loops(store, d, parts, src, choose):
     "Load the input and check everything that can be checked before the first call; return the loops."
     _refuse_cluster_run(store)
@@ -167,11 +201,19 @@ def _prepare_loops(store, d, parts, src, choose):
     _print_input_notes(store, loop.verifier, bool(d['verifier'].get('type')))
     if choose:
         loop.keys = parts['keys'] = choose(store)
-    save_recipe(store, d)
     _prepare_samplers(parts, loop.o.max_rollouts)
+    save_recipe(store, d)
     return chain([loop], loops)
 
 # %% ../../nbs/run/06_execution.ipynb #cc8de442
+def _leave(store):
+    "Close a ledger whose run cannot start, and remove it if it is new."
+    if store.fresh:
+        store.discard()
+    else:
+        store.abandon()
+
+# %% ../../nbs/run/06_execution.ipynb #bb77554c
 def prepare(
     d:dict,              # a checked recipe with a work_dir
     src=None,            # input as for `read_rows`; None: data.input_path
@@ -182,11 +224,11 @@ def prepare(
     parts, store = build(d), Store(d['work_dir'])
     try:
         return store, _prepare_loops(store, d, parts, src, choose)
+    except sqlite3.Error as e:
+        _leave(store)
+        raise opening_error(e, store.path) from None
     except BaseException:
-        if store.fresh:
-            store.discard()
-        else:
-            store.close()
+        _leave(store)
         raise
 
 # %% ../../nbs/run/06_execution.ipynb #f45665d7
@@ -225,6 +267,7 @@ def at_work(
 # %% ../../nbs/run/06_execution.ipynb #6cf80652
 def close_run(store, d, formatters):
     "Write the training files and the statistics of a run."
+    check_place(store)
     pairs = {}
     write_training_files(store, d, formatters, pairs)
     store.put('pairs', {f.name:pairs[f.name] for f in formatters if f.name in pairs})
@@ -237,7 +280,7 @@ def _sample_one(store, d, loop, progress):
     try:
         _run_loop(loop, progress)
     except RsrError:
-        with suppress(sqlite3.Error, OSError):
+        with suppress(sqlite3.Error, OSError, RunBroken):
             close_run(store, d, loop.formatters)
         raise
 
@@ -263,9 +306,11 @@ def carry_out(
         with at_work(store):
             return _sample_all(store, d, loops, progress)
     except sqlite3.Error as e:
-        raise ledger_error(e) from None
+        raise ledger_error(e, store.dir) from None
+    except WorkDirGone as e:
+        raise rescue(store, e) from None
     finally:
-        store.close()
+        store.abandon()
 
 # %% ../../nbs/run/06_execution.ipynb #7874ca19
 EXECUTORS = {}   # name -> function that runs a recipe, with the arguments of `execute`

@@ -11,7 +11,7 @@ __all__ = ['SHARED_OPTIONS', 'save_recipe', 'saved_recipe', 'valid_outcomes', 'v
 import orjson, yaml
 from collections import Counter
 from pathlib import Path
-from ..data.files import Atomic, fingerprint, json_pretty
+from ..data.files import Atomic, fingerprint, json_pretty, sweep_temporaries
 from ..data.origin import sign_origin
 from ..data.store import Store
 from ..data.summary import stats, write_stats
@@ -30,8 +30,9 @@ from ..verifiers.judge import judge_prices
 def save_recipe(store, d):
     "Write recipe.yaml into the run directory, with secrets masked; sign the directory as sampled here."
     sign_origin(store, cache_dir())
+    store.recipe = yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True).encode()
     with Atomic(store.dir/'recipe.yaml') as f:
-        f.write(yaml.safe_dump(mask(d), sort_keys=False, allow_unicode=True).encode())
+        f.write(store.recipe)
 
 # %% ../../nbs/run/04_files.ipynb #b15a0001
 def _with_whole_prices(d):
@@ -215,6 +216,12 @@ def _note_written(store, d, configs, rows):
     store.commit()
 
 # %% ../../nbs/run/04_files.ipynb #8ecce4ed
+def _sweep(run):
+    "Remove what a process that was killed left of files that it was writing."
+    for folder in run, run/'train', run/'eval', run/'summary':
+        sweep_temporaries(folder)
+
+# %% ../../nbs/run/04_files.ipynb #4e290552
 def write_training_files(
     store,             # Store
     d:dict,            # a checked recipe
@@ -224,6 +231,8 @@ def write_training_files(
     "Write files, and note their counts and options in the ledger."
     formatters = [*formatters, *_split_differently(store, d, formatters)]
     configs = [formatter_config(f) for f in formatters]
+    if store._lock:
+        _sweep(store.dir)
     rows = write_formats(store, d, formatters, pairs)
     if store._lock:
         _note_written(store, d, configs, rows)

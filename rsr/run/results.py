@@ -13,6 +13,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..data.index import index_parts
 from ..data.origin import made_here
+from ..data.safekeeping import copy_run
 from ..data.store import Store
 from ..data.summary import stats_table
 from ..data.terminal import visible
@@ -249,6 +250,15 @@ def untrusted(self:Run)->str:
     what = f"runs {', '.join(map(str, files))}" if files else 'asks the model that its recipe names, with your keys'
     why = 'which lies in the run directory' if inside else 'and the run was not made here'
     return f'scoring {what}, {why}: look at it, then add trust=true'
+
+# %% ../../nbs/run/05_results.ipynb #81508b24
+@patch
+def copy(self:Run,
+    to           # a new directory, or an empty one
+)->Run:          # the copy
+    "Copy the run, also while another process is sampling it."
+    copy_run(self.path, to)
+    return Run(to)
 
 # %% ../../nbs/run/05_results.ipynb #329a3bc5
 def _passed_example(store, outcomes):

@@ -9,7 +9,11 @@ __all__ = ['Loop', 'progress_text', 'ProgressBar']
 import asyncio, sqlite3, sys, time
 from heapq import heappop
 from fastcore.basics import patch
+from ..data.files import SafeStream
+from ..data.ledger import ledger_error
+from ..data.safekeeping import check_place, note_rollouts
 from ..data.terminal import visible
+from ..data.types import RunBroken
 from .engine import Stopped
 from .requests import Requests
 
@@ -21,6 +25,7 @@ class Loop(Requests):
     seconds_before = 0.   # seconds of the run in earlier processes
     kept_at = 0.          # seconds of the run when they were last recorded
     to_rescore = ()       # prompts whose rollouts the current verifier is to score, once the budget allows
+    looked_at = 0.        # when the run directory was last looked at, by the monotonic clock
 
 # %% ../../nbs/sampling/10_loop.ipynb #8b40a3a6
 @patch
@@ -166,17 +171,18 @@ def start(self:Loop):
     self.setup()
     self.budget.count_earlier(self.store)
     self.seconds_before, self.started = self.store.get('seconds', 0.), time.monotonic()
-    self.kept_at = self.seconds_before
+    self.kept_at = self.seconds_before-60   # so that the first round's rows are noted at once
     self.source = self.store.walk(self.verifier_key, keys=self.keys, detail=bool(self.side))
 
 # %% ../../nbs/sampling/10_loop.ipynb #1b610986
 @patch
 def tick(self:Loop, every=2.):
-    "Record the run's seconds, if `every` seconds have passed since the last time."
+    "Record the run's seconds and number of rollouts, if `every` seconds have passed since the last time."
     seconds = time.monotonic()-self.started+self.seconds_before
     if seconds>=self.kept_at+every:
         self.kept_at = seconds
         self.store.put('seconds', seconds)
+        note_rollouts(self.store)
 
 # %% ../../nbs/sampling/10_loop.ipynb #3b7fcdd4
 @patch
@@ -226,7 +232,7 @@ async def _finish(self:Loop):
     try:
         self._close_ledger()
     except sqlite3.Error as e:
-        self._break(e)
+        self._break(ledger_error(e, self.store.dir))
     if self.error:
         raise self.error
 
@@ -238,10 +244,29 @@ def _note_draining(self:Loop):
     for engine in self.scorer.engines:
         engine.draining = self.engine.draining and not self.sending
 
-# %% ../../nbs/sampling/10_loop.ipynb #70eee497
+# %% ../../nbs/sampling/10_loop.ipynb #9a611d2e
+@patch
+def _check_place(self:Loop):
+    "Stop the run if its directory is gone or cannot be written."
+    try:
+        check_place(self.store)
+    except RunBroken as e:
+        self._break(e)
+
+# %% ../../nbs/sampling/10_loop.ipynb #ff705a6a
+@patch
+def _look_around(self:Loop, every=.5):
+    "Look at the run directory, if `every` seconds have passed since the last time."
+    now = time.monotonic()
+    if now>=self.looked_at+every and not self.stop_reason:
+        self.looked_at = now
+        self._check_place()
+
+# %% ../../nbs/sampling/10_loop.ipynb #adb40e12
 @patch
 def _round(self:Loop):
     "Send what can be sent, and commit."
+    self._look_around()
     if self.error and not self.stop_reason:
         self._break(self.error)
     if not self.stop_reason:
@@ -273,7 +298,7 @@ async def run(self:Loop,
     try:
         await self._rounds(grace)
     except sqlite3.Error as e:
-        self._break(e)
+        self._break(ledger_error(e, self.store.dir))
     finally:
         await self._finish()
     return self.stop_reason
@@ -286,13 +311,21 @@ def progress_text(loop)->str:
     text = f"satisfied {n['satisfied']}, rollouts {n['rollouts']}, passed {rate}, tokens {n['tokens']:,}"
     return f'{text}; {visible(note)[:60]}' if note else text
 
-# %% ../../nbs/sampling/10_loop.ipynb #c08eb119
+# %% ../../nbs/sampling/10_loop.ipynb #eb1189df
+def _bar_options(bar_class):
+    "Return where a bar is drawn, and how often."
+    if sys.stderr is None:
+        return dict(disable=True)
+    interval = 0.1 if sys.stderr.isatty() else 10
+    is_widget = any(c.__name__=='tqdm_notebook' for c in bar_class.__mro__)
+    return dict(file=None if is_widget else SafeStream(sys.stderr, all_errors=True), mininterval=interval)
+
+# %% ../../nbs/sampling/10_loop.ipynb #01c14ef7
 class ProgressBar:
     "A tqdm line for a `Loop`; call it with the loop."
     def __init__(self, total, show=True, name=None):
         from tqdm.auto import tqdm
-        interval = 0.1 if sys.stderr.isatty() else 10
-        self.bar = tqdm(total=total, unit='prompt', desc=name, disable=not show, mininterval=interval)
+        self.bar = tqdm(**{**dict(total=total, unit='prompt', desc=name, disable=not show), **_bar_options(tqdm)})
         self.drawn_at = 0.
 
 # %% ../../nbs/sampling/10_loop.ipynb #b4a4046c

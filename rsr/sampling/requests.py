@@ -436,10 +436,10 @@ def stop(self:Requests, why, exc=None):
     self.wake.set()
 
 # %% ../../nbs/sampling/09_requests.ipynb #19df68ba
-def _as_run_error(e):
+def _as_run_error(e, work_dir):
     "Return the error that ends a run, for an exception in one of its parts."
     if isinstance(e, sqlite3.Error):
-        return ledger_error(e)
+        return ledger_error(e, work_dir)
     if isinstance(e, RsrError) and not isinstance(e, (RunBroken, Stopped)):
         return RunBroken(str(e))
     return e
@@ -448,7 +448,7 @@ def _as_run_error(e):
 @patch
 def _break(self:Requests, e):
     "Stop the run because of an error."
-    e = _as_run_error(e)
+    e = _as_run_error(e, self.store.dir)
     self.error = self.error or e
     self.stop('broken', Stopped(str(e)))
 

@@ -10,6 +10,7 @@ import inspect, orjson, random, sqlite3
 from pathlib import Path
 from ..data.files import fingerprint
 from ..data.ledger import ledger_error
+from ..data.safekeeping import WorkDirGone, rescue
 from ..data.store import Store
 from ..data.types import RsrError, no_such
 from ..data.variables import mask, refuse_masked, resolve_secrets
@@ -312,7 +313,9 @@ def _sample(result, turns, templates, o):
     try:
         result.stop_reason, result.message = _run_stages(job, result, turns, talks, templates)
     except sqlite3.Error as e:
-        raise ledger_error(e) from None
+        raise ledger_error(e, o['work_dir']) from None
+    except WorkDirGone as e:
+        raise rescue(job.store, e) from None
     finally:
         _finish(job, result, turns, talks, o)
 
@@ -339,7 +342,7 @@ def _make(t, o, lengths):
         else:
             _sample(result, turns, templates, o)
     except BaseException as e:
-        e.work_dir = o['work_dir']
+        e.work_dir = getattr(e, 'work_dir', o['work_dir'])   # a ledger that was rescued lies elsewhere
         raise
     return result
 
