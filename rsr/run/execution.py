@@ -102,7 +102,7 @@ def build(
     parts = dict(sampler=make_sampler(**resolve_secrets(chosen)), sampling=Sampling(**{**d['sampling'], **sampling}),
                  budget=_make_budget(d, sampler, verifier))
     parts['verifier'], judges = make_scorer(verifier)
-    parts['judges'] = [make_sampler(**j) for j in judges]
+    parts['judges'] = [make_sampler(section='verifier', **j) for j in judges]
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)
     parts['mix'] = d['resume'].get('mix', False)
     return {**parts, **_pair_parts(plan)}
@@ -135,13 +135,14 @@ def _print_input_notes(store, verifier, named):
             print(f'rsr: {note}', file=sys.stderr)
 
 # %% ../../nbs/run/06_execution.ipynb #c22e3041
-def _prepare_samplers(parts, max_rollouts):
+def _prepare_samplers(parts, max_rollouts, resumed):
     "Make all samplers ready."
     samplers = [parts.get('rejected'), *parts['judges']]
     if max_rollouts:
         samplers.insert(0, parts['sampler'])
     for s in samplers:
         if s:
+            s.resumed = resumed
             s.prepare()
 
 # %% ../../nbs/run/06_execution.ipynb #8e8c500b
@@ -157,7 +158,7 @@ def _prepare_loops(store, d, parts, src, choose):
     if choose:
         loop.keys = parts['keys'] = choose(store)
     save_recipe(store, d)
-    _prepare_samplers(parts, loop.o.max_rollouts)
+    _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
     return chain([loop], loops)
 
 # %% ../../nbs/run/06_execution.ipynb #cc8de442
