@@ -94,6 +94,7 @@ class Events:
 # %% ../../nbs/sampling/02_events.ipynb #eda02d06
 _LINE_END = re.compile(rb'\r\n|\n|\r')
 
+# %% ../../nbs/sampling/02_events.ipynb #bdbd1a82
 @patch
 def feed(self:Events, chunk:bytes):
     "Read the next bytes of the stream."
@@ -151,6 +152,14 @@ def _error_in(event, is_error):
     return event if is_error else None
 
 # %% ../../nbs/sampling/02_events.ipynb #f9b5ccfe
+def _choices(event):
+    "Return the choices of an event."
+    choices = event.get('choices') or []
+    if not isinstance(choices, list):
+        raise CallError('malformed', 'the choices of an event are not a list')
+    return choices
+
+# %% ../../nbs/sampling/02_events.ipynb #708139bf
 @patch
 def take(self:Events,
     event,                # one event's data: a chunk of a chat completion
@@ -162,22 +171,26 @@ def take(self:Events,
         self.fields, self.done = {'error':error}, True
     if self.done or not isinstance(event, dict):
         return
-    choices = event.get('choices') or []
-    if not isinstance(choices, list):
-        raise CallError('malformed', 'the choices of an event are not a list')
+    choices = _choices(event)
     self.fields |= {k:v for k, v in event.items() if k!='choices' and v is not None}
     for place, choice in enumerate(choices):
         self._add_choice(place, choice)
 
 # %% ../../nbs/sampling/02_events.ipynb #3a75be73
-@patch
-def _add_choice(self:Events, place, choice):
-    "Add one choice of an event; `place` is its place in the event's list."
+def _index(choice, place):
+    "Return the index of a choice; `place` is its place in the event's list."
     if not isinstance(choice, dict):
         raise CallError('malformed', 'a choice of an event is not an object')
     index = place if choice.get('index') is None else choice['index']
     if type(index) is not int:
         raise CallError('malformed', f'a choice of an event has the index {index!r}')
+    return index
+
+# %% ../../nbs/sampling/02_events.ipynb #78efa99e
+@patch
+def _add_choice(self:Events, place, choice):
+    "Add one choice of an event; `place` is its place in the event's list."
+    index = _index(choice, place)
     fields, message = self.choices.setdefault(index, ({}, _Message()))
     skip = 'index', 'delta', 'message', 'usage', 'logprobs'
     fields |= {k:v for k, v in choice.items() if k not in skip and v not in (None, '', 'null')}
@@ -270,6 +283,7 @@ def done(self:Body)->bool:
     "Return whether the end of a stream has come."
     return bool(self.events) and self.events.done
 
+# %% ../../nbs/sampling/02_events.ipynb #f2d8a478
 @patch
 def finished(self:Body, n:int=1)->bool:
     "Return whether a stream has finished all of its `n` choices."

@@ -298,6 +298,16 @@ def _open(self:LocalSampler):
     self.prepare()
     super(LocalSampler, self)._open()
 
+# %% ../../nbs/sampling/12_providers.ipynb #2a29d050
+@patch
+async def _http_error(self:LocalSampler, status, raw, headers):
+    "Return the CallError for a response with an error status."
+    e = await super(LocalSampler, self)._http_error(status, raw, headers)
+    if e.kind!='context':
+        return e
+    return CallError('context', 'the request is longer than the 2,048 tokens that the local model reads: '
+                                f'name a larger model, {self.section}.model=… or {self.section}.base_url=…')
+
 # %% ../../nbs/sampling/12_providers.ipynb #508de7e1
 @patch(as_prop=True)
 def config(self:LocalSampler):
