@@ -13,6 +13,8 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from fastcore.basics import patch
 from urllib.parse import unquote, urlsplit
+
+# %% ../../nbs/sampling/04_samplers.ipynb #4852ef29
 from ..data.types import RsrError
 from ..data.secrets import add_secret, redact
 from .errors import CallError, error_kind, retry_after_seconds
@@ -177,14 +179,14 @@ def _request_headers(self:HttpSampler):
     headers = {'Content-Type':'application/json', 'Accept-Encoding':'gzip, deflate',
                'Authorization':self._authorization()}
     own = {k:str(v) for k, v in (self.headers or {}).items()}
-    replaced = {k.lower() for k in own}
-    return {**{k:v for k, v in headers.items() if v and k.lower() not in replaced}, **own}
+    return {**{k:v for k, v in headers.items() if v and k.lower() not in map(str.lower, own)}, **own}
 
 # %% ../../nbs/sampling/04_samplers.ipynb #1b58e49c
 @patch
 def _new_session(self:HttpSampler, timeout):
     "Return a session of the running event loop."
     import aiohttp
+    self._large = self._large or asyncio.Lock()
     return aiohttp.ClientSession(
         headers=self._request_headers(), connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
         timeout=aiohttp.ClientTimeout(total=timeout), cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
@@ -194,7 +196,7 @@ def _new_session(self:HttpSampler, timeout):
 def _open(self:HttpSampler):
     "Open the session in the running event loop."
     check_address(self.base_url, f'{self.section}.base_url')
-    self._session, self._large = self._new_session(self.timeout), asyncio.Lock()
+    self._session = self._new_session(self.timeout)
 
 # %% ../../nbs/sampling/04_samplers.ipynb #20fa1ce7
 @patch
@@ -255,17 +257,14 @@ async def _list_models(self:HttpSampler):
 @patch
 def _models_now(self:HttpSampler):
     "Return the names of the server's models, from outside any event loop."
-    async def listed():
-        self._large = asyncio.Lock()
-        return await self._list_models()
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, listed()).result()
+        return pool.submit(lambda: asyncio.run(self._list_models())).result()
 
 # %% ../../nbs/sampling/04_samplers.ipynb #1d1169f9
 @patch
 def _choose_model(self:HttpSampler):
     "Use the only model of the server if none is named; raise an error if there are several."
-    names = self._models_now()
+    names, self._large = self._models_now(), None
     self.served = only_model(names)
     if self.served:
         print(f'rsr: {self.section}.model is not set; using {self.served}, the only model of '
@@ -385,4 +384,4 @@ async def close(self:HttpSampler):
     "Close the connections."
     if self._session:
         await self._session.close()
-    self._session = self.names = None
+    self._session = self._large = self.names = None

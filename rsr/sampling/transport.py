@@ -38,7 +38,7 @@ def _address_problem(url):
 # %% ../../nbs/sampling/03_transport.ipynb #53241ee0
 def _likely_address(url):
     "Return the address that was probably meant, or ''."
-    if re.match(r'/(?!/)', url):
+    if re.match(r'/(?!/)|[a-z]+:///', url, re.I):
         return ''
     scheme, rest = re.match(r'(?:([A-Za-z]+):?/+|(https?):)?(.*)', ''.join(url.split()), re.S).group(1, 3)
     host = rest.split('/')[0].rpartition('@')[2]
