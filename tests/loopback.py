@@ -436,7 +436,7 @@ class Loopback:
         entry = dict(time=time.time(), method=method, path=path, prompt=None, n=None, seed=None, status=None,
                      fault=None, k=None,
                      headers=headers, body=None)
-        if path.startswith('/v1/') and self.o.log:
+        if path.startswith('/v1/') and self.o.log and method != 'GET':   # the list of models is no request
             self.log.append(entry)
         try:
             body = entry['body'] = orjson.loads(data) if data else {}

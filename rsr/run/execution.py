@@ -114,7 +114,7 @@ def build(
     parts = dict(sampler=make_sampler(**chosen), sampling=Sampling(**{**d['sampling'], **sampling}))
     parts['verifier'], judges = make_scorer(verifier)
     parts['budget'] = _make_budget(d, judges)
-    parts['judges'] = [make_sampler(**j) for j in judges]
+    parts['judges'] = [make_sampler(section='verifier', **j) for j in judges]
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)
     parts['mix'] = d['resume'].get('mix', False)
     return {**parts, **_pair_parts(plan)}
@@ -179,7 +179,7 @@ def _check_open_files(requests, others=32):
                        f'or raise the limit: ulimit -n {need}')
 
 # %% ../../nbs/run/06_execution.ipynb #20df65bd
-def _prepare_samplers(parts, max_rollouts):
+def _prepare_samplers(parts, max_rollouts, resumed):
     "Make all samplers ready."
     samplers = [parts.get('rejected'), *parts['judges']]
     if max_rollouts:
@@ -187,6 +187,7 @@ def _prepare_samplers(parts, max_rollouts):
     samplers = [*filter(None, samplers)]
     _check_open_files(sum(getattr(s, 'concurrent_requests', 0) for s in samplers))
     for s in samplers:
+        s.resumed = resumed
         s.prepare()
 
 # %% ../../nbs/run/06_execution.ipynb #388b9ea6
@@ -201,7 +202,7 @@ def _prepare_loops(store, d, parts, src, choose):
     _print_input_notes(store, loop.verifier, bool(d['verifier'].get('type')))
     if choose:
         loop.keys = parts['keys'] = choose(store)
-    _prepare_samplers(parts, loop.o.max_rollouts)
+    _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
     save_recipe(store, d)
     return chain([loop], loops)
 

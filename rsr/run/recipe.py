@@ -176,7 +176,8 @@ def override(
 # %% ../../nbs/run/01_recipe.ipynb #2d68d725
 RANGES = {'sampling.max_rollouts':(0, 10_000), 'sampling.step_size':(1, 10_000), 'sampling.max_steps':(1, 10_000),
           'sampling.give_up':(0, 1), 'sampling.window':(1, 10**7), 'temperature':(0, 5), 'top_p':(0, 1),
-          'max_tokens':(1, 10**7), 'concurrent_requests':(1, 100_000), 'timeout':(0.01, 10**6), 'max_retries':(0, 1000),
+          'max_tokens':(1, 10**7), 'max_body_mb':(1, 10_000),
+          'concurrent_requests':(1, 100_000), 'timeout':(0.01, 10**6), 'max_retries':(0, 1000),
           'patience':(0, 10**7), 'cluster.actors':(1, 10_000), 'cluster.block':(1, 10**6), 'cluster.attempts':(1, 100),
           'cluster.num_cpus':(0, 1024), 'budget.usd':(0, 10**9), 'budget.tokens':(0, 10**15),
           'budget.minutes':(0, 10**6)}

@@ -16,7 +16,7 @@ from ..data.types import RsrError, no_such
 from ..data.variables import mask, refuse_masked, resolve_secrets
 from ..run.recipe import check_value, parse_override, schema
 from ..run.execution import new_work_dir
-from ..sampling.providers import make_sampler
+from ..sampling.providers import is_embedded, make_sampler
 from .combinations import combinations, template_prompts
 from .generation_result import GenerationResult, WRITTEN, check_out, count_texts, write_rows
 from .taxonomy import load_taxonomy
@@ -178,7 +178,7 @@ def _without_role(sampler):
 # %% ../../nbs/taxonomy/17_generate.ipynb #456f1d2d
 def _writer_defaults(given):
     "Return the default options of the user simulator."
-    is_local = isinstance(given, dict) and given.get('type')=='local'
+    is_local = isinstance(given, dict) and is_embedded(given)
     if is_local or not _is_named(given):
         return dict(temperature=.8, max_tokens=160)
     return dict(temperature=1., max_tokens=1024)

@@ -103,7 +103,7 @@ def judge_sampler(
     for k in options:
         if k not in known:
             raise RsrError('judge: '+no_such('option', k, known))
-    return make_sampler(**_with_defaults(options))
+    return make_sampler(section='judge', **_with_defaults(options))
 
 # %% ../../nbs/verifiers/03_judge.ipynb #1a68b65d
 def _function_config(fn):
