@@ -38,6 +38,7 @@ def _reset(self:Engine):
     self.inside, self.aside = 0, 0                     # calls under way; those that back off while others are answered
     self.refused, self.suspects = {}, []               # keys of refused calls by message; futures of those that wait
     self.refusal = None                                # the last refusal before any answer
+    self.probe_at, self.probe_wait = 0., self.base     # the next probe, and the seconds between two
     self.answered_before, self.draining = False, None  # set by a run: an earlier answer; nothing else left to send
     self.stopped, self.note, self.retries = None, '', 0   # the exception that stopped it; for the progress line
 
@@ -130,7 +131,7 @@ def _is_last_failure(self:Engine, error):
     "Check whether a failure comes from a server that has answered, with nothing else left to send."
     has_answered = self.last_ok or self.answered_before
     is_last = self.inside==1 if self.draining is None else self.draining
-    return bool(is_last and has_answered and error.kind in ('server', 'malformed', 'timeout'))
+    return bool(is_last and has_answered and error.kind in ('server', 'malformed', 'timeout', 'rate'))
 
 # %% ../../nbs/sampling/06_engine.ipynb #5040987f
 @patch
@@ -155,9 +156,10 @@ def _shrink(self:Engine, sent, now):
 def _delay(self:Engine, error, c):
     "Return the seconds, with jitter, until a failed request is retried: as the server says, else the call's own wait."
     alone = c.own and error.kind not in ('rate', 'quota')
+    wait = min(c.wait, 4*self.base if alone else self.cap)*random.uniform(0.5, 1.5)
     if error.retry_after is None:
-        return min(c.wait, 4*self.base if alone else self.cap)*random.uniform(0.5, 1.5)
-    return min(error.retry_after, self.cap if alone else 600)+random.uniform(0, 0.2)
+        return wait
+    return max(wait/10, min(error.retry_after, self.cap if alone else 600)+random.uniform(0, 0.2))
 
 # %% ../../nbs/sampling/06_engine.ipynb #79701051
 @patch
@@ -255,6 +257,7 @@ def _note_success(self:Engine):
     if self.first_fail is not None and now-(self.last_ok or self.first_fail)>1:
         _release(self.sleeping)
     self.last_ok, self.first_fail, self.note = now, None, ''
+    self.probe_wait = self.base
     _release(self.suspects)
     if self.limit<self.slots:
         self.limit = min(self.slots, self.limit+1/self.limit)
@@ -288,6 +291,16 @@ async def _sleep(self:Engine, seconds, c):
         self.sleeping.discard(alarm)
     if self.stopped:
         raise self.stopped
+
+# %% ../../nbs/sampling/06_engine.ipynb #33da8b01
+@patch
+def wants_probe(self:Engine):
+    "Check whether one more request should be sent, because all others back off."
+    now = time.monotonic()
+    if self.active or self.waiting or not self.sleeping or now<max(self.probe_at, self.paused_until):
+        return False
+    self.probe_at, self.probe_wait = now+self.probe_wait, min(8., 2*self.probe_wait)
+    return True
 
 # %% ../../nbs/sampling/06_engine.ipynb #5c00b8fe
 @patch

@@ -52,7 +52,7 @@ class HttpSampler(_Sampler):
     base_url: str = None             # e.g. http://localhost:8000/v1
     api_key: str = None              # bearer key; None: RSR_API_KEY or OPENAI_API_KEY from the environment, if set
     temperature: float = 0.7         # 0 to 2; higher is more varied
-    top_p: float = 1.0               # in (0, 1]; sample from the likeliest tokens of this total probability; 1: not sent
+    top_p: float = 1.0               # in (0, 1]; keep the likeliest tokens of this total probability; 1: not sent
     max_tokens: int = 2048           # tokens per response, at most
     concurrent_requests: int = 50    # requests in flight, at most
     timeout: float = 300             # seconds per request
