@@ -425,8 +425,8 @@ def test_all_refusals_at_once(serve):
             return 400, dict(error=dict(message='Invalid n value (currently only n = 1 is supported)'))
         return plain(handler, body)
     s = serve(reply)
-    sampler = HttpSampler('m', s.url)
-    assert len(ask(sampler, n=4)) == 1 and sampler.max_n == 1 and len(s.seen) == 3
+    sampler = HttpSampler('m', s.url, extra_params=dict(top_p=1.))
+    assert len(ask(sampler, n=4)) == 1 and sampler.max_n == 1 and len(s.seen) == 4
     ask(sampler)
     assert len(s.seen) == 5
 
