@@ -88,7 +88,7 @@ def boxes(
 # %% ../../nbs/data/01_text.ipynb #05943769
 _REFUSAL = re.compile(r'''(?ix) ^\W*
     (?: (?:i['’]?m|i\ am|my)\ (?:so\ |very\ |really\ |deepest\ )?(?:sorry|apologies|afraid)
-        [^.!?]{0,40}?[\s,;:—-]+ (?:but\ |that\ )* )?
+        [^.!?]{0,40}?(?<![\s,;:—-])[\s,;:—-]+ (?:but\ |that\ )* )?
     (?: (?:i|we) \ (?: (?:can['’]?t|cannot|can\ not|won['’]?t|will\ not|must\ decline|decline|refuse)\b
                         (?!\ (?:wait|believe|thank|emphasi[sz]e|stress|imagine
                              |recommend\ (?:it|this|them)\ (?:enough|highly)))

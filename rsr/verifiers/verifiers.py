@@ -131,7 +131,7 @@ def rlvr(
     within:float=None       # seconds for everything; None: no limit
 )->Score:
     "Score by `mcq-rlvr` if the reference answer is a single letter, else by `math-rlvr`."
-    if re.fullmatch(r'\W*[A-Ja-j]\W*', str(_reference(metadata))):
+    if re.fullmatch(r'\A\W*[A-Ja-j]\W*', str(_reference(metadata))):
         return mcq_rlvr(response, metadata)
     return math_rlvr(response, metadata, time_limit, within)
 
