@@ -80,10 +80,10 @@ def boxes(
         elif token=='}' and opened:
             box = opened.pop()
             if box:
-                found.append((box.start(), m.end(), text[box.end():m.start()]))
+                found.append((box.start(), m.end(), box.end(), m.start()))
         elif token.endswith('{') and token!=r'\{':
             opened.append(m)
-    return _outermost(found)
+    return [(start, end, text[a:b]) for start, end, a, b in _outermost(found)]
 
 # %% ../../nbs/data/01_text.ipynb #05943769
 _REFUSAL = re.compile(r'''(?ix) ^\W*

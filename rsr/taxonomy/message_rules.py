@@ -166,6 +166,10 @@ def clip_to(
     "Return a text without the sentences that exceed the limit."
     if count_words(text)<=most:
         return text
-    ends = [m.end() for m in _SENTENCE_END.finditer(text) if count_words(text[:m.end()])<=most]
-    clipped = text[:ends[-1]].strip() if ends else ''
-    return clipped or text
+    clipped, words, start = '', 0, 0
+    for m in _SENTENCE_END.finditer(text):
+        words += count_words(text[start:m.end()])
+        if words>most:
+            break
+        clipped, start = text[:m.end()], m.end()
+    return clipped.strip() or text

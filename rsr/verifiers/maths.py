@@ -38,7 +38,7 @@ def _tidy(s):
     "Return an expression in one spelling, without formatting."
     s = re.sub(r'(?<=\w)\*\*(?=[\w(-])', '^', s).replace('**', '').replace('`', '')
     s = _SPELLING.sub(lambda m: _SPELLINGS[m[0]], s)
-    s = re.sub(r'[\s.,;:。，、；]{1,99}\Z', '', s).strip()
+    s = (s[:-99]+re.sub(r'[\s.,;:。，、；]{1,99}\Z', '', s[-99:])).strip()
     for _ in range(9):   # $$ … $$
         if len(s)>1 and s[0]=='$'==s[-1]:
             s = s[1:-1].strip()

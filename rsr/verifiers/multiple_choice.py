@@ -58,7 +58,7 @@ _ONE = rf'''[A-HJa-hj](?:{_CLOSE}(?!\s*\?)|(?={_CLAUSE_END}))|[B-HJ](?=\s+\w)
   |[Ii]{_CLOSE}|I(?=\.?\s*(?:\n|\Z)|:)'''
 _LETTER = rf'{_OPEN}(?:(?P<l>{_ONE})|(?P<n>{_SEVERAL}))'
 _FIRM_LETTER = rf'{_OPEN}(?P<l>[A-HJa-hj])(?:{_CLOSE})?(?={_SENTENCE_END})'
-_LABEL = r"(?<![\w'-])[(\[⟦]?(?P<l>[A-J])(?:[)\].:⟧]+(?:\s*[^.\n]{1,60}?)?)?"   # A, (A), A: text
+_LABEL = r"(?<![\w'-])[(\[⟦]?(?P<l>[A-J])(?:[)\].:⟧]+(?:\s*(?=\S)[^.\n]{1,60}?)?)?"   # A, (A), A: text
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #6f2b098f
 _NOUN = '(?<![a-z])' + word_pattern('''answers? ans solution choice option selection pick guess verdict conclusion
