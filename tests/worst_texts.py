@@ -1,5 +1,5 @@
 """Texts that make a regular expression slow: its own beginning, and then one of its repeats, again and again."""
-import re
+import functools, re
 try:
     from re import _parser as parser
 except ImportError:   # Python 3.10
@@ -57,27 +57,26 @@ def _samples(node, times):
         return [text*max(fewest, min(int(most), times)) for text in samples(body, times)]
     return ['']   # a position
 
-def pumps(nodes):
-    "Yield (beginning, unit) for each repeat of a parsed pattern."
-    for i, node in enumerate(nodes):
-        for inner, unit in _pumps(node):
-            for times in (0, 1, 9):
-                yield samples(nodes[:i], times)[0]+inner, unit
+def pumps(nodes, times):
+    "Yield (beginning, unit) for each repeat of a parsed pattern; repeats in the beginning stand `times`."
+    start = ''
+    for node in nodes:
+        yield from ((start+inner, unit) for inner, unit in _pumps(node, times))
+        start += next(iter(_samples(node, times)), '')
 
-def _pumps(node):
+def _pumps(node, times):
     op, arg = str(node[0]), node[1]
     if op=='BRANCH':
         for branch in arg[1]:
-            yield from pumps(branch)
+            yield from pumps(branch, times)
     elif op in ('SUBPATTERN', 'ATOMIC_GROUP'):
-        yield from pumps(arg[-1] if op=='SUBPATTERN' else arg)
+        yield from pumps(arg[-1] if op=='SUBPATTERN' else arg, times)
     elif op in ('ASSERT', 'ASSERT_NOT'):
-        yield from pumps(arg[1])
+        yield from pumps(arg[1], times)
     elif op in REPEATS:
-        yield from pumps(arg[2])
+        yield from pumps(arg[2], times)
         if int(arg[1])>5:
-            for unit in _units(arg[2]):
-                yield '', unit
+            yield from (('', unit) for unit in _units(arg[2]))
 
 def _units(body):
     "Yield texts that the body of a repeat matches."
@@ -87,13 +86,14 @@ def _units(body):
         for times in (0, 1, 9):
             yield from samples(body, times)
 
-def worst_texts(pattern, size):
-    "Yield texts of about `size` characters that pump one repeat of a pattern, and some that repeat the beginning too."
-    seen = set()
-    for start, unit in pumps(parser.parse(pattern.pattern, pattern.flags)):
-        if not unit or (start, unit) in seen:
-            continue
-        seen.add((start, unit))
-        yield start+unit*(size//len(unit))+'\x01'
-        block = start+unit*(60//len(unit)+1)+'\x01'
-        yield block*(size//len(block))
+def fill(size, start, unit):
+    "Return a beginning and then a unit, again and again, up to about `size` characters, and an end that fits nothing."
+    return start+unit*(size//len(unit))+'\x01'
+
+def worst_texts(pattern):
+    "Return functions size -> text: each pumps one repeat of a pattern, once for the whole text and in short pieces."
+    nodes = parser.parse(pattern.pattern, pattern.flags)
+    found = {pump:None for times in (0, 1, 9) for pump in pumps(nodes, times) if pump[1]}
+    whole = [functools.partial(fill, start=start, unit=unit) for start, unit in found]
+    pieces = [functools.partial(fill, start='', unit=fill(60, start, unit)) for start, unit in found]
+    return whole+pieces
