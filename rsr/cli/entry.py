@@ -72,7 +72,7 @@ def _option_words(command):
         from rsr.run.recipe import schema
         return [f'{s}.{key}=' for s, keys in schema().items() for key in keys]+['work_dir=', 'split.eval=']
     if command in COMMANDS:
-        return re.findall(r'\b([\w.]+=)', COMMANDS[command].usage)
+        return re.findall(r'(?<![\w.])([\w.]+=)', COMMANDS[command].usage)
     return []
 
 # %% ../../nbs/cli/03_entry.ipynb #7e547b9b

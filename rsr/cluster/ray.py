@@ -148,7 +148,7 @@ def check_shared(
         raise _not_shared_error(work_dir, bad)
 
 # %% ../../nbs/cluster/00_ray.ipynb #5b8ced1c
-_URI = re.compile(r'(\w+://(?:[^/@]*@)?)([^?]*)(\?.*)?')   # (scheme and keys) (bucket and path) (options)
+_URI = re.compile(r'\A(\w+://(?:[^/@]*@)?)([^?]*)(\?.*)?')   # (scheme and keys) (bucket and path) (options)
 
 # %% ../../nbs/cluster/00_ray.ipynb #d7252ff7
 def _shown(path):

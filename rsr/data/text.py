@@ -80,15 +80,15 @@ def boxes(
         elif token=='}' and opened:
             box = opened.pop()
             if box:
-                found.append((box.start(), m.end(), text[box.end():m.start()]))
+                found.append((box.start(), m.end(), box.end(), m.start()))
         elif token.endswith('{') and token!=r'\{':
             opened.append(m)
-    return _outermost(found)
+    return [(start, end, text[a:b]) for start, end, a, b in _outermost(found)]
 
 # %% ../../nbs/data/01_text.ipynb #05943769
 _REFUSAL = re.compile(r'''(?ix) ^\W*
     (?: (?:i['’]?m|i\ am|my)\ (?:so\ |very\ |really\ |deepest\ )?(?:sorry|apologies|afraid)
-        [^.!?]{0,40}?[\s,;:—-]+ (?:but\ |that\ )* )?
+        [^.!?]{0,40}?(?<![\s,;:—-])[\s,;:—-]+ (?:but\ |that\ )* )?
     (?: (?:i|we) \ (?: (?:can['’]?t|cannot|can\ not|won['’]?t|will\ not|must\ decline|decline|refuse)\b
                         (?!\ (?:wait|believe|thank|emphasi[sz]e|stress|imagine
                              |recommend\ (?:it|this|them)\ (?:enough|highly)))

@@ -232,11 +232,12 @@ def _mark_runs(words, tag, runs):
 LEAST_LIKE = 0.2    # share of common words below which nothing is marked
 MOST_WORDS = 6000   # beyond that, lines are compared
 
+_words, _lines = re.compile(r'\S+\s*|\s+'), re.compile(r'[^\n]*\n|[^\n]+')
+
 def _split(a, b):
     "Split two texts into words with the space after them, or into lines if they are long."
-    by_word = max(len(a), len(b))<MOST_WORDS*6
-    pattern = r'\S+\s*|\s+' if by_word else r'[^\n]*\n|[^\n]+'
-    return re.findall(pattern, a), re.findall(pattern, b)
+    pattern = _words if max(len(a), len(b))<MOST_WORDS*6 else _lines
+    return pattern.findall(a), pattern.findall(b)
 
 # %% ../../nbs/explore/03_html.ipynb #f1a16669
 def diff_html(

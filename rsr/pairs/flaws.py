@@ -122,13 +122,14 @@ _OFFER_TO_ORDER = [
     (r"\bif you('d)? like,? ?", ''),
     (r'\b[Oo]ne option is to ', 'You should '),
     (r'\b[Ff]eel free to ', 'You need to ')]
+_OFFER_TO_ORDER = [(re.compile(offer), order) for offer, order in _OFFER_TO_ORDER]
 
 # %% ../../nbs/pairs/00_flaws.ipynb #31e912fa
 @rule
 def prescriptive(text):
     "Turn suggestions into orders."
     for offer, order in _OFFER_TO_ORDER:
-        text = re.sub(offer, order, text)
+        text = offer.sub(order, text)
     return text
 
 # %% ../../nbs/pairs/00_flaws.ipynb #dec3baf8
@@ -150,6 +151,7 @@ _CONTRACTIONS = {"n't":' not', "'re":' are', "'ll":' will', "'ve":' have', "I'm"
                  "that's":'that is', "That's":'That is', "let's":'let us', "Let's":'Let us'}
 _OFFICIAL = {'Thanks':'Gratitude is expressed', 'Hi':'Dear Sir or Madam', 'Hello':'Dear Sir or Madam', 'help':'assist',
              'get':'obtain', 'ask':'enquire', 'buy':'purchase', 'need':'require', 'about':'regarding'}
+_OFFICIAL = {re.compile(rf'\b{a}\b'):b for a, b in _OFFICIAL.items()}
 
 # %% ../../nbs/pairs/00_flaws.ipynb #2c132046
 @rule
@@ -159,7 +161,7 @@ def wrong_tone(text):
     for a, b in _CONTRACTIONS.items():
         t = t.replace(a, b)
     for a, b in _OFFICIAL.items():
-        t = re.sub(rf'\b{a}\b', b, t)
+        t = a.sub(b, t)
     opening = 'Dear Sir or Madam. Further to your enquiry, kindly note the following. '
     return opening+t+' The foregoing is provided without prejudice.'
 
@@ -187,7 +189,7 @@ def _content_kept(before, after):
 
 # %% ../../nbs/pairs/00_flaws.ipynb #a4ec7f7d
 def _per_sentence(pattern, text):
-    return len(re.findall(pattern, text, re.I))/max(1, len(_sentences(text)))
+    return len(pattern.findall(text))/max(1, len(_sentences(text)))
 
 def _word_count(text):
     return max(1, len(text.split()))
@@ -206,8 +208,8 @@ def is_missing_acknowledgment(chosen, flawed, prompt):
     return bool(_ACKNOWLEDGES.search(before)) and not _ACKNOWLEDGES.search(after)
 
 # %% ../../nbs/pairs/00_flaws.ipynb #fe1b8f09
-_ORDERS = r"\b(you (should|must|need to|have to|ought to)|never|always)\b"
-_OFFERS = r"\b(might|could|may|perhaps|maybe|consider|if you('d)? like|one option)\b"
+_ORDERS = re.compile(r"\b(you (should|must|need to|have to|ought to)|never|always)\b", re.I)
+_OFFERS = re.compile(r"\b(might|could|may|perhaps|maybe|consider|if you('d)? like|one option)\b", re.I)
 
 # %% ../../nbs/pairs/00_flaws.ipynb #5841b117
 @check
@@ -217,9 +219,9 @@ def is_prescriptive(chosen, flawed, prompt):
     return more_orders and _per_sentence(_OFFERS, flawed)<=_per_sentence(_OFFERS, chosen)
 
 # %% ../../nbs/pairs/00_flaws.ipynb #347968f2
-_STIFF = (r"\b(dear sir|kindly|hereby|furthermore|regarding|pursuant|further to|shall|foregoing|sincerely|"
-          r"cannot|enquir|assist)")
-_WARM = r"(n't|'(re|ll|ve|m|s)\b|!|\b(sorry|thanks|glad|happy|feel)\b)"
+_STIFF = re.compile(r"\b(dear sir|kindly|hereby|furthermore|regarding|pursuant|further to|shall|foregoing|sincerely|"
+                    r"cannot|enquir|assist)", re.I)
+_WARM = re.compile(r"(n't|'(re|ll|ve|m|s)\b|!|\b(sorry|thanks|glad|happy|feel)\b)", re.I)
 
 def _stiffness(text):
     return _per_sentence(_STIFF, text)-_per_sentence(_WARM, text)

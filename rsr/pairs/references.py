@@ -84,7 +84,7 @@ def load_reference(
     max_chars:int=12000   # maximum length of a reference
 )->tuple:                 # (function Prompt -> text, what identifies it as plain data)
     "Return the function that finds a prompt's reference."
-    path, function = Path(spec), re.fullmatch(r'(.*\.py):(\w+)', str(spec))
+    path, function = Path(spec), re.fullmatch(r'\A(.*\.py):(\w+)', str(spec))
     if function:
         find, key = _from_function(spec, function[1], function[2], max_chars)
     elif path.is_file():

@@ -37,7 +37,7 @@ def _docments(o):
     return dict(docments(o))
 
 # %% ../../nbs/run/03_reference.ipynb #0a1f9b49
-_SOURCE = re.compile(r"[ ,]*\(?\bseed '[^']*'\)?")
+_SOURCE = re.compile(r"[ ,]{0,9}\(?\bseed '[^'\n]{0,200}'\)?")
 
 def _without_source(text):
     "Remove the source of a rule from a comment or docstring."

@@ -22,9 +22,9 @@ _PREAMBLE = re.compile(rf'''
   ''', re.I|re.X)
 
 # %% ../../nbs/taxonomy/13_message_rules.ipynb #b0ae242b
-_NOTE = re.compile(rf'''\n\s*\n\s*[(*_\[]*(?:note:\s(?:this|the|that|i\b)|this\ {_KIND}\b|let\ me\ know\ if\ you
+_NOTE = re.compile(rf'''(?<!\s)(?=[^\S\n]*\n[^\S\n]*\n)\s+[(*_\[]*(?:note:\s(?:this|the|that|i\b)|this\ {_KIND}\b|let\ me\ know\ if\ you
   |word\ count\b|explanation:|-{{3,}}\s*\n)[\s\S]*\Z
-  |\s*[(\[]\s*(?:word\ count:?\s*)?\d{{1,4}}\ words?\s*[)\]]\s*\Z''', re.I|re.X)
+  |(?<!\s)\s*[(\[]\s*(?:word\ count:?\s*)?\d{{1,4}}\ words?\s*[)\]]\s*\Z''', re.I|re.X)
 _CODE = re.compile(r'\A```\w*\n([\s\S]*?)\n?```\Z')
 _QUOTES = [('"', '"'), ('“', '”'), ('„', '“'), ('«', '»'), ('‘', '’'), ("'", "'"), ('**', '**'), ('`', '`')]
 
@@ -82,8 +82,8 @@ _ASSISTANT = r"""\bthank(?:s|\s+you)\s+for\s+(?:contacting|reaching\s+out|your\s
   (?:chatbot|virtual\s+assistant|(?:support|service)\s+(?:agent|representative))\b"""
 
 # %% ../../nbs/taxonomy/13_message_rules.ipynb #ef4a03ab
-_SEVERAL = r"""^\s*[*_]*(?:assistant|agent|support(?:\s+agent)?|representative|(?:chat)?bot|AI)[*_]*\s*:
-  |\A\s*1[.)]\s[^\n]*\n+\s*2[.)]\s"""
+_SEVERAL = r"""^[^\S\n]*[*_]*(?:assistant|agent|support(?:\s+agent)?|representative|(?:chat)?bot|AI)[*_]*\s*:
+  |\A\s*1[.)]\s[^\n]*\n\s*2[.)]\s"""
 _GAP = r"""(?<!\w)\[(?:your|insert|customer|user|recipient|company|product|order|date|name|e-?mail|phone|address|item)\b
   [^\]\n\d]{0,40}\]
   |\{\{[^{}\n]{1,40}\}\}
@@ -156,7 +156,7 @@ def why_not(
     return 'echo' if _is_echo(text, request) else None
 
 # %% ../../nbs/taxonomy/13_message_rules.ipynb #dd590e2d
-_SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s|\Z)|[。！？]|(?=\n)""")
+_SENTENCE_END = re.compile(r"""(?<![.!?…])[.!?…]+["'”’)\]]*(?=\s|\Z)|[。！？]|(?=\n)""")
 
 # %% ../../nbs/taxonomy/13_message_rules.ipynb #fdc25934
 def clip_to(
@@ -166,6 +166,10 @@ def clip_to(
     "Return a text without the sentences that exceed the limit."
     if count_words(text)<=most:
         return text
-    ends = [m.end() for m in _SENTENCE_END.finditer(text) if count_words(text[:m.end()])<=most]
-    clipped = text[:ends[-1]].strip() if ends else ''
-    return clipped or text
+    clipped, words, start = '', 0, 0
+    for m in _SENTENCE_END.finditer(text):
+        words += count_words(text[start:m.end()])
+        if words>most:
+            break
+        clipped, start = text[:m.end()], m.end()
+    return clipped.strip() or text

@@ -34,7 +34,7 @@ def _typos(text, rng):
 # %% ../../nbs/taxonomy/03_templates.ipynb #f95e850c
 def _bare(text, rng):
     "Drop punctuation at the end of words and apostrophes inside them."
-    return re.sub(r"[.,;:!?'’]+(?=\s|$)|(?<=\w)['’](?=\w)", '', text)
+    return re.sub(r"(?<![.,;:!?'’])[.,;:!?'’]+(?=\s|$)|(?<=\w)['’](?=\w)", '', text)
 
 # %% ../../nbs/taxonomy/03_templates.ipynb #05c29af6
 def _lower(text, rng):

@@ -20,7 +20,7 @@ from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler
 
 # %% ../../nbs/verifiers/03_judge.ipynb #812f1f75
-_FENCE = re.compile(r'<{2,}\s*/?\s*((?:BEGIN|END)\b[^<>\n]{0,200}?)\s*>{2,}', re.I)
+_FENCE = re.compile(r'(?<!<)<{2,}\s*(?:/\s*)?((?:BEGIN|END)\b(?:[^<>\n]{0,199}[^<>\s])?)\s*>{2,}', re.I)
 
 # %% ../../nbs/verifiers/03_judge.ipynb #154e888a
 def fence(

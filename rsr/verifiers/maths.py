@@ -38,9 +38,10 @@ def _tidy(s):
     "Return an expression in one spelling, without formatting."
     s = re.sub(r'(?<=\w)\*\*(?=[\w(-])', '^', s).replace('**', '').replace('`', '')
     s = _SPELLING.sub(lambda m: _SPELLINGS[m[0]], s)
-    s = re.sub(r'[\s.,;:。，、；]{1,99}\Z', '', s).strip()
-    while len(s)>1 and s[0]=='$'==s[-1]:
-        s = s[1:-1].strip()
+    s = (s[:-99]+re.sub(r'[\s.,;:。，、；]{1,99}\Z', '', s[-99:])).strip()
+    for _ in range(9):   # $$ … $$
+        if len(s)>1 and s[0]=='$'==s[-1]:
+            s = s[1:-1].strip()
     s = re.sub(r'(?<![\\a-zA-Z])pi\b', r'\\pi', s)
     return re.sub(r'(?<!\\)\bsqrt\s?\(([^()]*)\)', r'\\sqrt{\1}', s)
 
@@ -48,12 +49,12 @@ def _tidy(s):
 _NUM = r'(?:(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)'
 _SCALE = dict(hundred=100, thousand=1000, million=10**6, billion=10**9, trillion=10**12, dozen=12)
 
-_LEAD = r'(?:=|≈|\\approx|about|approximately)?\s*(?P<sign>[-+]?\s*(?:[$€£¥₹]|USD|EUR|Rs\.?)?\s*[-+]?)'
-_WHOLE = r'(?P<whole>\d+(?=\s*\\frac|\s+\d+\s*/))?'
-_FRACTION = r'\\frac\s?\{?\s*(?P<n>-?\d+)\s*\}?\s*\{?\s*(?P<d>\d+)\s*\}?'
+_LEAD = r'\A(?:=|≈|\\approx|about|approximately)?\s*(?P<sign>(?:[-+]\s*)?(?:(?:[$€£¥₹]|USD|EUR|Rs\.?)\s*)?(?:[-+]\s*)?)'
+_WHOLE = r'(?:(?P<whole>\d+(?=\s*\\frac|\s+\d+\s*/))\s*)?'
+_FRACTION = r'\\frac\s?\{?\s*(?P<n>-?\d+)\s*(?:\}\s*)?(?:\{\s*)?(?P<d>\d+)\s*\}?'
 _QUOTIENT = rf'(?P<n2>{_NUM})\s*/\s*(?P<d2>{_NUM})'
 _EXPONENT = r'[eE](?P<e>[+-]?\d{1,3})\b|\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*\{?(?P<e2>-?\d{1,3})\}?'
-_NUMBER = re.compile(rf'''{_LEAD}\s*(?:{_WHOLE}\s*(?:{_FRACTION}|{_QUOTIENT})|(?P<num>{_NUM})(?:{_EXPONENT})?)
+_NUMBER = re.compile(rf'''{_LEAD}(?:{_WHOLE}(?:{_FRACTION}|{_QUOTIENT})|(?P<num>{_NUM})(?:{_EXPONENT})?)
   \s*(?P<pct>%|percent\b)?\s*(?P<scale>{'|'.join(_SCALE)})?(?P<unit>.*)''', re.X|re.S|re.I)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #e150fcbc
@@ -136,10 +137,10 @@ _MARKED = re.compile(f'(?i:(?<![a-z]){_NOUN}{ANSWER_QUALIFIER}{ANSWER_LINK})'
 # %% ../../nbs/verifiers/01_maths.ipynb #5d0331d5
 _VALUE = (r'(?<![\w.])(?<!not\s)(?:(?<![\d)]\s)(?<![\d)])-)?[$€£¥₹]?\s?'
           rf'(?:\\frac\s?\{{?-?\d+\}}?\s?\{{?\d+\}}?|{_NUM}(?:\s?/\s?{_NUM})?)\s?%?')
-_VALUES = re.compile(rf'{_VALUE}(?:\s*(?:,\s*(?:and|or)?|and|or)\s*{_VALUE})*')
+_VALUES = re.compile(rf'{_VALUE}(?:\s*(?:,\s*(?:(?:and|or)\s*)?|(?:and|or)\s*){_VALUE})*')
 _PROSE = re.compile(r'(?<![\\a-zA-Z])(?!(?:sin|cos|tan|log|exp|sqrt|and|mod)\b)'
                     r'(?:[A-Za-z]{3,}|is|of|to|in|at|by|he|we|it)\b')
-_INLINE = re.compile(r'\$\$(.+?)\$\$|\$([^$\n]+?)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]', re.S)
+_INLINE = re.compile(r'\$\$((?:[^$]|\$(?!\$))+?)\$\$|\$([^$\n]+?)\$(?!\d)|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]', re.S)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #d53b6c2d
 _NO_NAME = 'is|are|and|so|or|of|x|over|times|plus|minus|divided|multiplied|equals?|makes?|gives?'
@@ -168,7 +169,7 @@ _STATED_VALUE = (rf'(?P<v>-?{_NUM}(?:/\d+)?\s?(?:%|percent\b|{"|".join(_SCALE)})
 
 # %% ../../nbs/verifiers/01_maths.ipynb #78be0e5b
 _WORKED = re.compile(
-    r'(?:that\s)?(?:(?!not\b)[a-z]+\s){0,4}?(?:[a-z]\s?=\s?)?'
+    r'\A(?:that\s)?(?:(?!not\b)[a-z]+\s){0,4}?(?:[a-z]\s?=\s?)?'
     rf'(?P<sum>{_SUM}|{_WORDED}|{_PLAIN_FRACTION})'
     rf'(?:(?:{_GIVES}|\s?=\s?){_SUM}){{0,5}}{_GIVES}(?:{_STATED_VALUE})?', re.I)
 
@@ -276,7 +277,7 @@ def _too_complex(s):
     depth = max(itertools.accumulate((c in '([{') - (c in ')]}') for c in s), default=0)
     if depth>20:
         return f'too complex: nested {depth} deep'
-    if re.search(r'(?:\^\s*[({]?\s*[\d.]+\s*){3}', s):
+    if re.search(r'(?:\^\s*(?:[({]\s*)?[\d.]+\s*){3}', s):
         return 'too complex: a tower of powers'
     return None
 

@@ -6,7 +6,7 @@
 __all__ = ['ANSWER_QUALIFIER', 'ANSWER_LINK', 'word_pattern', 'extract_choice']
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #ab48d397
-import functools, re, unicodedata
+import re, unicodedata
 from ..data.text import BOX, boxes, split_thinking
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #3984869c
@@ -45,9 +45,9 @@ def word_pattern(words:str)->str:
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #3d728d8b
 _CJK = r'[\u2600-\u27bf\u2e80-\uffef\U0001f300-\U0001faff]'   # and emoji
-_OPEN = r'\s{0,9}[(\[⟦]{0,4}\s{0,9}'
+_OPEN = r'\s{0,18}(?:[(\[⟦]{1,4}\s{0,9})?'
 _CLOSE = r'\s{0,9}[)\]⟧]{1,4}'
-_SENTENCE_END = rf'''\s*(?:\n|\Z)|\s*[.!](?!\w)|\s*{_CJK}|\s*,?\s+(?i:because|since|as|due|it\s+is)\b
+_SENTENCE_END = rf'''\s*(?:\n|\Z)|\s*[.!](?!\w)|\s*{_CJK}|(?:\s*,)?\s+(?i:because|since|as|due|it\s+is)\b
   |\s*,\s*(?i:not|rather|instead)\b'''
 _CLAUSE_END = rf'''{_SENTENCE_END}|\s*[,;:|(]|\s*[-–](?=\s)|\s*—|\s*[/&+]\s*[A-Ja-j]\b
   |\s+(?i:for|given|based|which|and|or|but|not|over|rather|instead|here|at\s+first)\b'''
@@ -58,7 +58,7 @@ _ONE = rf'''[A-HJa-hj](?:{_CLOSE}(?!\s*\?)|(?={_CLAUSE_END}))|[B-HJ](?=\s+\w)
   |[Ii]{_CLOSE}|I(?=\.?\s*(?:\n|\Z)|:)'''
 _LETTER = rf'{_OPEN}(?:(?P<l>{_ONE})|(?P<n>{_SEVERAL}))'
 _FIRM_LETTER = rf'{_OPEN}(?P<l>[A-HJa-hj])(?:{_CLOSE})?(?={_SENTENCE_END})'
-_LABEL = r"(?<![\w'-])[(\[⟦]?(?P<l>[A-J])(?:[)\].:⟧]+(?:\s*[^.\n]{1,60}?)?)?"   # A, (A), A: text
+_LABEL = r"(?<![\w'-])[(\[⟦]?(?P<l>[A-J])(?:[)\].:⟧]+(?:\s*(?=\S)[^.\n]{1,60}?)?)?"   # A, (A), A: text
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #6f2b098f
 _NOUN = '(?<![a-z])' + word_pattern('''answers? ans solution choice option selection pick guess verdict conclusion
@@ -70,23 +70,23 @@ ANSWER_QUALIFIER = (r'(?:[\s_]*(?:choice|option|letter|key|correct\w*|corret+a|r
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #e37ea3e7
 _ASIDE_WORDS = word_pattern('to for that here among of from in given based according out I we you')
-_ASIDE = r'(?:\s+' + _ASIDE_WORDS + r'\b[^.:;?!\n]{0,80}?)?\s*(?:,[^.,:;?!\n]{1,40},\s*)?'
+_ASIDE = r'(?:\s+' + _ASIDE_WORDS + r'\b[^.:;?!\n]{0,80}?)?(?:(?<!\s)\s+)?(?:,[^.,:;?!\n]{1,40},\s*)?'
 _VERBS = word_pattern('''is are was (?:would|should|must|will|has_to)_be turns_out_to_be remains
   est es ist lautet adalah''')
 ANSWER_LINK = _ASIDE + r'(?:(?:\b' + _VERBS + r"""\b|'s\b|[èé]
-  |应该是|应[为是]|是|为|為|は|은|는)\s*[:=]?|[:=|>→⇒]|->|=>|[-–—](?=\s))\s*"""
+  |应该是|应[为是]|是|为|為|は|은|는)\s*(?:[:=]\s*)?|(?:[:=|>→⇒]|->|=>|[-–—](?=\s))\s*)"""
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #bc6c10bb
 _FILLER = '(?:' + word_pattern("""indeed clearly definitely certainly surely obviously simply just actually therefore
   thus hence then so still likely most probably given_by as_follows option choice letter lettre letra answer
   alternative statement correct best right is it's it_is la le die donc again of_course
-  the(?=_(?:option|choice|letter|answer))""") + r'[\s,:]{1,9}|(?:选项|選項|应选|选择|选)\s{0,9}:?\s{0,9}){0,6}'
+  the(?=_(?:option|choice|letter|answer))""") + r'[\s,:]{1,9}|(?:选项|選項|应选|选择|选)\s{0,18}(?::\s{0,9})?){0,6}'
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #6410a6f3
 _CHOOSE = '(?<![a-z])' + word_pattern("""choose chose chosen choosing pick(?:ed|ing)? select(?:ed|ing)? go(?:ing)?_with
   went_with opt(?:ed|ing)?_for guess vot(?:e|ed|ing)_for settl(?:e|ed|ing)_on
   (?:I|we|I'd|we'd|would|will)_(?:say|answer(?:_with)?) conclude(?:_that)? choisis wähle elijo scelgo escolho
-  [选選][择擇]?(?!项|項)""") + r'\s*:?\s*'
+  [选選][择擇]?(?!项|項)""") + r'\s*(?::\s*)?'
 _CONCLUDE = '(?<![a-z])' + word_pattern("""so therefore thus hence accordingly consequently definitely clearly ∴
   leaves(?:_us_with)? leaving must_be has_to_be (?:it|that|this)(?:'s|_is) (?:I|we)_(?:think|believe)
   而是 所以 因此 故""") + r'[\s,:]*'
@@ -96,19 +96,18 @@ _ADVERB_WORDS = word_pattern('''clearly definitely indeed therefore thus hence m
   actually''')
 _ADVERBS = r'(?:(?:(?P<n>also)|' + _ADVERB_WORDS + r')\s+){0,4}'
 _BE = word_pattern('is was (?:would|must|should|has_to)_be remains seems_to_be appears_to_be')
-_IS = r'\s+' + _BE + r'\s+' + _ADVERBS
+_IS = r'(?<!\s)\s+' + _BE + r'\s+' + _ADVERBS
 _THEREFORE = word_pattern('so therefore thus hence conclude_that means')
 _PRAISE = word_pattern('only best most correct right appropriate accurate likely suitable final single valid')
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #a8d05f53
-_compiled = functools.cache(functools.partial(re.compile, flags=re.X))
-
 def _statement(*parts):
     "Join parts into a pattern that ignores case everywhere but in the letter."
-    return ''.join(p if 'P<l>' in p else f'(?i:{p})' for p in parts)
+    return re.compile(''.join(p if 'P<l>' in p else f'(?i:{p})' for p in parts), re.X)
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #a201e1b5
-_BOX_LEAD = r'⟦\s*(?:the\s+)?(?:(?:final|correct)\s+)?(?:(?:answer|option|choice|letter)\b)?(?:\s+is\b)?[\s:]*'
+_BOX_LEAD = (r'⟦\s*(?:the\s+)?(?:(?:final|correct)\s+)?(?:(?:answer|option|choice|letter)\b)?'
+             r'(?:(?<!\s)\s+is\b)?(?:(?<!\s)\s+)?(?::[\s:]*)?')
 _THE_ANSWER = r'(?:the|my|our)\s+(?:' + _PRAISE + r'\s+){0,4}(?:answer|choice|option|one|pick|selection)\b'
 _LAST_LINE = r'(?:\A|(?<!\n[A-J])(?<!\n[A-J][.:)])\n)\W{0,6}(?:(?:option|choice)\s+)?'
 
@@ -121,27 +120,29 @@ _STATED = dict(
     therefore = _statement(_THEREFORE, r'[\s,]+(?:the\s+)?(?:option\s+|choice\s+|answer\s+)?', _LABEL, _IS,
                            r'(?:correct|right|best|true)\b'),
     predicate = _statement(_LABEL, _IS, _THE_ANSWER),
-    last_line = _statement(_LAST_LINE, r'(?P<l>[A-Ja-hj])', r'[)\]⟧]*\s*[.!]?\s*\Z'))
+    last_line = _statement(_LAST_LINE, r'(?P<l>[A-Ja-hj])', r'[)\]⟧]*\s*(?:[.!]\s*)?\Z'))
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #8d7591c2
 _IMPLIED = dict(
     correct = _statement(_LABEL, _IS, r'(?:correct|right|best)\b'),
     lower = _statement(r'(?<![a-z])(?:think|believe|guess|say|that|option)\s+', r'(?P<l>[a-hj])', _IS,
                        r'(?:correct|right|(?:the|my)\s+(?:\w+\s+)?answer)\b'),
-    fits = _statement(_LABEL, r'\s+(?:fits|matches|makes\s+(?:the\s+most\s+)?sense|works\s+best)\b'))
+    fits = _statement(_LABEL, r'(?<!\s)\s+(?:fits|matches|makes\s+(?:the\s+most\s+)?sense|works\s+best)\b'))
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #0d4da581
 _AND = r',\s*(?:and|or)|[,/&+;、-]|and/or|and|or|as\s+well\s+as|und|oder|et|ou|y|和|或|与|及'
-_SECOND_LETTER = re.compile(rf'''[)\]⟧.:]*\s*(?:{_AND})\s*(?:also\s+)?
+_SECOND_LETTER = re.compile(rf'''\A[)\]⟧.:]*\s*(?:{_AND})\s*(?:also\s+)?
   (?i:option|choice|answer)?{_OPEN}(?P<l>[A-HJ]|[a-hj](?!\s+\w)|I(?=[)\]⟧]))
   (?=[)\]⟧.:,;!/]|\s*(?:\n|\Z|{_CJK})|\s+(?:and|or|are|both)\b)''', re.X)
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #f68e6f9b
+_SEPARATOR = r'(?:\n[^\w\n]{0,2}|\s(?:or|and)\s+|\s)'
+_NEXT_OPTION = {letter:re.compile(rf'\A[)\]:.]*[^.!?\n]{{0,80}}?{_SEPARATOR}[(\[]?{following}[).:]\s')
+                for letter, following in zip('ABCDEFGHIJ', 'BCDEFGHIJK')}
+
 def _in_option_list(letter, rest):
     "Tell whether `rest`, the text behind a letter, goes on with the next option."
-    following = chr(ord(letter)+1)
-    separator = r'(?:\n[^\w\n]{0,2}|\s(?:or|and)\s+|\s)'
-    return re.match(rf'[)\]:.]*[^.!?\n]{{0,80}}?{separator}[(\[]?{following}[).:]\s', rest)
+    return _NEXT_OPTION[letter].match(rest)
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #c2762082
 def _letter_of(text, m):
@@ -172,7 +173,7 @@ _FIRST_THOUGHT = re.compile(r'''\bat\s+first\b|first\s+(?:thought|guess|instinct
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #9e7be7e4
 _BUT = re.compile(r'''\bbut\s+(?:wait|no|actually|on\s+(?:closer|reflection|second)
   |(?:that|this|it)(?:'s|\s+is|\s+was|\s+would\s+be)\s+(?:\w+\s+)?(?:wrong|incorrect|not|mistaken))\b''', re.X|re.I)
-_WITHDRAWN = re.compile(r'''[^.!?\n]*[.!?\n]+\s*(?:(?:oh|hm+|ah)\W+)?
+_WITHDRAWN = re.compile(r'''\A[^.!?\n]*[.!?\n]+(?:[^\S\n]\s*)?(?:(?:oh|hm+|ah)\W+)?
   (?:wait\W+no\b|(?:wait|no|actually|sorry)\b[^.!?\n]{0,40}
   \b(?:wrong|incorrect|mistaken?|not\s+(?:right|correct|true|it))\b|scratch\s+that|on\s+second\s+thought)''', re.X|re.I)
 
@@ -203,7 +204,7 @@ def _position(m):
 
 def _statements(text, patterns):
     "Return (end, letter) of every statement, in order; the letter is None if several are meant."
-    matches = [m for p in patterns.values() for m in _compiled(p).finditer(text)]
+    matches = [m for p in patterns.values() for m in p.finditer(text)]
     found, several_end = [], -1
     for m in sorted(matches, key=_position):
         letter, end = _letter_of(text, m)
@@ -224,7 +225,7 @@ _WRONG = re.compile(r"""(?<![\w'-])(?P<l>[A-J])[)\]⟧]*(?:'s|\s+(?:is|was|can|w
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #4d871198
 _NAMED = (_statement(r'(?<![a-z])(?:option|choice|alternative|选项)\s*', _FIRM_LETTER),
-          r'(?<!\w)(?:\((?=[A-J]\))|is:?\s+(?=[A-J][):]))(?P<l>[A-J])')
+          re.compile(r'(?<!\w)(?:\((?=[A-J]\))|is:?\s+(?=[A-J][):]))(?P<l>[A-J])'))
 _LISTED = re.compile(r'''^[(\[]?(?P<l>[A-HJa-hj])
   (?:(?:[)\]]+[.:]?|[:,]|\.(?=\s)|\s+[-–—](?=\s)|(?=\s+(?:because|since|as)\b))[ \t]*\S
   |[)\]]*[.!]?$)''', re.M|re.X)
@@ -244,7 +245,7 @@ def _single_option(text):
     labels = _letters([_LISTED], text)
     if len(labels)==1 and not ends:
         labels = set()
-    named = _letters([_compiled(p) for p in _NAMED], text)
+    named = _letters(_NAMED, text)
     letters = (labels|named) - _letters([_DENIED, _WRONG], text)
     return letters.pop() if len(letters)==1 else None
 

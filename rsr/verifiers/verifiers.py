@@ -40,15 +40,23 @@ def verifier(
 NO_REFERENCE = 'no ground truth'
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #f32e1ac0
+def _is_empty(value):
+    "Tell whether a reference answer is missing or blank."
+    return value is None or (isinstance(value, str) and not value.strip())
+
 def _reference(metadata):
     "Return the reference answer, or None if there is none or it is empty."
-    for key in ('answer', 'gold_target'):
-        value = (metadata or {}).get(key)
-        if value is not None and str(value).strip():
-            return value
-    return None
+    values = [(metadata or {}).get(key) for key in ('answer', 'gold_target')]
+    return next((value for value in values if not _is_empty(value)), None)
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #64bcd42b
+def _written(value, write=str):
+    "Return a reference answer as text, or its type if it has none: an integer of 5,000 digits, a list in a list in …"
+    try:
+        return write(value)
+    except (ValueError, RecursionError):
+        return f'({type(value).__name__})'
+
 @functools.lru_cache(10_000)
 def _parse_letter(reference:str):
     "Return the letter of a reference answer, or None."
@@ -61,8 +69,8 @@ def _reference_letter(metadata):
     reference = _reference(metadata)
     if reference is None:
         return None, NO_REFERENCE
-    letter = _parse_letter(str(reference))
-    return letter, ('' if letter else f'the ground truth {reference!r} is not an option, A to J')
+    letter = _parse_letter(_written(reference))
+    return letter, ('' if letter else f'the ground truth {_written(reference, repr)} is not an option, A to J')
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #00196f11
 @verifier('mcq-rlvr', blocking=False)
@@ -90,8 +98,8 @@ def _as_text(reference):
     "Return a text or a number as text; raise `NotCompared` for anything else."
     usable = isinstance(reference, (str, int, float)) and not isinstance(reference, bool)
     if not usable or reference!=reference:   # NaN
-        raise NotCompared(f'the ground truth {reference!r} is neither text nor a number')
-    return f'{reference:.15g}' if isinstance(reference, float) else str(reference)
+        raise NotCompared(f'the ground truth {_written(reference, repr)} is neither text nor a number')
+    return f'{reference:.15g}' if isinstance(reference, float) else _written(reference)
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #c5dd2774
 def _math_reference(metadata):
@@ -131,7 +139,7 @@ def rlvr(
     within:float=None       # seconds for everything; None: no limit
 )->Score:
     "Score by `mcq-rlvr` if the reference answer is a single letter, else by `math-rlvr`."
-    if re.fullmatch(r'\W*[A-Ja-j]\W*', str(_reference(metadata))):
+    if re.fullmatch(r'\A\W*[A-Ja-j]\W*', _written(_reference(metadata))):
         return mcq_rlvr(response, metadata)
     return math_rlvr(response, metadata, time_limit, within)
 

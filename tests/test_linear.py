@@ -1,0 +1,137 @@
+"""Every regular expression, and every function that meets a model's or a user's text, is linear in the text's length."""
+import ast, functools, importlib, inspect, pkgutil, re, signal, time
+from pathlib import Path
+import pytest
+import rsr
+from worst_texts import worst_texts
+
+N = 100_000      # characters
+LIMIT = 0.2      # seconds of CPU time for them; the best of four, because other work on the machine slows a core
+PATIENCE = 2.    # seconds of CPU time after which a call is given up
+
+UNITS = ['<', '>', '\n', ' ', '\t', '\r\n', '\n ', ' \n', '\n\n', '1', '12 ', '1,', '1,234,', '1.', '1 ', '1/', '+1', '-1', '1+',
+         '=1', 'x=', 'x = ', 'a', 'A', 'é', '中', '中 ', '。', '_', '-', '–', '.', ',', ', ', ';', ':', '(', ')', '[', ']',
+         '{', '}', '()', '[]', '{}', '{"":', '{"a":[', '\\', '\\(', '\\)', '\\[', '\\boxed{', '\\boxed{1}', '\\boxed ',
+         '\\frac', '\\frac{1', '\\frac{1}{2}', '\\text{', '\\text{ and', '\\sqrt', 'sqrt(', '^', '^2', '^{1', '$', '$$', '$1', '`', '```',
+         '```\n', '<think>', '</think>', '<a ', '</', '<<', '>>', '<<<BEGIN ', '<<<END X>>>', '<|', '<|a|>', '<|channel|>', '"', "'",
+         '\\"', "n't ", '’', '*', '**', '* ', '#', '####', '# ', '|', '| ', '=', '==', '~', '%', '½', '/', '@', 'a@', ':a', '://',
+         'http://', 'a://', 'a.', 'a ', 'A ', 'aa ', 'A)', '(A', '(A) ', 'A, ', 'A\n', 'B. ', 'I ', "I'm ", 'not ', 'but ', 'if ',
+         'no ', 'and ', ' and', 'of ', 'answer is ', 'Answer: ', 'ANSWER: ', 'the answer is ', 'the ', 'is ', 'so ', '答案', 'note: ',
+         'sorry ', 'word count: ', 'Here is ', '⟦', '⟧', '\u200b', '\u0301', 'e\u0301', '\U0001f600', '\ud800', '\x00', '\ufffd']
+FRAMES = ('', ''), ('x', '!'), ('(1 answer is ', '\n;A)>')
+
+def framed(size, start, unit, end):
+    "Return a unit, again and again up to about `size` characters, between a beginning and an end."
+    return start+unit*(size//len(unit))+end
+
+TEXTS = [functools.partial(framed, start=a, unit=unit, end=b) for unit in UNITS for a, b in FRAMES]   # size -> text
+
+class TooSlow(Exception):
+    pass
+
+def _give_up(*_):
+    raise TooSlow
+
+def seconds(call):
+    "Return the CPU time of a call in seconds; `PATIENCE` for one that takes longer."
+    before = signal.signal(signal.SIGVTALRM, _give_up)
+    start = time.thread_time()
+    signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
+    try:
+        call()
+    except TooSlow:
+        return PATIENCE
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+    return time.thread_time()-start
+
+def is_slow(call):
+    "Check whether a call takes longer than `LIMIT`, four times."
+    return all(seconds(call)>LIMIT for _ in range(4))
+
+def modules():
+    "Return every module of the package."
+    return [importlib.import_module(m.name) for m in pkgutil.walk_packages(rsr.__path__, 'rsr.')
+            if not m.name.startswith('rsr.shipped')]
+
+def patterns_in(value):
+    "Yield every compiled pattern in a value."
+    if isinstance(value, re.Pattern):
+        yield value
+    elif isinstance(value, dict):
+        for v in value.values():
+            yield from patterns_in(v)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for v in value:
+            yield from patterns_in(v)
+
+RE_CALLS = {'sub', 'subn', 'search', 'match', 'fullmatch', 'findall', 'finditer', 'split', 'compile'}
+
+def is_re_call(node):
+    "Check whether a node of a syntax tree calls a function of `re` that takes a pattern."
+    f = node.func if isinstance(node, ast.Call) else None
+    return isinstance(f, ast.Attribute) and ast.unparse(f.value)=='re' and f.attr in RE_CALLS
+
+def calls_in_functions(module):
+    "Yield (function, call) for every call of `re` inside a function; what a module compiles is found among its names."
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from ((node.name, call) for call in ast.walk(node) if is_re_call(call))
+
+FLAGS_AT = dict(compile=1, search=2, match=2, fullmatch=2, findall=2, finditer=2, split=3, sub=4, subn=4)
+
+def pattern_of(module, call):
+    "Return the compiled pattern of a call of `re`, or None if it depends on local names."
+    flags = [k.value for k in call.keywords if k.arg=='flags'] or call.args[FLAGS_AT[call.func.attr]:][:1]
+    parts = [call.args[0], *flags]
+    try:
+        return re.compile(*[eval(ast.unparse(part), dict(vars(module))) for part in parts])
+    except NameError:
+        return None
+
+@functools.cache
+def collect():
+    "Return ({place: pattern} of the whole package, [places with a pattern made of local names])."
+    found, local = {}, []
+    for module in modules():
+        for name, value in vars(module).items():
+            found.update({f'{module.__name__}.{name}.{i}':p for i, p in enumerate(patterns_in(value))})
+        for function, call in calls_in_functions(module):
+            place, pattern = f'{module.__name__}.{function}', pattern_of(module, call)
+            if pattern is None:
+                local.append(place)
+            else:
+                found[f'{place}:{call.lineno}'] = pattern
+    places = {}
+    for place, pattern in found.items():
+        if isinstance(pattern.pattern, str):
+            places.setdefault(pattern, place)
+    return {place:pattern for pattern, place in places.items()}, local
+
+OWN_TEXT = {'rsr.cli.usage._dict_source', 'rsr.run.reference.allowed_by'}   # they read rsr's own source and messages
+
+def test_no_pattern_escapes():
+    "A pattern that is put together inside a function would not be tried below: compile it at the top of its module."
+    _, local = collect()
+    assert set(local)<=OWN_TEXT
+    assert len(collect()[0])>100
+
+SMALL = 5_000    # characters of a first try: what is not linear is slow here already, compared with what is
+
+def suspects(pattern, texts):
+    "Return those texts on which a pattern needs more than its linear share of `LIMIT`, by far."
+    return [text for text in texts if seconds(lambda: finds(pattern, text(SMALL)))>LIMIT*SMALL/N/8]
+
+def finds(pattern, text):
+    "Find every match, as `sub` and `split` do."
+    for _ in pattern.finditer(text):
+        pass
+
+@pytest.mark.parametrize('place', collect()[0])
+def test_pattern(place):
+    "100,000 characters of any text cost a pattern less than 0.2 s."
+    pattern = collect()[0][place]
+    for text in suspects(pattern, [*TEXTS, *worst_texts(pattern)]):
+        long = text(N)
+        assert not is_slow(lambda: finds(pattern, long)), (pattern.pattern[:200], long[:200])
