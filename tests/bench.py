@@ -122,9 +122,9 @@ class Instant:
 def loop_on(work, n, sampler, formatters, **sampling):
     "Run the loop on `n` prompts with an in-process sampler: (loop, CPU seconds of loading, CPU seconds of sampling)."
     from rsr.data.store import Store
+    from rsr.data.threads import run_sync
     from rsr.data.types import Prompt
     from rsr.formatters.writer import make_formatters
-    from rsr.sampling.engine import run_sync
     from rsr.sampling.loop import Loop
     from rsr.sampling.schedule import Sampling
     from rsr.verifiers.verifiers import load_verifier

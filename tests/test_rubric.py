@@ -16,6 +16,7 @@ from loopback import Loopback
 
 from rsr import sample
 from rsr.data.files import fingerprint
+from rsr.data.threads import run_sync
 from rsr.data.types import RsrError, RunBroken
 from rsr.rubric.agreement import accuracy, agreement, auc, auc_interval, gwet_ac1, interval, kappa
 from rsr.rubric.criteria import RUBRICS, load_rubric, rubric_names
@@ -31,7 +32,7 @@ from rsr.rubric.validate import (
     validate_options,
 )
 from rsr.rubric.verdicts import judge_messages, parse_verdicts, verdict_key
-from rsr.sampling.engine import Engine, judge_ask, run_sync
+from rsr.sampling.engine import Engine, judge_ask
 from rsr.sampling.errors import CallError
 from rsr.sampling.samplers import HttpSampler
 from rsr.verifiers.judge import Cache, fence, judge_options, judge_prices

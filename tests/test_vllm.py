@@ -54,7 +54,7 @@ def test_truncation_is_the_engines_word(here, vllm):
 IMPORTS = '''
 from rsr.sampling.providers import make_sampler
 from rsr.sampling.errors import CallError
-from rsr.sampling.engine import run_sync'''
+from rsr.data.threads import run_sync'''
 
 def ask(s, code, **env):
     "Run a few lines with vLLM's names; what they print."

@@ -95,11 +95,13 @@ def error_message(e:BaseException, argv)->str:
 def _(e:RsrError, argv):
     return f'rsr: {e}'
 
+# %% ../../nbs/cli/03_entry.ipynb #c1d09266
 @error_message.register
 def _(e:OSError, argv):
     told = hint(e)
     return f'rsr: {e}.{told}' if told else f'rsr: {e}'
 
+# %% ../../nbs/cli/03_entry.ipynb #cacd3493
 @error_message.register
 def _(e:Usage, argv):
     return str(e)
@@ -126,6 +128,7 @@ _NO_MEMORY = ('not enough memory, or a limit on it (ulimit -v) or on processes (
 def _(e:MemoryError, argv):
     return f'rsr: {_NO_MEMORY}'
 
+# %% ../../nbs/cli/03_entry.ipynb #e370c18a
 @error_message.register(RuntimeError)
 @error_message.register(ImportError)
 def _(e, argv):
@@ -138,6 +141,7 @@ def _ledger_in(argv):
     paths = [Path(word.removeprefix('work_dir='))/'run.db' for word in argv]
     return next((p for p in paths if p.exists()), None)
 
+# %% ../../nbs/cli/03_entry.ipynb #19a8b83e
 @error_message.register
 def _(e:sqlite3.Error, argv):
     from rsr.data.files import what_to_do

@@ -28,7 +28,7 @@ from ..run.inputs import check_references, missing_prompts_note
 from ..run.execution import new_work_dir
 from ..run.execution import build
 from ..run.results import Run
-from ..sampling.engine import run_sync
+from ..data.threads import run_sync
 from ..sampling.loop import Loop, ProgressBar
 
 # %% ../../nbs/cluster/04_driver.ipynb #9de33630

@@ -18,7 +18,8 @@ from ..data.text import clean_text, split_thinking
 from ..data.types import RsrError, RunBroken, Score, no_such
 from .criteria import Rubric, load_rubric, rubric_names
 from .verdicts import PROMPT_VERSION, request_verdicts, verdict_key
-from ..sampling.engine import Stopped, run_sync
+from ..data.threads import run_sync
+from ..sampling.engine import Stopped
 from ..sampling.samplers import HttpSampler
 from ..verifiers.judge import Cache, Judge, judge_options, judge_sampler, make_judge, takes_schema
 

@@ -15,7 +15,7 @@ from .agreement import agreement, auc, auc_interval, with_interval
 from .criteria import load_rubric
 from .evaluate import as_messages, open_judges
 from .labels import read_labels
-from ..sampling.engine import run_sync
+from ..data.threads import run_sync
 from ..verifiers.judge import Cache
 
 # %% ../../nbs/rubric/06_validate.ipynb #b2710402

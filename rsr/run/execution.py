@@ -27,7 +27,7 @@ from .inputs import check_references, load_input, missing_prompts_note
 from .results import Run
 from .reward import make_scorer
 from ..sampling.budget import Budget, model_price
-from ..sampling.engine import run_sync
+from ..data.threads import run_sync
 from ..sampling.loop import Loop, ProgressBar
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling

@@ -14,7 +14,8 @@ from ..data.types import RsrError
 from ..data.variables import refuse_masked, resolve_secrets
 from ..rubric.criteria import rubric_names
 from ..rubric.evaluate import rubric_scorer
-from ..sampling.engine import Engine, run_sync
+from ..data.threads import run_sync
+from ..sampling.engine import Engine
 from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler
 from ..verifiers.verifiers import VERIFIERS, as_score, load_verifier

@@ -3,7 +3,8 @@ from rsr.sampling.errors import CallError
 from rsr.sampling.samplers import sampler
 from rsr.sampling.providers import make_sampler
 from rsr.sampling.budget import Budget
-from rsr.sampling.engine import Engine, run_sync
+from rsr.data.threads import run_sync
+from rsr.sampling.engine import Engine
 from rsr.sampling.schedule import Sampling, Schedule
 from rsr.sampling.loop import Loop
 

@@ -11,8 +11,8 @@ from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.ledger import ledger_error
 from ..data.secrets import redact
+from ..data.settings import refuse_others, sampler_row
 from ..data.types import Rollout, RsrError, RunBroken, passed
-from ..data.variables import mask_configs, same_config
 from .budget import Budget, estimate_prompt, fill_in_tokens, usage_of
 from .engine import Stopped
 from .errors import CallError
@@ -70,12 +70,6 @@ def judge_engines(self:Requests):
     "Return the engines of the judges."
     return self.scorer.engines
 
-# %% ../../nbs/sampling/09_requests.ipynb #f69f48dc
-def _differences(old, new):
-    "Describe how two configurations differ."
-    names = sorted({*old, *new})
-    return '; '.join(f'{k}: {old.get(k)!r} before, {new.get(k)!r} now' for k in names if old.get(k)!=new.get(k))
-
 # %% ../../nbs/sampling/09_requests.ipynb #3e036624
 @patch
 def _earlier_samplers(self:Requests):
@@ -83,16 +77,6 @@ def _earlier_samplers(self:Requests):
     if self.side:
         return self.store.get('sides', {}).get(self.side.name, [])
     return self.store.answered_samplers()
-
-# %% ../../nbs/sampling/09_requests.ipynb #f4de1e8e
-@patch
-def _refuse_others(self:Requests, key, config):
-    "Raise an error if another sampler has sampled this run."
-    for other in self._earlier_samplers():
-        if other!=key and not self.mix:
-            diff = _differences(self.store.config(other)[1], config)
-            raise RsrError(f'this run was sampled with different settings ({diff}). '
-                           'Use another work_dir, or resume.mix=true to mix both in one run')
 
 # %% ../../nbs/sampling/09_requests.ipynb #6c2fb2fe
 @patch
@@ -115,23 +99,15 @@ def _learn_price(self:Requests, config):
     self.budget.add_model(('sampler', config.get('model', '')), self.sampler, 'sampler.price')
     return self.budget.price_of('sampler', fingerprint(config), config)
 
-# %% ../../nbs/sampling/09_requests.ipynb #e72a8fa4
-@patch
-def _sampler_row(self:Requests, config):
-    "Return the sampler's row in `configs`, also if an older version masked its address in another way."
-    mask_configs(self.store)
-    for key in self._earlier_samplers():
-        if same_config(self.store.config(key)[1], config):
-            return key
-    return self.store.config_key('sampler', config)
-
 # %% ../../nbs/sampling/09_requests.ipynb #724080ed
 @patch
 def setup(self:Requests):
     "Enter sampler, verifier and judges into the ledger; raise an error if another sampler was used before."
     config = self._sampler_config()
-    key = self._sampler_row(config)
-    self._refuse_others(key, config)
+    earlier = self._earlier_samplers()
+    key = sampler_row(self.store, earlier, config)
+    if not self.mix:
+        refuse_others(self.store, earlier, key, config)
     self.sampler_key = key
     self.price = self._learn_price(config)
     self.scorer.setup()

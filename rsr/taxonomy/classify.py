@@ -16,7 +16,7 @@ from ..data.types import Prompt, RsrError, Score
 from ..formatters.writer import make_formatter
 from ..rubric.agreement import agreement
 from ..sampling.budget import Budget, model_price
-from ..sampling.engine import run_sync
+from ..data.threads import run_sync
 from ..sampling.loop import Loop
 from ..sampling.schedule import Sampling
 from .dimensions import NONE

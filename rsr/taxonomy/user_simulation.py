@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from ..data.types import Prompt
 from ..formatters.writer import make_formatter
 from ..sampling.budget import Budget, model_price
-from ..sampling.engine import Stopped, run_sync
+from ..data.threads import run_sync
+from ..sampling.engine import Stopped
 from ..sampling.loop import Loop, ProgressBar
 from ..sampling.schedule import Sampling
 from .combinations import template_prompts

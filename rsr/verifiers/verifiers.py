@@ -44,6 +44,7 @@ def _is_empty(value):
     "Tell whether a reference answer is missing or blank."
     return value is None or (isinstance(value, str) and not value.strip())
 
+# %% ../../nbs/verifiers/04_verifiers.ipynb #83917158
 def _reference(metadata):
     "Return the reference answer, or None if there is none or it is empty."
     values = [(metadata or {}).get(key) for key in ('answer', 'gold_target')]
@@ -57,6 +58,7 @@ def _written(value, write=str):
     except (ValueError, RecursionError):
         return f'({type(value).__name__})'
 
+# %% ../../nbs/verifiers/04_verifiers.ipynb #cb10c3b6
 @functools.lru_cache(10_000)
 def _parse_letter(reference:str):
     "Return the letter of a reference answer, or None."
