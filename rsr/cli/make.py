@@ -32,7 +32,7 @@ def _masked_word(word):
     "Return a word of a command line with its secrets masked."
     import yaml
     from rsr.run.recipe import parse_override
-    if not re.match(r'[\w.-]+=', word):
+    if not re.match(r'\A[\w.-]+=', word):
         return word
     key, value = parse_override(word)
     masked = _masked(key, value)

@@ -46,7 +46,7 @@ def _names_secret(name, value):
     return bool(_PROVIDER.match(name)) or random
 
 # %% ../../nbs/data/10_secrets.ipynb #4e7f2988
-_ORDINARY = re.compile(r'[/~.][^\n]*/[^\n]*|[A-Za-z]:\\[^\n]*|\w{2,12}://[^@?]*|<[^\n]*>|\[[^\n]*\]|[\d.,:+-]{1,11}|\s*')
+_ORDINARY = re.compile(r'\A(?:[/~.][^/\n]*/[^\n]*|[A-Za-z]:\\[^\n]*|\w{2,12}://[^@?]*|<[^\n]*>|\[[^\n]*\]|[\d.,:+-]{1,11}|\s*)\Z')
 
 # %% ../../nbs/data/10_secrets.ipynb #45487028
 def _values(value):

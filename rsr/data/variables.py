@@ -89,10 +89,21 @@ def mask_configs(
             store.begin().execute('UPDATE OR IGNORE configs SET fp=?, config=? WHERE key=?', row)
 
 # %% ../../nbs/data/12_variables.ipynb #2904b2f4
+def _fits(parts, text):
+    "Check whether a text consists of these parts, in order, with something between each two."
+    for part in parts[:-1]:
+        at = text.find(part)
+        if at<0:
+            return False
+        text = text[at+len(part)+1:]
+    return text.endswith(parts[-1])
+
+# %% ../../nbs/data/12_variables.ipynb #1184ba61
 def _same_address(old, new):
     "Check whether two addresses differ at most in what the first masks."
-    pattern = '.+'.join(map(re.escape, old.split(MASKED)))
-    return old==new or (MASKED in old and bool(re.fullmatch(pattern, new)))
+    first, *others = old.split(MASKED)
+    has_more = others and len(new)>len(first) and new.startswith(first)
+    return old==new or bool(has_more and _fits(others, new[len(first)+1:]))
 
 # %% ../../nbs/data/12_variables.ipynb #331cb731
 def same_config(
@@ -115,10 +126,12 @@ def _look_up(m, at):
     return add_secret(os.environ[name])
 
 # %% ../../nbs/data/12_variables.ipynb #9cc5d285
+_BARE = re.compile(r'\$([A-Z_][A-Z0-9_]*|[a-z_]{1,60}_(?:key|token))')
+_BARE_VALUE = re.compile(rf'\A(?:[A-Za-z-]{{1,12}} )?{_BARE.pattern}\Z')
+
 def _bare_variable(v, is_address):
     "Return the name of a variable that is written without braces, or None."
-    name = r'\$([A-Z_][A-Z0-9_]*|[a-z_]{1,60}_(?:key|token))'
-    m = re.search(name, v) if is_address else re.fullmatch(f'(?:[A-Za-z-]{{1,12}} )?{name}', v)
+    m = (_BARE if is_address else _BARE_VALUE).search(v)
     return m and m[1]
 
 # %% ../../nbs/data/12_variables.ipynb #2fcf72af
@@ -220,7 +233,7 @@ def _add_header(name, value):
 # %% ../../nbs/data/12_variables.ipynb #c213cd76
 def _add_user(address):
     "Register the name and the password in an address."
-    user = re.match(r'(?:\w{1,12}://)?(.+)@', address)
+    user = re.match(r'\A(?:\w{1,12}://)?(.+)@', address)
     for text in (user[1], unquote(user[1])) if user else ():
         add_secret(text)
         password = text.partition(':')[2]

@@ -38,7 +38,7 @@ def _address_problem(url):
 # %% ../../nbs/sampling/03_transport.ipynb #53241ee0
 def _likely_address(url):
     "Return the address that was probably meant, or ''."
-    if re.match(r'/(?!/)|[a-z]+:///', url, re.I):
+    if re.match(r'\A(?:/(?!/)|[a-z]+:///)', url, re.I):
         return ''
     scheme, rest = re.match(r'(?:([A-Za-z]+):?/+|(https?):)?(.*)', ''.join(url.split()), re.S).group(1, 3)
     host = rest.split('/')[0].rpartition('@')[2]
@@ -278,8 +278,7 @@ def refuses(
     field:str   # of the request body
 )->bool:
     "Return whether a message refuses a field of the request."
-    named = re.search(rf'(?<![A-Za-z_]){field}(?![A-Za-z_])', text)
-    return bool(named and _UNSUPPORTED.search(text))
+    return field in re.findall('[A-Za-z_]+', text) and bool(_UNSUPPORTED.search(text))
 
 # %% ../../nbs/sampling/03_transport.ipynb #ee4d88fb
 def replacement(
@@ -296,10 +295,11 @@ def replacement(
             return field, other
 
 # %% ../../nbs/sampling/03_transport.ipynb #9a585c62
+_NEEDED = re.compile('only support|must be|required|enable|set to true|non-?.?stream|not supported', re.I)
+
 def _needs_stream(text):
     "Return whether a message says that the model only streams."
-    words = r'only support|must be|required|enable|set to true|non-?.?stream|not supported'
-    return bool(re.search(r'(?<!up)stream', text, re.I) and re.search(words, text, re.I))
+    return bool(re.search('(?<!up)stream', text, re.I) and _NEEDED.search(text))
 
 # %% ../../nbs/sampling/03_transport.ipynb #c2223ba7
 def _temperature_advice(text, body, section):
@@ -350,8 +350,9 @@ def list_names(names, most=12):
     return ', '.join(names[:most])+more
 
 # %% ../../nbs/sampling/03_transport.ipynb #8704bbb0
+_UNKNOWN = "(?:not (?:exist|found)|does ?n.t exist|not a valid|unknown|invalid|no such|not available)"
+_NO_MODEL = re.compile(f'model.{{0,60}}{_UNKNOWN}|{_UNKNOWN}.{{0,20}}model', re.I|re.S)
+
 def names_no_model(status, text):
     "Return whether an error says that the server does not have the model."
-    unknown = r'not (exist|found)|does ?n.t exist|not a valid|unknown|invalid|no such|not available'
-    said = re.search(rf'model.{{0,80}}({unknown})|({unknown}).{{0,20}}model', text, re.I|re.S)
-    return status==404 or (status in (400, 422) and bool(said))
+    return status==404 or (status in (400, 422) and bool(_NO_MODEL.search(text)))
