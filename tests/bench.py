@@ -1,6 +1,6 @@
 """How fast sampling is, and how few samples it needs: `make bench`.
 
-Or `python tests/bench.py speed cost dpo overhead memory format`. Every number is printed beside what it is compared
+Or `python tests/bench.py speed cost bad dpo overhead memory format`. Every number is printed beside what it is compared
 with, measured in the same run: ratios at one moment on one machine, not a scoreboard. The peer is tests/peer_openai.py,
 a plain asyncio script on the openai SDK (step 4, no barrier between prompts)."""
 import asyncio
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from loopback import draw, least, spawn
+from loopback import Loopback, draw, least, spawn
 
 # of twelve seeds the one whose draws are most like those of published measurements
 RSR, HERE, SLOTS, SEED = str(Path(sys.executable).parent/'rsr'), Path(__file__).parent, 128, 6
@@ -93,6 +93,33 @@ def cost(tmp):
                                  utilisation_sampling=utilisation(s, span),
                                  wall_s=wall, ms_cpu_per_request=1000*cpu/s['requests']))
     table(f'cost: 4000 prompts, SFT; the least possible, one at a time, is {need}', rows)
+
+# ---- prompts that the server never answers, among others
+
+def bad_reply(bad):
+    "A server's `reply`: HTTP 500 at once for the bad prompts, a right answer after 0.25 s for the others."
+    async def reply(body):
+        if body['messages'][-1]['content'] in bad:
+            return 500, dict(error=dict(message='Internal Server Error'))
+        await asyncio.sleep(.25)
+        return [r'The answer is \boxed{A}']*(body.get('n') or 1)
+    return reply
+
+def bad(tmp, n=2000):
+    "SFT on 2000 prompts of which one, or forty, always fail: how long the good ones take, and what they take alone."
+    file, rows = prompts_file(tmp/'bad.jsonl', n), []
+    for many in (0, 1, 40):
+        prompts = {f'prompt {i*n//max(many, 1)+4}' for i in range(many)}
+        with Loopback(reply=bad_reply(prompts), log=True) as server:
+            start = time.time()
+            subprocess.run([RSR, 'run', 'sft', f'data.input_path={file}', f'sampler.base_url={server.base_url}',
+                            'sampling.step_size=1', f'work_dir={tmp/f"bad{many}"}'], capture_output=True)
+            wall = time.time()-start
+            good = max(e['time'] for e in server.log if e['prompt'] not in prompts)
+            rows.append(dict(bad=many, good_s=good-start, wall_s=wall))
+    for row in rows:
+        row['times_alone'] = row['good_s']/rows[0]['good_s']
+    table(f'bad prompts: {n} prompts, 50 slots, 0.25 s an answer', rows)
 
 # ---- no HTTP: a sampler in the process
 
@@ -211,7 +238,7 @@ def format_(tmp, n=20_000):
                          times_plain=plain/t))
     table('formatting', rows)
 
-ALL = dict(speed=speed, cost=cost, dpo=dpo, overhead=overhead, memory=memory, format=format_)
+ALL = dict(speed=speed, cost=cost, bad=bad, dpo=dpo, overhead=overhead, memory=memory, format=format_)
 
 if __name__=='__main__':
     names = [a for a in sys.argv[1:] if not a.startswith('-')] or list(ALL)
