@@ -169,7 +169,7 @@ _STATED_VALUE = (rf'(?P<v>-?{_NUM}(?:/\d+)?\s?(?:%|percent\b|{"|".join(_SCALE)})
 
 # %% ../../nbs/verifiers/01_maths.ipynb #78be0e5b
 _WORKED = re.compile(
-    r'\A(?:that\s)?(?:(?!not\b)[a-z]+\s){0,4}?(?:[a-z]\s?=\s?)?'
+    r'\A(?![\s\S]{5000})(?:that\s)?(?:(?!not\b)[a-z]+\s){0,4}?(?:[a-z]\s?=\s?)?'
     rf'(?P<sum>{_SUM}|{_WORDED}|{_PLAIN_FRACTION})'
     rf'(?:(?:{_GIVES}|\s?=\s?){_SUM}){{0,5}}{_GIVES}(?:{_STATED_VALUE})?', re.I)
 
