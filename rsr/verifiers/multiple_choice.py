@@ -78,10 +78,11 @@ ANSWER_LINK = _ASIDE + r'(?:(?:\b' + _VERBS + r"""\b|'s\b|[èé]
   |应该是|应[为是]|是|为|為|は|은|는)\s*(?:[:=]\s*)?|(?:[:=|>→⇒]|->|=>|[-–—](?=\s))\s*)(?!\s)"""
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #bc6c10bb
+_CHINESE_FILLER = r'(?:选项|選項|应选|选择|选)\s{0,36}(?::\s{0,9})?'
 _FILLER = '(?:(?:' + word_pattern("""indeed clearly definitely certainly surely obviously simply just actually therefore
   thus hence then so still likely most probably given_by as_follows option choice letter lettre letra answer
   alternative statement correct best right is it's it_is la le die donc again of_course
-  the(?=_(?:option|choice|letter|answer))""") + r'[\s,:]{1,27}|(?:选项|選項|应选|选择|选)\s{0,36}(?::\s{0,9})?)(?!\s)){0,6}'
+  the(?=_(?:option|choice|letter|answer))""") + r'[\s,:]{1,27}|' + _CHINESE_FILLER + r')(?!\s)){0,6}'
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #6410a6f3
 _CHOOSE = '(?<![a-z])' + word_pattern("""choose chose chosen choosing pick(?:ed|ing)? select(?:ed|ing)? go(?:ing)?_with
