@@ -1,30 +1,41 @@
-"""Every regular expression, and every function that meets a model's or a user's text, is linear in the text's length."""
-import ast, functools, importlib, inspect, pkgutil, re, signal, time
-from pathlib import Path
+"""Every regular expression, and every function that meets a model's or a user's text, takes linear time."""
+import ast
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+import signal
+import time
+from functools import partial
+
 import pytest
-import rsr
 from worst_texts import worst_texts
+
+import rsr
 
 N = 100_000      # characters
 LIMIT = 0.2      # seconds of CPU time for them; the best of four, because other work on the machine slows a core
 PATIENCE = 2.    # seconds of CPU time after which a call is given up
 
-UNITS = ['<', '>', '\n', ' ', '\t', '\r\n', '\n ', ' \n', '\n\n', '1', '12 ', '1,', '1,234,', '1.', '1 ', '1/', '+1', '-1', '1+',
-         '=1', 'x=', 'x = ', 'a', 'A', 'é', '中', '中 ', '。', '_', '-', '–', '.', ',', ', ', ';', ':', '(', ')', '[', ']',
-         '{', '}', '()', '[]', '{}', '{"":', '{"a":[', '\\', '\\(', '\\)', '\\[', '\\boxed{', '\\boxed{1}', '\\boxed ',
-         '\\frac', '\\frac{1', '\\frac{1}{2}', '\\text{', '\\text{ and', '\\sqrt', 'sqrt(', '^', '^2', '^{1', '$', '$$', '$1', '`', '```',
-         '```\n', '<think>', '</think>', '<a ', '</', '<<', '>>', '<<<BEGIN ', '<<<END X>>>', '<|', '<|a|>', '<|channel|>', '"', "'",
-         '\\"', "n't ", '’', '*', '**', '* ', '#', '####', '# ', '|', '| ', '=', '==', '~', '%', '½', '/', '@', 'a@', ':a', '://',
-         'http://', 'a://', 'a.', 'a ', 'A ', 'aa ', 'A)', '(A', '(A) ', 'A, ', 'A\n', 'B. ', 'I ', "I'm ", 'not ', 'but ', 'if ',
-         'no ', 'and ', ' and', 'of ', 'answer is ', 'Answer: ', 'ANSWER: ', 'the answer is ', 'the ', 'is ', 'so ', '答案', 'note: ',
-         'sorry ', 'word count: ', 'Here is ', '⟦', '⟧', '\u200b', '\u0301', 'e\u0301', '\U0001f600', '\ud800', '\x00', '\ufffd']
+UNITS = ['<', '>', '\n', ' ', '\t', '\r\n', '\n ', ' \n', '\n\n', '1', '12 ', '1,', '1,234,', '1.', '1 ', '1/',
+         '+1', '-1', '1+', '=1', 'x=', 'x = ', 'a', 'A', 'é', '中', '中 ', '。', '_', '-', '–', '.', ',', ', ', ';',
+         ':', '(', ')', '[', ']', '{', '}', '()', '[]', '{}', '{"":', '{"a":[', '\\', '\\(', '\\)', '\\[',
+         '\\boxed{', '\\boxed{1}', '\\boxed ', '\\frac', '\\frac{1', '\\frac{1}{2}', '\\text{', '\\text{ and',
+         '\\sqrt', 'sqrt(', '^', '^2', '^{1', '$', '$$', '$1', '`', '```', '```\n', '<think>', '</think>', '<a ',
+         '</', '<<', '>>', '<<<BEGIN ', '<<<END X>>>', '<|', '<|a|>', '<|channel|>', '"', "'", '\\"', "n't ", '’',
+         '*', '**', '* ', '#', '####', '# ', '|', '| ', '=', '==', '~', '%', '½', '/', '@', 'a@', ':a', '://',
+         'http://', 'a://', 'a.', 'a ', 'A ', 'aa ', 'A)', '(A', '(A) ', 'A, ', 'A\n', 'B. ', 'I ', "I'm ", 'not ',
+         'but ', 'if ', 'no ', 'and ', ' and', 'of ', 'answer is ', 'Answer: ', 'ANSWER: ', 'the answer is ',
+         'the ', 'is ', 'so ', '答案', 'note: ', 'sorry ', 'word count: ', 'Here is ', '⟦', '⟧', '\u200b', '\u0301',
+         'e\u0301', '😀', '\ud800', '\x00', '\ufffd']
 FRAMES = ('', ''), ('x', '!'), ('(1 answer is ', '\n;A)>')
 
 def framed(size, start, unit, end):
     "Return a unit, again and again up to about `size` characters, between a beginning and an end."
     return start+unit*(size//len(unit))+end
 
-TEXTS = [functools.partial(framed, start=a, unit=unit, end=b) for unit in UNITS for a, b in FRAMES]   # size -> text
+TEXTS = [partial(framed, start=a, unit=unit, end=b) for unit in UNITS for a, b in FRAMES]   # size -> text
 
 class TooSlow(Exception):
     pass
@@ -109,21 +120,23 @@ def collect():
             places.setdefault(pattern, place)
     return {place:pattern for pattern, place in places.items()}, local
 
-OWN_TEXT = {'rsr.cli.usage._dict_source', 'rsr.run.reference.allowed_by'}   # they read rsr's own source and messages
-
-LITERALS = {'rsr.data.secrets._written_forms'}   # the user's secrets, escaped: no repetition
+EXEMPT = {'rsr.cli.usage._dict_source', 'rsr.run.reference.allowed_by',   # they read rsr's own source and messages
+          'rsr.verifiers.multiple_choice._statement',                      # its patterns stand in tables of the module
+          'rsr.data.secrets._written_forms'}                               # the user's secrets, without repetition
 
 def test_no_pattern_escapes():
     "A pattern that is put together inside a function would not be tried below: compile it at the top of its module."
     _, local = collect()
-    assert set(local)<=OWN_TEXT|LITERALS
+    assert set(local)<=EXEMPT
     assert len(collect()[0])>100
+
+READS = {'rsr.verifiers.multiple_choice':20_000}   # module: characters its patterns meet, where it cuts the text before
 
 SMALL = 5_000    # characters of a first try: what is not linear is slow here already, compared with what is
 
 def suspects(pattern, texts):
     "Return those texts on which a pattern needs more than its linear share of `LIMIT`, by far."
-    return [text for text in texts if seconds(lambda: finds(pattern, text(SMALL)))>LIMIT*SMALL/N/8]
+    return [text for text in texts if seconds(partial(finds, pattern, text(SMALL)))>LIMIT*SMALL/N/8]
 
 def finds(pattern, text):
     "Find every match, as `sub` and `split` do."
@@ -132,8 +145,98 @@ def finds(pattern, text):
 
 @pytest.mark.parametrize('place', collect()[0])
 def test_pattern(place):
-    "100,000 characters of any text cost a pattern less than 0.2 s."
+    "100,000 characters of any text, or all that are read of it, cost a pattern less than 0.2 s."
     pattern = collect()[0][place]
+    size = next((n for module, n in READS.items() if place.startswith(module)), N)
     for text in suspects(pattern, [*TEXTS, *worst_texts(pattern)]):
-        long = text(N)
-        assert not is_slow(lambda: finds(pattern, long)), (pattern.pattern[:200], long[:200])
+        long = text(size)
+        assert not is_slow(partial(finds, pattern, long)), (pattern.pattern[:200], long[:200])
+
+FUNCTION_LIMIT = 0.5   # seconds: a function tries many patterns
+
+def _criterion():
+    from rsr.rubric.criteria import Criterion
+    return Criterion('c', 'Is it good?')
+
+def _functions():
+    "Return {name: function of a text} for what meets the texts of models and users."
+    from rsr.data import text as data_text
+    from rsr.data.secrets import redact
+    from rsr.formatters.lint import lint_row
+    from rsr.pairs import flaws, references, shortcuts
+    from rsr.rubric import verdicts
+    from rsr.taxonomy import message_rules, similarity, templates
+    from rsr.verifiers import judge, maths, multiple_choice, verifiers
+    request = [dict(role='user', content='hello there my friend how are you')]
+    def compare(a, b):
+        try:
+            maths.equal_answers(a, b, lambda a, b: False)
+        except maths.NotCompared:
+            pass
+    return dict(
+        split_thinking=data_text.split_thinking, boxes=data_text.boxes, is_refusal=data_text.is_refusal,
+        is_garbled=data_text.is_garbled, normalised=data_text.normalised, clean_text=data_text.clean_text,
+        choice=multiple_choice.extract_choice, number=maths.extract_math, reference=lambda s: compare(s, '1'),
+        answer=lambda s: compare('1', s), same=lambda s: compare(s, s),
+        mcq=lambda s: verifiers.mcq_rlvr(s, {'answer':s}), maths=lambda s: verifiers.math_rlvr('1', {'answer':s}),
+        rlvr=lambda s: verifiers.rlvr('1', {'answer':s}), letter=verifiers._named_letter,
+        letter_request=lambda s: verifiers._judge_messages(s, s), objects=judge.find_objects,
+        fence=lambda s: judge.fence(s, 'RESPONSE', 'mark'),
+        verdicts=lambda s: verdicts.parse_verdicts(s, [_criterion()]),
+        reason=lambda s: verdicts.parse_verdicts('{"c": {"reason": "'+s+'", "verdict": "YES"}}', [_criterion()]),
+        rubric=lambda s: verdicts.judge_messages([_criterion()], [dict(role='user', content=s)], s),
+        clean_message=message_rules.clean_message, why_not=lambda s: message_rules.why_not(s, (1, 5), request),
+        echo=lambda s: message_rules.why_not('hello there my friend how are you', None, [dict(role='user', content=s)]),
+        clip=lambda s: message_rules.clip_to(s, 5), clip_late=lambda s: message_rules.clip_to(s, N//3),
+        rules=lambda s: [rule(s) for rule in flaws.RULES.values()],
+        checks=lambda s: [f(s, s, s) for f in flaws.CHECKS.values()],
+        facts=lambda s: shortcuts.facts(dict(chosen=s, rejected=s+'a')), tags=shortcuts.thinking_tags,
+        passages=lambda s: references.nearest_passages(s, [s, s]), words=similarity.words, slots=templates.placeholders,
+        bare=lambda s: templates.FILTERS['bare'](s, None), redact=redact,
+        lint=lambda s: lint_row(dict(prompt=s, chosen=s, rejected=s), 'dpo', 'trl'))
+
+@pytest.mark.parametrize('name', _functions())
+def test_function(name):
+    "No text of 100,000 characters freezes a function, or makes it raise."
+    f = _functions()[name]
+    for text in TEXTS:
+        if seconds(partial(f, text(SMALL)))>FUNCTION_LIMIT*SMALL/N/4:
+            call = partial(f, text(N))
+            assert any(seconds(call)<FUNCTION_LIMIT for _ in range(4)), (name, text.keywords)
+
+def _nested(depth):
+    "Return a list in a list in a list …"
+    out = []
+    for _ in range(depth):
+        out = [out]
+    return out
+
+ODD = [10**5000, 10**100_000, float('inf'), float('nan'), {'a':1}, b'x', '\ud800', '9'*N, '9**9**9**9', '10^{1000000}',
+       '1e999', '('*N, '{'*N, '\\frac{'*(N//6), '\\boxed{'*(N//7)+'}'*(N//7),
+       '\\boxed{1}'*(N//9), '$'*N, '-'*N, '7!!!!!!!']
+
+@pytest.mark.parametrize('name', ['mcq-rlvr', 'math-rlvr', 'rlvr'])
+@pytest.mark.parametrize('odd', range(len(ODD)+1))
+def test_odd_answers(name, odd):
+    "Whatever a reference or a response is, a verifier gives a score, or none and the reason."
+    from rsr.verifiers.verifiers import VERIFIERS
+    value = _nested(N) if odd==len(ODD) else ODD[odd]
+    pairs = [('\\boxed{7}', value)]
+    if isinstance(value, str):
+        pairs += [(value, '7'), (value, 'B'), (f'\\boxed{{{value}}}', '7'), (value, value)]
+    for response, reference in pairs:
+        out = VERIFIERS[name](response, {'answer':reference})
+        assert out.value in (0., 1.) or (out.value is None and out.reason)
+
+def test_filler_words():
+    "Words that may be followed by spaces or a colon, six of them, are read in one way only."
+    from rsr.verifiers.multiple_choice import extract_choice
+    assert seconds(lambda: extract_choice('答案是'+('选'+' '*9)*6+'zz'))<LIMIT
+
+def test_judge_reply_nested():
+    "Objects nested as deep as the JSON reader goes are a malformed verdict, not an exception."
+    from rsr.rubric.verdicts import parse_verdicts
+    for depth in (100, 900, 980, 990, 995, 1000, N):
+        for inner in ('['*depth+']'*depth, '{"c":'*depth+'1'+'}'*depth):
+            reply = f'{{"c": {{"reason": "r", "verdict": {inner}}}}}'
+            assert parse_verdicts(reply+reply, [_criterion()])[1]

@@ -1,5 +1,7 @@
 """Texts that make a regular expression slow: its own beginning, and then one of its repeats, again and again."""
-import functools, re
+import functools
+import re
+
 try:
     from re import _parser as parser
 except ImportError:   # Python 3.10

@@ -6,7 +6,7 @@
 __all__ = ['RULES', 'clean_message', 'count_words', 'why_not', 'clip_to']
 
 # %% ../../nbs/taxonomy/13_message_rules.ipynb #0495bdad
-import re
+import bisect, re
 from ..data.text import normalised, split_thinking
 from ..style import many
 
@@ -22,7 +22,8 @@ _PREAMBLE = re.compile(rf'''
   ''', re.I|re.X)
 
 # %% ../../nbs/taxonomy/13_message_rules.ipynb #b0ae242b
-_NOTE = re.compile(rf'''(?<!\s)(?=[^\S\n]*\n[^\S\n]*\n)\s+[(*_\[]*(?:note:\s(?:this|the|that|i\b)|this\ {_KIND}\b|let\ me\ know\ if\ you
+_NOTE = re.compile(rf'''(?<!\s)(?=[^\S\n]*\n[^\S\n]*\n)\s+[(*_\[]*
+  (?:note:\s(?:this|the|that|i\b)|this\ {_KIND}\b|let\ me\ know\ if\ you
   |word\ count\b|explanation:|-{{3,}}\s*\n)[\s\S]*\Z
   |(?<!\s)\s*[(\[]\s*(?:word\ count:?\s*)?\d{{1,4}}\ words?\s*[)\]]\s*\Z''', re.I|re.X)
 _CODE = re.compile(r'\A```\w*\n([\s\S]*?)\n?```\Z')
@@ -166,10 +167,7 @@ def clip_to(
     "Return a text without the sentences that exceed the limit."
     if count_words(text)<=most:
         return text
-    clipped, words, start = '', 0, 0
-    for m in _SENTENCE_END.finditer(text):
-        words += count_words(text[start:m.end()])
-        if words>most:
-            break
-        clipped, start = text[:m.end()], m.end()
-    return clipped.strip() or text
+    ends = [m.end() for m in _SENTENCE_END.finditer(text)]
+    n_fit = bisect.bisect_right(ends, most, key=lambda end: count_words(text[:end]))
+    clipped = text[:ends[n_fit-1]].strip() if n_fit else ''
+    return clipped or text

@@ -49,7 +49,8 @@ def _tidy(s):
 _NUM = r'(?:(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)'
 _SCALE = dict(hundred=100, thousand=1000, million=10**6, billion=10**9, trillion=10**12, dozen=12)
 
-_LEAD = r'\A(?:=|≈|\\approx|about|approximately)?\s*(?P<sign>(?:[-+]\s*)?(?:(?:[$€£¥₹]|USD|EUR|Rs\.?)\s*)?(?:[-+]\s*)?)'
+_LEAD = (r'\A(?:=|≈|\\approx|about|approximately)?\s*'
+         r'(?P<sign>(?:[-+]\s*)?(?:(?:[$€£¥₹]|USD|EUR|Rs\.?)\s*)?(?:[-+]\s*)?)')
 _WHOLE = r'(?:(?P<whole>\d+(?=\s*\\frac|\s+\d+\s*/))\s*)?'
 _FRACTION = r'\\frac\s?\{?\s*(?P<n>-?\d+)\s*(?:\}\s*)?(?:\{\s*)?(?P<d>\d+)\s*\}?'
 _QUOTIENT = rf'(?P<n2>{_NUM})\s*/\s*(?P<d2>{_NUM})'
@@ -140,7 +141,8 @@ _VALUE = (r'(?<![\w.])(?<!not\s)(?:(?<![\d)]\s)(?<![\d)])-)?[$€£¥₹]?\s?'
 _VALUES = re.compile(rf'{_VALUE}(?:\s*(?:,\s*(?:(?:and|or)\s*)?|(?:and|or)\s*){_VALUE})*')
 _PROSE = re.compile(r'(?<![\\a-zA-Z])(?!(?:sin|cos|tan|log|exp|sqrt|and|mod)\b)'
                     r'(?:[A-Za-z]{3,}|is|of|to|in|at|by|he|we|it)\b')
-_INLINE = re.compile(r'\$\$((?:[^$]|\$(?!\$))+?)\$\$|\$([^$\n]+?)\$(?!\d)|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]', re.S)
+_INLINE = re.compile(r'\$\$((?:[^$]|\$(?!\$))+?)\$\$|\$([^$\n]+?)\$(?!\d)'
+                     r'|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]', re.S)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #d53b6c2d
 _NO_NAME = 'is|are|and|so|or|of|x|over|times|plus|minus|divided|multiplied|equals?|makes?|gives?'
@@ -169,7 +171,7 @@ _STATED_VALUE = (rf'(?P<v>-?{_NUM}(?:/\d+)?\s?(?:%|percent\b|{"|".join(_SCALE)})
 
 # %% ../../nbs/verifiers/01_maths.ipynb #78be0e5b
 _WORKED = re.compile(
-    r'\A(?:that\s)?(?:(?!not\b)[a-z]+\s){0,4}?(?:[a-z]\s?=\s?)?'
+    r'\A(?![\s\S]{5000})(?:that\s)?(?:(?!not\b)[a-z]+\s){0,4}?(?:[a-z]\s?=\s?)?'
     rf'(?P<sum>{_SUM}|{_WORDED}|{_PLAIN_FRACTION})'
     rf'(?:(?:{_GIVES}|\s?=\s?){_SUM}){{0,5}}{_GIVES}(?:{_STATED_VALUE})?', re.I)
 

@@ -45,7 +45,7 @@ def word_pattern(words:str)->str:
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #3d728d8b
 _CJK = r'[\u2600-\u27bf\u2e80-\uffef\U0001f300-\U0001faff]'   # and emoji
-_OPEN = r'\s{0,18}(?:[(\[⟦]{1,4}\s{0,9})?'
+_OPEN = r'(?:(?<!\s)\s{1,18})?(?:[(\[⟦]{1,4}\s{0,9})?'
 _CLOSE = r'\s{0,9}[)\]⟧]{1,4}'
 _SENTENCE_END = rf'''\s*(?:\n|\Z)|\s*[.!](?!\w)|\s*{_CJK}|(?:\s*,)?\s+(?i:because|since|as|due|it\s+is)\b
   |\s*,\s*(?i:not|rather|instead)\b'''
@@ -58,7 +58,8 @@ _ONE = rf'''[A-HJa-hj](?:{_CLOSE}(?!\s*\?)|(?={_CLAUSE_END}))|[B-HJ](?=\s+\w)
   |[Ii]{_CLOSE}|I(?=\.?\s*(?:\n|\Z)|:)'''
 _LETTER = rf'{_OPEN}(?:(?P<l>{_ONE})|(?P<n>{_SEVERAL}))'
 _FIRM_LETTER = rf'{_OPEN}(?P<l>[A-HJa-hj])(?:{_CLOSE})?(?={_SENTENCE_END})'
-_LABEL = r"(?<![\w'-])[(\[⟦]?(?P<l>[A-J])(?:[)\].:⟧]+(?:\s*(?=\S)[^.\n]{1,60}?)?)?"   # A, (A), A: text
+_LABEL = (r"(?:(?<![\w'-])[(\[⟦]|(?<![\w'(\[⟦-])|(?<=[\w'-][(\[⟦]))(?P<l>[A-J])"
+          r'(?:[)\].:⟧]+(?![)\].:⟧])(?:\s*(?=\S)[^.\n]{1,60}?)?)?')   # A, (A), A: text
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #6f2b098f
 _NOUN = '(?<![a-z])' + word_pattern('''answers? ans solution choice option selection pick guess verdict conclusion
@@ -74,13 +75,14 @@ _ASIDE = r'(?:\s+' + _ASIDE_WORDS + r'\b[^.:;?!\n]{0,80}?)?(?:(?<!\s)\s+)?(?:,[^
 _VERBS = word_pattern('''is are was (?:would|should|must|will|has_to)_be turns_out_to_be remains
   est es ist lautet adalah''')
 ANSWER_LINK = _ASIDE + r'(?:(?:\b' + _VERBS + r"""\b|'s\b|[èé]
-  |应该是|应[为是]|是|为|為|は|은|는)\s*(?:[:=]\s*)?|(?:[:=|>→⇒]|->|=>|[-–—](?=\s))\s*)"""
+  |应该是|应[为是]|是|为|為|は|은|는)\s*(?:[:=]\s*)?|(?:[:=|>→⇒]|->|=>|[-–—](?=\s))\s*)(?!\s)"""
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #bc6c10bb
-_FILLER = '(?:' + word_pattern("""indeed clearly definitely certainly surely obviously simply just actually therefore
+_CHINESE_FILLER = r'(?:选项|選項|应选|选择|选)\s{0,36}(?::\s{0,9})?'
+_FILLER = '(?:(?:' + word_pattern("""indeed clearly definitely certainly surely obviously simply just actually therefore
   thus hence then so still likely most probably given_by as_follows option choice letter lettre letra answer
   alternative statement correct best right is it's it_is la le die donc again of_course
-  the(?=_(?:option|choice|letter|answer))""") + r'[\s,:]{1,9}|(?:选项|選項|应选|选择|选)\s{0,18}(?::\s{0,9})?){0,6}'
+  the(?=_(?:option|choice|letter|answer))""") + r'[\s,:]{1,27}|' + _CHINESE_FILLER + r')(?!\s)){0,6}'
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #6410a6f3
 _CHOOSE = '(?<![a-z])' + word_pattern("""choose chose chosen choosing pick(?:ed|ing)? select(?:ed|ing)? go(?:ing)?_with

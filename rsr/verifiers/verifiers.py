@@ -44,7 +44,7 @@ def _is_empty(value):
     "Tell whether a reference answer is missing or blank."
     return value is None or (isinstance(value, str) and not value.strip())
 
-# %% ../../nbs/verifiers/04_verifiers.ipynb #83917158
+# %% ../../nbs/verifiers/04_verifiers.ipynb #80bd77bd
 def _reference(metadata):
     "Return the reference answer, or None if there is none or it is empty."
     values = [(metadata or {}).get(key) for key in ('answer', 'gold_target')]
@@ -52,13 +52,13 @@ def _reference(metadata):
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #64bcd42b
 def _written(value, write=str):
-    "Return a reference answer as text, or its type if it has none: an integer of 5,000 digits, a list in a list in …"
+    "Return a reference answer as text, or its type if it is too large or nested too deep for one."
     try:
         return write(value)
     except (ValueError, RecursionError):
         return f'({type(value).__name__})'
 
-# %% ../../nbs/verifiers/04_verifiers.ipynb #cb10c3b6
+# %% ../../nbs/verifiers/04_verifiers.ipynb #82426152
 @functools.lru_cache(10_000)
 def _parse_letter(reference:str):
     "Return the letter of a reference answer, or None."
