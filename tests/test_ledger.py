@@ -278,7 +278,7 @@ def test_grpo_rows_need_no_rollouts(here, server):
 # ---- rsr copy
 
 def test_copy_in_mid_write_and_resume(here, server):
-    server.set(median=.03, rate=.2)
+    server.set(median=.5, rate=.2)
     p = start(server, 100)
     wait_for(lambda: len(server.log) > 60)
     q = rsr('copy', 'w', 'backup/c')
@@ -404,7 +404,7 @@ def test_open_files(here, server):
     p = rsr(*command(server, 'w', 'sampler.concurrent_requests=200'), preexec_fn=soft)   # raised by rsr itself
     assert p.returncode == 0, p.stderr
 
-@pytest.mark.parametrize('kb', [150_000, 250_000, 400_000])
+@pytest.mark.parametrize('kb', [60_000, 250_000, 400_000])
 def test_little_memory(here, server, kb):
     write_jsonl('in.jsonl', rows(N))
     p = rsr(*command(server), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (kb*1024, kb*1024)))

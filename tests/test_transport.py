@@ -443,7 +443,7 @@ def test_a_refused_prompt_is_no_refusal_of_n(serve):
     "The error of the single request is raised, and others still get several choices."
     def reply(handler, body):
         if body['messages'][-1]['content'] == 'bad':
-            return 400, dict(error=dict(message=f"Content Exists Risk, n={body.get('n', 1)}"))
+            return 400, dict(error=dict(message=f"This does not please us, n={body.get('n', 1)}"))
         if body['messages'][-1]['content'] == 'moody' and body.get('n', 1) > 1:
             return 400, dict(error=dict(message='Try again with a different prompt'))
         return plain(handler, body)

@@ -144,9 +144,9 @@ def _check_limits(limits, price):
 class Budget:
     "Limits of a run, and what it has spent."
     def __init__(self,
-        usd:float=None,      # US dollars that the run may spend, over all its processes; 0: nothing
-        tokens:int=None,     # prompt and completion tokens together that the run may use, over all its processes
-        minutes:float=None,  # wall clock of this process; a resumed run has all of it again
+        usd:float=None,      # US dollars of the run, over all its processes; 0: nothing
+        tokens:int=None,     # prompt and completion tokens of the run; 0: nothing
+        minutes:float=None,  # wall clock of this process, not of the whole run
         price=None,          # (prompt, completion) US dollars per token; None: unknown
         judge_price=None,    # of the judge's tokens; None: the same
         known=None           # {(kind, model, or fingerprint of a configuration): price}

@@ -79,7 +79,7 @@ _FILTER = re.compile(
 # %% ../../nbs/sampling/00_errors.ipynb #9b4a180c
 _RATE = re.compile(r'throttl|too many (concurrent )?requests|rate.?limit|requests? per (second|minute)|tokens per min'
                    r'|slow down|\bTPM\b|\bRPM\b', re.I)
-_BUSY = re.compile(r'overload|is busy|temporarily|try again|currently unavailable|capacity|not ready|loading model'
+_BUSY = re.compile(r'overload|is busy|temporarily|try again (later|in|shortly)|currently unavailable|capacity|not ready|loading model'
                    r'|model is loading|unavailable_error|internal (server )?error|timed? ?out|system busy', re.I)
 _QUOTA = re.compile(r'insufficient[ _](quota|credit|balance|fund)|exceeded your current quota|billing|out of credits?'
                     r'|requires more credits|credit balance|payment required|arrears|overdue|欠费|余额', re.I)
@@ -136,7 +136,7 @@ def error_kind(
     kind = _kind_by_words(status, words, wait) or _BY_STATUS.get(status)
     if kind:
         return kind
-    return _kind_of_refusal(words) if 400<=status<500 else 'server'
+    return _kind_of_refusal(words) if 400<=status<500 else 'fatal' if 300<=status<400 else 'server'
 
 # %% ../../nbs/sampling/00_errors.ipynb #1366c629
 def _seconds_until(date):

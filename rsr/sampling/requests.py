@@ -304,11 +304,11 @@ def _lose(self:Requests, st, keys, why):
 async def _request(self:Requests, st, keys, idx):
     "Take one request from sending to scores."
     rollouts, error = await self._sample(st, len(keys), idx)
-    if rollouts is None:
-        self._lose(st, keys, error)
-        return
     try:
-        await self._arrived(st, keys, rollouts, error)
+        if rollouts is None:
+            self._lose(st, keys, error)
+        else:
+            await self._arrived(st, keys, rollouts, error)
     except Exception as e:
         self._break(e)
 
