@@ -80,7 +80,7 @@ _FILTER = re.compile(
 _RATE = re.compile(r'throttl|too many (concurrent )?requests|rate.?limit|requests? per (second|minute)|tokens per min'
                    r'|slow down|\bTPM\b|\bRPM\b', re.I)
 _BUSY = re.compile(r'overload|is busy|temporarily|try again (later|in|shortly)|currently unavailable|capacity|not ready'
-                   r'|loading model|model is loading|unavailable_error|internal (server )?error|timed? ?out|system busy', re.I)
+                   r'|loading model|model is loading|unavailable_error|internal (server )?error|timed? ?out', re.I)
 _QUOTA = re.compile(r'insufficient[ _](quota|credit|balance|fund)|exceeded your current quota|billing|out of credits?'
                     r'|requires more credits|credit balance|payment required|arrears|overdue|欠费|余额', re.I)
 _AUTH = re.compile(r'api[ _-]?key.{0,40}(invalid|not valid|expired|incorrect|missing|not found|revoked)|api_key_invalid'
