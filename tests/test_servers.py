@@ -109,10 +109,10 @@ KINDS = [
     ('request', 400, 'Invalid token at position 7'),
     ('request', 422, ECHO_422),
     # hopeless
-    ('fatal', 400, 'API key not valid. Please pass a valid API key.'),
+    ('denied', 400, 'API key not valid. Please pass a valid API key.'),
     ('fatal', 401, 'Incorrect API key provided'),
-    ('fatal', 403, 'Country, region, or territory not supported'),
-    ('fatal', 404, 'The model `x` does not exist')]
+    ('denied', 403, 'Country, region, or territory not supported'),
+    ('denied', 404, 'The model `x` does not exist')]
 
 @pytest.mark.parametrize('kind,status,body', KINDS)
 def test_what_an_error_means(kind, status, body):
@@ -186,6 +186,72 @@ def test_an_outage_at_full_speed_fails_nothing(here, server):
     t.join()
     assert stops(run)=={'satisfied':200} and set(outcomes(run))=={'kept'}
 
+WALLS = {'firewall':(403, '<html>Sorry, you have been blocked</html>'), 'other firewall':(405, '<html>blocked</html>'),
+         'gateway':error(404, 'No endpoints found that support this'), 'redirect':(302, 'x', {'Location':'/login'}),
+         'long line':(431, 'x'), 'error in a reply':dict(error=dict(code=403, message='blocked')),
+         'quoted key':error(400, 'cannot read this: no api key is in the template'), 'credits':error(402, 'credits')}
+
+@pytest.mark.parametrize('name', WALLS)
+def test_one_prompt_behind_a_wall_fails_alone(here, server, name):
+    server.set(reply=for_one(WALLS[name], 'prompt 20'))
+    run = go(server.base_url, concurrent_requests=2, max_retries=2)
+    assert stops(run)=={'satisfied':39, 'failed':1}
+    before = len(server.log)
+    go(server.base_url, concurrent_requests=2, max_retries=2) if name!='credits' else None
+    assert len(server.log)-before<=4
+
+@pytest.mark.parametrize('wall', ['firewall', 'gateway'])
+def test_a_wall_before_all_prompts_stops_the_run(here, server, wall):
+    server.set(reply=lambda body: WALLS[wall])
+    with pytest.raises(RunBroken, match='refused'):
+        go(server.base_url)
+    assert len(server.log)<=4
+
+def test_a_wall_in_mid_run_stops_it_after_fifty(here, server):
+    server.set(reply=for_one(WALLS['firewall'], [f'prompt {i}' for i in range(20, 200)]))
+    with pytest.raises(RunBroken, match='blocked'):
+        go(server.base_url, 200)
+    assert len(server.log)<90
+
+def broken_for(server, prompt, how):
+    "Let a server break off its answer to one prompt."
+    handle = server.chat
+    def chat(conn, entry):
+        if entry['body']['messages'][-1]['content']==prompt:
+            server.log[-1]['prompt'] = prompt
+            conn.transport.write(how)
+            conn.transport.close()
+        else:
+            handle(conn, entry)
+    server.chat = chat
+
+@pytest.mark.parametrize('how', [b'', b'HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{"choi', b'nonsense\r\n\r\n',
+                                 b'HTTP/1.1 200 OK\r\ncontent-length: abc\r\n\r\n{}'])
+def test_a_prompt_whose_connection_breaks_fails_alone(here, server, how):
+    server.set(rate=1.)
+    broken_for(server, 'prompt 7', how)
+    run = go(server.base_url, 20, max_retries=2)
+    assert stops(run)=={'satisfied':19, 'failed':1}
+
+@pytest.mark.parametrize('after', ['30', '7200'])
+def test_a_first_prompt_that_is_told_to_wait_holds_nobody_up(here, server, after):
+    seen = Counter()
+    def reply(body):
+        prompt = body['messages'][-1]['content']
+        seen[prompt] += 1
+        held = prompt=='prompt 0' and seen['prompt 59']==0 and seen[prompt]<3
+        return (429, 'later', {'Retry-After':after}) if held else completion(n=body.get('n') or 1)
+    server.set(reply=reply)
+    run = go(server.base_url, 60, sampler=dict(patience=20), max_retries=2)
+    assert stops(run)['satisfied']>=59
+    asked = [e['prompt'] for e in server.log]
+    assert asked.index('prompt 59')<asked.index('prompt 0', 1)
+
+def test_bad_prompts_in_front_of_the_good(here, server):
+    server.set(reply=for_one(error(500, 'Internal Server Error'), [f'prompt {i}' for i in range(12)]))
+    run = go(server.base_url, 40, max_retries=2)
+    assert stops(run)=={'satisfied':28, 'failed':12}
+
 # ---- the recipe against all prompts
 
 @pytest.mark.parametrize('slots', [1, 4, 50])
@@ -194,7 +260,7 @@ def test_a_recipe_that_is_refused_stops_with_the_providers_words(here, server, s
     server.set(reply=lambda body: error(400, f"Unsupported value in {body['messages'][-1]['content']!r}: temperature"))
     with pytest.raises(RunBroken, match='Unsupported value'):
         go(server.base_url, n, concurrent_requests=slots)
-    assert len(server.log)<=max(8, slots)
+    assert len(server.log)<=max(8, 2*slots)
     server.reset(reply=None, rate=1.)                    # nothing was answered: another recipe may have the directory
     assert stops(go(server.base_url, n, temperature=1.))=={'satisfied':n}
 

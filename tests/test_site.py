@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -24,17 +26,24 @@ each = pytest.mark.parametrize('path', ALL, ids=[p.relative_to(NBS).as_posix() f
 def text(o):
     return o if isinstance(o, str) else ''.join(o)
 
-@cache
-def filtered(path):
-    "The cells of a page as Quarto gets them from the filter, which works in the page's folder."
-    here = os.getcwd()
+def _filter(path):
+    "Return the cells of a page as the filter, which works in the page's folder, makes them: JSON."
     os.chdir(path.parent)
     sys.path.insert(0, str(path.parent))
     try:
-        return as_page(json.loads(path.read_text(encoding='utf-8')), path.parent)['cells']
+        return json.dumps(as_page(json.loads(path.read_text(encoding='utf-8')), path.parent)['cells'])
     finally:
         sys.path.remove(str(path.parent))
-        os.chdir(here)
+
+@cache
+def _process():
+    "Return a process for the filter, which runs cells: they patch classes, and other tests need those as they are."
+    return ProcessPoolExecutor(1, mp_context=get_context('spawn'))
+
+@cache
+def filtered(path):
+    "Return the cells of a page as Quarto gets them from the filter."
+    return json.loads(_process().submit(_filter, path).result())
 
 def markdown(cells):
     "The Markdown of a page: its text cells, and the outputs that are Markdown."

@@ -245,7 +245,7 @@ def test_a_connection_that_breaks(serve):
         handler.connection.shutdown(socket.SHUT_RDWR)
         handler.close_connection = True
     s = serve(reply)
-    assert error(HttpSampler('half', s.url, stream=True)).kind == 'network'
+    assert error(HttpSampler('half', s.url, stream=True)).kind == 'server'
     assert ask(HttpSampler('finished', s.url, stream=True))[0].text == '4'
 
 def test_a_stream_that_stays_open(serve):
@@ -614,24 +614,24 @@ def test_no_prompt_and_no_header_goes_to_another_server(serve, status):
     target = f'{other.url}/chat/completions?token=sesame-42'
     s = serve(lambda h, b: (status, b'', {'Location': target.replace('//', '//me:sesame-43@')}))
     e = error(HttpSampler('m', s.url, api_key='sk-own', headers={'X-Key': 'sesame-44'}))
-    assert e.kind == 'fatal' and f'sampler.base_url={other.url}' in str(e) and 'sesame' not in str(e)
+    assert e.kind == 'denied' and f'sampler.base_url={other.url}' in str(e) and 'sesame' not in str(e)
     assert not other.seen and not other.gets
 
 def test_redirects_of_the_same_server_that_change_the_request(serve):
     s = serve(lambda h, b: (302, b'', {'Location': '/login'}), models=['a'])
     e = error(HttpSampler('m', s.url))
-    assert e.kind == 'fatal' and f'{s.host}/login' in str(e) and len(s.seen) == 1 and not s.gets
+    assert e.kind == 'denied' and f'{s.host}/login' in str(e) and len(s.seen) == 1 and not s.gets
 
 def test_a_redirect_to_https_is_said(serve):
     s = serve(lambda h, b: (308, b'', {'Location': h.server.url.replace('http', 'https', 1)+'/chat/completions'}))
     e = error(HttpSampler('m', s.url))
-    assert e.kind == 'fatal' and f"sampler.base_url={s.url.replace('http', 'https', 1)}" in str(e)
+    assert e.kind == 'denied' and f"sampler.base_url={s.url.replace('http', 'https', 1)}" in str(e)
 
 @pytest.mark.parametrize('location', [None, 'http://[::1', 'file:///etc/passwd', '/v1/chat/completions', 'http://x:y/'])
 def test_redirects_that_lead_nowhere(serve, location):
     s = serve(lambda h, b: (307, b'', {'Location': location} if location else {}))
     e = error(HttpSampler('m', s.url))
-    assert e.kind == 'fatal' and len(s.seen) <= 6
+    assert e.kind == 'denied' and len(s.seen) <= 6
 
 def test_the_list_of_models_follows_no_redirect(serve, tmp_path):
     other = serve(plain, models=['theirs'])
@@ -746,12 +746,12 @@ def test_compression_that_cannot_be_read(serve, encoding, data):
 
 def test_huge_headers(serve):
     s = serve(lambda h, b: (200, completion('4'), {'X-Long': 'x'*100_000}))
-    assert error(HttpSampler('m', s.url)).kind == 'network'
+    assert error(HttpSampler('m', s.url)).kind == 'server'
 
 @pytest.mark.parametrize('status', [201, 202, 204, 206])
 def test_other_kinds_of_success(serve, status):
     s = serve(lambda h, b: (status, b''))
-    assert error(HttpSampler('m', s.url)).kind in ('malformed', 'network')
+    assert error(HttpSampler('m', s.url)).kind in ('malformed', 'server')
 
 
 # ---- keys and models of LiteLLM, and the embedded model

@@ -32,7 +32,7 @@ class Engine:
 def _reset(self:Engine):
     "Set the state of an engine that has sent nothing."
     self.limit, self.active = float(self.slots), 0     # slots now allowed, and in use
-    self.paused_until, self.shrunk_at = 0., -1.        # by the monotonic clock
+    self.shrunk_at = -1.                               # by the monotonic clock
     self.last_ok, self.first_fail = None, None      # the last answer, and the first failure since
     self.waiting, self.sleeping = deque(), set()       # futures of calls that wait for a slot, or back off
     self.inside, self.aside = 0, 0                     # calls under way; those that back off while others are answered
@@ -47,22 +47,14 @@ def _reset_refusals(self:Engine):
     "Forget all refusals."
     self.refused, self.suspects = {}, []   # keys of refused calls by message; futures of those that wait
     self.refusal = None                    # the last refusal before any answer
+    self.denied = set()                    # keys of the calls denied since the last answer
 
 # %% ../../nbs/sampling/06_engine.ipynb #de5c94b8
 @patch
-def _wake_after_pause(self:Engine):
-    "Let waiting calls in when the pause is over."
-    pause = self.paused_until-time.monotonic()
-    if pause>0:
-        asyncio.get_running_loop().call_later(pause, self._wake)
-
-# %% ../../nbs/sampling/06_engine.ipynb #b3268d26
-@patch
 async def _wait_turn(self:Engine):
-    "Wait until a call leaves, the pause is over, or the engine stops."
+    "Wait until a call leaves, or the engine stops."
     turn = asyncio.get_running_loop().create_future()
     self.waiting.append(turn)
-    self._wake_after_pause()
     await turn
 
 # %% ../../nbs/sampling/06_engine.ipynb #ab10999f
@@ -76,7 +68,7 @@ def _check_stopped(self:Engine):
 @patch
 async def _enter(self:Engine):
     "Wait for a slot and take it."
-    while self.active>=int(self.limit) or self.paused_until>time.monotonic():
+    while self.active>=int(self.limit):
         self._check_stopped()
         await self._wait_turn()
     self.active += 1
@@ -176,9 +168,10 @@ def _delay(self:Engine, error, c):
     "Return the seconds, with jitter, until a failed request is retried: as the server says, else the call's own wait."
     alone = c.own and error.kind not in ('rate', 'quota')
     wait = min(c.wait, 4*self.base if alone else self.cap)*random.uniform(0.5, 1.5)
-    if error.retry_after is None:
+    asked = error.retry_after
+    if asked is None or asked>self.patience:
         return wait
-    return max(wait/10, min(error.retry_after, self.cap if alone else 600)+random.uniform(0, 0.2))
+    return max(wait/10, min(asked, 2*self.cap if c.own else 600)+random.uniform(0, 0.2))
 
 # %% ../../nbs/sampling/06_engine.ipynb #79701051
 @patch
@@ -188,8 +181,6 @@ def _back_off(self:Engine, error, sent, c):
     c.wait *= 2
     if error.kind in ('rate', 'quota'):
         self._shrink(sent, now)
-        if error.retry_after is not None and not c.own:
-            self.paused_until = max(self.paused_until, now+delay)
     return delay
 
 # %% ../../nbs/sampling/06_engine.ipynb #1a5d9f7b
@@ -222,8 +213,9 @@ def _check_patience(self:Engine, error):
 # %% ../../nbs/sampling/06_engine.ipynb #ca2cf636
 @patch
 def _check_wait(self:Engine, error, c):
-    "Stop the run if the provider asks all requests to wait longer than the patience."
-    if error.kind=='rate' and (error.retry_after or 0)>max(self.patience, 60) and not c.own:
+    "Stop the run if the provider asks all requests under way to wait longer than the patience."
+    all_wait = not c.own and len(self.sleeping)+1==self.inside
+    if all_wait and error.kind=='rate' and (error.retry_after or 0)>max(self.patience, 60):
         raise self.stop(RunBroken(f'the provider asks to wait {error.retry_after:,.0f} s, longer than sampler.patience '
                                   f'({self.patience:,.0f} s): {error}. Resume later'))
 
@@ -234,8 +226,11 @@ def _check_quota(self:Engine, error, c, grace=10):
     now = time.monotonic()
     if c.quota_since is None or (self.last_ok or 0)>c.quota_since:
         c.quota_since = now
-    if not self.last_ok or now-c.quota_since>grace:
-        raise self.stop(RunBroken(f'the provider refused the request: {error}'))
+    if self.last_ok and now-c.quota_since<=grace:
+        return
+    if self.last_ok and self.draining:
+        raise error   # nothing else is left to send: others got their answers
+    raise self.stop(RunBroken(f'the provider refused the request: {error}'))
 
 # %% ../../nbs/sampling/06_engine.ipynb #fd72eb99
 _SAME, _ANY = 5, 50   # prompts with the same refusal, or with any, that stop a run without an answer
@@ -246,6 +241,15 @@ def _recipe_is_refused(self:Engine):
     "Check whether so many different prompts were refused that the recipe is the reason."
     by_message = [len(keys) for keys in self.refused.values()]
     return max(by_message, default=0)>=_SAME or sum(by_message)>=_ANY
+
+# %% ../../nbs/sampling/06_engine.ipynb #e6644bde
+@patch
+def _check_denial(self:Engine, error, c):
+    "Stop the run for a denied request: at once before any answer, later if fifty prompts in a row are denied."
+    self.denied.add(c.key)
+    if not (self.last_ok or self.answered_before) or len(self.denied)>=_ANY:
+        raise self.stop(RunBroken(f'the provider refused the request: {error}'))
+    raise error
 
 # %% ../../nbs/sampling/06_engine.ipynb #c1348de6
 @patch
@@ -270,7 +274,9 @@ async def _after_refusal(self:Engine, error, c):
         verdict = asyncio.get_running_loop().create_future()
         self.suspects.append(verdict)
         self._judge_refusals()
+        self.aside += 1
         await verdict
+        self.aside -= 1
     if not self.last_ok and not self.stopped and self._recipe_is_refused():
         self.stop(RunBroken(f'the provider refused the request: {error}'))
     raise self.stopped or error
@@ -284,6 +290,7 @@ def _note_success(self:Engine):
         _release(self.sleeping)
     self.last_ok, self.first_fail, self.note = now, None, ''
     self.probe_wait = self.base
+    self.denied.clear()
     _release(self.suspects)
     self._grow()
 
@@ -306,13 +313,13 @@ async def _attempt(self:Engine, fn):
 @patch
 async def _sleep(self:Engine, seconds, c):
     "Sleep, but not past a stop or the end of an outage."
-    alarm = asyncio.get_running_loop().create_future()
+    alarm, is_aside = asyncio.get_running_loop().create_future(), c.own and c.failures>=1
     self.sleeping.add(alarm)
-    self.aside += c.own
+    self.aside += is_aside
     try:
         await asyncio.wait([alarm], timeout=seconds)
     finally:
-        self.aside -= c.own
+        self.aside -= is_aside
         self.sleeping.discard(alarm)
     self._check_stopped()
 
@@ -321,9 +328,10 @@ async def _sleep(self:Engine, seconds, c):
 def wants_probe(self:Engine):
     "Check whether one more request should be sent, because all others back off."
     now = time.monotonic()
-    if self.active or self.waiting or not self.sleeping or now<max(self.probe_at, self.paused_until):
+    if self.active or self.waiting or not self.sleeping or now<self.probe_at:
         return False
-    self.probe_at, self.probe_wait = now+self.probe_wait, min(8., 2*self.probe_wait)
+    longest = 8. if self.last_ok else 1.
+    self.probe_at, self.probe_wait = now+self.probe_wait, min(longest, 2*self.probe_wait)
     return True
 
 # %% ../../nbs/sampling/06_engine.ipynb #5c00b8fe
@@ -332,6 +340,8 @@ async def _check_final(self:Engine, error, c):
     "Raise the error if its call cannot succeed, or stop the run if none can."
     if error.kind=='fatal':
         raise self.stop(RunBroken(f'the provider refused the request: {error}'))
+    if error.kind=='denied':
+        self._check_denial(error, c)
     if error.kind in ('context', 'filtered'):
         raise error
     if error.kind=='request':

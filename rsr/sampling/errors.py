@@ -105,23 +105,23 @@ def _kind_of_refusal(words):
     "Return the kind that the words of a 400 or 422 reveal."
     if 'throttl' in words.lower():
         return 'rate'   # Bedrock: "ThrottlingException: Too many tokens"
-    kind = _first_match(words, ('fatal', _AUTH), ('filtered', _FILTER), ('context', _CONTEXT), ('rate', _RATE),
+    kind = _first_match(words, ('denied', _AUTH), ('filtered', _FILTER), ('context', _CONTEXT), ('rate', _RATE),
                         ('quota', _QUOTA), ('server', _BUSY))
     return kind or 'request'
 
 # %% ../../nbs/sampling/00_errors.ipynb #de07931f
 _LATER = {408, 409, 420, 423, 424, 425, 430, 444, 449, 460, 463, 499}
-_FATAL = {401, 403, 404, 405, 407, 410, 411, 415, 421, 426, 431}
+_DENIED = {*range(300, 400), 403, 404, 405, 410, 411, 412, 415, 421, 426, 431}
 _BY_STATUS = {402:'quota', 413:'context', 451:'filtered'}
-_BY_STATUS |= dict.fromkeys(_LATER, 'server') | dict.fromkeys(_FATAL, 'fatal')
+_BY_STATUS |= dict.fromkeys(_LATER, 'server') | dict.fromkeys(_DENIED, 'denied') | {401:'fatal', 407:'fatal'}
 
 # %% ../../nbs/sampling/00_errors.ipynb #5de65b8e
 def _kind_by_words(status, words, wait):
     "Return the kind for a status that several kinds of error share, or None."
     if status==429:
         return _kind_of_429(words, wait)
-    if status==403 and not _AUTH.search(words):
-        return _first_match(words, ('filtered', _FILTER))
+    if status==403:
+        return _first_match(words, ('fatal', _AUTH), ('filtered', _FILTER))
     if status>=500:
         return _first_match(words, ('context', _CONTEXT), ('filtered', _FILTER))
 
@@ -136,7 +136,7 @@ def error_kind(
     kind = _kind_by_words(status, words, wait) or _BY_STATUS.get(status)
     if kind:
         return kind
-    return _kind_of_refusal(words) if 400<=status<500 else 'fatal' if 300<=status<400 else 'server'
+    return _kind_of_refusal(words) if 400<=status<500 else 'server'
 
 # %% ../../nbs/sampling/00_errors.ipynb #1366c629
 def _seconds_until(date):

@@ -229,7 +229,7 @@ async def _exchange(self:HttpSampler, session, method, path, data=None, n=1):
                 return resp.status, resp.headers, await self._read(resp, n)
             location = resp.headers.get('Location')
         url = redirect_target(resp.status, url, location, f'{self.section}.base_url')
-    raise CallError('fatal', f'the server redirects again and again, last to {shown_address(url)}')
+    raise CallError('denied', f'the server redirects again and again, last to {shown_address(url)}')
 
 # %% ../../nbs/sampling/04_samplers.ipynb #5c4079a6
 @patch

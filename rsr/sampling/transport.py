@@ -102,7 +102,7 @@ def _redirect_error(status, url, target, option):
     base, old = _new_base(target), _new_base(url)
     if target.startswith(('http://', 'https://')) and base!=old:
         message += f', because prompts and keys go only where {option} says. If it is right, set {option}={base}'
-    return CallError('fatal', message)
+    return CallError('denied', message)
 
 # %% ../../nbs/sampling/03_transport.ipynb #870e60e5
 def redirect_target(
@@ -118,7 +118,7 @@ def redirect_target(
         target = urljoin(url, location.strip())
         same = _server_of(target)==_server_of(url)
     except ValueError:
-        raise CallError('fatal', f'HTTP {status}: the server redirects to an address that is none') from None
+        raise CallError('denied', f'HTTP {status}: the server redirects to an address that is none') from None
     if status in (307, 308) and same:
         return target
     raise _redirect_error(status, url, target, option)
@@ -262,8 +262,10 @@ def transport_error(e, timeout):
     if isinstance(e, asyncio.TimeoutError):
         return CallError('timeout', f'no answer within {timeout} s')
     message = f'{type(e).__name__}: {e}'
-    if isinstance(e, (aiohttp.ClientError, OSError)) and not isinstance(e, ValueError):
+    if isinstance(e, (aiohttp.ClientConnectorError, ConnectionRefusedError)):
         return CallError('network', message)
+    if isinstance(e, (aiohttp.ClientError, OSError)) and not isinstance(e, ValueError):
+        return CallError('server', message)   # it was reached, and broke off
     return CallError('fatal', f'the request cannot be sent: {message}')
 
 # %% ../../nbs/sampling/03_transport.ipynb #c274c099

@@ -172,7 +172,7 @@ def _tokens(self:VllmSampler, messages):
         return render(self.prepared(messages), tokenize=True, add_generation_prompt=True, return_dict=False,
                       **self.template)
     except Exception as e:
-        raise CallError('fatal', f"the chat template of '{self.model}' rejects these messages: "
+        raise CallError('denied', f"the chat template of '{self.model}' rejects these messages: "
                                  f'{type(e).__name__}: {e}') from None
 
 # %% ../../nbs/sampling/11_vllm.ipynb #7fadf26b
