@@ -7,6 +7,7 @@ import pytest
 from conftest import read_jsonl, rows
 
 from rsr import sample
+from rsr.data.secrets import add_secret
 from rsr.data.types import RsrError, RunBroken
 from rsr.sampling.errors import CallError, call_error
 from rsr.sampling.replies import parse_json, parse_reply
@@ -112,7 +113,74 @@ KINDS = [
     ('denied', 400, 'API key not valid. Please pass a valid API key.'),
     ('fatal', 401, 'Incorrect API key provided'),
     ('denied', 403, 'Country, region, or territory not supported'),
-    ('denied', 404, 'The model `x` does not exist')]
+    ('denied', 404, 'The model `x` does not exist'),
+    # the name of a parameter sounds like another kind
+    ('request', 400, 'The guardrail identifier or version provided in the request does not exist'),
+    ('request', 400, 'Unrecognized request argument supplied: moderation'),
+    ('request', 400, "Unsupported parameter: 'content_filter' is not supported with this model."),
+    ('request', 400, "Unknown parameter: 'moderation'."),
+    ('request', 422, 'rate_limit_policy: extra fields not permitted'),
+    ('request', 422, '{"detail":[{"loc":["body","billing"],"msg":"Extra inputs are not permitted: billing"}]}'),
+    ('request', 400, '`top_k` is temporarily disabled'),
+    ('request', 400, "service_tier: 'flex' is currently unavailable"),
+    ('request', 400, "Invalid parameter: 'safety_check' must be a boolean"),
+    ('request', 400, 'got an unexpected keyword argument: throttle'),
+    ('filtered', 400, 'Invalid parameter: messages contain sensitive content'),
+    ('request', 400, "Invalid value: 'moderation'. Supported values are: 'a' and 'b'."),
+    ('filtered', 400, 'The parameter prompt is not allowed: contains sensitive content'),
+    ('filtered', 400, '{"error":{"message":"Invalid prompt: we have limited access to this content for safety.",'
+                      '"type":"invalid_request_error","param":"prompt","code":"invalid_prompt"}}'),
+    ('filtered', 400, '{"error":{"message":"The response was filtered","type":null,"param":"prompt","status":400,'
+                      '"code":"content_filter","innererror":{"code":"ResponsibleAIPolicyViolation"}}}'),
+    ('server', 400, 'my_model is temporarily unavailable'),
+    # the limit of the answer alone
+    ('request', 400, 'max_tokens exceeds the maximum number of tokens allowed'),
+    ('request', 400, 'max_tokens (100000) exceeds the maximum number of tokens allowed'),
+    ('request', 400, 'max_tokens is too large: 100000. This model supports at most 16384 completion tokens'),
+    ('context', 400, "'max_tokens' is too large: 1000. This model's maximum context length is 4096 tokens and your "
+                     'request has 4000 input tokens'),
+    # links
+    ('request', 400, 'Unusual value. See https://example.com/docs/guides/rate-limits'),
+    ('request', 400, 'Unusual value. See /docs/guides/rate-limits or example.com/settings/billing.'),
+    ('rate', 400, 'Rate limit reached, see https://example.com/docs'),
+    # a quoted prompt
+    ('request', 400, 'cannot render prompt: "How do I fix an invalid API key error?"'),
+    ('request', 400, 'cannot render prompt: "what is billing"'),
+    ('request', 400, "cannot render prompt: 'What's an invalid API key'"),
+    ('request', 400, 'cannot render prompt: `is my request flagged for content`'),
+    ('request', 400, 'cannot render prompt: “is the server overloaded today”'),
+    ('request', 400, 'cannot render prompt: «is the server overloaded today»'),
+    ('request', 400, 'cannot render prompt: "say \\"no\\" to an invalid API key"'),
+    ('request', 400, 'cannot render prompt: "How do I fix an invalid API key err...'),
+    ('request', 400, json.dumps(dict(error=dict(message='cannot render: "'+'long '*900+'invalid API key"')))),
+    ('context', 400, "Error code: 400 - {'error': {'message': \"This model's maximum context length is 4096\"}}"),
+    ('context', 400, 'litellm.BadRequestError: {"error":{"message":"This prompt is too long for us"}}'),
+    ('request', 400, "Bad body: {'message': 'We do not like it', 'input': 'What is a rate limit today'}"),
+    ('context', 400, '"This model\'s maximum context length is 4096 tokens"'),
+    # too long, once more
+    ('context', 400, 'input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000'),
+    ('context', 400, 'Input Tokens Exceeded: Number of input tokens exceeds maximum length.'),
+    ('context', 400, 'Invalid request: Your request exceeded model token limit: 131072 (requested: 140000)'),
+    ('context', 400, "This model's maximum prompt length is 131072 but the request contains 140000 tokens."),
+    ('context', 400, 'Requested input length 200000 exceeds maximum input length 163840'),
+    ('context', 400, '{"error":{"code":"1261","message":"Prompt 超长"}}'),
+    ('context', 400, '{"error":{"code":"1261","message":"Prompt exceeds max length"}}'),
+    ('context', 422, 'Input validation error: `inputs` must have less than 4096 tokens. Given: 5000'),
+    ('context', 422, 'Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8193.'),
+    ('context', 400, '<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 30720]'),
+    # spent, once more
+    ('quota', 400, 'You have reached your specified API usage limits. You will regain access on 2026-01-01.'),
+    ('quota', 400, '{"error":{"message":"Budget has been exceeded! Current cost: 10.1","type":"budget_exceeded"}}'),
+    ('quota', 412, 'Account foo is suspended, possibly due to reaching the monthly spending limit.'),
+    # later, once more
+    ('server', 400, 'litellm.APIConnectionError: Connection error.'),
+    ('server', 400, 'The model has crashed without additional information. (Exit code: 18446744072635812000)'),
+    ('server', 400, '{"error":{"message":"Failed to generate JSON.","code":"json_validate_failed"}}'),
+    ('server', 400, 'Bedrock is unable to process your request.'),
+    ('server', 400, '<html><head><title>400 Bad Request</title></head><body><hr>nginx</body></html>'),
+    # a firewall that dislikes one prompt, and one that knows another protocol
+    ('request', 403, '<!DOCTYPE html><h1>Sorry, you have been blocked</h1>'),
+    ('request', 400, '<html>400 The plain HTTP request was sent to HTTPS port</html>')]
 
 @pytest.mark.parametrize('kind,status,body', KINDS)
 def test_what_an_error_means(kind, status, body):
@@ -205,11 +273,11 @@ def test_a_wall_before_all_prompts_stops_the_run(here, server, wall):
     server.set(reply=lambda body: WALLS[wall])
     with pytest.raises(RunBroken, match='refused'):
         go(server.base_url)
-    assert len(server.log)<=4
+    assert len(server.log)<=8
 
 def test_a_wall_in_mid_run_stops_it_after_fifty(here, server):
-    server.set(reply=for_one(WALLS['firewall'], [f'prompt {i}' for i in range(20, 200)]))
-    with pytest.raises(RunBroken, match='blocked'):
+    server.set(reply=for_one(WALLS['gateway'], [f'prompt {i}' for i in range(20, 200)]))
+    with pytest.raises(RunBroken, match='No endpoints'):
         go(server.base_url, 200)
     assert len(server.log)<90
 
@@ -315,7 +383,9 @@ def test_half_an_answer_never_reaches_a_file(here, server, finish):
     assert any(finish in e for e in run.stats()['samples']['errors'])
 
 @pytest.mark.parametrize('finish', ['stop', 'eos', 'eos_token', 'end_turn', 'STOP', 'stop_sequence', 'COMPLETE', None,
-                                    '', 'FINISH_REASON_STOP', 'tool_calls'])
+                                    '', 'FINISH_REASON_STOP', 'tool_calls', ' ', 1, '1', 'normal', 'endoftext',
+                                    'end_of_text', 'eosFound', 'eos_found', 'stopStringFound', 'StopReason.STOP',
+                                    'FinishReason.STOP', 'CompletionsFinishReason.STOPPED', '<|im_end|>'])
 def test_whole_answers_are_kept(finish):
     assert parse_reply(completion(finish=finish))[0].outcome=='kept'
 
@@ -323,9 +393,55 @@ def test_whole_answers_are_kept(finish):
     ('length', 'truncated'), ('MAX_TOKENS', 'truncated'), ('model_length', 'truncated'),
     ('max_output_tokens', 'truncated'), ('model_context_window_exceeded', 'truncated'), ('SAFETY', 'filtered'),
     ('RECITATION', 'filtered'), ('content_filtered', 'filtered'), ('PROHIBITED_CONTENT', 'filtered'),
-    ('refusal', 'filtered'), ('sensitive', 'filtered')])
+    ('refusal', 'filtered'), ('sensitive', 'filtered'), (2, 'truncated'), ('2', 'truncated'), (3, 'filtered'),
+    ('4', 'filtered'), ('max_output', 'truncated'), ('contextLengthReached', 'truncated'),
+    ('context_length_exceeded', 'truncated'), ('maxPredictedTokensReached', 'truncated'),
+    ('max_total_tokens', 'truncated'), ('FinishReason.MAX_TOKENS', 'truncated'), ('MODEL_ARMOR', 'filtered'),
+    ('-1', 'failed'), ('???', 'failed'), ('\ufffd', 'failed'), (0, 'failed'), ('5', 'failed'), (-1, 'failed'),
+    ('userStopped', 'failed'), ('modelUnloaded', 'failed'), ('FINISH_REASON_UNSPECIFIED', 'failed')])
 def test_cut_and_blocked_answers(finish, outcome):
     assert parse_reply(completion('It is', finish=finish))[0].outcome==outcome
+
+@pytest.mark.parametrize('finish', ['???', '2', 7])
+def test_a_reason_without_letters_is_no_missing_one(finish):
+    rollout = parse_reply(completion(finish=finish), max_tokens=100)[0]
+    assert rollout.outcome!='kept' and rollout.finish_reason==str(finish)
+
+def test_a_stored_finish_reason_is_short_and_masked():
+    add_secret('sk-echoed-by-the-server')
+    finish = 'aborted\n for  key sk-echoed-by-the-server '+'and so on '*500
+    rollout = parse_reply(completion(finish=finish))[0]
+    assert 'echoed' not in rollout.finish_reason+rollout.error and rollout.finish_reason.startswith('aborted for key ')
+    assert len(rollout.finish_reason)<=60 and len(rollout.error)<200
+
+@pytest.mark.parametrize('bad', [None, {}, 7, dict(message=None), dict(message=7), dict(finish_reason='stop'),
+                                 dict(message=dict(content='4'), finish_reason=['stop'])])
+def test_a_malformed_choice_leaves_the_others(bad):
+    reply = completion(n=2)
+    for at in 0, 1, 2:
+        choices = [*reply['choices'][:at], bad, *reply['choices'][at:]]
+        assert sorted(r.outcome for r in parse_reply({**reply, 'choices':choices}))==['failed', 'kept', 'kept']
+    with pytest.raises(CallError, match='unknown form'):
+        parse_reply({**reply, 'choices':[bad, bad]})
+
+BARE = [('quota', dict(base_resp=dict(status_code=1008, status_msg='insufficient balance'), choices=None)),
+        ('filtered', dict(base_resp=dict(status_code=1026, status_msg='input new_sensitive'))),
+        ('context', dict(object='error', message='maximum context length is 9', type='BadRequestError', code=400)),
+        ('filtered', dict(code='DataInspectionFailed', message='Input data may contain inappropriate content.')),
+        ('server', dict(detail='Something is wrong')), ('server', dict(detail=[dict(msg='Field required')])),
+        ('fatal', dict(success=False, code=401, msg='Who are you?')),
+        ('server', dict(errors=[dict(message='Not now')])),
+        ('malformed', dict(base_resp=dict(status_code=0, status_msg='success'), choices=[])),
+        ('malformed', dict(message=dict(content='hi'), done=True))]
+
+@pytest.mark.parametrize('kind,reply', BARE)
+def test_an_error_in_another_form_keeps_its_words(kind, reply):
+    with pytest.raises(CallError) as caught:
+        parse_reply(reply)
+    assert caught.value.kind==kind
+    words = {'insufficient balance', 'new_sensitive', 'maximum context', 'inappropriate', 'wrong', 'Field required',
+             'Who are you', 'Not now', 'no choices'}
+    assert any(w in str(caught.value) for w in words)
 
 def test_one_broken_choice_leaves_the_others(here, server):
     def reply(body):

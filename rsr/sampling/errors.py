@@ -24,7 +24,8 @@ class CallError(Exception):
 
 # %% ../../nbs/sampling/00_errors.ipynb #626c64a3
 _FIELDS = {'message', 'msg', 'code', 'type', 'status', 'reason', 'error', 'detail', 'details', 'param', 'errors',
-           'innererror', 'metadata', 'raw', 'error_msg', 'error_code', 'title', 'quotaId', 'violations', 'retryDelay'}
+           'innererror', 'metadata', 'raw', 'error_msg', 'error_code', 'title', 'quotaId', 'violations', 'retryDelay',
+           'base_resp', 'status_code', 'status_msg', 'error_message', 'errmsg', 'Message'}
 
 # %% ../../nbs/sampling/00_errors.ipynb #e180ab58
 def _loads(text):
@@ -43,49 +44,103 @@ def _parts(value):
         value = _loads(value)
     return value[:20] if isinstance(value, list) else [value] if isinstance(value, dict) else []
 
-# %% ../../nbs/sampling/00_errors.ipynb #9c7e8a03
+# %% ../../nbs/sampling/00_errors.ipynb #ecabfa6f
+_LINK = re.compile(r'(?:://|(?<=\.com)/|(?<=\.ai)/|(?<=\.cn)/|(?<=\.io)/|(?<=\.org)/|(?<=\.net)/|(?<=\.dev)/'
+                   r'|(?<![\w/])/[a-z][\w-]{0,60}/)[^\s"\'`<>()|]*', re.I)
+_PASSAGE = re.compile(r'(?<!\w)"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)'
+                      r"|(?<!\w)'[^']*(?:(?<=\w)'(?=\w)[^']*)*(?:'(?!\w)|\Z)"
+                      r'|(?<!\w)`[^`]*(?:`|\Z)|“[^”]*(?:”|\Z)|‘[^’]*(?:’|\Z)|«[^»]*(?:»|\Z)'
+                      r'|「[^」]*(?:」|\Z)', re.S)
+_KEY = re.compile(r'["\'](\w{1,40})["\']\s?:\s?\Z')
+
+# %% ../../nbs/sampling/00_errors.ipynb #e21339e2
+def _kept_quote(match):
+    "Return a quotation that is a name or the field of an error, or a space for any other."
+    passage = match[0]
+    key = _KEY.search(match.string[max(0, match.start()-50):match.start()])
+    is_name = len(passage.split())<3 and sum(not c.isascii() for c in passage)<=8
+    return passage if is_name or (key and key[1] in _FIELDS) else ' '
+
+# %% ../../nbs/sampling/00_errors.ipynb #8e3ba98a
+def _own_words(text):
+    "Return a message without its links and quotations; at most 20,000 characters of it are read."
+    return _PASSAGE.sub(_kept_quote, _LINK.sub(' ', text[:20_000]))
+
+# %% ../../nbs/sampling/00_errors.ipynb #71c8a269
 def _words(value, depth=8):
     "Yield the strings and numbers in an error's own fields."
     parts = _parts(value) if depth else []
     for part in parts:
         yield from _words(part, depth-1)
     if not parts and isinstance(value, (str, int, float)):
-        yield f'retryDelay {value}' if str(value)[-1:]=='s' and str(value)[:1].isdigit() else str(value)[:2000]
+        text = str(value)
+        is_delay = text[-1:]=='s' and text[:1].isdigit() and len(text)<20
+        yield f'retryDelay {text}' if is_delay else _own_words(text)[:2000]
 
-# %% ../../nbs/sampling/00_errors.ipynb #ecabfa6f
+# %% ../../nbs/sampling/00_errors.ipynb #f1726fc2
 def error_words(text:str)->str:
     "Return the words in a body that describe the error, at most 4,000 characters."
     body = _loads(text)
-    found = ' | '.join(_words(body)) if isinstance(body, (dict, list)) else ''
-    return (found or text)[:4000]
+    if body is None:
+        return _own_words(text)[:4000]
+    return (' | '.join(_words(body)) or text)[:4000]
 
 # %% ../../nbs/sampling/00_errors.ipynb #a7190174
 _CONTEXT = re.compile(
-    r'context[ _-]?(length|size|window)|maximum context|model.?s maximum length|too many (input )?tokens'
-    r'|(prompt|input|request|message)s? (is|are) too (long|large)|reduce the length|longer than the model'
-    r'|input token count|input length should be|prompt contains \d{1,9} tokens|string_above_max_length'
-    r'|exceeds? the (model|context|input|max\w{0,9} (number of tokens|(input|prompt) length))'
-    r'|(token|length) limit exceeded|exceed_context|输入.{0,10}(过长|超)|超过.{0,10}长度', re.I)
+    r'context[ _-]?(length|size|window|limit)|maximum (context|prompt length|input length)|model.?s maximum length'
+    r'|too many (input )?tokens|(prompt|input|request|message)s?["\'`]? (is|are) too (long|large)|reduce the length'
+    r'|longer than the model|input token count|input length should be|prompt contains \d{1,9} tokens'
+    r'|string_above_max_length|exceeds? the (model|context|input|max\w{0,9} (number of tokens|(input|prompt) length))'
+    r'|(token|length) limit exceeded|exceed_context|输入.{0,10}(过长|超)|超过.{0,10}长度|超长|input tokens exceed'
+    r'|exceed(s|ed)? (the )?(model )?(max\w{0,9} ((input|prompt|sequence) )?length|token limit)|model token limit'
+    r'|inputs?\W{1,3}must have less than|inputs?\W{1,3}tokens ?\+', re.I)
 
 # %% ../../nbs/sampling/00_errors.ipynb #a8805e72
 _FILTER = re.compile(
     r'content[ _-]?(filter|policy|management|moderation|exists risk)|responsible ?ai|invalid_prompt|moderation|flagged'
     r'|(usage|acceptable use|safety|cyber)[ _]?(polic|guideline)|safety (system|filter|check)|data_?inspection'
-    r'|(inappropriate|sensitive|harmful|unsafe|prohibited|offensive|explicit)[ _]?(content|word|material)|high risk'
-    r'|new_sensitive|content (you provided|is blocked|blocked|violates)|(prompt|request) was blocked|nsfw|censored'
-    r'|blocked by (the )?(content|safety)|guardrail|(?-i:\b(SAFETY|RECITATION|BLOCKLIST|SPII)\b)'
+    r'|(inappropriate|sensitive|harmful|unsafe|prohibited|offensive|explicit)[ _]?(content|word|material|text)'
+    r'|high risk|new_sensitive|content (you provided|is blocked|blocked|violates)|(prompt|request) was blocked'
+    r'|blocked by (the )?(content|safety)|guardrail|nsfw|censored|(?-i:\b(SAFETY|RECITATION|BLOCKLIST|SPII)\b)'
     r'|敏感|违规|不安全|不合规|有害', re.I)
 
 # %% ../../nbs/sampling/00_errors.ipynb #9b4a180c
 _RATE = re.compile(r'throttl|too many (concurrent )?requests|rate.?limit|requests? per (second|minute)|tokens per min'
                    r'|slow down|\bTPM\b|\bRPM\b', re.I)
 _BUSY = re.compile(r'overload|is busy|temporarily|try again (later|in|shortly)|currently unavailable|capacity|not ready'
-                   r'|loading model|model is loading|unavailable_error|internal (server )?error|timed? ?out', re.I)
+                   r'|loading model|model is loading|unavailable_error|internal (server )?error|timed? ?out'
+                   r'|apiconnectionerror|connection error|has crashed|json_validate_failed|please retry'
+                   r'|unable to process your request', re.I)
 _QUOTA = re.compile(r'insufficient[ _](quota|credit|balance|fund)|exceeded your current quota|billing|out of credits?'
-                    r'|requires more credits|credit balance|payment required|arrears|overdue|欠费|余额', re.I)
+                    r'|requires more credits|credit balance|payment required|arrears|overdue|欠费|余额'
+                    r'|api usage limit|budget.{0,20}exceeded|exceeded.{0,20}budget|account .{0,80}suspended'
+                    r'|spending limit|failure to pay', re.I)
 _AUTH = re.compile(r'api[ _-]?key.{0,40}(invalid|not valid|expired|incorrect|missing|not found|revoked)|api_key_invalid'
                    r'|(invalid|incorrect|missing|expired|wrong|no) (\w{1,20} )?(api[ _-]?key|credential)'
                    r'|unauthori[sz]ed|authentication.?(error|failed|failure|required)', re.I)
+
+# %% ../../nbs/sampling/00_errors.ipynb #1c4f4c6e
+_PARAMETER = r'(argument|parameter|field|option|keyword|propert(y|ie))s?'
+_NAME = (r'\b(?!\w{0,40}model)([a-z]{1,20}(_[a-z]{1,20}){1,4}|temperature|seed|logprobs|tools|thinking|reasoning'
+         r'|stream)\b')
+_ANY_NAME = r'(?!["\'`]?(messages?|prompt|inputs?|contents?)\b)["\'`]?[\w.-]{1,40}["\'`]?'
+_RECIPE = re.compile(
+    rf'(unrecogni[sz]ed|unknown|unsupported|unexpected|extra|additional)[ _](request[ _]|keyword[ _])?{_PARAMETER}'
+    rf'|{_PARAMETER} (is |are )?not (permitted|allowed|supported|recogni[sz]ed)|extra inputs|does not exist'
+    rf'|{_PARAMETER}:? {_ANY_NAME} (is|are) (not (permitted|allowed|supported|recogni|valid)|un)'
+    r'|invalid (value|argument|parameter|field|option)s?:? '
+    r'(["\'`](?!(messages?|prompt|inputs?|contents?)\b)\w|[a-z]{1,20}_[a-z])'
+    rf'|{_NAME}["\'`]?:? ?(["\'`][\w.-]{{1,40}}["\'`] )?(is|are) (temporarily |currently )?'
+    r'(disabled|unavailable|not (permitted|allowed|supported|available|enabled))|plain http request', re.I)
+
+# %% ../../nbs/sampling/00_errors.ipynb #87848c20
+_LIMIT = re.compile(r'max_?((completion|output|new)_?)?tokens.{0,40}(exceed|too (large|big|high)|greater|at most)',
+                    re.I)
+_INPUT = re.compile(r'input|prompt|messages|context', re.I)
+
+def _names_recipe(words):
+    "Check whether a message is about a parameter of the request, or only about the limit of the answer."
+    return bool(_RECIPE.search(words) or _LIMIT.search(words) and not _INPUT.search(words))
 
 # %% ../../nbs/sampling/00_errors.ipynb #bfe8d8df
 _WINDOW = re.compile(r'per.?(second|minute)|tokens per min|\bTPM\b|\bRPM\b', re.I)
@@ -100,30 +155,40 @@ def _first_match(words, *kinds):
     "Return the first of (kind, pattern), … whose pattern is in the words, or None."
     return next((kind for kind, pattern in kinds if pattern.search(words)), None)
 
-# %% ../../nbs/sampling/00_errors.ipynb #f9a2edff
+# %% ../../nbs/sampling/00_errors.ipynb #ad3b60d4
+_PAGE = re.compile(r'\A\s{0,20}<(!doctype|html)', re.I)
+
+# %% ../../nbs/sampling/00_errors.ipynb #a02b6289
 def _kind_of_refusal(words):
     "Return the kind that the words of a 400 or 422 reveal."
+    if _names_recipe(words) and not _AUTH.search(words):
+        return 'request'
     if 'throttl' in words.lower():
         return 'rate'   # Bedrock: "ThrottlingException: Too many tokens"
     kind = _first_match(words, ('denied', _AUTH), ('filtered', _FILTER), ('context', _CONTEXT), ('rate', _RATE),
-                        ('quota', _QUOTA), ('server', _BUSY))
+                        ('quota', _QUOTA), ('server', _BUSY), ('server', _PAGE))
     return kind or 'request'
 
 # %% ../../nbs/sampling/00_errors.ipynb #de07931f
 _LATER = {408, 409, 420, 423, 424, 425, 430, 444, 449, 460, 463, 499}
-_DENIED = {*range(300, 400), 403, 404, 405, 410, 411, 412, 415, 421, 426, 431}
-_BY_STATUS = {402:'quota', 413:'context', 451:'filtered'}
+_DENIED = {*range(300, 400), 403, 404, 405, 410, 411, 415, 421, 426, 431}
+_BY_STATUS = {402:'quota', 413:'context', 414:'request', 451:'filtered'}
 _BY_STATUS |= dict.fromkeys(_LATER, 'server') | dict.fromkeys(_DENIED, 'denied') | {401:'fatal', 407:'fatal'}
 
 # %% ../../nbs/sampling/00_errors.ipynb #5de65b8e
+_WALL = re.compile(r'you have been blocked|certain word or phrase|访问被阻断', re.I)
+
+# %% ../../nbs/sampling/00_errors.ipynb #7b130450
 def _kind_by_words(status, words, wait):
     "Return the kind for a status that several kinds of error share, or None."
     if status==429:
         return _kind_of_429(words, wait)
-    if status==403:
-        return _first_match(words, ('fatal', _AUTH), ('filtered', _FILTER))
+    if _names_recipe(words):
+        return None
+    if status in (403, 405):
+        return _first_match(words, ('fatal', _AUTH), ('filtered', _FILTER), ('request', _WALL))
     if status>=500:
-        return _first_match(words, ('context', _CONTEXT), ('filtered', _FILTER))
+        return _first_match(words, ('context', _CONTEXT), ('filtered', _FILTER), ('quota', _QUOTA))
 
 # %% ../../nbs/sampling/00_errors.ipynb #e5533a49
 def error_kind(

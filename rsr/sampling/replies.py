@@ -8,27 +8,53 @@ __all__ = ['outcome_of', 'parse_json', 'token_count', 'parse_reply']
 # %% ../../nbs/sampling/01_replies.ipynb #b5e37f42
 import json, orjson
 from itertools import accumulate, pairwise
+from ..data.secrets import redact
 from ..data.text import clean_text
 from ..data.types import Rollout
 from .errors import CallError, call_error
 
 # %% ../../nbs/sampling/01_replies.ipynb #e2b7415a
-_ENDED = {'', 'stop', 'eos', 'eostoken', 'endturn', 'endofturn', 'stopsequence', 'stoptoken', 'stopstr', 'complete',
-          'completed', 'end', 'done', 'finished', 'toolcalls', 'toolcall', 'tooluse', 'functioncall'}
-_CUT = {'length', 'maxtokens', 'maxlength', 'maxoutputtokens', 'modellength', 'modelcontextwindowexceeded', 'limit',
-        'contextlength', 'tokenlimit', 'errorlimit', 'maxtokensreached', 'maxnewtokens'}
-_BLOCKED = {'contentfilter', 'contentfiltered', 'safety', 'refusal', 'recitation', 'prohibitedcontent', 'blocklist',
-            'spii', 'guardrailintervened', 'errortoxic', 'sensitive', 'moderation', 'blocked', 'imagesafety'}
+_ENDED = set('stop stopped eos eostoken eosfound eosreached endturn endofturn turnend stopsequence '
+             'stopsequencereached stoptoken stoptokens stoptokenfound stopstr stopstring stopstrings '
+             'stopstringfound stopword stopwords word complete completed completion end ended endoftext '
+             'endofsequence endofmessage endsequence eot eotid imend done finish finished normal natural '
+             'naturalstop success succeeded toolcalls toolcall tooluse functioncall'.split())
 
 # %% ../../nbs/sampling/01_replies.ipynb #a23e35bd
+_CUT = set('length lengthlimit lengthexceeded limit truncated stoplength modellength maxlength '
+           'maxlengthreached maxtokens maxtoken maxtokensreached maxtokensexceeded maxnewtokens maxoutput '
+           'maxoutputtokens maxoutputtokensreached maxcompletiontokens maxtotaltokens maxpredictedtokens '
+           'maxpredictedtokensreached maxcontext maxcontextlength maxseqlen outoftokens outputlimit '
+           'tokenlimit tokenlimitreached tokenlimitexceeded errorlimit contextlimit contextfull '
+           'contextlength contextlengthreached contextlengthexceeded contextwindow contextwindowexceeded '
+           'contextlimitreached contextoverflow modelcontextwindowexceeded'.split())
+
+# %% ../../nbs/sampling/01_replies.ipynb #10c08b60
+_BLOCKED = set('contentfilter contentfiltered contentfiltering contentpolicy contentpolicyviolation '
+               'policyviolation safety refusal recitation prohibitedcontent imageprohibitedcontent '
+               'imagesafety blocklist spii guardrail guardrails guardrailintervened errortoxic sensitive '
+               'moderation moderated blocked flagged unsafe risk highrisk jailbreak modelarmor language '
+               'censored'.split())
+
+# %% ../../nbs/sampling/01_replies.ipynb #db8d3f4a
+_NUMBERS = {'1':'stop', '2':'maxtokens', '3':'safety', '4':'recitation'}
+
+def _reason_name(reason):
+    "Return the letters of a finish reason without its prefix; '' if none is given, '?' for one without letters."
+    written = '' if reason is None else str(reason).strip().lower()
+    letters = ''.join(filter(str.isalpha, written))
+    name = letters.rpartition('finishreason')[2].rpartition('stopreason')[2]
+    return name or _NUMBERS.get(written, '?' if written else '')
+
+# %% ../../nbs/sampling/01_replies.ipynb #bc21f6f1
 def _outcome_by_reason(reason):
     "Return the outcome that a finish reason means; None if it says that the answer is whole."
-    name = ''.join(filter(str.isalpha, (reason or '').lower())).removeprefix('finishreason')
-    if name in _ENDED:
+    name = _reason_name(reason)
+    if not name or name in _ENDED:
         return None
     return 'truncated' if name in _CUT else 'filtered' if name in _BLOCKED else 'failed'
 
-# %% ../../nbs/sampling/01_replies.ipynb #10c08b60
+# %% ../../nbs/sampling/01_replies.ipynb #bbabe3b6
 def outcome_of(
     text:str,               # the response
     finish_reason:str,      # in the provider's own words; None: not given
@@ -41,7 +67,7 @@ def outcome_of(
         return outcome
     if not (text or '').strip():
         return 'empty'
-    fills_limit = finish_reason is None and max_tokens and tokens>=max_tokens
+    fills_limit = not _reason_name(finish_reason) and max_tokens and tokens>=max_tokens
     return 'truncated' if fills_limit else 'kept'
 
 # %% ../../nbs/sampling/01_replies.ipynb #87a2ace5
@@ -90,7 +116,7 @@ def _read_message(message):
 def _error_object(holder):
     "Return the error object of a reply or a choice, or None without one."
     error = holder.get('error') if isinstance(holder, dict) else None
-    if not error:
+    if not error or (isinstance(error, dict) and not any(error.values())):
         return None
     return error if isinstance(error, dict) else dict(message=str(error))
 
@@ -103,13 +129,36 @@ def _status_of(error):
     return 429 if 'rate_limit' in f"{code} {error.get('type')}" else 500
 
 # %% ../../nbs/sampling/01_replies.ipynb #d8599643
+def _as_call_error(error):
+    "Return the CallError for an error object that came with status 200."
+    text = json.dumps(dict(error=error), default=str)
+    message = f"error in a reply with status 200: {error.get('message', error)}"
+    return call_error(_status_of(error), text, message=message)
+
+# %% ../../nbs/sampling/01_replies.ipynb #5270632c
 def _error_in(holder):
     "Return the CallError that a reply or a choice with status 200 holds, or None."
     error = _error_object(holder)
-    if error:
-        text = json.dumps(dict(error=error), default=str)
-        message = f"error in a reply with status 200: {error.get('message', error)}"
-        return call_error(_status_of(error), text, message=message)
+    return _as_call_error(error) if error else None
+
+# %% ../../nbs/sampling/01_replies.ipynb #fed23e4c
+_SAY = 'message', 'msg', 'status_msg', 'error_msg', 'error_message', 'errmsg', 'detail', 'errors', 'Message'
+_CODES = 'code', 'status_code', 'error_code', 'status', 'errcode'
+
+def _first_of(holder, names, kinds):
+    "Return the first of some fields that holds something of one of these types, or None."
+    return next((holder[name] for name in names if holder.get(name) and isinstance(holder[name], kinds)), None)
+
+# %% ../../nbs/sampling/01_replies.ipynb #082fb37d
+def _bare_error(reply):
+    "Return the error object that a reply without choices is itself, or None."
+    base = reply.get('base_resp')
+    holder = base if isinstance(base, dict) else reply
+    words = _first_of(holder, _SAY, (str, list))
+    code = _first_of(holder, _CODES, (str, int))
+    if not words or (base and not code):
+        return None
+    return dict(message=words, code=code, type=holder.get('type'))
 
 # %% ../../nbs/sampling/01_replies.ipynb #17ab0a01
 def _block_reason(reply):
@@ -130,7 +179,16 @@ def _choices(reply):
     blocked = _block_reason(reply) if isinstance(reply, dict) else None
     if blocked:
         raise CallError('filtered', f'the provider blocked the prompt: {blocked}')
-    raise CallError('malformed', 'the reply has no choices')
+    error = _bare_error(reply) if isinstance(reply, dict) else None
+    raise _as_call_error(error) if error else CallError('malformed', 'the reply has no choices')
+
+# %% ../../nbs/sampling/01_replies.ipynb #731a5eae
+def _read_reason(reason):
+    "Return a finish reason as it is stored, None for none; raise TypeError for what is no text or whole number."
+    if isinstance(reason, bool) or not isinstance(reason, (str, int, type(None))):
+        raise TypeError(f'finish_reason is {type(reason).__name__}')
+    written = '' if reason is None else clean_text(str(reason))
+    return redact(' '.join(written.split()))[:60] or None
 
 # %% ../../nbs/sampling/01_replies.ipynb #71307100
 def _why_failed(choice, reason):
@@ -142,12 +200,24 @@ def _why_failed(choice, reason):
 def _rollout_of(choice, latency):
     "Return the rollout of one choice, without its tokens."
     text, thinking = _read_message(choice['message'])
-    reason = choice.get('finish_reason')
-    if not isinstance(reason, (str, type(None))):
-        raise TypeError(f'finish_reason is {type(reason).__name__}')
+    reason = _read_reason(choice.get('finish_reason'))
     outcome = 'failed' if _error_object(choice) else outcome_of(text, reason)
     error = _why_failed(choice, reason) if outcome=='failed' else None
-    return Rollout(text, thinking, clean_text(reason) or None, outcome, error=error, latency=latency)
+    return Rollout(text, thinking, reason, outcome, error=error, latency=latency)
+
+# %% ../../nbs/sampling/01_replies.ipynb #835c36a6
+def _rollout_or_exception(choice, latency):
+    "Return the rollout of one choice, or what reading it raised."
+    try:
+        return _rollout_of(choice, latency)
+    except Exception as e:
+        return e
+
+# %% ../../nbs/sampling/01_replies.ipynb #d28ad39b
+def _failed_rollout(exception, choice, latency):
+    "Return the rollout of a choice of an unknown form."
+    error = _error_in(choice) or f'the choice has an unknown form: {type(exception).__name__} {exception}'
+    return Rollout('', '', None, 'failed', error=str(error), latency=latency)
 
 # %% ../../nbs/sampling/01_replies.ipynb #62d2ea46
 def _add_tokens(rollouts, usage, max_tokens):
@@ -161,8 +231,12 @@ def _add_tokens(rollouts, usage, max_tokens):
 
 # %% ../../nbs/sampling/01_replies.ipynb #e84c2771
 def _read_rollouts(choices, usage, max_tokens, latency):
-    "Return the rollouts of choices."
-    rollouts = [_rollout_of(choice, latency) for choice in choices]
+    "Return the rollouts of choices; raise what reading them raised if none can be read."
+    read = [_rollout_or_exception(choice, latency) for choice in choices]
+    if all(isinstance(r, Exception) for r in read):
+        raise read[0]
+    rollouts = [_failed_rollout(r, choice, latency) if isinstance(r, Exception) else r
+                for r, choice in zip(read, choices)]
     _add_tokens(rollouts, usage if isinstance(usage, dict) else {}, max_tokens)
     error = _error_in(choices[0])
     if error and not any(r.text or r.reasoning for r in rollouts):
