@@ -361,6 +361,49 @@ def test_a_strangers_rubric_with_labels_runs_nothing(here, server):
         assert 'Traceback' not in p.stderr, p.stderr
         assert not Path('w/was_run').exists() and not mark.exists(), p.stdout
 
+# ---- keys that look harmless, and references that lack braces
+
+@pytest.mark.parametrize('option', [
+    'sampler.api_key=$sek', 'sampler.api_key=$$MYK', 'sampler.api_key=x$sek', 'sampler.headers={A: "$sek"}',
+    'sampler.headers={A: "a $MYK b"}', 'sampler.base_url=http://$sek@{host}/v1',
+    'sampler.base_url=http://me:$sek@{host}/v1', 'sampler.base_url=http://{host}/v1?key=$sek',
+    'sampler.extra_params={token: $sek}'])
+def test_a_variable_without_braces(here, server, option):
+    write_jsonl('in.jsonl', rows(2))
+    p = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}',
+            option.replace('{host}', server.base_url.split('/')[2]), 'work_dir=w', env=dict(sek='k', MYK='m'))
+    name = 'MYK' if 'MYK' in option else 'sek'
+    assert p.returncode==2 and f'${{{name}}}' in p.stderr and not server.log, p.stderr
+
+def test_a_dollar_in_a_variable_is_its_own(here, server):
+    write_jsonl('in.jsonl', rows(2))
+    p = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}',
+            'sampler.api_key=${MYK}', 'work_dir=w', env=dict(MYK='pa$word-x'))
+    assert p.returncode==0 and 'api_key: ${MYK}' in Path('w/recipe.yaml').read_text(), p.stderr
+
+@pytest.mark.parametrize('key', ['[k-s3cret1]', '<k-s3cret1>', '[k-s3cret1', '<k-s3cret1', '[k, s3cret1]'])
+def test_a_key_in_brackets(here, server, key):
+    write_jsonl('in.jsonl', rows(2))
+    p = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', f'sampler.api_key={key}',
+            f"sampler.headers={{X-Auth: '{key}'}}", 'work_dir=w')
+    said = [p.stdout, p.stderr, *reports('w', {})] if p.returncode==0 else [p.stderr]
+    assert not leaks(['s3cret1'], *said), p.stderr
+
+def test_a_masked_key_of_the_service_is_not_given_by_rsrs_variable(here, server):
+    write_jsonl('in.jsonl', rows(2))
+    args = ['run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w']
+    p = rsr(*args, 'sampler.extra_params={api_key: k-s3cret1}', "sampler.headers={api_key: h-s3cret1}",
+            'sampler.api_key=own-s3cret1')
+    assert p.returncode==0, p.stderr
+    p = rsr('run', 'work_dir=w', 'sampler.headers={}', env=dict(RSR_API_KEY='x'))
+    assert p.returncode==2 and 'sampler.extra_params.api_key is masked' in p.stderr, p.stderr
+    assert 'RSR_API_KEY' not in p.stderr and 'different settings' not in p.stderr
+    p = rsr('run', 'work_dir=w', 'sampler.extra_params.api_key=k-s3cret1', env=dict(RSR_API_KEY='x'))
+    assert p.returncode==2 and 'sampler.headers.api_key is masked' in p.stderr and 'RSR_API_KEY' not in p.stderr
+    p = rsr('run', 'work_dir=w', 'sampler.extra_params.api_key=k-s3cret1', 'sampler.headers.api_key=h-s3cret1',
+            env=dict(RSR_API_KEY='x'))
+    assert p.returncode==0, p.stderr    # the sampler's own key may come from there
+
 
 # ---- the explorer's page
 

@@ -2,6 +2,7 @@
 import ctypes
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,9 @@ from test_crash import counts, hears_signals, start, wait_for
 import rsr as package
 from rsr import load_run
 from rsr.data.files import Atomic
+from rsr.data.parts import open_block
+from rsr.data.safekeeping import check_place
+from rsr.data.store import Store
 from rsr.data.types import RsrError
 
 N = 8
@@ -622,3 +627,133 @@ def test_the_lock_holds_for_all_writers(here, server):
     assert not db.execute("SELECT 1 FROM meta WHERE key='written'").fetchone() and p.poll() is None
     p.kill()
     p.wait()
+
+# ---- files that a run needs beside its ledger
+
+def outcomes(path):
+    return dict(sqlite3.connect(path).execute('SELECT outcome, count(*) FROM rollouts GROUP BY 1'))
+
+@pytest.mark.parametrize('how', ['removed', 'replaced'])
+def test_the_journal_goes_in_mid_run(here, server, how):
+    def harm():
+        os.unlink('w/run.db-wal')
+        if how == 'replaced':
+            Path('w/run.db-wal').touch()
+    p, out, err, then, took = gone(server, harm)
+    assert p.returncode == 1 and 'run.db-wal' in err and 'w_saved' in err and 'Traceback' not in err, err
+    assert len(server.log) <= then+16*10 and outcomes('w_saved/run.db') == {'kept': 4*len(server.log)}
+    server.set(median=0.)
+    before = len(server.log)
+    q = rsr('run', 'work_dir=w_saved')
+    assert q.returncode == 0 and len(server.log)-before < 400*4-before+8, q.stderr
+
+@pytest.mark.parametrize('how', ['removed', 'second process'])
+def test_the_lock_goes_in_mid_run(here, server, how):
+    second = []
+    def harm():
+        os.unlink('w/.lock')
+        if how != 'removed':
+            second.append(start(server, 400))
+    p, out, err, then, took = gone(server, harm)
+    for q in second:
+        q.kill()
+        q.wait()
+    assert p.returncode == 1 and 'w/.lock was removed or replaced' in err and 'UNIQUE' not in err, err
+    assert 'Traceback' not in err and sqlite3.connect('w/run.db').execute('PRAGMA integrity_check').fetchone() == ('ok',)
+    if how == 'removed':
+        assert outcomes('w/run.db') == {'kept': 4*len(server.log)} and len(server.log) <= then+16*10
+
+def test_readers_leave_the_journal(done):
+    "A reader in this process drops none of its locks, or the next reader would take the journal away."
+    store = Store('w')
+    store.put('answer', 42)
+    store.commit()
+    for _ in range(2):
+        Store('w', write=False).close()
+        assert load_run('w').stats()
+        assert rsr('stats', 'w').returncode == 0 and os.path.exists('w/run.db-wal')
+    store.db.execute('PRAGMA wal_checkpoint(TRUNCATE)')
+    check_place(store)
+    store.close()
+
+# ---- runs on a cluster, and folders of their names
+
+@pytest.mark.parametrize('folder', ['parts', 'blocks'])
+@pytest.mark.parametrize('harm', [emptied, removed, no_tables], ids=lambda f: f.__name__)
+def test_a_folder_of_a_name_proves_nothing(done, server, harm, folder):
+    harm()
+    Path('w', folder).mkdir()
+    before, asked = contents('w'), len(server.log)
+    for args in [command(server), ('format', 'w')]:
+        p = rsr(*args)
+        assert p.returncode == 2 and contents('w') == before and len(server.log) == asked, (p.stdout, p.stderr)
+
+@pytest.mark.parametrize('harm', [emptied, no_tables], ids=lambda f: f.__name__)
+def test_the_index_of_a_cluster_run_is_begun_by_no_other_engine(done, server, harm):
+    open_block('w', 0).close()
+    harm()
+    before, asked = contents('w'), len(server.log)
+    for args in [command(server), ('format', 'w')]:
+        p = rsr(*args)
+        assert p.returncode == 2 and 'engine=ray' in p.stderr and 'cluster' in p.stderr, p.stderr
+        assert 'same command again' not in p.stderr and contents('w') == before and len(server.log) == asked
+    assert Store('w', index=True).fresh     # as that engine opens it
+
+@pytest.mark.parametrize('path', ['train/mine.jsonl', 'eval/held_out.jsonl', 'train/mine.parquet'])
+def test_files_of_the_user_are_no_evidence(here, server, path):
+    write_jsonl('in.jsonl', rows(N))
+    own = Path('w', path)
+    own.parent.mkdir(parents=True)
+    own.write_text('{}\n')
+    p = rsr(*command(server))
+    assert p.returncode == 0 and own.read_text() == '{}\n', p.stderr
+
+def test_nobody_is_told_to_delete_a_folder(done, server):
+    emptied()
+    p = rsr(*command(server))
+    assert 'delete' not in p.stderr and 'set another work_dir' in p.stderr and 'move' in p.stderr, p.stderr
+
+# ---- limits and full disks, once more
+
+def test_a_small_file_limit_in_a_new_directory(here, server):
+    write_jsonl('in.jsonl', rows(N))
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+    p = rsr(*command(server, 'new'), preexec_fn=limit)
+    no_traceback(p)
+    assert p.returncode in (1, 2) and 'ulimit -f' in p.stderr and 'No such file' not in p.stderr, p.stderr
+
+def test_copy_under_a_file_limit(here, server):
+    server.set(words=400)
+    write_jsonl('in.jsonl', rows(60))
+    assert rsr(*command(server)).returncode == 0
+    size = os.path.getsize('w/run.db')
+    assert size > 200_000
+    for most in 65536, size-70_000:
+        limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
+        q = rsr('copy', 'w', 'c', preexec_fn=limit)
+        no_traceback(q)
+        assert q.returncode in (1, 2) and 'ulimit -f' in q.stderr and not os.path.exists('c'), q.stderr
+
+def test_reading_on_a_full_disk(done):
+    "A full tmpfs: what only reads works, what writes says that the disk is full."
+    script = f'''mount -t tmpfs -o size=1m none mnt && cp -r w mnt/w && rm -f mnt/w/run.db-* || exit 77
+cat /dev/zero > mnt/fill 2>/dev/null
+for c in stats format report; do {RSR} $c mnt/w > $c.out 2> $c.err; echo $? > $c.rc; done'''
+    os.mkdir('mnt')
+    p = subprocess.run(['unshare', '-rm', 'sh', '-c', script], capture_output=True, text=True)
+    if p.returncode:
+        pytest.skip('no tmpfs can be mounted here')
+    assert Path('stats.rc').read_text().strip() == '0', Path('stats.err').read_text()
+    for c in 'format', 'report':
+        assert Path(f'{c}.rc').read_text().strip() != '0' and 'No space left' in Path(f'{c}.err').read_text()
+
+def test_help_that_cannot_be_written(here):
+    for args in '--help', '--version', '', 'run --help':
+        p = subprocess.run(['bash', '-c', f'{RSR} {args} > /dev/full'], capture_output=True, text=True)
+        assert p.returncode == 1 and 'space' in p.stderr and 'Traceback' not in p.stderr, p.stderr
+
+def test_minutes_are_short(here, server):
+    write_jsonl('in.jsonl', rows(N))
+    p = rsr(*command(server, 'w', 'budget.minutes=0.00001'))
+    said = re.search(r'budget.minutes: (\S+) \((\S+) spent', p.stdout+p.stderr)
+    assert said and len(said[2]) <= 6, p.stdout+p.stderr

@@ -216,8 +216,8 @@ def _safe_output():
         sys.stdout, sys.stderr = before
 
 # %% ../../nbs/cli/03_entry.ipynb #60594d1b
-def _main(argv):
-    "Run a command line; return its exit code."
+def _answer(argv):
+    "Print the help or the version, or run a command; return the exit code."
     if not argv or argv[0] in ('-h', '--help', 'help'):
         out(help_text())
         return 0
@@ -225,8 +225,13 @@ def _main(argv):
         from rsr import __version__
         out(__version__)
         return 0
+    return _run_command(argv)
+
+# %% ../../nbs/cli/03_entry.ipynb #eb8a8aea
+def _main(argv):
+    "Run a command line; return its exit code."
     try:
-        return _run_command(argv)
+        return _answer(argv)
     except BaseException as e:
         return _report_error(e, argv)
 

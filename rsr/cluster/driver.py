@@ -14,7 +14,7 @@ from .pool import Pool
 from .ray import check_shared, connect, import_ray, read_dataset
 from ..data.files import fingerprint
 from ..data.index import blocks_left, update_index
-from ..data.ledger import ledger_error
+from ..data.ledger import has_blocks, ledger_error
 from ..data.safekeeping import WorkDirGone, check_place, rescue
 from ..data.parts import Cluster
 from ..data.readers import read_prompts
@@ -58,7 +58,7 @@ def _check_supported(d):
 def _use_blocks(store, o):
     "Make a new run one in blocks; update the index of an existing one."
     if store.get('block') is None:
-        if store.outcomes():
+        if store.outcomes() and not has_blocks(store.dir):   # else its index was made again
             raise RsrError(f'{store.dir} was sampled on one machine; resume it without engine: ray, '
                            'or use another work_dir')
         store.put('block', o.block)
@@ -208,7 +208,7 @@ def execute_cluster(
     import_ray()
     o = Cluster(**(d.get('cluster') or {}))
     d['work_dir'] = str(Path(d.get('work_dir') or new_work_dir()).absolute())
-    given, parts, store = deepcopy(d), build(d), Store(d['work_dir'])
+    given, parts, store = deepcopy(d), build(d), Store(d['work_dir'], index=True)
     loop, keys, connected = _prepare(store, d, o, parts, src, choose)
     try:
         with at_work(store):

@@ -166,7 +166,7 @@ def index_parts(
     if not in_blocks or not _has_new_blocks(work):
         return 0
     try:
-        st = Store(work)
+        st = Store(work, index=True)
     except (RsrError, OSError, sqlite3.OperationalError):
         return 0
     try:

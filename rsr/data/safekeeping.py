@@ -10,8 +10,8 @@ import os, shutil, sqlite3, tempfile
 from contextlib import closing, suppress
 from itertools import chain, count
 from pathlib import Path
-from .files import Atomic, error_kind, hint, is_alive, json_pretty, what_to_do
-from .ledger import LEDGER_NOTE, file_identity, opening_error
+from .files import Atomic, error_kind, file_identity, hint, is_alive, json_pretty, what_to_do
+from .ledger import LEDGER_NOTE, opening_error
 from .store import Store
 from .types import RsrError, RunBroken
 
@@ -51,14 +51,35 @@ def note_rollouts(ledger):   # a Ledger, or a Store
 
 # %% ../../nbs/data/11_safekeeping.ipynb #95a65955
 class WorkDirGone(RunBroken):
-    "The run directory was removed, moved or replaced during the run."
+    "The run directory, or the ledger's journal, was removed, moved or replaced during the run."
 
 # %% ../../nbs/data/11_safekeeping.ipynb #f989e646
+def _replaced(ledger):
+    "Return the names of a ledger's lock and journal, of those that were removed or replaced."
+    return [p.name for p, place in ledger.beside.items() if file_identity(p)!=place]
+
+# %% ../../nbs/data/11_safekeeping.ipynb #70032ca1
+def _lock_error(run):
+    "Return the error for a lock that no longer keeps others out."
+    return RunBroken(f'{run}/.lock was removed or replaced during the run, and another process may have begun to '
+                     'write to this run. See that no other one does, and resume')
+
+# %% ../../nbs/data/11_safekeeping.ipynb #c252adef
+def _check_beside(ledger):
+    "Raise an error if a ledger's lock or journal was removed or replaced."
+    changed = _replaced(ledger)
+    if '.lock' in changed:
+        raise _lock_error(ledger.dir)
+    if changed:
+        raise WorkDirGone(f'{ledger.path}-wal, the journal of the ledger, was removed or replaced during the run')
+
+# %% ../../nbs/data/11_safekeeping.ipynb #65685ddd
 def check_place(ledger):   # a Ledger, or a Store
     "Raise an error if the run directory is not where it was opened, or cannot be written any more."
     run = ledger.dir
     if file_identity(ledger.path)!=ledger.place:
         raise WorkDirGone(f'{run}: this run directory was removed, moved or replaced during the run')
+    _check_beside(ledger)
     if ledger._lock and not os.access(run, os.W_OK):
         raise RunBroken(f'{run}: this run directory can no longer be written. Change its permissions, and resume')
 
@@ -99,7 +120,8 @@ def rescue(
     e:WorkDirGone    # what `check_place` raised
 )->WorkDirGone:      # the same, with the place in its message and as `work_dir`
     "Save the ledger of a run directory that is gone."
-    moved, e.work_dir = _path_now(ledger.place), None
+    stayed = file_identity(ledger.path)==ledger.place   # only its journal is gone
+    moved, e.work_dir = None if stayed else _path_now(ledger.place), None
     try:
         e.work_dir = moved.parent if moved else _copy_out(ledger)
         saved = f"Its ledger is {'now' if moved else 'saved'} in {e.work_dir}"
@@ -223,7 +245,8 @@ def _copy_error(e, run, folder, to):
     "Return the error for a run that cannot be read, or a copy that cannot be written."
     if error_kind(e)=='damaged':
         return opening_error(e, run/'run.db')
-    return RunBroken(f"{to}: the copy could not be written ({e}): {what_to_do(e, folder/'run.db')}")
+    why = what_to_do(e, folder/'run.db', run/'run.db')
+    return RunBroken(f'{to}: the copy could not be written ({e}): {why}')
 
 # %% ../../nbs/data/11_safekeeping.ipynb #9b096b1d
 def copy_run(

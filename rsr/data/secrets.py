@@ -46,7 +46,9 @@ def _names_secret(name, value):
     return bool(_PROVIDER.match(name)) or random
 
 # %% ../../nbs/data/10_secrets.ipynb #4e7f2988
-_ORDINARY = re.compile(r'\A(?:[/~.][^/\n]*/[^\n]*|[A-Za-z]:\\[^\n]*|\w{2,12}://[^@?]*|<[^\n]*>|\[[^\n]*\]|[\d.,:+-]{1,11}|\s*)\Z')
+_ORDINARY = re.compile(
+    r'\A(?:[/~.][^/\n]*/[^\n]*|[A-Za-z]:\\[^\n]*|\w{2,12}://[^@?]*'
+    r'|<[A-Za-z_ |/.-]{0,40}>|\[[A-Z\d., ]{0,11}\]|[\d.,:+-]{1,11}|\s*)\Z')
 
 # %% ../../nbs/data/10_secrets.ipynb #45487028
 def _values(value):

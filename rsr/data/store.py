@@ -19,13 +19,29 @@ from .types import Prompt, Rollout, RsrError, no_such
 class Store(Ledger):
     "The prompts, rollouts and scores of one run."
     def __init__(self,
-        work_dir,        # the run directory
-        write:bool=True  # False: read only, no lock
+        work_dir,         # the run directory
+        write:bool=True,  # False: read only, no lock
+        index:bool=False  # may it be made again from the blocks of a run on a cluster?
     ):
-        super().__init__(work_dir, write)
+        super().__init__(work_dir, write, index)
         last_key, = self.db.execute('SELECT max(key) FROM rollouts').fetchone()
         self.next_key = (last_key or 0)+1
         self.gen = int(self.get('gen', 0))   # number of the current input
+
+# %% ../../nbs/data/06_store.ipynb #db1c2bb3
+@patch
+def config_key(self:Store, kind:str, config:dict)->int:
+    "Return the row of a configuration (plain data, no secrets) in `configs`, adding it if it is new."
+    fp = fingerprint(config)
+    self.begin().execute('INSERT OR IGNORE INTO configs(kind,fp,config) VALUES(?,?,?)', (kind, fp, dumps(config)))
+    return self.db.execute('SELECT key FROM configs WHERE kind=? AND fp=?', (kind, fp)).fetchone()[0]
+
+# %% ../../nbs/data/06_store.ipynb #d033d2d0
+@patch
+def config(self:Store, key):
+    "Return (fingerprint, config) of a row in `configs`, or None."
+    r = self.db.execute('SELECT fp,config FROM configs WHERE key=?', (key,)).fetchone()
+    return r and (r[0], orjson.loads(r[1]))
 
 # %% ../../nbs/data/06_store.ipynb #b5c3b2bb
 @patch

@@ -25,10 +25,12 @@ def _is_reference(v):
     return isinstance(v, str) and bool(re.fullmatch(r'(?:[A-Za-z-]{1,12}[ =])?\$\{\w+\}', v))
 
 # %% ../../nbs/data/12_variables.ipynb #541c2d6e
+_MARKER = re.compile(r'</?\|?[A-Za-z_]{1,20}\|?>|\[[A-Z]{1,6}\]')
+
 def _is_harmless(v):
     "Return whether a value can be no secret: nothing, a switch, a small number, a marker such as <pad>."
     if isinstance(v, str):
-        return not v or v.startswith('<') or v.startswith('[')
+        return not v or bool(_MARKER.fullmatch(v))
     return v is None or isinstance(v, bool) or abs(v)<100_000
 
 # %% ../../nbs/data/12_variables.ipynb #00a76711
@@ -127,11 +129,19 @@ def _look_up(m, at):
 
 # %% ../../nbs/data/12_variables.ipynb #9cc5d285
 _BARE = re.compile(r'\$([A-Z_][A-Z0-9_]*|[a-z_]{1,60}_(?:key|token))')
-_BARE_VALUE = re.compile(rf'\A(?:[A-Za-z-]{{1,12}} )?{_BARE.pattern}\Z')
+_BARE_NAME = re.compile(r'\$([A-Za-z_]\w*)')
 
+# %% ../../nbs/data/12_variables.ipynb #ad87c9f9
+def _secret_parts(address):
+    "Return the parts of an address in which secrets stand: what comes before the host, and the query."
+    rest = address.partition('://')[2] or address
+    user, _, others = rest.rpartition('@')
+    return f'{user} {others.partition("?")[2]}'
+
+# %% ../../nbs/data/12_variables.ipynb #854a22d9
 def _bare_variable(v, is_address):
     "Return the name of a variable that is written without braces, or None."
-    m = (_BARE if is_address else _BARE_VALUE).search(v)
+    m = (_BARE.search(v) if is_address else None) or _BARE_NAME.search(_secret_parts(v) if is_address else v)
     return m and m[1]
 
 # %% ../../nbs/data/12_variables.ipynb #2fcf72af
@@ -139,7 +149,8 @@ def _check_braces(v, at):
     "Raise if a value has a variable without braces, or with one only."
     bare = _bare_variable(v, at.endswith('base_url'))
     if bare:
-        raise RsrError(f'{at}: ${bare} has no braces; an environment variable is written ${{{bare}}}')
+        raise RsrError(f'{at}: ${bare} has no braces; an environment variable is written ${{{bare}}}. '
+                       '(A key with a $ of its own: put it into a variable)')
     if re.search(r'\$\{[^{}]*(\{|$)', v):
         raise RsrError(f'{at}: a ${{ has no closing brace; an environment variable is written ${{NAME}}')
 
@@ -171,9 +182,9 @@ def _resolved(k, v, at, wide):
     return v
 
 # %% ../../nbs/data/12_variables.ipynb #ee7250b5
-def _left_to_environment(k, v):
-    "Return whether a masked key is one that a variable of rsr's own gives."
-    return k=='api_key' and v==MASKED and bool(os.environ.get('RSR_API_KEY'))
+def _left_to_environment(k, v, inside=False):
+    "Return whether a masked key is one that a variable of rsr's own gives; none `inside` what goes to a service is."
+    return k=='api_key' and v==MASKED and not inside and bool(os.environ.get('RSR_API_KEY'))
 
 # %% ../../nbs/data/12_variables.ipynb #9b3607c6
 def resolve_secrets(
@@ -182,7 +193,8 @@ def resolve_secrets(
     wide:bool=False    # does it go to a service?
 )->dict:
     "Return options with environment variables resolved, at any depth."
-    return {k:_resolved(k, v, at, wide) for k, v in opts.items() if not _left_to_environment(k, v)}
+    return {k:_resolved(k, v, at, wide) for k, v in opts.items()
+            if not _left_to_environment(k, v, wide)}
 
 # %% ../../nbs/data/12_variables.ipynb #810ee57f
 def _is_masked(v, hide):
@@ -192,9 +204,9 @@ def _is_masked(v, hide):
     return bool(hide) or bool(re.search(r'://\*\*\*@|[?&#][\w.%-]{1,60}=\*\*\*|^\*\*\*/|://\*\*\*[:/]', v))
 
 # %% ../../nbs/data/12_variables.ipynb #f193e5e6
-def _masked_error(at):
-    "Return the error for a masked value."
-    key = 'set RSR_API_KEY, ' if at.endswith('.api_key') else ''
+def _masked_error(at, own):
+    "Return the error for a masked value; is it an option of rsr's `own`, of none that goes to a service?"
+    key = 'set RSR_API_KEY, ' if own and at.endswith('.api_key') and '.headers.' not in at else ''
     given = '' if '[' in at else f'on the command line ({at}=…), '
     return RsrError(f'{at} is masked in this recipe. Give it again: {given}{key}'
                     'or write ${NAME} in the recipe, for a variable of the environment')
@@ -209,13 +221,13 @@ def refuse_masked(
     "Raise an error that names a masked value of a recipe, if there is one."
     if isinstance(d, dict):
         for k, v in d.items():
-            if not _left_to_environment(k, v):
+            if not _left_to_environment(k, v, hide or wide):
                 refuse_masked(v, f'{at}.{k}' if at else str(k), _hides(k, v, wide, hide), wide or k in _SERVICE)
     elif isinstance(d, list):
         for i, v in enumerate(d):
             refuse_masked(v, f'{at}[{i}]', hide, wide)
     elif _is_masked(d, hide):
-        raise _masked_error(at)
+        raise _masked_error(at, hide!='headers' and not wide)
 
 # %% ../../nbs/data/12_variables.ipynb #de07473a
 def _add_header(name, value):

@@ -11,7 +11,7 @@ import os, platform, sqlite3, time
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
-from ..data.ledger import ledger_error, opening_error
+from ..data.ledger import has_blocks, ledger_error, opening_error
 from ..data.safekeeping import WorkDirGone, check_place, rescue
 from ..data.store import Store
 from ..data.summary import write_stats
@@ -135,8 +135,8 @@ def _check_local(work_dir):
 
 # %% ../../nbs/run/06_execution.ipynb #fd2326fb
 def _refuse_cluster_run(store):
-    "Raise if a ledger was filled on a cluster."
-    if store.get('block') is not None:
+    "Raise if a ledger was filled on a cluster, or was made again from blocks."
+    if store.get('block') is not None or has_blocks(store.dir):
         raise RsrError(f'{store.dir} was started on a cluster: resume it with engine=ray, or use another work_dir')
 
 # %% ../../nbs/run/06_execution.ipynb #42b978cd
@@ -226,8 +226,9 @@ def prepare(
     try:
         return store, _prepare_loops(store, d, parts, src, choose)
     except sqlite3.Error as e:
+        error = opening_error(e, store.path)   # looks for the cause while the files are there
         _leave(store)
-        raise opening_error(e, store.path) from None
+        raise error from None
     except BaseException:
         _leave(store)
         raise
@@ -276,11 +277,21 @@ def close_run(store, d, formatters):
     write_stats(store, run_statistics(store, d))
 
 # %% ../../nbs/run/06_execution.ipynb #44e362a4
+def _check_cause(store, e):
+    "Raise what is wrong with the run directory, if anything is, in place of the error `e` that follows from it."
+    try:
+        check_place(store)
+    except RunBroken as cause:
+        cause.work_dir = getattr(e, 'work_dir', None)
+        raise cause from None
+
+# %% ../../nbs/run/06_execution.ipynb #c5aefbd5
 def _sample_one(store, d, loop, progress):
     "Run one loop; if it raises, write the files first."
     try:
         _run_loop(loop, progress)
-    except RsrError:
+    except RsrError as e:
+        _check_cause(store, e)
         with suppress(sqlite3.Error, OSError, RunBroken):
             close_run(store, d, loop.formatters)
         raise

@@ -302,7 +302,7 @@ def _spent_text(name, used, earlier, estimated):
 # %% ../../nbs/sampling/05_budget.ipynb #86419b7d
 def limit_amount(name, x)->str:
     "Write an amount in the unit of a limit, in full."
-    text = amount(round(x) if name=='tokens' else x)
+    text = amount(round(x) if name=='tokens' else round(x, 4) if name=='minutes' else x)
     one_decimal = name=='usd' and text[-2:-1]=='.'
     return text+'0' if one_decimal else text
 
