@@ -659,7 +659,7 @@ def test_the_lock_goes_in_mid_run(here, server, how):
         q.kill()
         q.wait()
     assert p.returncode == 1 and 'w/.lock was removed or replaced' in err and 'UNIQUE' not in err, err
-    assert 'Traceback' not in err
+    assert 'Traceback' not in err, err
     assert sqlite3.connect('w/run.db').execute('PRAGMA integrity_check').fetchone() == ('ok',)
     if how == 'removed':
         assert outcomes('w/run.db') == {'kept': 4*len(server.log)} and len(server.log) <= then+16*10
