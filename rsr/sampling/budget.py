@@ -227,7 +227,7 @@ def ledger_usage(
     "Sum what a ledger's rows have used."
     total = Usage()
     for _, kind, fp, config, prompt, completion, n in rows:
-        total += usage_of(kind, prompt, completion, price_of(kind, fp, config), n)
+        total += usage_of(kind, prompt or 0, completion or 0, price_of(kind, fp, config), n or 0)
     return total
 
 # %% ../../nbs/sampling/05_budget.ipynb #78b8e28b
