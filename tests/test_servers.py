@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 from conftest import read_jsonl, rows
+from loopback import Loopback
 
 from rsr import sample
 from rsr.data.secrets import add_secret
@@ -259,9 +260,12 @@ WALLS = {'firewall':(403, '<html>Sorry, you have been blocked</html>'), 'other f
          'long line':(431, 'x'), 'error in a reply':dict(error=dict(code=403, message='blocked')),
          'quoted key':error(400, 'cannot read this: no api key is in the template'), 'credits':error(402, 'credits')}
 
-@pytest.mark.parametrize('name', WALLS)
-def test_one_prompt_behind_a_wall_fails_alone(here, server, name):
-    server.set(reply=for_one(WALLS[name], 'prompt 20'))
+# a spent quota before any answer stops the run
+PLACES = [(name, f'prompt {i}') for name in WALLS for i in (0, 20) if (name, i)!=('credits', 0)]
+
+@pytest.mark.parametrize('name,prompt', PLACES)
+def test_one_prompt_behind_a_wall_fails_alone(here, server, name, prompt):
+    server.set(reply=for_one(WALLS[name], prompt))
     run = go(server.base_url, concurrent_requests=2, max_retries=2)
     assert stops(run)=={'satisfied':39, 'failed':1}
     before = len(server.log)
@@ -274,6 +278,13 @@ def test_a_wall_before_all_prompts_stops_the_run(here, server, wall):
     with pytest.raises(RunBroken, match='refused'):
         go(server.base_url)
     assert len(server.log)<=8
+
+def test_a_judge_that_refuses_all_is_said(here, server):
+    with Loopback() as judge:
+        judge.set(fault='404')
+        server.set(rate=1.)
+        with pytest.raises(RunBroken, match='refused the request.*does not exist'):
+            go(server.base_url, 2, verifier=dict(type='mcq-llm-as-judge', model='judg', base_url=judge.base_url))
 
 def test_a_wall_in_mid_run_stops_it_after_fifty(here, server):
     server.set(reply=for_one(WALLS['gateway'], [f'prompt {i}' for i in range(20, 200)]))

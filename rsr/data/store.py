@@ -187,6 +187,13 @@ def answered_samplers(self:Store)->list:
     answered = "EXISTS(SELECT 1 FROM rollouts WHERE sampler=configs.key AND outcome NOT IN ('failed','lost'))"
     return [k for k, in self.db.execute(f"SELECT key FROM configs WHERE kind='sampler' AND {answered}")]
 
+# %% ../../nbs/data/06_store.ipynb #b76f9af5
+@patch
+def has_answered(self:Store, judge:int)->bool:
+    "Check whether a judge, by its row in `configs`, has answered."
+    sql = "SELECT 1 FROM calls WHERE config=? AND outcome!='failed' LIMIT 1"
+    return self.db.execute(sql, (judge,)).fetchone() is not None
+
 # %% ../../nbs/data/06_store.ipynb #756f6a96
 @patch
 def stop(self:Store, prompt:int, reason):

@@ -33,7 +33,7 @@ def _reset(self:Engine):
     "Set the state of an engine that has sent nothing."
     self.limit, self.active = float(self.slots), 0     # slots now allowed, and in use
     self.shrunk_at = -1.                               # by the monotonic clock
-    self.last_ok, self.first_fail = None, None      # the last answer, and the first failure since
+    self.last_ok, self.first_fail = None, None         # the last answer, and the first failure since
     self.waiting, self.sleeping = deque(), set()       # futures of calls that wait for a slot, or back off
     self.inside, self.aside = 0, 0                     # calls under way; those that back off while others are answered
     self.probe_at, self.probe_wait = 0., self.base     # the next probe, and the seconds between two
@@ -47,7 +47,7 @@ def _reset_refusals(self:Engine):
     "Forget all refusals."
     self.refused, self.suspects = {}, []   # keys of refused calls by message; futures of those that wait
     self.refusal = None                    # the last refusal before any answer
-    self.denied = set()                    # keys of the calls denied since the last answer
+    self.denied = set()                    # keys of calls denied (403, 404 …) since the last answer
 
 # %% ../../nbs/sampling/06_engine.ipynb #de5c94b8
 @patch
@@ -150,10 +150,10 @@ def _count_failure(self:Engine, error, c):
 
 # %% ../../nbs/sampling/06_engine.ipynb #58e4435b
 @patch
-def _shrink(self:Engine, sent, now):
+def _shrink(self:Engine, sent):
     "Shrink the limit, if the request was sent after the last time."
     if sent>self.shrunk_at:
-        self.limit, self.shrunk_at = max(1., self.limit*0.7), now
+        self.limit, self.shrunk_at = max(1., self.limit*0.7), time.monotonic()
 
 # %% ../../nbs/sampling/06_engine.ipynb #0bd99ad8
 @patch
@@ -177,10 +177,10 @@ def _delay(self:Engine, error, c):
 @patch
 def _back_off(self:Engine, error, sent, c):
     "Slow down after a failed request sent at `sent`; return the seconds until its retry."
-    now, delay = time.monotonic(), self._delay(error, c)
+    delay = self._delay(error, c)
     c.wait *= 2
     if error.kind in ('rate', 'quota'):
-        self._shrink(sent, now)
+        self._shrink(sent)
     return delay
 
 # %% ../../nbs/sampling/06_engine.ipynb #1a5d9f7b
@@ -240,16 +240,8 @@ _SAME, _ANY = 5, 50   # prompts with the same refusal, or with any, that stop a 
 def _recipe_is_refused(self:Engine):
     "Check whether so many different prompts were refused that the recipe is the reason."
     by_message = [len(keys) for keys in self.refused.values()]
-    return max(by_message, default=0)>=_SAME or sum(by_message)>=_ANY
-
-# %% ../../nbs/sampling/06_engine.ipynb #e6644bde
-@patch
-def _check_denial(self:Engine, error, c):
-    "Stop the run for a denied request: at once before any answer, later if fifty prompts in a row are denied."
-    self.denied.add(c.key)
-    if not (self.last_ok or self.answered_before) or len(self.denied)>=_ANY:
-        raise self.stop(RunBroken(f'the provider refused the request: {error}'))
-    raise error
+    same = 1 if self.draining is None else _SAME
+    return max(by_message, default=0)>=same or sum(by_message)>=_ANY or len(self.denied)>=_ANY
 
 # %% ../../nbs/sampling/06_engine.ipynb #c1348de6
 @patch
@@ -260,24 +252,28 @@ def _judge_refusals(self:Engine):
 
 # %% ../../nbs/sampling/06_engine.ipynb #d8449210
 @patch
-def _note_refusal(self:Engine, error, c):
-    "Note a refusal before any answer, and the prompt that met it."
-    self.refusal = error
-    self.refused.setdefault(same_error_key(error), set()).add(c.key)
+async def _wait_for_verdict(self:Engine):
+    "Wait until another call is answered, or all calls under way are refused; the slot is free meanwhile."
+    verdict = asyncio.get_running_loop().create_future()
+    self.suspects.append(verdict)
+    self._judge_refusals()
+    self.aside += 1
+    try:
+        await verdict
+    finally:
+        self.aside -= 1
 
 # %% ../../nbs/sampling/06_engine.ipynb #4a6fc053
 @patch
 async def _after_refusal(self:Engine, error, c):
     "Raise a refusal against its call alone, or stop the run if the recipe is the reason."
+    if error.kind=='denied':
+        self.denied.add(c.key)
     if not (self.last_ok or self.answered_before):
-        self._note_refusal(error, c)
-        verdict = asyncio.get_running_loop().create_future()
-        self.suspects.append(verdict)
-        self._judge_refusals()
-        self.aside += 1
-        await verdict
-        self.aside -= 1
-    if not self.last_ok and not self.stopped and self._recipe_is_refused():
+        self.refusal = error
+        self.refused.setdefault(same_error_key(error), set()).add(c.key)
+        await self._wait_for_verdict()
+    if not self.stopped and self._recipe_is_refused():
         self.stop(RunBroken(f'the provider refused the request: {error}'))
     raise self.stopped or error
 
@@ -291,6 +287,7 @@ def _note_success(self:Engine):
     self.last_ok, self.first_fail, self.note = now, None, ''
     self.probe_wait = self.base
     self.denied.clear()
+    self.refused.clear()
     _release(self.suspects)
     self._grow()
 
@@ -325,8 +322,8 @@ async def _sleep(self:Engine, seconds, c):
 
 # %% ../../nbs/sampling/06_engine.ipynb #33da8b01
 @patch
-def wants_probe(self:Engine):
-    "Check whether one more request should be sent, because all others back off."
+def take_probe(self:Engine):
+    "Allow one more request if all others back off, and the time for the next one has come."
     now = time.monotonic()
     if self.active or self.waiting or not self.sleeping or now<self.probe_at:
         return False
@@ -340,11 +337,9 @@ async def _check_final(self:Engine, error, c):
     "Raise the error if its call cannot succeed, or stop the run if none can."
     if error.kind=='fatal':
         raise self.stop(RunBroken(f'the provider refused the request: {error}'))
-    if error.kind=='denied':
-        self._check_denial(error, c)
     if error.kind in ('context', 'filtered'):
         raise error
-    if error.kind=='request':
+    if error.kind in ('request', 'denied'):
         await self._after_refusal(error, c)
     if error.kind=='quota':
         self._check_quota(error, c)

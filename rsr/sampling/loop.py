@@ -140,7 +140,7 @@ def _can_pay(self:Loop):
 def _has_free_slot(self:Loop):
     "Check whether another request may be sent: a slot is free, and the judge keeps up."
     busy = self.sending-min(self.engine.aside, 8*self.engine.slots)   # a request that backs off alone takes no slot
-    return self.pending<=self.most_pending and (busy<self.engine.slots or self.engine.wants_probe())
+    return self.pending<=self.most_pending and (busy<self.engine.slots or self.engine.take_probe())
 
 # %% ../../nbs/sampling/10_loop.ipynb #85521c63
 @patch

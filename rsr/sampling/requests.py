@@ -99,6 +99,14 @@ def _learn_price(self:Requests, config):
     self.budget.add_model(('sampler', config.get('model', '')), self.sampler, 'sampler.price')
     return self.budget.price_of('sampler', fingerprint(config), config)
 
+# %% ../../nbs/sampling/09_requests.ipynb #e88d4e15
+@patch
+def _note_earlier_answers(self:Requests):
+    "Tell the engines whether their servers have answered in an earlier process."
+    self.engine.answered_before = self.sampler_key in self.store.answered_samplers()
+    for engine, key in zip(self.scorer.engines, self.scorer.judge_keys):
+        engine.answered_before = self.store.has_answered(key)
+
 # %% ../../nbs/sampling/09_requests.ipynb #724080ed
 @patch
 def setup(self:Requests):
@@ -113,7 +121,7 @@ def setup(self:Requests):
     self.scorer.setup()
     if self.side:
         self._note_side(key)
-    self.engine.answered_before = key in self.store.answered_samplers()
+    self._note_earlier_answers()
     self.store.commit()
 
 # %% ../../nbs/sampling/09_requests.ipynb #41783d66
@@ -319,7 +327,7 @@ def _fail(self:Requests, st, keys, error):
     outcome = 'filtered' if error.kind=='filtered' else 'failed'
     for key in keys:
         self._end(st, Rollout(key=key, outcome=outcome, error=str(error)))
-    if outcome=='failed' and (not st.valid or error.kind in ('context', 'request')):
+    if outcome=='failed' and (not st.valid or error.kind in ('context', 'request', 'denied')):
         st.error = str(error)
 
 # %% ../../nbs/sampling/09_requests.ipynb #f3cdcdfd
@@ -431,7 +439,8 @@ def _break(self:Requests, e):
 # %% ../../nbs/sampling/09_requests.ipynb #b3cf2653
 @patch
 def check_refusals(self:Requests):
-    "Break the run if the provider refused its prompts and answered none."
-    never_answered = not (self.engine.last_ok or self.engine.answered_before)
-    if self.engine.refusal and never_answered and not self.stop_reason:
-        self._break(RunBroken(f'the provider refused the request: {self.engine.refusal}'))
+    "Break the run if a provider, or a judge's, refused every request."
+    for engine in self.engine, *self.scorer.engines:
+        never_answered = not (engine.last_ok or engine.answered_before)
+        if engine.refusal and never_answered and not self.stop_reason:
+            self._break(RunBroken(f'the provider refused the request: {engine.refusal}'))
