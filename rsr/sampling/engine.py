@@ -123,6 +123,12 @@ class _Call:
     quota_since: float = None   # since when its answers name a spent quota
     own: bool = False         # did others get answers since its failure before?
 
+# %% ../../nbs/sampling/06_engine.ipynb #b1613956
+@patch(as_prop=True)
+def has_answered(self:Engine):
+    "Return whether the server ever answered, in this process or an earlier one."
+    return bool(self.last_ok or self.answered_before)
+
 # %% ../../nbs/sampling/06_engine.ipynb #ef1c7242
 @patch
 def _is_own_failure(self:Engine, c):
@@ -133,9 +139,8 @@ def _is_own_failure(self:Engine, c):
 @patch
 def _is_last_failure(self:Engine, error):
     "Check whether a failure comes from a server that has answered, with nothing else left to send."
-    has_answered = self.last_ok or self.answered_before
     is_last = self.inside==1 if self.draining is None else self.draining
-    return bool(is_last and has_answered and error.kind in ('server', 'malformed', 'timeout', 'rate'))
+    return bool(is_last and self.has_answered and error.kind in ('server', 'malformed', 'timeout', 'rate'))
 
 # %% ../../nbs/sampling/06_engine.ipynb #5040987f
 @patch
@@ -210,12 +215,17 @@ def _check_patience(self:Engine, error):
         raise error
     raise self.stop(self._no_answer(silence, error))
 
+# %% ../../nbs/sampling/06_engine.ipynb #93b10b41
+@patch
+def _all_wait(self:Engine, c):
+    "Check whether all calls under way back off, beside one that has just failed."
+    return not c.own and len(self.sleeping)+1==self.inside
+
 # %% ../../nbs/sampling/06_engine.ipynb #ca2cf636
 @patch
 def _check_wait(self:Engine, error, c):
     "Stop the run if the provider asks all requests under way to wait longer than the patience."
-    all_wait = not c.own and len(self.sleeping)+1==self.inside
-    if all_wait and error.kind=='rate' and (error.retry_after or 0)>max(self.patience, 60):
+    if self._all_wait(c) and error.kind=='rate' and (error.retry_after or 0)>max(self.patience, 60):
         raise self.stop(RunBroken(f'the provider asks to wait {error.retry_after:,.0f} s, longer than sampler.patience '
                                   f'({self.patience:,.0f} s): {error}. Resume later'))
 
@@ -250,6 +260,16 @@ def _judge_refusals(self:Engine):
     if self.suspects and len(self.suspects)==self.inside:
         _release(self.suspects)
 
+# %% ../../nbs/sampling/06_engine.ipynb #ef73cefb
+@patch
+def _note_refusal(self:Engine, error, c):
+    "Note a refused call, by its message if there was no answer yet."
+    if error.kind=='denied':
+        self.denied.add(c.key)
+    if not self.has_answered:
+        self.refusal = error
+        self.refused.setdefault(same_error_key(error), set()).add(c.key)
+
 # %% ../../nbs/sampling/06_engine.ipynb #d8449210
 @patch
 async def _wait_for_verdict(self:Engine):
@@ -267,24 +287,26 @@ async def _wait_for_verdict(self:Engine):
 @patch
 async def _after_refusal(self:Engine, error, c):
     "Raise a refusal against its call alone, or stop the run if the recipe is the reason."
-    if error.kind=='denied':
-        self.denied.add(c.key)
-    if not (self.last_ok or self.answered_before):
-        self.refusal = error
-        self.refused.setdefault(same_error_key(error), set()).add(c.key)
+    self._note_refusal(error, c)
+    if not self.has_answered:
         await self._wait_for_verdict()
     if not self.stopped and self._recipe_is_refused():
         self.stop(RunBroken(f'the provider refused the request: {error}'))
     raise self.stopped or error
 
+# %% ../../nbs/sampling/06_engine.ipynb #b579a754
+@patch
+def _end_silence(self:Engine):
+    "End every back-off, at the first answer after a silence."
+    if self.first_fail is not None and time.monotonic()-(self.last_ok or self.first_fail)>1:
+        _release(self.sleeping)
+
 # %% ../../nbs/sampling/06_engine.ipynb #274cbcf7
 @patch
 def _note_success(self:Engine):
-    "Record an answer, and let the limit grow; the first one after a silence ends every back-off."
-    now = time.monotonic()
-    if self.first_fail is not None and now-(self.last_ok or self.first_fail)>1:
-        _release(self.sleeping)
-    self.last_ok, self.first_fail, self.note = now, None, ''
+    "Record an answer, and let the limit grow."
+    self._end_silence()
+    self.last_ok, self.first_fail, self.note = time.monotonic(), None, ''
     self.probe_wait = self.base
     self.denied.clear()
     self.refused.clear()

@@ -441,6 +441,5 @@ def _break(self:Requests, e):
 def check_refusals(self:Requests):
     "Break the run if a provider, or a judge's, refused every request."
     for engine in self.engine, *self.scorer.engines:
-        never_answered = not (engine.last_ok or engine.answered_before)
-        if engine.refusal and never_answered and not self.stop_reason:
+        if engine.refusal and not engine.has_answered and not self.stop_reason:
             self._break(RunBroken(f'the provider refused the request: {engine.refusal}'))
