@@ -113,6 +113,12 @@ def stop(self:Engine, exc):
     _release(self.suspects)
     return self.stopped
 
+# %% ../../nbs/sampling/06_engine.ipynb #855554af
+@patch
+def _stop_refused(self:Engine, error):
+    "Stop with the provider's words; return the exception in force."
+    return self.stop(RunBroken(f'the provider refused the request: {error}'))
+
 # %% ../../nbs/sampling/06_engine.ipynb #4996ee1a
 @dataclass
 class _Call:
@@ -240,7 +246,7 @@ def _check_quota(self:Engine, error, c, grace=10):
         return
     if self.last_ok and self.draining:
         raise error   # nothing else is left to send: others got their answers
-    raise self.stop(RunBroken(f'the provider refused the request: {error}'))
+    raise self._stop_refused(error)
 
 # %% ../../nbs/sampling/06_engine.ipynb #fd72eb99
 _SAME, _ANY = 5, 50   # prompts with the same refusal, or with any, that stop a run without an answer
@@ -291,7 +297,7 @@ async def _after_refusal(self:Engine, error, c):
     if not self.has_answered:
         await self._wait_for_verdict()
     if not self.stopped and self._recipe_is_refused():
-        self.stop(RunBroken(f'the provider refused the request: {error}'))
+        self._stop_refused(error)
     raise self.stopped or error
 
 # %% ../../nbs/sampling/06_engine.ipynb #b579a754
@@ -358,7 +364,7 @@ def take_probe(self:Engine):
 async def _check_final(self:Engine, error, c):
     "Raise the error if its call cannot succeed, or stop the run if none can."
     if error.kind=='fatal':
-        raise self.stop(RunBroken(f'the provider refused the request: {error}'))
+        raise self._stop_refused(error)
     if error.kind in ('context', 'filtered'):
         raise error
     if error.kind in ('request', 'denied'):
