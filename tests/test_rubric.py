@@ -32,9 +32,10 @@ from rsr.rubric.validate import (
     validate_options,
 )
 from rsr.rubric.verdicts import judge_messages, parse_verdicts, verdict_key
-from rsr.sampling.engine import Engine, judge_ask
+from rsr.sampling.engine import Engine
 from rsr.sampling.errors import CallError
 from rsr.sampling.samplers import HttpSampler
+from rsr.sampling.scoring import judge_ask
 from rsr.verifiers.judge import Cache, fence, judge_options, judge_prices
 
 MINE = dict(name='mine', categories=dict(content=.7, form=.3), criteria=[

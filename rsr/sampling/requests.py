@@ -14,7 +14,7 @@ from ..data.secrets import redact
 from ..data.settings import refuse_others, sampler_row
 from ..data.types import Rollout, RsrError, RunBroken, passed
 from .budget import Budget, estimate_prompt, fill_in_tokens, usage_of
-from .engine import Stopped
+from .engine import NeverAnswered, Stopped
 from .errors import CallError
 from .schedule import Schedule, sample_seed
 from .scoring import Scorer, engine_for
@@ -289,6 +289,9 @@ async def _sample(self:Requests, st, n, idx):
         return await self.engine.call(lambda: self.sampler.ask(self.asked(st), n, seed), st.prompt.key), None
     except CallError as e:
         return [], e
+    except NeverAnswered as e:
+        self._break(e)
+        return [], CallError('request', str(e))
     except (Stopped, asyncio.CancelledError):
         return None, 'the run was stopped before the answer came'
     except Exception as e:
@@ -442,4 +445,4 @@ def check_refusals(self:Requests):
     "Break the run if a provider, or a judge's, refused every request."
     for engine in self.engine, *self.scorer.engines:
         if engine.refusal and not engine.has_answered and not self.stop_reason:
-            self._break(RunBroken(f'the provider refused the request: {engine.refusal}'))
+            self._break(NeverAnswered(f'the provider refused the request: {engine.refusal}'))

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..data.files import dumps
 from ..data.types import RsrError, no_such
 from ..sampling.budget import check_price, model_price
-from ..sampling.engine import judge_ask
+from ..sampling.scoring import judge_ask
 from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler
 
