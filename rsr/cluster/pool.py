@@ -17,9 +17,9 @@ from .worker import Worker, equal_shares, needed_env
 from ..data.index import block_sources, update_index
 from ..data.ledger import ledger_error
 from ..data.parts import KEY_STRIDE, block_keys, key_range
+from ..data.secrets import redact
 from ..data.types import RsrError, RunBroken
 from ..sampling.budget import ledger_usage
-from ..data.secrets import redact
 
 # %% ../../nbs/cluster/03_pool.ipynb #f3bf6285
 def spent_before(

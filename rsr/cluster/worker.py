@@ -12,12 +12,12 @@ from fastcore.basics import patch
 from .leases import BudgetLease
 from ..data.files import dumps, hint, what_to_do
 from ..data.parts import close_block, open_block
+from ..data.secrets import redact
 from ..data.types import RsrError
 from ..run.execution import build
 from ..sampling.budget import Usage, ledger_usage
 from ..sampling.engine import Stopped
 from ..sampling.loop import Loop
-from ..data.secrets import redact
 
 # %% ../../nbs/cluster/02_worker.ipynb #7d303b8a
 class BlockLoop(Loop):

@@ -37,8 +37,8 @@ def _price_problem(price):
         return f'{price!r} has other values than numbers from 0 up; give'
 
 # %% ../../nbs/sampling/05_budget.ipynb #2f8ba25c
-def check_price(price, key:str):   # the price may be None; the key is for the message, e.g. sampler.price
-    "Raise an error unless a price has two numbers."
+def check_price(price, key:str):
+    "Raise an error unless a price is None or has two numbers; `key` is its name, e.g. sampler.price."
     problem = None if price is None else _price_problem(price)
     if problem:
         raise RsrError(f'{key}: {problem} {{prompt: …, completion: …}}, in US dollars per million tokens')
@@ -100,12 +100,14 @@ def usage_of(
 )->Usage:
     "Return the usage of a call."
     tokens, usd = prompt+completion, prompt*price[0]+completion*price[1]
-    return Usage(tokens, usd, n) if kind=='sampler' else Usage(tokens, usd, 0, tokens, usd, n)
+    if kind=='sampler':
+        return Usage(tokens, usd, samples=n)
+    return Usage(tokens, usd, judge_tokens=tokens, judge_usd=usd, judged=n)
 
 # %% ../../nbs/sampling/05_budget.ipynb #3cb33e84
 def estimate_tokens(text)->int:
     "Estimate the tokens of a text: one for four bytes of UTF-8."
-    return -(-len((text or '').encode('utf-8', 'surrogatepass'))//4)
+    return math.ceil(len((text or '').encode('utf-8', 'surrogatepass'))/4)
 
 # %% ../../nbs/sampling/05_budget.ipynb #d553f1ce
 def estimate_prompt(
@@ -312,23 +314,27 @@ def limit_message(
     limit:float,
     used:float,
     earlier:float=0,       # by earlier processes, of what was used
-    expected:float=0,      # what the next sample would cost
-    estimated:bool=False   # were tokens estimated?
+    expected:float=0,      # what the next call would cost
+    estimated:bool=False,  # were tokens estimated?
+    next_call:str='another sample'   # what the next call is for
 )->str:
     "Return the message for a budget that is used up."
     spent = _spent_text(name, used, earlier, estimated)
     if used<limit:
-        spent += f'; another sample costs about {limit_amount(name, expected)}'
+        spent += f'; {next_call} costs about {limit_amount(name, expected)}'
     what = 'resume for as long again' if name=='minutes' else 'raise it to go on'
     return f'budget.{name}: {limit_amount(name, limit)} ({spent}); {what}'
 
 # %% ../../nbs/sampling/05_budget.ipynb #1618e9cf
 @patch
-def message(self:Budget, name)->str:
-    "Return the message for a limit that is reached."
-    earlier = 0 if name=='minutes' else getattr(self.earlier, name)
-    expected = 0 if name=='minutes' else self.expected(name)
-    return limit_message(name, self.limits[name], getattr(self, name), earlier, expected, self.estimated)
+def message(self:Budget, name, judging:bool=False)->str:
+    "Return the message for a limit that a sample, or judging a response, would pass."
+    limit, used = self.limits[name], getattr(self, name)
+    if name=='minutes':
+        return limit_message(name, limit, used)
+    next_call = 'judging another response' if judging else 'another sample'
+    expected = self._judging(name) if judging else self.expected(name)
+    return limit_message(name, limit, used, getattr(self.earlier, name), expected, self.estimated, next_call)
 
 # %% ../../nbs/sampling/05_budget.ipynb #f1bf6cb7
 @patch
@@ -338,17 +344,23 @@ def over(self:Budget, pending:int=0):   # responses that are still to be judged
         if limit is not None and not self._fits(name, pending):
             return self.message(name)
 
+# %% ../../nbs/sampling/05_budget.ipynb #1034f742
+@patch
+def _judging_fits(self:Budget, name, pending):
+    "Check whether judging another response stays within a limit."
+    if getattr(self, name)>=self.limits[name]:
+        return False
+    if not self.spent.judged:
+        return not pending
+    return name=='minutes' or self._judging(name)<=self._room(name, pending)*(1+1e-9)
+
 # %% ../../nbs/sampling/05_budget.ipynb #78b782ac
 @patch
 def over_judging(self:Budget, pending:int=0):   # responses that are to be judged before
     "Return a message about the limit that judging a response would pass, or None while there is room."
     for name, limit in self.limits.items():
-        if limit is None:
-            continue
-        unknown = not self.spent.judged and pending
-        too_much = self.spent.judged and name!='minutes' and self._judging(name)>self._room(name, pending)*(1+1e-9)
-        if getattr(self, name)>=limit or unknown or too_much:
-            return self.message(name)
+        if limit is not None and not self._judging_fits(name, pending):
+            return self.message(name, judging=True)
 
 # %% ../../nbs/sampling/05_budget.ipynb #bf783e7a
 @patch(as_prop=True)

@@ -109,6 +109,23 @@ def _provider(self:LiteLLMSampler, litellm):
         raise RsrError(f"{self.section}.model: LiteLLM knows no provider of '{self.model}': write provider/model, e.g. "
                        f'openai/{self.model}, or name a server: {self.section}.base_url=…') from None
 
+# %% ../../nbs/sampling/12_providers.ipynb #c0ffee16
+@patch
+def _names_access(self:LiteLLMSampler, given):
+    "Check whether the options name an address, a key, or another model; `given` are headers and extra parameters."
+    named = {'model', 'api_key', 'api_base', 'base_url', 'custom_llm_provider'}&set(given)
+    return bool(self.base_url or self.own_key or named or 'authorization' in map(str.lower, given))
+
+# %% ../../nbs/sampling/12_providers.ipynb #c0ffee17
+@patch
+def _require_key(self:LiteLLMSampler):
+    "Raise an error if the key of the provider is missing in the environment."
+    litellm = _import_litellm()
+    name = missing_key(self._provider(litellm), litellm)
+    if name:
+        raise RsrError(f"{self.section}.model: '{self.model}' needs a key: set {name} in the environment, "
+                       f'or {self.section}.api_key=${{NAME}}')
+
 # %% ../../nbs/sampling/12_providers.ipynb #3de0c608
 @patch
 def prepare(self:LiteLLMSampler):
@@ -118,14 +135,8 @@ def prepare(self:LiteLLMSampler):
         check_address(self.base_url, f'{self.section}.base_url')
     if not self.model and 'model' not in given:
         raise RsrError(f'{self.section}.model is missing: litellm needs one, e.g. openai/gpt-4o-mini')
-    named = {'model', 'api_key', 'api_base', 'base_url', 'custom_llm_provider'}&set(given)
-    if self.base_url or self.own_key or named or 'authorization' in map(str.lower, given):
-        return
-    litellm = _import_litellm()
-    name = missing_key(self._provider(litellm), litellm)
-    if name:
-        raise RsrError(f"{self.section}.model: '{self.model}' needs a key: set {name} in the environment, "
-                       f'or {self.section}.api_key=${{NAME}}')
+    if not self._names_access(given):
+        self._require_key()
 
 # %% ../../nbs/sampling/12_providers.ipynb #e046c375
 async def _put_together(chunks):

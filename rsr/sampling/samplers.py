@@ -6,7 +6,7 @@
 __all__ = ['SAMPLERS', 'sampler', 'HttpSampler']
 
 # %% ../../nbs/sampling/04_samplers.ipynb #1dfc8ceb
-import asyncio, os, sys, time
+import asyncio, os, time
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
@@ -16,14 +16,15 @@ from urllib.parse import unquote, urlsplit
 
 # %% ../../nbs/sampling/04_samplers.ipynb #4852ef29
 from ..data.secrets import redact
+from ..data.terminal import warn
 from ..data.types import RsrError
 from ..data.variables import add_secrets, public_config
 from .errors import CallError, call_error
 from .events import Body
 from .replies import parse_json, parse_reply
 from .transport import (advice, body_pieces, body_start, check_address, collect, encoded, endpoint,
-                                    list_names, model_names, names_no_model, one_large_at_a_time, only_model,
-                                    redirect_target, replacement, shown_address, transport_error)
+                                    http_failures, list_names, model_names, names_no_model, one_large_at_a_time,
+                                    only_model, redirect_target, replacement, shown_address, transport_error)
 
 # %% ../../nbs/sampling/04_samplers.ipynb #053f1970
 SAMPLERS = {}
@@ -39,7 +40,7 @@ def sampler(name):
 
 # %% ../../nbs/sampling/04_samplers.ipynb #43ce5c3e
 class _Sampler:
-    "Options, and what follows from them."
+    "Call `setup` when the options are set."
     def __post_init__(self):
         self.setup()
 
@@ -237,13 +238,7 @@ async def _post(self:HttpSampler, body):
     "Send one request body; return (status, headers, what was read)."
     try:
         return await self._exchange(self._session, 'POST', '/chat/completions', encoded(body), body.get('n', 1))
-    except CallError:
-        raise
-    except (OSError, ValueError, TypeError, asyncio.TimeoutError) as e:
-        raise transport_error(e, self.timeout) from None
-    except Exception as e:
-        if type(e).__module__.split('.')[0]!='aiohttp':
-            raise
+    except (*http_failures(), ValueError, TypeError) as e:
         raise transport_error(e, self.timeout) from None
 
 # %% ../../nbs/sampling/04_samplers.ipynb #cc494104
@@ -271,8 +266,7 @@ def _choose_model(self:HttpSampler):
     names, self._large = self._models_now(), None
     self.served = only_model(names)
     if self.served:
-        print(f'rsr: {self.section}.model is not set; using {self.served}, the only model of '
-              f'{shown_address(self.base_url)}', file=sys.stderr)
+        warn(f'{self.section}.model is not set; using {self.served}, the only model of {shown_address(self.base_url)}')
     elif len(names)>1 and not self.resumed:
         raise RsrError(f'{self.section}.model is missing; this server has: {list_names(names)}')
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEP', 'LARGE', 'check_address', 'endpoint', 'shown_address', 'redirect_target', 'Inflate', 'body_pieces',
-           'one_large_at_a_time', 'collect', 'body_start', 'encoded', 'transport_error', 'refuses', 'replacement',
-           'advice', 'model_names', 'only_model', 'list_names', 'names_no_model']
+           'one_large_at_a_time', 'collect', 'body_start', 'encoded', 'http_failures', 'transport_error', 'refuses',
+           'replacement', 'advice', 'model_names', 'only_model', 'list_names', 'names_no_model']
 
 # %% ../../nbs/sampling/03_transport.ipynb #1382ed28
 import asyncio, json, orjson, re, zlib
@@ -16,10 +16,11 @@ from ..data.secrets import redact
 from ..data.types import RsrError
 from .errors import CallError, error_kind
 
-# %% ../../nbs/sampling/03_transport.ipynb #000ae73e
-def _port(url):
-    "Return the port of an address, or None; raise ValueError if it is none."
-    return urlsplit(url).port
+# %% ../../nbs/sampling/03_transport.ipynb #201447dd
+def _server_of(url):
+    "Return (scheme, host, port) of an address; raise ValueError if it is none."
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or dict(http=80, https=443).get(parts.scheme)
 
 # %% ../../nbs/sampling/03_transport.ipynb #90b4065e
 def _address_problem(url):
@@ -29,10 +30,10 @@ def _address_problem(url):
     if not re.match(r'https?://', url, re.I):
         return 'does not begin with http:// or https://'
     try:
-        _port(url)
+        _, host, _ = _server_of(url)
     except ValueError as e:
         return f'is not an address ({e})'
-    if not urlsplit(url).hostname:
+    if not host:
         return 'names no host'
 
 # %% ../../nbs/sampling/03_transport.ipynb #53241ee0
@@ -84,12 +85,6 @@ def shown_address(url):
     text = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     return ''.join(c for c in text if c.isprintable())
 
-# %% ../../nbs/sampling/03_transport.ipynb #201447dd
-def _server_of(url):
-    "Return (scheme, host, port) of an address."
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or dict(http=80, https=443).get(parts.scheme)
-
 # %% ../../nbs/sampling/03_transport.ipynb #2195d958
 def _new_base(target):
     "Return the base_url under which a redirect's target would be asked."
@@ -118,7 +113,7 @@ def redirect_target(
         target = urljoin(url, location.strip())
         same = _server_of(target)==_server_of(url)
     except ValueError:
-        raise CallError('denied', f'HTTP {status}: the server redirects to an address that is none') from None
+        raise CallError('denied', f'HTTP {status}: the server redirects to an invalid address') from None
     if status in (307, 308) and same:
         return target
     raise _redirect_error(status, url, target, option)
@@ -151,6 +146,15 @@ def _start(self:Inflate, data):
     self.z = zlib.decompressobj(_window(data))
     return data
 
+# %% ../../nbs/sampling/03_transport.ipynb #c0ffee18
+@patch
+def _decompress(self:Inflate, data):
+    "Return the next piece that `data` gives."
+    try:
+        return self.z.decompress(data, STEP)
+    except zlib.error as e:
+        raise CallError('malformed', f'the reply cannot be decompressed: {e}') from None
+
 # %% ../../nbs/sampling/03_transport.ipynb #62536bc1
 @patch
 def pieces(self:Inflate, data:bytes):
@@ -160,10 +164,7 @@ def pieces(self:Inflate, data:bytes):
         if not self.z:
             data = self._start(data)
             continue
-        try:
-            piece = self.z.decompress(data, STEP)
-        except zlib.error as e:
-            raise CallError('malformed', f'the reply cannot be decompressed: {e}') from None
+        piece = self._decompress(data)
         if piece:
             yield piece
         data = self.z.unused_data if self.z.eof else self.z.unconsumed_tail
@@ -255,6 +256,12 @@ def encoded(body):
     except TypeError:
         return json.dumps(body, default=str).encode()
 
+# %% ../../nbs/sampling/03_transport.ipynb #c0ffee15
+def http_failures()->tuple:
+    "Return the exceptions of a connection that fails or breaks off, and of a reply that is not HTTP."
+    import aiohttp
+    return aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError, asyncio.TimeoutError
+
 # %% ../../nbs/sampling/03_transport.ipynb #588e5484
 def transport_error(e, timeout):
     "Return the CallError for an exception of aiohttp."
@@ -264,8 +271,8 @@ def transport_error(e, timeout):
     message = f'{type(e).__name__}: {e}'
     if isinstance(e, (aiohttp.ClientConnectorError, ConnectionRefusedError)):
         return CallError('network', message)
-    if isinstance(e, (aiohttp.ClientError, OSError)) and not isinstance(e, ValueError):
-        return CallError('server', message)   # it was reached, and broke off
+    if isinstance(e, http_failures()) and not isinstance(e, ValueError):
+        return CallError('server', message)
     return CallError('fatal', f'the request cannot be sent: {message}')
 
 # %% ../../nbs/sampling/03_transport.ipynb #c274c099
@@ -287,7 +294,7 @@ def replacement(
     text:str,   # a server's message
     body:dict   # the request
 )->tuple:       # (field, the field that takes its value, or None to leave it out); None: there is none
-    "Return which field to send otherwise after a refusal, without a change of what the model says."
+    "Return which field to rename or leave out after a refusal, if that does not change what the model says."
     if refuses(text, 'stream_options') and 'stream_options' in body:
         return 'stream_options', None
     if body.get('top_p')==1 and refuses(text, 'top_p'):

@@ -14,7 +14,7 @@ from ..data.files import fingerprint
 from ..data.text import clean_text
 from ..data.types import Rollout, RsrError
 from .errors import CallError, error_kind
-from .replies import outcome_of
+from .replies import outcome_of, unknown_ending
 from .samplers import HttpSampler, sampler
 
 # %% ../../nbs/sampling/11_vllm.ipynb #5b277579
@@ -180,8 +180,9 @@ def _rollout(out, max_tokens, latency):
     "Return the rollout of one of a request's outputs."
     tokens = len(out.token_ids)
     outcome = outcome_of(out.text, out.finish_reason, tokens, max_tokens)
+    error = unknown_ending(out.finish_reason) if outcome=='failed' else None
     return Rollout(clean_text(out.text), finish_reason=out.finish_reason, outcome=outcome,
-                   completion_tokens=tokens, latency=latency)
+                   completion_tokens=tokens, latency=latency, error=error)
 
 # %% ../../nbs/sampling/11_vllm.ipynb #f3ffaff2
 def _check_aborted(outputs):
