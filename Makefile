@@ -25,18 +25,22 @@ $(STAMP): settings.ini setup.py
 	  done; \
 	  test -f $(VENV)/pyvenv.cfg || \
 	    { echo "No usable Python found. Install Python 3.10 or later with venv, or name one: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }; }
-	@echo "installing rsr and what it needs into $(VENV) (a minute or two)"
+	@echo "installing rsr and what it needs into $(VENV): some 150 packages, 2 GB; one to two minutes, more on a slow line"
 	@$(PY) -m pip install -qq --disable-pip-version-check --upgrade pip
-	@PYTHONWARNINGS=ignore $(PY) -m pip install -qq --disable-pip-version-check -e '.[dev,local,parquet]'
+	@# --no-compile: Python compiles what it imports, and most of these packages are never imported whole
+	@PYTHONWARNINGS=ignore $(PY) -m pip install -qq --no-compile --disable-pip-version-check -e '.[dev,local,parquet]'
+	@echo "installed"
 	@touch $@
 
 model: install  ## fetch the embedded model, once (kept in the cache: $RSR_CACHE, else ~/.cache/rsr)
 	@$(PY) -c 'from rsr.sampling.providers import fetch_model; fetch_model()'
 
 demo: model  ## sample 32 short questions with the embedded model; writes to output/
+	@echo "sampling 32 short questions with the embedded model: one to two minutes, five on a busy machine"
 	@$(RUN) rsr demo
 
-test: model  ## pytest, then every notebook
+test: model  ## pytest, then every notebook (about ten minutes on two idle cores)
+	@command -v chromium >/dev/null || echo "no chromium here: the tests in a browser are left out (on Debian: apt-get install chromium)"
 	$(RUN) python -m pytest -n 2 --dist loadfile
 	$(RUN) nbdev_test --do_print
 
