@@ -297,7 +297,7 @@ def _references_note(verifier, n, unscorable, sampled):
     ids, reasons = zip(*unscorable.values())
     kinds = Counter(reasons).most_common(3)
     why = ', '.join(f'{why}: {count:,}' if len(kinds)>1 else why for why, count in kinds)
-    have = 'prompt has' if len(ids)==1 else 'prompts have'
+    have = 'prompts has' if len(ids)==1 else 'prompts have'
     first = ', '.join(id[:80] for id in ids[:3])+(', …' if len(ids)>3 else '')
     then = ('Skipped: not sampled, and written to no file. Add the answers and resume, and they are sampled too'
             if sampled else 'The reward will be None for them')

@@ -1,0 +1,100 @@
+"Before the first request: references, forms of options, files that are something else, output in any encoding."
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
+
+import rsr as toolkit
+from rsr import load_run, sample, verify
+from rsr.cli import main
+from rsr.data.types import RsrError
+
+def go(server, given, work_dir='run', recipe='sft', **kw):
+    return sample(given, recipe, base_url=server.base_url, work_dir=work_dir, progress=False, **kw)
+
+def stops(run):
+    return dict(run.prompts.set_index('id').stop)
+
+# ---- reference answers
+
+RULES = ['mcq-rlvr', 'math-rlvr', 'rlvr', 'mcq-llm-as-judge']
+
+@pytest.mark.parametrize('type', RULES)
+def test_without_any_reference_nothing_is_bought(here, server, type):
+    data = [dict(r, metadata={}) for r in rows(5)]
+    judge = dict(base_url=server.base_url) if 'judge' in type else {}
+    with pytest.raises(RsrError, match='no prompt of the input has a reference answer') as e:
+        go(server, data, verifier=dict(type=type, **judge))
+    assert e.value.exit_code==2 and not server.log and not (here/'run').exists()
+
+def test_the_answer_beside_the_messages(here, server):
+    server.set(rate=1.)
+    bare = [dict(id=r['id'], messages=r['messages']) for r in rows(3)]
+    run = go(server, [dict(r, answer='A') for r in bare])
+    assert run.exit_code==0 and set(stops(run).values())=={'satisfied'} and len(read_jsonl('run/train/sft.jsonl'))==3
+    n = len(server.log)
+    for where in (dict(solution='A'), dict(metadata=dict(solution='A'))):
+        data = [dict(r, **where) for r in bare]
+        with pytest.raises(RsrError, match='data.columns.answer=solution uses it'):
+            go(server, data, 'other')
+        assert len(server.log)==n and not (here/'other').exists()
+        write_jsonl('in.jsonl', data)
+        assert main(['run', 'sft', 'in.jsonl', f'sampler.base_url={server.base_url}', f'work_dir=w{len(where)}{n}',
+                     'data.columns.answer=solution'])==0
+        n = len(server.log)
+    with pytest.raises(RsrError, match="data.columns.answer: no column 'solutoin'. Did you mean 'solution'"):
+        go(server, data, 'other', data=dict(columns=dict(answer='solutoin')))
+
+def test_responses_are_no_reference(here, server):
+    data = [dict(id='a', messages=rows(1)[0]['messages'], answer='It is A.')]
+    with pytest.raises(RsrError, match='no prompt of the input has a reference answer'):
+        go(server, data, data=dict(responses='answer'))
+    assert not server.log
+
+def test_some_without_a_reference_are_skipped_until_they_have_one(here, server, capfd):
+    server.set(rate=1.)
+    data = rows(6)
+    data[1]['metadata'], data[4]['metadata'] = {}, dict(answer='many')
+    run = go(server, data)
+    err = capfd.readouterr().err
+    assert '2 of 6 prompts have no reference answer that mcq-rlvr can use' in err and 'q1, q4' in err
+    assert {i for i, stop in stops(run).items() if stop=='no_reference'}=={'q1', 'q4'} and run.exit_code==0
+    assert {e['prompt'] for e in server.log}=={f'prompt {i}' for i in (0, 2, 3, 5)}
+    assert run.stats()['prompts']['by_stop_reason']=={'satisfied':4, 'no_reference':2}
+    assert 'no_reference 2' in run.summary()
+    data[1]['metadata'] = dict(answer='A')
+    n = len(server.log)
+    run = go(server, data)
+    assert {e['prompt'] for e in server.log[n:]}=={'prompt 1'} and stops(run)['q1']=='satisfied'
+    assert [i for i, stop in stops(run).items() if stop=='no_reference']==['q4']
+
+def test_what_needs_no_reference_is_left_alone(here, server):
+    server.set(rate=1.)
+    data = [dict(r, metadata={}) for r in rows(2)]
+    (here/'v.py').write_text('def any(response, metadata): return 1.0\n'
+                             'def some(response, metadata): return 1.0\n'
+                             'some.problem = lambda metadata: "" if "tests" in metadata else "no tests"\n')
+    assert set(stops(go(server, data, verifier='v.py:any')).values())=={'satisfied'}
+    with pytest.raises(RsrError, match='none of the 2 reference answers in the input .no tests'):
+        go(server, data, 'some', verifier='v.py:some')
+    data[0]['metadata'] = dict(tests=1)
+    assert stops(go(server, data, 'some', verifier='v.py:some'))=={'q0':'satisfied', 'q1':'no_reference'}
+    assert go(server, data, 'grpo', 'grpo', formatter=dict(band=None)).exit_code==0   # samples nothing
+
+def test_pairs_and_plan_pass_over_them_too(here, server):
+    data = rows(12)
+    for r in data[:8]:
+        r['metadata'] = {}
+    server.set(rate=.5)
+    run = go(server, data, recipe='temperature')
+    assert {e['prompt'] for e in server.log}<={f'prompt {i}' for i in range(8, 12)}
+    assert list(stops(run).values()).count('no_reference')==8
+    write_jsonl('in.jsonl', data)
+    n = len(server.log)
+    p = rsr('plan', 'sft', 'in.jsonl', 'pilot=3', f'sampler.base_url={server.base_url}', 'work_dir=plan')
+    assert p.returncode==0 and 'for 4 prompts, from 3 that were sampled' in p.stdout, p.stdout+p.stderr
+    assert len({e['prompt'] for e in server.log[n:]})==3
