@@ -98,3 +98,30 @@ def test_pairs_and_plan_pass_over_them_too(here, server):
     p = rsr('plan', 'sft', 'in.jsonl', 'pilot=3', f'sampler.base_url={server.base_url}', 'work_dir=plan')
     assert p.returncode==0 and 'for 4 prompts, from 3 that were sampled' in p.stdout, p.stdout+p.stderr
     assert len({e['prompt'] for e in server.log[n:]})==3
+
+# ---- a run without rows
+
+@pytest.mark.parametrize('rate,why', [(1., 'dpo.jsonl: 0 rows (3 prompts with no failing response)'),
+                                      (0., 'dpo.jsonl: 0 rows (3 prompts with no passing response)')])
+def test_a_file_without_rows_says_why(here, server, rate, why, capfd):
+    server.set(rate=rate)
+    write_jsonl('in.jsonl', rows(3))
+    args = 'run', 'sft_dpo', 'in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w', 'sampling.max_rollouts=4'
+    assert main(args)==4
+    assert why in capfd.readouterr().out and ('sft.jsonl: 3 rows' in load_run('w').summary())==bool(rate)
+    assert load_run('w').exit_code==4 and json.load(open('w/summary/stats.json'))['rows']['dpo.jsonl']['why']
+    assert main(['run', 'work_dir=w'])==4          # the same, when it is resumed
+    server.set(rate=None, fault='400')
+    write_jsonl('more.jsonl', rows(4))
+    assert main([*args, 'data.input_path=more.jsonl'])==1      # a prompt that failed comes first
+    write_jsonl('in.jsonl', [*rows(3), dict(rows(1, 3)[0], metadata={})])
+    server.set(fault=None)
+    assert main(args)==4 and '1 with no reference answer' in load_run('w').summary()
+
+def test_the_other_codes_come_first(here, server):
+    server.set(rate=1.)
+    run = go(server, rows(30), recipe='dpo', budget=dict(tokens=400))
+    assert run.exit_code==3 and load_run('run').exit_code!=3 and run.stop_reason=='budget'
+    run = go(server, rows(3), 'two', 'dpo', max_rollouts=4)
+    assert run.exit_code==4 and run.format('sft')=={'sft.jsonl':3}
+    assert run.format(['sft', 'dpo'])==run.format('sft,dpo')=={'sft.jsonl':3, 'dpo.jsonl':0}
