@@ -125,3 +125,44 @@ def test_the_other_codes_come_first(here, server):
     run = go(server, rows(3), 'two', 'dpo', max_rollouts=4)
     assert run.exit_code==4 and run.format('sft')=={'sft.jsonl':3}
     assert run.format(['sft', 'dpo'])==run.format('sft,dpo')=={'sft.jsonl':3, 'dpo.jsonl':0}
+
+# ---- a typo in a model's name
+
+def only(name):
+    "Return a reply that knows one model: 404 for every other."
+    def reply(body):
+        if body['model']!=name:
+            return 404, dict(error=dict(message=f"The model `{body['model']}` does not exist.", type='NotFoundError',
+                                        code=404))
+        return None
+    return reply
+
+@pytest.mark.parametrize('kw', [{}, dict(type='litellm')], ids=['http', 'litellm'])
+def test_a_sampler_without_an_answer_does_not_count(here, server, kw):
+    server.set(rate=1., reply=only('right'))
+    name = 'openai/{}'.format if kw else '{}'.format
+    extra = dict(kw, api_key='k') if kw else kw
+    with pytest.raises(RsrError, match='does not exist'):
+        go(server, rows(4), sampler=dict(model=name('rihgt'), max_retries=0, **extra))
+    run = go(server, rows(4), sampler=dict(model=name('right'), temperature=0.3, **extra))
+    assert run.exit_code==0 and set(stops(run).values())=={'satisfied'}
+    with pytest.raises(RsrError, match='sampled with different settings'):    # now it does
+        go(server, rows(4), sampler=dict(model=name('other'), **extra))
+
+def test_a_side_of_pairs_without_an_answer_does_not_count(here, server):
+    server.set(rate=.5, reply=only('right'))
+    given = [dict(r, metadata=dict(answer='A')) for r in rows(6)]
+    with pytest.raises(RsrError, match='does not exist'):
+        go(server, given, recipe='temperature', model='rihgt')
+    run = go(server, given, recipe='temperature', model='right')
+    assert run.exit_code in (0, 4) and run.stats()['samples']['by_outcome']['kept']
+
+def test_a_judge_without_an_answer_does_not_count(here, server):
+    server.set(rate=1., reply=lambda body: only('judge')(body) if 'judge' in body['model'] or 'jugde' in body['model']
+               else None)
+    judged = dict(type='mcq-llm-as-judge', base_url=server.base_url)
+    with pytest.raises(RsrError, match='does not exist'):
+        go(server, rows(2), verifier=dict(judged, model='jugde'))
+    bought = len([e for e in server.log if e['body'] and e['body'].get('model')!='jugde'])
+    run = go(server, rows(2), verifier=dict(judged, model='judge'))
+    assert run.stats()['samples']['asked']<=bought*4 and run.path.exists()
