@@ -166,3 +166,121 @@ def test_a_judge_without_an_answer_does_not_count(here, server):
     bought = len([e for e in server.log if e['body'] and e['body'].get('model')!='jugde'])
     run = go(server, rows(2), verifier=dict(judged, model='judge'))
     assert run.stats()['samples']['asked']<=bought*4 and run.path.exists()
+
+# ---- forms
+
+def recipe_of(*words, recipe='sft'):
+    from rsr.run.recipe import load_recipe
+    return load_recipe(recipe, words)
+
+@pytest.mark.parametrize('word', ['formatter=[sft,dpo]', 'formatter=sft,dpo', 'formatter=[{type: sft}, dpo]',
+                                  'formatter=[ sft , dpo ]'])
+def test_formatters_by_name(word):
+    assert [f['type'] for f in recipe_of(word)['formatter']]==['sft', 'dpo']
+
+def test_a_formatter_by_name_keeps_the_options_of_the_recipe():
+    d = recipe_of('formatter.dpo.min_margin=0.2', 'formatter=dpo', recipe='sft_dpo')
+    assert d['formatter']==[dict(type='dpo', pass_threshold=1., fail_threshold=0., min_margin=.2)]
+    with pytest.raises(RsrError, match="Did you mean 'dpo'"):
+        from rsr.formatters.writer import make_formatters
+        make_formatters(recipe_of('formatter=dpoo')['formatter'])
+
+@pytest.mark.parametrize('recipe', [['sft', 'dpo'], ('sft', 'dpo'), 'sft,dpo', 'sft, dpo'])
+def test_recipes_together(here, server, recipe):
+    server.set(rate=.5)
+    run = go(server, rows(3), recipe=recipe)
+    assert set(run.stats()['rows'])=={'sft.jsonl', 'dpo.jsonl'} and run.recipe['sampling']['max_rollouts']==32
+
+def test_recipes_that_cannot_be_joined():
+    for recipe, why in (['sft', 'flawed'], 'cannot be joined'), ([], 'names none'), (['sft', 'dpoo'], "Did you mean 'dpo'"):
+        with pytest.raises(RsrError, match=why):
+            recipe_of(recipe=recipe)
+
+def test_the_verifier_by_its_name(here, server, tmp_path):
+    server.set(rate=1., answers=('42', '7'))
+    given = [dict(r, metadata=dict(answer='42')) for r in rows(2)]
+    write_jsonl('in.jsonl', given)
+    (tmp_path/'mine.yaml').write_text('verifier: math-rlvr\nformatter: sft\ndata: in.jsonl\n')
+    url = f'sampler.base_url={server.base_url}'
+    assert main(['run', 'sft', 'in.jsonl', 'verifier=math-rlvr', url, 'work_dir=a'])==0
+    assert main(['run', 'mine.yaml', url, '--work-dir=b', '--sampling.max-rollouts=4'])==0
+    assert load_run('a').recipe['verifier']==load_run('b').recipe['verifier']==dict(type='math-rlvr')
+    assert load_run('b').recipe['sampling']['max_rollouts']==4 and load_run('b').recipe['data']['input_path']=='in.jsonl'
+
+def test_a_rubric_implies_its_type(here):
+    d = recipe_of('verifier.rubric=helpful_answer', recipe='dpo')
+    assert d['verifier']==dict(rubric='helpful_answer', type='rubric') and d['formatter']==[dict(type='dpo')]
+    assert recipe_of('verifier.rubric=helpful_answer', recipe='demo')['verifier']['type']=='rubric'
+    d = recipe_of(recipe=dict(verifier=dict(rubric='helpful_answer'), formatter='sft'))
+    assert d['verifier']['type']=='rubric'
+    (here/'in.jsonl').write_text(json.dumps(rows(1)[0])+'\n')
+    with pytest.raises(RsrError, match='verifier.rubric=helpful_answer'):
+        sample('in.jsonl', verifier='helpful_answer', base_url='http://127.0.0.1:9/v1')
+    with pytest.raises(RsrError, match='verifier.model'):
+        toolkit.make_rewards(rubric='helpful_answer')
+
+def test_verify_takes_a_bare_reference():
+    assert [verify('math-rlvr', 'It is 5.', ref) for ref in ('5', 5, 5., '6', '', None)]==[1., 1., 1., 0., None, None]
+    assert verify('mcq-rlvr', 'The answer is B', 'B')==1. and verify('mcq-rlvr', 'The answer is B', dict(answer='B'))==1.
+
+def test_a_run_is_resumed_with_its_own_recipe(here, server):
+    server.set(rate=.5)
+    go(server, rows(6), recipe='sft_dpo', max_rollouts=8, temperature=.3)
+    n = len(server.log)
+    for kw in dict(work_dir='run'), dict(overrides=['work_dir=run']):
+        run = sample(None, progress=False, **kw)
+        assert set(run.stats()['rows'])=={'sft.jsonl', 'dpo.jsonl'} and len(server.log)==n
+    assert sample(rows(7), work_dir='run', progress=False).stats()['prompts']['total']==7
+    with pytest.raises(RsrError, match='data.input_path is missing'):
+        sample(work_dir='nothing here', progress=False)
+
+def test_texts_and_rows_by_themselves(here, server):
+    import numpy as np
+    import pandas as pd
+    server.set(rate=1.)
+    with pytest.raises(RsrError, match=r"Give texts as a list: \['What is 2\+2\?'\]"):
+        sample('What is 2+2?')
+    with pytest.raises(RsrError, match='no file'):
+        sample('x'*5000+'.jsonl')
+    (here/'v.py').write_text('def f(response, metadata): return 1.0\n')
+    for i, given in enumerate([['one', 'two'], pd.Series(['one', 'two']), np.array(['one', 'two']), rows(1)[0]]):
+        run = go(server, given, f'w{i}', verifier='v.py:f', max_rollouts=1, step_size=1)
+        assert len(run.prompts)==(1 if isinstance(given, dict) else 2)
+
+def test_help_shows_the_arguments():
+    for f, words in [(sample, ['base_url=None', 'an OpenAI-compatible endpoint']), (verify, ['metadata=None', '"B"']),
+                     (toolkit.Run.check, ['trainer=None', 'tokenizer']), (toolkit.Run.format, ['type=None']),
+                     (load_run, ['a run directory'])]:
+        assert all(w in f.__doc__ for w in ['Arguments:', *words]), f.__doc__
+
+# ---- data.limit and numbers
+
+def test_limit_takes_the_first_and_a_larger_one_goes_on(here, server, capfd):
+    server.set(rate=1.)
+    write_jsonl('in.jsonl', rows(10))
+    args = ['run', 'sft', 'in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w']
+    assert main([*args, 'data.limit=3'])==0 and [*load_run('w').prompts.id]==['q0', 'q1', 'q2']
+    n = len(server.log)
+    assert main([*args, '--data.limit=5'])==0
+    assert {e['prompt'] for e in server.log[n:]}=={'prompt 3', 'prompt 4'}
+    assert 'missing' not in capfd.readouterr().err
+    assert main([*args, 'data.limit=2'])==0 and len(load_run('w').prompts)==2
+    assert '3 prompts in this run are missing from the input or beyond data.limit=2' in capfd.readouterr().err
+    assert main([*args, 'data.limit='])==0 and len(load_run('w').prompts)==10
+    (here/'bad.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in rows(2))+'{"broken\n')
+    assert len(go(server, 'bad.jsonl', 'b', limit=2).prompts)==2
+
+@pytest.mark.parametrize('word,says', [
+    ('data.limit=2k', 'Did you mean 2000?'), ('sampling.max_rollouts=1e3', 'Did you mean 1000?'),
+    ('sampling.max_rollouts=2,000', 'Did you mean 2000?'), ('sampling.max_rollouts=16.0', 'Did you mean 16?'),
+    ("sampling.max_rollouts='16'", 'Did you mean 16?'), ('budget.tokens=1.5M', 'Did you mean 1500000?'),
+    ('sampler.temperature=70%', 'Did you mean 0.7?'), ('sampler.temperature=0,7', 'Did you mean 0.7?'),
+    ('data.limit=0', 'not in 1 to'), ('data.limit=all', 'not a whole number'), ('budget=5', 'budget.usd='),
+    ('sampler=gpt-4o', 'sampler.model='), ('data.columns={answr: x}', "Did you mean 'data.columns.answer'"),
+    ('data.columns.answer=[x]', 'not the name of a column'), ('formatter=5', 'not a formatter'),
+    ('formatter=[{type: sft, type: dpo}]', "the key 'type' stands twice in line 1"), ('sampling.seed=2026-02-30', 'whole'),
+])
+def test_what_was_meant(word, says):
+    with pytest.raises(RsrError) as e:
+        recipe_of(word)
+    assert says in str(e.value)

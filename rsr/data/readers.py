@@ -200,12 +200,12 @@ def _read_path(path):
 # %% ../../nbs/data/03_readers.ipynb #b7022fe2
 def _check_path(path):
     "Raise an error if there is no such file."
-    if Path(path).is_file():
+    if os.path.isfile(path):   # False, not an error, for a name that is too long
         return
     why = ''
     if '://' in str(path):
         why = '; object stores need engine: ray'
-    elif Path(path).is_dir():
+    elif os.path.isdir(path):
         why = ' (it is a directory; name a file)'
     raise RsrError(f'data.input_path: no file {path}{why}')
 

@@ -11,6 +11,7 @@ import inspect, re, yaml
 from copy import deepcopy
 from dataclasses import fields
 from datetime import date
+from os.path import isfile
 from pathlib import Path
 from ..data.files import RepeatedKey, SHIPPED, parse_yaml, read_yaml
 from ..data.parts import Cluster
@@ -72,11 +73,11 @@ def _recipe_path(recipe):
     path, shipped = Path(recipe), RECIPES/f'{recipe}.yaml'
     if str(recipe).endswith(tuple(READERS)):
         raise RsrError(f'{recipe} is a file of prompts; name a recipe before it: rsr run sft {recipe}')
-    if path.is_file():
+    if isfile(path):
         return path
     if path.suffix in ('.yaml', '.yml') or len(path.parts)>1:
         raise RsrError(f'no recipe file {path}')
-    if not shipped.is_file():
+    if not isfile(shipped):
         raise RsrError(no_such('recipe', recipe, recipe_names())+', or a path to a .yaml file')
     return shipped
 
@@ -105,7 +106,7 @@ def _formatter_list(d):
 # %% ../../nbs/run/01_recipe.ipynb #b8df8bdf
 def _names(recipe):
     "Return the recipes that are named together, or None for a single one."
-    if isinstance(recipe, str) and ',' in recipe and not Path(recipe).is_file():
+    if isinstance(recipe, str) and ',' in recipe and not isfile(recipe):
         return [name.strip() for name in recipe.split(',') if name.strip()]
     return list(recipe) if isinstance(recipe, (list, tuple)) else None
 
@@ -443,7 +444,7 @@ def _as_pair(option):
     "Return the (key, value) that an option means."
     if not isinstance(option, str):
         return _long_form(*option)
-    if '=' not in option and (option.endswith(tuple(READERS)) or Path(option).is_file()):
+    if '=' not in option and (option.endswith(tuple(READERS)) or isfile(option)):
         return 'data.input_path', option
     return _long_form(*parse_override(option))
 
