@@ -1,6 +1,9 @@
 "Rejection-sampling recipes: training data for language models, every rollout kept."
 __version__ = "0.0.1"
 
+from pathlib import Path
+
+from rsr.data.arguments import document
 from rsr.data.safekeeping import copy_run
 from rsr.run import Run, load_run, make_rewards, sample
 from rsr.run.execution import executor
@@ -8,6 +11,9 @@ from rsr.verifiers import verify
 
 __all__ = ['Run', 'copy_run', 'load_run', 'make_rewards', 'sample', 'verify']
 
+
+for _function in sample, load_run, verify, make_rewards, copy_run, Run.format, Run.copy, Run.check_files:
+    document(_function)
 
 # Packages above `run` add to it. They are heavy, so they are imported when they are first used.
 
@@ -20,11 +26,7 @@ def _method_of_run(f):
 
 @_method_of_run
 def _check(self, **options)->dict:
-    """Work through the data quality checklist before training.
-
-    Options: trainer, tokenizer, earlier, labels, taxonomy, production, validation, decontaminate.
-    `help(rsr.quality.checklist.checklist)` explains them.
-    """
+    "Work through the data quality checklist before training."
     from rsr.quality.checklist import checklist
     return checklist(self, **options)
 
@@ -39,6 +41,8 @@ def _explore(self):
     "Explore the run in a notebook: move thresholds, read responses, label them, review pairs, write the files."
     from rsr.explore.widget import explore
     return explore(self)
+
+document(_check, Path(__file__).parent/'quality'/'checklist.py', 'checklist', drop=['run'])
 
 @executor('ray')
 def _execute_on_cluster(*args, **kwargs):

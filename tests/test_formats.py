@@ -146,7 +146,7 @@ def test_nothing_to_write_is_no_file(here, server):
     server.set(rate=0.)
     run = go(server, 3, max_rollouts=4)
     assert not (here/'run/train/sft.jsonl').exists()
-    assert run.stats()['rows']['sft.jsonl']['rows']==0 and run.exit_code==0
+    assert run.stats()['rows']['sft.jsonl']['rows']==0 and run.exit_code==4
 
 def test_options_from_python(here, server):
     run = go(server, 10, 'dpo', split=dict(eval=.3), formatter=dict(target='trl'), max_rollouts=8)

@@ -122,7 +122,7 @@ def test_inverted_pairs_are_dropped_and_counted_or_swapped(place):
     args = ['pairs.chosen=1.2', 'pairs.rejected=0.0', 'formatter.pass_threshold=0.5', 'pairs.min_margin=0.1']
     p = rsr('run', 'temperature', *options(place, *args, 'sampling.max_rollouts=2'))
     s = load_run('w').stats()['pairs']['dpo']
-    assert p.returncode==0 and s['pairs']==0 and s['dropped']['inverted']==30
+    assert p.returncode==4 and s['pairs']==0 and s['dropped']['inverted']==30
     assert not (load_run('w').path/'train'/'dpo.jsonl').exists()
     assert rsr('format', 'w', 'formatter.inverted=swap').returncode==0
     pairs = read_jsonl('w/train/dpo.jsonl')
@@ -244,7 +244,7 @@ def test_two_runs_are_two_sides(place, here):
     for w, t in (('cold', .3), ('hot', 1.2)):
         assert rsr('run', 'multi_sft',
                    *options(place, f'sampler.temperature={t}', f'work_dir={w}', 'formatter.num_responses=2',
-                            'sampling.max_rollouts=2')).returncode==0
+                            'sampling.max_rollouts=2')).returncode in (0, 4)   # the hot one passes nothing
     bought = place.stats()['samples']
     out = pair_runs('cold', 'hot', 'both', pass_threshold=.8)
     assert out['pairs']==len(read_jsonl('both/train/dpo.jsonl'))>=20 and place.stats()['samples']==bought

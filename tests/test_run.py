@@ -114,10 +114,11 @@ def test_truncated_are_dropped_and_made_up_for(here, server):
     kept = {t.strip() for t in run.rollouts[run.rollouts.outcome=='kept'].text}
     assert all(r['messages'][-1]['content'] in kept for r in read_jsonl('run/train/sft.jsonl'))
 
-def test_no_truth_is_unscored_not_wrong(here, server):
+def test_what_a_verifier_cannot_tell_is_unscored_not_wrong(here, server):
+    (here/'v.py').write_text("def f(response, metadata): return ('A}' in response)*1. if metadata else None\n")
     data = rows(4)
     data[0]['metadata'] = {}
-    run = go(base_url=server.base_url, data=data, recipe='dpo')
+    run = go(base_url=server.base_url, data=data, recipe='dpo', verifier='v.py:f')
     s = balanced(run)
     assert s['scores']['unscored']==8 and s['scores']['why_unscored']
     p = run.prompts.set_index('id')
@@ -408,7 +409,7 @@ def test_bad_rows_stop_before_the_first_call(here, server):
     lines = ['{"id": ', '{"messages": []}', '{"id": "a", "messages": []}',
              '{"id":"b","messages":[{"role":"bot","content":"x"}]}',
              '{"id":"c","messages":[{"role":"user","content":["x"]}]}',
-             '{"id":"d","messages":[{"role":"user","content":"x"}]}',
+             '{"id":"d","messages":[{"role":"user","content":"x"}],"answer":"A"}',
              '{"id":"d","messages":[{"role":"user","content":"x"}]}']
     (here/'bad.jsonl').write_text('\n'.join(lines)+'\n')
     args = ['run', 'sft', 'data.input_path=bad.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w']

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import singledispatch
 from pathlib import Path
 from .make import resume_command
-from .usage import COMMANDS, Usage, command, help_of, out, usage_of
+from .usage import COMMANDS, Usage, command, help_of, out, undashed, usage_of
 from ..data.files import SafeStream, hint
 from ..data.types import RsrError, RunBroken, no_such
 
@@ -191,7 +191,8 @@ def _run_command(argv):
         out(help_of(name, *topic))
         return 0
     _listen()
-    return COMMANDS[name].run(argv[1:], argv)
+    words = argv[1:] if name=='completion' else [undashed(word) for word in argv[1:]]
+    return COMMANDS[name].run(words, [name, *words])
 
 # %% ../../nbs/cli/03_entry.ipynb #827239f5
 def _open_descriptors():

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'SHORT', 'Command', 'command', 'Usage', 'usage_of', 'out', 'as_json', 'print_found', 'open_run',
-           'refuse_unknown_options', 'split_args', 'option_rows', 'rows_about', 'about', 'options_text', 'help_of']
+           'refuse_unknown_options', 'undashed', 'split_args', 'option_rows', 'rows_about', 'about', 'options_text',
+           'help_of']
 
 # %% ../../nbs/cli/00_usage.ipynb #62dfda85
-import json, re, shutil, textwrap
+import json, re, shutil, sys, textwrap
 from itertools import groupby
 from typing import NamedTuple
+from ..data.files import is_unicode
 from ..data.terminal import visible, visible_json
 
 # %% ../../nbs/cli/00_usage.ipynb #02d68c9a
@@ -58,7 +60,7 @@ def as_json(
     d   # plain data
 )->str:
     "Return data as indented JSON."
-    return visible_json(json.dumps(d, indent=2, ensure_ascii=False, default=str))
+    return visible_json(json.dumps(d, indent=2, ensure_ascii=not is_unicode(sys.stdout), default=str))
 
 # %% ../../nbs/cli/00_usage.ipynb #a779a4a8
 def print_found(
@@ -83,6 +85,25 @@ def refuse_unknown_options(name, given, allowed):
     for key in given:
         if key not in allowed:
             raise RsrError(f'rsr {name}: '+no_such('option', key, allowed))
+
+# %% ../../nbs/cli/00_usage.ipynb #2ddfd893
+_DASHED = re.compile(r'\A--?(\w[\w.-]*)=(.*)\Z', re.S)
+_SWITCHES = 'json', 'overwrite', 'trust'   # options that may stand without a value
+
+def undashed(
+    word:str   # of a command line
+)->str:
+    "Return a word without the dashes of an option."
+    if not word.startswith('-') or word=='-':
+        return word
+    if word.lstrip('-') in _SWITCHES:
+        return f"{word.lstrip('-')}=true"
+    m = _DASHED.match(word)
+    if not m:
+        from rsr.data.types import RsrError
+        raise RsrError(f"'{word}': an option needs its value behind '=', e.g. data.input_path=prompts.jsonl")
+    parts = m[1].split('.')
+    return '.'.join([*(part.replace('-', '_') for part in parts[:2]), *parts[2:]])+'='+m[2]
 
 # %% ../../nbs/cli/00_usage.ipynb #a11cde8b
 def _parse_args(args):

@@ -24,7 +24,7 @@ from ..data.types import RsrError
 from ..formatters.splits import Benchmark, clean_input, write_found
 from ..run.execution import at_work, close_run, executor
 from ..run.files import save_recipe
-from ..run.inputs import check_references, missing_prompts_note
+from ..run.inputs import check_references, missing_prompts_note, shaped
 from ..run.execution import new_work_dir
 from ..run.execution import build
 from ..run.results import Run
@@ -71,10 +71,11 @@ def _read_input(src, transform):
     return read_dataset(src, transform) if by_ray else read_prompts(src, transform)
 
 # %% ../../nbs/cluster/04_driver.ipynb #d284e427
-def _add_decontaminated(store, items, benchmark, on_bad_row):
+def _add_decontaminated(store, items, d):
     "Add the prompts of an input, except those that appear in a benchmark."
     found = []
-    store.add_prompts(clean_input(items, Benchmark(benchmark), found), on_bad_row)
+    clean = clean_input(items, Benchmark(d['decontaminate']), found)
+    store.add_prompts(shaped(clean, d['data']), d['data'].get('on_bad_row', 'stop'))
     store.put('contaminated', len(found))
     write_found(store.dir/'summary'/'contaminated.jsonl', found)
 
@@ -84,9 +85,9 @@ def _add_input(store, d, src):
     data = d['data']
     with closing(_read_input(src, data.get('transform'))) as items:   # Ray Data must end before Ray does
         if d.get('decontaminate'):
-            _add_decontaminated(store, items, d['decontaminate'], data.get('on_bad_row', 'stop'))
+            _add_decontaminated(store, items, d)
         else:
-            store.add_prompts(items, data.get('on_bad_row', 'stop'))
+            store.add_prompts(shaped(items, data), data.get('on_bad_row', 'stop'))
 
 # %% ../../nbs/cluster/04_driver.ipynb #f8946b1f
 def _load_input(store, d, src):
@@ -102,7 +103,8 @@ def _load_input(store, d, src):
 # %% ../../nbs/cluster/04_driver.ipynb #2ea0fdcd
 def _print_warnings(store, d, loop):
     "Warn about prompts missing from the input, and about reference answers that the verifier cannot parse."
-    notes = missing_prompts_note(store), check_references(store, loop.verifier, bool(d['verifier'].get('type')))
+    notes = (missing_prompts_note(store, d['data'].get('limit')),
+             check_references(store, loop.verifier, bool(d['verifier'].get('type')), loop.formatters))
     for note in filter(None, notes):
         warn(note)
 

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'UNSUPPORTED_KEYS', 'READERS', 'check_row', 'to_prompt', 'decode_line', 'read_jsonl', 'plain_data',
-           'drop_nulls', 'read_parquet', 'read_rows', 'load_function', 'apply_transform', 'BadRow', 'id_note',
-           'read_prompts']
+           'drop_nulls', 'read_parquet', 'read_file', 'read_rows', 'load_function', 'apply_transform', 'BadRow',
+           'id_note', 'read_prompts']
 
 # %% ../../nbs/data/03_readers.ipynb #cdc505f7
-import gzip, hashlib, importlib.util, inspect, orjson, os
+import gzip, hashlib, importlib.util, inspect, orjson, os, zlib
 from dataclasses import dataclass
 from pathlib import Path
+from .files import file_kind, hint
 from .text import SURROGATE
 from .types import Prompt, RsrError, no_such
 
@@ -193,19 +194,50 @@ def _read_path(path):
     for ending, reader in READERS.items():
         if str(path).endswith(ending):
             return reader(path)
-    raise RsrError(f"data.input_path: cannot read {path}; allowed endings: {', '.join(READERS)}")
+    unpack = '. Unpack it first' if Path(path).suffix in ('.zst', '.xz', '.bz2', '.zip') else ''
+    raise RsrError(f"data.input_path: cannot read {path}; allowed endings: {', '.join(READERS)}{unpack}")
 
 # %% ../../nbs/data/03_readers.ipynb #b7022fe2
 def _check_path(path):
     "Raise an error if there is no such file."
-    if Path(path).is_file():
+    if os.path.isfile(path):   # False, not an error, for a name that is too long
         return
-    hint = ''
+    why = ''
     if '://' in str(path):
-        hint = '; object stores need engine: ray'
-    elif Path(path).is_dir():
-        hint = ' (it is a directory; name a file)'
-    raise RsrError(f'data.input_path: no file {path}{hint}')
+        why = '; object stores need engine: ray'
+    elif os.path.isdir(path):
+        why = ' (it is a directory; name a file)'
+    raise RsrError(f'data.input_path: no file {path}{why}')
+
+# %% ../../nbs/data/03_readers.ipynb #97085411
+_KINDS = {'.gz':'a gzip file', '.parquet':'a Parquet file'}   # ending: what the file must be
+
+def _check_kind(path):
+    "Raise an error unless a file is what its ending says."
+    with open(path, 'rb') as f:
+        head = f.read(8)
+    expected, kind = _KINDS.get(Path(path).suffix, ''), file_kind(head)
+    if kind!=expected and (expected or kind):
+        what = f'it is {kind}' if kind else 'it is empty' if not head else 'it begins otherwise'
+        raise RsrError(f'{path} is not {expected or "text in UTF-8"}: {what}. Give it the right ending, or convert it '
+                       f"(allowed endings: {', '.join(READERS)})")
+
+# %% ../../nbs/data/03_readers.ipynb #46197969
+def _whole(path, rows):
+    "Yield the rows of a file; raise an error that names it if it cannot be read to its end."
+    try:
+        yield from rows
+    except OSError as e:
+        raise RsrError(f'{path} cannot be read: {e.strerror or e}.{hint(e)}') from None
+    except (EOFError, zlib.error, ValueError, NotImplementedError) as e:
+        raise RsrError(f'{path} cannot be read: {e}') from None
+
+# %% ../../nbs/data/03_readers.ipynb #bc9d968c
+def read_file(path):
+    "Yield (where, row, error) from a file; raise an error if it is not what its ending says."
+    rows = _read_path(path)
+    _check_kind(path)
+    yield from _whole(path, rows)
 
 # %% ../../nbs/data/03_readers.ipynb #b5910304
 def read_rows(
@@ -214,7 +246,7 @@ def read_rows(
     "Yield (where, row, error) from any kind of input."
     if isinstance(src, (str, os.PathLike)):
         _check_path(src)
-        yield from _read_path(src)
+        yield from read_file(src)
         return
     if hasattr(src, 'to_dict') and hasattr(src, 'iloc'):   # a DataFrame
         src = src.to_dict('records')

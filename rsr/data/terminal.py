@@ -7,6 +7,7 @@ __all__ = ['visible', 'visible_json', 'warn']
 
 # %% ../../nbs/data/13_terminal.ipynb #2ece7368
 import re, sys
+from .files import json_escape
 from .secrets import redact
 
 # %% ../../nbs/data/13_terminal.ipynb #b71906d3
@@ -24,16 +25,11 @@ def visible(text)->str:
     return _CONTROL.sub(_spelt, str(text).replace('\r\n', '\n'))
 
 # %% ../../nbs/data/13_terminal.ipynb #acdc6374
-def _json_escape(m):
-    "Return a character as an escape sequence of JSON."
-    units = m[0].encode('utf-16-be', 'surrogatepass').hex()
-    return ''.join(f'\\u{units[i:i+4]}' for i in range(0, len(units), 4))
-
 def visible_json(
     text:str   # JSON
 )->str:
     "Escape the control characters in the strings of a JSON text."
-    return _CONTROL.sub(_json_escape, text)
+    return _CONTROL.sub(lambda m: json_escape(m[0]), text)
 
 # %% ../../nbs/data/13_terminal.ipynb #be8191e1
 def warn(message):

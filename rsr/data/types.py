@@ -24,7 +24,7 @@ class Prompt:
 
 # %% ../../nbs/data/00_types.ipynb #59e58ef1
 OUTCOMES = 'kept', 'truncated', 'filtered', 'empty', 'failed', 'lost'
-STOPS = 'satisfied', 'gave_up', 'max_rollouts', 'max_steps', 'budget', 'failed'
+STOPS = 'satisfied', 'gave_up', 'max_rollouts', 'max_steps', 'budget', 'failed', 'no_reference'
 
 # %% ../../nbs/data/00_types.ipynb #3c7b6d79
 @dataclass

@@ -10,8 +10,8 @@ __all__ = ['SPLIT', 'NGRAM', 'group_key', 'share_of', 'Groups', 'is_number', 'st
 import orjson
 from pathlib import Path
 from fastcore.basics import patch
-from ..data.files import Atomic
-from ..data.readers import read_jsonl
+from ..data.files import Atomic, read_text
+from ..data.readers import read_file
 from ..data.text import minhash, normalised, prompt_text, stable_hash
 from ..data.types import RsrError, no_such
 
@@ -185,7 +185,7 @@ def _strings(data):
 # %% ../../nbs/formatters/03_splits.ipynb #2501d4b0
 def _json_passages(path):
     "Yield the texts of a JSON Lines file."
-    for where, row, err in read_jsonl(path):
+    for where, row, err in read_file(path):
         if err:
             raise RsrError(f'decontaminate: {where}: {err}')
         yield from _strings(row)
@@ -197,7 +197,7 @@ def _passages(path):
         raise RsrError(f'decontaminate: no file {path}')
     if str(path).endswith(('.jsonl', '.jsonl.gz')):
         return _json_passages(path)
-    return Path(path).read_text(encoding='utf-8').splitlines()
+    return read_text(path).splitlines()
 
 # %% ../../nbs/formatters/03_splits.ipynb #932cee61
 def _words(text):

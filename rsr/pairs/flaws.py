@@ -8,10 +8,10 @@ __all__ = ['FLAWS', 'RULES', 'CHECKS', 'Flaw', 'load_flaws', 'rule', 'missing_ac
            'is_slightly_off_topic', 'flaw_problem', 'flaw_messages', 'introduce_flaw', 'flaw_of']
 
 # %% ../../nbs/pairs/00_flaws.ipynb #ec66f227
-import re, yaml
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from ..data.files import SHIPPED, fingerprint
+from ..data.files import SHIPPED, fingerprint, read_yaml
 from ..data.readers import load_function
 from ..data.text import split_thinking
 from ..data.types import RsrError, no_such
@@ -49,13 +49,10 @@ def _make_flaw(name, options, at):
 # %% ../../nbs/pairs/00_flaws.ipynb #19ec2752
 FLAWS = SHIPPED/'flaws'/'flaws.yaml'
 
-def _read_yaml(path):
+def _read_flaws(path):
     if not Path(path).is_file():
         raise RsrError(f'pairs.flaws_file: no file {path}')
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except yaml.YAMLError as e:
-        raise RsrError(f'{path} is not YAML: {e}') from None
+    return read_yaml(path)
 
 # %% ../../nbs/pairs/00_flaws.ipynb #293ee115
 def _set_weight(flaw, w):
@@ -81,7 +78,7 @@ def load_flaws(
     "Load the flaw types to choose from."
     where = FLAWS if src is None else src
     given = isinstance(where, dict)
-    table = where if given else _read_yaml(where)
+    table = where if given else _read_flaws(where)
     if not isinstance(table, dict):
         raise RsrError(f'{where}: flaws are a mapping of names to description and prompt')
     flaws = {n:_make_flaw(n, o, f'{"flaws" if given else where}: {n}') for n, o in table.items()}

@@ -9,7 +9,7 @@ __all__ = ['nearest_passages', 'load_reference', 'with_reference']
 import math, re
 from collections import Counter
 from pathlib import Path
-from ..data.files import fingerprint
+from ..data.files import fingerprint, read_text
 from ..data.readers import load_function
 from ..data.text import prompt_text
 from ..data.types import RsrError
@@ -42,9 +42,9 @@ def nearest_passages(
 # %% ../../nbs/pairs/01_references.ipynb #540fb069
 def _read(path):
     try:
-        return path.read_text(encoding='utf-8')
-    except UnicodeDecodeError:
-        raise RsrError(f'pairs.reference: {path} is not UTF-8 text') from None
+        return read_text(path)
+    except RsrError as e:
+        raise RsrError(f'pairs.reference: {e}') from None
 
 # %% ../../nbs/pairs/01_references.ipynb #3f662282
 def _folder_passages(path):

@@ -6,12 +6,12 @@
 __all__ = ['LABELS', 'MODES', 'COMBINES', 'RUBRICS', 'Criterion', 'Rubric', 'rubric_names', 'load_rubric']
 
 # %% ../../nbs/rubric/00_criteria.ipynb #a9028931
-import inspect, math, re, yaml
+import inspect, math, re
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
-from ..data.files import SHIPPED, fingerprint
+from ..data.files import SHIPPED, fingerprint, read_yaml
 from ..data.readers import load_function
 from ..data.types import RsrError, no_such
 
@@ -262,10 +262,7 @@ def _read(src):
     if isinstance(src, dict):
         return src, Path('.')
     path = _rubric_path(src)
-    try:
-        d = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise RsrError(f'{path} is not YAML: {e}') from None
+    d = read_yaml(path)
     if not isinstance(d, dict):
         raise RsrError(f'{path}: a rubric is a mapping with categories and criteria, not {type(d).__name__}')
     return {'name':path.stem, **d}, path.parent

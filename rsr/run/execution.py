@@ -140,9 +140,12 @@ def _refuse_cluster_run(store):
         raise RsrError(f'{store.dir} was started on a cluster: resume it with engine=ray, or use another work_dir')
 
 # %% ../../nbs/run/06_execution.ipynb #42b978cd
-def _print_input_notes(store, verifier, named):
+def _print_input_notes(store, loop, d):
     "Print warnings about missing prompts and unusable reference answers."
-    for note in missing_prompts_note(store), check_references(store, verifier, named):
+    named = bool(d['verifier'].get('type'))
+    notes = (missing_prompts_note(store, d['data'].get('limit')),
+             check_references(store, loop.verifier, named, loop.formatters))
+    for note in notes:
         if note:
             warn(note)
 
@@ -199,7 +202,7 @@ def _prepare_loops(store, d, parts, src, choose):
     loop = next(loops)
     loop.setup()
     load_input(store, d, src)
-    _print_input_notes(store, loop.verifier, bool(d['verifier'].get('type')))
+    _print_input_notes(store, loop, d)
     if choose:
         loop.keys = parts['keys'] = choose(store)
     _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)

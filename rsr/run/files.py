@@ -17,6 +17,7 @@ from ..data.store import Store
 from ..data.summary import stats, write_stats
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
+from ..formatters.empty_files import count_reasons
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import COMMON, make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs
@@ -222,6 +223,14 @@ def _sweep(run):
         sweep_temporaries(folder)
 
 # %% ../../nbs/run/04_files.ipynb #4e290552
+def _explain_empty(store, d, formatters, rows):
+    "Add to the counts of each empty file why it has no row."
+    for f in formatters:
+        empty = [rows[name] for name in (f.file, f'eval/{f.file}') if name in rows and not rows[name]['rows']]
+        why = count_reasons(store.walk(outcomes=valid_outcomes(d)), f) if empty else {}
+        for counts in empty:
+            counts['why'] = why
+
 def write_training_files(
     store,             # Store
     d:dict,            # a checked recipe
@@ -234,6 +243,7 @@ def write_training_files(
     if store._lock:
         _sweep(store.dir)
     rows = write_formats(store, d, formatters, pairs)
+    _explain_empty(store, d, formatters, rows)
     if store._lock:
         _note_written(store, d, configs, rows)
     return rows

@@ -15,7 +15,8 @@ from .execution import build, execute
 # %% ../../nbs/run/08_forecast.ipynb #19c934a5
 def _draw_prompts(store, n):
     "Draw the keys of `n` prompts from the current input; the same at every call."
-    keys = [k for k, in store.db.execute('SELECT key FROM prompts WHERE gen=? ORDER BY key', (store.gen,))]
+    sql = "SELECT key FROM prompts WHERE gen=? AND stop IS NOT 'no_reference' ORDER BY key"
+    keys = [k for k, in store.db.execute(sql, (store.gen,))]
     return sorted(random.Random(0).sample(keys, min(n, len(keys))))
 
 # %% ../../nbs/run/08_forecast.ipynb #51256179
@@ -83,9 +84,13 @@ def _satisfied(flags, total):
     return _at_least([r*total for r in (rate, *wilson(rate, len(flags)))], had)
 
 # %% ../../nbs/run/08_forecast.ipynb #e18e794c
+def _to_sample(stats):
+    "Return how many prompts a run samples: all but those without a usable reference answer."
+    return stats['prompts']['total']-stats['prompts']['by_stop_reason'].get('no_reference', 0)
+
 def _scale_up(rows, stats):
     "Scale the rows of the pilot up to all prompts of the run."
-    total, spent = stats['prompts']['total'], stats['tokens']['prompt']+stats['tokens']['completion']
+    total, spent = _to_sample(stats), stats['tokens']['prompt']+stats['tokens']['completion']
     satisfied, rollouts, tokens, _ = map(list, zip(*rows))
     all_tokens, usd = bootstrap(tokens, total), None
     if stats['cost'] and spent:
@@ -102,7 +107,7 @@ def forecast(
 )->dict:                 # {prompts, pilot, satisfied, rollouts, tokens, usd, minutes}: each (estimate, low, high)
     "Forecast the whole run from its pilot."
     stats = run.stats()
-    total = stats['prompts']['total']
+    total = _to_sample(stats)
     with closing(Store(run.path, write=False)) as store:
         rows = _per_prompt(store, _draw_prompts(store, pilot))
     if not rows:

@@ -67,6 +67,9 @@ HELP = {
     'data.input_path':'the file of prompts; required for a new run',
     'data.transform':'"file.py:function" that turns a row into id, messages and metadata; '
                      'rows for which it returns null are left out',
+    'data.columns':'{answer: NAME}: the column, or the key of the metadata, that holds the reference answer; null: answer '
+                   'or gold_target',
+    'data.limit':'take the first so many prompts of the input; null: all',
     'split.eval':'share of the prompts to hold out',
     'split.near':'near-duplicate prompts go to the same side',
     'split.by':'what stays on one side together: the same prompt, or the same value under a metadata key'}

@@ -169,24 +169,37 @@ def __repr__(self:Run):
     return visible(f'{self.path}\n{self.summary()}')
 
 # %% ../../nbs/run/05_results.ipynb #71999977
+def _empty_files(s):
+    "Return the training files without a row, once every prompt is done; `s` is from `Run.stats`."
+    if 'open' in s['prompts']['by_stop_reason']:
+        return []
+    return [name for name, v in s['rows'].items() if not v['rows'] and not name.startswith('eval/')]
+
 @patch(as_prop=True)
 def exit_code(self:Run)->int:
-    "Return 0 if the run is finished, 1 if prompts failed for outside reasons, 3 for a budget, 130 if interrupted."
+    "Return 0 if the run is finished; 1: prompts failed for outside reasons; 3: budget; 4: a file has no row; 130: Ctrl-C."
     if self.stop_reason:
         return dict(budget=3, interrupted=130).get(self.stop_reason, 1)
-    return 1 if self.stats()['prompts']['by_stop_reason'].get('failed') else 0
+    s = self.stats()
+    if s['prompts']['by_stop_reason'].get('failed'):
+        return 1
+    return 4 if _empty_files(s) else 0
 
 # %% ../../nbs/run/05_results.ipynb #a8c7689d
+def _named(configs, names):
+    "Return the formatters with these names or types, one per name; a type that is not among them with its defaults."
+    names = names.split(',') if isinstance(names, str) else names
+    return [next((c for c in configs if name.strip() in (c.get('name'), c['type'])), dict(type=name.strip()))
+            for name in names]
+
 @patch
 def format(self:Run,
-    type:str=None,   # a formatter's name or type; None: all of the recipe
-    **options        # its options: pass_threshold, fail_threshold, name …
-)->dict:             # {file: number of rows}
+    type=None,   # a formatter's name or type, or several: ['sft', 'dpo']; None: all of the recipe
+    **options    # its options: pass_threshold, fail_threshold, name …
+)->dict:         # {file: number of rows}
     "Write training files from the ledger; no model calls."
     d = self.recipe
-    configs = d['formatter']
-    if type is not None:
-        configs = [c for c in configs if type in (c.get('name'), c['type'])][:1] or [dict(type=type)]
+    configs = d['formatter'] if type is None else _named(d['formatter'], type)
     return format_files(self.path, d, make_formatters([{**c, **options} for c in configs]))
 
 # %% ../../nbs/run/05_results.ipynb #a33903e5

@@ -7,9 +7,11 @@ __all__ = ['as_rows', 'sample']
 
 # %% ../../nbs/run/09_run.ipynb #0fc1003b
 import os
+from pathlib import Path
+from ..data.readers import READERS
 from ..data.types import RsrError, no_such
 from .execution import execute
-from .recipe import TOP_KEYS, load_recipe, schema
+from .recipe import SHORT_FORMS, TOP_KEYS, load_recipe, schema
 from .live import Live
 from .results import Run
 
@@ -41,8 +43,8 @@ def _refuse_function(key, value):
 def _dotted_options(key, value, sch):
     "Return the (dotted key, value) pairs that an option of `sample` means."
     _refuse_function(key, value)
-    if key=='verifier' and isinstance(value, str):
-        return [('verifier.type', value)]
+    if key in SHORT_FORMS and not isinstance(value, dict):
+        return [(key, value)]
     if _is_section(key, value, sch):
         return [(f'{key}.{k}', v) for k, v in value.items()]
     if '.' in key or key in TOP_KEYS:
@@ -53,15 +55,38 @@ def _dotted_options(key, value, sch):
 def as_rows(
     prompts   # whatever `sample` is given
 ):
-    "Turn a list of texts into rows; return anything else as it is."
+    "Turn texts, or a single row, into rows; return anything else as it is."
+    if hasattr(prompts, 'tolist') and not hasattr(prompts, 'columns'):   # a Series, an array
+        prompts = prompts.tolist()
+    if isinstance(prompts, dict):
+        return [prompts]
     if not isinstance(prompts, (list, tuple)) or not prompts or not all(isinstance(p, str) for p in prompts):
         return prompts
     return [dict(id=str(i), messages=[dict(role='user', content=p)]) for i, p in enumerate(prompts, 1)]
 
+# %% ../../nbs/run/09_run.ipynb #3e8840c4
+def _check_is_path(text):
+    "Raise an error if a text that stands for a path seems to be a prompt."
+    is_prompt = len(text.split())>1 and '://' not in text and not text.endswith(tuple(READERS))
+    if is_prompt and not os.path.exists(text):
+        shown = repr(text if len(text)<60 else text[:60]+'…')
+        raise RsrError(f'prompts: {shown} is taken for the path of a file, and there is none. '
+                       f'Give texts as a list: [{shown}]')
+
+# %% ../../nbs/run/09_run.ipynb #05137b8a
+def _chosen_recipe(recipe, pairs):
+    "Return the recipe that is named, else that of the run in work_dir, else sft."
+    if recipe is not None:
+        return recipe
+    named = [o.removeprefix('work_dir=') for o in pairs if isinstance(o, str) and o.startswith('work_dir=')]
+    named += [value for key, value in (o for o in pairs if not isinstance(o, str)) if key=='work_dir' and value]
+    own = Path(named[-1])/'recipe.yaml' if named else None
+    return str(own) if own and own.is_file() else 'sft'
+
 # %% ../../nbs/run/09_run.ipynb #b4600ad5
 def sample(
     prompts=None,           # a path, rows, texts, a DataFrame, or a datasets.Dataset; None: the recipe's input
-    recipe='sft',           # a shipped recipe's name, a path, or a dict
+    recipe=None,            # a shipped recipe's name, a path, a dict, or several: ['sft', 'dpo']; None: the run's, or sft
     model:str=None,         # the model's name; None without base_url: the embedded model
     base_url:str=None,      # an OpenAI-compatible endpoint
     progress:bool=True,     # show a progress line
@@ -73,8 +98,10 @@ def sample(
     options.update({k:v for k, v in dict(model=model, base_url=base_url).items() if v is not None})
     sch = schema()
     pairs = [pair for k, v in options.items() for pair in _dotted_options(k, v, sch)]
-    d = load_recipe(recipe, [*pairs, *overrides])
+    pairs += overrides
+    d = load_recipe(_chosen_recipe(recipe, pairs), pairs)
     prompts = as_rows(prompts)
     if isinstance(prompts, (str, os.PathLike)):
+        _check_is_path(str(prompts))
         d['data']['input_path'], prompts = str(prompts), None
     return Live(d, prompts) if background else execute(d, prompts, progress)

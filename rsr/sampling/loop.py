@@ -66,11 +66,19 @@ def _stop_unscored(self:Loop):
 
 # %% ../../nbs/sampling/10_loop.ipynb #1dcf4ccb
 @patch
+def _lacks_reference(self:Loop, st):
+    "Check whether a prompt that needs rollouts has no reference answer that the verifier can use."
+    problem = getattr(self.verifier, 'problem', None)
+    return bool(problem and problem(st.prompt.metadata) and self.needs(st))
+
+@patch
 def _open_prompt(self:Loop, prompt, rollouts):
-    "Open a prompt in the state that its rollouts give."
+    "Open a prompt in the state that its rollouts give; close it at once if no response can be scored."
     st = self.restore(prompt, rollouts)
     self.open[prompt.key] = st
-    if st.rescore:
+    if self._lacks_reference(st):
+        self._close(st, 'no_reference')
+    elif st.rescore:
         self.to_rescore = [*self.to_rescore, st]
         self._start_rescores()
     else:

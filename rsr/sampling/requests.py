@@ -74,9 +74,10 @@ def judge_engines(self:Requests):
 @patch
 def _earlier_samplers(self:Requests):
     "Return the rows in `configs` of the samplers that have answered before."
+    answered = self.store.answered_samplers()
     if self.side:
-        return self.store.get('sides', {}).get(self.side.name, [])
-    return self.store.answered_samplers()
+        return [key for key in self.store.get('sides', {}).get(self.side.name, []) if key in answered]
+    return answered
 
 # %% ../../nbs/sampling/09_requests.ipynb #6c2fb2fe
 @patch

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from fastcore.basics import patch
-from ..data.files import Atomic, SHIPPED, dumps
+from ..data.files import Atomic, SHIPPED, dumps, read_yaml
 from ..data.types import RsrError, no_such
 from .designs import Design, possible_pairs
 from .dimensions import Dimension, NONE, Value, check_keys, check_name, check_unique, fits
@@ -339,10 +339,7 @@ def _find_file(path):
 # %% ../../nbs/taxonomy/04_taxonomy.ipynb #f3fa1ad6
 def _read_file(path):
     "Return the mapping in a taxonomy file."
-    try:
-        src = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise RsrError(f'{path} is not YAML: {e}') from None
+    src = read_yaml(path)
     if not isinstance(src, dict):
         raise RsrError(f'{path}: a taxonomy is a mapping with dimensions, not {type(src).__name__}')
     return {'name':path.stem, **src}

@@ -8,6 +8,7 @@ __all__ = ['VERIFIERS', 'NO_REFERENCE', 'verifier', 'mcq_rlvr', 'math_rlvr', 'rl
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #93a9d056
 import functools, hashlib, inspect, re, time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
@@ -27,11 +28,14 @@ VERIFIERS = {}   # name -> function
 def verifier(
     name:str,            # the name used in recipes
     version:int=1,       # raise it whenever a score may change; old scores are then recomputed
-    blocking:bool=True   # run it in a thread, because it computes for long or waits
+    blocking:bool=True,  # run it in a thread, because it computes for long or waits
+    problem=None         # metadata -> why no response to such a prompt can be scored; '' if one can
 ):
     "Register a function(response, metadata) as a verifier."
     def deco(f):
         f.version, f.blocking = version, blocking
+        if problem:
+            f.problem = problem
         VERIFIERS[name] = f
         return f
     return deco
@@ -75,7 +79,11 @@ def _reference_letter(metadata):
     return letter, ('' if letter else f'the ground truth {_written(reference, repr)} is not an option, A to J')
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #00196f11
-@verifier('mcq-rlvr', blocking=False)
+def _letter_problem(metadata):
+    "Say why a reference answer is no letter; '' if it is one."
+    return _reference_letter(metadata)[1]
+
+@verifier('mcq-rlvr', blocking=False, problem=_letter_problem)
 def mcq_rlvr(
     response:str,    # a response, including any thinking
     metadata:dict    # `answer` (or `gold_target`): a letter, "B", "(b)", "B."
@@ -113,7 +121,15 @@ def _math_reference(metadata):
     return result
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #cbeffe60
-@verifier('math-rlvr', version=2)
+def _math_problem(metadata):
+    "Say why nothing can be compared with a reference answer; '' if something can."
+    try:
+        _math_reference(metadata)
+    except NotCompared as e:
+        return str(e)
+    return ''
+
+@verifier('math-rlvr', version=2, problem=_math_problem)
 def math_rlvr(
     response:str,           # a response, including any thinking
     metadata:dict,          # `answer` (or `gold_target`): a number or text, "#### 42", LaTeX
@@ -133,7 +149,14 @@ def math_rlvr(
         return Score(None, str(e), answer)
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #33dc9265
-@verifier('rlvr', version=2)
+def _is_letter(metadata):
+    "Check whether a reference answer is a single letter."
+    return bool(re.fullmatch(r'\A\W*[A-Ja-j]\W*', _written(_reference(metadata))))
+
+def _rlvr_problem(metadata):
+    return (_letter_problem if _is_letter(metadata) else _math_problem)(metadata)
+
+@verifier('rlvr', version=2, problem=_rlvr_problem)
 def rlvr(
     response:str,           # a response, including any thinking
     metadata:dict,          # `answer` (or `gold_target`)
@@ -141,7 +164,7 @@ def rlvr(
     within:float=None       # seconds for everything; None: no limit
 )->Score:
     "Score by `mcq-rlvr` if the reference answer is a single letter, else by `math-rlvr`."
-    if re.fullmatch(r'\A\W*[A-Ja-j]\W*', _written(_reference(metadata))):
+    if _is_letter(metadata):
         return mcq_rlvr(response, metadata)
     return math_rlvr(response, metadata, time_limit, within)
 
@@ -191,7 +214,7 @@ def _score_reply(reply, right):
     return Score(float(choice==right), '', choice)
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #cbf69fc5
-@verifier('mcq-llm-as-judge')
+@verifier('mcq-llm-as-judge', problem=_letter_problem)
 async def mcq_llm_as_judge(
     response:str,    # a response, including any thinking
     metadata:dict,   # `answer` (or `gold_target`): a letter
@@ -253,6 +276,15 @@ def call(self:Verifier, response, metadata=None, reasoning='', **have):
     "Return what the function returns, perhaps an awaitable; of `have` it gets the arguments it takes."
     arguments = {k:v for k, v in {**self.options, **have}.items() if k in self.takes}
     return self.fn(split_thinking(response, reasoning)[1], dict(metadata or {}), **arguments)
+
+# %% ../../nbs/verifiers/04_verifiers.ipynb #b325a08b
+@patch
+def problem(self:Verifier,
+    metadata:dict   # of a prompt
+)->str:
+    "Say why no response to a prompt can be scored; '' if one can, or if only a call can tell."
+    check = getattr(self.fn, 'problem', None)
+    return check(dict(metadata or {})) if check else ''
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #2110b275
 @patch
@@ -336,11 +368,16 @@ def _run_in_thread(awaitable):
     with ThreadPoolExecutor(1) as ex:
         return ex.submit(asyncio.run, wait()).result()
 
-# %% ../../nbs/verifiers/04_verifiers.ipynb #0617a151
+# %% ../../nbs/verifiers/04_verifiers.ipynb #e8bd01dd
+def _as_metadata(given):
+    "Return metadata as it is, and a bare reference answer as metadata."
+    return given if given is None or isinstance(given, Mapping) else {'answer':given}
+
+# %% ../../nbs/verifiers/04_verifiers.ipynb #fed5c36f
 def verify(
     type:str,              # a registered name, or path/to/file.py:function
     response:str,          # what the model sent
-    metadata:dict=None,    # of the prompt, e.g. {"answer": "B"}
+    metadata=None,         # of the prompt, e.g. {"answer": "B"}; or the reference answer alone, "B"
     reasoning:str='',      # thinking that the server returned separately
     **options              # as for `load_verifier`
 )->float:                  # in [0, 1]; None: unscored
@@ -350,7 +387,7 @@ def verify(
         raise RsrError(f'{type} asks a model, and `verify` has none: use it in a run, '
                        f'or `await load_verifier({type!r}).score(…, ask=…)`')
     limit = {'within': 2.6} if 'within' in v.takes else {}
-    out = v.call(response, metadata, reasoning, **limit)
+    out = v.call(response, _as_metadata(metadata), reasoning, **limit)
     if inspect.isawaitable(out):
         out = _run_in_thread(out)
     return as_score(out, v.name).value

@@ -1,0 +1,286 @@
+"Before the first request: references, forms of options, files that are something else, output in any encoding."
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
+
+import rsr as toolkit
+from rsr import load_run, sample, verify
+from rsr.cli import main
+from rsr.data.types import RsrError
+
+def go(server, given, work_dir='run', recipe='sft', **kw):
+    return sample(given, recipe, base_url=server.base_url, work_dir=work_dir, progress=False, **kw)
+
+def stops(run):
+    return dict(run.prompts.set_index('id').stop)
+
+# ---- reference answers
+
+RULES = ['mcq-rlvr', 'math-rlvr', 'rlvr', 'mcq-llm-as-judge']
+
+@pytest.mark.parametrize('type', RULES)
+def test_without_any_reference_nothing_is_bought(here, server, type):
+    data = [dict(r, metadata={}) for r in rows(5)]
+    judge = dict(base_url=server.base_url) if 'judge' in type else {}
+    with pytest.raises(RsrError, match='no prompt of the input has a reference answer') as e:
+        go(server, data, verifier=dict(type=type, **judge))
+    assert e.value.exit_code==2 and not server.log and not (here/'run').exists()
+
+def test_the_answer_beside_the_messages(here, server):
+    server.set(rate=1.)
+    bare = [dict(id=r['id'], messages=r['messages']) for r in rows(3)]
+    run = go(server, [dict(r, answer='A') for r in bare])
+    assert run.exit_code==0 and set(stops(run).values())=={'satisfied'} and len(read_jsonl('run/train/sft.jsonl'))==3
+    n = len(server.log)
+    for where in (dict(solution='A'), dict(metadata=dict(solution='A'))):
+        data = [dict(r, **where) for r in bare]
+        with pytest.raises(RsrError, match='data.columns.answer=solution uses it'):
+            go(server, data, 'other')
+        assert len(server.log)==n and not (here/'other').exists()
+        write_jsonl('in.jsonl', data)
+        assert main(['run', 'sft', 'in.jsonl', f'sampler.base_url={server.base_url}', f'work_dir=w{len(where)}{n}',
+                     'data.columns.answer=solution'])==0
+        n = len(server.log)
+    with pytest.raises(RsrError, match="data.columns.answer: no column 'solutoin'. Did you mean 'solution'"):
+        go(server, data, 'other', data=dict(columns=dict(answer='solutoin')))
+
+def test_responses_are_no_reference(here, server):
+    data = [dict(id='a', messages=rows(1)[0]['messages'], answer='It is A.')]
+    with pytest.raises(RsrError, match='no prompt of the input has a reference answer'):
+        go(server, data, data=dict(responses='answer'))
+    assert not server.log
+
+def test_some_without_a_reference_are_skipped_until_they_have_one(here, server, capfd):
+    server.set(rate=1.)
+    data = rows(6)
+    data[1]['metadata'], data[4]['metadata'] = {}, dict(answer='many')
+    run = go(server, data)
+    err = capfd.readouterr().err
+    assert '2 of 6 prompts have no reference answer that mcq-rlvr can use' in err and 'q1, q4' in err
+    assert {i for i, stop in stops(run).items() if stop=='no_reference'}=={'q1', 'q4'} and run.exit_code==0
+    assert {e['prompt'] for e in server.log}=={f'prompt {i}' for i in (0, 2, 3, 5)}
+    assert run.stats()['prompts']['by_stop_reason']=={'satisfied':4, 'no_reference':2}
+    assert 'no_reference 2' in run.summary()
+    data[1]['metadata'] = dict(answer='A')
+    n = len(server.log)
+    run = go(server, data)
+    assert {e['prompt'] for e in server.log[n:]}=={'prompt 1'} and stops(run)['q1']=='satisfied'
+    assert [i for i, stop in stops(run).items() if stop=='no_reference']==['q4']
+
+def test_what_needs_no_reference_is_left_alone(here, server):
+    server.set(rate=1.)
+    data = [dict(r, metadata={}) for r in rows(2)]
+    (here/'v.py').write_text('def any(response, metadata): return 1.0\n'
+                             'def some(response, metadata): return 1.0\n'
+                             'some.problem = lambda metadata: "" if "tests" in metadata else "no tests"\n')
+    assert set(stops(go(server, data, verifier='v.py:any')).values())=={'satisfied'}
+    with pytest.raises(RsrError, match='none of the 2 reference answers in the input .no tests'):
+        go(server, data, 'some', verifier='v.py:some')
+    data[0]['metadata'] = dict(tests=1)
+    assert stops(go(server, data, 'some', verifier='v.py:some'))=={'q0':'satisfied', 'q1':'no_reference'}
+    assert go(server, data, 'grpo', 'grpo', formatter=dict(band=None)).exit_code==0   # samples nothing
+
+def test_pairs_and_plan_pass_over_them_too(here, server):
+    data = rows(12)
+    for r in data[:8]:
+        r['metadata'] = {}
+    server.set(rate=.5)
+    run = go(server, data, recipe='temperature')
+    assert {e['prompt'] for e in server.log}<={f'prompt {i}' for i in range(8, 12)}
+    assert list(stops(run).values()).count('no_reference')==8
+    write_jsonl('in.jsonl', data)
+    n = len(server.log)
+    p = rsr('plan', 'sft', 'in.jsonl', 'pilot=3', f'sampler.base_url={server.base_url}', 'work_dir=plan')
+    assert p.returncode==0 and 'for 4 prompts, from 3 that were sampled' in p.stdout, p.stdout+p.stderr
+    assert len({e['prompt'] for e in server.log[n:]})==3
+
+# ---- a run without rows
+
+@pytest.mark.parametrize('rate,why', [(1., 'dpo.jsonl: 0 rows (3 prompts with no failing response)'),
+                                      (0., 'dpo.jsonl: 0 rows (3 prompts with no passing response)')])
+def test_a_file_without_rows_says_why(here, server, rate, why, capfd):
+    server.set(rate=rate)
+    write_jsonl('in.jsonl', rows(3))
+    args = 'run', 'sft_dpo', 'in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w', 'sampling.max_rollouts=4'
+    assert main(args)==4
+    assert why in capfd.readouterr().out and ('sft.jsonl: 3 rows' in load_run('w').summary())==bool(rate)
+    assert load_run('w').exit_code==4 and json.load(open('w/summary/stats.json'))['rows']['dpo.jsonl']['why']
+    assert main(['run', 'work_dir=w'])==4          # the same, when it is resumed
+    server.set(rate=None, fault='400')
+    write_jsonl('more.jsonl', rows(4))
+    assert main([*args, 'data.input_path=more.jsonl'])==1      # a prompt that failed comes first
+    write_jsonl('in.jsonl', [*rows(3), dict(rows(1, 3)[0], metadata={})])
+    server.set(fault=None)
+    assert main(args)==4 and '1 with no reference answer' in load_run('w').summary()
+
+def test_the_other_codes_come_first(here, server):
+    server.set(rate=1.)
+    run = go(server, rows(30), recipe='dpo', budget=dict(tokens=400))
+    assert run.exit_code==3 and load_run('run').exit_code!=3 and run.stop_reason=='budget'
+    run = go(server, rows(3), 'two', 'dpo', max_rollouts=4)
+    assert run.exit_code==4 and run.format('sft')=={'sft.jsonl':3}
+    assert run.format(['sft', 'dpo'])==run.format('sft,dpo')=={'sft.jsonl':3, 'dpo.jsonl':0}
+
+# ---- a typo in a model's name
+
+def only(name):
+    "Return a reply that knows one model: 404 for every other."
+    def reply(body):
+        if body['model']!=name:
+            return 404, dict(error=dict(message=f"The model `{body['model']}` does not exist.", type='NotFoundError',
+                                        code=404))
+        return None
+    return reply
+
+@pytest.mark.parametrize('kw', [{}, dict(type='litellm')], ids=['http', 'litellm'])
+def test_a_sampler_without_an_answer_does_not_count(here, server, kw):
+    server.set(rate=1., reply=only('right'))
+    name = 'openai/{}'.format if kw else '{}'.format
+    extra = dict(kw, api_key='k') if kw else kw
+    with pytest.raises(RsrError, match='does not exist'):
+        go(server, rows(4), sampler=dict(model=name('rihgt'), max_retries=0, **extra))
+    run = go(server, rows(4), sampler=dict(model=name('right'), temperature=0.3, **extra))
+    assert run.exit_code==0 and set(stops(run).values())=={'satisfied'}
+    with pytest.raises(RsrError, match='sampled with different settings'):    # now it does
+        go(server, rows(4), sampler=dict(model=name('other'), **extra))
+
+def test_a_side_of_pairs_without_an_answer_does_not_count(here, server):
+    server.set(rate=.5, reply=only('right'))
+    given = [dict(r, metadata=dict(answer='A')) for r in rows(6)]
+    with pytest.raises(RsrError, match='does not exist'):
+        go(server, given, recipe='temperature', model='rihgt')
+    run = go(server, given, recipe='temperature', model='right')
+    assert run.exit_code in (0, 4) and run.stats()['samples']['by_outcome']['kept']
+
+def test_a_judge_without_an_answer_does_not_count(here, server):
+    server.set(rate=1., reply=lambda body: only('judge')(body) if 'judge' in body['model'] or 'jugde' in body['model']
+               else None)
+    judged = dict(type='mcq-llm-as-judge', base_url=server.base_url)
+    with pytest.raises(RsrError, match='does not exist'):
+        go(server, rows(2), verifier=dict(judged, model='jugde'))
+    bought = len([e for e in server.log if e['body'] and e['body'].get('model')!='jugde'])
+    run = go(server, rows(2), verifier=dict(judged, model='judge'))
+    assert run.stats()['samples']['asked']<=bought*4 and run.path.exists()
+
+# ---- forms
+
+def recipe_of(*words, recipe='sft'):
+    from rsr.run.recipe import load_recipe
+    return load_recipe(recipe, words)
+
+@pytest.mark.parametrize('word', ['formatter=[sft,dpo]', 'formatter=sft,dpo', 'formatter=[{type: sft}, dpo]',
+                                  'formatter=[ sft , dpo ]'])
+def test_formatters_by_name(word):
+    assert [f['type'] for f in recipe_of(word)['formatter']]==['sft', 'dpo']
+
+def test_a_formatter_by_name_keeps_the_options_of_the_recipe():
+    d = recipe_of('formatter.dpo.min_margin=0.2', 'formatter=dpo', recipe='sft_dpo')
+    assert d['formatter']==[dict(type='dpo', pass_threshold=1., fail_threshold=0., min_margin=.2)]
+    with pytest.raises(RsrError, match="Did you mean 'dpo'"):
+        from rsr.formatters.writer import make_formatters
+        make_formatters(recipe_of('formatter=dpoo')['formatter'])
+
+@pytest.mark.parametrize('recipe', [['sft', 'dpo'], ('sft', 'dpo'), 'sft,dpo', 'sft, dpo'])
+def test_recipes_together(here, server, recipe):
+    server.set(rate=.5)
+    run = go(server, rows(3), recipe=recipe)
+    assert set(run.stats()['rows'])=={'sft.jsonl', 'dpo.jsonl'} and run.recipe['sampling']['max_rollouts']==32
+
+def test_recipes_that_cannot_be_joined():
+    for recipe, why in (['sft', 'flawed'], 'cannot be joined'), ([], 'names none'), (['sft', 'dpoo'], "Did you mean 'dpo'"):
+        with pytest.raises(RsrError, match=why):
+            recipe_of(recipe=recipe)
+
+def test_the_verifier_by_its_name(here, server, tmp_path):
+    server.set(rate=1., answers=('42', '7'))
+    given = [dict(r, metadata=dict(answer='42')) for r in rows(2)]
+    write_jsonl('in.jsonl', given)
+    (tmp_path/'mine.yaml').write_text('verifier: math-rlvr\nformatter: sft\ndata: in.jsonl\n')
+    url = f'sampler.base_url={server.base_url}'
+    assert main(['run', 'sft', 'in.jsonl', 'verifier=math-rlvr', url, 'work_dir=a'])==0
+    assert main(['run', 'mine.yaml', url, '--work-dir=b', '--sampling.max-rollouts=4'])==0
+    assert load_run('a').recipe['verifier']==load_run('b').recipe['verifier']==dict(type='math-rlvr')
+    assert load_run('b').recipe['sampling']['max_rollouts']==4 and load_run('b').recipe['data']['input_path']=='in.jsonl'
+
+def test_a_rubric_implies_its_type(here):
+    d = recipe_of('verifier.rubric=helpful_answer', recipe='dpo')
+    assert d['verifier']==dict(rubric='helpful_answer', type='rubric') and d['formatter']==[dict(type='dpo')]
+    assert recipe_of('verifier.rubric=helpful_answer', recipe='demo')['verifier']['type']=='rubric'
+    d = recipe_of(recipe=dict(verifier=dict(rubric='helpful_answer'), formatter='sft'))
+    assert d['verifier']['type']=='rubric'
+    (here/'in.jsonl').write_text(json.dumps(rows(1)[0])+'\n')
+    with pytest.raises(RsrError, match='verifier.rubric=helpful_answer'):
+        sample('in.jsonl', verifier='helpful_answer', base_url='http://127.0.0.1:9/v1')
+    with pytest.raises(RsrError, match='verifier.model'):
+        toolkit.make_rewards(rubric='helpful_answer')
+
+def test_verify_takes_a_bare_reference():
+    assert [verify('math-rlvr', 'It is 5.', ref) for ref in ('5', 5, 5., '6', '', None)]==[1., 1., 1., 0., None, None]
+    assert verify('mcq-rlvr', 'The answer is B', 'B')==1. and verify('mcq-rlvr', 'The answer is B', dict(answer='B'))==1.
+
+def test_a_run_is_resumed_with_its_own_recipe(here, server):
+    server.set(rate=.5)
+    go(server, rows(6), recipe='sft_dpo', max_rollouts=8, temperature=.3)
+    n = len(server.log)
+    for kw in dict(work_dir='run'), dict(overrides=['work_dir=run']):
+        run = sample(None, progress=False, **kw)
+        assert set(run.stats()['rows'])=={'sft.jsonl', 'dpo.jsonl'} and len(server.log)==n
+    assert sample(rows(7), work_dir='run', progress=False).stats()['prompts']['total']==7
+    with pytest.raises(RsrError, match='data.input_path is missing'):
+        sample(work_dir='nothing here', progress=False)
+
+def test_texts_and_rows_by_themselves(here, server):
+    import numpy as np
+    import pandas as pd
+    server.set(rate=1.)
+    with pytest.raises(RsrError, match=r"Give texts as a list: \['What is 2\+2\?'\]"):
+        sample('What is 2+2?')
+    with pytest.raises(RsrError, match='no file'):
+        sample('x'*5000+'.jsonl')
+    (here/'v.py').write_text('def f(response, metadata): return 1.0\n')
+    for i, given in enumerate([['one', 'two'], pd.Series(['one', 'two']), np.array(['one', 'two']), rows(1)[0]]):
+        run = go(server, given, f'w{i}', verifier='v.py:f', max_rollouts=1, step_size=1)
+        assert len(run.prompts)==(1 if isinstance(given, dict) else 2)
+
+def test_help_shows_the_arguments():
+    for f, words in [(sample, ['base_url=None', 'an OpenAI-compatible endpoint']), (verify, ['metadata=None', '"B"']),
+                     (toolkit.Run.check, ['trainer=None', 'tokenizer']), (toolkit.Run.format, ['type=None']),
+                     (load_run, ['a run directory'])]:
+        assert all(w in f.__doc__ for w in ['Arguments:', *words]), f.__doc__
+
+# ---- data.limit and numbers
+
+def test_limit_takes_the_first_and_a_larger_one_goes_on(here, server, capfd):
+    server.set(rate=1.)
+    write_jsonl('in.jsonl', rows(10))
+    args = ['run', 'sft', 'in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w']
+    assert main([*args, 'data.limit=3'])==0 and [*load_run('w').prompts.id]==['q0', 'q1', 'q2']
+    n = len(server.log)
+    assert main([*args, '--data.limit=5'])==0
+    assert {e['prompt'] for e in server.log[n:]}=={'prompt 3', 'prompt 4'}
+    assert 'missing' not in capfd.readouterr().err
+    assert main([*args, 'data.limit=2'])==0 and len(load_run('w').prompts)==2
+    assert '3 prompts in this run are missing from the input or beyond data.limit=2' in capfd.readouterr().err
+    assert main([*args, 'data.limit='])==0 and len(load_run('w').prompts)==10
+    (here/'bad.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in rows(2))+'{"broken\n')
+    assert len(go(server, 'bad.jsonl', 'b', limit=2).prompts)==2
+
+@pytest.mark.parametrize('word,says', [
+    ('data.limit=2k', 'Did you mean 2000?'), ('sampling.max_rollouts=1e3', 'Did you mean 1000?'),
+    ('sampling.max_rollouts=2,000', 'Did you mean 2000?'), ('sampling.max_rollouts=16.0', 'Did you mean 16?'),
+    ("sampling.max_rollouts='16'", 'Did you mean 16?'), ('budget.tokens=1.5M', 'Did you mean 1500000?'),
+    ('sampler.temperature=70%', 'Did you mean 0.7?'), ('sampler.temperature=0,7', 'Did you mean 0.7?'),
+    ('data.limit=0', 'not in 1 to'), ('data.limit=all', 'not a whole number'), ('budget=5', 'budget.usd='),
+    ('sampler=gpt-4o', 'sampler.model='), ('data.columns={answr: x}', "Did you mean 'data.columns.answer'"),
+    ('data.columns.answer=[x]', 'not the name of a column'), ('formatter=5', 'not a formatter'),
+    ('formatter=[{type: sft, type: dpo}]', "the key 'type' stands twice in line 1"), ('sampling.seed=2026-02-30', 'whole'),
+])
+def test_what_was_meant(word, says):
+    with pytest.raises(RsrError) as e:
+        recipe_of(word)
+    assert says in str(e.value)
