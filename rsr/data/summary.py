@@ -240,8 +240,8 @@ def _file_notes(v):
         yield f"{v['positive_share']:.0%} labelled true, {v['left_out']} left out for balance"
     if v.get('dropped'):
         yield f"{v['dropped']} dropped: the answer is empty without its thinking"
-    if v.get('unlike_length'):
-        yield f"{_plural(v['unlike_length'], 'prompt')} without a pair: lengths too different"
+    if v.get('without_row'):
+        yield f"{_plural(sum(v['without_row'].values()), 'prompt')} without a row: {_list(v['without_row'])}"
 
 # %% ../../nbs/data/08_summary.ipynb #5f7abcc1
 def _file_rows(d):

@@ -11,7 +11,8 @@ import numpy as np
 import yaml
 from ..data.types import EPS, failed, passed
 from .score_index import Scores, index, stand_ins, text_mode
-from ..formatters.methods import FORMATTERS, balanced_counts, in_band, makes_pair, pool_size
+from ..formatters.methods import FORMATTERS, balanced_counts, in_band, pool_size
+from ..formatters.pairing import makes_pair
 from ..formatters.writer import options_of
 
 # %% ../../nbs/explore/01_thresholds.ipynb #e518fb39

@@ -9,6 +9,7 @@ __all__ = ['COMMON', 'CHOICES', 'NULLABLE', 'CHECKS', 'options_of', 'option_chec
 
 # %% ../../nbs/formatters/04_writer.ipynb #217639bd
 import inspect, orjson
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,9 @@ from fastcore.basics import patch
 from ..data.files import Atomic
 from ..data.text import stable_hash
 from ..data.types import RsrError, no_such
-from .methods import FORMATTERS, Formatter, SELECT, balance, lost_to_length
+from .methods import FORMATTERS, Formatter, SELECT, balance
 from .splits import is_number
-from .trainers import TRAINERS, as_written, get_row_format, get_trainer
+from .trainers import NO_ANSWER, TRAINERS, as_written, get_row_format, get_trainer
 from .trainers import is_date, trainer_row, write_index
 
 # %% ../../nbs/formatters/04_writer.ipynb #1c811323
@@ -34,8 +35,8 @@ def options_of(fn)->dict:
 CHOICES = dict(select=SELECT, rejected=('worst', 'near_mean'), inverted=('drop', 'swap'),
                unique=('exact', 'normalised', 'near'), thinking=('keep', 'strip', 'reasoning_content'),
                style=('messages', 'standard'), format=('jsonl', 'parquet'))
-NULLABLE = ('fail_threshold', 'max_margin', 'floor', 'max_length_ratio', 'band', 'target', 'style', 'format',
-            'strategy')
+NULLABLE = ('fail_threshold', 'max_margin', 'floor', 'max_length_ratio', 'min_rejected_chars', 'band', 'target',
+            'style', 'format', 'strategy')
 
 # %% ../../nbs/formatters/04_writer.ipynb #703cc2b8
 CHECKS = {}   # option -> (check, what its value has to be)
@@ -66,7 +67,7 @@ def is_ratio(value)->bool:
     return is_number(value) and value>1
 
 # %% ../../nbs/formatters/04_writer.ipynb #cafe2b1a
-@option_check('a whole number from 1', 'num_responses', 'min_responses', 'max_pairs_per_prompt')
+@option_check('a whole number from 1', 'num_responses', 'min_responses', 'max_pairs_per_prompt', 'min_rejected_chars')
 def is_count(value)->bool:
     "Check for a whole number of 1 or more."
     return isinstance(value, int) and not isinstance(value, bool) and value>=1
@@ -160,7 +161,8 @@ def make_formatter(
     for option, value in {**own, **common}.items():
         _check_value(where, option, value)
     _check_together(where, own)
-    f = Formatter(type, name or type, own, partial(method.rows, **own), partial(method.need, **own), **common)
+    why = method.why and partial(method.why, **own)
+    f = Formatter(type, name or type, own, partial(method.rows, **own), partial(method.need, **own), **common, why=why)
     f.target = f.target or method.target
     if f.target:
         _fit_to_trainer(f, method.style)
@@ -190,7 +192,8 @@ class Writer:
         self.f, self.path = f, Path(folder)/f.file
         self.style = f.style if single else 'messages'
         self.rows = self.prompts = self.full = 0   # `full`: prompts with all the requested responses
-        self.dropped = self.unlike = 0             # rows without an answer; prompts lost to the length ratio
+        self.dropped = 0                           # rows without an answer
+        self.without_row = Counter()               # prompts without a row, by reason
         self.labels = []                           # KTO: (label, rank within its prompt, hash) of each row
         self.only_dates = None                     # columns that held nothing but ISO dates so far
         self.buffer, self.parquet = [], None       # rows to write, and pyarrow's writer
@@ -272,9 +275,11 @@ def write(self:Writer, prompt, rollouts, prepare=None):
         prompt = replace(prompt, messages=prepare(prompt.messages))
     rollouts = as_written(self.f, rollouts)
     rows = self.f.rows(prompt, rollouts)
-    if not rows and self.f.type=='dpo':
-        self.unlike += lost_to_length(self.f, prompt, rollouts)
+    if not rows:
+        self.without_row[self.f.why_no_row(prompt, rollouts)] += 1
     made = self._made(rows)
+    if rows and not made:
+        self.without_row[NO_ANSWER] += 1
     if made:
         self.put([row for _, row in made])
         self._count(prompt, rollouts, made)
@@ -332,8 +337,8 @@ def _to_parquet(self:Writer):
 @patch
 def _counts(self:Writer):
     "Return the counts of the file."
-    left_out = dict(dropped=self.dropped, unlike_length=self.unlike)
-    return dict(rows=self.rows, prompts=self.prompts, full=self.full, **{k:n for k, n in left_out.items() if n})
+    lost = dict(dropped=self.dropped, without_row=dict(self.without_row.most_common()))
+    return dict(rows=self.rows, prompts=self.prompts, full=self.full, **{k:n for k, n in lost.items() if n})
 
 # %% ../../nbs/formatters/04_writer.ipynb #9f4f0d8d
 @patch
