@@ -7,6 +7,7 @@ __all__ = ['samples', 'prompt_counts', 'score_counts', 'pass_rate', 'stats', 'wr
            'stats_table']
 
 # %% ../../nbs/data/08_summary.ipynb #548ede87
+from pathlib import Path
 from .files import Atomic, json_pretty
 from .statistics import amount, corrected_rate
 from .types import EPS
@@ -205,12 +206,23 @@ def _score_rows(d):
     for name, side in d.get('sides', {}).items():
         yield f'  {name}', _side_text(side)
 
-# %% ../../nbs/data/08_summary.ipynb #77331d00
+# %% ../../nbs/data/08_summary.ipynb #04ab1356
+def _reason_rows(d, name, why, most=5):
+    "Yield a row for each of the commonest reasons, with its remedy."
+    for reason, n in list(why.items())[:most]:
+        todo = d.get('remedies', {}).get(reason)
+        yield name, f'{n} × {reason}'+(f': {todo}' if todo else '')
+    rest = sum(list(why.values())[most:])
+    if rest:
+        yield name, f'{rest} × another reason'
+
+# %% ../../nbs/data/08_summary.ipynb #6d605ad9
 def _pair_rows(d):
-    "Yield a row for each file of pairs."
+    "Yield the rows on pairs that a strategy sampled."
     for v in (d.get('pairs') or {}).values():
         swapped = f", {v['swapped']} swapped" if v['swapped'] else ''
-        yield 'pairs', f"{v['pairs']} from {_plural(v['prompts'], 'prompt')}{swapped}; skipped: {_list(v['dropped'])}"
+        yield 'pairs', f"{v['pairs']} from {_plural(v['prompts'], 'prompt')}{swapped}"
+        yield from _reason_rows(d, '  no pair', v['dropped'])
 
 # %% ../../nbs/data/08_summary.ipynb #cacaf003
 def _cost_rows(d):
@@ -232,23 +244,35 @@ def _problem_rows(d):
         yield 'error', f'{n} × {error}'
 
 # %% ../../nbs/data/08_summary.ipynb #3aadf407
+def _pool_note(wanted, sizes):
+    "Say how many prompts of a Multi-SFT file have as many responses as they should, and how many fall short."
+    short = {int(size):n for size, n in sizes.items() if int(size)<wanted}
+    note = f"{_plural(sizes.get(str(wanted), 0), 'prompt')} with {_plural(wanted, 'response')}"
+    if not short:
+        return note
+    each = ', '.join(f"{short[size]} with {size or 'none'}" for size in sorted(short, reverse=True))
+    return f'{note}; {sum(short.values())} fell short of num_responses={wanted} ({each})'
+
+# %% ../../nbs/data/08_summary.ipynb #204ac7d0
 def _file_notes(v):
     "Yield what is particular about the rows of a file."
-    if v['full']!=v['prompts']:
+    if 'responses' in v:
+        yield _pool_note(v['num_responses'], v['responses'])
+    elif v['full']!=v['prompts']:
         yield f"{v['full']} with the full number of responses"
     if 'positive_share' in v:
         yield f"{v['positive_share']:.0%} labelled true, {v['left_out']} left out for balance"
     if v.get('dropped'):
         yield f"{v['dropped']} dropped: the answer is empty without its thinking"
-    if v.get('without_row'):
-        yield f"{_plural(sum(v['without_row'].values()), 'prompt')} without a row: {_list(v['without_row'])}"
 
-# %% ../../nbs/data/08_summary.ipynb #5f7abcc1
+# %% ../../nbs/data/08_summary.ipynb #a22eef50
 def _file_rows(d):
-    "Yield a row for each training file."
+    "Yield the rows on each training file."
     for name, v in d['rows'].items():
         notes = '; '.join(_file_notes(v))
         yield 'file', f"{name}: {_plural(v['rows'], 'row')}"+(f' ({notes})' if notes else '')
+        if Path(name).stem not in (d.get('pairs') or {}):   # `_pair_rows` has told those
+            yield from _reason_rows(d, '  no row', v.get('without_row', {}))
 
 # %% ../../nbs/data/08_summary.ipynb #144833b9
 def truncated_counts(

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..data.files import Atomic
 from ..data.text import stable_hash
 from ..data.types import RsrError, no_such
-from .methods import FORMATTERS, Formatter, SELECT, balance
+from .methods import FORMATTERS, Formatter, SELECT, balance, pool_of
 from .splits import is_number
 from .trainers import NO_ANSWER, TRAINERS, as_written, get_row_format, get_trainer
 from .trainers import is_date, trainer_row, write_index
@@ -191,7 +191,8 @@ class Writer:
             _check_conversations(f)
         self.f, self.path = f, Path(folder)/f.file
         self.style = f.style if single else 'messages'
-        self.rows = self.prompts = self.full = 0   # `full`: prompts with all the requested responses
+        self.rows = self.prompts = 0
+        self.sizes = Counter()                     # Multi-SFT: prompts by their number of unique passed responses
         self.dropped = 0                           # rows without an answer
         self.without_row = Counter()               # prompts without a row, by reason
         self.labels = []                           # KTO: (label, rank within its prompt, hash) of each row
@@ -241,14 +242,6 @@ def _made(self:Writer, rows):
     self.dropped += len(both)-len(made)
     return made
 
-# %% ../../nbs/formatters/04_writer.ipynb #c70889a8
-@patch
-def _is_full(self:Writer, rollouts):
-    "Check whether a prompt has all the requested responses."
-    if self.f.type!='multi_sft':
-        return True
-    return self.f.need([(r.score, r.text.strip()) for r in rollouts])==(0, 0)
-
 # %% ../../nbs/formatters/04_writer.ipynb #57516e38
 @patch
 def _note_labels(self:Writer, prompt, made):
@@ -275,6 +268,8 @@ def write(self:Writer, prompt, rollouts, prepare=None):
         prompt = replace(prompt, messages=prepare(prompt.messages))
     rollouts = as_written(self.f, rollouts)
     rows = self.f.rows(prompt, rollouts)
+    if self.f.type=='multi_sft':
+        self.sizes[len(pool_of(rollouts, **self.f.options))] += 1
     if not rows:
         self.without_row[self.f.why_no_row(prompt, rollouts)] += 1
     made = self._made(rows)
@@ -282,15 +277,14 @@ def write(self:Writer, prompt, rollouts, prepare=None):
         self.without_row[NO_ANSWER] += 1
     if made:
         self.put([row for _, row in made])
-        self._count(prompt, rollouts, made)
+        self._count(prompt, made)
 
 # %% ../../nbs/formatters/04_writer.ipynb #51d2a222
 @patch
-def _count(self:Writer, prompt, rollouts, made):
+def _count(self:Writer, prompt, made):
     "Count the rows of a prompt, and note what the end of the file needs to know."
     self.rows += len(made)
     self.prompts += 1
-    self.full += self._is_full(rollouts)
     self._note_dates(made)
     if self.f.type=='kto':
         self._note_labels(prompt, made)
@@ -333,12 +327,21 @@ def _to_parquet(self:Writer):
         self.parquet.close()
     old.unlink()
 
+# %% ../../nbs/formatters/04_writer.ipynb #8f5254c8
+@patch
+def _pool_sizes(self:Writer):
+    "Return how many prompts have how many of the responses that a Multi-SFT file asks for."
+    n = self.f.options['num_responses']
+    sizes = {str(size):prompts for size, prompts in sorted(self.sizes.items(), reverse=True)}
+    return dict(full=self.sizes[n], num_responses=n, responses=sizes)
+
 # %% ../../nbs/formatters/04_writer.ipynb #59c4aab8
 @patch
 def _counts(self:Writer):
     "Return the counts of the file."
     lost = dict(dropped=self.dropped, without_row=dict(self.without_row.most_common()))
-    return dict(rows=self.rows, prompts=self.prompts, full=self.full, **{k:n for k, n in lost.items() if n})
+    counts = dict(rows=self.rows, prompts=self.prompts, full=self.prompts, **{k:n for k, n in lost.items() if n})
+    return {**counts, **self._pool_sizes()} if self.sizes else counts
 
 # %% ../../nbs/formatters/04_writer.ipynb #9f4f0d8d
 @patch

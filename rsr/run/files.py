@@ -17,6 +17,7 @@ from ..data.store import Store
 from ..data.summary import stats, write_stats
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
+from ..formatters.left_out import remedies_of
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import COMMON, make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs
@@ -287,7 +288,8 @@ def run_statistics(store, d)->dict:
     pass_threshold = options.get('pass_threshold', 1.0)
     prices = recipe_prices(d)
     price_of = Budget(**prices).price_of if prices['price'] else None
-    return stats(store, pass_threshold, _fail_threshold(d, options), valid_outcomes(d), price_of)
+    out = stats(store, pass_threshold, _fail_threshold(d, options), valid_outcomes(d), price_of)
+    return {**out, 'remedies':remedies_of(out)}
 
 # %% ../../nbs/run/04_files.ipynb #0d6d869a
 def format_files(
