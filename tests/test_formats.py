@@ -193,7 +193,8 @@ def test_multi_sft_says_how_many_prompts_fall_short(here, server):
     run.format('multi_sft', min_responses=4)
     counts = run.stats()['rows']['multi_sft.jsonl']
     none = sizes.get(0, 0)
-    assert counts['without_row']=={'fewer than min_responses=4 passed':short-none, **({'none passed':none} if none else {})}
+    why = {'fewer than min_responses=4 passed':short-none, 'none passed':none}
+    assert counts['without_row']=={reason:n for reason, n in why.items() if n}
     assert 'raise sampling.max_rollouts, or lower min_responses' in run.summary()
 
 def test_every_formatter_says_why_prompts_give_no_row(here, server):

@@ -8,7 +8,6 @@ __all__ = ['FORMATTERS', 'SELECT', 'BAND_ROLLOUTS', 'Method', 'formatter', 'Form
            'pool_of', 'multi_sft', 'kto', 'balanced_counts', 'balance', 'in_band', 'grpo']
 
 # %% ../../nbs/formatters/01_methods.ipynb #0a83cc3b
-import orjson
 from dataclasses import dataclass
 from fastcore.basics import patch
 from typing import NamedTuple
@@ -24,6 +23,7 @@ class Method(NamedTuple):
     target: str = None       # default trainer; None: rows are written as they come
     style: str = 'messages'  # default style
     why: object = None       # (prompt, rollouts, **options) -> why a prompt with scores gives no row
+    columns: tuple = ()      # default of formatter.columns
 
 # %% ../../nbs/formatters/01_methods.ipynb #2717d61f
 FORMATTERS = {}   # name -> Method
@@ -33,11 +33,12 @@ def formatter(
     need,                 # ([(score, text), …], **options) -> (passes, fails) still needed
     target:str=None,      # default trainer; None: rows are written as they come
     style:str='messages', # default style: messages, standard
-    why=None              # (prompt, rollouts, **options) -> why a prompt with scores gives no row
+    why=None,             # (prompt, rollouts, **options) -> why a prompt with scores gives no row
+    columns:tuple=()      # default of formatter.columns
 ):
     "Register a function `(prompt, rollouts, **options) -> [row, …]` as a formatter."
     def _(f):
-        FORMATTERS[name] = Method(f, need, target, style, why)
+        FORMATTERS[name] = Method(f, need, target, style, why, columns)
         return f
     return _
 
@@ -55,6 +56,7 @@ class Formatter:
     format: str = 'jsonl'         # or 'parquet'
     thinking: str = 'keep'        # keep, strip, reasoning_content
     keep_system: bool = False     # sampler.system_prompt and prompt_template go into the rows
+    columns: list = None          # further columns: keys of the metadata, pass_rate, n_passed, n_scored, model
     why: object = None            # (prompt, rollouts) -> why a prompt with scores gives no row
 
     @property
@@ -372,24 +374,15 @@ def _why_outside(prompt, rollouts, pass_threshold=1.0, band=None, **_):
     few = '' if n>=BAND_ROLLOUTS else f' (fewer than {BAND_ROLLOUTS} scored)'
     return _side_of_band(_pass_rate(rollouts, pass_threshold), band)+few
 
-# %% ../../nbs/formatters/01_methods.ipynb #494478d7
-def _as_text(value):
-    "Return a value as a text: '' for None, JSON for what is not a text."
-    if value is None:
-        return ''
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
-
 # %% ../../nbs/formatters/01_methods.ipynb #8262d167
-@formatter('grpo', _need_grpo, 'trl', 'standard', why=_why_outside)
+@formatter('grpo', _need_grpo, 'trl', 'standard', _why_outside, columns=('answer',))
 def grpo(prompt, rollouts,
     pass_threshold:float=1.0,   # score from which a response is correct
-    band:list=None,             # [low, high]: only prompts with low < pass rate < high, e.g. [0, 1]
-    columns:list=('answer',)    # keys of the metadata that the reward needs
+    band:list=None              # [low, high]: only prompts with low < pass rate < high, e.g. [0, 1]
 )->list:
-    "Write one row per prompt, with the columns that the reward needs."
+    "Write one row per prompt; `columns` hold what the reward needs, by default the answer."
     if band:
         rate = _pass_rate(rollouts, pass_threshold)
         if rate is None or not in_band(rate, band):
             return []
-    values = {k:_as_text(prompt.metadata.get(k)) for k in columns}
-    return [{'prompt':_turns(prompt), 'id':prompt.id, 'columns':values}]
+    return [{'prompt':_turns(prompt), 'id':prompt.id}]

@@ -32,6 +32,9 @@ from ..sampling.loop import Loop, ProgressBar
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
 
+# %% ../../nbs/run/06_execution.ipynb #1b948970
+from ..formatters.advice import check_columns
+
 # %% ../../nbs/run/06_execution.ipynb #f90ed2ea
 def _unpriced_judge(d, judges):
     "Return the option that lacks the price of a judge, or None; `judges` are their options."
@@ -199,6 +202,7 @@ def _prepare_loops(store, d, parts, src, choose):
     loop = next(loops)
     loop.setup()
     load_input(store, d, src)
+    check_columns(store, loop.formatters)
     _print_input_notes(store, loop.verifier, bool(d['verifier'].get('type')))
     if choose:
         loop.keys = parts['keys'] = choose(store)

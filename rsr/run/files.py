@@ -15,8 +15,10 @@ from ..data.files import Atomic, fingerprint, json_pretty, sweep_temporaries
 from ..data.origin import sign_origin
 from ..data.store import Store
 from ..data.summary import stats, write_stats
+from ..data.terminal import warn
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
+from ..formatters.advice import advice, check_columns
 from ..formatters.left_out import remedies_of
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import COMMON, make_formatter, make_formatters, write_files
@@ -142,6 +144,12 @@ def _make_split(d):
     if d.get('split') or d.get('stages'):
         return Split(make_formatters(d['formatter']), d.get('split'), d.get('stages'))
 
+# %% ../../nbs/run/04_files.ipynb #bb8a1e7e
+def _models(store):
+    "Return {sampler: name of its model}."
+    configs = {key:store.config(key)[1] for key in store.samplers()}
+    return {key:c.get('model') or c.get('type') for key, c in configs.items()}
+
 # %% ../../nbs/run/04_files.ipynb #16bce47a
 def write_formats(
     store,             # Store
@@ -158,7 +166,7 @@ def write_formats(
     split = _make_split(d)
     if any(f.type=='grpo' for f in formatters):
         write_reward(store.dir/'train'/'reward.py', mask(d['verifier']))
-    rows = write_files(groups, formatters, store.dir, _sent_messages(d), store.single_turn(), split)
+    rows = write_files(groups, formatters, store.dir, _sent_messages(d), store.single_turn(), split, _models(store))
     _remove_stale(store.dir, formatters, {file for file, counts in rows.items() if counts['rows']})
     return rows
 
@@ -235,6 +243,8 @@ def write_training_files(
     if store._lock:
         _sweep(store.dir)
     rows = write_formats(store, d, formatters, pairs)
+    for note in advice(formatters, rows):
+        warn(note)
     if store._lock:
         _note_written(store, d, configs, rows)
     return rows
@@ -303,6 +313,7 @@ def format_files(
     except RsrError:
         store = Store(path, write=False)
     try:
+        check_columns(store, formatters)
         rows = write_training_files(store, d, formatters)
         if store._lock:
             write_stats(store, run_statistics(store, written_recipe(store, saved_recipe(path))))
