@@ -13,7 +13,7 @@ from .trainers import COMPUTED
 # %% ../../nbs/formatters/09_advice.ipynb #f60925c1
 def _keys(store):
     "Return the keys of the metadata of all prompts."
-    sql = "SELECT DISTINCT key FROM prompts, json_each(row, '$.metadata') WHERE gen=?"
+    sql = "SELECT DISTINCT m.key FROM prompts p, json_each(p.row, '$.metadata') m WHERE p.gen=?"
     return [key for key, in store.db.execute(sql, (store.gen,))]
 
 # %% ../../nbs/formatters/09_advice.ipynb #aa4556da
