@@ -240,3 +240,54 @@ def test_every_reason_for_a_dropped_pair_has_a_remedy():
     found += ['chosen does not pass', 'made from another response', 'same text', 'fewer than min_responses=2 passed']
     assert len(found)>30
     assert [r for r in found if not remedy(r)]==['the formatter made no row']   # of a formatter of your own
+
+def test_columns_of_the_sampling_in_every_file(here, server):
+    "pass_rate, n_passed, n_scored and model, beside keys of the metadata; lint and check accept them."
+    from rsr.formatters.lint import lint_file
+    data = rows(24)
+    for i, r in enumerate(data):
+        r['metadata']['level'] = i%3
+    columns = ['level', 'pass_rate', 'n_passed', 'n_scored', 'model']
+    run = sample(data, 'sft_dpo', base_url=server.base_url, work_dir='run', progress=False,
+                 formatter=[dict(type=t, columns=columns) for t in ('sft', 'dpo')])
+    scores_of = {f'prompt {id[1:]}':scores for id, scores in run.rollouts.groupby('prompt').score}
+    for row in read_jsonl('run/train/sft.jsonl'):
+        text = row['messages'][0]['content']
+        scores = scores_of[text]
+        assert (row['n_passed'], row['n_scored'])==((scores==1).sum(), scores.count())
+        assert row['pass_rate']==row['n_passed']/row['n_scored'] and row['level']==str(int(text.split()[1])%3)
+        assert row['model']=='loopback-1'      # the only one of the server: the recipe names none
+    for method, target in TARGETS:
+        for format in 'jsonl', 'parquet':
+            name, = run.format(method, target=target, name=f'{method}_{target}', columns=columns, format=format)
+            found = lint_file(f'run/train/{name}', method, target)
+            assert found['rows']==found['kept']>0 and not found['problems'], (method, target, found['problems'])
+    run.format('grpo', columns=['answer', 'pass_rate'])
+    assert {r['answer'] for r in read_jsonl('run/train/grpo.jsonl')}=={'A'}
+    assert {type(r['pass_rate']) for r in read_jsonl('run/train/grpo.jsonl')}=={float}
+
+def test_unknown_columns_are_refused_before_the_first_request(here, server):
+    for columns, near in (['anwser'], 'answer'), (['pas_rate'], 'pass_rate'):
+        with pytest.raises(RsrError, match=f"no column '{columns[0]}'. Did you mean '{near}'"):
+            go(server, 3, 'grpo', formatter=dict(columns=columns))
+    with pytest.raises(RsrError, match="trainers use the name 'messages'"):
+        go(server, 3, 'sft', formatter=dict(columns=['messages']))
+    assert not server.log and not (here/'run').exists()
+    run = go(server, 3, 'grpo', verifier='mcq-rlvr')
+    with pytest.raises(RsrError, match='no column'):
+        run.format('sft', columns=['levle'])
+
+def test_advice_on_options_is_given_once(here, server, capsys):
+    "A share of labels that KTO does not want, and the worst of many where near_mean serves better."
+    (here/'v.py').write_text('def f(response, metadata): return len(response)%10/9\n')
+    every = dict(max_rollouts=12, early_stop=False)
+    run = go(server, 6, 'dpo', verifier='v.py:f', formatter=dict(fail_threshold=None, pass_threshold=.8), **every)
+    told = capsys.readouterr().err
+    assert told.count('rejected: near_mean serves better')==1 and 'lowest of 12 scores (median' in told
+    run.format('dpo', rejected='near_mean')
+    run.format('kto')
+    assert 'serves better' not in capsys.readouterr().err
+    run.format('kto', positive_share=.4)
+    assert 'kto.jsonl: positive_share 0.4 is outside the 60 to 70 %' in capsys.readouterr().err
+    go(server, 6, 'dpo', work_dir='binary', **every)
+    assert 'serves better' not in capsys.readouterr().err     # failed responses are all equal

@@ -193,6 +193,13 @@ def _prepare_samplers(parts, max_rollouts, resumed):
         s.resumed = resumed
         s.prepare()
 
+# %% ../../nbs/run/06_execution.ipynb #cc1d7102
+def _note_served_model(store, loop):
+    "Note in the ledger which model a server has, if the recipe names none: `formatter.columns` may ask for it."
+    served = getattr(loop.sampler, 'served', None)
+    if served:
+        store.put('served_models', {**store.get('served_models', {}), str(loop.sampler_key):served})
+
 # %% ../../nbs/run/06_execution.ipynb #388b9ea6
 def _prepare_loops(store, d, parts, src, choose):
     "Load the input and check everything that can be checked before the first call; return the loops."
@@ -207,6 +214,7 @@ def _prepare_loops(store, d, parts, src, choose):
     if choose:
         loop.keys = parts['keys'] = choose(store)
     _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
+    _note_served_model(store, loop)
     save_recipe(store, d)
     return chain([loop], loops)
 

@@ -148,7 +148,8 @@ def _make_split(d):
 def _models(store):
     "Return {sampler: name of its model}."
     configs = {key:store.config(key)[1] for key in store.samplers()}
-    return {key:c.get('model') or c.get('type') for key, c in configs.items()}
+    served = store.get('served_models', {})
+    return {key:c.get('model') or served.get(str(key)) or c['type'] for key, c in configs.items()}
 
 # %% ../../nbs/run/04_files.ipynb #16bce47a
 def write_formats(
