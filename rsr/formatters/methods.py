@@ -193,7 +193,7 @@ def dpo(prompt, rollouts,
     fail_threshold:float=0.0,      # score up to which a response may be rejected; None: whatever does not pass
     min_margin:float=0.0,          # smallest difference of the two scores (0.15 suits rubric scores)
     max_margin:float=None,         # largest difference; None: any
-    rejected:str='worst',          # worst, near_mean: which of the failed
+    rejected:str='worst',          # worst, near_mean (better from 9 scored responses to a prompt): which of the failed
     max_pairs_per_prompt:int=1,    # pairs per prompt, at most
     strategy:str=None,             # how the two sides were sampled, from the recipe's `pairs:`
     floor:float=None,              # with a strategy: lowest score of a rejected response; None: any
