@@ -34,7 +34,8 @@ from rsr.explore.score_index import read_scores, read_splits, read_texts, text_m
 from rsr.explore.state import Exploration
 from rsr.explore.thresholds import histogram, preview_counts, with_thresholds
 from rsr.explore.widget import Explorer, explore
-from rsr.formatters.methods import FORMATTERS, formatter, makes_pair
+from rsr.formatters.methods import FORMATTERS, formatter
+from rsr.formatters.pairing import makes_pair
 from rsr.formatters.writer import make_formatters
 from rsr.run.files import valid_outcomes, write_formats
 from rsr.run.results import Run

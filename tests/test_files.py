@@ -247,7 +247,8 @@ def test_a_pair_is_alike_in_length_and_a_prompt_is_lost_only_if_it_has_none(tmp_
         rows = read_jsonl(tmp_path/str(ratio)/'train'/'dpo.jsonl')
         written[ratio] = {r['prompt'][-1]['content'] for r in rows}
         told = collections.Counter(why for _, why in pairs_of(groups, fs[0]) if why)
-        assert counts.get('unlike_length', 0)==told['lengths too unlike']
+        lost = counts.get('without_row', {})
+        assert {**told}=={why: n for why, n in lost.items() if why!='empty without its thinking'}
         assert counts['rows']==len(rows) and sum(told.values())==150-counts['prompts']
     assert all(length_ratio(r['chosen'][0]['content'], r['rejected'][0]['content'])<=1.5 for r in rows)
     text = (lambda r: r.text.split('</think>')[1]) if o.get('thinking')=='strip' else lambda r: r.text
@@ -255,7 +256,7 @@ def test_a_pair_is_alike_in_length_and_a_prompt_is_lost_only_if_it_has_none(tmp_
         scores_fit = c.score>=.7-1e-9 and c.score-r.score>=.15-1e-9 and (r.score<.7-1e-9 or 'strategy' in o)
         return scores_fit and text(c)!=text(r) and length_ratio(text(c), text(r))<=1.5
     assert written[1.5]=={p.messages[0]['content'] for p, rs in groups if any(may(c, r) for c in rs for r in rs)}
-    assert counts['unlike_length']==len(written[None]-written[1.5])>15 and len(written[1.5])>40
+    assert lost['lengths too unlike']==len(written[None]-written[1.5])>15 and len(written[1.5])>40
 
 def test_thinking_stands_in_one_form(tmp_path):
     p = Prompt('1', [U('q')])

@@ -1,4 +1,5 @@
 "Files of every method from real runs: KTO, GRPO, targets, splits, stages, decontamination."
+import contextlib
 import importlib.util
 import json
 import subprocess
@@ -178,3 +179,115 @@ def test_max_margin_is_asked_for(here):
     from rsr.formatters.writer import make_formatter
     f = make_formatter('dpo', max_margin=.5, fail_threshold=.6, pass_threshold=.9)
     assert f.need([(1., 1), (0., 2)])!=(0, 0) and f.need([(1., 1), (.55, 2)])==(0, 0)
+
+def test_multi_sft_says_how_many_prompts_fall_short(here, server):
+    "With the number wanted, in the statistics and in the closing lines."
+    run = go(server, 30, 'multi_sft', formatter=dict(num_responses=4), max_rollouts=6)
+    counts = run.stats()['rows']['multi_sft.jsonl']
+    pools = [len(r['responses']) for r in read_jsonl('run/train/multi_sft.jsonl')]
+    sizes = {int(size):n for size, n in counts['responses'].items()}
+    assert counts['num_responses']==4 and sum(sizes.values())==30 and counts['full']==sizes[4]==pools.count(4)
+    assert {k:n for k, n in sizes.items() if k}=={k:pools.count(k) for k in set(pools)} and len(sizes)>2
+    short = 30-sizes[4]
+    assert f'{sizes[4]} prompts with 4 responses; {short} fell short of num_responses=4 (' in run.summary()
+    run.format('multi_sft', min_responses=4)
+    counts = run.stats()['rows']['multi_sft.jsonl']
+    none = sizes.get(0, 0)
+    why = {'fewer than min_responses=4 passed':short-none, 'none passed':none}
+    assert counts['without_row']=={reason:n for reason, n in why.items() if n}
+    assert 'raise sampling.max_rollouts, or lower min_responses' in run.summary()
+
+def test_every_formatter_says_why_prompts_give_no_row(here, server):
+    "One count per prompt, by one function, in the file's counts and wherever it is called."
+    from rsr.data.store import Store
+    from rsr.formatters.left_out import remedy, why_left_out
+    from rsr.formatters.writer import make_formatters
+    from rsr.run.files import valid_groups
+    run = go(server, 40, 'grpo')
+    configs = [dict(type='grpo', band=[.3, .7]), dict(type='sft'), dict(type='dpo', min_rejected_chars=10_000),
+               dict(type='kto'), dict(type='multi_sft', min_responses=3)]
+    reasons = {}
+    for c in configs:
+        name, = run.format(**c)
+        counts = run.stats()['rows'][name]
+        with contextlib.closing(Store('run', write=False)) as store:
+            why = why_left_out(make_formatters([c])[0], valid_groups(store, run.recipe))
+        assert counts.get('without_row', {})==why and counts['prompts']+sum(why.values())==40
+        assert all(map(remedy, why)) and all(remedy(w) in run.summary() for w in why)
+        reasons[c['type']] = set(why)
+    assert reasons['grpo']>={'pass rate too low', 'pass rate too high'}
+    assert 'rejected too short' in reasons['dpo']
+
+def test_every_reason_for_a_dropped_pair_has_a_remedy():
+    "As the sources name them, so that a new reason cannot be forgotten."
+    import ast
+    import inspect
+
+    from rsr.formatters import methods, pairing
+    from rsr.formatters.left_out import remedy
+    from rsr.pairs import flaws
+    def reasons(f):
+        returned = (n.value for n in ast.walk(ast.parse(inspect.getsource(f))) if isinstance(n, ast.Return) and n.value)
+        texts = (c.value for v in returned for c in ast.walk(v) if isinstance(c, ast.Constant))
+        return [t for t in texts if isinstance(t, str) and len(t)>3 and t not in ('rejected: ', 'pass_threshold')]
+    of_pairs = (pairing.length_problem, pairing.margin_problem, pairing._try_pair, pairing.find_pairs,
+                pairing._main_reason, pairing._why_unpaired, pairing._mismatch, methods._none_passed,
+                methods._no_label, methods._why_no_pool, methods._side_of_band, methods.Formatter.why_no_row)
+    found = [r for f in of_pairs for r in reasons(f)]
+    found += [f'rejected: {r}' for f in (pairing._unusable, pairing.implausible) for r in reasons(f)]
+    found += [f'flaw: {r}' for f in (flaws.flaw_problem, flaws._measured_problem, flaws._rubric_problem)
+              for r in reasons(f)]
+    found += ['chosen does not pass', 'made from another response', 'same text', 'fewer than min_responses=2 passed']
+    assert len(found)>30
+    assert [r for r in found if not remedy(r)]==['the formatter made no row']   # of a formatter of your own
+
+def test_columns_of_the_sampling_in_every_file(here, server):
+    "pass_rate, n_passed, n_scored and model, beside keys of the metadata; lint and check accept them."
+    from rsr.formatters.lint import lint_file
+    data = rows(24)
+    for i, r in enumerate(data):
+        r['metadata']['level'] = i%3
+    columns = ['level', 'pass_rate', 'n_passed', 'n_scored', 'model']
+    run = sample(data, 'sft_dpo', base_url=server.base_url, work_dir='run', progress=False,
+                 formatter=[dict(type=t, columns=columns) for t in ('sft', 'dpo')])
+    scores_of = {f'prompt {id[1:]}':scores for id, scores in run.rollouts.groupby('prompt').score}
+    for row in read_jsonl('run/train/sft.jsonl'):
+        text = row['messages'][0]['content']
+        scores = scores_of[text]
+        assert (row['n_passed'], row['n_scored'])==((scores==1).sum(), scores.count())
+        assert row['pass_rate']==row['n_passed']/row['n_scored'] and row['level']==str(int(text.split()[1])%3)
+        assert row['model']=='loopback-1'      # the only one of the server: the recipe names none
+    for method, target in TARGETS:
+        for format in 'jsonl', 'parquet':
+            name, = run.format(method, target=target, name=f'{method}_{target}', columns=columns, format=format)
+            found = lint_file(f'run/train/{name}', method, target)
+            assert found['rows']==found['kept']>0 and not found['problems'], (method, target, found['problems'])
+    run.format('grpo', columns=['answer', 'pass_rate'])
+    assert {r['answer'] for r in read_jsonl('run/train/grpo.jsonl')}=={'A'}
+    assert {type(r['pass_rate']) for r in read_jsonl('run/train/grpo.jsonl')}=={float}
+
+def test_unknown_columns_are_refused_before_the_first_request(here, server):
+    for columns, near in (['anwser'], 'answer'), (['pas_rate'], 'pass_rate'):
+        with pytest.raises(RsrError, match=f"no column '{columns[0]}'. Did you mean '{near}'"):
+            go(server, 3, 'grpo', formatter=dict(columns=columns))
+    with pytest.raises(RsrError, match="trainers use the name 'messages'"):
+        go(server, 3, 'sft', formatter=dict(columns=['messages']))
+    assert not server.log and not (here/'run').exists()
+    run = go(server, 3, 'grpo', verifier='mcq-rlvr')
+    with pytest.raises(RsrError, match='no column'):
+        run.format('sft', columns=['levle'])
+
+def test_advice_on_options_is_given_once(here, server, capsys):
+    "A share of labels that KTO does not want, and the worst of many where near_mean serves better."
+    (here/'v.py').write_text('def f(response, metadata): return len(response)%10/9\n')
+    every = dict(max_rollouts=12, early_stop=False)
+    run = go(server, 6, 'dpo', verifier='v.py:f', formatter=dict(fail_threshold=None, pass_threshold=.8), **every)
+    told = capsys.readouterr().err
+    assert told.count('rejected: near_mean serves better')==1 and 'lowest of 12 scores (median' in told
+    run.format('dpo', rejected='near_mean')
+    run.format('kto')
+    assert 'serves better' not in capsys.readouterr().err
+    run.format('kto', positive_share=.4)
+    assert 'kto.jsonl: positive_share 0.4 is outside the 60 to 70 %' in capsys.readouterr().err
+    go(server, 6, 'dpo', work_dir='binary', **every)
+    assert 'serves better' not in capsys.readouterr().err     # failed responses are all equal

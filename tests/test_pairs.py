@@ -170,10 +170,10 @@ def test_a_rejected_side_of_another_length_is_asked_again(here):
     # two tries each, and four where nothing fits
     assert asked.pop('question 7')==3 and set(asked.values())=={1}
     assert run.stats()['pairs']['dpo']['dropped']=={'lengths too unlike':1}
-    assert run.stats()['rows']['dpo.jsonl']['unlike_length']==1
+    assert run.stats()['rows']['dpo.jsonl']['without_row']=={'lengths too unlike':1}
     assert rsr('format', 'w', 'formatter.max_length_ratio=null').returncode==0
     assert len(read_jsonl('w/train/dpo.jsonl'))==10
-    assert 'unlike_length' not in load_run('w').stats()['rows']['dpo.jsonl']
+    assert 'without_row' not in load_run('w').stats()['rows']['dpo.jsonl']
 
 def test_flawed_by_rubric_needs_the_target_to_flip_and_the_rest_to_hold(here):
     (here/'c.py').write_text('def warm(prompt, response): return "glad" in response\n'

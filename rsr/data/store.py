@@ -362,7 +362,7 @@ def walk(self:Store,
             d, mine = orjson.loads(row), rollouts.get(key, [])
             if sides or reviews:
                 _mark(mine, sides, reviews)
-            yield Prompt(id_, d['messages'], d['metadata'], d['extra'], key), stop, mine
+            yield Prompt(id_, d['messages'], d['metadata'], d['extra'], key, stop), stop, mine
 
 # %% ../../nbs/data/06_store.ipynb #26a4a6f0
 @patch

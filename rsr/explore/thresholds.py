@@ -11,7 +11,8 @@ import numpy as np
 import yaml
 from ..data.types import EPS, failed, passed
 from .score_index import Scores, index, stand_ins, text_mode
-from ..formatters.methods import FORMATTERS, balanced_counts, in_band, makes_pair, pool_size
+from ..formatters.methods import FORMATTERS, balanced_counts, in_band, pool_size
+from ..formatters.pairing import makes_pair
 from ..formatters.writer import options_of
 
 # %% ../../nbs/explore/01_thresholds.ipynb #e518fb39
@@ -108,7 +109,7 @@ def _strategy_pairs(ix, o):
 def _dpo(ix, o):
     if o.get('strategy'):
         return _strategy_pairs(ix, o)
-    any_pair = o['max_margin'] is None and o.get('max_length_ratio') is None   # if it is far enough apart
+    any_pair = all(o.get(k) is None for k in ('max_margin', 'max_length_ratio', 'min_rejected_chars'))   # if it is far enough apart
     worst_first = any_pair and o['rejected']=='worst'
     rows, margin = _count_pairs(ix, o, worst_first)
     exact = ix.texts_known and any_pair and (worst_first or o['max_pairs_per_prompt']==1)
@@ -116,7 +117,7 @@ def _dpo(ix, o):
 
 # %% ../../nbs/explore/01_thresholds.ipynb #babe4796
 MOST_CALLS = 1500   # prompts for which a formatter itself is called
-READS_TEXT = 'strategy', 'max_length_ratio'   # options of `dpo` that read texts, which stand-ins do not have
+READS_TEXT = 'strategy', 'max_length_ratio', 'min_rejected_chars'   # options of `dpo` that read texts, which stand-ins do not have
 
 # %% ../../nbs/explore/01_thresholds.ipynb #d9d1c35c
 def _call_formatter(s, f, e, places, mode):

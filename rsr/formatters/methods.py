@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['FORMATTERS', 'SELECT', 'BAND_ROLLOUTS', 'Method', 'formatter', 'Formatter', 'select', 'select_best', 'select_first',
-           'select_shortest', 'select_longest', 'select_random', 'sft', 'makes_pair', 'dpo', 'lost_to_length',
-           'unique_texts', 'pool_size', 'multi_sft', 'kto', 'balanced_counts', 'balance', 'in_band', 'grpo']
+           'select_shortest', 'select_longest', 'select_random', 'sft', 'dpo_pairs', 'dpo', 'unique_texts', 'pool_size',
+           'pool_of', 'multi_sft', 'kto', 'balanced_counts', 'balance', 'in_band', 'grpo']
 
 # %% ../../nbs/formatters/01_methods.ipynb #0a83cc3b
-import orjson
 from dataclasses import dataclass
+from fastcore.basics import patch
 from typing import NamedTuple
 from ..data.text import minhash, normalised, stable_hash
-from ..data.types import EPS, failed, passed
-from .pairing import find_pairs, human_verdict, rank_rejected, unlike_length
+from ..data.types import EPS, passed
+from .pairing import find_pairs, makes_pair, passed_and_failed, passed_failed_pairs
 
 # %% ../../nbs/formatters/01_methods.ipynb #6c40a821
 class Method(NamedTuple):
@@ -22,6 +22,8 @@ class Method(NamedTuple):
     need: object             # ([(score, text), …], **options) -> (passes, fails) still needed
     target: str = None       # default trainer; None: rows are written as they come
     style: str = 'messages'  # default style
+    why: object = None       # (prompt, rollouts, **options) -> why a prompt with scores gives no row
+    columns: tuple = ()      # default of formatter.columns
 
 # %% ../../nbs/formatters/01_methods.ipynb #2717d61f
 FORMATTERS = {}   # name -> Method
@@ -30,11 +32,13 @@ def formatter(
     name:str,             # as recipes write it
     need,                 # ([(score, text), …], **options) -> (passes, fails) still needed
     target:str=None,      # default trainer; None: rows are written as they come
-    style:str='messages'  # default style: messages, standard
+    style:str='messages', # default style: messages, standard
+    why=None,             # (prompt, rollouts, **options) -> why a prompt with scores gives no row
+    columns:tuple=()      # default of formatter.columns
 ):
     "Register a function `(prompt, rollouts, **options) -> [row, …]` as a formatter."
     def _(f):
-        FORMATTERS[name] = Method(f, need, target, style)
+        FORMATTERS[name] = Method(f, need, target, style, why, columns)
         return f
     return _
 
@@ -52,6 +56,8 @@ class Formatter:
     format: str = 'jsonl'         # or 'parquet'
     thinking: str = 'keep'        # keep, strip, reasoning_content
     keep_system: bool = False     # sampler.system_prompt and prompt_template go into the rows
+    columns: list = None          # further columns: keys of the metadata, pass_rate, n_passed, n_scored, model
+    why: object = None            # (prompt, rollouts) -> why a prompt with scores gives no row
 
     @property
     def file(self):
@@ -60,6 +66,16 @@ class Formatter:
     @property
     def method(self):
         return 'sft' if self.options.get('unroll') else self.type   # an unrolled pool trains as SFT
+
+# %% ../../nbs/formatters/01_methods.ipynb #5943e9f4
+@patch
+def why_no_row(self:Formatter, prompt, rollouts)->str:
+    "Return why a prompt gives no row in the file."
+    if not rollouts:
+        return 'no reference answer' if prompt.stop=='no_reference' else 'no complete response'
+    if all(r.score is None for r in rollouts):
+        return 'unscored'
+    return self.why and self.why(prompt, rollouts) or 'the formatter made no row'
 
 # %% ../../nbs/formatters/01_methods.ipynb #3d67607e
 def _turns(prompt):
@@ -113,7 +129,12 @@ def _need_sft(seen, pass_threshold=1.0, **_):
     return int(not any_passed), 0
 
 # %% ../../nbs/formatters/01_methods.ipynb #01aedfa2
-@formatter('sft', _need_sft, 'llamafactory')
+def _none_passed(prompt, rollouts, **_):
+    "Return the only reason why scored responses give no SFT row."
+    return 'none passed'
+
+# %% ../../nbs/formatters/01_methods.ipynb #7d755a14
+@formatter('sft', _need_sft, 'llamafactory', why=_none_passed)
 def sft(prompt, rollouts,
     pass_threshold:float=1.0,   # score from which a response is correct
     select:str='best'           # best, first, shortest, longest, random: which of the passed
@@ -121,55 +142,6 @@ def sft(prompt, rollouts,
     "Write one row per prompt: its best passed response."
     correct = [r for r in rollouts if passed(r.score, pass_threshold)]
     return [{'prompt':_turns(prompt), 'response':SELECT[select](correct, prompt)}] if correct else []
-
-# %% ../../nbs/formatters/01_methods.ipynb #6be3b443
-def _split(items, score_of, pass_threshold, fail_threshold):
-    "Return (passed, failed) of some items."
-    ok = [x for x in items if passed(score_of(x), pass_threshold)]
-    bad = [x for x in items if failed(score_of(x), pass_threshold, fail_threshold)]
-    return ok, bad
-
-# %% ../../nbs/formatters/01_methods.ipynb #17468b8b
-def makes_pair(
-    chosen,                       # (score, text or its `digest`); without a length ratio also (array of scores, None)
-    rejected,                     # another
-    min_margin:float=0.0,         # smallest difference of the scores
-    max_margin:float=None,        # largest difference; None: any
-    max_length_ratio:float=None   # longer text at most this many times the shorter; None: any
-)->bool:
-    "Check whether two scored texts are far enough apart in score and similar enough in length."
-    margin, most = chosen[0]-rejected[0], 1. if max_margin is None else max_margin
-    in_range = (min_margin-EPS<=margin) & (margin<=most+EPS)
-    if max_length_ratio is None:
-        return in_range
-    return in_range and not unlike_length(chosen[1], rejected[1], max_length_ratio)
-
-# %% ../../nbs/formatters/01_methods.ipynb #27c59f9d
-def _fits(c, r, rule):
-    "Check whether a passed and a failed response make a pair."
-    if c.text.strip()==r.text.strip() or human_verdict(c, r)=='reject':
-        return False
-    return makes_pair((c.score, c.text), (r.score, r.text), **rule)
-
-# %% ../../nbs/formatters/01_methods.ipynb #b07fda40
-def _first_pair(c, fits):
-    "Return (chosen, rejected, swapped) of a passed response and the failed ones that fit it."
-    reviewed = [r for r in fits if human_verdict(c, r)]
-    r = (reviewed or fits)[0]
-    return (r, c, True) if human_verdict(c, r)=='swap' else (c, r, False)
-
-# %% ../../nbs/formatters/01_methods.ipynb #63310702
-def _passed_failed_pairs(rollouts, pass_threshold, fail_threshold, order, most, **rule):
-    "Return [(chosen, rejected, swapped), …] of passed and failed responses."
-    ok, bad = _split(rollouts, lambda r: r.score, pass_threshold, fail_threshold)
-    bad, pairs = rank_rejected(bad, rollouts, order), []
-    for c in sorted(ok, key=lambda r: -r.score):
-        fits = [r for r in bad if _fits(c, r, rule)]
-        if fits and len(pairs)<most:
-            pair = _first_pair(c, fits)
-            pairs.append(pair)
-            bad.remove(pair[0] if pair[2] else pair[1])
-    return pairs
 
 # %% ../../nbs/formatters/01_methods.ipynb #4c13e4c5
 def _any_pair(ok, others, rule):
@@ -180,51 +152,60 @@ def _widest_margin(ok, bad):
 
 # %% ../../nbs/formatters/01_methods.ipynb #f3700347
 def _need_pair(seen, pass_threshold=1.0, fail_threshold=0.0, min_margin=0.0, max_margin=None, strategy=None,
-               max_length_ratio=None, **_):
+               max_length_ratio=None, min_rejected_chars=None, **_):
     "Return (passes, fails) still needed for a pair."
-    rule = dict(min_margin=min_margin, max_margin=max_margin, max_length_ratio=max_length_ratio)
-    ok, bad = _split(seen, lambda x: x[0], pass_threshold, fail_threshold)
+    rule = dict(min_margin=min_margin, max_margin=max_margin, max_length_ratio=max_length_ratio,
+                min_rejected_chars=min_rejected_chars)
+    ok, bad = passed_and_failed(seen, lambda x: x[0], pass_threshold, fail_threshold)
     if strategy:   # whatever is worse by the margin may be rejected
         return int(not ok), int(not _any_pair(ok, seen, rule))
     if not ok or not bad:
         return int(not ok), int(not bad)
     if _widest_margin(ok, bad)<min_margin-EPS:
         return 1, 1
-    if max_margin is None and max_length_ratio is None or _any_pair(ok, bad, rule):
+    if _any_pair(ok, bad, rule):
         return 0, 0
-    return (1, 0) if len(ok)>=len(bad) else (0, 1)
+    if not _any_pair(ok, bad, {**rule, 'min_rejected_chars':None}):
+        return (1, 0) if len(ok)>=len(bad) else (0, 1)
+    return 0, 1   # the failed ones are too short
 
-# %% ../../nbs/formatters/01_methods.ipynb #359039d3
-@formatter('dpo', _need_pair, 'llamafactory')
+# %% ../../nbs/formatters/01_methods.ipynb #41f97281
+def dpo_pairs(
+    rollouts,        # Rollouts of one prompt
+    strategy=None,   # options as for `dpo`
+    fail_threshold=0.0, floor=None, inverted='drop', rejected='worst', max_pairs_per_prompt=1, **rule
+)->tuple:            # ([(chosen, rejected, swapped), …], reason if there are none)
+    "Return the pairs of a prompt under the options of a dpo formatter, or why there are none."
+    rule.update(order=rejected, most=max_pairs_per_prompt)
+    if strategy:
+        return find_pairs(rollouts, inverted=inverted, floor=floor, **rule)
+    return passed_failed_pairs(rollouts, fail_threshold=fail_threshold, **rule)
+
+# %% ../../nbs/formatters/01_methods.ipynb #28e93792
+def _why_no_pair(prompt, rollouts, **options):
+    "Return why scored responses give no pair."
+    return dpo_pairs(rollouts, **options)[1]
+
+# %% ../../nbs/formatters/01_methods.ipynb #154c3c09
+@formatter('dpo', _need_pair, 'llamafactory', why=_why_no_pair)
 def dpo(prompt, rollouts,
     pass_threshold:float=1.0,      # score from which a response may be chosen
     fail_threshold:float=0.0,      # score up to which a response may be rejected; None: whatever does not pass
     min_margin:float=0.0,          # smallest difference of the two scores (0.15 suits rubric scores)
     max_margin:float=None,         # largest difference; None: any
-    rejected:str='worst',          # worst, near_mean: which of the failed
+    rejected:str='worst',          # worst, near_mean (better from 9 scored responses to a prompt): which of the failed
     max_pairs_per_prompt:int=1,    # pairs per prompt, at most
     strategy:str=None,             # how the two sides were sampled, from the recipe's `pairs:`
     floor:float=None,              # with a strategy: lowest score of a rejected response; None: any
     inverted:str='drop',           # with a strategy: drop, swap: what to do if the weaker side scores higher
-    max_length_ratio:float=None    # longer text at most this many times the characters of the shorter; None: any
+    max_length_ratio:float=None,   # longer text at most this many times the characters of the shorter; None: any
+    min_rejected_chars:int=None    # fewest characters of a rejected response; None: any length
 )->list:
     "Write pairs of passed and failed responses."
-    rule = dict(pass_threshold=pass_threshold, min_margin=min_margin, max_margin=max_margin,
-                max_length_ratio=max_length_ratio)
-    if strategy:
-        pairs, _ = find_pairs(rollouts, max_pairs_per_prompt, inverted, rejected, floor=floor, **rule)
-    else:
-        pairs = _passed_failed_pairs(rollouts, fail_threshold=fail_threshold, order=rejected,
-                                     most=max_pairs_per_prompt, **rule)
+    pairs, _ = dpo_pairs(rollouts, strategy, fail_threshold, floor, inverted, rejected, max_pairs_per_prompt,
+                         pass_threshold=pass_threshold, min_margin=min_margin, max_margin=max_margin,
+                         max_length_ratio=max_length_ratio, min_rejected_chars=min_rejected_chars)
     return [{'prompt':_turns(prompt), 'chosen':c, 'rejected':r, 'margin':c.score-r.score} for c, r, _ in pairs]
-
-# %% ../../nbs/formatters/01_methods.ipynb #0e898a95
-def lost_to_length(
-    f:Formatter,   # of type dpo
-    prompt, rollouts
-)->bool:
-    "Check whether a prompt without a pair would have one without the length ratio."
-    return bool(f.options.get('max_length_ratio')) and bool(f.rows(prompt, rollouts, max_length_ratio=None))
 
 # %% ../../nbs/formatters/01_methods.ipynb #2dc494ba
 def _without_near(texts, threshold):
@@ -277,8 +258,21 @@ def _unique_passed(rollouts, pass_threshold, unique):
         by_text.setdefault(r.text.strip(), r)
     return [by_text[text] for text in unique_texts(list(by_text), unique)]
 
+# %% ../../nbs/formatters/01_methods.ipynb #cbfad5b4
+def pool_of(
+    rollouts, pass_threshold=1.0, num_responses=16, unique='exact', **_   # options as for `multi_sft`
+)->list:
+    "Return the unique passed responses of a prompt, at most `num_responses`."
+    return _unique_passed(rollouts, pass_threshold, unique)[:num_responses]
+
+# %% ../../nbs/formatters/01_methods.ipynb #354070db
+def _why_no_pool(prompt, rollouts, min_responses=1, **options):
+    "Return why scored responses give no pool."
+    few = f'fewer than min_responses={min_responses} passed'
+    return few if pool_of(rollouts, **options) else 'none passed'
+
 # %% ../../nbs/formatters/01_methods.ipynb #85c0917d
-@formatter('multi_sft', _need_multi, 'llamafactory')
+@formatter('multi_sft', _need_multi, 'llamafactory', why=_why_no_pool)
 def multi_sft(prompt, rollouts,
     pass_threshold:float=1.0,   # score from which a response is correct
     num_responses:int=16,       # unique passed responses to collect
@@ -287,21 +281,26 @@ def multi_sft(prompt, rollouts,
     unroll:bool=False           # write an SFT row for each response instead of the pool
 )->list:
     "Write one row per prompt: its unique passed responses, best first."
-    pool = _unique_passed(rollouts, pass_threshold, unique)
+    pool = pool_of(rollouts, pass_threshold, num_responses, unique)
     pool = pool[:pool_size(len(pool), num_responses, min_responses)]
     if unroll:
         return [{'prompt':_turns(prompt), 'response':r} for r in pool]
     return [{'prompt':_turns(prompt), 'responses':pool}] if pool else []
 
 # %% ../../nbs/formatters/01_methods.ipynb #0b087731
-@formatter('kto', _need_pair, 'trl', 'standard')
+def _no_label(prompt, rollouts, **_):
+    "Return the only reason why scored responses give no labelled row."
+    return 'none passed or failed'
+
+# %% ../../nbs/formatters/01_methods.ipynb #579ed3b2
+@formatter('kto', _need_pair, 'trl', 'standard', why=_no_label)
 def kto(prompt, rollouts,
     pass_threshold:float=1.0,    # score from which the label is true
     fail_threshold:float=0.0,    # score up to which the label is false; None: whatever does not pass
     positive_share:float=0.65    # share of true labels in the file, in (0, 1)
 )->list:
     "Write one row per labelled, distinct response."
-    ok, bad = _split(rollouts, lambda r: r.score, pass_threshold, fail_threshold)
+    ok, bad = passed_and_failed(rollouts, lambda r: r.score, pass_threshold, fail_threshold)
     rows = {}
     for r in ok+bad:
         row = {'prompt':_turns(prompt), 'response':r, 'label':passed(r.score, pass_threshold)}
@@ -361,24 +360,29 @@ def _pass_rate(rollouts, pass_threshold):
     scores = [r.score for r in rollouts if r.score is not None]
     return sum(passed(s, pass_threshold) for s in scores)/len(scores) if scores else None
 
-# %% ../../nbs/formatters/01_methods.ipynb #494478d7
-def _as_text(value):
-    "Return a value as a text: '' for None, JSON for what is not a text."
-    if value is None:
-        return ''
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+# %% ../../nbs/formatters/01_methods.ipynb #1edfc428
+def _side_of_band(rate, band):
+    "Return where a pass rate outside a band lies."
+    if rate in (0, 1):
+        return 'all passed' if rate else 'none passed'
+    return 'pass rate too low' if rate<=band[0] else 'pass rate too high'
+
+# %% ../../nbs/formatters/01_methods.ipynb #f0e79853
+def _why_outside(prompt, rollouts, pass_threshold=1.0, band=None, **_):
+    "Return why scored responses leave a prompt outside the band."
+    n = sum(r.score is not None for r in rollouts)
+    few = '' if n>=BAND_ROLLOUTS else f' (fewer than {BAND_ROLLOUTS} scored)'
+    return _side_of_band(_pass_rate(rollouts, pass_threshold), band)+few
 
 # %% ../../nbs/formatters/01_methods.ipynb #8262d167
-@formatter('grpo', _need_grpo, 'trl', 'standard')
+@formatter('grpo', _need_grpo, 'trl', 'standard', _why_outside, columns=('answer',))
 def grpo(prompt, rollouts,
     pass_threshold:float=1.0,   # score from which a response is correct
-    band:list=None,             # [low, high]: only prompts with low < pass rate < high, e.g. [0, 1]
-    columns:list=('answer',)    # keys of the metadata that the reward needs
+    band:list=None              # [low, high]: only prompts with low < pass rate < high, e.g. [0, 1]
 )->list:
-    "Write one row per prompt, with the columns that the reward needs."
+    "Write one row per prompt; `columns` hold what the reward needs, by default the answer."
     if band:
         rate = _pass_rate(rollouts, pass_threshold)
         if rate is None or not in_band(rate, band):
             return []
-    values = {k:_as_text(prompt.metadata.get(k)) for k in columns}
-    return [{'prompt':_turns(prompt), 'id':prompt.id, 'columns':values}]
+    return [{'prompt':_turns(prompt), 'id':prompt.id}]

@@ -9,20 +9,23 @@ __all__ = ['COMMON', 'CHOICES', 'NULLABLE', 'CHECKS', 'options_of', 'option_chec
 
 # %% ../../nbs/formatters/04_writer.ipynb #217639bd
 import inspect, orjson
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from fastcore.basics import patch
 from ..data.files import Atomic
 from ..data.text import stable_hash
 from ..data.types import RsrError, no_such
-from .methods import FORMATTERS, Formatter, SELECT, balance, lost_to_length
+from .methods import FORMATTERS, Formatter, SELECT, balance, pool_of
+from .pairing import count_choices
 from .splits import is_number
-from .trainers import TRAINERS, as_written, get_row_format, get_trainer
-from .trainers import is_date, trainer_row, write_index
+from .trainers import NO_ANSWER, TRAINERS, as_written, get_row_format, get_trainer
+from .trainers import is_date, needed_columns, trainer_row, with_columns, write_index
 
 # %% ../../nbs/formatters/04_writer.ipynb #1c811323
-COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False)   # options of every formatter
+COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False, columns=None)   # of every formatter
 
 # %% ../../nbs/formatters/04_writer.ipynb #60797eab
 def options_of(fn)->dict:
@@ -34,8 +37,8 @@ def options_of(fn)->dict:
 CHOICES = dict(select=SELECT, rejected=('worst', 'near_mean'), inverted=('drop', 'swap'),
                unique=('exact', 'normalised', 'near'), thinking=('keep', 'strip', 'reasoning_content'),
                style=('messages', 'standard'), format=('jsonl', 'parquet'))
-NULLABLE = ('fail_threshold', 'max_margin', 'floor', 'max_length_ratio', 'band', 'target', 'style', 'format',
-            'strategy')
+NULLABLE = ('fail_threshold', 'max_margin', 'floor', 'max_length_ratio', 'min_rejected_chars', 'band', 'target',
+            'style', 'format', 'strategy', 'columns')
 
 # %% ../../nbs/formatters/04_writer.ipynb #703cc2b8
 CHECKS = {}   # option -> (check, what its value has to be)
@@ -66,7 +69,7 @@ def is_ratio(value)->bool:
     return is_number(value) and value>1
 
 # %% ../../nbs/formatters/04_writer.ipynb #cafe2b1a
-@option_check('a whole number from 1', 'num_responses', 'min_responses', 'max_pairs_per_prompt')
+@option_check('a whole number from 1', 'num_responses', 'min_responses', 'max_pairs_per_prompt', 'min_rejected_chars')
 def is_count(value)->bool:
     "Check for a whole number of 1 or more."
     return isinstance(value, int) and not isinstance(value, bool) and value>=1
@@ -104,22 +107,26 @@ def _check_value(where, option, value):
         raise RsrError(f'{where}.{option}: '+no_such('choice', value, CHOICES[option]))
 
 # %% ../../nbs/formatters/04_writer.ipynb #31785755
-def _taken_columns():
-    "Return the names that no GRPO column may have."
-    names = {'prompt', 'tools'}
+def _taken_columns(method):
+    "Return the names that trainers use themselves, so that no further column may have them."
+    names = {'prompt', 'tools', 'id'}
     for trainer in TRAINERS.values():
-        for taken in trainer.taken.get('grpo', {}).values():
+        for taken in [*trainer.taken.get(method, {}).values(), *(needed_columns(trainer, method) or [])]:
             names.update(taken)
     return names
 
 # %% ../../nbs/formatters/04_writer.ipynb #0cb469ea
 def _check_together(where, options):
-    "Raise if thresholds overlap, or if a column has a taken name."
+    "Raise if thresholds overlap."
     passes, fails = options.get('pass_threshold'), options.get('fail_threshold')
     if passes is not None and fails is not None and fails>=passes:
         raise RsrError(f'{where}.fail_threshold: {fails:g} is not below pass_threshold {passes:g}:'
                        ' a response would be chosen and rejected at once')
-    taken = _taken_columns() & set(options.get('columns') or ())
+
+# %% ../../nbs/formatters/04_writer.ipynb #77a8747a
+def _check_columns(where, method, columns):
+    "Raise if a further column has a name that trainers use themselves."
+    taken = _taken_columns(method) & set(columns or ())
     if taken:
         raise RsrError(f"{where}.columns: trainers use the name '{min(taken)}' themselves; rename it in data.transform")
 
@@ -160,11 +167,14 @@ def make_formatter(
     for option, value in {**own, **common}.items():
         _check_value(where, option, value)
     _check_together(where, own)
-    f = Formatter(type, name or type, own, partial(method.rows, **own), partial(method.need, **own), **common)
+    _check_columns(where, type, common['columns'])
+    why = method.why and partial(method.why, **own)
+    f = Formatter(type, name or type, own, partial(method.rows, **own), partial(method.need, **own), **common, why=why)
     f.target = f.target or method.target
     if f.target:
         _fit_to_trainer(f, method.style)
     f.style, f.format = f.style or 'messages', f.format or 'jsonl'
+    f.columns = list(method.columns if f.columns is None else f.columns)
     return f
 
 # %% ../../nbs/formatters/04_writer.ipynb #7c4ac19d
@@ -184,13 +194,16 @@ def make_formatters(
 # %% ../../nbs/formatters/04_writer.ipynb #ef86e693
 class Writer:
     "One file being written: the rows of one formatter on one side of the split."
-    def __init__(self, f, folder, single=True):
+    def __init__(self, f, folder, single=True, models=None):
         if not single:
             _check_conversations(f)
         self.f, self.path = f, Path(folder)/f.file
-        self.style = f.style if single else 'messages'
-        self.rows = self.prompts = self.full = 0   # `full`: prompts with all the requested responses
-        self.dropped = self.unlike = 0             # rows without an answer; prompts lost to the length ratio
+        self.style, self.models = f.style if single else 'messages', models or {}
+        self.rows = self.prompts = 0
+        self.sizes = Counter()                     # Multi-SFT: prompts by their number of unique passed responses
+        self.dropped = 0                           # rows without an answer
+        self.without_row = Counter()               # prompts without a row, by reason
+        self.choices = Counter()                   # DPO: prompts by the number of responses to choose from
         self.labels = []                           # KTO: (label, rank within its prompt, hash) of each row
         self.only_dates = None                     # columns that held nothing but ISO dates so far
         self.buffer, self.parquet = [], None       # rows to write, and pyarrow's writer
@@ -215,6 +228,12 @@ def put(self:Writer, rows):
         self.flush()
 
 # %% ../../nbs/formatters/04_writer.ipynb #41b85ed7
+def _typed(table, pa):
+    "Return a table whose columns of nulls are numbers: a `pass_rate` may come later."
+    columns = [c.with_type(pa.float64()) if pa.types.is_null(c.type) else c for c in table.schema]
+    return table.cast(pa.schema(columns))
+
+# %% ../../nbs/formatters/04_writer.ipynb #4be762d3
 @patch
 def flush(self:Writer):
     "Write the buffered rows as one Parquet row group."
@@ -225,6 +244,7 @@ def flush(self:Writer):
     if not self.buffer:
         return
     table = pa.Table.from_pylist(self.buffer, schema=self.parquet and self.parquet.schema)
+    table = table if self.parquet else _typed(table, pa)
     self.parquet = self.parquet or pq.ParquetWriter(self.out, table.schema)
     self.parquet.write_table(table)
     self.buffer = []
@@ -237,14 +257,6 @@ def _made(self:Writer, rows):
     made = [(row, written) for row, written in both if written]
     self.dropped += len(both)-len(made)
     return made
-
-# %% ../../nbs/formatters/04_writer.ipynb #c70889a8
-@patch
-def _is_full(self:Writer, rollouts):
-    "Check whether a prompt has all the requested responses."
-    if self.f.type!='multi_sft':
-        return True
-    return self.f.need([(r.score, r.text.strip()) for r in rollouts])==(0, 0)
 
 # %% ../../nbs/formatters/04_writer.ipynb #57516e38
 @patch
@@ -270,14 +282,16 @@ def write(self:Writer, prompt, rollouts, prepare=None):
     "Write the rows of one prompt."
     if self.f.keep_system and prepare:
         prompt = replace(prompt, messages=prepare(prompt.messages))
-    rollouts = as_written(self.f, rollouts)
-    rows = self.f.rows(prompt, rollouts)
-    if not rows and self.f.type=='dpo':
-        self.unlike += lost_to_length(self.f, prompt, rollouts)
-    made = self._made(rows)
+    usable = as_written(self.f, rollouts)
+    rows = self.f.rows(prompt, usable)
+    made = self._made(with_columns(self.f, prompt, rollouts, rows, self.models))
     if made:
         self.put([row for _, row in made])
-        self._count(prompt, rollouts, made)
+        self._count(prompt, usable, made)
+    else:
+        self.without_row[NO_ANSWER if rows else self.f.why_no_row(prompt, usable)] += 1
+    if self.f.type=='multi_sft':
+        self.sizes[len(pool_of(usable, **self.f.options))] += 1
 
 # %% ../../nbs/formatters/04_writer.ipynb #51d2a222
 @patch
@@ -285,10 +299,11 @@ def _count(self:Writer, prompt, rollouts, made):
     "Count the rows of a prompt, and note what the end of the file needs to know."
     self.rows += len(made)
     self.prompts += 1
-    self.full += self._is_full(rollouts)
     self._note_dates(made)
     if self.f.type=='kto':
         self._note_labels(prompt, made)
+    if self.f.type=='dpo':
+        self.choices[count_choices(rollouts, self.f.options['pass_threshold'])] += 1
 
 # %% ../../nbs/formatters/04_writer.ipynb #56e78938
 def _keep_lines(path, stay):
@@ -328,12 +343,23 @@ def _to_parquet(self:Writer):
         self.parquet.close()
     old.unlink()
 
+# %% ../../nbs/formatters/04_writer.ipynb #8f5254c8
+@patch
+def _pool_sizes(self:Writer):
+    "Return how many prompts have how many of the responses that a Multi-SFT file asks for."
+    n = self.f.options['num_responses']
+    sizes = {str(size):prompts for size, prompts in sorted(self.sizes.items(), reverse=True)}
+    return dict(full=self.sizes[n], num_responses=n, responses=sizes)
+
 # %% ../../nbs/formatters/04_writer.ipynb #59c4aab8
 @patch
 def _counts(self:Writer):
     "Return the counts of the file."
-    left_out = dict(dropped=self.dropped, unlike_length=self.unlike)
-    return dict(rows=self.rows, prompts=self.prompts, full=self.full, **{k:n for k, n in left_out.items() if n})
+    lost = dict(dropped=self.dropped, without_row=dict(self.without_row.most_common()))
+    counts = dict(rows=self.rows, prompts=self.prompts, full=self.prompts, **{k:n for k, n in lost.items() if n})
+    if any(self.choices):
+        counts['choices'] = median(self.choices.elements())
+    return {**counts, **self._pool_sizes()} if self.sizes else counts
 
 # %% ../../nbs/formatters/04_writer.ipynb #9f4f0d8d
 @patch
@@ -365,13 +391,13 @@ def _write_groups(writers, groups, formatters, prepare, side):
                 writers[f.name, place].write(prompt, rollouts, prepare)
 
 # %% ../../nbs/formatters/04_writer.ipynb #1c175dbd
-def _open_writers(formatters, folders, single, prepare):
+def _open_writers(formatters, folders, single, prepare, models):
     "Return {(formatter's name, side): Writer}."
     writers = {}
     for f in formatters:
         one_turn = single and not (f.keep_system and prepare)
         for side, folder in folders.items():
-            writers[f.name, side] = Writer(f, folder, one_turn)
+            writers[f.name, side] = Writer(f, folder, one_turn, models)
     return writers
 
 # %% ../../nbs/formatters/04_writer.ipynb #03b41c60
@@ -381,11 +407,12 @@ def write_files(
     out,              # the run directory: files go to its train/, those held out to its eval/
     prepare=None,     # messages -> messages as they were sent, for keep_system
     single:bool=True, # is every prompt one user turn?
-    side=None         # (prompt, formatter) -> 'train', 'eval' or None (in no file); None: all to train
+    side=None,        # (prompt, formatter) -> 'train', 'eval' or None (in no file); None: all to train
+    models=None       # {a rollout's sampler: name of the model}, for a column `model`
 )->dict:              # {file: {rows, prompts, …}}
     "Write each formatter's file: JSON Lines in strict UTF-8, or Parquet."
     folders = {s:Path(out)/s for s in (('train', 'eval') if side else ('train',))}
-    writers, counts = _open_writers(formatters, folders, single, prepare), {}
+    writers, counts = _open_writers(formatters, folders, single, prepare, models), {}
     error = BaseException
     try:
         _write_groups(writers, groups, formatters, prepare, side)

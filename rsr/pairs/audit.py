@@ -119,7 +119,7 @@ def _margin_verdict(low, stark):
 def _margin_advice(low):
     if low:
         return f'raise min_margin to {MIN_MARGIN}: smaller margins may be judge noise'
-    return 'set max_margin, or sample the rejected side closer to the chosen one'
+    return 'set rejected: near_mean or max_margin, or sample the rejected side closer to the chosen one'
 
 # %% ../../nbs/pairs/06_audit.ipynb #b8b3c9f8
 def _margin_detail(low, quantiles, binary, stark):
@@ -167,8 +167,8 @@ def length(ps, groups):
     if len(ps)<MIN_PAIRS:
         return {**_too_few(len(ps)), **d}
     x, verdict = _strongest(d['longer'], d['auc'])
-    todo = ('pair texts of similar length: rsr format RUN formatter.dpo.max_length_ratio=1.5 makes no others; '
-            'or train with a length-normalised loss')
+    todo = ('pair texts of similar length: rsr format RUN formatter.dpo.max_length_ratio=1.5 makes no others, '
+            'and min_rejected_chars leaves out fragments; or train with a length-normalised loss')
     return dict(verdict=verdict, number=x, detail=_length_detail(d), todo=todo, **d)
 
 # %% ../../nbs/pairs/06_audit.ipynb #a823145b

@@ -8,32 +8,21 @@ __all__ = ['pairs_of', 'count_pairs', 'join']
 # %% ../../nbs/pairs/03_collect.ipynb #594b934e
 from collections import Counter
 from dataclasses import replace
-from ..formatters.methods import lost_to_length
-from ..formatters.pairing import find_pairs
+from ..formatters.methods import dpo_pairs
 from ..formatters.trainers import as_written
+
+# %% ../../nbs/pairs/03_collect.ipynb #e5d5f098
+def _flaw_name(r):
+    "Return the flaw of a flawed copy, or None."
+    return ((r.detail or {}).get('_flaw') or {}).get('type')
 
 # %% ../../nbs/pairs/03_collect.ipynb #9e7fced4
 def _as_pair(prompt, c, r, swapped, strategy):
     "Return a pair of two rollouts as plain data."
-    flaw = ((r.detail or {}).get('_flaw') or {}).get('type')
     return dict(prompt_id=prompt.id, prompt=prompt.messages, chosen=c.text, rejected=r.text, chosen_score=c.score,
-                rejected_score=r.score, margin=c.score-r.score, strategy=strategy, flaw=flaw,
+                rejected_score=r.score, margin=c.score-r.score, strategy=strategy, flaw=_flaw_name(r),
                 chosen_tokens=c.completion_tokens, rejected_tokens=r.completion_tokens, swapped=swapped,
                 chosen_key=c.key, rejected_key=r.key)
-
-# %% ../../nbs/pairs/03_collect.ipynb #107ddaa8
-def _plain_pairs(formatter, prompt, rollouts):
-    "Return the pairs of a `dpo` formatter without a strategy, or the reason that there are none."
-    made = [(row['chosen'], row['rejected'], False) for row in formatter.rows(prompt, rollouts)]
-    if made:
-        return made, None
-    return [], 'lengths too unlike' if lost_to_length(formatter, prompt, rollouts) else 'no pair of passed and failed'
-
-# %% ../../nbs/pairs/03_collect.ipynb #9babcade
-def _strategy_pairs(options, rollouts):
-    keys = 'pass_threshold', 'min_margin', 'max_margin', 'floor', 'max_length_ratio'
-    rule = {k:options[k] for k in keys}
-    return find_pairs(rollouts, options['max_pairs_per_prompt'], options['inverted'], options['rejected'], **rule)
 
 # %% ../../nbs/pairs/03_collect.ipynb #2992d2b2
 def pairs_of(
@@ -44,12 +33,9 @@ def pairs_of(
     strategy = formatter.options['strategy']
     for prompt, rollouts in groups:
         rollouts = as_written(formatter, rollouts)
-        if strategy:
-            made, why = _strategy_pairs(formatter.options, rollouts)
-        else:
-            made, why = _plain_pairs(formatter, prompt, rollouts)
+        made, _ = dpo_pairs(rollouts, **formatter.options)
         if not made:
-            yield None, why
+            yield None, formatter.why_no_row(prompt, rollouts)
         for c, r, swapped in made:
             yield _as_pair(prompt, c, r, swapped, strategy), None
 

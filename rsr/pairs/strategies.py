@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.text import prompt_text, split_thinking
 from ..data.types import EPS, Rollout, RsrError, no_such, passed
-from ..formatters.pairing import implausible, unlike_length
+from ..formatters.pairing import implausible, length_problem
 from .flaws import flaw_messages, flaw_of, flaw_problem, introduce_flaw, load_flaws
 from .references import load_reference, with_reference
 from ..sampling.budget import check_price
@@ -156,7 +156,8 @@ async def ask(self:RuleSampler, messages, n=1, seed=None):
     return [Rollout(text, finish_reason='stop', outcome='kept')]
 
 # %% ../../nbs/pairs/02_strategies.ipynb #7e5e92fb
-PAIR_DEFAULTS = dict(min_margin=0.15, max_margin=None, floor=None, inverted='drop', max_length_ratio=None)
+PAIR_DEFAULTS = dict(min_margin=0.15, max_margin=None, floor=None, inverted='drop', max_length_ratio=None,
+                     min_rejected_chars=None)
 _sampler_keys = ['type', *(f.name for f in fields(HttpSampler))]
 
 # %% ../../nbs/pairs/02_strategies.ipynb #7414d037
@@ -280,7 +281,8 @@ def _right_margin(chosen, rejected, rule, swap):
 def _fits(chosen, rule):
     "Return a function that says whether a rollout may be a prompt's rejected side."
     def fits(prompt, r):
-        if unlike_length(chosen.of(prompt.key).text, r.text, rule['max_length_ratio']):
+        limits = {k:rule[k] for k in ('max_length_ratio', 'min_rejected_chars')}
+        if length_problem(chosen.of(prompt.key).text, r.text, **limits):
             return False
         flaw = (r.detail or {}).get('_flaw') or {}
         return implausible(r, rule['floor']) is None and not flaw.get('problem')
@@ -290,7 +292,7 @@ def _fits(chosen, rule):
 def rejected_side(
     plan:Plan,
     chosen:ChosenResponses,
-    rule:dict      # pass_threshold, min_margin, max_margin, floor, inverted, max_length_ratio
+    rule:dict      # pass_threshold, min_margin, max_margin, floor, inverted, max_length_ratio, min_rejected_chars
 )->PairSide:
     "Return the second loop's side: one response that makes a pair with the prompt's best chosen one."
     swap = rule['inverted']=='swap' and not plan.flaws

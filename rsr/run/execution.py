@@ -32,6 +32,9 @@ from ..sampling.loop import Loop, ProgressBar
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
 
+# %% ../../nbs/run/06_execution.ipynb #1b948970
+from ..formatters.advice import check_columns
+
 # %% ../../nbs/run/06_execution.ipynb #f90ed2ea
 def _unpriced_judge(d, judges):
     "Return the option that lacks the price of a judge, or None; `judges` are their options."
@@ -193,6 +196,13 @@ def _prepare_samplers(parts, max_rollouts, resumed):
         s.resumed = resumed
         s.prepare()
 
+# %% ../../nbs/run/06_execution.ipynb #cc1d7102
+def _note_served_model(store, loop):
+    "Note in the ledger which model a server has, if the recipe names none: `formatter.columns` may ask for it."
+    served = getattr(loop.sampler, 'served', None)
+    if served:
+        store.put('served_models', {**store.get('served_models', {}), str(loop.sampler_key):served})
+
 # %% ../../nbs/run/06_execution.ipynb #388b9ea6
 def _prepare_loops(store, d, parts, src, choose):
     "Load the input and check everything that can be checked before the first call; return the loops."
@@ -203,9 +213,11 @@ def _prepare_loops(store, d, parts, src, choose):
     loop.setup()
     load_input(store, d, src)
     _print_input_notes(store, loop, d)
+    check_columns(store, loop.formatters)
     if choose:
         loop.keys = parts['keys'] = choose(store)
     _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
+    _note_served_model(store, loop)
     save_recipe(store, d)
     return chain([loop], loops)
 

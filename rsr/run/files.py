@@ -15,9 +15,11 @@ from ..data.files import Atomic, fingerprint, json_pretty, sweep_temporaries
 from ..data.origin import sign_origin
 from ..data.store import Store
 from ..data.summary import stats, write_stats
+from ..data.terminal import warn
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
-from ..formatters.empty_files import count_reasons
+from ..formatters.advice import advice, check_columns
+from ..formatters.left_out import remedies_of
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import COMMON, make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs
@@ -142,6 +144,13 @@ def _make_split(d):
     if d.get('split') or d.get('stages'):
         return Split(make_formatters(d['formatter']), d.get('split'), d.get('stages'))
 
+# %% ../../nbs/run/04_files.ipynb #bb8a1e7e
+def _models(store):
+    "Return {sampler: name of its model}."
+    configs = {key:store.config(key)[1] for key in store.samplers()}
+    served = store.get('served_models', {})
+    return {key:c.get('model') or served.get(str(key)) or c['type'] for key, c in configs.items()}
+
 # %% ../../nbs/run/04_files.ipynb #16bce47a
 def write_formats(
     store,             # Store
@@ -158,7 +167,7 @@ def write_formats(
     split = _make_split(d)
     if any(f.type=='grpo' for f in formatters):
         write_reward(store.dir/'train'/'reward.py', mask(d['verifier']))
-    rows = write_files(groups, formatters, store.dir, _sent_messages(d), store.single_turn(), split)
+    rows = write_files(groups, formatters, store.dir, _sent_messages(d), store.single_turn(), split, _models(store))
     _remove_stale(store.dir, formatters, {file for file, counts in rows.items() if counts['rows']})
     return rows
 
@@ -223,14 +232,6 @@ def _sweep(run):
         sweep_temporaries(folder)
 
 # %% ../../nbs/run/04_files.ipynb #4e290552
-def _explain_empty(store, d, formatters, rows):
-    "Add to the counts of each empty file why it has no row."
-    for f in formatters:
-        empty = [rows[name] for name in (f.file, f'eval/{f.file}') if name in rows and not rows[name]['rows']]
-        why = count_reasons(store.walk(outcomes=valid_outcomes(d)), f) if empty else {}
-        for counts in empty:
-            counts['why'] = why
-
 def write_training_files(
     store,             # Store
     d:dict,            # a checked recipe
@@ -243,7 +244,8 @@ def write_training_files(
     if store._lock:
         _sweep(store.dir)
     rows = write_formats(store, d, formatters, pairs)
-    _explain_empty(store, d, formatters, rows)
+    for note in advice(formatters, rows):
+        warn(note)
     if store._lock:
         _note_written(store, d, configs, rows)
     return rows
@@ -297,7 +299,8 @@ def run_statistics(store, d)->dict:
     pass_threshold = options.get('pass_threshold', 1.0)
     prices = recipe_prices(d)
     price_of = Budget(**prices).price_of if prices['price'] else None
-    return stats(store, pass_threshold, _fail_threshold(d, options), valid_outcomes(d), price_of)
+    out = stats(store, pass_threshold, _fail_threshold(d, options), valid_outcomes(d), price_of)
+    return {**out, 'remedies':remedies_of(out)}
 
 # %% ../../nbs/run/04_files.ipynb #0d6d869a
 def format_files(
@@ -311,6 +314,7 @@ def format_files(
     except RsrError:
         store = Store(path, write=False)
     try:
+        check_columns(store, formatters)
         rows = write_training_files(store, d, formatters)
         if store._lock:
             write_stats(store, run_statistics(store, written_recipe(store, saved_recipe(path))))
