@@ -20,6 +20,7 @@ from ..data.variables import mask, resolve_secrets
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import COMMON, make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs
+from ..rubric.agreement import label_statistics
 from .recipe import check_recipe
 from .reward import write_reward
 from ..sampling.budget import Budget, model_price
@@ -287,7 +288,9 @@ def run_statistics(store, d)->dict:
     pass_threshold = options.get('pass_threshold', 1.0)
     prices = recipe_prices(d)
     price_of = Budget(**prices).price_of if prices['price'] else None
-    return stats(store, pass_threshold, _fail_threshold(d, options), valid_outcomes(d), price_of)
+    counts = stats(store, pass_threshold, _fail_threshold(d, options), valid_outcomes(d), price_of)
+    labels = label_statistics(store)
+    return dict(counts, labels=labels) if labels else counts
 
 # %% ../../nbs/run/04_files.ipynb #0d6d869a
 def format_files(
