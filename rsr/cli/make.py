@@ -169,8 +169,8 @@ def plan(args, argv):
 def _refuse_sampling_options(work_dir, options):
     "Raise an error for the first option that does not concern the files."
     for option in options:
-        if not re.match(r'(formatter|split|stages|decontaminate)[.=]', option):
-            raise RsrError('rsr format takes formatter, split, stages and decontaminate options only, '
+        if not re.match(r'(formatter|split|stages|decontaminate|labels)[.=]', option):
+            raise RsrError('rsr format takes formatter, split, stages, decontaminate and labels options only, '
                            f"not '{option}': everything else would need new samples or scores "
                            f'(rsr run … work_dir={work_dir})')
 

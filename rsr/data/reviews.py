@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'PAIR_VERDICTS', 'UNNAMED', 'MAJORITY', 'check_annotator', 'read_votes', 'equal_texts', 'Case', 'find_cases',
-           'verdict_of', 'decide', 'write_vote', 'scores_with_labels']
+           'votes_on', 'verdict_of', 'decide', 'write_vote', 'scores_with_labels']
 
 # %% ../../nbs/data/05_reviews.ipynb #ae61857c
 import os, time
@@ -19,8 +19,8 @@ LABELS = 'pass', 'fail'
 PAIR_VERDICTS = 'accept', 'swap', 'reject'
 UNNAMED = 'unnamed'    # the annotator of what earlier versions kept without a name
 MAJORITY = 'majority'  # as `by` in `decide`
-_TABLE = '''CREATE TABLE IF NOT EXISTS annotations(rollout INTEGER, other INTEGER, annotator TEXT, verdict TEXT, at REAL,
-    PRIMARY KEY(rollout, other, annotator)) WITHOUT ROWID'''
+_TABLE = '''CREATE TABLE IF NOT EXISTS annotations(rollout INTEGER, other INTEGER, annotator TEXT, verdict TEXT,
+    at REAL, PRIMARY KEY(rollout, other, annotator)) WITHOUT ROWID'''
 
 # %% ../../nbs/data/05_reviews.ipynb #99f914c8
 def check_annotator(
@@ -105,6 +105,18 @@ def find_cases(
         case.votes[annotator], case.reverse = verdict, reverse
     return cases
 
+# %% ../../nbs/data/05_reviews.ipynb #a511da16
+def votes_on(
+    cases:dict,    # from `find_cases`
+    equals:dict,   # from `equal_texts`
+    rollout:int,   # for a pair, the chosen one
+    other:int=0    # for a pair, the rejected one
+)->dict:           # {annotator: verdict}, the latest last
+    "Return what annotators said of a response, or of a pair in this order."
+    place, reverse = _place(equals, rollout, other)
+    votes = cases[place].votes if place in cases else {}
+    return {name:_REVERSED.get(v, v) if reverse else v for name, v in votes.items()}
+
 # %% ../../nbs/data/05_reviews.ipynb #fa7fb585
 def verdict_of(
     votes:dict,        # {annotator: verdict}, the latest last
@@ -144,7 +156,8 @@ def _forget(db, equals, rollout, other, annotator):
     "Remove what an annotator said of a response or pair, and of its equals."
     place, _ = _place(equals, rollout, other)
     keys = {*_spread(equals, place, False), *(_spread(equals, place, True) if other else ())}
-    db.executemany('DELETE FROM annotations WHERE rollout=? AND other=? AND annotator=?', [(*k, annotator) for k in keys])
+    own = [(*key, annotator) for key in keys]
+    db.executemany('DELETE FROM annotations WHERE rollout=? AND other=? AND annotator=?', own)
     if annotator==UNNAMED:
         db.executemany('DELETE FROM reviews WHERE rollout=? AND other=?', keys)
 

@@ -13,8 +13,9 @@ from fastcore.basics import patch
 from .files import dumps, fingerprint
 from .ledger import Ledger
 from .readers import BadRow
-from .reviews import MAJORITY, check_annotator, decide, equal_texts, read_votes, scores_with_labels, write_vote
-from .types import Prompt, Rollout, RsrError
+from .reviews import MAJORITY, check_annotator, decide, equal_texts, read_votes
+from .reviews import scores_with_labels, write_vote
+from .types import Prompt, Rollout, RsrError, no_such
 
 # %% ../../nbs/data/06_store.ipynb #d43e03ce
 class Store(Ledger):
@@ -279,6 +280,21 @@ def reviews(self:Store,
 def scored(self:Store)->str:
     "Return the table that queries read scores from: with labels in place of the verifier's scores, if there are any."
     return scores_with_labels(self.db, self.reviews())
+
+# %% ../../nbs/data/06_store.ipynb #12c3f263
+@patch
+def decide_by(self:Store,
+    name:str   # who decides where annotators differ: majority, or one by name; None: as before, at first majority
+):
+    "Set who decides where annotators differ."
+    if name in (None, self.get('decide', MAJORITY)):
+        return
+    known = sorted({vote[2] for vote in read_votes(self.db)})
+    if known and name not in (MAJORITY, *known):
+        raise RsrError('labels.decide: '+no_such('annotator', name, [MAJORITY, *known]))
+    if not self._lock:
+        raise RsrError('labels.decide: it cannot be changed while another process writes to the run')
+    self.put('decide', name)
 
 # %% ../../nbs/data/06_store.ipynb #f4b126d5
 _FIELDS = dict(   # field of a Rollout: its column

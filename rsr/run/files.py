@@ -230,6 +230,7 @@ def write_training_files(
     pairs:dict=None    # receives {formatter: pair counts} of strategies
 )->dict:               # {file: counts}
     "Write files, and note their counts and options in the ledger."
+    store.decide_by((d.get('labels') or {}).get('decide'))
     formatters = [*formatters, *_split_differently(store, d, formatters)]
     configs = [formatter_config(f) for f in formatters]
     if store._lock:
