@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['KINDS', 'COLOURS', 'STYLE', 'W', 'H', 'TOP', 'BASE', 'PAD', 'LEAST_LIKE', 'MOST_WORDS', 'shown', 'one_line', 'block',
            'histogram_svg', 'preview_html', 'diff_html', 'text_box', 'prompt_html', 'verdict', 'rollout_html',
-           'prompt_line', 'rollout_line']
+           'prompt_line', 'rollout_line', 'people_html']
 
 # %% ../../nbs/explore/03_html.ipynb #7a0dbbe0
 import difflib, html, re, unicodedata
 from ..data.types import failed, passed
+from ..rubric.agreement import with_interval
 
 # %% ../../nbs/explore/03_html.ipynb #7743a645
 _CODES = ('\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb'
@@ -302,11 +303,16 @@ def _criteria(detail):
 
 # %% ../../nbs/explore/03_html.ipynb #8037e7d0
 def _label_text(r):
-    "Describe the label of a rollout; empty without one."
+    "Describe the labels of a rollout; empty without one."
     if r['label'] is None:
         return ''
     given = '' if r['given'] is None else f" (scored {r['given']:.2f})"
-    return f" · labelled {'pass' if r['label'] else 'fail'}{given}"
+    label, by = 'pass' if r['label'] else 'fail', {}
+    for name, v in r.get('votes', {}).items():
+        by.setdefault(v, []).append(shown(name))
+    said = [f"{v} by {', '.join(names)}" for v, names in by.items()]
+    holds = f'; {label} holds' if len(by)>1 else ''
+    return f" · labelled {' and '.join(said) or label}{holds}{given}"
 
 # %% ../../nbs/explore/03_html.ipynb #1d5aae4a
 def _facts(r):
@@ -365,3 +371,22 @@ def rollout_line(r, pass_threshold=1.0, fail_threshold=None)->str:
     star = '' if r['label'] is None else '*'
     outcome, text = one_line(r['outcome'] or 'in flight', 9), one_line(r['answer'] or r['text'], 40)
     return f"#{r['idx']:<3} {score}  {kind+star:9}  {outcome:9}  {text}"
+
+# %% ../../nbs/explore/03_html.ipynb #6be5599c
+def _agreement_text(a):
+    "Describe how far annotators agree."
+    kappa, ac1 = (with_interval(a[k], a['intervals'][k]) for k in ('kappa', 'ac1'))
+    return f"{', '.join(map(shown, a['annotators']))} on {a['cases']}: κ {kappa}, AC1 {ac1}"
+
+def people_html(
+    d:dict,          # from `label_statistics`
+    annotator:str    # who is at work
+)->str:
+    "Say who labels as whom, how much there is, and how far annotators agree."
+    own = d.get('annotators', {}).get(annotator, dict(labels=0, pairs=0))
+    text = f"annotator <b>{shown(annotator)}</b>: {own['labels']} labels, {own['pairs']} pair reviews"
+    others = [f"{shown(n)} {c['labels']} and {c['pairs']}" for n, c in d.get('annotators', {}).items() if n!=annotator]
+    text += f" · {', '.join(others)}" if others else ''
+    for kind, a in d.get('agreement', {}).items():
+        text += f"<br>agreement of {'labels' if kind=='labels' else 'pair reviews'}, {_agreement_text(a)}"
+    return block(f'<div>{text}&ensp;</div>')

@@ -285,6 +285,18 @@ def review(self:Exploration, rollout, verdict, other=0):
     self.open_prompt(keep=True)
     self.draw('figures')
 
+# %% ../../nbs/explore/04_state.ipynb #97604c66
+@patch
+def decide_by(self:Exploration, name):
+    "Set who decides where annotators differ: majority, or one of them."
+    try:
+        with self._open_to_write() as st:
+            st.decide_by(name)
+    except RsrError as e:
+        return self.say(str(e))
+    self.message = ''
+    self.reload()
+
 # %% ../../nbs/explore/04_state.ipynb #59d358f5
 @patch
 def _stale(self:Exploration, store, prompt, chosen, rejected)->str:
