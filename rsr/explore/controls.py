@@ -294,7 +294,8 @@ def _lay_out_list(self:Controls, w):
     "Lay out the list of prompts."
     ws = self.widgets
     controls = _line(w, ws['sort'], ws['search'], ws['back'], ws['next'], ws['place'])
-    return w.VBox([_line(w, ws['show']), controls, ws['head'], ws['prompts']],
+    moves = _line(w, ws['previous'], ws['following'], ws['next_pair'])
+    return w.VBox([_line(w, ws['show']), controls, ws['head'], ws['prompts'], moves],
                   layout=w.Layout(margin='10px 0', width='100%'))
 
 # %% ../../nbs/explore/05_controls.ipynb #64d7f0e9
@@ -303,17 +304,16 @@ def _lay_out_prompt(self:Controls, w):
     "Lay out the open prompt."
     ws, half = self.widgets, dict(width='50%', padding='0 4px', min_width='300px', flex='1 1 300px')
     sides = [w.VBox([ws[s], ws[f'{s}_view'], ws[f'{s}_labels']], layout=w.Layout(**half)) for s in ('left', 'right')]
-    ws['pairs'] = _line(w, ws['pair'], ws['verdicts'], ws['show_pair'], ws['next_pair'])
-    moves = _line(w, ws['previous'], ws['following'], ws['marks'])
-    ws['opened'] = w.VBox([moves, ws['turns'], _row(w, *sides), ws['pairs']])
+    ws['pairs'] = _line(w, ws['pair'], ws['verdicts'], ws['show_pair'])
+    ws['opened'] = w.VBox([ws['turns'], ws['marks'], _row(w, *sides), ws['pairs']])
     return ws['opened']
 
 # %% ../../nbs/explore/05_controls.ipynb #78defa3f
 @patch
 def _lay_out_people(self:Controls, w):
     "Lay out who labels, how far annotators agree, and who decides."
-    decide = w.Dropdown(options=[('the majority', MAJORITY)], description='who decides', layout=_pixels(w, 240),
-                        style=dict(description_width='80px'))
+    decide = w.Dropdown(options=[('the majority', MAJORITY)], description='who decides', layout=_pixels(w, 260),
+                        tooltip='whose verdict holds where annotators differ', style=dict(description_width='90px'))
     decide.observe(lambda change: self.filling or self.decide_by(change['new']), 'value')
     self.widgets.update(people=w.HTML(), decide=decide)
     return _line(w, self.widgets['people'], decide)

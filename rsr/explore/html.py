@@ -373,20 +373,26 @@ def rollout_line(r, pass_threshold=1.0, fail_threshold=None)->str:
     return f"#{r['idx']:<3} {score}  {kind+star:9}  {outcome:9}  {text}"
 
 # %% ../../nbs/explore/03_html.ipynb #6be5599c
-def _agreement_text(a):
+def _counted(n, noun):
+    "Write a number with its noun."
+    return f'{n:,} {noun}' if n==1 else f'{n:,} {noun}s'
+
+def _agreement_text(kind, a):
     "Describe how far annotators agree."
     kappa, ac1 = (with_interval(a[k], a['intervals'][k]) for k in ('kappa', 'ac1'))
-    return f"{', '.join(map(shown, a['annotators']))} on {a['cases']}: κ {kappa}, AC1 {ac1}"
+    on = _counted(a['cases'], 'response' if kind=='labels' else 'pair')
+    return f"agreement of {', '.join(map(shown, a['annotators']))} on {on}: κ {kappa}, AC1 {ac1}"
 
+# %% ../../nbs/explore/03_html.ipynb #216c5258
 def people_html(
     d:dict,          # from `label_statistics`
     annotator:str    # who is at work
 )->str:
-    "Say who labels as whom, how much there is, and how far annotators agree."
-    own = d.get('annotators', {}).get(annotator, dict(labels=0, pairs=0))
-    text = f"annotator <b>{shown(annotator)}</b>: {own['labels']} labels, {own['pairs']} pair reviews"
-    others = [f"{shown(n)} {c['labels']} and {c['pairs']}" for n, c in d.get('annotators', {}).items() if n!=annotator]
-    text += f" · {', '.join(others)}" if others else ''
-    for kind, a in d.get('agreement', {}).items():
-        text += f"<br>agreement of {'labels' if kind=='labels' else 'pair reviews'}, {_agreement_text(a)}"
-    return block(f'<div>{text}&ensp;</div>')
+    "Say who labels, how much there is, and how far annotators agree."
+    counts = {annotator:dict(labels=0, pairs=0), **d.get('annotators', {})}
+    def line(name):
+        n = counts[name]
+        return f"{shown(name)} {_counted(n['labels'], 'label')}, {_counted(n['pairs'], 'pair review')}"
+    lines = [' · '.join([f'<b>{line(annotator)}</b>', *(line(name) for name in counts if name!=annotator)])]
+    lines += [_agreement_text(kind, a) for kind, a in d.get('agreement', {}).items()]
+    return block(f"<div title='your labels and reviews, and those of others'>{'<br>'.join(lines)}&ensp;</div>")

@@ -151,6 +151,7 @@ def _draw_list(self:Explorer):
         ws['place'].value = f'{first+1:,} to {first+len(rows):,} of {total:,}' if rows else 'none'
         ws['back'].disabled = not self.page
         ws['next'].disabled = first+PAGE_SIZE>=total
+        _show(ws['next_pair'], self.dpo)
 
 # %% ../../nbs/explore/06_widget.ipynb #dc26c885
 _diff = lru_cache(8)(diff_html)
