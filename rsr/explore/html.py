@@ -385,8 +385,9 @@ def _agreement_text(kind, a):
 
 # %% ../../nbs/explore/03_html.ipynb #216c5258
 def people_html(
-    d:dict,          # from `label_statistics`
-    annotator:str    # who is at work
+    d:dict,               # from `label_statistics`
+    annotator:str,        # who is at work
+    functions:bool=False  # does the rubric consist of functions?
 )->str:
     "Say who labels, how much there is, and how far annotators agree."
     counts = {annotator:dict(labels=0, pairs=0), **d.get('annotators', {})}
@@ -395,4 +396,7 @@ def people_html(
         return f"{shown(name)} {_counted(n['labels'], 'label')}, {_counted(n['pairs'], 'pair review')}"
     lines = [' · '.join([f'<b>{line(annotator)}</b>', *(line(name) for name in counts if name!=annotator)])]
     lines += [_agreement_text(kind, a) for kind, a in d.get('agreement', {}).items()]
+    if functions:
+        lines.append('The rubric consists of functions: it has no verdicts of a judge to label. '
+                     'A label of a whole response overrides its score.')
     return block(f"<div title='your labels and reviews, and those of others'>{'<br>'.join(lines)}&ensp;</div>")

@@ -88,13 +88,19 @@ def read_later(self:Exploration, formatters):
 # %% ../../nbs/explore/04_state.ipynb #b01b55c4
 MOST_AT_ONCE = 200_000   # rollouts
 
+# %% ../../nbs/explore/04_state.ipynb #c58273ca
+def _is_of_functions(store)->bool:
+    "Check whether the run is scored by a rubric that asks no judge."
+    scorer = store.get('verifier') and store.config(store.get('verifier'))
+    return bool(scorer) and scorer[1].get('type')=='rubric' and not scorer[1].get('judges')
+
 # %% ../../nbs/explore/04_state.ipynb #c89ae464
 @patch
 def load(self:Exploration):
     "Read the scores, and the texts at once or in the background."
     with self._store() as st:
         self.scores = read_scores(st, valid_outcomes(self.recipe), self.annotator)
-        self.people = label_statistics(st)
+        self.people, self.functions = label_statistics(st), _is_of_functions(st)
         formatters = make_formatters(self.configs)
         if len(self.scores.key)<=MOST_AT_ONCE:
             self.read_rest(st, formatters)

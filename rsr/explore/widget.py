@@ -101,7 +101,7 @@ def _draw_figures(self:Explorer):
 @patch
 def _draw_people(self:Explorer, ws):
     "Show who labels, how far annotators agree, and who decides."
-    ws['people'].value = people_html(self.people, self.annotator)
+    ws['people'].value = people_html(self.people, self.annotator, self.functions)
     names, by = [*self.people.get('annotators', {})], self.people.get('decide', MAJORITY)
     _set_options(ws['decide'], [('the majority', MAJORITY), *((name, name) for name in names)], by)
     _show(ws['decide'], len(names)>1 or ws['decide'].value!=MAJORITY)

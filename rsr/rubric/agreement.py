@@ -144,15 +144,16 @@ def with_interval(x:float, interval:tuple=None)->str:
 
 # %% ../../nbs/rubric/04_agreement.ipynb #c0ef88d7
 def annotator_agreement(
-    cases:list,      # what each annotator said of one response or pair: [{annotator: answer}, …]
+    cases:list,      # per response, what each annotator answered to each question: [[{annotator: answer}, …], …]
     levels:list      # all possible answers
-)->dict:             # as from `agreement`, and annotators; None if no case has two answers
+)->dict:             # as from `agreement`, and cases (responses) and annotators; None if no question has two answers
     "Compare annotators with each other, where several of them answered."
-    shared = [dict(sorted(votes.items())) for votes in cases if len(votes)>1]
+    shared = [[dict(sorted(votes.items())) for votes in case if len(votes)>1] for case in cases]
+    shared = [case for case in shared if case]
     if not shared:
         return None
-    pairs = [list(combinations(votes.values(), 2)) for votes in shared]
-    names = sorted({name for votes in shared for name in votes})
+    pairs = [[pair for votes in case for pair in combinations(votes.values(), 2)] for case in shared]
+    names = sorted({name for case in shared for votes in case for name in votes})
     return dict(agreement(pairs, levels), cases=len(shared), annotators=names)
 
 # %% ../../nbs/rubric/04_agreement.ipynb #72389f53
@@ -181,8 +182,8 @@ def label_statistics(
     cases = find_cases(votes, equals)
     labels = {key:case for (key, other), case in cases.items() if not other}
     pairs = [case for (_, other), case in cases.items() if other]
-    agreed = dict(labels=annotator_agreement([case.votes for case in labels.values()], LABELS),
-                  pairs=annotator_agreement([case.votes for case in pairs], PAIR_VERDICTS))
+    agreed = dict(labels=annotator_agreement([[case.votes] for case in labels.values()], LABELS),
+                  pairs=annotator_agreement([[case.votes] for case in pairs], PAIR_VERDICTS))
     return dict(annotators=_per_annotator(labels.values(), pairs), decide=by, responses=len(labels),
                 rollouts=sum(len(equals.get(key, [key])) for key in labels), pairs=len(pairs),
                 contradicted=sum(case.contradicted for case in cases.values()),
