@@ -37,10 +37,13 @@ def _report(self, path=None):
     return write_report(self, path)
 
 @_method_of_run
-def _explore(self):
-    "Explore the run in a notebook: move thresholds, read responses, label them, review pairs, write the files."
+def _explore(self, annotator:str=None):
+    """Explore the run in a notebook: move thresholds, read responses, label them, review pairs, write the files.
+
+    Labels and reviews are kept under the name of the annotator (default: $USER).
+    """
     from rsr.explore.widget import explore
-    return explore(self)
+    return explore(self, annotator)
 
 document(_check, Path(__file__).parent/'quality'/'checklist.py', 'checklist', drop=['run'])
 

@@ -576,7 +576,11 @@ def test_labels_and_pairs_are_kept_and_honoured(run):
     assert written()[0]==row[::-1] and 'swapped' in ws['pair'].value and ex.pairs[0]['verdict']=='swap'
     ws['clear'].click()
     ws['reject'].click()
-    assert written()[0]!=row and Explorer(run).scores.reviews=={(pair['chosen'], pair['rejected']):'reject'}
+    assert written()[0]!=row
+    reviews, answer = Explorer(run).scores.reviews, {r['key']:r['text'].strip() for r in ex.rollouts}
+    assert reviews[pair['chosen'], pair['rejected']]=='reject'   # and of equal texts
+    assert {(answer[a], answer[b], v) for (a, b), v in reviews.items()}=={
+        (answer[pair['chosen']], answer[pair['rejected']], 'reject')}
     ws['left_label'].value = 'fail'
     st = Store(run.path, write=False)
     assert st.reviews()[ex.left, 0]=='fail'

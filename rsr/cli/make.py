@@ -169,8 +169,8 @@ def plan(args, argv):
 def _refuse_sampling_options(work_dir, options):
     "Raise an error for the first option that does not concern the files."
     for option in options:
-        if not re.match(r'(formatter|split|stages|decontaminate)[.=]', option):
-            raise RsrError('rsr format takes formatter, split, stages and decontaminate options only, '
+        if not re.match(r'(formatter|split|stages|decontaminate|labels)[.=]', option):
+            raise RsrError('rsr format takes formatter, split, stages, decontaminate and labels options only, '
                            f"not '{option}': everything else would need new samples or scores "
                            f'(rsr run … work_dir={work_dir})')
 
@@ -366,11 +366,12 @@ def _validate(rubric, words):
     return print_found(validate_options(rubric, opts), report_table, as_data)
 
 # %% ../../nbs/cli/02_make.ipynb #16b03818
-@command('[validate RUBRIC labels=FILE] [judge.model=… k=3 json=true]',
+@command('[validate RUBRIC labels=FILE] [judge.model=… k=3 decide=NAME json=true]',
          'rsr rubric validate helpful_answer labels=labelled.jsonl judge.model=gpt-4o-mini k=3')
 def rubric(args, argv):
     """List the shipped rubrics, or compare a rubric's judge with human labels.
-    Prints agreement, judge variance, and uninformative criteria."""
+    Prints agreement, judge variance, and uninformative criteria. A column `annotator` in the file keeps several
+    annotators apart: where they differ the majority decides, or decide=NAME."""
     if not args:
         _list_rubrics()
         return 0

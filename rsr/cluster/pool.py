@@ -259,9 +259,9 @@ def _block_prompts(self:Pool, block):
 # %% ../../nbs/cluster/03_pool.ipynb #9046efe9
 @patch
 def _block_reviews(self:Pool, block):
-    "Return (rollout, other, verdict) of a block's human reviews."
-    sql = 'SELECT rollout,other,verdict FROM reviews WHERE rollout BETWEEN ? AND ?'
-    return self.store.db.execute(sql, key_range(block)).fetchall()
+    "Return (rollout, other, verdict) of the human reviews that hold in a block."
+    first, last = key_range(block)
+    return [(*pair, verdict) for pair, verdict in self.store.reviews().items() if first<=pair[0]<=last]
 
 # %% ../../nbs/cluster/03_pool.ipynb #2cce3e5f
 @patch

@@ -99,7 +99,7 @@ def corrected_rate(
 # %% ../../nbs/data/04_statistics.ipynb #d47fd3b4
 _INITIAL_RATES = '''
 SELECT p.id, avg(s.value>=?), count(*), min(r.asked), p.digest
-FROM rollouts r JOIN prompts p ON p.key=r.prompt JOIN scores s ON s.rollout=r.key AND s.verifier=?
+FROM rollouts r JOIN prompts p ON p.key=r.prompt JOIN {scores} s ON s.rollout=r.key AND s.verifier=?
 WHERE r.blind AND s.value IS NOT NULL AND p.gen=? AND r.outcome IN ({outcomes}) AND r.sampler NOT IN ({samplers})
 GROUP BY p.key ORDER BY min(r.asked), p.key'''
 
@@ -111,7 +111,8 @@ def initial_rates(
 )->dict:                      # {prompt id: dict(rate, n, asked, digest)}
     "Return the pass rate of each prompt's initial samples."
     rejected_side = store.get('sides', {}).get('rejected', [])
-    query = _INITIAL_RATES.format(outcomes=','.join('?'*len(outcomes)), samplers=','.join(map(str, rejected_side)))
+    query = _INITIAL_RATES.format(scores=store.scored(), outcomes=','.join('?'*len(outcomes)),
+                                  samplers=','.join(map(str, rejected_side)))
     rows = store.db.execute(query, (pass_at-EPS, store.get('verifier'), store.gen, *outcomes))
     return {id_:dict(rate=rate, n=n, asked=asked, digest=digest) for id_, rate, n, asked, digest in rows}
 

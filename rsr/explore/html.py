@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['KINDS', 'COLOURS', 'STYLE', 'W', 'H', 'TOP', 'BASE', 'PAD', 'LEAST_LIKE', 'MOST_WORDS', 'shown', 'one_line', 'block',
            'histogram_svg', 'preview_html', 'diff_html', 'text_box', 'prompt_html', 'verdict', 'rollout_html',
-           'prompt_line', 'rollout_line']
+           'prompt_line', 'rollout_line', 'people_html']
 
 # %% ../../nbs/explore/03_html.ipynb #7a0dbbe0
 import difflib, html, re, unicodedata
 from ..data.types import failed, passed
+from ..rubric.agreement import with_interval
 
 # %% ../../nbs/explore/03_html.ipynb #7743a645
 _CODES = ('\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb'
@@ -302,11 +303,16 @@ def _criteria(detail):
 
 # %% ../../nbs/explore/03_html.ipynb #8037e7d0
 def _label_text(r):
-    "Describe the label of a rollout; empty without one."
+    "Describe the labels of a rollout; empty without one."
     if r['label'] is None:
         return ''
     given = '' if r['given'] is None else f" (scored {r['given']:.2f})"
-    return f" · labelled {'pass' if r['label'] else 'fail'}{given}"
+    label, by = 'pass' if r['label'] else 'fail', {}
+    for name, v in r.get('votes', {}).items():
+        by.setdefault(v, []).append(shown(name))
+    said = [f"{v} by {', '.join(names)}" for v, names in by.items()]
+    holds = f'; {label} holds' if len(by)>1 else ''
+    return f" · labelled {' and '.join(said) or label}{holds}{given}"
 
 # %% ../../nbs/explore/03_html.ipynb #1d5aae4a
 def _facts(r):
@@ -365,3 +371,32 @@ def rollout_line(r, pass_threshold=1.0, fail_threshold=None)->str:
     star = '' if r['label'] is None else '*'
     outcome, text = one_line(r['outcome'] or 'in flight', 9), one_line(r['answer'] or r['text'], 40)
     return f"#{r['idx']:<3} {score}  {kind+star:9}  {outcome:9}  {text}"
+
+# %% ../../nbs/explore/03_html.ipynb #6be5599c
+def _counted(n, noun):
+    "Write a number with its noun."
+    return f'{n:,} {noun}' if n==1 else f'{n:,} {noun}s'
+
+def _agreement_text(kind, a):
+    "Describe how far annotators agree."
+    kappa, ac1 = (with_interval(a[k], a['intervals'][k]) for k in ('kappa', 'ac1'))
+    on = _counted(a['cases'], 'response' if kind=='labels' else 'pair')
+    return f"agreement of {', '.join(map(shown, a['annotators']))} on {on}: κ {kappa}, AC1 {ac1}"
+
+# %% ../../nbs/explore/03_html.ipynb #216c5258
+def people_html(
+    d:dict,               # from `label_statistics`
+    annotator:str,        # who is at work
+    functions:bool=False  # does the rubric consist of functions?
+)->str:
+    "Say who labels, how much there is, and how far annotators agree."
+    counts = {annotator:dict(labels=0, pairs=0), **d.get('annotators', {})}
+    def line(name):
+        n = counts[name]
+        return f"{shown(name)} {_counted(n['labels'], 'label')}, {_counted(n['pairs'], 'pair review')}"
+    lines = [' · '.join([f'<b>{line(annotator)}</b>', *(line(name) for name in counts if name!=annotator)])]
+    lines += [_agreement_text(kind, a) for kind, a in d.get('agreement', {}).items()]
+    if functions:
+        lines.append('The rubric consists of functions: it has no verdicts of a judge to label. '
+                     'A label of a whole response overrides its score.')
+    return block(f"<div title='your labels and reviews, and those of others'>{'<br>'.join(lines)}&ensp;</div>")

@@ -27,7 +27,7 @@ from ..style import pct, say_nothing, style, tidy
 KINDS = 'passed', 'between', 'failed', 'unscored'
 KIND = ("CASE WHEN s.value IS NULL THEN 'unscored' WHEN s.value>=:pass THEN 'passed' "
         "WHEN s.value<=:fail THEN 'failed' ELSE 'between' END")
-JOIN = 'rollouts r LEFT JOIN scores s ON s.rollout=r.key AND s.verifier=:v'
+JOIN = 'rollouts r LEFT JOIN {scores} s ON s.rollout=r.key AND s.verifier=:v'
 
 # %% ../../nbs/explore/08_ledger_view.ipynb #8a3c2974
 LIMITS = dict(pass_threshold=1.0, fail_threshold=0.0, min_margin=0.0)   # without a recipe
@@ -58,7 +58,8 @@ def query(self:View, sql, **more):
     pass_, fail = self.limits['pass_threshold'], self.limits['fail_threshold']
     args = {'v':self.store.get('verifier'), 'gen':self.store.gen, 'pass':pass_-EPS,
             'fail':pass_ if fail is None else fail+EPS, **more}
-    return self.store.db.execute(sql.format(kind=KIND, join=JOIN, valid=self.condition()), args)
+    join = JOIN.format(scores=self.store.scored())   # human labels count as scores
+    return self.store.db.execute(sql.format(kind=KIND, join=join, valid=self.condition()), args)
 
 # %% ../../nbs/explore/08_ledger_view.ipynb #1b272347
 @patch
@@ -117,6 +118,8 @@ class FrameLedger:
 
     def get(self, key, default=None):
         return 1 if key=='verifier' else default
+    def scored(self):
+        return 'scores'
     def config(self, key):
         return None
     def close(self):

@@ -11,25 +11,26 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from ..data.files import dumps
+from ..data.reviews import check_annotator
 from ..data.types import RsrError
 from ..run.results import Run
 
 # %% ../../nbs/explore/07_serve.ipynb #8d0906cf
-_CELL = 'from rsr.explore.widget import explore\nexplore({path!r})'
+_CELL = 'from rsr.explore.widget import explore\nexplore({path!r}, annotator={annotator!r})'
 
 # %% ../../nbs/explore/07_serve.ipynb #bac20ce1
-def _contents(path):
+def _contents(path, annotator):
     "Return a notebook of one cell that explores a run, as a dict."
-    source = _CELL.format(path=str(Path(path).resolve()))
+    source = _CELL.format(path=str(Path(path).resolve()), annotator=annotator)
     cell = dict(cell_type='code', id='explore', execution_count=None, metadata={}, outputs=[], source=source)
     kernel = dict(name='python3', display_name='Python 3', language='python')
     return dict(cells=[cell], metadata=dict(kernelspec=kernel, title=Path(path).name), nbformat=4, nbformat_minor=5)
 
 # %% ../../nbs/explore/07_serve.ipynb #f18e622e
-def _write_notebook(path, folder):
+def _write_notebook(path, folder, annotator=None):
     "Write the notebook of a run into a folder; return its path."
     out = Path(folder)/'explore.ipynb'
-    out.write_text(dumps(_contents(path)), encoding='utf-8')
+    out.write_text(dumps(_contents(path, annotator)), encoding='utf-8')
     return out
 
 # %% ../../nbs/explore/07_serve.ipynb #e22b1898
@@ -138,11 +139,12 @@ def _wait(process, path):
 def serve(
     path,                    # the run directory
     port:int=None,           # None: any free one
-    open_browser:bool=True   # open the page in the browser
+    open_browser:bool=True,  # open the page in the browser
+    annotator:str=None       # who labels and reviews; None: the user of this machine
 ):
     "Explore a run in a browser, until Ctrl-C."
-    run = Run(path)
+    run, annotator = Run(path), check_annotator(annotator)
     with _until_interrupted(), tempfile.TemporaryDirectory() as folder:
-        notebook, env = _write_notebook(run.path, folder), _write_template(folder)
+        notebook, env = _write_notebook(run.path, folder, annotator), _write_template(folder)
         process = _start(_command(notebook, port, open_browser), env)
         _wait(process, run.path)

@@ -6,20 +6,22 @@
 __all__ = ['MOST_AT_ONCE', 'MOST_TRIED', 'Exploration', 'two_to_show', 'changed_options']
 
 # %% ../../nbs/explore/04_state.ipynb #287d5210
-import shlex, threading
+import shlex, threading, time
 from contextlib import closing
 from traitlets import Bool, Dict, Float, HasTraits, Int, List, Unicode
 from fastcore.basics import patch
 from ..data.files import dumps
+from ..data.reviews import check_annotator
 from ..data.store import Store
 from ..data.types import RsrError
-from .prompts import prompt_pairs, prompt_rollouts, prompt_table, unreviewed
-from .score_index import index, read_scores, read_splits, read_texts, take_review, text_mode
+from .prompts import PAGE_SIZE, prompt_pairs, prompt_rollouts, prompt_table, unreviewed
+from .score_index import index, read_scores, read_splits, read_texts, take_reviews, text_mode
 from .thresholds import THRESHOLDS, config_name, histogram, preview_counts, recipe_yaml
 from .thresholds import thresholds_of, with_thresholds
 from ..formatters.writer import make_formatters
-from ..run.files import valid_outcomes
-from ..run.files import format_files
+from ..rubric.agreement import label_statistics
+from ..run.files import format_files, valid_outcomes
+from ..run.results import in_use
 
 # %% ../../nbs/explore/04_state.ipynb #ef4c79f8
 class Exploration(HasTraits):
@@ -33,14 +35,15 @@ class Exploration(HasTraits):
     left, right = Int(None, allow_none=True), Int(None, allow_none=True)   # keys of the rollouts side by side
     marks = Bool(True, help='mark their differences')
     counts, table, rollouts, pairs = List(), Dict(), List(), List()        # what is shown, as plain data
-    files, message = Dict(), Unicode('')
+    files, message, people = Dict(), Unicode(''), Dict()   # people: from `label_statistics`
 
-    def __init__(self, run):
+    def __init__(self, run, annotator=None):
         super().__init__()
-        self.run, self.recipe = run, run.written
+        self.run, self.recipe, self.annotator = run, run.written, check_annotator(annotator)
         self.configs = [dict(c) for c in self.recipe['formatter']]   # with the current thresholds
         self.scores = self.histogram = self.opened = self.thread = None
         self.before = {}      # {file: rows} with the recipe's own thresholds
+        self.place = 0        # of the open prompt on the page of the list
         self.filling = False  # a change by the explorer itself, not by the user
         self.start()
     def draw(self, what):
@@ -85,12 +88,19 @@ def read_later(self:Exploration, formatters):
 # %% ../../nbs/explore/04_state.ipynb #b01b55c4
 MOST_AT_ONCE = 200_000   # rollouts
 
+# %% ../../nbs/explore/04_state.ipynb #c58273ca
+def _is_of_functions(store)->bool:
+    "Check whether the run is scored by a rubric that asks no judge."
+    scorer = store.get('verifier') and store.config(store.get('verifier'))
+    return bool(scorer) and scorer[1].get('type')=='rubric' and not scorer[1].get('judges')
+
 # %% ../../nbs/explore/04_state.ipynb #c89ae464
 @patch
 def load(self:Exploration):
     "Read the scores, and the texts at once or in the background."
     with self._store() as st:
-        self.scores = read_scores(st, valid_outcomes(self.recipe))
+        self.scores = read_scores(st, valid_outcomes(self.recipe), self.annotator)
+        self.people, self.functions = label_statistics(st), _is_of_functions(st)
         formatters = make_formatters(self.configs)
         if len(self.scores.key)<=MOST_AT_ONCE:
             self.read_rest(st, formatters)
@@ -222,44 +232,116 @@ def two_to_show(
     shown = scored or rollouts
     return shown[0]['key'], shown[-1]['key']
 
+# %% ../../nbs/explore/04_state.ipynb #0ac23bb7
+@patch
+def pairs_of(self:Exploration, store, prompt)->list:
+    "Return the pairs of a prompt; [] if the run writes none."
+    return prompt_pairs(store, self.dpo, prompt, valid_outcomes(self.recipe)) if self.dpo else []
+
+@patch
+def _take_reviews(self:Exploration, store, prompt):
+    "Read what anybody said of a prompt since it was last read."
+    if take_reviews(self.scores, store, prompt, self.annotator):
+        self.people = label_statistics(store)
+        self.recount()
+        self.list_prompts()
+        self.draw('figures')
+
 # %% ../../nbs/explore/04_state.ipynb #8ccdaa75
 @patch
 def open_prompt(self:Exploration, keep=False):
     "Read the open prompt and choose two of its rollouts, or keep those that are shown."
     self.rollouts, self.pairs = [], []
-    valid = valid_outcomes(self.recipe)
     if self.prompt is not None:
         with self._store() as st:
-            self.opened = prompt_rollouts(st, self.prompt)
-            self.pairs = prompt_pairs(st, self.dpo, self.prompt, valid) if self.dpo else []
+            self.opened, self.pairs = prompt_rollouts(st, self.prompt), self.pairs_of(st, self.prompt)
+            self._take_reviews(st, self.prompt)
         self.rollouts = self.opened['rollouts']
+        self.place = next((i for i, r in enumerate(self.table['rows']) if r['key']==self.prompt), self.place)
         if not keep:
             self.left, self.right = two_to_show(self.rollouts, self.pairs)
     self.draw('prompt')
 
 # %% ../../nbs/explore/04_state.ipynb #1db0d8b9
 @patch
+def _open_to_write(self:Exploration, seconds=1):
+    "Open the ledger for writing; another explorer holds it for a moment only."
+    until = time.monotonic()+seconds
+    while True:
+        try:
+            return self._store(write=True)
+        except RsrError:
+            if time.monotonic()>until or not in_use(self.run.path):
+                raise
+        time.sleep(.05)
+
+# %% ../../nbs/explore/04_state.ipynb #757fe153
+@patch
 def review(self:Exploration, rollout, verdict, other=0):
     "Save a review: pass, fail or None for a rollout; accept, swap, reject or None for a pair."
     try:
-        with self._store(write=True) as st:
-            st.review(rollout, verdict, other)
+        with self._open_to_write() as st:
+            prompt, = st.db.execute('SELECT prompt FROM rollouts WHERE key=?', (rollout,)).fetchone()
+            self.message = self._stale(st, prompt, rollout, other) if other else ''
+            if not self.message:
+                st.review(rollout, verdict, other, self.annotator)
+                self._take_reviews(st, prompt)
     except RsrError as e:
-        return self.say(str(e))
-    take_review(self.scores, rollout, verdict, other)
-    self.message = ''
-    self.recount()
-    self.list_prompts()
+        self.message = str(e)
     self.open_prompt(keep=True)
     self.draw('figures')
 
-# %% ../../nbs/explore/04_state.ipynb #d45bad34
+# %% ../../nbs/explore/04_state.ipynb #97604c66
 @patch
-def judge_pair(self:Exploration, verdict, number=0):
-    "Accept, swap or reject a pair of the open prompt; None undoes that."
-    if number<len(self.pairs):
-        pair = self.pairs[number]
-        self.review(pair['chosen'], verdict, pair['rejected'])
+def decide_by(self:Exploration, name):
+    "Set who decides where annotators differ: majority, or one of them."
+    try:
+        with self._open_to_write() as st:
+            st.decide_by(name)
+    except RsrError as e:
+        return self.say(str(e))
+    self.message = ''
+    self.reload()
+
+# %% ../../nbs/explore/04_state.ipynb #59d358f5
+@patch
+def _stale(self:Exploration, store, prompt, chosen, rejected)->str:
+    "Say why a pair cannot be reviewed any more; '' if it can."
+    if any((p['chosen'], p['rejected'])==(chosen, rejected) for p in self.pairs_of(store, prompt)):
+        return ''
+    number = dict(store.db.execute('SELECT key, idx FROM rollouts WHERE prompt=?', (prompt,)))
+    return (f'Not saved: #{number[chosen]} over #{number[rejected]} is not a pair any more '
+            '(a label, another annotator or new rollouts changed it). Shown is the pair as it is now.')
+
+# %% ../../nbs/explore/04_state.ipynb #d45bad34
+@patch(as_prop=True)
+def on_screen(self:Exploration):
+    "Return the pair whose two rollouts are side by side, or None."
+    return next((p for p in self.pairs if {p['chosen'], p['rejected']}=={self.left, self.right}), None)
+
+@patch
+def show_pair(self:Exploration):
+    "Show the pair of the open prompt that would be written."
+    self.left, self.right = two_to_show(self.rollouts, self.pairs)
+    self.draw('prompt')
+
+# %% ../../nbs/explore/04_state.ipynb #76248b14
+@patch
+def judge_pair(self:Exploration,
+    verdict,     # accept, swap, reject; None undoes that
+    pair=None    # keys (chosen, rejected); None: the pair that is on screen
+):
+    "Review the pair that is on screen, or show the pair if another two rollouts are."
+    shown = self.on_screen
+    if pair is None and shown:
+        pair = shown['chosen'], shown['rejected']
+    if pair is None:
+        self.message = 'Not saved: the two rollouts shown were not a pair.'
+        self.draw('figures')
+    else:
+        self.review(pair[0], verdict, pair[1])
+    if self.message and not self.on_screen:
+        self.show_pair()
 
 # %% ../../nbs/explore/04_state.ipynb #9f082ce8
 MOST_TRIED = 2_000   # prompts in which a pair is looked for
@@ -286,6 +368,23 @@ def next_pair(self:Exploration):
         return self.draw('figures')
     more = len(keys)>MOST_TRIED
     self.say(f'the next {MOST_TRIED:,} prompts have no pair to review' if more else 'no pairs left to review')
+
+# %% ../../nbs/explore/04_state.ipynb #d290cac2
+@patch
+def step(self:Exploration, by:int=1):
+    "Open the next prompt of the list, or with -1 the previous one."
+    def keys():
+        return [r['key'] for r in self.table['rows']]
+    # a label may have taken the open prompt off the list: the next one has its place
+    at = keys().index(self.prompt)+by if self.prompt in keys() else self.place-(by<0)
+    if not 0<=at<len(keys()):
+        page = self.page+by
+        if not 0<=page*PAGE_SIZE<self.table['total']:
+            return self.say(f"This is the {'last' if by>0 else 'first'} prompt of the list.")
+        self.page = page
+        at = 0 if by>0 else len(keys())-1
+    self.message, self.prompt = '', keys()[at]
+    self.draw('figures')
 
 # %% ../../nbs/explore/04_state.ipynb #e0726f5d
 @patch

@@ -9,9 +9,11 @@ __all__ = ['Explorer', 'explore']
 from contextlib import contextmanager
 from functools import lru_cache
 from fastcore.basics import patch
+from ..data.files import SHIPPED
+from ..data.reviews import MAJORITY
 from .controls import VERDICTS, Controls
 from .html import block, diff_html, histogram_svg, preview_html, prompt_html, prompt_line
-from .html import rollout_html, rollout_line, shown
+from .html import people_html, rollout_html, rollout_line, shown
 from .prompts import FILTERS, PAGE_SIZE
 from .thresholds import thresholds_of
 from ..formatters.writer import make_formatters
@@ -37,8 +39,10 @@ def ui(self:Explorer):
 # %% ../../nbs/explore/06_widget.ipynb #db48ebaf
 @patch
 def _ipython_display_(self:Explorer):
-    "Show the page in a notebook."
+    "Show the page in a notebook, and let keys click its buttons."
     from IPython.display import display
+    script = (SHIPPED/'explore'/'keys.js').read_text(encoding='utf-8')
+    display({'application/javascript':script, 'text/plain':''}, raw=True)
     display(self.ui)
 
 # %% ../../nbs/explore/06_widget.ipynb #9a90479f
@@ -91,6 +95,16 @@ def _draw_figures(self:Explorer):
         ws['counts'].value = preview_html(self.counts, self.before)
         ws['note'].value = block(shown(self.message), role='status')
         ws['written'].value = self._written()
+        self._draw_people(ws)
+
+# %% ../../nbs/explore/06_widget.ipynb #334f3606
+@patch
+def _draw_people(self:Explorer, ws):
+    "Show who labels, how far annotators agree, and who decides."
+    ws['people'].value = people_html(self.people, self.annotator, self.functions)
+    names, by = [*self.people.get('annotators', {})], self.people.get('decide', MAJORITY)
+    _set_options(ws['decide'], [('the majority', MAJORITY), *((name, name) for name in names)], by)
+    _show(ws['decide'], len(names)>1 or ws['decide'].value!=MAJORITY)
 
 # %% ../../nbs/explore/06_widget.ipynb #af9db354
 @patch
@@ -137,50 +151,70 @@ def _draw_list(self:Explorer):
         ws['place'].value = f'{first+1:,} to {first+len(rows):,} of {total:,}' if rows else 'none'
         ws['back'].disabled = not self.page
         ws['next'].disabled = first+PAGE_SIZE>=total
+        _show(ws['next_pair'], self.dpo)
 
 # %% ../../nbs/explore/06_widget.ipynb #dc26c885
 _diff = lru_cache(8)(diff_html)
 
 # %% ../../nbs/explore/06_widget.ipynb #3f572adb
 @patch
+def _draw_label(self:Explorer, ws, side, r):
+    "Show this annotator's label of the rollout on one side."
+    import ipywidgets as w
+    key = r and r['key']
+    buttons, = self._renew(f'{side}_labels', key, lambda: [self._make_label(w, side, key)])
+    ws[f'{side}_label'] = buttons
+    buttons.value = r['votes'].get(self.annotator, '') if r else ''
+    buttons.disabled = r is None
+
+# %% ../../nbs/explore/06_widget.ipynb #7e59d17b
+@patch
 def _draw_side(self:Explorer, ws, side, r, marked):
     "Show a rollout on one side."
     limits = self.pass_threshold, self.fail_threshold
     options = [(_columns(rollout_line(x, *limits)), x['key']) for x in self.rollouts]
     _set_options(ws[side], options, r and r['key'])
-    if r is None:
-        ws[f'{side}_view'].value = block('<div class="rsr-dim">no rollout</div>')
-        ws[f'{side}_label'].value = ''
-        return
-    ws[f'{side}_view'].value = rollout_html(r, *limits, marked)
-    ws[f'{side}_label'].value = {None:'', True:'pass', False:'fail'}[r['label']]
+    text = block('<div class="rsr-dim">no rollout</div>') if r is None else rollout_html(r, *limits, marked)
+    ws[f'{side}_view'].value = text
+    self._draw_label(ws, side, r)
 
 # %% ../../nbs/explore/06_widget.ipynb #12eb86be
-_REVIEWED = dict(accept=' (accepted)', swap=' (swapped)', reject=' (rejected: not written)')
+_REVIEWED = dict(accept='accepted', swap='swapped', reject='rejected')
+
+def _votes_text(p):
+    "Say what annotators said of a pair, and what holds if they differ."
+    said = ', '.join(f'{_REVIEWED[v]} by {shown(name)}' for name, v in p['votes'].items())
+    if len({*p['votes'].values()})>1:
+        said += f': it is {_REVIEWED[p["verdict"]]}'
+    return f' ({said})' if said else ''
 
 # %% ../../nbs/explore/06_widget.ipynb #07df86d3
 @patch
 def _pair_text(self:Explorer, by_key):
-    "Describe the first pair."
+    "Describe the pair on screen, or the first one."
     if not self.pairs:
         return 'This prompt has no pair.&ensp;'
-    p = self.pairs[0]
+    p = self.on_screen or self.pairs[0]
     chosen, rejected = by_key[p['chosen']]['idx'], by_key[p['rejected']]['idx']
     if p['verdict']=='swap':
         chosen, rejected = rejected, chosen
-    review = _REVIEWED.get(p['verdict'], '')
-    return f"Pair: <b>#{chosen}</b> over <b>#{rejected}</b>, margin {p['margin']:.2f}{review}&ensp;"
+    not_shown = '' if self.on_screen else ', which is not what is shown above'
+    return f"Pair: <b>#{chosen}</b> over <b>#{rejected}</b>, margin {p['margin']:.2f}{_votes_text(p)}{not_shown}&ensp;"
 
 # %% ../../nbs/explore/06_widget.ipynb #cc332d0f
 @patch
 def _draw_pair(self:Explorer, ws, by_key):
-    "Show the first pair, with the buttons that apply."
-    ws['pair'].value = block(self._pair_text(by_key))
+    "Show the pair, with the buttons that apply: those for reviews only beside the pair that they are about."
+    import ipywidgets as w
+    ws['pair'].value, shown = block(self._pair_text(by_key), role='status'), self.on_screen
     _show(ws['pairs'], self.dpo)
-    for name in VERDICTS:
-        ws[name].disabled = not self.pairs
-    if self.pairs and not self.pairs[0]['verdict']:
-        ws['clear'].disabled = True
+    pair = (shown['chosen'], shown['rejected']) if shown else self.bound.get('verdicts', [(None, [])])[0][0]
+    made = self._renew('verdicts', pair, lambda: [*self._make_verdicts(w, pair).values()])
+    for name, button in zip(VERDICTS, made):
+        ws[name] = button
+        button.disabled = not shown
+    ws['clear'].disabled = not (shown and self.annotator in shown['votes'])
+    _show(ws['show_pair'], self.pairs and not shown)
 
 # %% ../../nbs/explore/06_widget.ipynb #8aad5708
 @patch
@@ -201,13 +235,16 @@ def _draw_prompt(self:Explorer):
 
 # %% ../../nbs/explore/06_widget.ipynb #5923f4bd
 def explore(
-    run   # a `Run`, or its directory
+    run,                  # a `Run`, or its directory
+    annotator:str=None    # who labels and reviews; None: the user of this machine
 )->Explorer:
     "Explore a run in a notebook."
-    return Explorer(run if isinstance(run, Run) else Run(run))
+    return Explorer(run if isinstance(run, Run) else Run(run), annotator)
 
 # %% ../../nbs/explore/06_widget.ipynb #bbbf641c
 @patch
-def explore(self:Run):
+def explore(self:Run,
+    annotator:str=None   # who labels and reviews; None: the user of this machine
+):
     "Explore the run in a notebook: move thresholds, read responses, label them, review pairs, write the files."
-    return Explorer(self)
+    return Explorer(self, annotator)

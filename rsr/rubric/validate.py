@@ -8,13 +8,15 @@ __all__ = ['ajudge_rows', 'judge_rows', 'noise', 'needed_margin', 'run_rows', 's
 
 # %% ../../nbs/rubric/06_validate.ipynb #8e54518f
 import asyncio, json, math, random
+from collections import Counter
 from itertools import combinations
+from ..data.reviews import MAJORITY
 from ..data.text import split_thinking
 from ..data.types import RsrError, no_such
-from .agreement import agreement, auc, auc_interval, with_interval
+from .agreement import agreement, annotator_agreement, auc, auc_interval, with_interval
 from .criteria import load_rubric
 from .evaluate import as_messages, open_judges
-from .labels import read_labels
+from .labels import decided_rows, read_labels
 from ..data.threads import run_sync
 from ..verifiers.judge import Cache
 
@@ -245,6 +247,17 @@ def _sets_report(rows, judged, n_boot, seed):
     good, bad = scores['good'], scores['bad']
     return dict(auc=auc(good, bad), interval=auc_interval(good, bad, n_boot, seed), **sets)
 
+# %% ../../nbs/rubric/06_validate.ipynb #6395fbb8
+def _annotators_report(rubric, rows):
+    "Return who labelled how many responses, and how far annotators agree."
+    verdicts = [[said for k, said in row.get('votes', {}).items() if not rubric[k].scale] for row in rows]
+    overall = [[row.get('overall_votes', {})] for row in rows]
+    all_votes = [[*row.get('votes', {}).values(), row.get('overall_votes', {})] for row in rows]
+    count = Counter(name for said in all_votes for name in {name for votes in said for name in votes})
+    return dict(rows=dict(sorted(count.items())), verdicts=annotator_agreement(verdicts, ['NO', 'YES', 'NA']),
+                overall=annotator_agreement(overall, [False, True]),
+                contradicted=sum(row.get('contradicted', False) for row in rows))
+
 # %% ../../nbs/rubric/06_validate.ipynb #9d5bfa2d
 def build_report(
     rubric,          # Rubric
@@ -259,7 +272,8 @@ def build_report(
                 unscored=sum(said[0]['score'] is None for said in judged),
                 criteria={c.id:_criterion_report(c, *data) for c in rubric.criteria},
                 overall=_pass_report(rubric, *data), verdicts=_verdict_report(rubric, *data),
-                sets=_sets_report(*data), noise=noise(judged), score_se=noise(judged)['score_se'],
+                annotators=_annotators_report(rubric, rows), sets=_sets_report(*data), noise=noise(judged),
+                score_se=noise(judged)['score_se'],
                 idle=idle_criteria(rubric, [said[0]['answers'] for said in judged]))
 
 # %% ../../nbs/rubric/06_validate.ipynb #929bd608
@@ -271,11 +285,12 @@ def validate(
     rejudge:int=None,  # judge only the first rows `k` times, the others once; None: all
     cache=None,        # e.g. `Cache('verdicts.jsonl')`: no verdict is paid for twice
     n_boot:int=1000,   # bootstrap samples
-    seed:int=0
+    seed:int=0,
+    decide:str=MAJORITY   # who decides where annotators differ: majority, or one of them by name
 )->dict:
     "Compare a rubric's judge with human labels."
     rubric = load_rubric(rubric)
-    rows, cache = read_labels(labelled, rubric), Cache() if cache is None else cache
+    rows, cache = decided_rows(read_labels(labelled, rubric), decide), Cache() if cache is None else cache
     m = len(rows) if rejudge is None else max(0, rejudge)
     async def main():
         async with open_judges(rubric, ask) as judges:
@@ -312,12 +327,25 @@ def _aligned(rows):
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
 
+# %% ../../nbs/rubric/06_validate.ipynb #e9a40b80
+def _annotator_lines(d):
+    "Yield what is to be said about several annotators."
+    if d['contradicted']:
+        yield f"responses with different labels from one annotator, of which the later holds: {d['contradicted']}"
+    if len(d['rows'])>1:
+        yield 'annotators: '+', '.join(f'{name} ({n} rows)' for name, n in d['rows'].items())
+    for what, a in ('verdicts', d['verdicts']), ('pass or fail', d['overall']):
+        if a:
+            kappa, ac1 = (with_interval(a[k], a['intervals'][k]) for k in ('kappa', 'ac1'))
+            yield f"between annotators, {what} of {a['cases']} rows: kappa {kappa}, AC1 {ac1}"
+
 # %% ../../nbs/rubric/06_validate.ipynb #40f4ccb4
 def _footer(report):
     "Return the lines below the table."
     sets, n, se = report['sets'], report['noise'], report['score_se']
     yield (f"rubric {report['rubric']}, {report['rows']} rows, {report['unscored']} unscored; "
            'intervals: 95 %, bootstrap over rows; –: not defined')
+    yield from _annotator_lines(report['annotators']) if 'annotators' in report else ()
     if sets['auc'] is not None:
         good, bad = (with_interval(sets[k]['mean']) for k in ('good', 'bad'))
         yield f"good against bad: AUC {with_interval(sets['auc'], sets['interval'])}, mean score {good} and {bad}"
@@ -335,7 +363,7 @@ def report_table(
     return '\n'.join([*_aligned([_HEAD, *rows]), '', *_footer(report)])
 
 # %% ../../nbs/rubric/06_validate.ipynb #37d5ea8e
-_OPTIONS = dict(labels=str, k=int, rejudge=int, cache=str, seed=int, n_boot=int, mode=str, combine=str,
+_OPTIONS = dict(labels=str, decide=str, k=int, rejudge=int, cache=str, seed=int, n_boot=int, mode=str, combine=str,
                 structured=object)
 
 # %% ../../nbs/rubric/06_validate.ipynb #799a19aa
@@ -357,15 +385,18 @@ def _chosen(options, keys):
 # %% ../../nbs/rubric/06_validate.ipynb #b3ca8e06
 def validate_options(
     rubric,         # anything `load_rubric` takes
-    options:dict    # labels, k, rejudge, cache, seed, n_boot, mode, combine, structured, judge.*
+    options:dict    # labels, decide, k, rejudge, cache, seed, n_boot, mode, combine, structured, judge.*
 )->dict:            # a report
     "Run `validate` with the options of the command line."
     _check_options(options)
     rubric = load_rubric(rubric, **_chosen(options, ('mode', 'combine', 'structured')))
+    if not rubric.needs_judge:
+        raise RsrError(f"rubric '{rubric.name}' consists of functions: there is nothing to label, and no judge to "
+                       'compare with labels')
     judge = {k[len('judge.'):]:v for k, v in options.items() if k.startswith('judge.')}
     if rubric.needs_judge and not judge:
         raise RsrError(f"rubric '{rubric.name}' asks a judge: name it with judge.model or judge.base_url "
                        '(judge.model=local is the embedded one)')
     cache = Cache(options.get('cache', f"{options['labels']}.verdicts"))
-    more = _chosen(options, ('k', 'rejudge', 'seed', 'n_boot'))
+    more = _chosen(options, ('decide', 'k', 'rejudge', 'seed', 'n_boot'))
     return validate(rubric, options['labels'], [judge] if judge else None, cache=cache, **more)
