@@ -46,9 +46,9 @@ def prompt_counts(
     return dict(total=sum(by.values()), satisfied=by.get('satisfied', 0), by_stop_reason=by, bad_rows=bad_rows)
 
 # %% ../../nbs/data/08_summary.ipynb #570b74d0
-def _valid_rollouts(outcomes, samplers):
+def _valid_rollouts(store, outcomes, samplers):
     "Return the FROM and WHERE of a query; its arguments are the verifier and the outcomes."
-    sql = ('FROM rollouts r LEFT JOIN scores s ON s.rollout=r.key AND s.verifier=? '
+    sql = (f'FROM rollouts r LEFT JOIN {store.scored()} s ON s.rollout=r.key AND s.verifier=? '
            f"WHERE r.outcome IN ({','.join('?'*len(outcomes))})")
     if samplers is not None:
         sql += f" AND r.sampler IN ({','.join(str(int(s)) for s in samplers)})"
@@ -71,7 +71,7 @@ def score_counts(
     "Count the valid rollouts that passed, failed, did neither, or have no score."
     p = pass_threshold-EPS
     f = pass_threshold if fail_threshold is None else fail_threshold+EPS
-    valid, args = _valid_rollouts(outcomes, samplers), (store.get('verifier'), *outcomes)
+    valid, args = _valid_rollouts(store, outcomes, samplers), (store.get('verifier'), *outcomes)
     sql = f'SELECT sum(value>=?), sum(value<? AND value<=?), count(value), count(*) {valid}'
     passed, failed, scored, total = store.db.execute(sql, (p, p, f, *args)).fetchone()
     passed, failed = passed or 0, failed or 0
@@ -89,7 +89,7 @@ def pass_rate(
     p = pass_threshold-EPS
     args = (p, p, store.get('verifier'), *outcomes)
     prompts = (f'SELECT avg(value>=?) rate, count(value) n, sum(value>=?) passed '
-               f'{_valid_rollouts(outcomes, samplers)} AND value IS NOT NULL')
+               f'{_valid_rollouts(store, outcomes, samplers)} AND value IS NOT NULL')
     plain, passed, scored = store.db.execute(
         f'SELECT avg(rate), sum(passed), sum(n) FROM ({prompts} GROUP BY r.prompt)', args).fetchone()
     mean, mean_square, n = store.db.execute(
@@ -243,6 +243,41 @@ def _problem_rows(d):
     for error, n in d['samples']['errors'].items():
         yield 'error', f'{n} × {error}'
 
+# %% ../../nbs/data/08_summary.ipynb #4be39463
+def _said(x, interval):
+    "Format a statistic with its 95 % interval; a dash if it is not defined."
+    if x is None:
+        return '–'
+    return f'{x:.2f} (95 %: {interval[0]:.2f} to {interval[1]:.2f})' if interval else f'{x:.2f}'
+
+# %% ../../nbs/data/08_summary.ipynb #6aec34f2
+def _who_labelled(d):
+    "Format what was labelled, by whom, and who decides."
+    text = f"{_plural(d['responses'], 'response')} ({_plural(d['rollouts'], 'rollout')}) labelled"
+    if d['pairs']:
+        text += f", {_plural(d['pairs'], 'pair')} reviewed"
+    who = [f"{name} {_plural(n['labels'], 'label')}"+(f" and {_plural(n['pairs'], 'review')}" if n['pairs'] else '')
+           for name, n in d['annotators'].items()]
+    text += f": {', '.join(who)}"
+    if len(who)>1:
+        text += f"; {'the majority' if d['decide']=='majority' else d['decide']} decides"
+    return text+(f", and the latest in {_plural(d['ties'], 'tie')}" if d['ties'] else '')
+
+# %% ../../nbs/data/08_summary.ipynb #8efe9a54
+def _label_rows(d):
+    "Yield the rows on labels, and on how far annotators agree."
+    labels = d.get('labels')
+    if not labels:
+        return
+    yield 'labels', _who_labelled(labels)
+    if labels['contradicted']:
+        yield '', (f"equal texts had different labels from one annotator {labels['contradicted']} ×: "
+                   'the later one holds')
+    for kind, a in labels['agreement'].items():
+        kappa, ac1 = (_said(a[k], a['intervals'][k]) for k in ('kappa', 'ac1'))
+        what = 'response' if kind=='labels' else 'pair'
+        yield 'agreement', f"{', '.join(a['annotators'])} on {_plural(a['cases'], what)}: κ {kappa}, AC1 {ac1}"
+
 # %% ../../nbs/data/08_summary.ipynb #3aadf407
 def _pool_note(wanted, sizes):
     "Say how many prompts of a Multi-SFT file have as many responses as they should, and how many fall short."
@@ -303,6 +338,7 @@ def stats_table(
     d:dict   # from `stats`
 )->str:
     "Format the statistics as a small table."
-    rows = [*_prompt_rows(d), *_score_rows(d), *_pair_rows(d), *_cost_rows(d), *_problem_rows(d), *_file_rows(d)]
+    rows = [*_prompt_rows(d), *_score_rows(d), *_label_rows(d), *_pair_rows(d), *_cost_rows(d), *_problem_rows(d),
+            *_file_rows(d)]
     rows += [('hint', hint) for hint in hints(d)]
     return '\n'.join(f'{name:10} {text}' for name, text in rows)

@@ -140,7 +140,9 @@ def human_verdict(
 )->str:     # accept, swap, reject; None: not reviewed
     "Return the human verdict on a pair, in either order."
     direct, reverse = (c.pairs or {}).get(r.key), (r.pairs or {}).get(c.key)
-    return direct or _OTHER_ORDER.get(reverse)
+    verdict = direct or _OTHER_ORDER.get(reverse)
+    chosen = r if verdict=='swap' else c
+    return 'reject' if verdict and chosen.label is False else verdict
 
 # %% ../../nbs/formatters/00_pairing.ipynb #b81aa42c
 def _pairs_swapped(c, r, rule):

@@ -23,6 +23,7 @@ from ..formatters.left_out import remedies_of
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import COMMON, make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs
+from ..rubric.agreement import label_statistics
 from .recipe import check_recipe
 from .reward import write_reward
 from ..sampling.budget import Budget, model_price
@@ -239,6 +240,7 @@ def write_training_files(
     pairs:dict=None    # receives {formatter: pair counts} of strategies
 )->dict:               # {file: counts}
     "Write files, and note their counts and options in the ledger."
+    store.decide_by((d.get('labels') or {}).get('decide'))
     formatters = [*formatters, *_split_differently(store, d, formatters)]
     configs = [formatter_config(f) for f in formatters]
     if store._lock:
@@ -299,8 +301,9 @@ def run_statistics(store, d)->dict:
     pass_threshold = options.get('pass_threshold', 1.0)
     prices = recipe_prices(d)
     price_of = Budget(**prices).price_of if prices['price'] else None
-    out = stats(store, pass_threshold, _fail_threshold(d, options), valid_outcomes(d), price_of)
-    return {**out, 'remedies':remedies_of(out)}
+    counts = stats(store, pass_threshold, _fail_threshold(d, options), valid_outcomes(d), price_of)
+    labels = label_statistics(store)
+    return {**counts, 'remedies':remedies_of(counts), **(dict(labels=labels) if labels else {})}
 
 # %% ../../nbs/run/04_files.ipynb #0d6d869a
 def format_files(

@@ -65,7 +65,7 @@ def schema()->dict:
     sampler = {'type':(str, None), **_field_options(HttpSampler)}
     return dict(data=dict(_DATA), sampling=_field_options(Sampling), sampler=sampler, verifier=_judge_options(sampler),
                 budget=parameters(Budget.__init__, 1, ('price', 'judge_price', 'known')),
-                resume=dict(mix=(bool, False)), cluster=_field_options(Cluster))
+                resume=dict(mix=(bool, False)), labels=dict(decide=(str, None)), cluster=_field_options(Cluster))
 
 # %% ../../nbs/run/01_recipe.ipynb #a51fd5d6
 def _recipe_path(recipe):

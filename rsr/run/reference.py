@@ -162,6 +162,7 @@ def reference_row(section, key, typ, default, allowed, what)->dict:
 SOURCES = dict(sampling=Sampling, sampler=HttpSampler, verifier=HttpSampler, budget=Budget.__init__, cluster=Cluster,
                data=read_prompts, resume=Loop.__init__)
 ELSEWHERE = {'data.on_bad_row':(Store.add_prompts, 'on_bad_row'), 'data.responses':(with_responses, 'column'),
+             'labels.decide':(Store.decide_by, 'name'),
              'sampler.type':(make_sampler, 'type'), 'verifier.type':(load_verifier, 'type')}
 
 # %% ../../nbs/run/03_reference.ipynb #b63fae9f
@@ -346,6 +347,7 @@ NOTES = {
                 '`formatter.NAME.KEY=…` on one.',
     'pairs':'With `pairs:`, the `dpo` formatter applies these rules in place of a fail threshold.',
     'cluster':'For `engine: ray`.',
+    'labels':'For human labels and reviews, which `rsr explore` takes.',
     'resume':'A run whose directory exists is resumed; no option is needed.',
     'budget':'A run that reaches a limit ends with exit code 3, after it has written its files. Dollars and tokens '
              'count over all processes of a run; raise the limit to resume it. Minutes count anew in each.',

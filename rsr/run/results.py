@@ -102,16 +102,18 @@ def process(self:Run)->str:
 # %% ../../nbs/run/05_results.ipynb #06898acd
 @patch
 def _query(self:Run, sql):
-    "Return the result of a query as a DataFrame; it may use :verifier and :gen, the current verifier and input."
+    """Return the result of a query as a DataFrame.
+    It may use :verifier and :gen, the current verifier and input, and {scores}, the scores with human labels."""
     import pandas as pd
     with closing(Store(self.path, write=False)) as st:
+        sql = sql.format(scores=st.scored())
         return pd.read_sql_query(sql, st.db, params=dict(verifier=st.get('verifier'), gen=st.gen))
 
 # %% ../../nbs/run/05_results.ipynb #8bf3b0d3
 _PROMPTS = '''
 SELECT p.id, p.stop, count(r.key) rollouts, count(s.value) scored, avg(s.value) mean_score,
     json_extract(p.row, '$.messages') messages, json_extract(p.row, '$.metadata') metadata
-FROM prompts p LEFT JOIN rollouts r ON r.prompt=p.key LEFT JOIN scores s ON s.rollout=r.key AND s.verifier=:verifier
+FROM prompts p LEFT JOIN rollouts r ON r.prompt=p.key LEFT JOIN {scores} s ON s.rollout=r.key AND s.verifier=:verifier
 WHERE p.gen=:gen GROUP BY p.key'''
 
 # %% ../../nbs/run/05_results.ipynb #55791bf6
@@ -124,7 +126,7 @@ def prompts(self:Run):
 _ROLLOUTS = '''
 SELECT p.id prompt, r.idx, r.step, r.outcome, s.value score, r.text, r.reasoning, r.finish_reason,
     r.prompt_tokens, r.completion_tokens, r.latency, r.error, r.key, r.sampler side
-FROM rollouts r JOIN prompts p ON p.key=r.prompt LEFT JOIN scores s ON s.rollout=r.key AND s.verifier=:verifier
+FROM rollouts r JOIN prompts p ON p.key=r.prompt LEFT JOIN {scores} s ON s.rollout=r.key AND s.verifier=:verifier
 ORDER BY r.prompt, r.idx'''
 
 # %% ../../nbs/run/05_results.ipynb #cc1b900b
