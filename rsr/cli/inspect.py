@@ -25,22 +25,20 @@ def edge_lines(
 
 # %% ../../nbs/cli/01_inspect.ipynb #11f08a19
 def _checklist_text(found, path):
-    "Return a checklist, each file as its trainer will read it, and the reward's edge cases."
+    "Return a checklist, each file as its trainer will read it, the reward's edge cases, and one verdict at the end."
     from rsr.formatters.load_check import files_table
-    from rsr.quality.checklist import checklist_table
+    from rsr.quality.checklist import items_table, verdict_line
     files = ['\n'+files_table(found['files'], path)] if found['files'] else []
     reward = [edge_lines(found['reward'])] if found['reward'] else []
-    if found.get('untrusted'):
-        reward = [f"\nthe reward on edge cases: not run; {found['untrusted']}"]
-    return '\n'.join([checklist_table(found), *files, *reward])
+    return '\n'.join([items_table(found['items']), *files, *reward, '', verdict_line(found)])
 
 # %% ../../nbs/cli/01_inspect.ipynb #2eb75d2f
 @command('RUN [trainer=trl|llamafactory] [tokenizer=PATH] [earlier=RUN,…] [labels=FILE] [validation=FILE] '
-         '[taxonomy=FILE] [production=FILE] [decontaminate=FILE] [trust=true] [json=true]',
+         '[taxonomy=FILE] [production=FILE] [decontaminate=FILE] [waive=volume,split] [trust=true] [json=true]',
          'rsr check output/20260101_120000 trainer=trl')
 def check(args, argv):
     """Check a run before training: validated, covered, stable, well-formed, held out, balanced, clean.
-    Exits with 1 if the data is not ready to train on.
+    Exits with 1 if an item fails; waive names items that a pilot may lack.
     A verifier's file in the run directory, or of a run made elsewhere, is run with trust=true only."""
     from rsr.quality.checklist import OPTIONS, checklist, checklist_options
     (path,), opts = split_args('check', args, 1, 1, (*OPTIONS, 'json'))
@@ -58,14 +56,14 @@ def compare(args, argv):
     return print_found(compare(open_run(a), open_run(b)), compare_table, opts.get('json'))
 
 # %% ../../nbs/cli/01_inspect.ipynb #045f6122
-@command('RUN [trust=true]', 'rsr report output/20260101_120000')
+@command('RUN [waive=volume,split] [trust=true]', 'rsr report output/20260101_120000')
 def report(args, argv):
     """Write summary/report.html: figures, tables, checklist and sample rows in one file that opens without a network.
     A verifier's file in the run directory, or of a run made elsewhere, is run with trust=true only."""
-    from rsr.quality.checklist import check_trust
+    from rsr.quality.checklist import checklist_options
     from rsr.quality.report import write_report
-    (path,), opts = split_args('report', args, 1, 1, ('trust',))
-    out(write_report(open_run(path), trust=check_trust(opts.get('trust', False))))
+    (path,), opts = split_args('report', args, 1, 1, ('trust', 'waive'))
+    out(write_report(open_run(path), **checklist_options(opts)))
     return 0
 
 # %% ../../nbs/cli/01_inspect.ipynb #b9ee1aca
