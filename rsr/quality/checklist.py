@@ -113,7 +113,7 @@ def _pilot_hint(d, failed):
     if not failed or not {*failed}<={*PILOT}:
         return ''
     waived = [i['key'] for i in d['items'] if i['waived']]
-    return f". If this is a pilot: rsr check {shlex.quote(d['run'])} waive={','.join([*waived, *failed])}"
+    return f"; for a pilot: rsr check {shlex.quote(d['run'])} waive={','.join([*waived, *failed])}"
 
 # %% ../../nbs/quality/05_checklist.ipynb #389af891
 def verdict_line(
