@@ -10,6 +10,7 @@ from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback
 
 import rsr as package
+from rsr.cli.entry import main
 from rsr.data.types import RsrError, RunBroken
 from rsr.run.live import Live
 
@@ -117,6 +118,38 @@ def test_prompts_from_a_taxonomy_feed_a_run(here, server):
             'verifier.type=v.py:score', 'work_dir=w')
     assert p.returncode==0 and len(read_jsonl('w/train/sft.jsonl'))==30, p.stderr
 
+
+# ---- what a run is, and what went wrong in it
+
+def test_stats_say_which_prompts_failed_and_which_have_no_score(here, capsys):
+    items = rows(12)
+    for r in items[8:10]:
+        r['metadata'] = {}                       # no reference answer
+    def reply(body):
+        text = body['messages'][-1]['content']
+        if text in ('prompt 3', 'prompt 5'):
+            return 500, dict(error=dict(message='the engine is dead'))
+        return '' if text=='prompt 6' else None
+    write_jsonl('in.jsonl', items)
+    with Loopback(rate=.5, reply=reply) as s:
+        code = main(['run', 'sft', 'data.input_path=in.jsonl', 'work_dir=w', f'sampler.base_url={s.base_url}',
+                     'sampler.max_retries=1', 'sampling.max_rollouts=2', 'sampling.step_size=2'])
+    assert code==1
+    capsys.readouterr()
+    assert main(['stats', 'w'])==0
+    out = capsys.readouterr().out
+    assert re.search(r'^failed     2 prompts \(q3, q5\): HTTP 500.*engine is dead', out, re.M), out
+    assert '(2 without a score, 1 without a response)' in out and 'error ' not in out
+    assert re.search(r'pass rate  [\d.]+% \(95%: [\d.]+% to [\d.]+%; 7 prompts\), corrected for early stopping; raw', out)
+    assert main(['stats', 'w', 'json=true'])==0
+    p = json.loads(capsys.readouterr().out)['prompts']
+    assert p['failed'][0]['ids']==['q3', 'q5'] and sum(p['unscored'].values())==3 and sum(p['unanswered'].values())==1
+
+def test_a_pass_rate_that_cannot_be_known_says_why(here):
+    with Loopback(rate=.5) as s:
+        none = package.sample([dict(r, metadata={}) for r in rows(3)], base_url=s.base_url, verifier='mcq-rlvr',
+                              max_rollouts=2, progress=False)
+    assert re.search(r'^pass rate  unknown: \d+ responses, none with a score$', none.summary(), re.M), none.summary()
 
 # ---- in the background
 
