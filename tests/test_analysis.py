@@ -151,6 +151,32 @@ def test_a_pass_rate_that_cannot_be_known_says_why(here):
                               max_rollouts=2, progress=False)
     assert re.search(r'^pass rate  unknown: \d+ responses, none with a score$', none.summary(), re.M), none.summary()
 
+def test_what_is_not_a_run_is_said_as_what_it_is(here, capsys):
+    with Loopback() as s:
+        main(['run', 'sft', f"data.input_path={write_jsonl('in.jsonl', rows(3))}", 'work_dir=w',
+              f'sampler.base_url={s.base_url}'])
+    ledger = Path('w/run.db').read_bytes()
+    newer = bytearray(ledger)
+    newer[60:64] = (9).to_bytes(4, 'big')            # SQLite's user_version
+    files = dict(lone=ledger, newer=newer, empty=b'', garbage=bytes(range(256))*20, text=b'hello',
+                 torn=ledger[:100]+bytes(range(256))*40)
+    for name, content in files.items():
+        Path(name).mkdir()
+        (Path(name)/'run.db').write_bytes(content)
+    Path('folder').mkdir()
+    (Path('nested')/'run.db').mkdir(parents=True)
+    Path('file.txt').write_text('x')
+    words = dict(lone='rollouts, but the recipe.yaml beside it', newer='upgrade rsr', empty='run.db is empty',
+                 garbage='not an SQLite database', text="begins with 'hello'", torn='torn/run.db cannot be used',
+                 folder='no run here', nested='no run here', nowhere='no run here', **{'file.txt':'no run here'})
+    for name, said in words.items():
+        for command in 'stats', 'check', 'report':
+            capsys.readouterr()
+            assert main([command, name])==2, (command, name)
+            out, err = capsys.readouterr()
+            assert said in err and 'Traceback' not in err and not out, (command, name, err)
+            assert err.isascii() and err.count('\n')==1, (command, name, err)
+
 # ---- in the background
 
 def test_a_run_in_the_background_is_seen_stopped_and_resumed(here, server):
