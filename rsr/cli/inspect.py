@@ -101,7 +101,7 @@ def explore(args, argv):
     return 0
 
 # %% ../../nbs/cli/01_inspect.ipynb #290afd3d
-@command('[goal=capability|quality] [pairs=true] [labels=true] [online=true] [has_capability=true]',
+@command('[goal=capability|quality|online|diversity] [pairs=true] [labels=true] [online=true] [has_capability=true]',
          'rsr methods goal=quality pairs=true')
 def methods(args, argv):
     "Choose a training method by your answers to the decision guide; without any, print methods and recipes."

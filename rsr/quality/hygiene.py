@@ -400,9 +400,10 @@ def pair_audit(
     "Check what else a model could learn from preference pairs."
     if not pairs:
         return finding('n/a', None, 'no DPO pairs')
-    if len(pairs)<MIN_PAIRS:
+    few = len(pairs)<MIN_PAIRS
+    odd = [i for i in audit(pairs, (), list(BROKEN if few else AUDITED))['items'] if i['verdict'] in ('warn', 'bad')]
+    if few and not odd:
         return finding('n/a', None, f'too few DPO pairs to tell: {len(pairs)}, {MIN_PAIRS} are needed')
-    odd = [i for i in audit(pairs, (), list(AUDITED))['items'] if i['verdict'] in ('warn', 'bad')]
     detail = f'{len(odd)} of {len(AUDITED)} items stand out in {len(pairs):,} pairs'
     details = [f"{i['item']}: {i['detail']}" for i in odd]
     todo = '; '.join(i['todo'] for i in odd if i['todo'])
