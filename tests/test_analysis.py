@@ -2,6 +2,7 @@
 import json
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def test_check_works_through_the_checklist(two):
     p = rsr('check', two/'a')
     assert 'Traceback' not in p.stderr and re.search(r'^train: (yes|no) \(pass \d+', p.stdout, re.M), p.stdout+p.stderr
     assert p.returncode==('train: no' in p.stdout) and 'dpo.jsonl' in p.stdout
+    assert p.stdout.splitlines()[-1].startswith('train: ')
     d = json.loads(rsr('check', two/'a', 'json=true').stdout)
     assert {i['verdict'] for i in d['items']}<={'pass', 'warn', 'fail', 'n/a'} and len(d['items'])>=15
     assert {i['item'] for i in d['items'] if i['verdict']=='fail'} or d['train']
@@ -53,10 +55,17 @@ def test_report_is_one_file_without_a_network(two):
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "default-src 'none'" in page
     assert 'Checklist' in page and 'Sample rows' in page and 'row 1</summary>' in page
 
+def test_report_as_json_and_without_matplotlib(two, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    monkeypatch.setitem(sys.modules, 'matplotlib.pyplot', None)
+    assert main(['report', str(two/'a'), 'json=true'])==0
+    page = Path(json.loads(capsys.readouterr().out)['report']).read_text()
+    assert 'no figures:' in page and 'pip install matplotlib' in page and 'Checklist' in page and 'data:image' not in page
+
 def test_compare_sees_the_better_model(two):
     d = json.loads(rsr('compare', two/'a', two/'b', 'json=true').stdout)
     text = rsr('compare', two/'a', two/'b').stdout
-    assert 'sampler.model: a → b' in text
+    assert 'sampler.model: a → b' in text and 'pass rate, corrected for early stopping' in text
     diff = d['pass_rate']['diff']
     assert diff>.2, d
     assert 'refund' in text and 'delivery' in text
@@ -75,6 +84,8 @@ def test_coverage_and_fit(two, here):
     p = rsr('coverage', 't.yaml', two/'in.jsonl', f"production={two/'in.jsonl'}", 'fit=fitted.yaml')
     assert p.returncode==0, p.stderr
     assert 'topic' in p.stdout and '0.4' in p.stdout
+    p = rsr('coverage', 't.yaml', two/'in.jsonl', f"production={two/'in.jsonl'}", 'fit=fitted.yaml', 'json=true')
+    assert json.loads(p.stdout)['fitted']=='fitted.yaml' and 'coverage' in json.loads(p.stdout)
     import yaml
     w = yaml.safe_load((here/'fitted.yaml').read_text())
     assert abs(sum(_weights(w))-1)<1e-6 and abs(max(_weights(w))-.5)<.02

@@ -56,15 +56,16 @@ def compare(args, argv):
     return print_found(compare(open_run(a), open_run(b)), compare_table, opts.get('json'))
 
 # %% ../../nbs/cli/01_inspect.ipynb #045f6122
-@command('RUN [waive=volume,split] [trust=true]', 'rsr report output/20260101_120000')
+@command('RUN [waive=volume,split] [trust=true] [json=true]', 'rsr report output/20260101_120000')
 def report(args, argv):
     """Write summary/report.html: figures, tables, checklist and sample rows in one file that opens without a network.
     A verifier's file in the run directory, or of a run made elsewhere, is run with trust=true only."""
     from rsr.quality.checklist import checklist_options
     from rsr.quality.report import write_report
-    (path,), opts = split_args('report', args, 1, 1, ('trust', 'waive'))
-    out(write_report(open_run(path), **checklist_options(opts)))
-    return 0
+    (path,), opts = split_args('report', args, 1, 1, ('trust', 'waive', 'json'))
+    as_data = opts.pop('json', False)
+    written = write_report(open_run(path), **checklist_options(opts))
+    return print_found(dict(run=path, report=str(written)), lambda found: found['report'], as_data)
 
 # %% ../../nbs/cli/01_inspect.ipynb #b9ee1aca
 def _copy_progress(pages, total, least=20_000):
@@ -175,20 +176,13 @@ def _judge_options(opts):
     return resolve_secrets({k:parse_override(f'sampler.{k}={v}')[1] for k, v in options.items()}, 'judge')
 
 # %% ../../nbs/cli/01_inspect.ipynb #7e93559c
-def _label(taxonomy, production, judge, work_dir):
-    "Label production inputs, and print how it went; return (rows with labels, exit code)."
-    from rsr.taxonomy.classify import label_rows, label_table
-    rows, counts = label_rows(taxonomy, production, judge, work_dir)
-    out(label_table(counts))
-    return rows, dict(budget=3, interrupted=130).get(counts.get('stopped'), 0)
-
-# %% ../../nbs/cli/01_inspect.ipynb #d6c40dc1
 def _production(taxonomy, opts):
-    "Return the production inputs, labelled if a judge is named, and the exit code so far."
+    "Return the production inputs, labelled if a judge is named, and how the labelling went, {} without it."
+    from rsr.taxonomy.classify import label_rows
     judge, production = _judge_options(opts), opts.get('production')
     if judge and production:
-        return _label(taxonomy, production, judge, opts.get('work_dir'))
-    return production, 0
+        return label_rows(taxonomy, production, judge, opts.get('work_dir'))
+    return production, {}
 
 # %% ../../nbs/cli/01_inspect.ipynb #8218de25
 def _measure(taxonomy, made, production):
@@ -200,18 +194,24 @@ def _measure(taxonomy, made, production):
 
 # %% ../../nbs/cli/01_inspect.ipynb #c0c1aa62
 def _coverage_text(found):
-    "Return the tables of coverage and diversity."
+    "Return how production was labelled, the tables of coverage and diversity, and what was fitted."
+    from rsr.taxonomy.classify import label_table
     from rsr.taxonomy.coverage import coverage_table
     from rsr.taxonomy.diversity import diversity_table
-    return coverage_table(found['coverage'])+'\n\n'+diversity_table(found['diversity'])
+    parts = [label_table(found['labelled'])] if 'labelled' in found else []
+    parts += [coverage_table(found['coverage'])+'\n', diversity_table(found['diversity'])]
+    if 'fitted' in found:
+        parts.append(f"{found['fitted']} written, with production's weights; values that never occur there keep a "
+                     'weight near zero')
+    return '\n'.join(parts)
 
 # %% ../../nbs/cli/01_inspect.ipynb #77716cff
 def _write_fitted(taxonomy, production, path):
-    "Write a taxonomy with the weights of production inputs; return what to print."
+    "Write a taxonomy with the weights of production inputs; return the path."
     from rsr.data.files import Atomic
     with Atomic(path) as f:
         f.write(taxonomy.fit(production).to_yaml().encode())
-    return f"{path} written, with production's weights; values that never occur there keep a weight near zero"
+    return path
 
 # %% ../../nbs/cli/01_inspect.ipynb #78757bb9
 def _check_coverage_options(opts):
@@ -237,8 +237,9 @@ def coverage(args, argv):
     _check_coverage_options(opts)
     taxonomy = load_taxonomy(name)
     _check_fit(opts)
-    production, code = _production(taxonomy, opts)
-    print_found(_measure(taxonomy, made, production), _coverage_text, opts.get('json'))
-    if opts.get('fit'):
-        out(_write_fitted(taxonomy, production, opts['fit']))
-    return code
+    production, labelled = _production(taxonomy, opts)
+    found = _measure(taxonomy, made, production)
+    found |= dict(labelled=labelled) if labelled else {}
+    found |= dict(fitted=_write_fitted(taxonomy, production, opts['fit'])) if opts.get('fit') else {}
+    print_found(found, _coverage_text, opts.get('json'))
+    return dict(budget=3, interrupted=130).get(labelled.get('stopped'), 0)
