@@ -2,6 +2,7 @@
 import json
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback
 
 import rsr as package
+from rsr.cli.entry import main
 from rsr.data.types import RsrError, RunBroken
 from rsr.run.live import Live
 
@@ -35,6 +37,7 @@ def test_check_works_through_the_checklist(two):
     p = rsr('check', two/'a')
     assert 'Traceback' not in p.stderr and re.search(r'^train: (yes|no) \(pass \d+', p.stdout, re.M), p.stdout+p.stderr
     assert p.returncode==('train: no' in p.stdout) and 'dpo.jsonl' in p.stdout
+    assert p.stdout.splitlines()[-1].startswith('train: ')
     d = json.loads(rsr('check', two/'a', 'json=true').stdout)
     assert {i['verdict'] for i in d['items']}<={'pass', 'warn', 'fail', 'n/a'} and len(d['items'])>=15
     assert {i['item'] for i in d['items'] if i['verdict']=='fail'} or d['train']
@@ -52,10 +55,17 @@ def test_report_is_one_file_without_a_network(two):
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "default-src 'none'" in page
     assert 'Checklist' in page and 'Sample rows' in page and 'row 1</summary>' in page
 
+def test_report_as_json_and_without_matplotlib(two, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    monkeypatch.setitem(sys.modules, 'matplotlib.pyplot', None)
+    assert main(['report', str(two/'a'), 'json=true'])==0
+    page = Path(json.loads(capsys.readouterr().out)['report']).read_text()
+    assert 'no figures:' in page and 'pip install matplotlib' in page and 'Checklist' in page and 'data:image' not in page
+
 def test_compare_sees_the_better_model(two):
     d = json.loads(rsr('compare', two/'a', two/'b', 'json=true').stdout)
     text = rsr('compare', two/'a', two/'b').stdout
-    assert 'sampler.model: a → b' in text
+    assert 'sampler.model: a → b' in text and 'pass rate, corrected for early stopping' in text
     diff = d['pass_rate']['diff']
     assert diff>.2, d
     assert 'refund' in text and 'delivery' in text
@@ -74,6 +84,8 @@ def test_coverage_and_fit(two, here):
     p = rsr('coverage', 't.yaml', two/'in.jsonl', f"production={two/'in.jsonl'}", 'fit=fitted.yaml')
     assert p.returncode==0, p.stderr
     assert 'topic' in p.stdout and '0.4' in p.stdout
+    p = rsr('coverage', 't.yaml', two/'in.jsonl', f"production={two/'in.jsonl'}", 'fit=fitted.yaml', 'json=true')
+    assert json.loads(p.stdout)['fitted']=='fitted.yaml' and 'coverage' in json.loads(p.stdout)
     import yaml
     w = yaml.safe_load((here/'fitted.yaml').read_text())
     assert abs(sum(_weights(w))-1)<1e-6 and abs(max(_weights(w))-.5)<.02
@@ -117,6 +129,64 @@ def test_prompts_from_a_taxonomy_feed_a_run(here, server):
             'verifier.type=v.py:score', 'work_dir=w')
     assert p.returncode==0 and len(read_jsonl('w/train/sft.jsonl'))==30, p.stderr
 
+
+# ---- what a run is, and what went wrong in it
+
+def test_stats_say_which_prompts_failed_and_which_have_no_score(here, capsys):
+    items = rows(12)
+    for r in items[8:10]:
+        r['metadata'] = {}                       # no reference answer
+    def reply(body):
+        text = body['messages'][-1]['content']
+        if text in ('prompt 3', 'prompt 5'):
+            return 500, dict(error=dict(message='the engine is dead'))
+        return '' if text=='prompt 6' else None
+    write_jsonl('in.jsonl', items)
+    with Loopback(rate=.5, reply=reply) as s:
+        code = main(['run', 'sft', 'data.input_path=in.jsonl', 'work_dir=w', f'sampler.base_url={s.base_url}',
+                     'sampler.max_retries=1', 'sampling.max_rollouts=2', 'sampling.step_size=2'])
+    assert code==1
+    capsys.readouterr()
+    assert main(['stats', 'w'])==0
+    out = capsys.readouterr().out
+    assert re.search(r'^failed     2 prompts \(q3, q5\): HTTP 500.*engine is dead', out, re.M), out
+    assert '(2 without a score, 1 without a response)' in out and 'error ' not in out
+    assert re.search(r'pass rate  [\d.]+% \(95%: [\d.]+% to [\d.]+%; 7 prompts\), corrected for early stopping; raw', out)
+    assert main(['stats', 'w', 'json=true'])==0
+    p = json.loads(capsys.readouterr().out)['prompts']
+    assert p['failed'][0]['ids']==['q3', 'q5'] and sum(p['unscored'].values())==3 and sum(p['unanswered'].values())==1
+
+def test_a_pass_rate_that_cannot_be_known_says_why(here):
+    with Loopback(rate=.5) as s:
+        none = package.sample([dict(r, metadata={}) for r in rows(3)], base_url=s.base_url, verifier='mcq-rlvr',
+                              max_rollouts=2, progress=False)
+    assert re.search(r'^pass rate  unknown: \d+ responses, none with a score$', none.summary(), re.M), none.summary()
+
+def test_what_is_not_a_run_is_said_as_what_it_is(here, capsys):
+    with Loopback() as s:
+        main(['run', 'sft', f"data.input_path={write_jsonl('in.jsonl', rows(3))}", 'work_dir=w',
+              f'sampler.base_url={s.base_url}'])
+    ledger = Path('w/run.db').read_bytes()
+    newer = bytearray(ledger)
+    newer[60:64] = (9).to_bytes(4, 'big')            # SQLite's user_version
+    files = dict(lone=ledger, newer=newer, empty=b'', garbage=bytes(range(256))*20, text=b'hello',
+                 torn=ledger[:100]+bytes(range(256))*40)
+    for name, content in files.items():
+        Path(name).mkdir()
+        (Path(name)/'run.db').write_bytes(content)
+    Path('folder').mkdir()
+    (Path('nested')/'run.db').mkdir(parents=True)
+    Path('file.txt').write_text('x')
+    words = dict(lone='rollouts, but the recipe.yaml beside it', newer='upgrade rsr', empty='run.db is empty',
+                 garbage='not an SQLite database', text="begins with 'hello'", torn='torn/run.db cannot be used',
+                 folder='no run here', nested='no run here', nowhere='no run here', **{'file.txt':'no run here'})
+    for name, said in words.items():
+        for command in 'stats', 'check', 'report':
+            capsys.readouterr()
+            assert main([command, name])==2, (command, name)
+            out, err = capsys.readouterr()
+            assert said in err and 'Traceback' not in err and not out, (command, name, err)
+            assert err.isascii() and err.count('\n')==1, (command, name, err)
 
 # ---- in the background
 

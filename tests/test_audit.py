@@ -194,7 +194,7 @@ def test_equal_pairs_of_one_prompt_are_one_piece_of_evidence():
 def test_few_pairs_are_counted_but_not_judged_by_statistics():
     d = audit(pairs(MIN_PAIRS-1, chosen=(40, 50)))
     assert found(d) == dict(length='n/a', words='n/a', form='n/a')
-    assert 'too few' in item(d, 'length')['detail'] and d['verdict'] == 'ok'
+    assert 'too few' in item(d, 'length')['detail'] and d['verdict'] == 'n/a'
     assert audit(pairs(1))['n'] == 1
 
 

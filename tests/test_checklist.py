@@ -1,19 +1,22 @@
 "The checklist: clean runs of every method pass, and a planted defect moves its own item and no other."
 import json
 import random
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import read_jsonl, write_jsonl
+from conftest import read_jsonl, rows, write_jsonl
+from loopback import Loopback
 
+from rsr.cli.entry import main
 from rsr.data.files import dumps
 from rsr.data.statistics import change_verdict, compare_rates, rate_difference
 from rsr.data.store import Store, VerdictCache
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.formatters.writer import make_formatters
 from rsr.pairs.shortcuts import length_auc, thinking_tags
-from rsr.quality.check_items import CheckContext, pass_rate_stable
+from rsr.quality.check_items import ITEMS, CheckContext, pass_rate_stable
 from rsr.quality.checklist import checklist, checklist_options, checklist_table
 from rsr.quality.hygiene import repeats
 from rsr.rubric.criteria import load_rubric
@@ -130,7 +133,7 @@ def test_a_clean_run_passes(name, clean):
     assert ('DPO margins' in not_here)==('dpo' not in name)
     assert ('GRPO reward on edge cases' in not_here)==(name!='grpo')
     assert ('class balance' in not_here)==(name!='kto')
-    assert [i['item'] for i in d['items'] if i['next']]==small
+    assert [i['item'] for i in d['items'] if i['next']]==[i['item'] for i in d['items'] if i['command']]==small
 
 
 # ---- planted defects: (run, how it is spoilt, the item, its verdict)
@@ -225,7 +228,109 @@ def test_a_planted_defect_moves_its_item_and_no_other(name, spoil, item, verdict
     found = next(i for i in d['items'] if i['item']==item)
     assert found['verdict']==verdict and found['next'] and found['detail'] and d['train']==(verdict!='fail')
     table = checklist_table(d)
-    assert found['next'] in table and f"train: {'no' if verdict=='fail' else 'yes'}" in table
+    assert found['next'] in table and found['command'] in table
+    assert f"train: {'no' if verdict=='fail' else 'yes'}" in table.splitlines()[-1]
+    if found['command'].startswith('rsr format'):
+        assert main(shlex.split(found['command'])[1:])==0
+        again = CheckContext(run, **kw)
+        again.checked = again.run.check_files()
+        assert ITEMS[found['key']].check(again)['verdict']=='pass', found['command']
+
+
+# ---- waived items, and next steps that work
+
+def given(d, key):
+    return next(i for i in d['items'] if i['key']==key)
+
+def test_a_waived_item_is_listed_and_fails_nothing(copy, capsys):
+    run = copy('dpo')
+    no_eval(run, {})
+    few_rows_of_train = read_jsonl(run/'train'/'dpo.jsonl')[:300]
+    write_jsonl(run/'train'/'dpo.jsonl', few_rows_of_train)
+    assert main(['check', str(run)])==1
+    out = capsys.readouterr().out.splitlines()
+    assert out[-1].startswith('train: no (pass') and out[-1].endswith(f': split; for a pilot: rsr check {run} waive=split')
+    assert sum('train: ' in line for line in out)==1      # one verdict, and it is the last line
+    assert main(['check', str(run), 'waive=split,volume,pairs'])==0
+    out = capsys.readouterr().out
+    assert 'waived (FAIL) held-out set' in out and 'waived (warn) volume' in out and 'waived 2' in out.splitlines()[-1]
+    assert 'waived (pass)' not in out                     # nothing to waive
+    assert main(['check', str(run), 'waive=split', 'json=true'])==0
+    d = json.loads(capsys.readouterr().out)
+    assert d['train'] and given(d, 'split')['waived'] and given(d, 'split')['verdict']=='fail'
+    assert not given(d, 'volume')['waived']
+    assert main(['check', str(run), 'json=true'])==1 and not json.loads(capsys.readouterr().out)['train']
+    assert Run(run).check(waive=['split'])['train'] and not Run(run).check()['train']
+    assert main(['check', str(run), 'waive=splitt'])==2
+    err = capsys.readouterr().err
+    assert "waive: no item 'splitt'. Did you mean 'split'?" in err and all(k in err for k in ITEMS)
+    assert main(['report', str(run), 'waive=split'])==0
+    assert 'waived (fail)' in (run/'summary'/'report.html').read_text()
+
+def test_a_fall_of_the_pass_rate_in_a_sorted_input_is_waived(copy):
+    run = copy('dpo')
+    drift(run, {})
+    command = given(checklist(run), 'pass_rate')['command']
+    assert main(shlex.split(command)[1:])==0 and 'waive=pass_rate' in command
+
+def test_thinking_in_the_ledger_is_stripped(copy):
+    run = copy('dpo')
+    sql(run, "UPDATE rollouts SET text='<think>let me see</think>'||text")
+    assert main(['format', str(run)])==0
+    i = given(checklist(run), 'thinking')
+    assert i['verdict']=='warn' and main(shlex.split(i['command'])[1:])==0
+    assert ITEMS['thinking'].check(CheckContext(run))['verdict']=='pass'
+
+def test_next_steps_of_a_small_run(tmp_path, monkeypatch):
+    "A tenth of few prompts may be none, truncated samples are sampled again, and prompts are added to the input."
+    monkeypatch.chdir(tmp_path)
+    write_jsonl('in.jsonl', rows(6))
+    step = lambda d, key: main(shlex.split(given(d, key)['command'])[1:])
+    with Loopback(rate=.5, truncate=.6, seed=2) as s:
+        options = [f'sampler.base_url={s.base_url}', 'sampling.max_rollouts=2', 'sampling.step_size=2']
+        main(['run', 'dpo', 'data.input_path=in.jsonl', 'work_dir=my run', *options])
+        d, before = checklist('my run'), Run('my run').stats()
+        s.set(truncate=0)
+        assert given(d, 'truncation')['verdict']=='fail' and step(d, 'truncation')==0
+        after = Run('my run').stats()
+        assert after['samples']['asked']>before['samples']['asked']
+        assert after['prompts']['satisfied']>before['prompts']['satisfied']
+        d = checklist('my run')
+        assert "'my run'" in given(d, 'split')['command'] and given(d, 'split')['verdict']=='fail'
+        assert step(d, 'split')==0 and given(checklist('my run'), 'split')['number']>0
+        write_jsonl('in.jsonl', rows(40))
+        assert given(d, 'volume')['verdict']=='fail' and step(d, 'volume')==0
+        assert Run('my run').stats()['rows']['dpo.jsonl']['rows']>after['rows']['dpo.jsonl']['rows']
+
+def test_one_prompt_cannot_be_split(tmp_path):
+    i = given(checklist(make(tmp_path/'run', 'sft', n=1, samples=8, options=['split=null'])), 'split')
+    assert i['verdict']=='fail' and 'too few different prompts' in i['next']
+
+def test_repeated_prompts_leave_with_the_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    items = rows(20)
+    for r in items[10:]:
+        r['messages'] = items[0]['messages']
+    write_jsonl('in.jsonl', items)
+    with Loopback(rate=.5) as s:
+        main(['run', 'sft', 'data.input_path=in.jsonl', 'work_dir=w', f'sampler.base_url={s.base_url}'])
+        i = given(checklist('w'), 'duplicates')
+        write_jsonl('in.jsonl', items[:10])
+        assert i['verdict']=='fail' and main(shlex.split(i['command'])[1:])==0
+    assert ITEMS['duplicates'].check(CheckContext('w'))['number']==0
+
+def test_a_judge_that_says_yes_to_all_is_not_validated(tmp_path):
+    "AC1 is high if nearly all labels are YES; a kappa of 0 says that the judge found none of the others."
+    labels = rubric_run(tmp_path/'run', agree=1.)
+    st = Store(tmp_path/'run')
+    rubric, judge = load_rubric(tmp_path/'rubric.yaml'), dict(model='judge-1')
+    for i, r in enumerate(labels):
+        r['labels'] = {k:'NO' if i%12==0 else 'YES' for k in r['labels']}
+        for c in rubric.criteria:
+            VerdictCache(st).put(verdict_key(c, judge, r['messages'], r['response']), dumps(['YES', 'because']))
+    st.close()
+    i = given(checklist(tmp_path/'run', labels=labels), 'rubric')
+    assert i['verdict']=='fail' and 'AC1 0.9' in i['detail'] and 'κ 0.00' in i['detail'], i
 
 
 # ---- the pass rate

@@ -342,5 +342,5 @@ def files_table(
     problems = [line for r in results for line in _problem_lines(r)]
     problems += _note_lines(results)
     problems += _info_lines(run_dir) if run_dir else []
-    lines += ['problems:', *problems] if problems else ['no problems found']
+    lines += ['problems:', *problems] if problems else ['no problems found in the files']
     return '\n'.join(lines)

@@ -6,8 +6,8 @@
 __all__ = ['SIDES', 'lay_out', 'audit_table', 'plot_audit']
 
 # %% ../../nbs/pairs/07_audit_report.ipynb #d5318dfe
-from .audit import MIN_MARGIN, percent, shown_value
-from ..style import COLOURS, head, row_names, say_nothing, style, tidy
+from .audit import MIN_MARGIN, MIN_PAIRS, percent, shown_value
+from ..style import COLOURS, head, many, row_names, say_nothing, style, tidy
 
 # %% ../../nbs/pairs/07_audit_report.ipynb #98e34748
 def _cell(item):
@@ -41,7 +41,8 @@ def audit_table(
 )->str:
     "Format the audit for a terminal."
     rows = [(i['item'], i['verdict'], _cell(i).split()[0], i['detail']) for i in d['items']]
-    lines = [f"{d['n']:,} pairs of {d['prompts']:,} prompts: {d['verdict']}", '']
+    verdict = f'too few to tell ({MIN_PAIRS} are needed)' if d['verdict']=='n/a' else d['verdict']
+    lines = [f"{many(d['n'], 'pair')} of {many(d['prompts'], 'prompt')}: {verdict}", '']
     lines += lay_out([('item', 'verdict', 'number', 'detail'), *rows], 4)
     todo = [f"  {i['item']}: {i['todo']}" for i in d['items'] if i['todo']]
     if todo:

@@ -307,7 +307,7 @@ def _rate_blocks(d, cells):
     "Return [(title, [(name, row), …]), …]."
     criteria = [(f"{r['criterion']} (changed)" if r['changed'] else r['criterion'], r) for r in d['criteria']]
     found = [(_shown(f"{r['dimension']}: {r['value']}", 40), r) for r in d['cells'][:cells]]
-    return [('pass rate (of initial rollouts, sampled before any score was known)', [('all prompts', d['pass_rate'])]),
+    return [('pass rate, corrected for early stopping (initial rollouts only)', [('all prompts', d['pass_rate'])]),
             (f"criteria ({len(d['criteria'])} compared)", criteria), (f"cells ({len(d['cells'])} compared)", found)]
 
 # %% ../../nbs/quality/02_compare.ipynb #36794317

@@ -10,14 +10,14 @@ __all__ = ['Answer', 'TRUNCATED', 'SAME_PROMPT', 'NEAR_PROMPT', 'SIMILARITY', 'M
            'thinking_in_files', 'refusals_in_files', 'pair_audit']
 
 # %% ../../nbs/quality/01_hygiene.ipynb #54466313
+import shlex
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..data.summary import truncated_counts
 from ..data.text import is_refusal, minhash, normalised, stable_hash
 from ..data.types import Prompt
-from ..formatters.reading import training_rows
-from ..formatters.reading import row_parts
+from ..formatters.reading import row_parts, training_rows
 from ..formatters.splits import Benchmark
 from ..pairs.audit import MIN_PAIRS, audit
 from ..pairs.shortcuts import length_auc, share_resembling, thinking_tags
@@ -117,11 +117,12 @@ def finding(
     verdict:str,   # pass, warn, fail, n/a
     number,        # the number behind it; None: not known
     detail:str,    # in words
-    next:str=''    # what to do
+    next:str='',   # what to do
+    command:str='' # the shell command that does it, or the next to give; RUN stands for the run's directory
 )->dict:
-    "Return a finding."
-    number = None if number is None else round(number, 4)
-    return dict(verdict=verdict, number=number, detail=detail, next=next if verdict in ('warn', 'fail') else '')
+    "Return a finding; one that passes needs no next step."
+    number, odd = None if number is None else round(number, 4), verdict in ('warn', 'fail')
+    return dict(verdict=verdict, number=number, detail=detail, next=next if odd else '', command=command if odd else '')
 
 # %% ../../nbs/quality/01_hygiene.ipynb #da32f07a
 def graded(
@@ -145,9 +146,20 @@ def _percent(x):
     return f'{x:.1%}' if 0<x<.1 or .9<x<1 else f'{x:.0%}'
 
 # %% ../../nbs/quality/01_hygiene.ipynb #bbb70c50
+def _more_tokens(max_tokens, all_done):
+    "Return what to do about truncated samples, and the command."
+    if all_done:
+        return ('raise sampler.max_tokens in a new run; every prompt of this one is satisfied',
+                f'rsr run RUN/recipe.yaml work_dir=RUN_{max_tokens} sampler.max_tokens={max_tokens}')
+    return ('raise sampler.max_tokens and resume; truncated samples of unsatisfied prompts are resampled',
+            f'rsr run work_dir=RUN sampler.max_tokens={max_tokens}')
+
+# %% ../../nbs/quality/01_hygiene.ipynb #0f149831
 def truncation(
-    samples:dict,   # as in stats.json: {by_outcome, …}
-    dropped=True    # are truncated answers kept out of the files?
+    samples:dict,    # as in stats.json: {by_outcome, …}
+    dropped=True,    # are truncated answers kept out of the files?
+    max_tokens=1024, # of the sampler
+    all_done=False   # is every prompt satisfied? Then a resumed run samples none of them again
 )->dict:
     "Check how many samples were truncated."
     cut, n = truncated_counts(samples)
@@ -157,8 +169,7 @@ def truncation(
     if not dropped:
         verdict = worst([verdict, 'warn' if cut else 'pass'])
         detail += '; drop_truncated is false: truncated answers are in the files'
-    return finding(verdict, cut/n, detail, 'raise sampler.max_tokens and resume; '
-                                           'truncated samples of unsatisfied prompts are resampled')
+    return finding(verdict, cut/n, detail, *_more_tokens(2*max_tokens, all_done))
 
 # %% ../../nbs/quality/01_hygiene.ipynb #6943bdbf
 def _sample(texts):
@@ -203,10 +214,10 @@ def repeated_prompts(
     (same, near, n), shared = repeats(prompts), _shared_answers(files)
     verdict = worst([graded(same, SAME_PROMPT), graded(near, NEAR_PROMPT)])
     detail = _repeats_detail(same, near, shared, n, len(prompts))
-    todo = 'check whether the shared answers say anything about their prompts'
+    todo = 'check whether the shared answers say anything about their prompts', 'rsr explore RUN'
     if verdict!='pass':
-        todo = 'remove repeated prompts from the input'
-    return finding(worst([verdict, graded(shared, SAME_ANSWER)]), max(same, near), detail, todo)
+        todo = 'remove repeated prompts from the input, then resume: their rows leave the files', 'rsr run work_dir=RUN'
+    return finding(worst([verdict, graded(shared, SAME_ANSWER)]), max(same, near), detail, *todo)
 
 # %% ../../nbs/quality/01_hygiene.ipynb #05175402
 def _triples(text):
@@ -251,9 +262,10 @@ def class_balance(
     if not found:
         return finding('n/a', None, 'no KTO file')
     shares = '; '.join(f'{file}: {_percent(x)} of labels are true' for file, x in found.items())
-    far = max(found.values(), key=lambda x: abs(x-.65))
-    return finding(worst(map(_balance_verdict, found.values())), far, f'{shares}; 60 to 70 % is what KTO wants',
-                   'rsr format RUN formatter.kto.positive_share=0.65; if one side has too few rows, sample more')
+    far = max(found, key=lambda file: abs(found[file]-.65))
+    return finding(worst(map(_balance_verdict, found.values())), found[far],
+                   f'{shares}; 60 to 70 % is what KTO wants', 'leave out rows of the commoner label',
+                   f'rsr format RUN formatter.{Path(far).stem}.positive_share=0.65')
 
 # %% ../../nbs/quality/01_hygiene.ipynb #7798505e
 def _volume_verdict(n, low):
@@ -278,29 +290,35 @@ def volume(
     verdict = worst(_volume_verdict(n, low) for _, n, low, _ in found)
     detail = '; '.join(_volume_detail(*t) for t in found)
     return finding(verdict, min(n/low for _, n, low, _ in found), detail,
-                   'add prompts, or raise the share that is satisfied (rsr stats RUN says why prompts stopped)')
+                   'add prompts to the input, then resume', 'rsr run work_dir=RUN')
 
 # %% ../../nbs/quality/01_hygiene.ipynb #e5758522
 def _lengths(f, good):
     return [a.chars for answers in f.answers for a in answers if a.good==good]
+
+# %% ../../nbs/quality/01_hygiene.ipynb #efe424c8
+def _even_lengths(file):
+    "Return what to do about a file in which length tells the sides apart, and the command."
+    if not file.method=='dpo':
+        return 'read the longest and the shortest answers: is it the length that was scored?', 'rsr explore RUN'
+    return ('leave out pairs whose sides differ more in length',
+            f'rsr format RUN formatter.{Path(file.file).stem}.max_length_ratio=1.5')
 
 # %% ../../nbs/quality/01_hygiene.ipynb #29989ad6
 def length_bias(
     files:list   # [FileRows, …]
 )->dict:
     "Check how well length alone tells good answers from bad ones."
-    sides = {f.file:(_lengths(f, True), _lengths(f, False)) for f in _train_files(files, 'dpo', 'kto')}
+    sides = [(f, _lengths(f, True), _lengths(f, False)) for f in _train_files(files, 'dpo', 'kto')]
     if not sides:
         return finding('n/a', None, 'no file with good and bad answers')
-    found = {file:length_auc(*s) for file, s in sides.items() if min(map(len, s))>=LENGTH_LEAST}
+    found = [(f, length_auc(good, bad)) for f, good, bad in sides if min(len(good), len(bad))>=LENGTH_LEAST]
     if not found:
         return finding('n/a', None, f'fewer than {LENGTH_LEAST} good or bad answers')
-    far = max(found.values(), key=lambda x: abs(x-.5))
-    detail = '; '.join(f'{file}: good answers are longer than bad ones in {_percent(x)} of comparisons'
-                       for file, x in found.items())
-    return finding(graded(max(far, 1-far), LENGTH_AUC), far, f'{detail} (50 % is no bias)',
-                   'look at both sides (rsr explore RUN); rsr format RUN formatter.dpo.max_length_ratio=1.5 '
-                   'drops pairs that differ more')
+    file, far = max(found, key=lambda pair: abs(pair[1]-.5))
+    detail = '; '.join(f'{f.file}: good answers are longer than bad ones in {_percent(x)} of comparisons'
+                       for f, x in found)
+    return finding(graded(max(far, 1-far), LENGTH_AUC), far, f'{detail} (50 % is no bias)', *_even_lengths(file))
 
 # %% ../../nbs/quality/01_hygiene.ipynb #62145b69
 def contamination(
@@ -310,14 +328,15 @@ def contamination(
 )->dict:
     "Check for training prompts that stand in a benchmark."
     if not benchmark:
-        return finding('warn', None, 'not checked: no benchmark named', 'rsr check RUN decontaminate=benchmark.jsonl')
+        return finding('warn', None, 'not checked: no benchmark named', 'name a file of benchmark questions',
+                       'rsr check RUN decontaminate=FILE')
     bench, prompts = Benchmark(benchmark), {p for f in _train_files(files) for p in f.prompts}
     hits = [p for p in prompts if bench.overlap(Prompt('', [dict(role='user', content=p)]))]
     detail = f'{len(hits):,} of {len(prompts):,} prompts share words with {Path(benchmark).name}'
     if dropped:
         detail += f'; {dropped:,} were left out of the input'
     return finding('fail' if hits else 'pass', len(hits)/max(1, len(prompts)), detail,
-                   f'rsr format RUN decontaminate={benchmark}')
+                   'leave these prompts out of the files', f'rsr format RUN decontaminate={shlex.quote(str(benchmark))}')
 
 # %% ../../nbs/quality/01_hygiene.ipynb #c04d0919
 def thinking_in_files(
@@ -332,9 +351,8 @@ def thinking_in_files(
     if not tagged:
         return finding('pass', 0., f'no thinking tags in {n:,} answers')
     detail = f'{_percent(tagged)} of {n:,} answers have thinking tags, {broken:,} of them broken'
-    todo = ('rsr format RUN formatter.thinking=strip (or reasoning_content), '
-            'or make sure that the chat template keeps them')
-    return finding(worst(['warn', graded(broken/n, BROKEN_TAGS)]), tagged, detail, todo)
+    return finding(worst(['warn', graded(broken/n, BROKEN_TAGS)]), tagged, detail,
+                   'make sure that the chat template keeps them, or strip them', 'rsr format RUN formatter.thinking=strip')
 
 # %% ../../nbs/quality/01_hygiene.ipynb #08bc4e79
 def _refusing(files, good):
@@ -359,10 +377,11 @@ def refusals_in_files(
     detail = f'{_percent(good)} of {n_good:,} good answers refuse'
     if n_bad:
         detail += f', {_percent(bad)} of {n_bad:,} bad ones'
-    todo = 'leave refusals out of the rejected side (a pair strategy drops them)'
+    todo = 'look at the rejected refusals: they teach not to refuse'
     if good>REFUSALS[0]:
-        todo = 'add a criterion or a rule that a refusal fails'
-    return finding(_refusal_verdict(good, bad), good if good>REFUSALS[0] else max(good, bad), detail, todo)
+        todo = 'label refusals fail, or let the verifier fail them'
+    number = good if good>REFUSALS[0] else max(good, bad)
+    return finding(_refusal_verdict(good, bad), number, detail, todo, 'rsr explore RUN')
 
 # %% ../../nbs/quality/01_hygiene.ipynb #3134098f
 AUDITED = 'unusable', 'order', 'ties', 'prefix', 'per_prompt', 'words', 'form'   # items of the audit
@@ -381,10 +400,11 @@ def pair_audit(
     "Check what else a model could learn from preference pairs."
     if not pairs:
         return finding('n/a', None, 'no DPO pairs')
-    if len(pairs)<MIN_PAIRS:
+    few = len(pairs)<MIN_PAIRS
+    odd = [i for i in audit(pairs, (), list(BROKEN if few else AUDITED))['items'] if i['verdict'] in ('warn', 'bad')]
+    if few and not odd:
         return finding('n/a', None, f'too few DPO pairs to tell: {len(pairs)}, {MIN_PAIRS} are needed')
-    odd = [i for i in audit(pairs, (), list(AUDITED))['items'] if i['verdict'] in ('warn', 'bad')]
     detail = f'{len(odd)} of {len(AUDITED)} items stand out in {len(pairs):,} pairs'
     details = [f"{i['item']}: {i['detail']}" for i in odd]
-    todo = 'rsr pairs audit shows the details; '+'; '.join(i['todo'] for i in odd if i['todo'])
-    return finding(_audit_verdict(odd), len(odd), '; '.join([detail, *details]), todo)
+    todo = '; '.join(i['todo'] for i in odd if i['todo'])
+    return finding(_audit_verdict(odd), len(odd), '; '.join([detail, *details]), todo, 'rsr pairs audit RUN')

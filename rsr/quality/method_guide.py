@@ -268,6 +268,13 @@ def choose_method(
 # %% ../../nbs/quality/00_method_guide.ipynb #880ce475
 _KEYS = 'goal', 'pairs', 'labels', 'online', 'has_capability'
 
+def _goal_lines():
+    "Return a line for each branch of the tree, with every name of its goal."
+    names = {}
+    for name, branch in GOALS.items():
+        names.setdefault(branch, []).append(f'"{name}"' if ' ' in name else name)
+    return '\n'.join(f"  {branch:11} {' | '.join(given)}" for branch, given in names.items())
+
 def methods_text(
     **answers   # as for `choose_method`; none: the tables
 )->str:
@@ -277,9 +284,8 @@ def methods_text(
             raise RsrError(no_such('question', k, _KEYS))
     if answers:
         return advice_text(choose_method(**answers))
-    usage = ('rsr methods goal="new capability" | quality | online | diversity  '
-             '[pairs=true labels=true online=true has_capability=true]')
-    return '\n\n'.join([methods_table('text'), recipes_table('text'), f'which one:  {usage}'])
+    usage = 'which one:  rsr methods goal=GOAL [pairs=true labels=true online=true has_capability=true]'
+    return '\n\n'.join([methods_table('text'), recipes_table('text'), f'{usage}\n{_goal_lines()}'])
 
 # %% ../../nbs/quality/00_method_guide.ipynb #d61d796b
 _GOALS = [('teach something new', 'new capability'), ('improve quality', 'quality'), ('learn online', 'online'),

@@ -13,7 +13,7 @@ from ..data.files import Atomic
 from ..data.types import RsrError
 from ..explore.figures import all_figures
 from ..pairs.audit import audit
-from .checklist import checklist
+from .checklist import checklist, shown_verdict, verdict_line
 from ..data.variables import mask
 from ..run.results import Run
 from ..data.secrets import redact
@@ -32,7 +32,7 @@ def esc(
 # %% ../../nbs/quality/06_report.ipynb #9c3fb4d1
 def _cell(column, v):
     if column=='verdict':
-        return f'<td class="v-{esc(v).replace("/", "")}">{esc(v)}</td>'
+        return f'<td class="v-{esc(v).split()[0].replace("/", "")}">{esc(v)}</td>'
     return f'<td>{esc(f"{v:.3g}" if isinstance(v, float) else v)}</td>'
 
 # %% ../../nbs/quality/06_report.ipynb #a0f62505
@@ -144,10 +144,10 @@ def _recipe_html(run):
     return f'{_yaml_html(recipe)}<p>The files have been rewritten with:</p>{_yaml_html(since)}'
 
 # %% ../../nbs/quality/06_report.ipynb #08e31d1b
-def _checklist_html(run, trust):
-    d = checklist(run, trust=trust)
-    answer = 'No item fails.' if d['train'] else 'Do not train on this yet: an item below fails.'
-    return f'<p><b>{esc(answer)}</b></p>'+html_table(d['items'], ['item', 'verdict', 'detail', 'next'])
+def _checklist_html(run, options):
+    d = checklist(run, **options)
+    rows = [{**i, 'verdict':shown_verdict(i)} for i in d['items']]
+    return f'<p><b>{esc(verdict_line(d))}</b></p>'+html_table(rows, ['item', 'verdict', 'detail', 'next', 'command'])
 
 # %% ../../nbs/quality/06_report.ipynb #d5e8d716
 def _pairs_html(run):
@@ -158,18 +158,27 @@ def _pairs_html(run):
     return html_table(audit(pairs)['items'], ['item', 'verdict', 'number', 'detail', 'todo']) if pairs else ''
 
 # %% ../../nbs/quality/06_report.ipynb #4e1e310e
-def _sections(run, rows, trust):
-    figures = ''.join(figure_html(*f) for f in all_figures(run))
-    parts = {'Figures':f'<div class="figures">{figures}</div>', 'In numbers':f'<pre>{esc(run.summary())}</pre>',
-             'Checklist':_checklist_html(run, trust), 'Pairs':_pairs_html(run), 'Sample rows':_samples_html(run, rows),
+def _figures_html(run):
+    "Return all figures of a run; without matplotlib, a note."
+    try:
+        figures = ''.join(figure_html(*f) for f in all_figures(run))
+    except ImportError as e:
+        return f'<p class="none">no figures: {esc(e)} (pip install matplotlib)</p>'
+    return f'<div class="figures">{figures}</div>'
+
+# %% ../../nbs/quality/06_report.ipynb #4395f16e
+def _sections(run, rows, options):
+    "Return the sections of a report that have something to show."
+    parts = {'Figures':_figures_html(run), 'In numbers':f'<pre>{esc(run.summary())}</pre>',
+             'Checklist':_checklist_html(run, options), 'Pairs':_pairs_html(run), 'Sample rows':_samples_html(run, rows),
              'Recipe':_recipe_html(run)}
     return [(heading, body) for heading, body in parts.items() if body]
 
-# %% ../../nbs/quality/06_report.ipynb #4395f16e
+# %% ../../nbs/quality/06_report.ipynb #625c99a6
 def report_html(
     run,              # Run, or its directory
     rows:int=3,       # sample rows of each file
-    trust:bool=False  # run the verifier's file even if it, or the run, may be somebody else's
+    **options         # of the checklist: trust, waive …
 )->str:
     "Return the report of a run as HTML."
     run = run if isinstance(run, Run) else Run(run)
@@ -177,23 +186,23 @@ def report_html(
     model = d['sampler'].get('model') or 'the embedded model'
     scorer = d['verifier'].get('rubric') or d['verifier'].get('type') or 'mcq-rlvr'
     under = f"{model}, scored by {scorer}, for {', '.join(f['type'] for f in d['formatter'])}"
-    return page(f'Run {run.path.resolve().name}', under, _sections(run, rows, trust))
+    return page(f'Run {run.path.resolve().name}', under, _sections(run, rows, options))
 
 # %% ../../nbs/quality/06_report.ipynb #3c518bc6
 def write_report(
     run,              # Run, or its directory
     path=None,        # None: summary/report.html in the run
-    trust:bool=False  # run the verifier's file even if it, or the run, may be somebody else's
+    **options         # of the checklist: trust, waive …
 )->Path:              # the file
     "Write the report of a run."
     run = run if isinstance(run, Run) else Run(run)
     path = Path(path or run.path/'summary'/'report.html')
     with Atomic(path) as f:
-        f.write(report_html(run, trust=trust).encode())
+        f.write(report_html(run, **options).encode())
     return path
 
 # %% ../../nbs/quality/06_report.ipynb #1f0a23ad
 @patch
-def report(self:Run, trust:bool=False)->Path:
-    "Write summary/report.html: figures, tables, checklist and sample rows in one file."
-    return write_report(self, trust=trust)
+def report(self:Run, **options)->Path:
+    "Write summary/report.html: figures, tables, checklist (with these options) and sample rows in one file."
+    return write_report(self, **options)

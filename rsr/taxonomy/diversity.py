@@ -205,14 +205,15 @@ def _summary_lines(d):
 
 # %% ../../nbs/taxonomy/12_diversity.ipynb #bc73177d
 def diversity_table(
-    d:dict,    # of `diversity`
-    k:int=20   # how many of the worst pairs
+    d:dict,          # of `diversity`
+    k:int=20,        # how many of the worst pairs
+    least:float=.5   # similarity from which a pair is listed
 )->str:
     "Return all views as text."
-    out = [*_summary_lines(d)]
+    out, listed = [*_summary_lines(d)], [pair for pair in d['worst'][:k] if pair['similarity']>=least]
     if k and d['worst']:
-        out.append('the most similar pairs')
-    for pair in d['worst'][:k]:
+        out.append(f"pairs with a similarity from {least:g}: {'' if listed else 'none'}".rstrip())
+    for pair in listed:
         out += _pair_lines(pair)
     return '\n'.join(out)
 
