@@ -3,6 +3,10 @@ import sys
 
 __all__ = ['command', 'main']
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rsr.cli.usage import command
+
 def __getattr__(name):
     "Import `command` when it is first asked for: it is for those who add commands of their own."
     if name == 'command':

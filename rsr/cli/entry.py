@@ -11,7 +11,7 @@ import os, re, signal, sqlite3, sys, traceback
 from contextlib import contextmanager
 from functools import singledispatch
 from pathlib import Path
-import rsr.cli.inspect, rsr.cli.prompts, rsr.cli.runs   # their commands register themselves
+import rsr.cli.inspect, rsr.cli.prompts, rsr.cli.runs   # noqa: F401 (their commands register themselves)
 from .make import broken_run_data, next_step
 from .usage import COMMANDS, Usage, command, help_of, json_only, out, print_json, usage_of, wants_json
 from ..data.files import SafeStream, hint

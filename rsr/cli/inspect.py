@@ -83,8 +83,8 @@ def copy(args, argv):
     from rsr.data.safekeeping import copy_run, copy_text
     (path, to), opts = split_args('copy', args, 2, 2, ('json',))
     copied, resume = copy_run(path, to, _copy_progress), f'rsr run work_dir={shlex.quote(to)}'
-    found = dict(run=path, copy=to, **copied, resume=resume)
-    return print_found(found, lambda _: f'{copy_text(path, to, copied)}\nresume the copy with: {resume}', opts.get('json'))
+    text = f'{copy_text(path, to, copied)}\nresume the copy with: {resume}'
+    return print_found(dict(run=path, copy=to, **copied, resume=resume), lambda _: text, opts.get('json'))
 
 # %% ../../nbs/cli/01_inspect.ipynb #9827f755
 def _port(opts):

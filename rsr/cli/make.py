@@ -67,7 +67,8 @@ def next_step(
     return 'resume with', resume_command(work_dir, argv)
 
 # %% ../../nbs/cli/02_make.ipynb #b318be36
-_FAILED = '''SELECT p.id, (SELECT error FROM rollouts r WHERE r.prompt=p.key AND error IS NOT NULL ORDER BY key DESC LIMIT 1)
+_FAILED = '''SELECT p.id, (SELECT error FROM rollouts r WHERE r.prompt=p.key AND error IS NOT NULL
+        ORDER BY key DESC LIMIT 1)
     FROM prompts p WHERE p.stop='failed' AND p.gen=? ORDER BY p.key LIMIT ?'''
 
 def failed_prompts(

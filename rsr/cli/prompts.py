@@ -6,7 +6,6 @@
 __all__ = ['list_shipped', 'prompts', 'init', 'rubric']
 
 # %% ../../nbs/cli/04_prompts.ipynb #3d889f10
-import re
 from pathlib import Path
 from .make import has_name, next_step
 from .usage import command, give, out, print_found, shell_options, usage_of
@@ -69,7 +68,8 @@ def _prompts_data(made, argv):
 
 # %% ../../nbs/cli/04_prompts.ipynb #f81d7314
 @command('TAXONOMY [n=500] [how=quota|independent|pairwise] [out=FILE] [overwrite=true] [turns=1] [sampler.model=…] '
-         '[budget.tokens=…] [work_dir=DIR] [key=value …] [progress=lines] [json=true]', 'rsr prompts customer_support n=500 out=prompts.jsonl')
+         '[budget.tokens=…] [work_dir=DIR] [key=value …] [progress=lines] '
+         '[json=true]', 'rsr prompts customer_support n=500 out=prompts.jsonl')
 def prompts(args, argv):
     """Write input prompts from a taxonomy (a file, or a shipped name), by its templates or with a model.
     Without arguments, list the shipped ones."""

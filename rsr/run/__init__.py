@@ -2,6 +2,45 @@
 from rsr.run.reward import make_rewards
 from rsr.run.recipe import load_recipe
 from rsr.run.results import Run, load_run
+from rsr.run.execution import executor
 from rsr.run.run import sample
 
 __all__ = ['Run', 'load_recipe', 'load_run', 'make_rewards', 'sample']
+
+
+# Packages above `run` add to it. They are heavy, so they are imported when they are first used.
+
+def _method_of_run(f):
+    "Make a function a method of `Run`, under its name without the underscore."
+    f.__name__ = f.__name__.removeprefix('_')
+    f.__qualname__ = f'Run.{f.__name__}'
+    setattr(Run, f.__name__, f)
+    return f
+
+@_method_of_run
+def _check(self, **options)->dict:
+    """Work through the data quality checklist before training.
+
+    Options: trainer, tokenizer, earlier, labels, taxonomy, production, validation, decontaminate.
+    `help(rsr.quality.checklist.checklist)` explains them.
+    """
+    from rsr.quality.checklist import checklist
+    return checklist(self, **options)
+
+@_method_of_run
+def _report(self, path=None):
+    "Write figures, tables, checklist and sample rows into one HTML file (default: summary/report.html)."
+    from rsr.quality.report import write_report
+    return write_report(self, path)
+
+@_method_of_run
+def _explore(self):
+    "Explore the run in a notebook: move thresholds, read responses, label them, review pairs, write the files."
+    from rsr.explore.widget import explore
+    return explore(self)
+
+@executor('ray')
+def _execute_on_cluster(*args, **kwargs):
+    "Run a recipe on a Ray cluster, with the arguments of `execute`."
+    from rsr.cluster.driver import execute_cluster
+    return execute_cluster(*args, **kwargs)

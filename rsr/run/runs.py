@@ -196,6 +196,6 @@ def runs_table(
     "Return runs as a table, then why some cannot be read."
     lines = [[name for name, _ in _COLUMNS], *([visible(c) for c in _cells(r)] for r in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
-    aligned = ['  '.join(f'{c:{side}{w}}' for c, (_, side), w in zip(line, _COLUMNS, widths)).rstrip() for line in lines]
+    aligned = ['  '.join(f'{c:{side}{w}}' for c, (_, side), w in zip(line, _COLUMNS, widths)) for line in lines]
     errors = [visible(f"{r['run']}: {r['error']}") for r in rows if r['error']]
-    return '\n'.join([*aligned, *(['', *errors] if errors else [])])
+    return '\n'.join([*map(str.rstrip, aligned), *(['', *errors] if errors else [])])

@@ -50,8 +50,9 @@ class Pace:
 # %% ../../nbs/sampling/13_progress.ipynb #c04a0bcd
 def waiting_text(loop)->str:
     "Say what a loop is waiting for, or return ''."
+    n = getattr(loop, 'sending', 0)
     if loop.stop_reason:
-        return f"stopping, {getattr(loop, 'sending', 0):,} requests in flight"
+        return f'stopping, {n:,} in flight' if n else ''
     if getattr(loop, 'near_budget', False):
         return 'near the budget: waiting for answers in flight'
     return visible(loop.engine.note)[:60]
