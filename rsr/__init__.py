@@ -1,54 +1,42 @@
 "Rejection-sampling recipes: training data for language models, every rollout kept."
 __version__ = "0.0.1"
 
-from pathlib import Path
-
-from rsr.data.arguments import document
-from rsr.data.safekeeping import copy_run
-from rsr.run import Run, load_run, make_rewards, sample
-from rsr.run.execution import executor
-from rsr.verifiers import verify
-
 __all__ = ['Run', 'copy_run', 'load_run', 'make_rewards', 'sample', 'verify']
 
+# Nothing is imported before it is used: `rsr --help` answers at once, and Ctrl-C in the first second finds nothing half
+# imported. Type checkers take the names from here:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rsr.data.safekeeping import copy_run
+    from rsr.run import Run, load_run, make_rewards, sample
+    from rsr.verifiers import verify
 
-for _function in sample, load_run, verify, make_rewards, copy_run, Run.format, Run.copy, Run.check_files:
-    document(_function)
+_HOME = dict(Run='run', copy_run='data', load_run='run', make_rewards='run', sample='run', verify='verifiers')
+_PACKAGES = ('cli', 'cluster', 'data', 'explore', 'formatters', 'pairs', 'quality', 'rubric', 'run', 'sampling',
+             'taxonomy', 'verifiers')
 
-# Packages above `run` add to it. They are heavy, so they are imported when they are first used.
+def face(package, home, packages=()):
+    "Return `__getattr__` and `__dir__` of a package that imports its names (`home`: {name: module}) on first use."
+    from importlib import import_module
+    from sys import modules
+    def __getattr__(name):
+        if name in packages:
+            return import_module(f'{package}.{name}')
+        if name not in home:
+            raise AttributeError(f'module {package!r} has no attribute {name!r}')
+        value = getattr(import_module(f'{package}.{home[name]}'), name)
+        setattr(modules[package], name, value)
+        return value
+    def __dir__():
+        return sorted({*vars(modules[package]), *home, *packages})
+    return __getattr__, __dir__
 
-def _method_of_run(f):
-    "Make a function a method of `Run`, under its name without the underscore."
-    f.__name__ = f.__name__.removeprefix('_')
-    f.__qualname__ = f'Run.{f.__name__}'
-    setattr(Run, f.__name__, f)
-    return f
+_import, __dir__ = face('rsr', _HOME, _PACKAGES)
 
-@_method_of_run
-def _check(self, **options)->dict:
-    "Work through the data quality checklist before training."
-    from rsr.quality.checklist import checklist
-    return checklist(self, **options)
-
-@_method_of_run
-def _report(self, path=None):
-    "Write figures, tables, checklist and sample rows into one HTML file (default: summary/report.html)."
-    from rsr.quality.report import write_report
-    return write_report(self, path)
-
-@_method_of_run
-def _explore(self, annotator:str=None):
-    """Explore the run in a notebook: move thresholds, read responses, label them, review pairs, write the files.
-
-    Labels and reviews are kept under the name of the annotator (default: $USER).
-    """
-    from rsr.explore.widget import explore
-    return explore(self, annotator)
-
-document(_check, Path(__file__).parent/'quality'/'checklist.py', 'checklist', drop=['run'])
-
-@executor('ray')
-def _execute_on_cluster(*args, **kwargs):
-    "Run a recipe on a Ray cluster, with the arguments of `execute`."
-    from rsr.cluster.driver import execute_cluster
-    return execute_cluster(*args, **kwargs)
+def __getattr__(name):
+    "Import a name of rsr on first use, with its arguments in its docstring (rsr/run/__init__.py adds those of a run)."
+    value = _import(name)
+    if name in ('copy_run', 'verify'):
+        from rsr.data.arguments import document
+        document(value)
+    return value

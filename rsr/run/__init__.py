@@ -1,7 +1,54 @@
 "A run: recipe, input, sampling, files, results."
+from pathlib import Path
+
+from rsr.data.arguments import document
 from rsr.run.reward import make_rewards
 from rsr.run.recipe import load_recipe
 from rsr.run.results import Run, load_run
+from rsr.run.execution import executor
 from rsr.run.run import sample
 
 __all__ = ['Run', 'load_recipe', 'load_run', 'make_rewards', 'sample']
+
+
+# Packages above `run` add to it. They are heavy, so they are imported when they are first used.
+
+def _method_of_run(f):
+    "Make a function a method of `Run`, under its name without the underscore."
+    f.__name__ = f.__name__.removeprefix('_')
+    f.__qualname__ = f'Run.{f.__name__}'
+    setattr(Run, f.__name__, f)
+    return f
+
+@_method_of_run
+def _check(self, **options)->dict:
+    "Work through the data quality checklist before training."
+    from rsr.quality.checklist import checklist
+    return checklist(self, **options)
+
+@_method_of_run
+def _report(self, path=None):
+    "Write figures, tables, checklist and sample rows into one HTML file (default: summary/report.html)."
+    from rsr.quality.report import write_report
+    return write_report(self, path)
+
+@_method_of_run
+def _explore(self, annotator:str=None):
+    """Explore the run in a notebook: move thresholds, read responses, label them, review pairs, write the files.
+
+    Labels and reviews are kept under the name of the annotator (default: $USER).
+    """
+    from rsr.explore.widget import explore
+    return explore(self, annotator)
+
+@executor('ray')
+def _execute_on_cluster(*args, **kwargs):
+    "Run a recipe on a Ray cluster, with the arguments of `execute`."
+    from rsr.cluster.driver import execute_cluster
+    return execute_cluster(*args, **kwargs)
+
+
+# The comments behind the arguments go into the docstrings, where help() shows them.
+for _function in sample, load_run, make_rewards, Run.format, Run.copy, Run.check_files:
+    document(_function)
+document(_check, Path(__file__).parents[1]/'quality'/'checklist.py', 'checklist', drop=['run'])

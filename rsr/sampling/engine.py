@@ -98,6 +98,7 @@ class Stopped(RsrError):
 # %% ../../nbs/sampling/06_engine.ipynb #d1abfc6d
 class NeverAnswered(RunBroken):
     "The run stopped before any of its requests was answered: nothing was paid for."
+    answered = False
 
 # %% ../../nbs/sampling/06_engine.ipynb #7888715a
 def _release(futures):

@@ -18,6 +18,7 @@ from ..rubric.agreement import agreement
 from ..sampling.budget import Budget, model_price
 from ..data.threads import run_sync
 from ..sampling.loop import Loop
+from ..sampling.progress import make_progress
 from ..sampling.schedule import Sampling
 from .dimensions import NONE
 from .labelled_rows import OUTSIDE, input_rows, levels_of, place, read_labelled, row_label, row_text
@@ -162,10 +163,10 @@ def _label_verifier(t):
     return Verifier('label', read, fingerprint({k:[*offered(t, k)] for k in t.columns}), needs_truth=False)
 
 # %% ../../nbs/taxonomy/07_classify.ipynb #d4bcbee2
-def _labelling_loop(t, store, sampler, budget, tries, progress):
+def _labelling_loop(t, store, sampler, budget, tries):
     "Return the loop that asks for labels: a text is done after one readable reply."
     schedule = Sampling(tries, 1, tries, seed=0)
-    loop = Loop(store, sampler, _label_verifier(t), [make_formatter('sft')], schedule, budget, progress)
+    loop = Loop(store, sampler, _label_verifier(t), [make_formatter('sft')], schedule, budget)
     loop.setup()
     return loop
 
@@ -189,17 +190,26 @@ def _collect(t, loop, texts):
             why[texts[prompt.id]] = read[-1][1] if read else f'not sampled ({stop or loop.stop_reason})'
     return got, why
 
+# %% ../../nbs/taxonomy/07_classify.ipynb #e3e83a19
+def _label_all(loop, progress):
+    "Run the loop, and show its progress."
+    loop.progress = progress
+    try:
+        run_sync(loop.run, loop.interrupt)
+    finally:
+        progress(loop, last=True)
+
 # %% ../../nbs/taxonomy/07_classify.ipynb #f8b64ced
 def _label_texts(t, texts, sampler, budget, tries, work_dir, progress):
     "Ask for labels of distinct texts; return ({text: label}, {text: why there is none}, the loop)."
     store, by_id = Store(work_dir), {fingerprint(x):x for x in texts}
     try:
-        loop = _labelling_loop(t, store, sampler, budget, tries, progress)
+        loop = _labelling_loop(t, store, sampler, budget, tries)
         prompts = [Prompt(id_, label_messages(t, text)) for id_, text in by_id.items()]
         store.add_prompts((f'text {i}', prompt) for i, prompt in enumerate(prompts, 1))
         store.mark_lost()
         sampler.prepare()
-        run_sync(loop.run, lambda: loop.stop('interrupted'))
+        _label_all(loop, make_progress(len(by_id), progress))
         return *_collect(t, loop, by_id), loop
     finally:
         store.close()
@@ -233,7 +243,7 @@ def label_rows(
     work_dir=None,   # keeps the answers, to resume after a stop; None: they are kept for this call only
     tries:int=3,     # replies per text, at most, if they cannot be read
     budget=None,     # {tokens, usd, minutes}
-    progress=None    # called with the loop after each round
+    progress=None    # as for `make_progress`: bar, lines, none
 )->tuple:            # (rows with metadata.taxonomy if they have a label, counts)
     "Let a judge sort rows into the taxonomy."
     t = load_taxonomy(t)

@@ -16,6 +16,7 @@ from ..data.types import RsrError, no_such
 from ..data.variables import mask, refuse_masked, resolve_secrets
 from ..run.recipe import check_value, parse_override, schema
 from ..run.execution import new_work_dir
+from ..sampling.progress import check_progress
 from ..sampling.providers import is_embedded, make_sampler
 from .combinations import combinations, template_prompts
 from .generation_result import GenerationResult, WRITTEN, check_out, count_texts, write_rows
@@ -358,12 +359,12 @@ def make_prompts(
     sampler=None,          # options of the user simulator's model (or a sampler); None: the embedded model
     assistant=None,        # options of the assistant's model; None: as `sampler`
     budget:dict=None,      # {usd, tokens, minutes}
-    progress:bool=True,    # show a progress line
+    progress=True,         # bar, lines or none; True: a bar on a terminal and in a notebook, else lines
     **options              # see `OPTIONS`
 )->GenerationResult:
     "Write the prompts that a taxonomy plans, by templates or with a model."
     given = dict(n=n, how=how, seed=seed, turns=turns, sampler=sampler, assistant=assistant, budget=budget,
-                 progress=progress)
+                 progress=check_progress(progress))
     t = load_taxonomy(taxonomy)
     for k in options:
         if k not in OPTIONS:

@@ -13,7 +13,8 @@ from ..formatters.writer import make_formatter
 from ..sampling.budget import Budget, model_price
 from ..data.threads import run_sync
 from ..sampling.engine import Stopped
-from ..sampling.loop import Loop, ProgressBar
+from ..sampling.loop import Loop
+from ..sampling.progress import make_progress
 from ..sampling.schedule import Sampling
 from .combinations import template_prompts
 from .user_messages import Answer, Opening, Turn, guidance_of, likeness, limits_of, not_like
@@ -68,7 +69,7 @@ class GenerationJob:
     clip: bool = False      # cut texts that run on after the last sentence that fits
     guidance: dict = None   # what early, middle and late turns should do
     near: float = 0.6       # similarity from which texts are near-duplicates
-    progress: bool = True
+    progress: object = True   # as for `make_progress`
     verifiers: list = field(default_factory=list)   # rows in the ledger of the verifiers used
 
 # %% ../../nbs/taxonomy/15_user_simulation.ipynb #985f1d8a
@@ -80,11 +81,12 @@ def _stall_message(refused):
 # %% ../../nbs/taxonomy/15_user_simulation.ipynb #ad32e7d8
 def _watch(job, total, verifier, title):
     "Return a progress line that also stops a model with nothing new to say."
-    bar = ProgressBar(total, job.progress, title or None)
+    bar = make_progress(total, job.progress, title or None)
     def watch(loop, last=False):
         bar(loop, last)
         if not last and not loop.stop_reason and verifier.refused>=job.stall:
             loop.stop('stalled', Stopped(_stall_message(verifier.refused)))
+    watch.say = getattr(bar, 'say', None)
     return watch
 
 # %% ../../nbs/taxonomy/15_user_simulation.ipynb #c2a66222
@@ -128,7 +130,7 @@ def run_stage(
     loop = _stage_loop(job, sampler, verifier)
     loop.progress = watch = _watch(job, len(prompts), verifier, title)
     try:
-        run_sync(loop.run, lambda: loop.stop('interrupted'))
+        run_sync(loop.run, loop.interrupt)
     finally:
         watch(loop, last=True)
         accepted = _accepted(job.store, loop.verifier_key, verifier)
