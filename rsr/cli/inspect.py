@@ -8,7 +8,8 @@ __all__ = ['PAIRS', 'edge_lines', 'check', 'compare', 'report', 'copy', 'explore
 # %% ../../nbs/cli/01_inspect.ipynb #08ecaddd
 import shlex, sys
 from pathlib import Path
-from .usage import command, open_run, out, print_found, refuse_unknown_options, split_args, usage_of
+from .usage import command, open_run, out, print_found, refuse_unknown_options, shell_options, split_args
+from .usage import usage_of
 from ..data.types import RsrError, no_such
 
 # %% ../../nbs/cli/01_inspect.ipynb #2f26012f
@@ -25,22 +26,20 @@ def edge_lines(
 
 # %% ../../nbs/cli/01_inspect.ipynb #11f08a19
 def _checklist_text(found, path):
-    "Return a checklist, each file as its trainer will read it, and the reward's edge cases."
+    "Return a checklist, each file as its trainer will read it, the reward's edge cases, and one verdict at the end."
     from rsr.formatters.load_check import files_table
-    from rsr.quality.checklist import checklist_table
+    from rsr.quality.checklist import items_table, verdict_line
     files = ['\n'+files_table(found['files'], path)] if found['files'] else []
     reward = [edge_lines(found['reward'])] if found['reward'] else []
-    if found.get('untrusted'):
-        reward = [f"\nthe reward on edge cases: not run; {found['untrusted']}"]
-    return '\n'.join([checklist_table(found), *files, *reward])
+    return '\n'.join([items_table(found['items']), *files, *reward, '', verdict_line(found)])
 
 # %% ../../nbs/cli/01_inspect.ipynb #2eb75d2f
 @command('RUN [trainer=trl|llamafactory] [tokenizer=PATH] [earlier=RUN,…] [labels=FILE] [validation=FILE] '
-         '[taxonomy=FILE] [production=FILE] [decontaminate=FILE] [trust=true] [json=true]',
+         '[taxonomy=FILE] [production=FILE] [decontaminate=FILE] [waive=volume,split] [trust=true] [json=true]',
          'rsr check output/20260101_120000 trainer=trl')
 def check(args, argv):
     """Check a run before training: validated, covered, stable, well-formed, held out, balanced, clean.
-    Exits with 1 if the data is not ready to train on.
+    Exits with 1 if an item fails; waive names items that a pilot may lack.
     A verifier's file in the run directory, or of a run made elsewhere, is run with trust=true only."""
     from rsr.quality.checklist import OPTIONS, checklist, checklist_options
     (path,), opts = split_args('check', args, 1, 1, (*OPTIONS, 'json'))
@@ -58,15 +57,16 @@ def compare(args, argv):
     return print_found(compare(open_run(a), open_run(b)), compare_table, opts.get('json'))
 
 # %% ../../nbs/cli/01_inspect.ipynb #045f6122
-@command('RUN [trust=true]', 'rsr report output/20260101_120000')
+@command('RUN [waive=volume,split] [trust=true] [json=true]', 'rsr report output/20260101_120000')
 def report(args, argv):
     """Write summary/report.html: figures, tables, checklist and sample rows in one file that opens without a network.
     A verifier's file in the run directory, or of a run made elsewhere, is run with trust=true only."""
-    from rsr.quality.checklist import check_trust
+    from rsr.quality.checklist import checklist_options
     from rsr.quality.report import write_report
-    (path,), opts = split_args('report', args, 1, 1, ('trust',))
-    out(write_report(open_run(path), trust=check_trust(opts.get('trust', False))))
-    return 0
+    (path,), opts = split_args('report', args, 1, 1, ('trust', 'waive', 'json'))
+    as_data = opts.pop('json', False)
+    written = write_report(open_run(path), **checklist_options(opts))
+    return print_found(dict(run=path, report=str(written)), lambda found: found['report'], as_data)
 
 # %% ../../nbs/cli/01_inspect.ipynb #b9ee1aca
 def _copy_progress(pages, total, least=20_000):
@@ -75,15 +75,15 @@ def _copy_progress(pages, total, least=20_000):
         print(f'\rcopying the ledger: {pages/total:.0%}', end='' if pages<total else '\n', file=sys.stderr, flush=True)
 
 # %% ../../nbs/cli/01_inspect.ipynb #25c4753c
-@command('RUN TO', 'rsr copy output/20260101_120000 backup/first')
+@command('RUN TO [json=true]', 'rsr copy output/20260101_120000 backup/first')
 def copy(args, argv):
     """Copy a run to a new directory, even while it is being written: its ledger as it is at this moment, and its files.
     The copy can be resumed."""
     from rsr.data.safekeeping import copy_run, copy_text
-    (path, to), _ = split_args('copy', args, 2, 2, ())
-    out(copy_text(path, to, copy_run(path, to, _copy_progress)))
-    out(f'resume the copy with: rsr run work_dir={shlex.quote(to)}')
-    return 0
+    (path, to), opts = split_args('copy', args, 2, 2, ('json',))
+    copied, resume = copy_run(path, to, _copy_progress), f'rsr run work_dir={shlex.quote(to)}'
+    text = f'{copy_text(path, to, copied)}\nresume the copy with: {resume}'
+    return print_found(dict(run=path, copy=to, **copied, resume=resume), lambda _: text, opts.get('json'))
 
 # %% ../../nbs/cli/01_inspect.ipynb #9827f755
 def _port(opts):
@@ -104,14 +104,15 @@ def explore(args, argv):
     return 0
 
 # %% ../../nbs/cli/01_inspect.ipynb #290afd3d
-@command('[goal=capability|quality] [pairs=true] [labels=true] [online=true] [has_capability=true]',
+@command('[goal=capability|quality|online|diversity] [pairs=true] [labels=true] [online=true] [has_capability=true] '
+         '[json=true]',
          'rsr methods goal=quality pairs=true')
 def methods(args, argv):
     "Choose a training method by your answers to the decision guide; without any, print methods and recipes."
-    from rsr.quality.method_guide import methods_text
-    _, opts = split_args('methods', args, 0, 0, ('goal', 'pairs', 'labels', 'online', 'has_capability'))
-    out(methods_text(**opts))
-    return 0
+    from rsr.quality.method_guide import methods_data, methods_text
+    _, opts = split_args('methods', args, 0, 0, ('goal', 'pairs', 'labels', 'online', 'has_capability', 'json'))
+    as_data = opts.pop('json', False)
+    return print_found(methods_data(**opts) if as_data else opts, lambda opts: methods_text(**opts), as_data)
 
 # %% ../../nbs/cli/01_inspect.ipynb #5742d677
 def _pairs_of(src):
@@ -142,10 +143,10 @@ def _pairs_join(args):
     "Join two runs into pairs."
     from rsr.run.results import pair_runs
     (chosen, rejected, to), opts = split_args('pairs', args, 3, 3)
-    out(_join_line(pair_runs(chosen, rejected, to, **opts)))
-    for path in sorted((Path(to)/'train').glob('*')):
-        out(path)
-    return 0
+    as_data = opts.pop('json', False)
+    made = pair_runs(chosen, rejected, to, **opts)
+    files = [str(p) for p in sorted((Path(to)/'train').glob('*'))]
+    return print_found({**made, 'files':files}, lambda _: '\n'.join([_join_line(made), *files]), as_data)
 
 # %% ../../nbs/cli/01_inspect.ipynb #c0024d50
 def _pairs_compare(args):
@@ -158,7 +159,8 @@ def _pairs_compare(args):
 # %% ../../nbs/cli/01_inspect.ipynb #4dd1a6a5
 PAIRS = dict(audit=_pairs_audit, join=_pairs_join, compare=_pairs_compare)
 
-@command('audit RUN|FILE [json=true]; join CHOSEN_RUN REJECTED_RUN OUT [min_margin=0.15 …]; '
+@command('audit RUN|FILE [json=true]; join CHOSEN_RUN REJECTED_RUN OUT [min_margin=0.15 …] '
+         '[json=true]; '
          'compare RUN RUN … [json=true]', 'rsr pairs audit output/20260101_120000')
 def pairs(args, argv):
     """Audit preference pairs (length and word shortcuts, margins, refusals …).
@@ -178,20 +180,13 @@ def _judge_options(opts):
     return resolve_secrets({k:parse_override(f'sampler.{k}={v}')[1] for k, v in options.items()}, 'judge')
 
 # %% ../../nbs/cli/01_inspect.ipynb #7e93559c
-def _label(taxonomy, production, judge, work_dir):
-    "Label production inputs, and print how it went; return (rows with labels, exit code)."
-    from rsr.taxonomy.classify import label_rows, label_table
-    rows, counts = label_rows(taxonomy, production, judge, work_dir)
-    out(label_table(counts))
-    return rows, dict(budget=3, interrupted=130).get(counts.get('stopped'), 0)
-
-# %% ../../nbs/cli/01_inspect.ipynb #d6c40dc1
-def _production(taxonomy, opts):
-    "Return the production inputs, labelled if a judge is named, and the exit code so far."
+def _production(taxonomy, opts, progress):
+    "Return the production inputs, labelled if a judge is named, and how the labelling went, {} without it."
+    from rsr.taxonomy.classify import label_rows
     judge, production = _judge_options(opts), opts.get('production')
     if judge and production:
-        return _label(taxonomy, production, judge, opts.get('work_dir'))
-    return production, 0
+        return label_rows(taxonomy, production, judge, opts.get('work_dir'), progress=progress)
+    return production, {}
 
 # %% ../../nbs/cli/01_inspect.ipynb #8218de25
 def _measure(taxonomy, made, production):
@@ -203,24 +198,30 @@ def _measure(taxonomy, made, production):
 
 # %% ../../nbs/cli/01_inspect.ipynb #c0c1aa62
 def _coverage_text(found):
-    "Return the tables of coverage and diversity."
+    "Return how production was labelled, the tables of coverage and diversity, and what was fitted."
+    from rsr.taxonomy.classify import label_table
     from rsr.taxonomy.coverage import coverage_table
     from rsr.taxonomy.diversity import diversity_table
-    return coverage_table(found['coverage'])+'\n\n'+diversity_table(found['diversity'])
+    parts = [label_table(found['labelled'])] if 'labelled' in found else []
+    parts += [coverage_table(found['coverage'])+'\n', diversity_table(found['diversity'])]
+    if 'fitted' in found:
+        parts.append(f"{found['fitted']} written, with production's weights; values that never occur there keep a "
+                     'weight near zero')
+    return '\n'.join(parts)
 
 # %% ../../nbs/cli/01_inspect.ipynb #77716cff
 def _write_fitted(taxonomy, production, path):
-    "Write a taxonomy with the weights of production inputs; return what to print."
+    "Write a taxonomy with the weights of production inputs; return the path."
     from rsr.data.files import Atomic
     with Atomic(path) as f:
         f.write(taxonomy.fit(production).to_yaml().encode())
-    return f"{path} written, with production's weights; values that never occur there keep a weight near zero"
+    return path
 
 # %% ../../nbs/cli/01_inspect.ipynb #78757bb9
 def _check_coverage_options(opts):
     "Refuse unknown options of `rsr coverage`; those of the judge are checked as a sampler's."
     own = [k for k in opts if not k.startswith('judge.')]
-    refuse_unknown_options('coverage', own, ('production', 'work_dir', 'fit', 'json'))
+    refuse_unknown_options('coverage', own, ('production', 'work_dir', 'fit'))
 
 # %% ../../nbs/cli/01_inspect.ipynb #dd3fb9ef
 def _check_fit(opts):
@@ -229,19 +230,22 @@ def _check_fit(opts):
         raise RsrError('rsr coverage: fit needs production=FILE, the inputs that give the weights')
 
 # %% ../../nbs/cli/01_inspect.ipynb #710b3153
-@command('TAXONOMY FILE [production=FILE] [judge.model=…] [work_dir=DIR] [fit=OUT.yaml] [json=true]',
+@command('TAXONOMY FILE [production=FILE] [judge.model=…] [work_dir=DIR] [fit=OUT.yaml] '
+         '[progress=lines] [json=true]',
          'rsr coverage customer_support prompts.jsonl production=production.jsonl')
 def coverage(args, argv):
     """Compare planned, generated and production distributions.
     Prints distances per dimension, empty and over-represented cells, and diversity.
     fit=OUT writes a taxonomy with production's weights."""
     from rsr.taxonomy.taxonomy import load_taxonomy
-    (name, made), opts = split_args('coverage', args, 2, 2)
+    words, shell = shell_options('coverage', args)
+    (name, made), opts = split_args('coverage', words, 2, 2)
     _check_coverage_options(opts)
     taxonomy = load_taxonomy(name)
     _check_fit(opts)
-    production, code = _production(taxonomy, opts)
-    print_found(_measure(taxonomy, made, production), _coverage_text, opts.get('json'))
-    if opts.get('fit'):
-        out(_write_fitted(taxonomy, production, opts['fit']))
-    return code
+    production, labelled = _production(taxonomy, opts, shell['progress'])
+    found = _measure(taxonomy, made, production)
+    found |= dict(labelled=labelled) if labelled else {}
+    found |= dict(fitted=_write_fitted(taxonomy, production, opts['fit'])) if opts.get('fit') else {}
+    print_found(found, _coverage_text, shell['json'])
+    return dict(budget=3, interrupted=130).get(labelled.get('stopped'), 0)

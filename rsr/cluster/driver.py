@@ -29,7 +29,8 @@ from ..run.execution import new_work_dir
 from ..run.execution import build
 from ..run.results import Run
 from ..data.threads import run_sync
-from ..sampling.loop import Loop, ProgressBar
+from ..sampling.loop import Loop
+from ..sampling.progress import make_progress
 
 # %% ../../nbs/cluster/04_driver.ipynb #9de33630
 def _without(d, *keys):
@@ -142,11 +143,9 @@ def _finish_broken(store, d, pool):
 
 # %% ../../nbs/cluster/04_driver.ipynb #41570c13
 def _progress_bar(store, pool, progress):
-    "Return what shows the progress: a function of the caller's, or a progress line."
-    if callable(progress):
-        return progress
+    "Return what shows the progress."
     total, = store.db.execute('SELECT count(*) FROM prompts WHERE gen=?', (store.gen,)).fetchone()
-    return ProgressBar(total if pool.keys is None else len(pool.keys), progress)
+    return make_progress(total if pool.keys is None else len(pool.keys), progress)
 
 # %% ../../nbs/cluster/04_driver.ipynb #1ed5867b
 def _sample_blocks(store, d, pool, progress):
@@ -202,7 +201,7 @@ def _new_pool(store, d, given, o, loop, keys):
 def execute_cluster(
     d:dict,              # a checked recipe with `engine: ray`
     src=None,            # a path, a Ray Dataset, or rows as for `read_rows`; None: data.input_path
-    progress:bool=True,  # show a progress line; or a function, called with the pool and `last`
+    progress=True,       # as for `make_progress`: bar, lines, none; True picks; or a function of (pool, last)
     choose=None          # store -> keys of the only prompts to sample
 )->Run:
     "Run a recipe on a Ray cluster to its end, to a budget, or to Ctrl-C."

@@ -92,6 +92,7 @@ class RsrError(Exception):
 class RunBroken(RsrError):
     "The run stopped for an external reason. All completed responses are saved."
     exit_code = 1
+    answered = True   # False: no request was ever answered, so there is nothing to resume
 
 # %% ../../nbs/data/00_types.ipynb #518bae74
 def no_such(

@@ -332,12 +332,17 @@ def _look_at(name, ps, groups, flaw):
 # %% ../../nbs/pairs/06_audit.ipynb #55bd1c8a
 _SEVERITY = 'n/a', 'ok', 'warn', 'bad'
 
+def _overall(verdicts, n):
+    "Return the verdict on n pairs; a few with nothing wrong are too few to be ok."
+    found = max(verdicts, key=_SEVERITY.index)
+    return 'n/a' if found=='ok' and n<MIN_PAIRS and 'n/a' in verdicts else found
+
 def _audit_set(ps, names, flaw=None):
     import numpy as np
     groups = np.unique([p['prompt_id'] for p in ps], return_inverse=True)[1].reshape(-1)
     found = {k:_look_at(k, ps, groups, flaw) for k in names}
     items = [row for row, _ in found.values()]
-    verdict = max((i['verdict'] for i in items), key=_SEVERITY.index)
+    verdict = _overall([i['verdict'] for i in items], len(ps))
     return dict(n=len(ps), prompts=int(groups.max())+1, verdict=verdict, items=items,
                 figures={k:figures for k, (_, figures) in found.items()})
 

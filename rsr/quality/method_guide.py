@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'QUESTIONS', 'NOT_FIRST', 'CHECK_FIRST', 'GOALS', 'methods_table', 'recipes_table', 'typical_volume',
-           'Advice', 'advice_text', 'choose_method', 'methods_text', 'advice_html', 'Guide', 'guide']
+           'Advice', 'advice_text', 'choose_method', 'methods_text', 'methods_data', 'advice_html', 'Guide', 'guide']
 
 # %% ../../nbs/quality/00_method_guide.ipynb #1ba304ab
 import html, yaml
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from fastcore.basics import patch
 from ..data.files import SHIPPED
@@ -286,6 +286,20 @@ def methods_text(
         return advice_text(choose_method(**answers))
     usage = 'which one:  rsr methods goal=GOAL [pairs=true labels=true online=true has_capability=true]'
     return '\n\n'.join([methods_table('text'), recipes_table('text'), f'{usage}\n{_goal_lines()}'])
+
+# %% ../../nbs/quality/00_method_guide.ipynb #32697c1f
+def _as_dicts(name):
+    "Return a shipped table as {row: {column: cell}}."
+    t = _load(name)
+    return {row:dict(zip(t['columns'], cells)) for row, cells in t['rows'].items()}
+
+def methods_data(
+    **answers   # as for `choose_method`; none: the tables
+)->dict:
+    "Return what `rsr methods json=true` gives."
+    if answers:
+        return asdict(choose_method(**answers))
+    return dict(methods=_as_dicts('methods'), recipes=_as_dicts('recipes'))
 
 # %% ../../nbs/quality/00_method_guide.ipynb #d61d796b
 _GOALS = [('teach something new', 'new capability'), ('improve quality', 'quality'), ('learn online', 'online'),

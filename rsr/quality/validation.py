@@ -55,7 +55,7 @@ def validation_report(
 
 # %% ../../nbs/quality/03_validation.ipynb #4902c0fe
 KAPPA = 0.4, 0.6     # Cohen's kappa: below 'fair' at best, from the second 'substantial' (Landis and Koch 1977)
-AC1 = 0.8            # Gwet's AC1 from which a low kappa does not count
+AC1 = 0.8            # Gwet's AC1 from which a low kappa counts one grade less
 LABELLED = 50        # labelled responses: kappa is then known to about ±0.2. Judgement
 
 # %% ../../nbs/quality/03_validation.ipynb #9870dad2
@@ -64,15 +64,10 @@ def agreement_verdict(
     ac1      # None: not defined
 )->str:
     "Decide whether judge and humans agree well enough to train on the scores."
-    if ac1 is not None and ac1>=AC1:
-        return 'pass'
-    if kappa is None:
-        return 'fail'
-    if kappa>=KAPPA[1]:
-        return 'pass'
-    if kappa>=KAPPA[0]:
-        return 'warn'
-    return 'fail'
+    grade = sum(kappa>=limit for limit in KAPPA) if kappa is not None else 0
+    if kappa is None or kappa>0:
+        grade += ac1 is not None and ac1>=AC1
+    return ('fail', 'warn', 'pass')[min(grade, 2)]
 
 # %% ../../nbs/quality/03_validation.ipynb #3c9927dd
 def _validation_verdict(kappa, ac1, n, low):
@@ -84,14 +79,24 @@ def _validation_verdict(kappa, ac1, n, low):
 
 # %% ../../nbs/quality/03_validation.ipynb #ba6cca40
 def _low_criteria(report):
-    def is_low(c):
-        return c['kappa'] is not None and c['kappa']<KAPPA[0] and (c['ac1'] or 0)<AC1
-    return [i for i, c in report['criteria'].items() if is_low(c)]
+    known = {i:c for i, c in report['criteria'].items() if c['kappa'] is not None}
+    return [i for i, c in known.items() if agreement_verdict(c['kappa'], c['ac1'])=='fail']
 
-# %% ../../nbs/quality/03_validation.ipynb #97544c1b
+# %% ../../nbs/quality/03_validation.ipynb #64e8648d
+def _todo(low, n, lopsided):
+    "Return what to do about low agreement, and the command; None: label more."
+    if low:
+        return f"fix the criteria that disagree ({', '.join(low)}), then score again", 'rsr run work_dir=RUN'
+    if lopsided:
+        return 'nearly all verdicts are the same: label responses that fail as well', 'rsr check RUN labels=FILE'
+    if n>=LABELLED:
+        return 'sharpen the questions and their examples, then score again', 'rsr run work_dir=RUN'
+
+# %% ../../nbs/quality/03_validation.ipynb #2f9a547c
 def agreement_finding(
     report:dict,   # as `validate` gives it
-    todo:str       # how to label more
+    todo:str,      # how to label more
+    command:str    # the same as a command
 )->dict:
     "Return the finding of a validation."
     v, n, low = report['verdicts'], report['rows']-report['unscored'], _low_criteria(report)
@@ -100,7 +105,6 @@ def agreement_finding(
     detail = f"{measured} on {n} labelled responses ({v['n']} verdicts)"
     if low:
         detail += f"; low on {', '.join(low)}"
-        todo = f"fix the criteria that disagree ({', '.join(low)})"
-    elif n>=LABELLED:
-        todo = 'sharpen the questions and their examples, then validate again'
-    return finding(_validation_verdict(kappa, ac1, n, low), kappa, detail, todo)
+    lopsided = ac1>=AC1 and (kappa is None or kappa<KAPPA[0])
+    next = _todo(low, n, lopsided) or (todo, command)
+    return finding(_validation_verdict(kappa, ac1, n, low), kappa, detail, *next)

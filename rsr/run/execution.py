@@ -28,7 +28,8 @@ from .results import Run
 from .reward import make_scorer
 from ..sampling.budget import Budget, model_price
 from ..data.threads import run_sync
-from ..sampling.loop import Loop, ProgressBar
+from ..sampling.loop import Loop
+from ..sampling.progress import check_progress, make_progress
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
 
@@ -258,11 +259,10 @@ def total_prompts(loop)->int:
 # %% ../../nbs/run/06_execution.ipynb #6b9461e8
 def _run_loop(loop, progress):
     "Run a loop to its end or to Ctrl-C, and show its progress."
-    if not callable(progress):
-        progress = ProgressBar(total_prompts(loop), progress, loop.side and loop.side.name)
+    progress = make_progress(total_prompts(loop), progress, loop.side and loop.side.name)
     loop.progress = progress
     try:
-        run_sync(loop.run, lambda: loop.stop('interrupted'))
+        run_sync(loop.run, loop.interrupt)
     finally:
         progress(loop, last=True)
 
@@ -326,7 +326,7 @@ def _sample_all(store, d, loops, progress):
 def carry_out(
     d:dict,              # the recipe
     store, loops,        # what `prepare` returned
-    progress:bool=True   # show a progress line; or a function, called with the loop and `last`
+    progress=True        # as for `make_progress`: bar, lines, none; True picks; or a function of (loop, last)
 )->Run:
     "Sample a prepared run, write its files, and close its ledger."
     try:
@@ -360,9 +360,9 @@ def execute_here(d, src=None, progress=True, choose=None):
 def execute(
     d:dict,              # a checked recipe
     src=None,            # input as for `read_rows`; None: data.input_path
-    progress:bool=True,  # show a progress line; or a function, called with the loop and `last`
+    progress=True,       # as for `make_progress`: bar, lines, none; True picks; or a function of (loop, last)
     choose=None          # store -> keys of the only prompts to sample; None: all
 )->Run:
     "Run a recipe until it is finished, out of budget, or interrupted by Ctrl-C."
     d['work_dir'] = str(d.get('work_dir') or new_work_dir())
-    return EXECUTORS[d.get('engine') or 'local'](d, src, progress, choose)
+    return EXECUTORS[d.get('engine') or 'local'](d, src, check_progress(progress), choose)

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from ..data.files import Atomic, fingerprint, json_pretty, sweep_temporaries
 from ..data.origin import sign_origin
+from ..data.safekeeping import no_recipe
 from ..data.store import Store
 from ..data.summary import stats, write_stats
 from ..data.terminal import warn
@@ -54,7 +55,7 @@ def saved_recipe(
     "Read the recipe of a run, secrets masked."
     file = Path(path)/'recipe.yaml'
     if not file.is_file():
-        raise RsrError(f'{path}: this run was stopped before it started; run the same command again')
+        raise no_recipe(path)
     return check_recipe(_with_whole_prices(yaml.safe_load(file.read_text(encoding='utf-8'))))
 
 # %% ../../nbs/run/04_files.ipynb #1c27b614

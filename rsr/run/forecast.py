@@ -28,7 +28,7 @@ def pilot_run(
     d:dict,              # a checked recipe
     pilot:int=20,        # prompts to sample
     src=None,            # input as for `read_rows`; None: the recipe's
-    progress:bool=True   # show a progress line
+    progress=True        # bar, lines or none; True: a bar on a terminal and in a notebook, else lines
 )->tuple:                # (Run, forecast)
     "Sample a few prompts of the input, and forecast the whole run."
     run = execute(d, src, progress, choose=lambda store: _draw_prompts(store, pilot))

@@ -89,7 +89,7 @@ def sample(
     recipe=None,            # a shipped recipe's name, a path, a dict, or several: ['sft', 'dpo']; None: the run's, or sft
     model:str=None,         # the model's name; None without base_url: the embedded model
     base_url:str=None,      # an OpenAI-compatible endpoint
-    progress:bool=True,     # show a progress line
+    progress=True,          # bar, lines or none; True: a bar on a terminal and in a notebook, else lines
     overrides=(),           # "key=value" options, as on the command line
     background:bool=False,  # return a `Live` at once, which a notebook shows; it has .run, .stop() and .wait()
     **options               # sections as dicts, or options by their bare names
