@@ -86,7 +86,7 @@ def setup(self:Taxonomy):
     self.texts = self._read_texts()
     self.unsaid = self._find_unsaid()
     if self.unsaid:
-        warnings.warn(f'{self.at}: {unsaid_message(self.unsaid)}; {GIVE_TEXTS}', stacklevel=4)
+        warnings.warn(f'{self.at}: {unsaid_message(self.unsaid)}; {GIVE_TEXTS}', stacklevel=5)
 
 # %% ../../nbs/taxonomy/04_taxonomy.ipynb #a8eec5a6
 @patch
