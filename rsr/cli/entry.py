@@ -6,13 +6,14 @@
 __all__ = ['ORDER', 'EXIT_CODES', 'help_text', 'completion', 'completions', 'error_message', 'exit_code', 'main']
 
 # %% ../../nbs/cli/03_entry.ipynb #28c19a93
-import os, re, signal, sqlite3, sys, traceback
+import os, re, signal, sqlite3, sys, traceback, warnings
 from contextlib import contextmanager
 from functools import singledispatch
 from pathlib import Path
 from .make import resume_command
 from .usage import COMMANDS, Usage, command, help_of, out, usage_of
 from ..data.files import SafeStream, hint
+from ..data.terminal import warn
 from ..data.types import RsrError, RunBroken, no_such
 
 # %% ../../nbs/cli/03_entry.ipynb #888cdbca
@@ -215,6 +216,17 @@ def _safe_output():
     finally:
         sys.stdout, sys.stderr = before
 
+# %% ../../nbs/cli/03_entry.ipynb #532771b1
+@contextmanager
+def _plain_warnings():
+    "Print the warnings that are meant for users as `rsr: …`, for as long as the block runs."
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+        def show(message, category, *args, **kw):
+            warn(message) if category is UserWarning else usual(message, category, *args, **kw)
+        warnings.showwarning = show
+        yield
+
 # %% ../../nbs/cli/03_entry.ipynb #60594d1b
 def _answer(argv):
     "Print the help or the version, or run a command; return the exit code."
@@ -240,5 +252,5 @@ def main(
     argv=None   # words after `rsr`; None: those of this process
 )->int:
     "Run the `rsr` command and return its exit code."
-    with _safe_output():
+    with _safe_output(), _plain_warnings():
         return _main(list(sys.argv[1:] if argv is None else argv))
