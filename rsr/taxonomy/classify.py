@@ -14,9 +14,10 @@ from ..data.files import dumps, fingerprint
 from ..data.statistics import wilson
 from ..data.store import Store
 from ..data.text import clean_text, split_thinking
-from ..data.types import Prompt, RsrError, Score
+from ..data.types import Prompt, RsrError, Score, no_such
 from ..formatters.writer import make_formatter
 from ..rubric.agreement import agreement
+from ..run.recipe import check_value, schema
 from ..sampling.budget import Budget, model_price
 from ..data.threads import run_sync
 from ..sampling.loop import Loop
@@ -227,6 +228,18 @@ def label_counts(t, pairs, n_texts, why, loop):
                 why=dict(reasons.most_common()), asked=n['rollouts'], tokens=n['tokens'],
                 stopped=loop and loop.stop_reason)
 
+# %% ../../nbs/taxonomy/07_classify.ipynb #fe026be0
+def _budget(limits, sampler):
+    "Return the budget of a judge from {tokens, usd, minutes}; a Budget or None as it is."
+    if not isinstance(limits, dict):
+        return limits
+    known = schema()['budget']
+    for k, v in limits.items():
+        if k not in known:
+            raise RsrError(no_such('key', f'budget.{k}', [f'budget.{x}' for x in known]))
+        check_value(f'budget.{k}', v, *known[k])
+    return Budget(**limits, price=model_price(sampler.model, sampler.price))
+
 # %% ../../nbs/taxonomy/07_classify.ipynb #2ded0ff1
 def ask_judge(
     t,               # Taxonomy
@@ -239,8 +252,7 @@ def ask_judge(
 )->tuple:            # ({text: label}, {text: why there is none}, the loop or None)
     "Let a judge sort texts into the taxonomy."
     sampler = label_sampler(t, options)
-    if isinstance(budget, dict):
-        budget = Budget(**budget, price=model_price(sampler.model, sampler.price))
+    budget = _budget(budget, sampler)
     with nullcontext(work_dir) if work_dir else tempfile.TemporaryDirectory() as folder:
         return _label_texts(t, texts, sampler, budget, tries, folder, progress) if texts else ({}, {}, None)
 

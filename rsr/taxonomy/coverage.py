@@ -9,6 +9,7 @@ __all__ = ['COMPARED', 'HOW', 'NOT_FOUND', 'judge_sets', 'compare_sets', 'covera
 import random
 from collections import Counter
 from ..data.statistics import tv_compare, wilson
+from ..data.types import RsrError
 from ..style import many, short
 from .cells import odd_cells, pair_tables
 from .classify import ask_judge, bare_texts, found_again, label_counts, label_table, with_labels, with_texts
@@ -129,10 +130,13 @@ def judge_sets(
     sets:dict,       # {generated, production: a file, rows, …}
     judge,           # options of a sampler, as for `label_rows`; None: nothing is asked
     work_dir=None,   # keeps the judge's answers
+    budget=None,     # {tokens, usd, minutes}
     again:int=500,   # generated prompts whose label the judge looks for, at most
     seed:int=0       # of these prompts, if there are more
 )->tuple:            # ({generated, production: rows with labels}, {labelling, found_again} or {})
     "Let a judge label the rows without a label, and look for the labels of generated prompts."
+    if isinstance(again, bool) or not isinstance(again, int) or again<0:
+        raise RsrError(f'again: {again!r} is not a whole number of prompts from 0, e.g. 500')
     if judge is None:
         return sets, {}
     pairs = {name:with_texts(rows, 'coverage') for name, rows in sets.items()}
@@ -140,7 +144,7 @@ def judge_sets(
     bare = [(row, text) for row, text in pairs['generated'] if not row_label(row, t.columns)]
     bare += pairs.get('production', [])
     texts = list(dict.fromkeys([*bare_texts(t, bare), *(text for _, text, _ in drawn)]))
-    got, why, loop = ask_judge(t, texts, judge, work_dir)
+    got, why, loop = ask_judge(t, texts, judge, work_dir, budget=budget)
     counts = label_counts(t, with_labels(bare, got, t.columns), len(texts), why, loop)
     labelled = {name:[row for row, _ in with_labels(those, got, t.columns)] for name, those in pairs.items()}
     return labelled, dict(labelling=counts, found_again=_again(t, drawn, of, got) if drawn else None)
@@ -156,7 +160,7 @@ def compare_sets(
     t,            # Taxonomy
     sets:dict,    # {generated, production: labelled rows}
     judged=(),    # {labelling, found_again}, of `judge_sets`
-    least=5, ratio=1.5, **kw   # as for `coverage`
+    least=5, ratio=1.5, n_boot=500, seed=0   # as for `coverage`
 )->dict:
     "Compare sets of labelled rows with the taxonomy and with each other."
     read = {name:read_labelled(rows, t) for name, rows in sets.items()}
@@ -165,7 +169,7 @@ def compare_sets(
     unlabelled = {name:sum(not c for c in combos) for name, combos in sets.items()}
     levels = {k:levels_of(t, k) for k in t.columns}
     placed = _place_labels(levels, sets)
-    dimensions = _compare_dimensions(levels, placed, sets, **kw)
+    dimensions = _compare_dimensions(levels, placed, sets, n_boot=n_boot, seed=seed)
     inside = {k:{label:paths[-1] for label, paths in placed[k].items() if paths[-1]!=OUTSIDE} for k in placed}
     pairs = pair_tables(t, inside, sets)
     return dict(taxonomy=t.name, n=n, unlabelled=unlabelled, advice=_advice(unlabelled, n),
@@ -182,6 +186,7 @@ def coverage(
     production=None,     # the same; or rows without labels, and a judge
     judge=None,          # labels rows, and looks for the labels of generated prompts: options, as for `label_rows`
     work_dir=None,       # keeps the judge's answers
+    budget:dict=None,    # of the judge: {tokens, usd, minutes}
     again:int=500,       # generated prompts whose label the judge looks for, at most
     least:float=5,       # expected prompts from which an empty cell is missing
     ratio:float=1.5,     # times the expected number from which a cell is over-represented
@@ -191,10 +196,10 @@ def coverage(
     "Compare planned, generated and production distributions."
     t = load_taxonomy(t)
     sets = dict(generated=generated) if production is None else dict(generated=generated, production=production)
-    sets, judged = judge_sets(t, sets, judge, work_dir, again, seed)
+    sets, judged = judge_sets(t, sets, judge, work_dir, budget, again, seed)
     if judged and judged['labelling']['stopped']=='interrupted':
         raise KeyboardInterrupt   # a part of production has another distribution
-    return compare_sets(t, sets, judged, least, ratio, n_boot=n_boot, seed=seed)
+    return compare_sets(t, sets, judged, least, ratio, n_boot, seed)
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #a4d42ad5
 def _distance(level, key):
