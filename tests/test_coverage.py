@@ -15,13 +15,15 @@ import pytest
 from conftest import write_jsonl
 from loopback import Loopback
 
+from rsr.cli.entry import main
 from rsr.data.statistics import binom_tail, tv_compare, tv_distance
 from rsr.data.store import Store
 from rsr.data.types import RsrError
 from rsr.style import contrast
 from rsr.taxonomy.classify import label_agreement, label_messages, label_rows, offered, read_label
 from rsr.taxonomy.combinations import combinations
-from rsr.taxonomy.coverage import coverage, coverage_table, plot_coverage, plot_pairs
+from rsr.taxonomy.coverage import coverage, coverage_table
+from rsr.taxonomy.coverage_figures import plot_coverage, plot_pairs
 from rsr.taxonomy.diversity import diversity, diversity_table, plot_diversity
 from rsr.taxonomy.labelled_rows import OUTSIDE, levels_of, place, read_labelled
 from rsr.taxonomy.refit import fit
@@ -615,6 +617,114 @@ def test_another_taxonomy_in_the_same_folder_is_refused(desk, tmp_path):
         label_rows(desk, texts(1), 'gpt')
     with pytest.raises(RsrError, match="no option 'modell'"):
         label_rows(desk, texts(1), dict(modell='x'))
+
+# ---- a judge looks for the labels of the prompts
+
+def made(n, wrong=()):
+    "`n` labelled prompts; those numbered in `wrong` carry another stance than their text."
+    rows = []
+    for i, x in enumerate(texts(n)):
+        c = dict(label_of(x), edge_case=None)
+        c['stance'] = dict(calm='furious', furious='calm')[c['stance']] if i in wrong else c['stance']
+        rows.append(dict(id=f'p{i}', messages=[dict(role='user', content=x)], metadata=dict(taxonomy=c)))
+    return rows
+
+def test_labels_that_a_judge_does_not_find_are_counted(desk):
+    rows = made(40, wrong=range(0, 10))
+    del rows[39]['metadata']['taxonomy']['stance']          # says nothing there: not counted
+    with Loopback(reply=judge) as s:
+        d = coverage(desk, rows, judge=who(s))
+        assert len(s.log) == 40
+    f = d['found_again']
+    assert (f['n'], f['of'], f['unread']) == (40, 40, 0) and d['labelling']['asked'] == 40
+    what, stance = f['dimensions']['what'], f['dimensions']['stance']
+    assert (what['found'], what['n'], what['topics']['found']) == (40, 40, 40)
+    assert (stance['found'], stance['n']) == (29, 39) and stance['interval'][0] < 29/39 < stance['interval'][1]
+    worst = {v['value']: (v['found'], v['n'], v['instead']) for v in stance['values']}
+    assert worst == dict(calm=(14, 19, dict(furious=5)), furious=(15, 20, dict(calm=5)))
+    assert stance['values'][0]['examples'][0]['text'].startswith('Message ')
+    text = coverage_table(d)
+    assert 'labels found again by the judge in 40 generated prompts\n' in text
+    assert 'stance                   0.744 [0.59, 0.85], n 39, by chance 0.' in text
+    assert 'calm: 14 of 19; instead: furious 5' in text and 'judged furious (id p' in text
+    assert 'its text does not say it, or the judge is wrong' in text
+    assert json.loads(json.dumps(d))['found_again']['dimensions']['stance']['found'] == 29
+
+def test_a_judge_that_always_says_the_same_is_seen(desk):
+    with Loopback(reply=lambda body: json.dumps(dict(what='account', stance='calm', edge_case='none'))) as s:
+        d = coverage(desk, made(30), judge=who(s))
+    stance = d['found_again']['dimensions']['stance']
+    assert stance['share'] == stance['chance'] == .5 and d['found_again']['dimensions']['what']['share'] == 0
+    assert coverage_table(d).count('not above chance: the judge cannot tell, or no text says') == 2
+    assert d['dimensions']['stance'][0]['generated'] == [.5, .5], 'a label stays what it is, whatever the judge says'
+
+def test_a_judge_that_cannot_be_read_finds_nothing_and_loses_nothing(desk):
+    with Loopback(reply=lambda body: 'I would say delivery.') as s:
+        d = coverage(desk, made(4), judge=who(s))
+    assert d['found_again'] == dict(n=0, unread=4, of=4, dimensions={})
+    assert 'in 0 generated prompts; 4 more without a readable answer' in coverage_table(d)
+    assert d['unlabelled'] == dict(generated=0)
+
+def test_one_job_for_both_sets_and_answers_are_kept(desk, tmp_path):
+    generated, production = made(30), [*texts(36), 'by hand: parcel']
+    bare = dict(id='bare', messages=[dict(role='user', content='where is my other parcel')])
+    with Loopback(reply=judge) as s:
+        kw = dict(judge=who(s), work_dir=tmp_path/'w')
+        d = coverage(desk, generated, production, again=10, **kw)
+        assert len(s.log) == 37, 'the texts of the prompts are among those of production'
+        assert (d['found_again']['n'], d['found_again']['of']) == (10, 30)
+        assert 'in 10 generated prompts of 30, drawn at random' in coverage_table(d)
+        assert d['labelling']['labelled'] == 37 and d['n'] == dict(generated=30, production=37)
+        first = {v['value']: v['n'] for v in d['found_again']['dimensions']['stance']['values']}
+        d = coverage(desk, generated, production, again=30, **kw)
+        assert len(s.log) == 37 and d['found_again']['n'] == 30 and d['labelling']['asked'] == 0
+        assert all(v['n'] >= first.get(v['value'], 0) for v in d['found_again']['dimensions']['stance']['values'])
+        d = coverage(desk, [*generated, bare], again=0, **kw)
+        assert len(s.log) == 38 and d['found_again'] is None and d['unlabelled'] == dict(generated=0)
+        assert d['labelling']['rows'] == 1, 'a prompt without a label gets one'
+        with pytest.raises(RsrError, match='again: -1 is not a whole number'):
+            coverage(desk, generated, again=-1, **kw)
+        with pytest.raises(RsrError, match="Did you mean 'budget.tokens'"):
+            coverage(desk, generated, budget=dict(token=1), **kw)
+    assert coverage(desk, generated)['found_again'] is None
+
+def test_the_command_looks_for_labels_stops_at_a_budget_and_goes_on(desk, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl('made.jsonl', made(30, wrong=range(5)))
+    Path('t.json').write_text(json.dumps(DESK))
+    def run(*args):
+        code = main(['coverage', 't.json', 'made.jsonl', *args])
+        return code, capsys.readouterr().out
+    with Loopback(reply=judge) as s:
+        ask = f'judge.base_url={s.base_url}', 'judge.model=judge', 'judge.concurrent_requests=1', 'work_dir=w'
+        code, text = run(*ask, 'budget.tokens=60')
+        assert code == 3 and 'stopped: budget' in text and 0 < len(s.log) < 30
+        code, text = run(*ask)
+        assert code == 0 and len(s.log) == 30 and 'asked a judge: 30 texts' in text
+        assert 'labels found again by the judge in 30 generated prompts' in text and 'instead: calm' in text
+        code, text = run(*ask, 'json=true', 'again=20')
+        d = json.loads(text)
+        assert code == 0 and len(s.log) == 30 and d['coverage']['found_again']['n'] == 20
+        write_jsonl('prod.jsonl', [dict(id=str(i), text=x) for i, x in enumerate(texts(6))])
+        code, text = run(*ask, 'json=true', 'production=prod.jsonl', 'fit=fitted.yaml')
+        assert code == 0 and json.loads(text)['fitted'] == 'fitted.yaml' and len(s.log) == 30
+        assert load_taxonomy('fitted.yaml').planned('stance')['calm'] != .7
+    assert run('again=x')[0] == run('near=2')[0] == run('near=x')[0] == run('nera=.5')[0] == 2
+
+def test_the_pairs_are_listed_from_a_threshold_that_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    said = [f'Where is my order number {i}, please, which you promised for Monday?' for i in (1, 2)]
+    said += ['Hello', 'What now?', 'And why?']
+    write_jsonl('made.jsonl', [dict(id=str(i), text=x) for i, x in enumerate(said)])
+    Path('t.json').write_text(json.dumps(DESK))
+    def run(*args):
+        assert main(['coverage', 't.json', 'made.jsonl', *args]) == 0
+        return capsys.readouterr().out
+    text = run()
+    assert 'no two prompts are similar from 0.8; the closest pairs' in text and '0.54  0: Where is my order' in text
+    text = run('near=.5')
+    assert 'the most similar pairs, from 0.5 (at most 20)\n0.54  0: Where' in text and text.count('\n0.') == 1
+
 
 def test_agreement_of_people_and_judge(desk):
     a = [dict(what='billing/refund'), dict(what='billing'), dict(what='delivery'), dict(what='delivery', stance='calm')]

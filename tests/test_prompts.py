@@ -17,14 +17,18 @@ from conftest import rsr as shell
 
 import rsr
 from rsr.data.readers import check_row
+from rsr.data.store import Store
 from rsr.data.types import RsrError
-from rsr.sampling.providers import LocalSampler
-from rsr.taxonomy.combinations import combinations
+from rsr.sampling.budget import Budget
+from rsr.sampling.providers import LocalSampler, make_sampler
+from rsr.taxonomy import generate
+from rsr.taxonomy.combinations import by_id, combinations, prompt_row
 from rsr.taxonomy.generate import make_prompts, prompts_options
 from rsr.taxonomy.generation_result import prompts_summary
 from rsr.taxonomy.message_rules import clean_message, why_not
 from rsr.taxonomy.taxonomy import load_taxonomy
 from rsr.taxonomy.user_messages import GUIDANCE, Opening
+from rsr.taxonomy.user_simulation import GenerationJob, write_openings
 
 SHOP = dict(
     name='shop',
@@ -81,7 +85,7 @@ def test_every_combination_gets_its_message(here, server):
     assert m.exit_code == 0 and not m.short and m.counts['rejected'] == 0
     assert m.counts['asked'] == server.stats()['requests'] == 40                # one text per slot, no more
     rows = read_jsonl(m.path)
-    assert rows == m.rows and [r['id'] for r in rows] == [f'shop-{i:05d}' for i in range(1, 41)]
+    assert rows == m.rows and [r['id'][:5]+r['id'][11:] for r in rows] == [f'shop--{i:05d}' for i in range(1, 41)]
     assert [r['metadata'] for r in rows] == [dict(taxonomy=c) for c in combinations(SHOP, 40, 'quota', 0)]
     assert all(check_row(r) is None for r in rows) and len(set(texts(m))) == 40
     for r in rows:
@@ -436,7 +440,7 @@ def test_templates_then_turns(here, server):
     assert all(re.fullmatch(r'my \w+ number \d+ is (late|lost)', x) for x in texts(m)) and all(
         len(r['messages']) == 3 for r in m.rows
     )
-    assert [r['id'] for r in m.rows] == [f'shop-{i:05d}' for i in range(1, 6)]
+    assert [r['id'][-5:] for r in m.rows] == [f'{i:05d}' for i in range(1, 6)]
 
 def test_what_comes_out_goes_into_a_run(here, server):
     server.set(reply=Writer())
@@ -654,3 +658,80 @@ def test_the_command_refuses_and_overwrites(here):
     p = shell(*args, 'overwrite=true')
     assert p.returncode == 0 and len(read_jsonl('p.jsonl')) == 5
     assert shell(*args, 'overwrite=perhaps').returncode == 2
+
+
+# ---- jobs of early versions: ids without a mark, no note of the files that were written
+
+def begin_as_before(server, n, tokens):
+    "Begin a job as early versions did, and write its file; return the rows."
+    t, sampler = load_taxonomy(SHOP), make_sampler(base_url=server.base_url, max_tokens=1024, temperature=1.)
+    o = dict(n=n, how='quota', seed=0, turns=1)
+    store, said = Store('w'), {}
+    store.put('prompts_plan', generate._plan(t, False, sampler, None, o))
+    specs = by_id(t, combinations(t, n, 'quota', 0))
+    early = GenerationJob(t, store, sampler, None, Budget(tokens=tokens), progress=False)
+    write_openings(early, specs, {}, said)
+    store.close()
+    rows = [prompt_row(i, said[i], c) for i, c in specs.items() if i in said]
+    Path('p.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in rows))
+    return rows
+
+def test_a_job_of_an_early_version_goes_on_under_its_ids(here, server):
+    server.set(reply=Writer())
+    rows = begin_as_before(server, 20, 1500)
+    asked = server.stats()['requests']
+    assert rows[0]['id'] == 'shop-00001' and 0 < len(rows) < 20
+    m = job(server, 20, sampler=dict(base_url=server.base_url), out='p.jsonl')   # its own file is no hindrance
+    assert m.exit_code == 0 and m.rows[:len(rows)] == rows == read_jsonl('p.jsonl')[:len(rows)]
+    assert [r['id'] for r in m.rows] == [f'shop-{i:05d}' for i in range(1, 21)]
+    assert server.stats()['requests']-asked == 20-asked
+
+def test_a_job_of_an_early_version_replaces_no_other_file(here, server):
+    server.set(reply=Writer())
+    rows = begin_as_before(server, 20, 1500)
+    changed = json.dumps(dict(rows[0], messages=[dict(role='user', content='corrected by hand')]))+'\n'
+    for other in ('three days of work\n', changed, json.dumps(dict(rows[0], id='x-1'))+'\n'):
+        Path('p.jsonl').write_text(other)
+        with pytest.raises(RsrError, match='p.jsonl exists'):
+            job(server, 20, sampler=dict(base_url=server.base_url), out='p.jsonl')
+        assert Path('p.jsonl').read_text() == other
+    assert len(job(server, 20, sampler=dict(base_url=server.base_url), out='q.jsonl').rows) == 20
+    assert server.stats()['requests'] == 20                                     # all that was bought is in the ledger
+
+def test_ids_say_which_plan_and_which_model(here, server):
+    server.set(reply=Writer())
+    ids = lambda **kw: [r['id'] for r in job(server, 4, **kw).rows]
+    first = ids()
+    assert ids() == first and ids(sampler=dict(base_url=server.base_url, temperature=.5), work_dir='w2') != first
+    assert not set(first) & set(ids(seed=1, work_dir='w3'))
+    other = dict(base_url=server.base_url, temperature=.2)
+    assert job(server, 4, sampler=other, mix=True).rows[0]['id'] == first[0]    # another model goes on with the same ids
+
+
+# ---- labels hold what the text says
+
+MUTE = {**SHOP, 'templates': ['my parcel number {n} is late'], 'slots': dict(n=[str(i) for i in range(50)]), 'name': 'mute'}
+
+def test_an_opening_from_a_template_keeps_a_small_label_and_a_model_says_all(here, server):
+    server.set(reply=lambda body: f'and what about {len(body["messages"])} of them?')
+    with pytest.warns(UserWarning, match=r'no template depends on what \(billing/refund, billing/invoice, delivery\); how'):
+        t = load_taxonomy(MUTE)
+    m = make_prompts(t, 6, progress=False, out='p.jsonl', near=None)
+    assert [r['metadata']['taxonomy'] for r in m.rows] == [{}]*6
+    assert 'no label what 6, how 6 of 6: the texts of these prompts do not depend on it' in prompts_summary(m)
+    assert 'delivery 2/2' in prompts_summary(m)                                 # planned and made is another matter
+    kw = dict(sampler=dict(base_url=server.base_url), progress=False, near=None)
+    m = make_prompts(t, 6, templates=True, turns=[1, 2], work_dir='w', **kw)
+    full = list(combinations(t, 6, 'quota'))
+    assert {len(r['messages']) for r in m.rows} == {1, 3}
+    assert [r['metadata']['taxonomy'] for r in m.rows] == [
+        c if len(r['messages']) > 1 else {} for r, c in zip(m.rows, full)
+    ]
+
+def test_the_command_says_what_no_template_depends_on(here):
+    Path('t.yaml').write_text(json.dumps(MUTE))
+    p = shell('prompts', 't.yaml', 'n=4', 'out=p.jsonl', 'near=null')
+    assert p.returncode == 0 and p.stderr.count('no template depends on what (billing/refund') == 1
+    assert 'no label what 4, how 4 of 4' in p.stdout
+    p = shell('coverage', 't.yaml', 'p.jsonl')
+    assert p.returncode == 0 and '– no row of generated has a label' in p.stdout

@@ -2,12 +2,15 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
+import time
 import warnings
 from collections import Counter
 from copy import deepcopy
 from itertools import combinations as pairs_of
+from itertools import product
 
 import pytest
 
@@ -15,11 +18,12 @@ from rsr.data.readers import check_row
 from rsr.data.text import minhash, normalised
 from rsr.data.types import RsrError
 from rsr.taxonomy.combinations import SAMPLERS, combinations, marginals, template_prompts
+from rsr.taxonomy.coverage import coverage
 from rsr.taxonomy.designs import Design, covering_rows, independent_rows, possible_pairs
-from rsr.taxonomy.dimensions import Dimension, Value
+from rsr.taxonomy.dimensions import Dimension, Value, fits, under
 from rsr.taxonomy.quotas import apportion, fill_up, off_plan, quota_rows
 from rsr.taxonomy.taxonomy import Taxonomy, load_taxonomy, taxonomy_names
-from rsr.taxonomy.templates import SeenTexts
+from rsr.taxonomy.templates import SeenTexts, placeholders
 
 SHOP = dict(
     name='shop',
@@ -518,12 +522,14 @@ def test_the_shipped_taxonomy_gives_500_distinct_prompts():
         rows = template_prompts(t, 500, seed=3)
     texts = [r['messages'][0]['content'] for r in rows]
     assert len(rows) == len({normalised(s) for s in texts}) == len({r['id'] for r in rows}) == 500
-    assert (
-        rows[0]['id'] == 'customer_support-00001'
-        and not any(map(check_row, rows))
-        and not any('{' in s or '}' in s for s in texts)
-    )
-    cs = [r['metadata']['taxonomy'] for r in rows]
+    assert re.fullmatch('customer_support-[0-9a-f]{6}-00001', rows[0]['id'])
+    assert not any(map(check_row, rows)) and not any('{' in s or '}' in s for s in texts)
+    labels, cs = [r['metadata']['taxonomy'] for r in rows], combinations(t, 500, 'quota', 3)
+    assert all({**c, **label} == c or c['what'].startswith(label['what']) for c, label in zip(cs, labels))
+    whole = [k for k in t.columns if all(k in label for label in labels)]
+    assert whole == ['how', 'who', 'stance', 'presentation', 'edge_case']
+    silent = {c['edge_case'] for c, label in zip(cs, labels) if 'what' not in label}
+    assert silent <= {'no_details', 'injection', 'contradiction'}
     for k, p, w in all_nodes(t):
         assert abs(count(cs, k, p)-500*w) <= 1, (k, p)
     for c, s in zip(cs, texts):
@@ -584,3 +590,129 @@ def test_seen():
     assert s.add('漢字かな', 'c') is None and s.add('!!!') is None and s.add('???') is None
     exact = SeenTexts(None)
     assert exact.add(long.format(1)) is None and exact.add(long.format(2)) is None
+
+
+# ---- labels hold only what the text says
+
+ALLERGY = dict(fish=.5, nuts=.5)
+def menu(*templates, dims=None, **kw):
+    return dict(name='menu', dimensions=dict(drink=dict(tea=.5, coffee=.5), allergy=ALLERGY, **(dims or {})),
+                templates=list(templates), **kw)
+def only(text, **condition):
+    return dict(text=text, only_if=condition)
+def never(text, **condition):
+    return dict(text=text, never_with=condition)
+def quiet(f, *args, **kw):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return f(*args, **kw)
+EITHER = only('{drink}, no fish', allergy='fish'), only('{drink}, no nuts', allergy='nuts')
+DEEP = dict(food=dict(sea=dict(weight=.5, subtopics=dict(cod=.5, eel=.5)), land=.5))
+
+@pytest.mark.parametrize('taxonomy, missing', [
+    (menu('One {drink}.'), dict(allergy=dict(fish=None, nuts=None))),                          # nothing uses it
+    (menu('One {drink}.', EITHER[0]), dict(allergy=dict(nuts=None))),                          # one value only
+    (menu('One {drink} without {allergy}.'), {}),                                              # a slot of its name
+    (menu(*EITHER), {}),
+    (menu('One {drink}, {a}', slots=dict(a=['{b}'], b=['{c}'], c=[only('?', allergy='fish'), '-'])),
+     dict(allergy=dict(nuts=None))),
+    (menu('One {drink}, {a}', slots=dict(a=[only('please', allergy=['fish', 'nuts'])])),       # the same for both
+     dict(allergy=dict(fish=None, nuts=None))),
+    (menu('One {drink}, {a}', slots=dict(a=[only('no', allergy='fish'), only('no', allergy='nuts')])),   # the same text
+     dict(allergy=dict(fish=None, nuts=None))),
+    (menu(never('{drink}!', allergy='fish'), never('{drink}?', allergy='nuts')), {}),          # by exclusion
+    (menu('One {drink}.', slots=dict(a=['{allergy}'])), dict(allergy=dict(fish=None, nuts=None))),   # an unused slot
+    (menu(only('{drink} {a}', drink='tea'), only('{drink}', drink='coffee'),                   # never reached
+          slots=dict(a=[only('{allergy}', drink='coffee'), 'please'])), dict(allergy=dict(fish=None, nuts=None))),
+    (menu(*EITHER, dims=DEEP), dict(food={'sea/cod': None, 'sea/eel': None, 'land': None})),
+    (menu(*EITHER, 'and {f}', dims=DEEP, slots=dict(f=[only('a fish', food='sea'), only('a cow', food='land')])),
+     dict(food={'sea/cod': 'sea', 'sea/eel': 'sea'})),
+    (menu(*EITHER, dims=dict(place=dict(here=1.))), dict(place=dict(here=None))),              # one value
+    (menu(*EITHER, 'at {place}', dims=dict(place=dict(here=1.))), {}),
+    (menu(*EITHER, dims=dict(size=dict(small=1., huge=0.))), dict(size=dict(small=None))),     # never drawn
+    (menu(*EITHER, edge_cases=dict(share=.1, values=dict(rude=1.))), dict(edge_case=dict(rude=None))),
+    (menu(*EITHER, only('Tea, now', edge_case='rude'), edge_cases=dict(share=.1, values=dict(rude=1.))), {}),
+    (menu(*EITHER, only('{drink}, {temper}', temper='hot', mood='calm'),              # what the conditions forbid
+          dims=dict(mood=dict(calm=.5, cross=.5),
+                    temper=dict(hot=dict(weight=.5, never_with=dict(mood='calm')), cool=.5))),
+     dict(mood=dict(calm=None, cross=None), temper=dict(hot=None, cool=None))),
+    (menu(), {})])                                                                             # a model is told all
+def test_values_that_no_template_depends_on(taxonomy, missing):
+    assert quiet(load_taxonomy, taxonomy).unsaid == missing
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        load_taxonomy(taxonomy)
+    assert len(said) == bool(missing)
+    for k, values in missing.items():
+        assert re.search(rf'no template depends on .*{k}.*{list(values)[0]}', str(said[0].message))
+
+def test_three_allergy_prompts_that_say_nothing_of_allergies_cover_none():
+    rows = quiet(template_prompts, menu('One {drink}.', 'A {drink}, please.', 'Is there {drink}?'), 6)
+    assert rows and all(list(r['metadata']['taxonomy']) == ['drink'] for r in rows)
+    d = quiet(coverage, menu('One {drink}.'), rows)
+    assert d['dimensions']['allergy'][0]['planned_generated'] is None
+    assert d['dimensions']['drink'][0]['planned_generated']['tv'] is not None
+
+def every_text(t, combo, slot=None):
+    "All texts that templates can give for a combination, by brute force; slots are used once a template."
+    out = set()
+    for e in t.texts[slot]:
+        if fits(combo, e['only_if'], e['never_with']):
+            options = [every_text(t, combo, k) if k in t.texts else {(combo[k] or 'none').rpartition('/')[2]}
+                       for k, _ in placeholders(e['text'])]
+            for parts in product(*options):
+                out.add(re.sub(r'\{[^{}]+\}', lambda m, left=iter(parts): next(left), e['text']))
+    return out
+
+@pytest.mark.parametrize('seed', range(12))
+def test_a_label_is_never_given_to_a_text_that_another_value_could_have(seed):
+    "Random taxonomies with distinct texts: what a label says, no prompt of another value can look like."
+    rng = random.Random(seed)
+    dims = dict(a=dict(x=.5, y=dict(weight=.5, subtopics=dict(p=.5, q=.5))), b=dict(u=.4, v=.3, w=.3))
+    paths = dict(a=['x', 'y', 'y/p', 'y/q'], b=['u', 'v', 'w'])
+    def entry(text):
+        e = dict(text=text)
+        for kind in ('only_if', 'never_with'):
+            if rng.random() < .5:
+                k = rng.choice('ab')
+                e[kind] = {k: rng.sample(paths[k], rng.choice([1, 1, 2]))}
+        return e
+    slots = {f's{i}': [f's{i}-plain', *(entry(f's{i}-{j}') for j in range(3))] for i in range(2)}
+    ends = ' {s0} {s1}', ' {s1}', ' {s0} {b}', ''
+    templates = ['T {s0}', *(entry(f'T{i}{rng.choice(ends)}') for i in range(4))]
+    t = quiet(load_taxonomy, dict(dimensions=dims, templates=templates, slots=slots))
+    rows = quiet(template_prompts, t, 60, seed=seed, near=None)
+    combos = [dict(a=a, b=b) for a in t.planned('a') for b in t.planned('b')]
+    texts = {(c['a'], c['b']): every_text(t, c) for c in combos}
+    given = 0
+    for r in rows:
+        text = r['messages'][0]['content']
+        for k, v in r['metadata']['taxonomy'].items():
+            given += 1
+            assert not any(text in texts[c['a'], c['b']] for c in combos if not under(c[k], [v])), (text, k, v)
+    assert given
+    never_said = {(k, v) for k, of in t.unsaid.items() for v, topic in of.items() if topic is None}
+    assert not never_said & {(k, v) for r in rows for k, v in r['metadata']['taxonomy'].items()}
+
+def test_plans_over_dimensions_that_no_template_uses():
+    t = quiet(load_taxonomy, menu('One {drink}, {a}.', slots=dict(a=[f'with {i} spoons' for i in range(30)])))
+    assert len(quiet(combinations, t, how='pairwise')) >= 4          # the plan stays whole: a model may write it
+    rows = quiet(template_prompts, t, 20, near=None)
+    assert [r['metadata']['taxonomy'] for r in rows] == [dict(drink=c['drink']) for c in combinations(t, 20, 'quota')]
+    child = dict(weight=.5, only_if=dict(allergy='nuts'))
+    tied = quiet(load_taxonomy, menu('One {drink}.', dims=dict(who=dict(child=child, adult=.5))))
+    assert all(c['allergy'] == 'nuts' for c in combinations(tied, 20, 'quota') if c['who'] == 'child')
+
+def test_a_huge_taxonomy_loads_in_seconds():
+    dims = {f'd{i}': {f'v{j}': 1/20 for j in range(20)} for i in range(20)}
+    slots = {f's{i}': [only(f's{i} {j} '+('' if i == 19 else f'{{s{i+1}}} {{s{min(i+2, 19)}}}'), **{f'd{i}': f'v{j}'})
+                       for j in range(20)] for i in range(20)}
+    start = time.process_time()
+    t = load_taxonomy(dict(dimensions=dims, slots=slots, templates=['{s0}'], normalize=True))
+    assert t.unsaid == {} and time.process_time()-start < 20
+
+def test_ids_of_two_plans_do_not_meet():
+    ids = [r['id'] for kw in (dict(), dict(seed=1), dict(n=21), dict(how='independent'))
+           for r in template_prompts('customer_support', **{**dict(n=20), **kw})]
+    assert len(set(ids)) == len(ids)
+    assert [r['id'] for r in template_prompts('customer_support', 20)] == ids[:20]

@@ -2,7 +2,8 @@
 from rsr.taxonomy.taxonomy import Taxonomy, load_taxonomy
 from rsr.taxonomy.combinations import combinations, template_prompts
 from rsr.taxonomy.classify import label_agreement, label_rows
-from rsr.taxonomy.coverage import coverage, coverage_table, plot_coverage, plot_pairs
+from rsr.taxonomy.coverage import coverage, coverage_table
+from rsr.taxonomy.coverage_figures import plot_coverage, plot_pairs
 from rsr.taxonomy.refit import fit   # also adds Taxonomy.fit
 from rsr.taxonomy.diversity import diversity, diversity_table, plot_diversity
 from rsr.taxonomy.generate import make_prompts

@@ -92,6 +92,18 @@ def complete(self:Design,
     order = [*fixed, *(c for c in range(len(dom)) if c not in fixed)]
     return self.search(dom, order, choose or (lambda c, dom: bits(dom[c])))
 
+# %% ../../nbs/taxonomy/01_designs.ipynb #17966716
+@patch
+def possible(self:Design,
+    allowed:dict   # {column: the values it may have}; columns may be missing
+)->bool:
+    "Return whether some row has only these values."
+    dom = list(self.full)
+    for c, (name, values) in enumerate(zip(self.columns, self.values)):
+        if name in allowed:
+            dom[c] = sum(1<<i for i, v in enumerate(values) if v in allowed[name])
+    return bool(self.search(dom, [*range(len(dom))], lambda c, dom: bits(dom[c])))
+
 # %% ../../nbs/taxonomy/01_designs.ipynb #9ea707dc
 def by_weight(design, rng):
     "Return a `choose` that tries values in random order, heavier ones usually earlier."
