@@ -7,7 +7,7 @@ __all__ = ['ORDER', 'EXIT_CODES', 'help_text', 'help_for', 'completion', 'comple
            'error_data', 'main']
 
 # %% ../../nbs/cli/05_entry.ipynb #28c19a93
-import os, re, signal, sqlite3, sys, traceback
+import os, re, signal, sqlite3, sys, traceback, warnings
 from contextlib import contextmanager
 from functools import singledispatch
 from pathlib import Path
@@ -15,6 +15,7 @@ import rsr.cli.inspect, rsr.cli.prompts, rsr.cli.runs   # noqa: F401 (their comm
 from .make import broken_run_data, next_step
 from .usage import COMMANDS, Usage, command, help_of, json_only, out, print_json, undashed, usage_of, wants_json
 from ..data.files import SafeStream, hint
+from ..data.terminal import warn
 from ..data.types import RsrError, RunBroken, no_such
 
 # %% ../../nbs/cli/05_entry.ipynb #888cdbca
@@ -253,6 +254,17 @@ def _safe_output():
     finally:
         sys.stdout, sys.stderr = before
 
+# %% ../../nbs/cli/05_entry.ipynb #532771b1
+@contextmanager
+def _plain_warnings():
+    "Print the warnings that are meant for users as `rsr: …`, for as long as the block runs."
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+        def show(message, category, *args, **kw):
+            warn(message) if category is UserWarning else usual(message, category, *args, **kw)
+        warnings.showwarning = show
+        yield
+
 # %% ../../nbs/cli/05_entry.ipynb #60594d1b
 def _answer(argv):
     "Print the help or the version, or run a command; return the exit code."
@@ -290,5 +302,5 @@ def main(
 )->int:
     "Run the `rsr` command and return its exit code."
     argv = list(sys.argv[1:] if argv is None else argv)
-    with _safe_output():
+    with _safe_output(), _plain_warnings():
         return _main_json(argv) if wants_json(argv) else _main(argv)[0]

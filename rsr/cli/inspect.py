@@ -179,35 +179,30 @@ def _judge_options(opts):
     options = {k.removeprefix('judge.'):v for k, v in opts.items() if k.startswith('judge.')}
     return resolve_secrets({k:parse_override(f'sampler.{k}={v}')[1] for k, v in options.items()}, 'judge')
 
-# %% ../../nbs/cli/01_inspect.ipynb #7e93559c
-def _production(taxonomy, opts, progress):
-    "Return the production inputs, labelled if a judge is named, and how the labelling went, {} without it."
-    from rsr.taxonomy.classify import label_rows
-    judge, production = _judge_options(opts), opts.get('production')
-    if judge and production:
-        return label_rows(taxonomy, production, judge, opts.get('work_dir'), progress=progress)
-    return production, {}
-
 # %% ../../nbs/cli/01_inspect.ipynb #8218de25
-def _measure(taxonomy, made, production):
-    "Compare the distributions of prompts and production, and measure diversity."
-    from rsr.taxonomy.coverage import coverage
+def _measure(taxonomy, made, opts, progress):
+    "Measure diversity, and compare prompts and production, with a judge if one is named."
+    from rsr.taxonomy.coverage import compare_sets, judge_sets
     from rsr.taxonomy.diversity import diversity
-    varied = dict(style=taxonomy.style_dimension, limits=taxonomy.word_limits)
-    return dict(coverage=coverage(taxonomy, made, production), diversity=diversity(made, **varied))
+    sets, judge = {'generated':made}, _judge_options(opts) or None
+    if opts.get('production'):
+        sets['production'] = opts['production']
+    varied = diversity(made, taxonomy.style_dimension, taxonomy.word_limits, near=opts.get('near', .8))
+    budget = {k.removeprefix('budget.'):v for k, v in opts.items() if k.startswith('budget.')}
+    again = opts.get('again', 500)
+    sets, judged = judge_sets(taxonomy, sets, judge, opts.get('work_dir'), budget, again, progress)
+    return dict(coverage=compare_sets(taxonomy, sets, judged), diversity=varied), sets.get('production')
 
 # %% ../../nbs/cli/01_inspect.ipynb #c0c1aa62
 def _coverage_text(found):
-    "Return how production was labelled, the tables of coverage and diversity, and what was fitted."
-    from rsr.taxonomy.classify import label_table
+    "Return the tables of coverage and diversity, and which file was written."
     from rsr.taxonomy.coverage import coverage_table
     from rsr.taxonomy.diversity import diversity_table
-    parts = [label_table(found['labelled'])] if 'labelled' in found else []
-    parts += [coverage_table(found['coverage'])+'\n', diversity_table(found['diversity'])]
-    if 'fitted' in found:
-        parts.append(f"{found['fitted']} written, with production's weights; values that never occur there keep a "
-                     'weight near zero')
-    return '\n'.join(parts)
+    text = coverage_table(found['coverage'])+'\n\n'+diversity_table(found['diversity'])
+    if found.get('fitted'):
+        fitted = "with production's weights; values that never occur there keep a weight near zero"
+        text += f"\n{found['fitted']} written, {fitted}"
+    return text
 
 # %% ../../nbs/cli/01_inspect.ipynb #77716cff
 def _write_fitted(taxonomy, production, path):
@@ -215,13 +210,13 @@ def _write_fitted(taxonomy, production, path):
     from rsr.data.files import Atomic
     with Atomic(path) as f:
         f.write(taxonomy.fit(production).to_yaml().encode())
-    return path
+    return str(path)
 
 # %% ../../nbs/cli/01_inspect.ipynb #78757bb9
 def _check_coverage_options(opts):
     "Refuse unknown options of `rsr coverage`; those of the judge are checked as a sampler's."
-    own = [k for k in opts if not k.startswith('judge.')]
-    refuse_unknown_options('coverage', own, ('production', 'work_dir', 'fit'))
+    own = [k for k in opts if not k.startswith(('judge.', 'budget.'))]
+    refuse_unknown_options('coverage', own, ('production', 'work_dir', 'again', 'near', 'fit'))
 
 # %% ../../nbs/cli/01_inspect.ipynb #dd3fb9ef
 def _check_fit(opts):
@@ -230,12 +225,13 @@ def _check_fit(opts):
         raise RsrError('rsr coverage: fit needs production=FILE, the inputs that give the weights')
 
 # %% ../../nbs/cli/01_inspect.ipynb #710b3153
-@command('TAXONOMY FILE [production=FILE] [judge.model=…] [work_dir=DIR] [fit=OUT.yaml] '
-         '[progress=lines] [json=true]',
+@command('TAXONOMY FILE [production=FILE] [judge.model=…] [again=500] [budget.tokens=…] [work_dir=DIR] [near=0.8] '
+         '[fit=OUT.yaml] [progress=lines] [json=true]',
          'rsr coverage customer_support prompts.jsonl production=production.jsonl')
 def coverage(args, argv):
     """Compare planned, generated and production distributions.
-    Prints distances per dimension, empty and over-represented cells, and diversity.
+    Prints distances per dimension, empty and over-represented cells, and diversity, with the pairs that are similar
+    from `near`. A judge labels production, and looks for the labels of up to `again` prompts in their texts.
     fit=OUT writes a taxonomy with production's weights."""
     from rsr.taxonomy.taxonomy import load_taxonomy
     words, shell = shell_options('coverage', args)
@@ -243,9 +239,11 @@ def coverage(args, argv):
     _check_coverage_options(opts)
     taxonomy = load_taxonomy(name)
     _check_fit(opts)
-    production, labelled = _production(taxonomy, opts, shell['progress'])
-    found = _measure(taxonomy, made, production)
-    found |= dict(labelled=labelled) if labelled else {}
-    found |= dict(fitted=_write_fitted(taxonomy, production, opts['fit'])) if opts.get('fit') else {}
-    print_found(found, _coverage_text, shell['json'])
-    return dict(budget=3, interrupted=130).get(labelled.get('stopped'), 0)
+    found, production = _measure(taxonomy, made, opts, shell['progress'])
+    stopped = (found['coverage']['labelling'] or {}).get('stopped')
+    try:
+        if opts.get('fit') and not stopped:   # a part of production has other weights
+            found['fitted'] = _write_fitted(taxonomy, production, opts['fit'])
+    finally:
+        print_found(found, _coverage_text, shell['json'])
+    return dict(budget=3, interrupted=130).get(stopped, 0)

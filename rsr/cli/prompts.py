@@ -34,8 +34,8 @@ def _make_prompts(taxonomy, words, progress):
     "Write the prompts of a taxonomy, with a warning if the embedded model does."
     from rsr.taxonomy.generate import make_prompts, prompts_options
     from rsr.taxonomy.taxonomy import load_taxonomy
-    opts = prompts_options(words)
-    if _embedded_model_writes(load_taxonomy(taxonomy), opts):
+    opts, taxonomy = prompts_options(words), load_taxonomy(taxonomy)
+    if _embedded_model_writes(taxonomy, opts):
         warn('neither sampler.model nor sampler.base_url is set: the embedded model writes, which is small and slow')
     return make_prompts(taxonomy, **opts, progress=progress)
 

@@ -132,6 +132,7 @@ def judge_sets(
     work_dir=None,   # keeps the judge's answers
     budget=None,     # {tokens, usd, minutes}
     again:int=500,   # generated prompts whose label the judge looks for, at most
+    progress=None,   # as for `make_progress`: bar, lines, none
     seed:int=0       # of these prompts, if there are more
 )->tuple:            # ({generated, production: rows with labels}, {labelling, found_again} or {})
     "Let a judge label the rows without a label, and look for the labels of generated prompts."
@@ -144,7 +145,7 @@ def judge_sets(
     bare = [(row, text) for row, text in pairs['generated'] if not row_label(row, t.columns)]
     bare += pairs.get('production', [])
     texts = list(dict.fromkeys([*bare_texts(t, bare), *(text for _, text, _ in drawn)]))
-    got, why, loop = ask_judge(t, texts, judge, work_dir, budget=budget)
+    got, why, loop = ask_judge(t, texts, judge, work_dir, budget=budget, progress=progress)
     counts = label_counts(t, with_labels(bare, got, t.columns), len(texts), why, loop)
     labelled = {name:[row for row, _ in with_labels(those, got, t.columns)] for name, those in pairs.items()}
     return labelled, dict(labelling=counts, found_again=_again(t, drawn, of, got) if drawn else None)

@@ -136,11 +136,13 @@ def diversity(
     limits=None,         # words allowed by style, as a taxonomy's `word_limits`
     n:int=3,             # words in one n-gram, for neighbours
     k:int=20,            # how many of the worst pairs are listed
-    near:float=.8,       # similarity from which a prompt counts as nearly the same as another
+    near:float=.8,       # similarity from which a prompt counts as nearly the same as another, and a pair is shown
     seed:int=0,          # of what is drawn from a large set
     most:int=20_000      # up to this many texts, each is looked from; beyond, 5,000 of them
 )->dict:                 # plain data: see `diversity_table`
     "Return how different the prompts of a set are."
+    if isinstance(near, bool) or not isinstance(near, (int, float)) or not 0<near<=1:
+        raise RsrError(f'near: {near!r} is not a number above 0 and up to 1, e.g. 0.8')
     rows = read_prompts(rows)
     texts = [words(text) for _, text, _ in rows]
     similarities, repeats, worst = _neighbours(rows, texts, n, k, most, seed)
@@ -203,6 +205,18 @@ def _summary_lines(d):
     for name, v in d['length'].items():
         yield _length_line(name, v)
 
+# %% ../../nbs/taxonomy/12_diversity.ipynb #4ada318f
+def _shown_pairs(d, k):
+    "Return (a title, the pairs to show): those from `near`, or the three closest."
+    worst = d['worst'][:k]
+    if not worst:
+        return '', []
+    near = d['nearest']['near']
+    pairs = [w for w in worst if w['similarity']>=near]
+    if pairs:
+        return f'the most similar pairs, from {near:g} (at most {k})', pairs
+    return f'no two prompts are similar from {near:g}; the closest pairs', worst[:3]
+
 # %% ../../nbs/taxonomy/12_diversity.ipynb #bc73177d
 def diversity_table(
     d:dict,          # of `diversity`
@@ -210,10 +224,10 @@ def diversity_table(
     least:float=.5   # similarity from which a pair is listed
 )->str:
     "Return all views as text."
-    out, listed = [*_summary_lines(d)], [pair for pair in d['worst'][:k] if pair['similarity']>=least]
-    if k and d['worst']:
-        out.append(f"pairs with a similarity from {least:g}: {'' if listed else 'none'}".rstrip())
-    for pair in listed:
+    out, (title, pairs) = [*_summary_lines(d)], _shown_pairs(d, k)
+    if pairs:
+        out.append(title)
+    for pair in pairs:
         out += _pair_lines(pair)
     return '\n'.join(out)
 

@@ -6,7 +6,7 @@
 __all__ = ['OPTIONS', 'check_turns', 'check_options', 'prompts_options', 'check_all', 'make_prompts']
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #910e78ad
-import inspect, orjson, random, sqlite3
+import inspect, orjson, random, sqlite3, warnings
 from pathlib import Path
 from ..data.files import fingerprint
 from ..data.ledger import ledger_error
@@ -18,7 +18,7 @@ from ..run.recipe import check_value, parse_override, schema
 from ..run.execution import new_work_dir
 from ..sampling.progress import check_progress
 from ..sampling.providers import is_embedded, make_sampler
-from .combinations import combinations, template_prompts
+from .combinations import by_id, combinations, plan_mark, prompt_row, template_rows
 from .generation_result import GenerationResult, WRITTEN, check_out, count_texts, write_rows
 from .taxonomy import load_taxonomy
 from .user_messages import Opening, guidance_of
@@ -194,10 +194,23 @@ def _samplers(o):
     return writer, _make_sampler(o['assistant'], 'assistant', max_tokens=1024)
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #1da27ea6
+def _is_empty(store):
+    "Return whether nothing was ever planned in a ledger."
+    return not store.db.execute('SELECT 1 FROM prompts').fetchone()
+
+# %% ../../nbs/taxonomy/17_generate.ipynb #a06d1f39
+def _check_out(store, o):
+    "Raise if a file is in the way; one that a job of an early version may have written is looked at when it is replaced."
+    noted = store.get(WRITTEN)
+    if noted is None and not _is_empty(store) and o['out'].is_file():
+        return
+    check_out(o['out'], noted or (), o['overwrite'])
+
+# %% ../../nbs/taxonomy/17_generate.ipynb #75b40d5d
 def _check_plan(store, plan, o):
     "Raise if the ledger was started for something else."
     work_dir, models, old = o['work_dir'], {'sampler', 'assistant'}, store.get('prompts_plan')
-    if store.fresh or (old is None and not store.db.execute('SELECT 1 FROM prompts').fetchone()):
+    if store.fresh or (old is None and _is_empty(store)):
         return
     if not old:
         raise RsrError(f'{work_dir}: this directory holds a run, not a prompt-generation job; use another work_dir')
@@ -208,18 +221,21 @@ def _check_plan(store, plan, o):
     fix = ', or resume.mix=true to mix models' if set(changed)<=models else ''
     raise RsrError(f'{work_dir}: this job was started with a different plan ({said}). Use another work_dir{fix}')
 
-# %% ../../nbs/taxonomy/17_generate.ipynb #a06d1f39
-def _open_ledger(plan, o):
-    "Return the ledger of a job, started or resumed."
+# %% ../../nbs/taxonomy/17_generate.ipynb #b48f5734
+def _open_ledger(plan, mark, o):
+    "Return the ledger of a job, started or resumed; `mark` is that of its ids if it is new."
     if not (o['work_dir']/'run.db').exists():
         check_out(o['out'], (), o['overwrite'])   # before a directory is made
     store = Store(o['work_dir'])
     try:
         _check_plan(store, plan, o)
-        check_out(o['out'], store.get(WRITTEN, ()), o['overwrite'])
+        _check_out(store, o)
     except RsrError:
         store.close()
         raise
+    if _is_empty(store):
+        store.put('prompts_mark', mark)
+        store.put(WRITTEN, [])
     store.put('prompts_plan', plan)
     store.commit()
     store.mark_lost()
@@ -247,7 +263,8 @@ def _make_job(taxonomy, templates, several, o):
     writer, assistant = _samplers(o)
     small = getattr(writer, 'type', '')=='local'
     budget = shared_budget(o['budget'] or {}, dict(sampler=writer, assistant=assistant))
-    store = _open_ledger(_plan(taxonomy, templates, writer, assistant if several else None, o), o)
+    plan = _plan(taxonomy, templates, writer, assistant if several else None, o)
+    store = _open_ledger(plan, plan_mark(taxonomy, **plan), o)
     return GenerationJob(taxonomy, store, writer, assistant, budget, **_job_options(o, small))
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #ca1aa665
@@ -264,8 +281,8 @@ def _run_stages(job, result, turns, talks, templates):
         return why, message
     return converse(job, result.specs, talks, turns)
 
-# %% ../../nbs/taxonomy/17_generate.ipynb #293f983b
-def _as_rows(specs, talks):
+# %% ../../nbs/taxonomy/17_generate.ipynb #f9d45fb2
+def _as_rows(specs, talks, labels):
     "Return conversations as input rows; an assistant's last answer is left off, since a prompt ends with a user turn."
     rows = []
     for i, combination in specs.items():
@@ -273,7 +290,8 @@ def _as_rows(specs, talks):
         if messages:
             if messages[-1]['role']!='user':
                 messages = messages[:-1]
-            rows.append(dict(id=i, messages=messages, metadata=dict(taxonomy=combination)))
+            label = labels.get(i, combination) if len(messages)==1 else combination
+            rows.append(prompt_row(i, messages, label))
     return rows
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #44da16f9
@@ -297,7 +315,8 @@ def _prepare(job):
 # %% ../../nbs/taxonomy/17_generate.ipynb #e2261f68
 def _finish(job, result, turns, talks, o):
     "Put what was written into the result, and write the file."
-    result.rows = _as_rows(result.specs, talks)
+    labels = {r['id']:r['metadata']['taxonomy'] for r in result.rows}
+    result.rows = _as_rows(result.specs, talks, labels)
     result.cut = [r['id'] for r in result.rows if len(r['messages'])<2*turns[r['id']]-1]
     result.counts = count_texts(job.store, job.verifiers)
     try:
@@ -305,11 +324,27 @@ def _finish(job, result, turns, talks, o):
     finally:
         job.store.close()
 
-# %% ../../nbs/taxonomy/17_generate.ipynb #9cb53d89
-def _sample(result, turns, templates, o):
-    "Let models write openings, unless templates gave them, and later turns; `result` gets what there is."
-    job, talks = _make_job(result.taxonomy, templates, max(turns.values())>1, o), {}
+# %% ../../nbs/taxonomy/17_generate.ipynb #1f4e4ecc
+def _start(t, combos, mark, templates, o):
+    "Return a result with the planned specs, and the rows of templates."
+    specs, rows = by_id(t, combos, mark), []
+    if templates:
+        rows, message = template_rows(t, specs, o['seed'], _near(o, auto=.8))
+        if message:
+            warnings.warn(message, stacklevel=4)
+    return GenerationResult(t, specs, rows)
+
+# %% ../../nbs/taxonomy/17_generate.ipynb #c515f6aa
+def _sample(t, combos, lengths, templates, o):
+    "Let models write openings, unless templates give them, and later turns."
+    job, talks = _make_job(t, templates, lengths[1]>1, o), {}
+    try:
+        result = _start(t, combos, job.store.get('prompts_mark', ''), templates, o)
+    except BaseException:
+        _abandon(job.store)
+        raise
     _prepare(job)
+    turns = {i:random.Random(f"{o['seed']}/{i}").randint(*lengths) for i in result.specs}
     result.work_dir = o['work_dir']
     try:
         result.stop_reason, result.message = _run_stages(job, result, turns, talks, templates)
@@ -319,29 +354,20 @@ def _sample(result, turns, templates, o):
         raise rescue(job.store, e) from None
     finally:
         _finish(job, result, turns, talks, o)
-
-# %% ../../nbs/taxonomy/17_generate.ipynb #c515f6aa
-def _start(t, templates, o):
-    "Return a result with the planned specs, and the rows of templates."
-    plan, rows = dict(n=o['n'], how=o['how'], seed=o['seed']), []
-    specs = {f'{t.name}-{i:05d}':c for i, c in enumerate(combinations(t, **plan), 1)}
-    if templates:
-        rows = template_prompts(t, **plan, near=_near(o, auto=.8))
-    return GenerationResult(t, specs, rows)
+    return result
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #91621074
 def _make(t, o, lengths):
     "Return the prompts of checked options."
-    templates = o['templates']
+    templates, plan = o['templates'], dict(n=o['n'], how=o['how'], seed=o['seed'])
     if templates is None:
         templates = bool(t.templates) and not _is_named(o['sampler'])
-    result = _start(t, templates, o)
-    turns = {i:random.Random(f"{o['seed']}/{i}").randint(*lengths) for i in result.specs}
+    combos = combinations(t, **plan)
     try:
-        if templates and lengths[1]==1:
-            result.path = write_rows(o['out'], result.rows, overwrite=o['overwrite'])
-        else:
-            _sample(result, turns, templates, o)
+        if not templates or lengths[1]>1:
+            return _sample(t, combos, lengths, templates, o)
+        result = _start(t, combos, plan_mark(t, **plan), templates, o)
+        result.path = write_rows(o['out'], result.rows, overwrite=o['overwrite'])
     except BaseException as e:
         e.work_dir = getattr(e, 'work_dir', o['work_dir'])   # a ledger that was rescued lies elsewhere
         raise

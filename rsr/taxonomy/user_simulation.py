@@ -16,7 +16,7 @@ from ..sampling.engine import Stopped
 from ..sampling.loop import Loop
 from ..sampling.progress import make_progress
 from ..sampling.schedule import Sampling
-from .combinations import template_prompts
+from .combinations import by_id, combinations, template_rows
 from .user_messages import Answer, Opening, Turn, guidance_of, likeness, limits_of, not_like
 from .user_messages import opening_request, turn_request
 
@@ -142,7 +142,7 @@ def examples_of(t, fill:bool=False)->list:
     "Return [{text, combination}, …]: the taxonomy's; if it has none, or with `fill`, also some from its templates."
     if not t.templates or (t.examples and not fill):
         return t.examples
-    rows = template_prompts(t, 60, seed='examples')
+    rows, _ = template_rows(t, by_id(t, combinations(t, 60, 'quota', 'examples')), 'examples')
     return t.examples+[dict(text=r['messages'][0]['content'], combination=r['metadata']['taxonomy']) for r in rows]
 
 # %% ../../nbs/taxonomy/15_user_simulation.ipynb #db40b2b0
