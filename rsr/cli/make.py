@@ -66,10 +66,11 @@ def _with_recipe(args):
     return args
 
 # %% ../../nbs/cli/02_make.ipynb #4ff939a6
-def _execute(recipe):
+def _execute(recipe, argv):
     "Execute a recipe; an exception gets the directory, so that its message can say how to resume."
     from rsr.run.execution import execute, new_work_dir
     recipe['work_dir'] = recipe.get('work_dir') or new_work_dir()
+    recipe.command = resume_command(recipe['work_dir'], argv)
     try:
         return execute(recipe)
     except BaseException as e:
@@ -85,14 +86,15 @@ def run(args, argv):
     args = _with_recipe(args)
     if not _has_name(args):
         raise usage_of('run')
-    done = _execute(load_recipe(args[0], args[1:]))
+    done = _execute(load_recipe(args[0], args[1:]), argv)
     _print_result(done, argv)
     return done.exit_code
 
 # %% ../../nbs/cli/02_make.ipynb #492911bd
 def _written_files(path):
     "Return the training files of a run, then its held-out ones."
-    return sorted([*(path/'train').glob('*'), *(path/'eval').glob('*')])
+    files = sorted([*(path/'train').glob('*'), *(path/'eval').glob('*')])
+    return [p for p in files if p.name!='README.md']
 
 # %% ../../nbs/cli/02_make.ipynb #c9faf453
 def _print_result(done, argv):
@@ -100,8 +102,12 @@ def _print_result(done, argv):
     if done.message:
         out(f'stopped: {redact(done.message)}')
     out(f'{done.summary()}\nrun        {done.path}')
+    earlier = done.earlier_files
     for path in _written_files(done.path):
-        out(f'           {path}')
+        if path not in earlier:
+            out(f'           {path}')
+    for path in earlier:
+        out(f'from an earlier recipe, and not written again: {path}')
     if done.stop_reason:
         out(f'resume with: {resume_command(done.path, argv)}')
 
@@ -124,11 +130,10 @@ def _print_first_rows(folder):
 def demo(args, argv):
     "Sample 32 shipped questions with the embedded model; writes SFT and DPO files in about a minute."
     from rsr.run.recipe import load_recipe
-    from rsr.run.execution import execute
     words = [f"data.input_path={SHIPPED/'examples'/'demo.jsonl'}", *args]
     recipe = load_recipe('demo', words)
     recipe['work_dir'] = recipe.get('work_dir') or _demo_dir()
-    done = execute(recipe)
+    done = _execute(recipe, ['run', 'demo', *words])
     out('')
     _print_first_rows(done.path/'train')
     _print_result(done, ['run', 'demo', *words])
@@ -187,7 +192,7 @@ def _warn_of_lost_rows(name, before):
     "Warn that a file which had rows has none now."
     if before:
         warn(f'{name} had {before} rows with other options '
-             '(rsr format uses those of the recipe and those given here)')
+             '(rsr format uses those in force and those given here)')
 
 # %% ../../nbs/cli/02_make.ipynb #cb5b8fb5
 def _print_rows(run, name, n, before):
@@ -200,24 +205,27 @@ def _print_rows(run, name, n, before):
         out(f'{path}: 0 rows (not written: trainers reject an empty file)')
 
 # %% ../../nbs/cli/02_make.ipynb #5b0460cc
-def _rewrite(run, options):
-    "Rewrite the files of a run, with options on top of its recipe."
+def _rewrite(run, name, options, command):
+    "Rewrite the files of a run, or one of them by name, with options on top of those in force."
     from rsr.formatters.writer import make_formatters
     from rsr.run.recipe import load_recipe
     from rsr.run.files import format_files
-    recipe, before = load_recipe(run.recipe, options), _rows_before(run)
-    for name, n in format_files(run.path, recipe, make_formatters(recipe['formatter'])).items():
+    recipe, before = load_recipe(run.to_write(name), options), _rows_before(run)
+    for name, n in format_files(run.path, recipe, make_formatters(recipe['formatter']), command).items():
         _print_rows(run, name, n, before.get(name))
 
 # %% ../../nbs/cli/02_make.ipynb #71aed290
-@command('RUN [key=value …]', 'rsr format output/20260101_120000 formatter.pass_threshold=0.8')
+@command('RUN [FORMATTER] [key=value …]', 'rsr format output/20260101_120000 formatter.pass_threshold=0.8')
 def format_(args, argv):
-    "Rewrite a run's training files with different formatter options. No model calls."
+    """Rewrite a run's training files with different formatter options, or write one more file. No model calls.
+    The run goes by these options from then on."""
     if not args:
         raise usage_of('format')
-    run, options = open_run(args[0]), args[1:]
+    name = args[1] if _has_name(args[1:]) else None
+    run, options = open_run(args[0]), args[1+bool(name):]
     _refuse_sampling_options(run.path, options)
-    _rewrite(run, options)
+    command = redact('rsr '+' '.join(map(shlex.quote, map(_masked_word, argv))))
+    _rewrite(run, name, options, command)
     return 0
 
 # %% ../../nbs/cli/02_make.ipynb #94234ea0
