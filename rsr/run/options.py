@@ -160,7 +160,7 @@ def option_key(name, option)->str:
 def _since(chosen, name, option):
     "Say when and by which command an option was chosen."
     when, command = chosen.get(name, {}).get(option, (None, None))
-    return f', chosen on {when} by `{command}`' if when else ', chosen earlier'
+    return f'chosen on {when} by `{command}`' if when else 'chosen earlier'
 
 # %% ../../nbs/run/03_options.ipynb #79d456fe
 def kept_note(
@@ -173,17 +173,20 @@ def kept_note(
     kept = [c for c in changed_options(recipe, now) if c[:2] not in named]
     if not kept:
         return None
-    parts = [f'{option_key(name, k)}={dumps(new)} (recipe: {dumps(old)}{_since(chosen, name, k)})'
-             for name, k, old, new in kept]
+    by_choice = {}
+    for name, k, old, new in kept:
+        text = f'{option_key(name, k)}={dumps(new)} (recipe: {dumps(old)})'
+        by_choice.setdefault(_since(chosen, name, k), []).append(text)
+    parts = '; '.join(f"{', '.join(texts)}, {since}" for since, texts in by_choice.items())
     name, k, old, _ = kept[0]
-    return f"this run keeps {'; '.join(parts)}. To change that, add for example {option_key(name, k)}={dumps(old)}"
+    return f'this run keeps {parts}. To change that, add for example {option_key(name, k)}={dumps(old)}'
 
 # %% ../../nbs/run/03_options.ipynb #a4e79864
 def _changed_note(before, now, chosen):
     "Return a line about the options that this command changes."
     def since(name, k):
-        return _since(chosen, name, k).replace(', ', ', which was ') if k in chosen.get(name, ()) else ''
-    parts = [f'{option_key(name, k)} {dumps(old)} → {dumps(new)}{since(name, k)}'
+        return f' ({_since(chosen, name, k)})' if k in chosen.get(name, ()) else ''
+    parts = [f'{option_key(name, k)} {dumps(old)}{since(name, k)} → {dumps(new)}'
              for name, k, old, new in changed_options(before, now)]
     return f"this command changes options of the run: {'; '.join(parts)}" if parts else None
 
