@@ -236,7 +236,8 @@ def keep_options(
     given = file_options(d.given)
     noted = noted_options(store, saved) or dict(recipe=given, now=given, chosen={}, extra=[])
     before, own = noted['now'], _is_own(d, store)
-    d.update(merged_options(d, noted, before if own else noted['recipe']))
+    as_saved = own and store.get('options')   # older versions left recipe.yaml as it was
+    d.update(merged_options(d, noted, before if as_saved else noted['recipe']))
     noted.update(recipe=noted['recipe'] if own else given, now=file_options(d))
     noted['extra'] = [name for name in noted['extra'] if name not in by_name(d['formatter'])]
     if saved:
