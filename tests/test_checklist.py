@@ -23,7 +23,7 @@ from rsr.rubric.criteria import load_rubric
 from rsr.rubric.evaluate import RubricVerifier
 from rsr.rubric.verdicts import verdict_key
 from rsr.run.execution import build, close_run
-from rsr.run.files import save_recipe
+from rsr.run.saved_recipe import save_recipe
 from rsr.run.recipe import load_recipe
 from rsr.run.results import Run
 

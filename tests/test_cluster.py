@@ -434,3 +434,26 @@ def test_a_run_is_kept_in_a_file_system(here, server, cluster):
     with pytest.raises(RsrError, match='work_dir: s3://bucket/run: .*an object store cannot hold'):
         spread(recipe(server, 's3://bucket/run'))
     assert server.stats()['requests']==0 and sorted(p.name for p in here.iterdir())==['in.jsonl']
+
+
+# ---- in the background, and after `rsr format`
+
+def test_in_the_background_and_with_the_options_last_chosen(here, server, cluster):
+    from rsr import load_run, sample
+    (here/'v.py').write_text('def f(response, metadata): return 1.0 if "{A}" in response else 0.5\n')
+    write_jsonl('in.jsonl', rows(30))
+    opts = dict(work_dir='w', base_url=server.base_url, verifier='v.py:f', max_rollouts=4, concurrent_requests=8,
+                engine='ray', cluster=dict(actors=2, block=10), sampler=dict(price=dict(prompt=1, completion=1)))
+    live = sample('in.jsonl', 'sft', background=True, **opts)
+    run = live.wait(120)
+    assert live.state=='ended: finished' and live.last['closed']==live.last['total']==30 and live.last['usd']>0
+    live._ipython_display_()
+    assert '30 of 30 done' in live.ui.value and 'US dollars' in live.ui.value
+    few = run.stats()['rows']['sft.jsonl']['rows']
+    assert run.format('sft', pass_threshold=.5)=={'sft.jsonl':30} and few<30
+    assert run.format('kto', pass_threshold=.5, fail_threshold=.4)['kto.jsonl']
+    asked = server.stats()['samples']
+    run = sample('in.jsonl', 'sft', progress=False, **opts)
+    assert run.stats()['rows']['sft.jsonl']['rows']==30 and run.recipe['formatter'][0]['pass_threshold']==.5
+    assert run.stats()['prompts']['by_stop_reason']=={'satisfied':30} and server.stats()['samples']==asked
+    assert [c['type'] for c in load_run('w').written['formatter']]==['sft', 'kto']

@@ -269,7 +269,8 @@ def test_files_are_judged_by_the_options_that_they_were_written_with(here, serve
     assert [c.get('name', c['type']) for c in run.written['formatter']]==['sft', 'dpo', 'lax']
     assert len(run.check_files()['files'])==3
     (here/'run/train/lax.jsonl').unlink()
-    run = go(30, server.base_url, recipe='sft_dpo')                      # written again at its end, by the recipe
+    run = go(30, server.base_url, recipe='sft_dpo')                      # written again at its end
+    assert [f.get('target') for f in run.recipe['formatter']]==[None, 'trl']   # as it was chosen
     assert run.written==run.recipe and 'lax.jsonl' not in run.stats()['rows']
 
 def test_stats_and_pairs_go_by_the_files(here, server):
@@ -278,10 +279,11 @@ def test_stats_and_pairs_go_by_the_files(here, server):
     n = len(run.pairs())
     assert n==len(read_jsonl('run/train/dpo.jsonl'))>5
     assert run.stats()['scores']['failed'] and not run.format('dpo', min_margin=.5).get('eval/dpo.jsonl')
-    assert len(run.pairs())==n and not (here/'run/train/dpo.jsonl').exists()   # no such file: the recipe's options hold
+    assert run.pairs()==[] and not (here/'run/train/dpo.jsonl').exists()   # the options last chosen are the run's
+    assert run.format('dpo', min_margin=0.)=={'dpo.jsonl':n}==run.format()
     assert run.format('dpo', fail_threshold=.5, name='strict')=={'strict.jsonl':0}
     rsr('format', 'run', 'split.eval=0.3')
-    assert run.written['split']=={'eval':.3} and not run.recipe.get('split')
+    assert run.written['split']==run.recipe['split']=={'eval':.3}
     assert sum(v['rows'] for v in run.stats()['rows'].values())==n
 
 # ---- faults

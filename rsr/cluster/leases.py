@@ -53,10 +53,11 @@ class BudgetPool:
         limits:dict,           # {tokens, usd, …}: those that are None are no limits
         past=None,             # {block: Usage} that its ledger shows
         actors:int=1,          # blocks that are sampled at once
-        estimated:bool=False   # were tokens estimated?
+        estimated:bool=False,  # were tokens estimated?
+        counts_money:bool=False   # are all prices known?
     ):
         self.limits = {kind:limits[kind] for kind in ('tokens', 'usd') if limits.get(kind) is not None}
-        self.actors, self.estimated = actors, estimated
+        self.actors, self.estimated, self.counts_money = actors, estimated, counts_money
         self.now, self.granted = {}, {}              # of open blocks
         self.reserved, self.wants = {}, set()        # leases of dead workers; blocks that wait for more
         self.past, self.total = dict(past or {}), sum((past or {}).values(), Usage())
@@ -82,6 +83,11 @@ def used(self:BudgetPool, kind)->float:
     return getattr(self.known(), kind)
 
 # %% ../../nbs/cluster/01_leases.ipynb #35440052
+@patch(as_prop=True)
+def usd(self:BudgetPool)->float:
+    "Return the US dollars that the run has spent, as far as is known."
+    return self.used('usd')
+
 @patch
 def _rest(self:BudgetPool, kind, block):
     "Return what is left of a block's lease."
