@@ -6,10 +6,11 @@
 __all__ = ['format_', 'stats', 'ls']
 
 # %% ../../nbs/cli/03_runs.ipynb #d498d5ee
-import re
+import re, shlex
 from pathlib import Path
-from .make import rows_of
+from .make import has_name, masked_word, rows_of
 from .usage import command, give, open_run, out, print_found, shell_options, split_args, usage_of
+from ..data.secrets import redact
 from ..data.terminal import warn
 from ..data.types import RsrError
 
@@ -17,8 +18,8 @@ from ..data.types import RsrError
 def _refuse_sampling_options(work_dir, options):
     "Raise an error for the first option that does not concern the files."
     for option in options:
-        if not re.match(r'(formatter|split|stages|decontaminate)[.=]', option):
-            raise RsrError('rsr format takes formatter, split, stages and decontaminate options only, '
+        if not re.match(r'(formatter|split|stages|decontaminate|labels)[.=]', option):
+            raise RsrError('rsr format takes formatter, split, stages, decontaminate and labels options only, '
                            f"not '{option}': everything else would need new samples or scores "
                            f'(rsr run … work_dir={work_dir})')
 
@@ -35,7 +36,7 @@ def _warn_of_lost_rows(name, before):
     "Warn that a file which had rows has none now."
     if before:
         warn(f'{name} had {before} rows with other options '
-             '(rsr format uses those of the recipe and those given here)')
+             '(rsr format uses those in force and those given here)')
 
 # %% ../../nbs/cli/03_runs.ipynb #7ecb255e
 def _print_rows(run, name, n, before):
@@ -48,27 +49,31 @@ def _print_rows(run, name, n, before):
         out(f'{path}: 0 rows (not written: trainers reject an empty file)')
 
 # %% ../../nbs/cli/03_runs.ipynb #b49cf9cb
-def _rewrite(run, options):
-    "Rewrite the files of a run, with options on top of its recipe; return {file: rows}."
+def _rewrite(run, name, options, argv):
+    "Rewrite the files of a run, or one of them by name, with options on top of those in force; return {file: rows}."
     from rsr.formatters.writer import make_formatters
     from rsr.run.recipe import load_recipe
     from rsr.run.files import format_files
-    recipe, before = load_recipe(run.recipe, options), _rows_before(run)
-    rows = format_files(run.path, recipe, make_formatters(recipe['formatter']))
+    recipe, before = load_recipe(run.to_write(name), options), _rows_before(run)
+    command = redact('rsr '+' '.join(shlex.quote(masked_word(word)) for word in argv))
+    rows = format_files(run.path, recipe, make_formatters(recipe['formatter']), command)
     for name, n in rows.items():
         _print_rows(run, name, n, before.get(name))
     return rows_of({name:dict(rows=n) for name, n in rows.items()})
 
 # %% ../../nbs/cli/03_runs.ipynb #53e76e4d
-@command('RUN [key=value …] [json=true]', 'rsr format output/20260101_120000 formatter.pass_threshold=0.8')
+@command('RUN [FORMATTER] [key=value …] [json=true]',
+         'rsr format output/20260101_120000 formatter.pass_threshold=0.8')
 def format_(args, argv):
-    "Rewrite a run's training files with different formatter options. No model calls."
+    """Rewrite a run's training files with different formatter options, or write one more file. No model calls.
+    The run goes by these options from then on."""
     words, shell = shell_options('format', args)
     if not words:
         raise usage_of('format')
-    run, options = open_run(words[0]), words[1:]
+    name = words[1] if has_name(words[1:]) else None
+    run, options = open_run(words[0]), words[1+bool(name):]
     _refuse_sampling_options(run.path, options)
-    rows = _rewrite(run, options)
+    rows = _rewrite(run, name, options, argv)
     if shell['json']:
         give(dict(run=str(run.path), files=rows))
     return 0

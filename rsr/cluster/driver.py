@@ -23,8 +23,9 @@ from ..data.terminal import warn
 from ..data.types import RsrError
 from ..formatters.splits import Benchmark, clean_input, write_found
 from ..run.execution import at_work, close_run, executor
-from ..run.files import save_recipe
 from ..run.inputs import check_references, missing_prompts_note, shaped
+from ..run.options import keep_options
+from ..run.saved_recipe import recipe_so_far, save_recipe
 from ..run.execution import new_work_dir
 from ..run.execution import build
 from ..run.results import Run
@@ -177,6 +178,7 @@ def _prepare(store, d, o, parts, src, choose):
     connected = False
     try:
         _use_blocks(store, o)
+        parts['formatters'] = keep_options(store, d, recipe_so_far(store))
         loop = Loop(store, **parts)
         loop.setup()
         connected = connect(o)
@@ -191,10 +193,10 @@ def _prepare(store, d, o, parts, src, choose):
         raise
 
 # %% ../../nbs/cluster/04_driver.ipynb #b1ede285
-def _new_pool(store, d, given, o, loop, keys):
+def _new_pool(store, d, o, loop, keys):
     "Return the pool for the blocks that are left."
     left, count = blocks_left(store, store.get('block'), settings_fingerprint(d, loop))
-    return Pool(store, given, o, loop, left, count, keys)
+    return Pool(store, deepcopy(d), o, loop, left, count, keys)
 
 # %% ../../nbs/cluster/04_driver.ipynb #10a5c34d
 @executor('ray')
@@ -209,11 +211,11 @@ def execute_cluster(
     import_ray()
     o = Cluster(**(d.get('cluster') or {}))
     d['work_dir'] = str(Path(d.get('work_dir') or new_work_dir()).absolute())
-    given, parts, store = deepcopy(d), build(d), Store(d['work_dir'], index=True)
+    parts, store = build(d), Store(d['work_dir'], index=True)
     loop, keys, connected = _prepare(store, d, o, parts, src, choose)
     try:
         with at_work(store):
-            return _sample_blocks(store, d, _new_pool(store, d, given, o, loop, keys), progress)
+            return _sample_blocks(store, d, _new_pool(store, d, o, loop, keys), progress)
     except sqlite3.Error as e:
         raise ledger_error(e, store.dir) from None
     except WorkDirGone as e:

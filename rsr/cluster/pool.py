@@ -33,6 +33,7 @@ def spent_before(
 # %% ../../nbs/cluster/03_pool.ipynb #cc93bbb5
 class Pool:
     "The driver's view of a run in progress."
+    side = sending = None   # as a `Loop` has them: one side only; the workers know what is in flight
     def __init__(self, store, d, o, loop, left, count, keys=None):
         self.store, self.d, self.o, self.loop, self.keys = store, d, o, loop, keys
         self.ray, self.formatters, self.size = import_ray(), loop.formatters, store.get('block')
@@ -58,7 +59,7 @@ def _budget(self:Pool):
     "Return the pool of budget leases."
     budget = self.loop.budget
     past, estimated = spent_before(self.store, budget.price_of), self.store.get('estimated_tokens', False)
-    return BudgetPool(budget.limits, past, self.slots, estimated)
+    return BudgetPool(budget.limits, past, self.slots, estimated, budget.counts_money)
 
 # %% ../../nbs/cluster/03_pool.ipynb #644f4a0e
 @patch

@@ -392,7 +392,7 @@ def write(self:Exploration)->dict:
     "Write the training files with the current thresholds; return {file: rows}."
     try:
         d = {**self.recipe, 'formatter':self.configs}
-        self.files = format_files(self.run.path, d, make_formatters(self.configs))
+        self.files = format_files(self.run.path, d, make_formatters(self.configs), self.command)
     except (RsrError, OSError) as e:
         self.message = str(e)
     else:
@@ -420,6 +420,6 @@ def yaml(self:Exploration)->str:
 @patch(as_prop=True)
 def command(self:Exploration)->str:
     "Return the shell command that writes the same files."
-    changed = changed_options(self.run.recipe['formatter'], self.configs)
+    changed = changed_options(self.recipe['formatter'], self.configs)
     options = [f'formatter.{name}.{option}={dumps(value)}' for name, option, value in changed]
     return 'rsr format '+' '.join(shlex.quote(x) for x in [str(self.run.path), *options])

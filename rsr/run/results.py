@@ -25,7 +25,10 @@ from ..pairs.strategies import PAIR_DEFAULTS
 from ..pairs.collect import join
 from ..pairs.collect import count_pairs
 from ..pairs.collect import pairs_of
-from .files import format_files, run_statistics, saved_recipe, valid_groups, valid_outcomes, written_recipe
+from .files import format_files, run_statistics, valid_groups, valid_outcomes, written_recipe
+from .options import by_name, noted_options, with_options
+from .saved_recipe import saved_recipe
+from .train_folder import path_of
 from ..data.variables import mask
 from .reward import asks_model, edge_table, make_rewards, scoring_files
 from ..sampling.providers import cache_dir
@@ -53,15 +56,20 @@ def load_run(
 # %% ../../nbs/run/05_results.ipynb #76c16b49
 @patch(as_prop=True)
 def recipe(self:Run)->dict:
-    "Return the recipe of the run, secrets masked."
-    return saved_recipe(self.path)
+    "Return the recipe of the run with its formatter options in force, secrets masked; options at their defaults are left out."
+    d = saved_recipe(self.path)
+    try:
+        with closing(Store(self.path, write=False)) as st:
+            return with_options(d, noted_options(st, d)['now'])
+    except RsrError:   # a ledger of an older layout, which `rsr format` upgrades
+        return d
 
 # %% ../../nbs/run/05_results.ipynb #1ad41971
 @patch(as_prop=True)
 def written(self:Run)->dict:
-    "Return the recipe with the options that the files on disk were written with."
+    "Return the recipe with the formatters of all files on disk."
     with closing(Store(self.path, write=False)) as st:
-        return written_recipe(st, self.recipe)
+        return written_recipe(st, saved_recipe(self.path))
 
 # %% ../../nbs/run/05_results.ipynb #fcf743a2
 def in_use(
@@ -195,14 +203,38 @@ def _named(configs, names):
             for name in names]
 
 @patch
+def to_write(self:Run,
+    type=None    # a formatter's name or type, or several: ['sft', 'dpo']; None: all of the recipe
+)->dict:
+    "Return the recipe with the formatters to write, under the options in force."
+    try:
+        d = self.written
+    except RsrError:   # a ledger of an older layout, which the rewrite upgrades
+        d = self.recipe
+    configs, own = d['formatter'], by_name(self.recipe['formatter'])
+    if type is None:
+        return {**d, 'formatter':[c for name, c in by_name(configs).items() if name in own]}
+    return {**d, 'formatter':_named(configs, type)}
+
+# %% ../../nbs/run/05_results.ipynb #a59b8fb2
+@patch
 def format(self:Run,
     type=None,   # a formatter's name or type, or several: ['sft', 'dpo']; None: all of the recipe
     **options    # its options: pass_threshold, fail_threshold, name …
 )->dict:         # {file: number of rows}
-    "Write training files from the ledger; no model calls."
-    d = self.recipe
-    configs = d['formatter'] if type is None else _named(d['formatter'], type)
-    return format_files(self.path, d, make_formatters([{**c, **options} for c in configs]))
+    "Write training files from the ledger; no model calls. The run goes by these options from then on."
+    d = self.to_write(type)
+    configs = [{**c, **options} for c in d['formatter']]
+    given = [repr(type)]*(type is not None)+[f'{k}={v!r}' for k, v in options.items()]
+    return format_files(self.path, {**d, 'formatter':configs}, make_formatters(configs),
+                        f"load_run({str(self.path)!r}).format({', '.join(given)})")
+
+@patch(as_prop=True)
+def earlier_files(self:Run)->list:
+    "Return the paths of training files from an earlier recipe, which this run no longer writes."
+    with closing(Store(self.path, write=False)) as st:
+        paths = [path_of(self.path, key) for key in st.get('earlier', {})]
+    return [path for path in paths if path.is_file()]
 
 # %% ../../nbs/run/05_results.ipynb #a33903e5
 @patch
