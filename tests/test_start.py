@@ -301,7 +301,7 @@ TWICE = 'sampling:\n  max_rollouts: 4\nformatter: sft\nsampling:\n  step_size: 2
     (TWICE.encode(), "the key 'sampling' stands in line 1 and again in line 4"),
     ('# é\na: 1\n'.encode('latin-1'), 'line 1: not UTF-8 (byte 2 is 0xe9)'),
     (gzip.compress(b'a: 1'), 'it is a gzip file'), ('a: 1'.encode('utf-16'), 'text in UTF-16'),
-    (b'a: [1', 'is not YAML'), (b'['*20_000, 'nested too deep')], ids='twice latin1 gzip utf16 broken deep'.split())
+    (b'a: [1', 'is not YAML'), (b'['*3_000, 'nested too deep')], ids='twice latin1 gzip utf16 broken deep'.split())
 def test_yaml_that_is_wrong(here, capfd, args, data, says):
     (here/'bad.yaml').write_bytes(data)
     write_jsonl('in.jsonl', rows(1))
@@ -366,21 +366,23 @@ def test_output_in_any_encoding(a_run, env):
                '    codes.append(rsr.cli.main(line))\n'
                'sys.stdout.flush()\n'
                'json.dump(codes, open("codes.json", "w"))')
-    lines = [c.replace('{i}', str(abs(hash(str(env))))).split() for c in COMMANDS]
+    few = [c for c in COMMANDS if c.split()[0] in ('stats', '--help', 'format', 'run')]
+    commands = COMMANDS if env==ENCODINGS[0] else few
+    lines = [c.replace('{i}', str(abs(hash(str(env))))).split() for c in commands]
     (a_run/'commands.json').write_text(json.dumps(lines))
     p = subprocess.run([sys.executable, '-c', program], cwd=a_run, env={**os.environ, **env}, capture_output=True)
     codes = json.loads((a_run/'codes.json').read_text())
     assert p.returncode==0 and b'Traceback' not in p.stderr and b'This is a bug' not in p.stderr, p.stderr[-2000:]
-    assert set(codes)<={0, 1, 2} and codes[0]==codes[1]==0 and codes[-1]==codes[-2]==2, dict(zip(COMMANDS, codes))
+    assert set(codes)<={0, 1, 2} and codes[0]==codes[1]==0 and codes[-1]==codes[-2]==2, dict(zip(commands, codes))
 
 def test_json_stays_json_in_ascii(a_run):
-    for encoding in 'ascii', 'latin-1', 'utf-8':
-        p = subprocess.run([RSR, 'check', 'w', 'json=true'], cwd=a_run, capture_output=True,
+    for encoding in 'ascii', 'latin-1':
+        p = subprocess.run([RSR, 'stats', 'w', 'json=true'], cwd=a_run, capture_output=True,
                            env={**os.environ, 'PYTHONIOENCODING':encoding})
-        assert json.loads(p.stdout.decode(encoding))['items']
+        assert json.loads(p.stdout.decode(encoding))['prompts']['total']==6
 
 def test_a_reader_that_goes_away(a_run):
-    for command in 'stats w', 'run --help all', 'check w':
+    for command in 'stats w', 'run --help all':
         p = subprocess.Popen([RSR, *command.split()], cwd=a_run, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         p.stdout.close()
         assert b'Traceback' not in p.stderr.read() and p.wait() in (0, 1)
