@@ -192,7 +192,8 @@ def test_recipes_together(here, server, recipe):
     assert set(run.stats()['rows'])=={'sft.jsonl', 'dpo.jsonl'} and run.recipe['sampling']['max_rollouts']==32
 
 def test_recipes_that_cannot_be_joined():
-    for recipe, why in (['sft', 'flawed'], 'cannot be joined'), ([], 'names none'), (['sft', 'dpoo'], "Did you mean 'dpo'"):
+    for recipe, why in [(['sft', 'flawed'], 'cannot be joined'), ([], 'names none'),
+                        (['sft', 'dpoo'], "Did you mean 'dpo'")]:
         with pytest.raises(RsrError, match=why):
             recipe_of(recipe=recipe)
 
@@ -205,7 +206,8 @@ def test_the_verifier_by_its_name(here, server, tmp_path):
     assert main(['run', 'sft', 'in.jsonl', 'verifier=math-rlvr', url, 'work_dir=a'])==0
     assert main(['run', 'mine.yaml', url, '--work-dir=b', '--sampling.max-rollouts=4'])==0
     assert load_run('a').recipe['verifier']==load_run('b').recipe['verifier']==dict(type='math-rlvr')
-    assert load_run('b').recipe['sampling']['max_rollouts']==4 and load_run('b').recipe['data']['input_path']=='in.jsonl'
+    d = load_run('b').recipe
+    assert d['sampling']['max_rollouts']==4 and d['data']['input_path']=='in.jsonl'
 
 def test_a_rubric_implies_its_type(here):
     d = recipe_of('verifier.rubric=helpful_answer', recipe='dpo')
@@ -221,7 +223,7 @@ def test_a_rubric_implies_its_type(here):
 
 def test_verify_takes_a_bare_reference():
     assert [verify('math-rlvr', 'It is 5.', ref) for ref in ('5', 5, 5., '6', '', None)]==[1., 1., 1., 0., None, None]
-    assert verify('mcq-rlvr', 'The answer is B', 'B')==1. and verify('mcq-rlvr', 'The answer is B', dict(answer='B'))==1.
+    assert verify('mcq-rlvr', 'It is (B)', 'B')==verify('mcq-rlvr', 'It is (B)', dict(answer='B'))==1.
 
 def test_a_run_is_resumed_with_its_own_recipe(here, server):
     server.set(rate=.5)
@@ -278,9 +280,109 @@ def test_limit_takes_the_first_and_a_larger_one_goes_on(here, server, capfd):
     ('data.limit=0', 'not in 1 to'), ('data.limit=all', 'not a whole number'), ('budget=5', 'budget.usd='),
     ('sampler=gpt-4o', 'sampler.model='), ('data.columns={answr: x}', "Did you mean 'data.columns.answer'"),
     ('data.columns.answer=[x]', 'not the name of a column'), ('formatter=5', 'not a formatter'),
-    ('formatter=[{type: sft, type: dpo}]', "the key 'type' stands twice in line 1"), ('sampling.seed=2026-02-30', 'whole'),
+    ('formatter=[{type: sft, type: dpo}]', "the key 'type' stands twice in line 1"),
+    ('sampling.seed=2026-02-30', 'whole number'),
 ])
 def test_what_was_meant(word, says):
     with pytest.raises(RsrError) as e:
         recipe_of(word)
     assert says in str(e.value)
+
+# ---- YAML
+
+TWICE = 'sampling:\n  max_rollouts: 4\nformatter: sft\nsampling:\n  step_size: 2\n'
+
+@pytest.mark.parametrize('args', [
+    ['run', 'bad.yaml', 'data.input_path=in.jsonl'], ['prompts', 'bad.yaml'],
+    ['rubric', 'validate', 'bad.yaml', 'labels=in.jsonl'], ['run', 'sft', 'in.jsonl', 'verifier.rubric=bad.yaml'],
+    ['run', 'flawed', 'in.jsonl', 'pairs.flaws_file=bad.yaml', 'sampler.base_url=http://127.0.0.1:9/v1'],
+    ['coverage', 'bad.yaml', 'in.jsonl']], ids=lambda a: '_'.join(a[:2]))
+@pytest.mark.parametrize('data,says', [
+    (TWICE.encode(), "the key 'sampling' stands in line 1 and again in line 4"),
+    ('# é\na: 1\n'.encode('latin-1'), 'line 1: not UTF-8 (byte 2 is 0xe9)'),
+    (gzip.compress(b'a: 1'), 'it is a gzip file'), ('a: 1'.encode('utf-16'), 'text in UTF-16'),
+    (b'a: [1', 'is not YAML'), (b'['*3_000, 'nested too deep')], ids='twice latin1 gzip utf16 broken deep'.split())
+def test_yaml_that_is_wrong(here, capfd, args, data, says):
+    (here/'bad.yaml').write_bytes(data)
+    write_jsonl('in.jsonl', rows(1))
+    assert main(args)==2
+    err = capfd.readouterr().err
+    assert 'bad.yaml' in err and says in err and 'Traceback' not in err, err
+    assert not (here/'output').exists()
+
+# ---- files that are something else
+
+FILES = {'a.parquet':b'{"id": 1}', 'b.parquet':b'', 'c.parquet':b'PAR1 and then nothing', 'd.parquet':gzip.compress(b'x'),
+         'a.jsonl.gz':b'{"id": 1}\n', 'b.jsonl.gz':gzip.compress(b'{"id": 1}\n'*99)[:30], 'c.jsonl.gz':b'',
+         'd.jsonl.gz':gzip.compress(b'x'*99)[:12]+b'nonsense'*9,
+         'a.jsonl':gzip.compress(b'x'), 'b.jsonl':b'PAR1....PAR1', 'c.jsonl':b'\x28\xb5\x2f\xfd....',
+         'd.jsonl':'{"id": 1}'.encode('utf-16'), 'e.jsonl':'{"id": "é"}\n'.encode('latin-1'), 'f.jsonl':b'\x00'*99,
+         'g.jsonl':b'', 'a.jsonl.zst':b'\x28\xb5\x2f\xfd', 'a.txt':b'What is 2+2?', 'a.csv':b'id,q\n1,2\n'}
+
+@pytest.mark.parametrize('name', FILES)
+def test_a_file_that_is_something_else(here, server, name, capfd):
+    (here/name).write_bytes(FILES[name])
+    write_jsonl('in.jsonl', rows(2))
+    assert main(['run', 'sft', name, f'sampler.base_url={server.base_url}'])==2
+    err = capfd.readouterr().err
+    assert (name in err or 'no usable row' in err) and 'Traceback' not in err and 'This is a bug' not in err, err
+    assert not server.log and not (here/'output').exists()
+    assert main(['rubric', 'validate', 'helpful_answer', f'labels={name}', 'judge.base_url=http://127.0.0.1:9/v1'])==2
+    if name[0]!='g':
+        assert name in capfd.readouterr().err
+
+def test_a_benchmark_that_is_not_utf8(here, server, capfd):
+    write_jsonl('in.jsonl', rows(2))
+    for name, data in ('b.txt', b'one\ntwo \xff\n'), ('b.jsonl.gz', b'no gzip'), ('b.jsonl', b'\x1f\x8b0000'):
+        (here/name).write_bytes(data)
+        assert main(['run', 'sft', 'in.jsonl', f'decontaminate={name}', f'sampler.base_url={server.base_url}'])==2
+        assert name in capfd.readouterr().err
+    assert not server.log
+
+# ---- output in any encoding
+
+@pytest.fixture(scope='module')
+def a_run(tmp_path_factory):
+    "A finished run of prompts with many letters, in its own folder."
+    from loopback import Loopback
+    folder = tmp_path_factory.mktemp('letters')
+    given = [dict(r, id=f'é–{i}', messages=[dict(role='user', content=f'中文 “{i}” →')]) for i, r in enumerate(rows(6))]
+    with Loopback(rate=.5) as s:
+        sample(given, 'sft_dpo', base_url=s.base_url, work_dir=str(folder/'w'), progress=False)
+    return folder
+
+ENCODINGS = [dict(PYTHONIOENCODING='ascii'), dict(PYTHONIOENCODING='latin-1'), dict(PYTHONIOENCODING='cp1252'),
+             dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0')]
+COMMANDS = ['stats w', 'stats w json=true', 'check w', 'check w json=true', 'methods', 'init', 'rubric', 'prompts',
+            'compare w w', 'pairs audit w', 'report w', 'run --help all', '--help', 'copy w c{i}', 'format w',
+            'coverage customer_support w/train/sft.jsonl', 'stats nowhere–中', 'run sft data.input_path=é.jsonl']
+
+@pytest.mark.parametrize('env', ENCODINGS, ids=lambda env: '_'.join(env.values()))
+def test_output_in_any_encoding(a_run, env):
+    "All commands in one process, so that the interpreter starts once."
+    program = ('import sys, rsr.cli, json, io\n'
+               'codes = []\n'
+               'for line in json.load(open("commands.json")):\n'
+               '    codes.append(rsr.cli.main(line))\n'
+               'sys.stdout.flush()\n'
+               'json.dump(codes, open("codes.json", "w"))')
+    few = [c for c in COMMANDS if c.split()[0] in ('stats', '--help', 'format', 'run')]
+    commands = COMMANDS if env==ENCODINGS[0] else few
+    lines = [c.replace('{i}', str(abs(hash(str(env))))).split() for c in commands]
+    (a_run/'commands.json').write_text(json.dumps(lines))
+    p = subprocess.run([sys.executable, '-c', program], cwd=a_run, env={**os.environ, **env}, capture_output=True)
+    codes = json.loads((a_run/'codes.json').read_text())
+    assert p.returncode==0 and b'Traceback' not in p.stderr and b'This is a bug' not in p.stderr, p.stderr[-2000:]
+    assert set(codes)<={0, 1, 2} and codes[0]==codes[1]==0 and codes[-1]==codes[-2]==2, dict(zip(commands, codes))
+
+def test_json_stays_json_in_ascii(a_run):
+    for encoding in 'ascii', 'latin-1':
+        p = subprocess.run([RSR, 'stats', 'w', 'json=true'], cwd=a_run, capture_output=True,
+                           env={**os.environ, 'PYTHONIOENCODING':encoding})
+        assert json.loads(p.stdout.decode(encoding))['prompts']['total']==6
+
+def test_a_reader_that_goes_away(a_run):
+    for command in 'stats w', 'run --help all':
+        p = subprocess.Popen([RSR, *command.split()], cwd=a_run, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        p.stdout.close()
+        assert b'Traceback' not in p.stderr.read() and p.wait() in (0, 1)

@@ -13,22 +13,33 @@ from pathlib import Path
 _PARAMETER = re.compile(r'^    (\*{0,2}\w+)(?::[^=#]+)?(?:=(.*?))?[,)]?\s*# (.*)$')
 _RESULT = re.compile(r'^\)->.*:\s+# (.*)$')
 
+# %% ../../nbs/data/18_arguments.ipynb #eae87007
+def _read_line(line):
+    "Return (parameter or 'returns', default or '', comment) of a line of a signature, or None."
+    if m := _RESULT.match(line):
+        return 'returns', '', m[1]
+    if m := _PARAMETER.match(line):
+        return m[1], (m[2] or '').rstrip(', '), m[3]
+
+# %% ../../nbs/data/18_arguments.ipynb #8b3c824c
+def _signature(source, name):
+    "Yield the lines of a function's signature."
+    lines = iter(source.splitlines())
+    for line in lines:
+        if line.lstrip().startswith(f'def {name}('):
+            break
+    for line in lines:
+        yield line
+        if line.startswith(')'):
+            return
+
+# %% ../../nbs/data/18_arguments.ipynb #563ca6d9
 def argument_lines(
     source:str,   # of a module or a function
     name:str      # of the function in it
 )->list:          # [(parameter or 'returns', default or '', comment)]
     "Read the comments behind a function's parameters."
-    lines = source.splitlines()
-    first = next((i for i, line in enumerate(lines) if line.lstrip().startswith(f'def {name}(')), len(lines))
-    found = []
-    for line in lines[first+1:]:
-        if m := _RESULT.match(line):
-            found.append(('returns', '', m[1]))
-        if line.startswith(')'):
-            break
-        if m := _PARAMETER.match(line):
-            found.append((m[1], (m[2] or '').rstrip(', '), m[3]))
-    return found
+    return list(filter(None, map(_read_line, _signature(source, name))))
 
 # %% ../../nbs/data/18_arguments.ipynb #8d3ff36d
 def with_arguments(
@@ -42,6 +53,14 @@ def with_arguments(
     return f'{doc}\n\nArguments:\n{table}' if lines else doc
 
 # %% ../../nbs/data/18_arguments.ipynb #e5a3a829
+def _source(fn, path):
+    "Return the source of a function, or of the module at a path; '' if it was installed without."
+    try:
+        return Path(path).read_text(encoding='utf-8') if path else inspect.getsource(fn)
+    except OSError:
+        return ''
+
+# %% ../../nbs/data/18_arguments.ipynb #87a42203
 def document(
     fn,          # a function or a method
     path=None,   # the module that documents its arguments, if another function does: read, not imported
@@ -49,10 +68,7 @@ def document(
     drop=()      # parameters to leave out
 ):               # fn
     "Add the arguments of a function to its docstring."
-    try:
-        source = Path(path).read_text(encoding='utf-8') if path else inspect.getsource(fn)
-    except OSError:   # installed without its source
-        return fn
-    lines = [line for line in argument_lines(source, name or fn.__name__) if line[0] not in drop]
+    lines = argument_lines(_source(fn, path), name or fn.__name__)
+    lines = [line for line in lines if line[0] not in drop]
     fn.__doc__ = with_arguments(fn.__doc__, lines)
     return fn

@@ -140,9 +140,10 @@ def file_identity(path):
     return found.st_dev, found.st_ino
 
 # %% ../../nbs/data/02_files.ipynb #dbd872b0
-_MAGIC = {b'PAR1':'a Parquet file', b'\x1f\x8b':'a gzip file', b'\x28\xb5\x2f\xfd':'a zstd file', b'\xfd7zXZ':'an xz file',
-          b'BZh':'a bzip2 file', b'PK\x03\x04':'a zip file', b'SQLite':'an SQLite database', b'\x89HDF':'an HDF5 file',
-          b'\xff\xfe':'text in UTF-16', b'\xfe\xff':'text in UTF-16', b'ARROW1':'an Arrow file', b'%PDF':'a PDF'}
+_MAGIC = {b'PAR1':'a Parquet file', b'\x1f\x8b':'a gzip file', b'\x28\xb5\x2f\xfd':'a zstd file',
+          b'\xfd7zXZ':'an xz file', b'BZh':'a bzip2 file', b'PK\x03\x04':'a zip file', b'SQLite':'an SQLite database',
+          b'\x89HDF':'an HDF5 file', b'ARROW1':'an Arrow file', b'%PDF':'a PDF', b'\xff\xfe':'text in UTF-16',
+          b'\xfe\xff':'text in UTF-16'}
 
 # %% ../../nbs/data/02_files.ipynb #b588dd75
 def file_kind(

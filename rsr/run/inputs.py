@@ -177,14 +177,13 @@ def with_answers(
     data:dict   # the recipe's `data:` section: columns, responses
 ):
     "Yield the same pairs, with the reference answer of each prompt in its metadata."
-    column, columns, found = (data.get('columns') or {}).get('answer'), set(), None
+    column, columns = (data.get('columns') or {}).get('answer'), set()
     for where, p in items:
         if not isinstance(p, BadRow):
             columns.update(p.extra, p.metadata)
-            found = found or not column or column in p.extra or column in p.metadata
             _take_answer(p, column, data.get('responses'))
         yield where, p
-    if found is False:
+    if column and columns and column not in columns:
         raise RsrError(_no_column('data.columns.answer', column, columns))
 
 # %% ../../nbs/run/02_inputs.ipynb #6d2246fc
@@ -266,42 +265,58 @@ _OTHER_NAMES = ('solution', 'gold', 'ground_truth', 'reference', 'target', 'labe
                 'answer_key', 'output')
 
 # %% ../../nbs/run/02_inputs.ipynb #04eed0ef
+def _first_keys(store, path):
+    "Return the keys that an object has in the first thousand prompts."
+    sql = 'SELECT DISTINCT j.key FROM (SELECT row FROM prompts WHERE gen=? LIMIT 1000) p, json_each(p.row, ?) j'
+    return {name for name, in store.db.execute(sql, (store.gen, path))}
+
+# %% ../../nbs/run/02_inputs.ipynb #95e868ca
 def _name_hint(store):
     "Say which column seems to hold the reference answers; '' if none does."
     for where, path in ('beside messages', '$.extra'), ('in metadata', '$.metadata'):
-        sql = ('SELECT DISTINCT j.key FROM (SELECT row FROM prompts WHERE gen=? LIMIT 1000) p, '
-               'json_each(p.row, ?) j')
-        names = {name for name, in store.db.execute(sql, (store.gen, path))}
+        names = _first_keys(store, path)
         found = next((name for name in _OTHER_NAMES if name in names), None)
         if found:
             return f"The rows have '{found}' {where}: data.columns.answer={found} uses it. "
     return ''
 
 # %% ../../nbs/run/02_inputs.ipynb #86a112b8
-def _no_references(store, verifier, named, reasons):
-    "Return the error for an input of which the verifier can score nothing."
-    unread = next((why for why in reasons if why!=NO_REFERENCE), None)
-    if unread is None:
-        put = 'Put it into metadata.answer, or name its column: data.columns.answer=COLUMN. '
-        return RsrError(f'no prompt of the input has a reference answer, and {verifier.name} needs one; nothing was '
-                        f'sampled. {_name_hint(store) or put}To score without references, set verifier.type=rubric')
-    which = verifier.name if named else f'verifier.type is not given, and the default, {verifier.name},'
-    is_mcq = verifier.name.startswith('mcq')
-    other = 'verifier.type=math-rlvr, or rlvr for both kinds' if is_mcq else 'another verifier.type'
-    return RsrError(f'{which} can use none of the {len(reasons):,} reference answers in the input ({unread}); nothing was '
-                    f'sampled. Set {other}')
+def _none_at_all(store, name):
+    "Return the error for an input without reference answers."
+    put = 'Put it into metadata.answer, or name its column: data.columns.answer=COLUMN. '
+    return RsrError(f'no prompt of the input has a reference answer, and {name} needs one; nothing was sampled. '
+                    f'{_name_hint(store) or put}To score without references, set verifier.type=rubric')
 
 # %% ../../nbs/run/02_inputs.ipynb #d0c0bca5
+def _none_of_use(name, named, n, why):
+    "Return the error for an input of whose reference answers a verifier can use none."
+    which = name if named else f'verifier.type is not given, and the default, {name},'
+    other = 'verifier.type=math-rlvr, or rlvr for both kinds' if name.startswith('mcq') else 'another verifier.type'
+    return RsrError(f'{which} can use none of the {n:,} reference answers in the input ({why}); nothing was sampled. '
+                    f'Set {other}')
+
+# %% ../../nbs/run/02_inputs.ipynb #7a95a69a
+def _no_references(store, name, named, reasons):
+    "Return the error for an input of which nothing can be scored."
+    unread = [why for why in reasons if why!=NO_REFERENCE]
+    return _none_of_use(name, named, len(unread), unread[0]) if unread else _none_at_all(store, name)
+
+# %% ../../nbs/run/02_inputs.ipynb #922c8ec3
+def _reasons_in_words(reasons):
+    "Return the commonest reasons, with their numbers if there are several."
+    kinds = Counter(reasons).most_common(3)
+    return ', '.join(f'{why}: {n:,}' if len(kinds)>1 else why for why, n in kinds)
+
+# %% ../../nbs/run/02_inputs.ipynb #2602d0a5
 def _references_note(verifier, n, unscorable, sampled):
     "Return a warning about prompts without a usable reference answer."
     ids, reasons = zip(*unscorable.values())
-    kinds = Counter(reasons).most_common(3)
-    why = ', '.join(f'{why}: {count:,}' if len(kinds)>1 else why for why, count in kinds)
     have = 'prompts has' if len(ids)==1 else 'prompts have'
     first = ', '.join(id[:80] for id in ids[:3])+(', …' if len(ids)>3 else '')
     then = ('Skipped: not sampled, and written to no file. Add the answers and resume, and they are sampled too'
             if sampled else 'The reward will be None for them')
-    return f'{len(ids):,} of {n:,} {have} no reference answer that {verifier.name} can use ({why}): {first}. {then}'
+    return (f'{len(ids):,} of {n:,} {have} no reference answer that {verifier.name} can use '
+            f'({_reasons_in_words(reasons)}): {first}. {then}')
 
 # %% ../../nbs/run/02_inputs.ipynb #dcc7594d
 def _mark_skipped(store, keys):
@@ -323,7 +338,7 @@ def check_references(
     n, unscorable = _find_unscorable(store, verifier)
     sampled = not formatters or any(f.need([])!=(0, 0) for f in formatters)
     if n and len(unscorable)==n and sampled:
-        raise _no_references(store, verifier, named, [why for _, why in unscorable.values()])
+        raise _no_references(store, verifier.name, named, [why for _, why in unscorable.values()])
     if sampled:
         _mark_skipped(store, unscorable)
     return _references_note(verifier, n, unscorable, sampled) if unscorable else None

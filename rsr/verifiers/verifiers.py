@@ -129,6 +129,7 @@ def _math_problem(metadata):
         return str(e)
     return ''
 
+# %% ../../nbs/verifiers/04_verifiers.ipynb #d98f889a
 @verifier('math-rlvr', version=2, problem=_math_problem)
 def math_rlvr(
     response:str,           # a response, including any thinking
