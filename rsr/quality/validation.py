@@ -8,7 +8,6 @@ __all__ = ['KAPPA', 'AC1', 'LABELLED', 'validation_report', 'agreement_verdict',
 # %% ../../nbs/quality/03_validation.ipynb #e49125bc
 import json
 from pathlib import Path
-from ..data.files import read_text
 from ..data.store import VerdictCache
 from ..data.types import RsrError
 from .hygiene import finding, worst
@@ -40,7 +39,7 @@ def _report_from_file(ctx):
             raise RsrError(f'validation: no file {path}')
         return None
     try:
-        return json.loads(read_text(path))
+        return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as e:
         raise RsrError(f'{path} is not the JSON of a validation (rsr rubric validate … json=true): {e}') from None
 

@@ -21,7 +21,8 @@ from ..pairs.strategies import PAIR_DEFAULTS, STRATEGIES, check_pairs, make_plan
 from ..rubric.criteria import Criterion, Rubric, load_rubric, rubric_names
 from ..rubric.evaluate import rubric_scorer
 from .inputs import with_responses
-from .recipe import CHOICES, ENGINES, TOP_KEYS, check_value, parameters, schema, value_range
+from .recipe import ENGINES, TOP_KEYS, parameters, schema
+from .values import CHOICES, check_value, value_range
 from ..sampling.budget import Budget
 from ..sampling.loop import Loop
 from ..sampling.providers import make_sampler
@@ -67,8 +68,8 @@ HELP = {
     'data.input_path':'the file of prompts; required for a new run',
     'data.transform':'"file.py:function" that turns a row into id, messages and metadata; '
                      'rows for which it returns null are left out',
-    'data.columns':'{answer: NAME}: the column, or the key of the metadata, that holds the reference answer; null: answer '
-                   'or gold_target',
+    'data.columns':'{answer: NAME}: the column, or the key of the metadata, that holds the reference answer; '
+                   'null: answer or gold_target',
     'data.limit':'take the first so many prompts of the input; null: all',
     'split.eval':'share of the prompts to hold out',
     'split.near':'near-duplicate prompts go to the same side',

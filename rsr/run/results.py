@@ -187,7 +187,7 @@ def _empty_files(s):
 
 @patch(as_prop=True)
 def exit_code(self:Run)->int:
-    "Return 0 if the run is finished; 1: prompts failed for outside reasons; 3: budget; 4: a file has no row; 130: Ctrl-C."
+    "Return 0 if the run is finished; 1: prompts failed outside; 3: a budget; 4: a file has no row; 130: Ctrl-C."
     if self.stop_reason:
         return dict(budget=3, interrupted=130).get(self.stop_reason, 1)
     s = self.stats()

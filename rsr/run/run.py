@@ -52,15 +52,19 @@ def _dotted_options(key, value, sch):
     return [_bare_option(key, value, sch)]
 
 # %% ../../nbs/run/09_run.ipynb #e4b99724
+def _as_list(prompts):
+    "Return a Series, an array or a single row as a list; anything else as it is."
+    if hasattr(prompts, 'tolist') and not hasattr(prompts, 'columns'):
+        return prompts.tolist()
+    return [prompts] if isinstance(prompts, dict) else prompts
+
+# %% ../../nbs/run/09_run.ipynb #2fb75676
 def as_rows(
     prompts   # whatever `sample` is given
 ):
     "Turn texts, or a single row, into rows; return anything else as it is."
-    if hasattr(prompts, 'tolist') and not hasattr(prompts, 'columns'):   # a Series, an array
-        prompts = prompts.tolist()
-    if isinstance(prompts, dict):
-        return [prompts]
-    if not isinstance(prompts, (list, tuple)) or not prompts or not all(isinstance(p, str) for p in prompts):
+    prompts = _as_list(prompts)
+    if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
         return prompts
     return [dict(id=str(i), messages=[dict(role='user', content=p)]) for i, p in enumerate(prompts, 1)]
 
@@ -74,19 +78,24 @@ def _check_is_path(text):
                        f'Give texts as a list: [{shown}]')
 
 # %% ../../nbs/run/09_run.ipynb #05137b8a
+def _named_work_dir(options):
+    "Return the run directory that the last of some options names, or None."
+    pairs = [o.split('=', 1) if isinstance(o, str) and '=' in o else o for o in options]
+    return next((value for key, value in reversed(pairs) if key=='work_dir'), None)
+
+# %% ../../nbs/run/09_run.ipynb #f8ca6b3a
 def _chosen_recipe(recipe, pairs):
     "Return the recipe that is named, else that of the run in work_dir, else sft."
     if recipe is not None:
         return recipe
-    named = [o.removeprefix('work_dir=') for o in pairs if isinstance(o, str) and o.startswith('work_dir=')]
-    named += [value for key, value in (o for o in pairs if not isinstance(o, str)) if key=='work_dir' and value]
-    own = Path(named[-1])/'recipe.yaml' if named else None
+    work_dir = _named_work_dir(pairs)
+    own = work_dir and Path(work_dir)/'recipe.yaml'
     return str(own) if own and own.is_file() else 'sft'
 
 # %% ../../nbs/run/09_run.ipynb #b4600ad5
 def sample(
     prompts=None,           # a path, rows, texts, a DataFrame, or a datasets.Dataset; None: the recipe's input
-    recipe=None,            # a shipped recipe's name, a path, a dict, or several: ['sft', 'dpo']; None: the run's, or sft
+    recipe=None,            # a shipped name, a path, a dict, or several: ['sft', 'dpo']; None: the run's own, or sft
     model:str=None,         # the model's name; None without base_url: the embedded model
     base_url:str=None,      # an OpenAI-compatible endpoint
     progress=True,          # bar, lines or none; True: a bar on a terminal and in a notebook, else lines
