@@ -131,17 +131,18 @@ def _pairs_audit(args):
     return int(found['verdict']=='bad')
 
 # %% ../../nbs/cli/01_inspect.ipynb #283e4a36
-def _join_line(made):
-    "Say how many pairs were made, and why others were not."
-    skipped = ', '.join(f'{why} {n}' for why, n in made['dropped'].items()) or 'none'
-    return f"{made['pairs']} pairs from {made['prompts']} prompts, {made['swapped']} swapped; skipped: {skipped}"
+def _join_text(made):
+    "Say how many pairs were made, and why others were not, with a remedy for each reason."
+    from rsr.formatters.left_out import remedy
+    skipped = [f'  {n} skipped: {why} ({remedy(why)})' for why, n in made['dropped'].items()]
+    return '\n'.join([f"{made['pairs']} pairs from {made['prompts']} prompts, {made['swapped']} swapped", *skipped])
 
 # %% ../../nbs/cli/01_inspect.ipynb #4390a2a8
 def _pairs_join(args):
     "Join two runs into pairs."
     from rsr.run.results import pair_runs
     (chosen, rejected, to), opts = split_args('pairs', args, 3, 3)
-    out(_join_line(pair_runs(chosen, rejected, to, **opts)))
+    out(_join_text(pair_runs(chosen, rejected, to, **opts)))
     for path in sorted((Path(to)/'train').glob('*')):
         out(path)
     return 0
