@@ -213,7 +213,8 @@ def test_an_upper_bound_is_one(tmp_path, monkeypatch, seed):
                                dict(max_length_ratio=1.01, max_pairs_per_prompt=2, thinking='strip'),
                                dict(rejected='near_mean', max_pairs_per_prompt=4),
                                dict(max_margin=.6, max_pairs_per_prompt=4),
-                               dict(strategy='temperature', max_length_ratio=1.2)], ids=str)
+                               dict(strategy='temperature', max_length_ratio=1.2),
+                               dict(min_rejected_chars=9, max_pairs_per_prompt=4)], ids=str)
 def test_rules_that_leave_pairs_out_are_told_as_at_most(tmp_path, monkeypatch, o):
     monkeypatch.setattr(thresholds, 'MOST_CALLS', 0)
     gaps = []

@@ -1,4 +1,5 @@
 "Files of every method from real runs: KTO, GRPO, targets, splits, stages, decontamination."
+import collections
 import contextlib
 import importlib.util
 import json
@@ -291,3 +292,20 @@ def test_advice_on_options_is_given_once(here, server, capsys):
     assert 'kto.jsonl: positive_share 0.4 is outside the 60 to 70 %' in capsys.readouterr().err
     go(server, 6, 'dpo', work_dir='binary', **every)
     assert 'serves better' not in capsys.readouterr().err     # failed responses are all equal
+
+def test_a_rejected_response_below_the_floor_is_sampled_again(here, server):
+    "And counted where nothing longer comes."
+    asked = collections.Counter()
+    def reply(body):
+        user = body['messages'][-1]['content']
+        k = asked[user] = asked[user]+1
+        if k==1:
+            return r'The answer is \boxed{A}'
+        return r'\boxed{B}' if k<4 or user=='prompt 3' else r'It must be \boxed{B}, by elimination of all others.'
+    server.set(reply=reply)
+    run = go(server, 6, 'dpo', formatter=dict(min_rejected_chars=20, target='trl'), max_rollouts=6, step_size=1, max_steps=6)
+    assert asked=={f'prompt {i}':6 if i==3 else 4 for i in range(6)}
+    assert {len(r['rejected'][0]['content'])>=20 for r in read_jsonl('run/train/dpo.jsonl')}=={True}
+    assert run.stats()['rows']['dpo.jsonl']['without_row']=={'rejected too short':1}
+    assert '1 × rejected too short: raise sampling.max_rollouts, or lower min_rejected_chars' in run.summary()
+    assert run.format('dpo', min_rejected_chars=None)=={'dpo.jsonl':6}

@@ -309,3 +309,45 @@ def test_sampling_goes_on_until_a_pair_is_alike_in_length(here):
     assert all(length_ratio(r['chosen']['value'], r['rejected']['value'])<=1.5
                for r in read_jsonl('alike/train/dpo.jsonl'))
     assert run.stats()['rows']['dpo.jsonl']['rows']==8
+
+def test_a_writer_that_never_succeeds_is_given_up(here):
+    "With the figure, after as many copies as the bound takes; a resume does not begin anew, and the option decides."
+    (here/'v.py').write_text(VERIFIER)
+    write_jsonl('in.jsonl', questions(260))
+    copies = []
+    def reply(body):
+        user = body['messages'][-1]['content']
+        if 'so that it has this flaw' not in user:
+            return 'You could look at the first page. quality 0.9000'
+        copies.append(user)
+        return 'I would rather not. quality 0.5000'
+    with Loopback(reply=reply) as s:
+        more = ['pairs.flaws=[too_verbose,wrong_tone]', 'sampler.concurrent_requests=4', 'sampling.max_rollouts=4']
+        p = rsr('run', 'flawed', *options(s, *more))
+        assert p.returncode in (0, 4), p.stderr
+        assert 189<=len(copies)<230 and p.stderr.count('of 189 flawed copies make a pair, so at most 2.0% do')==1
+        assert 'gave_up 2' in p.stdout and 'flaw: not there: use another writer' in p.stdout
+        first = len(copies)
+        p = rsr('run', 'work_dir=w')
+        assert len(copies)==first and 'flawed copies make a pair' in p.stderr
+        p = rsr('run', 'work_dir=w', 'pairs.give_up=null')
+        assert len(copies)==4*260, p.stderr
+
+def test_one_flaw_is_given_up_and_the_other_goes_on(place, here):
+    "The writer of this model can be verbose, and nothing else."
+    write_jsonl('in.jsonl', questions(420))
+    asked = {'too_verbose':0, 'wrong_tone':0}
+    def reply(body):
+        user = body['messages'][-1]['content']
+        if 'so that it has this flaw' not in user:
+            return "You could look at the first page. quality 0.9000"
+        flaw = next(f for f in asked if f'{f}:' in user)
+        asked[flaw] += 1
+        long = 'You could look at the first page. That is the page that you could look at first. ' if flaw=='too_verbose' else ''
+        return long+'quality 0.5000'
+    with Loopback(reply=reply) as s:
+        p = rsr('run', 'flawed', *options(s, 'pairs.flaws=[too_verbose,wrong_tone]', 'sampler.concurrent_requests=4'))
+        assert p.returncode==0 and p.stderr.count('make a pair, so at most')==1, p.stderr
+    assert '0 of 189 copies with wrong_tone make a pair' in p.stderr and asked['wrong_tone']<210
+    pairs = load_run('w').pairs()
+    assert {x['flaw'] for x in pairs}=={'too_verbose'} and len(pairs)==asked['too_verbose']>200

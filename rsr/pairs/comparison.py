@@ -12,6 +12,7 @@ from statistics import NormalDist
 from fastcore.basics import patch
 from ..data.statistics import wilson
 from ..data.types import RsrError, no_such
+from ..formatters.left_out import remedy
 from .audit import MIN_MARGIN, audit, percent, shown_value
 from .audit_report import lay_out
 from .shortcuts import read_pairs
@@ -269,7 +270,8 @@ def compare_table(
     lines = lay_out([('', *names), *[(k, *[c[k] for c in columns]) for k in columns[0]]])
     dropped = _dropped_rows(rows)
     if dropped:
-        lines += ['', *lay_out([('dropped', *names), *dropped])]
+        head, *counts = lay_out([('dropped', *names), *dropped])
+        lines += ['', head, *[f'{line}  {remedy(reason)}'.rstrip() for line, (reason, *_) in zip(counts, dropped)]]
     if d['differences']:
         lines += ['', 'prompts with a pair, prompt by prompt', *map(_difference_line, d['differences'])]
     if d['notes']:

@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['STRATEGIES', 'PAIR_DEFAULTS', 'Plan', 'strategy', 'strong_vs_weak', 'temperature', 'rubric_selection',
            'with_vs_without_reference', 'flawed', 'RuleSampler', 'check_pairs', 'make_plan', 'pair_options',
-           'ChosenResponses', 'chosen_side', 'rejected_side', 'FlawedCopies', 'pair_loops']
+           'ChosenResponses', 'chosen_side', 'rejected_side', 'FlawedCopies', 'CopyTally', 'pair_loops']
 
 # %% ../../nbs/pairs/02_strategies.ipynb #c999d642
 import functools, inspect
+from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from fastcore.basics import patch
 from ..data.files import fingerprint
+from ..data.statistics import wilson
+from ..data.terminal import warn
 from ..data.text import prompt_text, split_thinking
 from ..data.types import EPS, Rollout, RsrError, no_such, passed
 from ..formatters.pairing import implausible, length_problem
@@ -40,6 +43,7 @@ class Plan:
     by_rule: bool = False         # flaws are introduced by rule, without a model
     criteria: dict = field(default_factory=dict)   # {flaw: [criteria that should flip]}
     most_others: int = 0          # how many other criteria may change
+    give_up: float = None         # success rate of flawed copies below which no more are asked for
 
 # %% ../../nbs/pairs/02_strategies.ipynb #bc28e102
 STRATEGIES = {}
@@ -119,7 +123,8 @@ def flawed(sampler,
     by:str='model',         # model, rule
     writer:dict=None,       # sampler options of the model that introduces the flaw; None: the recipe's
     criteria:dict=None,     # {flaw: [ids of the rubric criteria that should flip]}; None: the flaw's own
-    most_others:int=0       # how many other criteria may change
+    most_others:int=0,      # how many other criteria may change
+    give_up:float=0.02      # ask for no more copies when surely fewer than this share succeed; null: never
 )->Plan:
     "Take a good response as chosen, and the same with one flaw as rejected."
     types = _flaw_types(flaws, flaws_file, by)
@@ -127,7 +132,7 @@ def flawed(sampler,
         if n not in types:
             raise RsrError('pairs.criteria: '+no_such('flaw type', n, types))
     return Plan(dict(sampler), {**sampler, **(writer or {})}, rejected_config=_flaw_config(types, by), flaws=types,
-                by_rule=by=='rule', criteria=criteria or {}, most_others=most_others)
+                by_rule=by=='rule', criteria=criteria or {}, most_others=most_others, give_up=give_up)
 
 # %% ../../nbs/pairs/02_strategies.ipynb #e97088ff
 class RuleSampler:
@@ -199,6 +204,8 @@ def _check_number(k, v):
 
 # %% ../../nbs/pairs/02_strategies.ipynb #ef9becd4
 def _check_value(k, v):
+    if k=='give_up' and v is not None and not (isinstance(v, (int, float)) and not isinstance(v, bool) and 0<v<1):
+        raise RsrError(f'pairs.give_up: {v!r} is not a share between 0 and 1, or null')
     if k in ('strong', 'weak', 'writer', 'criteria') and v is not None and not isinstance(v, dict):
         raise RsrError(f'pairs.{k}: {v!r} is not a mapping')
     if k in ('strong', 'weak', 'writer'):
@@ -302,9 +309,7 @@ def rejected_side(
         return 0, (0 if done else 1)
     if not plan.flaws:
         return PairSide('rejected', need, plan.rejected_config, fits=_fits(chosen, rule))
-    copies = FlawedCopies(plan, chosen)
-    return PairSide('rejected', need, plan.rejected_config, copies.messages, copies.source, _fits(chosen, rule),
-                    copies.note)
+    return _flawed_side(plan, chosen, need, _fits(chosen, rule))
 
 # %% ../../nbs/pairs/02_strategies.ipynb #d41ff098
 class FlawedCopies:
@@ -344,6 +349,60 @@ def note(self:FlawedCopies, prompt, r, score):
     problem = flaw_problem(flaw, split_thinking(c.text)[1], split_thinking(r.text)[1], prompt_text(prompt),
                            answers if all(answers) else None, self.plan.criteria.get(flaw.name), self.plan.most_others)
     return replace(score, detail={**(score.detail or {}), '_flaw':dict(type=flaw.name, problem=problem)})
+
+# %% ../../nbs/pairs/02_strategies.ipynb #cd50bafd
+class CopyTally:
+    "How many flawed copies served, of all and of each flaw, and which of these are given up."
+    def __init__(self, least):
+        self.least = least     # success rate below which to give up; None: never
+        self.copies, self.served, self.over = Counter(), Counter(), set()
+
+# %% ../../nbs/pairs/02_strategies.ipynb #a11d8e21
+_ALL = None   # stands for all flaws
+
+@patch
+def add(self:CopyTally, flaw, served):
+    "Count a copy with a flaw, and whether it makes a pair."
+    for name in _ALL, flaw:
+        self.copies[name] += 1
+        self.served[name] += served
+        hopeless = self.least is not None and self.most(name)<self.least
+        if hopeless and name not in self.over:
+            self._give_up(name)
+
+# %% ../../nbs/pairs/02_strategies.ipynb #b4da75a3
+@patch
+def most(self:CopyTally, name)->float:
+    "Return the upper end of the 95 % interval of a flaw's success rate."
+    n = self.copies[name]
+    return wilson(self.served[name]/n, n)[1]
+
+# %% ../../nbs/pairs/02_strategies.ipynb #2572bdff
+@patch
+def _give_up(self:CopyTally, name):
+    "Give up a flaw, or all of them, and say so."
+    if _ALL not in self.over:
+        what = 'flawed copies' if name==_ALL else f'copies with {name}'
+        warn(f'pairs: {self.served[name]} of {self.copies[name]} {what} make a pair, so at most {self.most(name):.1%} do '
+             '(95 %): no more are asked for. Use another pairs.writer or other pairs.flaws; pairs.give_up=null asks on')
+    self.over.add(name)
+
+# %% ../../nbs/pairs/02_strategies.ipynb #7aa78882
+@patch
+def has_given_up(self:CopyTally, flaw):
+    "Check whether no more copies with a flaw are asked for."
+    return _ALL in self.over or flaw in self.over
+
+# %% ../../nbs/pairs/02_strategies.ipynb #2feb3297
+def _flawed_side(plan, chosen, need, fits):
+    "Return the side that samples flawed copies until the writer is given up."
+    copies, tally = FlawedCopies(plan, chosen), CopyTally(None if plan.by_rule else plan.give_up)
+    def saw(prompt, sample):
+        tally.add(copies.flaw(prompt).name, need(prompt, [sample])==(0, 0))
+    def gave_up(prompt):
+        return tally.has_given_up(copies.flaw(prompt).name)
+    return PairSide('rejected', need, plan.rejected_config, copies.messages, copies.source, fits, copies.note,
+                    saw=saw, gave_up=gave_up)
 
 # %% ../../nbs/pairs/02_strategies.ipynb #cb3e74eb
 def pair_loops(

@@ -61,6 +61,13 @@ def _any_fits(prompt, rollout):
 def _same_score(prompt, rollout, score):
     return score
 
+# %% ../../nbs/sampling/07_schedule.ipynb #4b161835
+def _ignore(prompt, sample):
+    return None
+
+def _never(prompt):
+    return False
+
 # %% ../../nbs/sampling/07_schedule.ipynb #9d799647
 @dataclass
 class PairSide:
@@ -73,6 +80,8 @@ class PairSide:
     fits: object = _any_fits          # (prompt, rollout) -> can it serve on this side?
     note: object = _same_score        # (prompt, rollout, Score) -> the Score to keep, with its findings in the detail
     open_end: bool = False            # leave satisfied prompts open, for the other side
+    saw: object = _ignore             # (prompt, (score, digest or None)): is told of each scored sample
+    gave_up: object = _never          # prompt -> are further samples of it pointless?
 
 # %% ../../nbs/sampling/07_schedule.ipynb #ec3405be
 class Schedule:
@@ -155,11 +164,19 @@ def _is_unscorable(self:Schedule, st):
     step_done = st.valid and (self.auto or st.valid%self.o.step_size==0)
     return bool(step_done and not st.seen)
 
-# %% ../../nbs/sampling/07_schedule.ipynb #56cd2792
+# %% ../../nbs/sampling/07_schedule.ipynb #eb860cf8
+@patch
+def _side_gave_up(self:Schedule, st):
+    "Check whether this side of the pair has given up on a prompt."
+    return bool(self.side) and self.side.gave_up(st.prompt)
+
+# %% ../../nbs/sampling/07_schedule.ipynb #f5c1d638
 @patch
 def _is_hopeless(self:Schedule, st, needs):
-    "Check whether a prompt's chance is below `give_up`."
+    "Check whether a prompt's chance is below `give_up`, or its side has given up."
     o = self.o
+    if self._side_gave_up(st):
+        return True
     if not (o.give_up and o.early_stop and st.seen):
         return False
     return self.chance(st, o.max_rollouts-st.valid, needs)<o.give_up
@@ -205,13 +222,16 @@ def queue(self:Schedule, st, seq=None):
     n = next(self.seq)
     heapq.heappush(self.heap, (st.asked, seq or n, n, st))
 
-# %% ../../nbs/sampling/07_schedule.ipynb #28f37f51
+# %% ../../nbs/sampling/07_schedule.ipynb #1ad26b9b
 @patch
 def _pop_queued(self:Schedule):
     "Pop the first queued prompt with something to send, and its turn; None if there is none."
     while self.heap:
         _, seq, _, st = heapq.heappop(self.heap)
-        if st.unsent or st.missing:
+        if st.unsent and not st.missing and self._side_gave_up(st):
+            st.unsent = 0
+            self.advance(st)
+        elif st.unsent or st.missing:
             return st, seq
 
 # %% ../../nbs/sampling/07_schedule.ipynb #36c868f1
@@ -229,7 +249,7 @@ def _has_room(self:Schedule, st):
     "Check whether a prompt with samples in flight may get another."
     most = self.o.max_rollouts
     full = st.valid+st.inflight>=most or st.tries>=2*most
-    return bool(st.inflight) and not st.error and not full
+    return bool(st.inflight) and not (st.error or full or self._side_gave_up(st))
 
 # %% ../../nbs/sampling/07_schedule.ipynb #7285437a
 @patch
@@ -259,6 +279,15 @@ def as_seen(self:Schedule, st, r):
     usable = not self.side or self.side.fits(st.prompt, r)
     return r.score, digest(r.text) if usable else None
 
+# %% ../../nbs/sampling/07_schedule.ipynb #94f49373
+@patch
+def see(self:Schedule, st, r):
+    "Note a scored rollout in the state of its prompt, and tell the side of the pair."
+    sample = self.as_seen(st, r)
+    st.seen.append(sample)
+    if self.side:
+        self.side.saw(st.prompt, sample)
+
 # %% ../../nbs/sampling/07_schedule.ipynb #cebb3964
 @patch
 def _is_attempt(self:Schedule, r):
@@ -276,7 +305,7 @@ def _add_valid(self:Schedule, st, r):
     if r.score is None:
         st.rescore.append(r)
     else:
-        st.seen.append(self.as_seen(st, r))
+        self.see(st, r)
 
 # %% ../../nbs/sampling/07_schedule.ipynb #5b2c9496
 @patch
