@@ -133,10 +133,11 @@ def _pairs_audit(args):
     return int(found['verdict']=='bad')
 
 # %% ../../nbs/cli/01_inspect.ipynb #283e4a36
-def _join_line(made):
-    "Say how many pairs were made, and why others were not."
-    skipped = ', '.join(f'{why} {n}' for why, n in made['dropped'].items()) or 'none'
-    return f"{made['pairs']} pairs from {made['prompts']} prompts, {made['swapped']} swapped; skipped: {skipped}"
+def _join_text(made):
+    "Say how many pairs were made, and why others were not, with a remedy for each reason."
+    from rsr.formatters.left_out import remedy
+    skipped = [f'  {n} skipped: {why} ({remedy(why)})' for why, n in made['dropped'].items()]
+    return '\n'.join([f"{made['pairs']} pairs from {made['prompts']} prompts, {made['swapped']} swapped", *skipped])
 
 # %% ../../nbs/cli/01_inspect.ipynb #4390a2a8
 def _pairs_join(args):
@@ -146,7 +147,7 @@ def _pairs_join(args):
     as_data = opts.pop('json', False)
     made = pair_runs(chosen, rejected, to, **opts)
     files = [str(p) for p in sorted((Path(to)/'train').glob('*'))]
-    return print_found({**made, 'files':files}, lambda _: '\n'.join([_join_line(made), *files]), as_data)
+    return print_found({**made, 'files':files}, lambda _: '\n'.join([_join_text(made), *files]), as_data)
 
 # %% ../../nbs/cli/01_inspect.ipynb #c0024d50
 def _pairs_compare(args):

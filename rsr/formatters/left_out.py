@@ -51,7 +51,7 @@ REMEDIES.update({
 REMEDIES.update({
     'chosen does not pass':'raise sampling.max_rollouts, use a stronger model for chosen, or lower pass_threshold',
     'no chosen side':'raise sampling.max_rollouts, use a stronger model for chosen, or lower pass_threshold',
-    'no rejected side':'resume the run, or raise sampling.max_rollouts',
+    'no rejected side':'resume the run, or raise sampling.max_rollouts (with flawed copies also: pairs.give_up)',
     'too few responses':'raise sampling.max_rollouts',
     'rejected in review':'a person rejected it; clear the verdict in rsr explore to bring it back',
     'made from another response':'resume the run: the best chosen response has changed since the copy was made',

@@ -392,7 +392,7 @@ async def _arrived(self:Requests, st, keys, rollouts, error):
 def _note_score(self:Requests, st, r, score):
     "Note a score in the prompt's state, with the digest of its text, and count it."
     r.score, r.detail = score.value, score.detail
-    st.seen.append(self.as_seen(st, r))
+    self.see(st, r)
     self.n['scored'] += 1
     self.n['passed'] += passed(score.value, self.pass_at)
 
