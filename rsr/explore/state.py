@@ -203,9 +203,11 @@ def list_prompts(self:Exploration, changed=''):
     "Read the current page of prompts."
     if self.filling:
         return
-    if changed not in ('', 'page') and self.page:
-        self.page = 0   # which comes back here
-        return
+    if changed not in ('', 'page'):
+        self.place = 0
+        if self.page:
+            self.page = 0   # which comes back here
+            return
     with self._store() as st:
         self.table = prompt_table(st, self.scores, self.pass_threshold, self.show, self.sort, self.search, self.page)
     self.draw('list')
@@ -235,8 +237,9 @@ def two_to_show(
 # %% ../../nbs/explore/04_state.ipynb #0ac23bb7
 @patch
 def pairs_of(self:Exploration, store, prompt)->list:
-    "Return the pairs of a prompt; [] if the run writes none."
-    return prompt_pairs(store, self.dpo, prompt, valid_outcomes(self.recipe)) if self.dpo else []
+    "Return the pairs of a prompt, first those that others have reviewed and this annotator has not; [] without any."
+    pairs = prompt_pairs(store, self.dpo, prompt, valid_outcomes(self.recipe)) if self.dpo else []
+    return sorted(pairs, key=lambda p: (self.annotator in p['votes'], not p['votes']))
 
 @patch
 def _take_reviews(self:Exploration, store, prompt):
@@ -376,7 +379,7 @@ def step(self:Exploration, by:int=1):
     def keys():
         return [r['key'] for r in self.table['rows']]
     # a label may have taken the open prompt off the list: the next one has its place
-    at = keys().index(self.prompt)+by if self.prompt in keys() else self.place-(by<0)
+    at = keys().index(self.prompt)+by if self.prompt in keys() else self.place-(by<0 and self.prompt is not None)
     if not 0<=at<len(keys()):
         page = self.page+by
         if not 0<=page*PAGE_SIZE<self.table['total']:
