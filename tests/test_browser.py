@@ -17,6 +17,7 @@ from rsr.explore.score_index import read_scores, read_texts
 from rsr.explore.thresholds import preview_counts, with_thresholds
 from rsr.formatters.writer import make_formatters
 
+HIDDEN = '\u202e\u202c\x00\x07\u2028\ufeff'
 CHROMIUM = Path('/usr/bin/chromium')
 NEEDED = [m for m in ('playwright', 'voila') if not find_spec(m)]
 pytestmark = [pytest.mark.slow,
@@ -29,9 +30,8 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def url(run):
-    p = subprocess.Popen([sys.executable, '-c',
-                          f'from rsr.explore.serve import serve; serve({str(run.path)!r}, open_browser=False)'],
-                         stdout=subprocess.PIPE, text=True)
+    code = f'from rsr.explore.serve import serve; serve({str(run.path)!r}, open_browser=False, annotator="anna")'
+    p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
     yield p.stdout.readline().split()[-1]
     p.send_signal(signal.SIGINT)
     assert p.wait(60)==0, 'Ctrl-C ends it'
@@ -75,6 +75,10 @@ def until(page, what, seconds=10):
             return x
         page.wait_for_timeout(50)
     assert what()
+
+def shown_id(id_):
+    "A prompt's id as the page shows it."
+    return ''.join(f'U+{ord(c):04X}' if c in HIDDEN else c for c in id_)
 
 @pytest.mark.parametrize('by', [signal.SIGINT, signal.SIGTERM], ids=['Ctrl-C', 'SIGTERM'])
 def test_the_server_ends_with_its_command(run, by):
@@ -182,9 +186,115 @@ def test_labels_and_pairs_reach_the_ledger(page, run):
     page.wait_for_selector('text=Pair:')
     page.locator('button:has-text("Reject")').click()
     until(page, lambda: 'reject' in reviews().values())
-    page.locator('button:text-is("pass")').first.click()
+    page.locator('button:text-is("pass (1)")').first.click()
     until(page, lambda: 'pass' in reviews().values())
     page.wait_for_selector('text=labelled pass')
+
+def said(run):
+    "What anna has said in the ledger."
+    st = Store(run.path, write=False)
+    try:
+        return st.reviews(annotator='anna')
+    finally:
+        st.close()
+
+def press(page, key):
+    "Press a key once the button that it clicks can be clicked."
+    page.wait_for_function(f"""[...document.querySelectorAll('button.rsr-key-{key}')]
+        .some(b => b.offsetParent && !b.disabled)""")
+    page.keyboard.press(key)
+
+def shown(page):
+    "The numbers of the two rollouts on screen."
+    heads = page.locator('.rsr > div:has(> .rsr-b)').all_inner_texts()
+    return [int(re.match(r'#(\d+)', text)[1]) for text in heads]
+
+def test_keys_do_what_the_buttons_do(page, run):
+    before = said(run)
+    page.keyboard.press('j')   # nothing has been clicked yet
+    page.wait_for_function("document.querySelector('.rsr-id')?.innerText.startsWith('q0')")
+    press(page, 'n')
+    page.wait_for_selector('text=Pair:')
+    opened = page.locator('.rsr-id').inner_text()
+    press(page, 'a')
+    until(page, lambda: len(said(run))>len(before))
+    assert {v for pair, v in said(run).items() if pair not in before}=={'accept'}
+    page.wait_for_selector('text=accepted by anna')
+    press(page, 's')
+    page.wait_for_selector('text=swapped by anna')
+    press(page, 'u')
+    until(page, lambda: said(run)==before)
+    page.keyboard.press('1')
+    page.wait_for_selector('text=labelled pass by anna')
+    page.keyboard.press('2')
+    page.wait_for_selector('text=labelled fail by anna')
+    page.keyboard.press('j')
+    until(page, lambda: page.locator('.rsr-id').inner_text()!=opened)
+    press(page, 'k')
+    until(page, lambda: page.locator('.rsr-id').inner_text()==opened)
+
+def test_keys_are_letters_in_a_text_field(page, run):
+    before = said(run)
+    press(page, 'n')
+    page.wait_for_selector('text=Pair:')
+    box = page.locator('input[placeholder*="text in the prompt"]')
+    box.click()
+    page.keyboard.type('jars 12')
+    assert box.input_value()=='jars 12' and said(run)==before
+    page.locator('input[type=number]:visible').first.click()
+    page.keyboard.press('1')
+    page.keyboard.press('Control+a')
+    page.wait_for_timeout(300)
+    assert said(run)==before
+
+def test_in_a_notebook_keys_belong_to_what_has_the_focus(page, run):
+    before = said(run)
+    press(page, 'n')
+    page.wait_for_selector('text=Pair:')
+    page.evaluate("""() => { const cell = document.createElement('div'); cell.className = 'jp-NotebookPanel';
+        cell.tabIndex = 0; cell.id = 'cell'; document.body.append(cell); cell.focus();
+        document.addEventListener('keydown', e => { window.lab = (window.lab || '')+e.key }) }""")
+    page.keyboard.press('r')
+    page.wait_for_function("window.lab=='r'")
+    assert said(run)==before
+    page.locator('.rsr-text').first.click()   # a text takes no focus by itself
+    press(page, 'r')
+    until(page, lambda: said(run)!=before)
+    assert page.evaluate('window.lab')=='r'   # the notebook's own commands stay out of it
+    press(page, 'u')
+    until(page, lambda: said(run)==before)
+
+def test_after_a_label_nothing_is_judged_that_is_not_on_screen(page, run):
+    press(page, 'n')
+    page.wait_for_selector('text=Pair:')
+    before, two = said(run), shown(page)
+    page.keyboard.press('2')
+    page.wait_for_selector('text=labelled fail by anna')
+    page.wait_for_function("!document.querySelector('button.rsr-key-a').offsetParent || "
+                           "[...document.querySelectorAll('button.rsr-key-a')].every(b => b.disabled)")
+    for key in 'asr':
+        page.keyboard.press(key)
+    page.locator('.rsr-label-left button').first.click()   # no label
+    until(page, lambda: said(run)==before)
+    assert shown(page)==two
+
+def test_two_annotators_at_once(page, run):
+    press(page, 'n')
+    page.wait_for_selector('text=Pair:')
+    id_ = page.locator('.rsr-id').inner_text()
+    st = Store(run.path)
+    p = next(p for p, *_ in st.walk() if shown_id(p.id)==id_)
+    left = shown(page)[0]
+    key = next(r.key for _, _, rs in st.walk(keys=[p.key]) for r in rs if r.idx==left)
+    st.review(key, 'fail', annotator='ben')
+    st.close()
+    before = said(run)
+    press(page, 'a')
+    page.wait_for_selector('text=is not a pair any more')
+    assert said(run)==before
+    st = Store(run.path)
+    st.review(key, None, annotator='ben')
+    st.close()
 
 def test_filter_search_and_pages(page):
     first = page.locator('.rsr-list select').first

@@ -15,6 +15,7 @@ from conftest import read_jsonl, rows
 from conftest import rsr as command
 
 from rsr import load_run, sample
+from rsr.data.statistics import initial_rates
 from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score, failed, passed
 from rsr.explore import state, thresholds
@@ -30,6 +31,7 @@ from rsr.explore.html import (
     text_box,
 )
 from rsr.explore.prompts import prompt_rollouts, prompt_table
+from rsr.explore.score_figures import scores_data
 from rsr.explore.score_index import read_scores, read_splits, read_texts, text_mode
 from rsr.explore.state import Exploration
 from rsr.explore.thresholds import histogram, preview_counts, with_thresholds
@@ -667,3 +669,295 @@ def test_a_run_under_way_is_read_again(run):
     ex.widgets['again'].click()
     assert len(ex.rollouts)==n+2 and ex.counts!=before and len(ex.scores.key)==290
     assert same(*told_and_written(run, RECIPE))
+
+# ---- what is judged is what is shown
+
+def pairs_said(run, annotator=None):
+    "The pair reviews of the ledger."
+    st = Store(run.path, write=False)
+    try:
+        return {pair:v for pair, v in st.reviews(annotator=annotator).items() if pair[1]}
+    finally:
+        st.close()
+
+@pytest.fixture
+def distinct(tmp_path):
+    "A run in which hardly two texts are equal."
+    return messy(tmp_path/'run', 20, texts=10**6)
+
+def test_a_label_that_changes_the_pair_leaves_nothing_to_judge(distinct):
+    ex = Explorer(distinct, 'anna')
+    ws = ex.ui and ex.widgets
+    ex.next_pair()
+    two = ex.left, ex.right
+    assert ws['show_pair'].layout.display=='none' and not ws['accept'].disabled
+    ws['left_label'].value = 'fail'
+    assert (ex.left, ex.right)==two and ex.pairs and ex.on_screen is None
+    assert 'not what is shown' in ws['pair'].value and ws['show_pair'].layout.display==''
+    assert all(ws[name].disabled for name in ('accept', 'swap', 'reject', 'clear'))
+    for verdict in ('accept', 'swap', 'reject'):   # by a key that was pressed before the buttons went
+        ex.open_prompt(keep=True)
+        ex.left, ex.right = two
+        ex.judge_pair(verdict)
+        assert 'Not saved' in ex.message and pairs_said(distinct)=={} and ex.on_screen==ex.pairs[0]
+    ws['swap'].click()   # now that it is on screen
+    assert pairs_said(distinct)=={(ex.left, ex.right):'swap'} and ex.message==''
+
+def test_nothing_that_is_labelled_fail_is_chosen(distinct):
+    "Whatever was said of the pair before, and in whatever order."
+    for formatters in (RECIPE, [dict(type='dpo', strategy='rubric_selection', pass_threshold=.8)]):
+        configs = [dict(f, min_margin=.1) if f['type']=='dpo' else f for f in formatters]
+        (distinct.path/'recipe.yaml').write_text(yaml.safe_dump(dict(Run(distinct.path).recipe, formatter=configs)))
+        for verdict in ('accept', 'swap'):
+            ex = Exploration(Run(distinct.path), 'anna')
+            ex.next_pair()
+            chosen, rejected = ex.left, ex.right
+            ex.judge_pair(verdict)
+            ex.review(rejected if verdict=='swap' else chosen, 'fail')
+            labelled = {key for (key, other), v in ex.scores.reviews.items() if not other and v=='fail'}
+            assert not labelled & {p['chosen_key'] for p in Run(distinct.path).pairs()}
+
+def test_a_late_click_names_what_stood_beside_the_button(distinct):
+    ex = Explorer(distinct, 'anna')
+    ws = ex.ui and ex.widgets
+    ex.next_pair()
+    first, accept, label = (ex.left, ex.right), ws['accept'], ws['left_label']
+    ex.next_pair()
+    second = ex.left, ex.right
+    assert first!=second and ws['accept'] is not accept
+    accept.click()   # the page still showed the first pair
+    assert pairs_said(distinct)=={first:'accept'} and (ex.left, ex.right)==second
+    label.value = 'fail'
+    assert ex.scores.own[first[0], 0]=='fail' and (second[0], 0) not in ex.scores.own
+
+def test_a_stale_review_of_another_tab_is_refused_and_shown_anew(distinct):
+    tabs = [Explorer(distinct, name) for name in ('anna', 'ben')]
+    assert all(ex.ui for ex in tabs)
+    tabs[0].next_pair()
+    tabs[1].prompt = tabs[0].prompt
+    chosen = tabs[0].left
+    tabs[1].review(chosen, 'fail')
+    tabs[0].widgets['accept'].click()
+    assert 'is not a pair any more' in tabs[0].message and pairs_said(distinct)=={}
+    assert tabs[0].on_screen==tabs[0].pairs[0] and 'Not saved' in tabs[0].widgets['note'].value
+    assert {w['file']:w['rows'] for w in tabs[0].counts}=={w['file']:w['rows'] for w in tabs[1].counts}
+
+def test_rollouts_that_came_meanwhile_make_a_review_stale(distinct):
+    ex = Exploration(distinct, 'anna')
+    ex.next_pair()
+    st = Store(distinct.path)
+    best, worst = st.ask(ex.prompt, [50, 51], 9, 1, 64)
+    for key, score, text in (best, 1., 'the best'), (worst, 0., 'the worst'):
+        st.answer(Rollout(text, outcome='kept', key=key))
+        st.add_score(key, st.get('verifier'), Score(score))
+    for r in ex.rollouts:   # the others leave the pair
+        st.review(r['key'], 'fail', annotator='ben')
+    st.close()
+    ex.judge_pair('accept')
+    assert 'not a pair any more' in ex.message and pairs_said(distinct)=={}
+    assert ex.left==best
+
+def test_a_label_that_could_not_be_saved_is_not_shown(distinct):
+    ex = Explorer(distinct, 'anna')
+    ws = ex.ui and ex.widgets
+    ex.prompt = 2
+    st = Store(distinct.path)
+    try:
+        ws['left_label'].value = 'pass'
+        assert 'in use' in ex.message and ws['left_label'].value==''
+    finally:
+        st.close()
+
+def test_next_and_previous_follow_the_list(run):
+    ex = Explorer(run, 'anna')
+    assert ex.ui
+    seen = []
+    for _ in range(14):
+        ex.step()
+        seen.append(ex.prompt)
+    assert seen==ex.scores.prompts[:14].tolist() and ex.page==1
+    ex.step(-1), ex.step(-1), ex.step(-1)
+    assert ex.prompt==seen[10] and ex.page==0
+    ex.show = 'never'
+    first, second = [r['key'] for r in ex.table['rows']][:2]
+    ex.prompt = None
+    ex.step()
+    assert ex.prompt==first
+    ex.review(next(r['key'] for r in ex.rollouts if r['outcome']=='kept' and r['text']), 'pass')
+    assert first not in [r['key'] for r in ex.table['rows']]
+    ex.step()   # the label took the prompt off the list
+    assert ex.prompt==second
+    for _ in range(30):
+        ex.step()
+    assert 'last prompt' in ex.message
+
+# ---- labels of several annotators, and of equal texts
+
+def kept(ex):
+    return [r for r in ex.rollouts if r['outcome']=='kept' and r['text'].strip()]
+
+def twins(ex):
+    "Two rollouts of some prompt that say the same; their prompt is opened."
+    for key in ex.scores.prompts.tolist():
+        ex.prompt, by_text = key, {}
+        for r in kept(ex):
+            if r['text'].strip() in by_text:
+                return by_text[r['text'].strip()], r
+            by_text[r['text'].strip()] = r
+
+def test_a_label_holds_for_equal_texts_everywhere(run):
+    ex = Exploration(run, 'anna')
+    a, b = twins(ex)
+    ex.review(a['key'], 'pass')
+    assert {r['key']:r['label'] for r in ex.rollouts}[b['key']] is True
+    ex.review(b['key'], 'fail')   # the same response: the later word holds
+    assert all(r['label'] is False for r in ex.rollouts if r['text'].strip()==a['text'].strip())
+    st = Store(run.path)
+    late, = st.ask(ex.prompt, [50], 9, 1, 64)   # sampled after the label
+    st.answer(Rollout(f'<think>something else</think>{a["text"]} ', outcome='kept', key=late))
+    st.add_score(late, st.get('verifier'), Score(1.))
+    st.close()
+    assert run.rollouts.set_index('key').score[[a['key'], b['key'], late]].tolist()==[0., 0., 0.]
+    assert run.stats()['labels']['responses']==1 and run.stats()['labels']['annotators']['anna']['labels']==1
+    assert same(*told_and_written(run, RECIPE))
+    ex.review(a['key'], None)
+    assert 'labels' not in run.stats() and run.rollouts.set_index('key').score[late]==1.
+
+def everything(run):
+    "Label and review as three annotators; the explorer of the last."
+    rng = random.Random(3)
+    for name in ('anna', 'ben', 'carl'):
+        st = Store(run.path)
+        st.begin().execute('UPDATE rollouts SET blind=1')   # all are initial samples
+        for key in rng.sample(range(1, 289), 120):
+            st.review(key, rng.choice(['pass', 'fail']), annotator=name)
+        st.close()
+        ex = Exploration(run, name)
+        for _ in range(5):
+            ex.next_pair()
+            ex.judge_pair(rng.choice(['accept', 'swap', 'reject']))
+    return ex
+
+def test_all_count_labels_alike(run):
+    ex = everything(run)
+    for decide in 'majority', 'ben':
+        ex.decide_by(decide)
+        labels_count_alike(run, decide)
+
+def labels_count_alike(run, decide):
+    ex = Exploration(run, 'carl')
+    st = Store(run.path, write=False)
+    by_prompt = [(p.id, r) for p, _, rs in st.walk(outcomes=('kept',)) for r in rs]
+    walked, rates = {r.key:r for _, r in by_prompt}, initial_rates(st, .8)
+    st.close()
+    scored = [r.score for r in walked.values() if r.score is not None]
+    frame = run.rollouts[run.rollouts.outcome=='kept']
+    stats, figure, rows = run.stats(), scores_data(run), {r['key']:r for r in ex.table['rows']}
+    passes = sum(passed(x, .8) for x in scored)
+    assert sum(r.label is not None for r in walked.values())>80
+    assert stats['scores']['passed']==figure['counts']['passed']==ex.histogram['total']['passed']+sum(
+        passed(r.score, .8) for r in walked.values() if r.score is not None and not r.text.strip())==passes
+    assert stats['scores']['unscored']==figure['counts']['unscored']==len(walked)-len(scored)==frame.score.isna().sum()
+    assert rates and stats['pass_rate']['pooled']==pytest.approx(passes/len(scored))
+    known = {k:r.score for k, r in walked.items() if r.score is not None}
+    assert frame.set_index('key').score.dropna().to_dict()==known
+    for id_, v in rates.items():
+        own = [r.score for p, r in by_prompt if p==id_ and r.score is not None]
+        assert v['rate']==pytest.approx(sum(passed(x, .8) for x in own)/len(own))
+    for key in list(rows)[:6]:
+        ex.prompt = key
+        assert {r['key']:r['score'] for r in ex.rollouts if r['outcome']=='kept'}=={
+            k:walked[k].score for k in (r['key'] for r in ex.rollouts) if k in walked}
+    assert same(*told_and_written(run, RECIPE))
+    labels = stats['labels']
+    assert labels==ex.people and labels['decide']==decide
+    assert labels['agreement']['labels']['annotators']==['anna', 'ben', 'carl']
+    assert labels['agreement']['labels']['n']>=labels['agreement']['labels']['cases']>20
+    line = next(line for line in run.summary().splitlines() if line.startswith('agreement'))
+    assert f"{labels['agreement']['labels']['kappa']:.2f}" in line
+
+def test_the_majority_or_one_decides(run):
+    ex = {name:Exploration(run, name) for name in ('anna', 'ben', 'carl')}
+    for e in ex.values():
+        e.prompt = 2
+    key = kept(ex['anna'])[0]['key']
+    def holds():
+        ex['anna'].open_prompt(keep=True)
+        return next(r['label'] for r in ex['anna'].rollouts if r['key']==key)
+    ex['anna'].review(key, 'pass')
+    ex['ben'].review(key, 'fail')
+    assert holds() is False             # a tie: the latest
+    ex['carl'].review(key, 'pass')
+    assert holds() is True
+    done = command('format', run.path, 'labels.decide=ben')
+    assert done.returncode==0, done.stderr
+    assert holds() is False
+    assert command('format', run.path).returncode==0
+    assert holds() is False             # until something else is said
+    wrong = command('format', run.path, 'labels.decide=bem')
+    assert wrong.returncode==2 and "no annotator 'bem'" in wrong.stderr and "Did you mean 'ben'" in wrong.stderr
+    ex['ben'].review(key, None)
+    assert holds() is True              # where ben says nothing, the others decide
+
+def test_each_annotator_reviews_every_pair(distinct):
+    anna, ben = Exploration(distinct, 'anna'), Exploration(distinct, 'ben')
+    anna.next_pair()
+    anna.judge_pair('reject')
+    ben.next_pair()
+    assert ben.prompt==anna.prompt and ben.on_screen['votes']=={'anna':'reject'} and ben.scores.done.tolist()==[]
+    if {ben.left, ben.right}!={anna.left, anna.right}:
+        ben.left, ben.right = anna.left, anna.right
+    ben.judge_pair('reject')
+    assert pairs_said(distinct, 'anna')==pairs_said(distinct, 'ben')==pairs_said(distinct)!={}
+    anna.next_pair()
+    assert anna.prompt!=ben.prompt
+
+def test_a_ledger_of_before_keeps_its_labels(run):
+    "One annotator without a name; of two labels of one text the later rollout's holds, and that is said."
+    ex = Exploration(run, 'anna')
+    a, b = twins(ex)
+    other = next(r for r in kept(ex) if r['text'].strip()!=a['text'].strip())
+    st = Store(run.path)
+    old = [(a['key'], 0, 'pass'), (b['key'], 0, 'fail'), (a['key'], other['key'], 'reject')]
+    st.begin().executemany('INSERT INTO reviews VALUES(?,?,?)', old)
+    st.close()
+    st = Store(run.path, write=False)
+    reviews = st.reviews()
+    st.close()
+    assert reviews[a['key'], 0]==reviews[b['key'], 0]=='fail' and reviews[b['key'], other['key']]=='reject'
+    labels = run.stats()['labels']
+    assert labels['annotators']=={'unnamed':dict(labels=1, pairs=1)} and labels['contradicted']==1
+    assert 'the later one holds' in run.summary()
+    ex.review(a['key'], 'pass')
+    assert {r['key']:r['label'] for r in ex.rollouts}[b['key']] is True   # the latest
+    assert list(run.stats()['labels']['annotators'])==['anna', 'unnamed']
+    Exploration(run, 'unnamed').review(b['key'], None)
+    assert run.stats()['labels']['annotators']['unnamed']==dict(labels=0, pairs=1) or (
+        run.stats()['labels']['annotators']['unnamed']['labels']==0)
+
+def test_names_of_annotators_are_text(tmp_path):
+    run = messy(tmp_path/'run', 6)
+    for name in HOSTILE:
+        if not name.isprintable():
+            with pytest.raises(RsrError, match='is not a name'):
+                Exploration(run, name)
+            continue
+        ex = Explorer(run, name)
+        ws = ex.ui and ex.widgets
+        ex.next_pair()
+        ex.review(ex.left, 'pass')
+        ex.judge_pair('accept')
+        page = ws['people'].value+ws['pair'].value+ws['left_view'].value
+        assert not re.search(r'<(script|img|svg/|/pre)', page) and html.escape(name) in page
+    for name in ('', ' ', 'majority', 'x'*61, 5):
+        with pytest.raises(RsrError, match='annotator'):
+            explore(run, name)
+
+def test_a_rubric_of_functions_says_that_there_is_nothing_to_label(run):
+    ex = Explorer(run)
+    assert ex.ui and 'functions' not in ex.widgets['people'].value
+    st = Store(run.path)
+    st.put('verifier', st.config_key('verifier', dict(type='rubric', rubric=dict(criteria=[]), judges=[])))
+    st.close()
+    ex = Explorer(run)
+    assert ex.ui and 'The rubric consists of functions' in ex.widgets['people'].value

@@ -22,6 +22,11 @@ MAJORITY = 'majority'  # as `by` in `decide`
 _TABLE = '''CREATE TABLE IF NOT EXISTS annotations(rollout INTEGER, other INTEGER, annotator TEXT, verdict TEXT,
     at REAL, PRIMARY KEY(rollout, other, annotator)) WITHOUT ROWID'''
 
+# %% ../../nbs/data/05_reviews.ipynb #8af0c8a4
+def _is_name(x):
+    "Check whether this can be the name of an annotator."
+    return isinstance(x, str) and 0<len(x.strip())<=60 and x.strip().isprintable()
+
 # %% ../../nbs/data/05_reviews.ipynb #99f914c8
 def check_annotator(
     name   # None: the user of this machine
@@ -29,7 +34,7 @@ def check_annotator(
     "Return the name of an annotator, or raise an error for what cannot be one."
     if name is None:
         return os.environ.get('USER') or 'me'
-    if not isinstance(name, str) or not name.strip().isprintable() or not 0<len(name.strip())<=60:
+    if not _is_name(name):
         raise RsrError(f'annotator: {name!r} is not a name (1 to 60 printable characters)')
     if name.strip()==MAJORITY:
         raise RsrError(f'annotator: {MAJORITY!r} cannot be a name; it means that most votes decide')
@@ -41,15 +46,20 @@ def _has_table(db):
     return db.execute("SELECT 1 FROM sqlite_master WHERE name='annotations'").fetchone() is not None
 
 # %% ../../nbs/data/05_reviews.ipynb #987b5f53
+def _of_prompts(prompts):
+    "Return the SQL condition that a vote is on one of some prompts, and its arguments."
+    if prompts is None:
+        return '', ()
+    ours = 'SELECT key FROM rollouts WHERE prompt IN (SELECT value FROM json_each(?))'
+    return f' WHERE rollout IN ({ours})', (dumps([*map(int, prompts)]),)
+
+# %% ../../nbs/data/05_reviews.ipynb #55389b3f
 def read_votes(
     db,             # connection of a ledger
     prompts=None    # only of these prompts (keys)
 )->list:            # [(rollout, other, annotator, verdict), …], the oldest first; `other` is 0 for a label
     "Return everything that annotators said."
-    only, args = '', ()
-    if prompts is not None:
-        ours = 'SELECT key FROM rollouts WHERE prompt IN (SELECT value FROM json_each(?))'
-        only, args = f' WHERE rollout IN ({ours})', (dumps([*map(int, prompts)]),)
+    only, args = _of_prompts(prompts)
     rows = [(0., *row) for row in db.execute(f"SELECT rollout,other,'{UNNAMED}',verdict FROM reviews{only}", args)]
     if _has_table(db):
         rows += db.execute(f'SELECT at,rollout,other,annotator,verdict FROM annotations{only}', args)
@@ -59,6 +69,7 @@ def read_votes(
 _TEXTS = '''SELECT prompt, key, coalesce(text,''), coalesce(reasoning,'') FROM rollouts
     WHERE prompt IN (SELECT prompt FROM rollouts WHERE key IN (SELECT value FROM json_each(?))) ORDER BY key'''
 
+# %% ../../nbs/data/05_reviews.ipynb #478eb594
 def equal_texts(
     db,        # connection of a ledger
     rollouts   # keys
@@ -161,6 +172,13 @@ def _forget(db, equals, rollout, other, annotator):
     if annotator==UNNAMED:
         db.executemany('DELETE FROM reviews WHERE rollout=? AND other=?', keys)
 
+# %% ../../nbs/data/05_reviews.ipynb #2eba733b
+def _check_verdict(verdict, other):
+    "Raise unless a verdict may be given on a rollout, or on a pair."
+    allowed = PAIR_VERDICTS if other else LABELS
+    if verdict is not None and verdict not in allowed:
+        raise RsrError(no_such('verdict', verdict, allowed))
+
 # %% ../../nbs/data/05_reviews.ipynb #2ecccc49
 def write_vote(
     db,               # connection of a ledger, in a transaction
@@ -170,9 +188,7 @@ def write_vote(
     annotator:str
 ):
     "Record what an annotator says of a rollout or pair, in place of what the same one said before."
-    allowed = PAIR_VERDICTS if other else LABELS
-    if verdict is not None and verdict not in allowed:
-        raise RsrError(no_such('verdict', verdict, allowed))
+    _check_verdict(verdict, other)
     db.execute(_TABLE)
     _forget(db, equal_texts(db, [rollout, other]), rollout, other, annotator)
     if verdict is not None:
@@ -187,6 +203,14 @@ CREATE TEMP VIEW IF NOT EXISTS labelled_scores AS
         FROM label_values l JOIN (SELECT CAST(value AS INTEGER) verifier FROM meta WHERE key='verifier') v
         LEFT JOIN scores s ON s.rollout=l.rollout AND s.verifier=v.verifier'''
 
+# %% ../../nbs/data/05_reviews.ipynb #e43a7169
+def _fill_view(db, labels):
+    "Make the view with labels, {rollout: score}."
+    for statement in _LABELLED.split(';'):
+        db.execute(statement)
+    db.execute('DELETE FROM label_values')
+    db.executemany('INSERT INTO label_values VALUES(?,?)', labels.items())
+
 # %% ../../nbs/data/05_reviews.ipynb #5a07ef86
 def scores_with_labels(
     db,             # connection of a ledger
@@ -197,10 +221,7 @@ def scores_with_labels(
     if not labels:
         return 'scores'
     read_only, = db.execute('PRAGMA query_only').fetchone()
-    db.execute('PRAGMA query_only=0')
-    for statement in _LABELLED.split(';'):
-        db.execute(statement)
-    db.execute('DELETE FROM label_values')
-    db.executemany('INSERT INTO label_values VALUES(?,?)', labels.items())
+    db.execute('PRAGMA query_only=0')   # it would forbid temporary tables too
+    _fill_view(db, labels)
     db.execute(f'PRAGMA query_only={read_only}')
     return 'labelled_scores'

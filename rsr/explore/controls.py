@@ -184,6 +184,7 @@ def pick(self:Controls, side, key):
 # %% ../../nbs/explore/05_controls.ipynb #15d596e6
 LABEL_KEYS = dict(left='12', right='34')   # pass, fail
 
+# %% ../../nbs/explore/05_controls.ipynb #98c661cc
 @patch
 def _make_label(self:Controls, w, side, key):
     "Make the buttons that label one rollout."
@@ -208,6 +209,7 @@ VERDICTS = dict(accept=('Accept (a)', 'check', 'write this pair'),
                 reject=('Reject (r)', 'times', 'do not write this pair'),
                 clear=('Undo (u)', 'undo', 'remove your verdict'))
 
+# %% ../../nbs/explore/05_controls.ipynb #f48c4967
 def _button(w, text, tip, do, width, **options):
     "Make a button; a letter in brackets in its text is its key."
     button = w.Button(description=text, tooltip=tip, layout=_pixels(w, width), **options)
@@ -227,6 +229,7 @@ def _make_verdicts(self:Controls, w, pair):
         made[name] = _button(w, text, tip, judge, 110, icon=icon)
     return made
 
+# %% ../../nbs/explore/05_controls.ipynb #452d0351
 @patch
 def _make_pair(self:Controls, w):
     "Make what shows a pair, the buttons to find one, and a place for those to review it."

@@ -23,6 +23,7 @@ def _code_point(m):
     name = html.escape(unicodedata.name(m[0], 'control character'))
     return f'<span class="rsr-ctl" title="{name}">U+{ord(m[0]):04X}</span>'
 
+# %% ../../nbs/explore/03_html.ipynb #58fe6461
 def shown(
     text   # any text, or None
 )->str:    # HTML
@@ -195,6 +196,7 @@ def _count(n, exact=True):
         return '?'
     return f'{n:,}' if exact else f'≤ {n:,}'
 
+# %% ../../nbs/explore/03_html.ipynb #6c9f302f
 def _change(rows, before):
     "Write by how much a count changed; nothing if it did not."
     return '' if None in (rows, before) or rows==before else f'{rows-before:+,}'
@@ -207,6 +209,7 @@ def _preview_row(w, before):
     return [shown(w['file']), f"<b>{_count(w['rows'], w['exact'])}</b>", _change(w['rows'], before),
             _count(w['prompts']), _count(w['lost']), share, margin]
 
+# %% ../../nbs/explore/03_html.ipynb #8da4b915
 def preview_html(
     rows:list,          # from `preview_counts`
     before:dict=None    # {file: rows} to compare with
@@ -233,8 +236,10 @@ def _mark_runs(words, tag, runs):
 LEAST_LIKE = 0.2    # share of common words below which nothing is marked
 MOST_WORDS = 6000   # beyond that, lines are compared
 
+# %% ../../nbs/explore/03_html.ipynb #27ff7899
 _words, _lines = re.compile(r'\S+\s*|\s+'), re.compile(r'[^\n]*\n|[^\n]+')
 
+# %% ../../nbs/explore/03_html.ipynb #8f79bd80
 def _split(a, b):
     "Split two texts into words with the space after them, or into lines if they are long."
     pattern = _words if max(len(a), len(b))<MOST_WORDS*6 else _lines
@@ -292,6 +297,7 @@ def _criterion(name, answer, reason):
     return (f"<tr><td>{shown(name)}</td><td>{shown(answer)}</td>"
             f"<td style='text-align:left;white-space:normal'>{shown(reason)}</td></tr>")
 
+# %% ../../nbs/explore/03_html.ipynb #f2d8ecb6
 def _criteria(detail):
     "Show the judge's verdict on each criterion, folded."
     rows = [(k, v) for k, v in (detail or {}).items() if isinstance(v, dict) and 'answer' in v]
@@ -351,6 +357,7 @@ def rollout_html(
 # %% ../../nbs/explore/03_html.ipynb #eac22ecc
 _PROMPT_HEAD = f"{'passed':>9}  {'mean':>5}  {'spread':>11}  {'trunc.':>6}  {'id':18}  prompt"
 
+# %% ../../nbs/explore/03_html.ipynb #b405614b
 def prompt_line(
     r:dict=None   # a row of `prompt_table`; None: the names of the columns
 )->str:
@@ -377,6 +384,7 @@ def _counted(n, noun):
     "Write a number with its noun."
     return f'{n:,} {noun}' if n==1 else f'{n:,} {noun}s'
 
+# %% ../../nbs/explore/03_html.ipynb #a43635d5
 def _agreement_text(kind, a):
     "Describe how far annotators agree."
     kappa, ac1 = (with_interval(a[k], a['intervals'][k]) for k in ('kappa', 'ac1'))

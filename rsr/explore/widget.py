@@ -181,6 +181,7 @@ def _draw_side(self:Explorer, ws, side, r, marked):
 # %% ../../nbs/explore/06_widget.ipynb #12eb86be
 _REVIEWED = dict(accept='accepted', swap='swapped', reject='rejected')
 
+# %% ../../nbs/explore/06_widget.ipynb #b0242d85
 def _votes_text(p):
     "Say what annotators said of a pair, and what holds if they differ."
     said = ', '.join(f'{_REVIEWED[v]} by {shown(name)}' for name, v in p['votes'].items())

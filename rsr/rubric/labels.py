@@ -125,15 +125,21 @@ def _votes(rows):
             said[name] = answer   # the latest last
     return votes, overall, contradicted
 
+# %% ../../nbs/rubric/05_labels.ipynb #51bc2096
+def _check_decider(rows, by):
+    "Raise unless the one who decides has labelled a row."
+    names = {row.get('annotator') for row in rows}
+    if by!=MAJORITY and by not in names:
+        raise RsrError('decide: '+no_such('annotator', by, [MAJORITY, *sorted(filter(None, names))]))
+
 # %% ../../nbs/rubric/05_labels.ipynb #8fe92575
 def decided_rows(
     rows:list,         # from `read_labels`
     by:str=MAJORITY    # or the name of the annotator who decides
 )->list:               # one row per response, also with votes, overall_votes and contradicted
     "Bring the rows of each response together, with the labels that hold."
-    names, out = {row.get('annotator') for row in rows}, []
-    if by!=MAJORITY and by not in names:
-        raise RsrError('decide: '+no_such('annotator', by, [MAJORITY, *sorted(filter(None, names))]))
+    out = []
+    _check_decider(rows, by)
     for numbers in _rows_by_key(rows).values():
         same = [rows[i] for i in numbers]
         votes, overall, contradicted = _votes(same)
