@@ -29,6 +29,7 @@ class Store(Ledger):
         last_key, = self.db.execute('SELECT max(key) FROM rollouts').fetchone()
         self.next_key = (last_key or 0)+1
         self.gen = int(self.get('gen', 0))   # number of the current input
+        self._scored = None, 'scores'        # the version of the ledger for which this table has the labels
 
 # %% ../../nbs/data/06_store.ipynb #db1c2bb3
 @patch
@@ -277,9 +278,18 @@ def reviews(self:Store,
 
 # %% ../../nbs/data/06_store.ipynb #ba701eeb
 @patch
+def _version(self:Store):
+    "Return what changes whenever this connection or another one writes to the ledger."
+    return self.db.execute('PRAGMA data_version').fetchone()[0], self.db.total_changes
+
+@patch
 def scored(self:Store)->str:
     "Return the table that queries read scores from: with labels in place of the verifier's scores, if there are any."
-    return scores_with_labels(self.db, self.reviews())
+    known, table = self._scored
+    if known!=self._version():
+        table = scores_with_labels(self.db, self.reviews())
+        self._scored = self._version(), table
+    return table
 
 # %% ../../nbs/data/06_store.ipynb #12c3f263
 @patch

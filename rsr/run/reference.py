@@ -161,7 +161,7 @@ def reference_row(section, key, typ, default, allowed, what)->dict:
 
 # %% ../../nbs/run/03_reference.ipynb #c6999223
 SOURCES = dict(sampling=Sampling, sampler=HttpSampler, verifier=HttpSampler, budget=Budget.__init__, cluster=Cluster,
-               data=read_prompts, resume=Loop.__init__)
+               data=read_prompts, resume=Loop.__init__, labels=Store.decide_by)
 ELSEWHERE = {'data.on_bad_row':(Store.add_prompts, 'on_bad_row'), 'data.responses':(with_responses, 'column'),
              'labels.decide':(Store.decide_by, 'name'),
              'sampler.type':(make_sampler, 'type'), 'verifier.type':(load_verifier, 'type')}
