@@ -22,17 +22,21 @@ def _method_of_run(f):
 def _check(self, **options)->dict:
     """Work through the data quality checklist before training.
 
-    Options: trainer, tokenizer, earlier, labels, taxonomy, production, validation, decontaminate.
+    Options: trainer, tokenizer, earlier, labels, taxonomy, production, validation, decontaminate, trust, waive.
+    `waive=['volume', 'split']` names items that fail nothing, as in a pilot.
     `help(rsr.quality.checklist.checklist)` explains them.
     """
     from rsr.quality.checklist import checklist
     return checklist(self, **options)
 
 @_method_of_run
-def _report(self, path=None):
-    "Write figures, tables, checklist and sample rows into one HTML file (default: summary/report.html)."
+def _report(self, path=None, **options):
+    """Write figures, tables, checklist and sample rows into one HTML file (default: summary/report.html).
+
+    Options are those of the checklist: trust, waive and so on.
+    """
     from rsr.quality.report import write_report
-    return write_report(self, path)
+    return write_report(self, path, **options)
 
 @_method_of_run
 def _explore(self):
