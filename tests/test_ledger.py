@@ -49,6 +49,14 @@ def done(here, server):
 
 # ---- a ledger that looks empty: nothing is deleted, nothing is bought
 
+def change(*statements):
+    "Run SQL on the ledger of w/, or on a new database in its place."
+    db = sqlite3.connect('w/run.db')
+    with db:
+        for statement in statements:
+            db.execute(statement)
+    db.close()
+
 def emptied():
     Path('w/run.db').write_bytes(b'')
 
@@ -58,29 +66,18 @@ def removed():
 
 def no_tables():
     removed()
-    with sqlite3.connect('w/run.db') as db:
-        db.execute('PRAGMA journal_mode=WAL')
+    change('PRAGMA journal_mode=WAL')
 
 def no_rows():
-    db = sqlite3.connect('w/run.db')
-    with db:
-        for table in 'rollouts', 'scores':
-            db.execute(f'DELETE FROM {table}')
-    db.close()
+    change('DELETE FROM rollouts', 'DELETE FROM scores')
 
 def fewer_rows():
-    db = sqlite3.connect('w/run.db')
-    with db:
-        db.execute('DELETE FROM rollouts WHERE key > 5')
-    db.close()
+    change('DELETE FROM rollouts WHERE key > 5')
 
 def no_rows_no_summary():
     no_rows()
     shutil.rmtree('w/summary')
-    db = sqlite3.connect('w/run.db')
-    with db:
-        db.execute("DELETE FROM meta WHERE key IN ('rows', 'written')")
-    db.close()
+    change("DELETE FROM meta WHERE key IN ('rows', 'written')")
 
 def emptied_only_recipe():
     emptied()
@@ -104,14 +101,10 @@ def directory():
 
 def other_program():
     removed()
-    with sqlite3.connect('w/run.db') as db:
-        db.execute('CREATE TABLE bookmarks(url)')
+    change('CREATE TABLE bookmarks(url)')
 
 def newer():
-    db = sqlite3.connect('w/run.db')
-    with db:
-        db.execute('PRAGMA user_version=9')
-    db.close()
+    change('PRAGMA user_version=9')
 
 def beginning_only():
     "An interrupted copy: the first kilobytes of the file."
@@ -225,10 +218,7 @@ def test_killed_before_the_first_request(here, server):
     wait_for(lambda: len(server.log) > 0)
     p.kill()
     p.wait()
-    db = sqlite3.connect('w/run.db')
-    with db:
-        db.execute('DELETE FROM rollouts')      # as if killed a moment earlier
-    db.close()
+    change('DELETE FROM rollouts')      # as if killed a moment earlier
     shutil.rmtree('w/summary', ignore_errors=True)
     server.set(median=0)
     p = rsr(*command(server))
@@ -261,10 +251,7 @@ def test_other_options_still_remove_rows(done):
 def test_a_run_of_before_the_notes(done, server):
     "An old run directory has no summary/ledger.json and no id in its ledger."
     Path('w/summary/ledger.json').unlink()
-    db = sqlite3.connect('w/run.db')
-    with db:
-        db.execute("DELETE FROM meta WHERE key='id'")
-    db.close()
+    change("DELETE FROM meta WHERE key='id'")
     assert rsr('format', 'w').returncode == 0
     assert rsr('run', 'work_dir=w').returncode == 0
     write_jsonl('in.jsonl', rows(N+4))

@@ -203,6 +203,9 @@ def write_report(
 
 # %% ../../nbs/quality/06_report.ipynb #1f0a23ad
 @patch
-def report(self:Run, **options)->Path:
-    "Write summary/report.html: figures, tables, checklist (with these options) and sample rows in one file."
-    return write_report(self, **options)
+def report(self:Run,
+    path=None,   # None: summary/report.html in the run
+    **options    # of the checklist: trust, waive …
+)->Path:         # the file
+    "Write figures, tables, checklist and sample rows into one HTML file."
+    return write_report(self, path, **options)

@@ -27,10 +27,13 @@ def _check(self, **options)->dict:
     return checklist(self, **options)
 
 @_method_of_run
-def _report(self, path=None):
-    "Write figures, tables, checklist and sample rows into one HTML file (default: summary/report.html)."
+def _report(self, path=None, **options):
+    """Write figures, tables, checklist and sample rows into one HTML file (default: summary/report.html).
+
+    Options are those of the checklist: trust, waive and so on.
+    """
     from rsr.quality.report import write_report
-    return write_report(self, path)
+    return write_report(self, path, **options)
 
 @_method_of_run
 def _explore(self, annotator:str=None):
