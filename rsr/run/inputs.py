@@ -168,7 +168,7 @@ def _take_answer(prompt, column, responses):
         prompt.metadata = {**prompt.metadata, 'answer':prompt.metadata[column]}
     elif column:
         _lift(prompt, [column])
-    elif not any(key in prompt.metadata for key in ANSWER_KEYS):
+    elif all(prompt.metadata.get(key) in (None, '') for key in ANSWER_KEYS):
         _lift(prompt, [key for key in ANSWER_KEYS if key!=responses])
 
 # %% ../../nbs/run/02_inputs.ipynb #3a55d1ae
@@ -177,7 +177,7 @@ def with_answers(
     data:dict   # the recipe's `data:` section: columns, responses
 ):
     "Yield the same pairs, with the reference answer of each prompt in its metadata."
-    column, columns = (data.get('columns') or {}).get('answer'), set()
+    column, columns = ((data.get('columns') or {}).get('answer') or '').removeprefix('metadata.'), set()
     for where, p in items:
         if not isinstance(p, BadRow):
             columns.update(p.extra, p.metadata)
@@ -292,8 +292,8 @@ def _none_of_use(name, named, n, why):
     "Return the error for an input of whose reference answers a verifier can use none."
     which = name if named else f'verifier.type is not given, and the default, {name},'
     other = 'verifier.type=math-rlvr, or rlvr for both kinds' if name.startswith('mcq') else 'another verifier.type'
-    return RsrError(f'{which} can use none of the {n:,} reference answers in the input ({why}); nothing was sampled. '
-                    f'Set {other}')
+    none = 'cannot use the reference answer' if n==1 else f'can use none of the {n:,} reference answers'
+    return RsrError(f'{which} {none} in the input ({why}); nothing was sampled. Set {other}')
 
 # %% ../../nbs/run/02_inputs.ipynb #7a95a69a
 def _no_references(store, name, named, reasons):

@@ -387,6 +387,8 @@ def verify(
     if v.needs_judge:
         raise RsrError(f'{type} asks a model, and `verify` has none: use it in a run, '
                        f'or `await load_verifier({type!r}).score(…, ask=…)`')
+    if not isinstance(response or '', str):
+        raise RsrError(f'response: {response!r} is not a text')
     limit = {'within': 2.6} if 'within' in v.takes else {}
     out = v.call(response, _as_metadata(metadata), reasoning, **limit)
     if inspect.isawaitable(out):
