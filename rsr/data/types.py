@@ -103,4 +103,5 @@ def no_such(
     "Return the error message for a name that does not exist."
     near = get_close_matches(str(given), [str(a) for a in allowed], n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ''
-    return f"no {what} '{given}'.{hint} Allowed: {', '.join(sorted(map(str, allowed)))}"
+    shown = str(given) if len(str(given))<=100 else f'{str(given)[:100]}…'
+    return f"no {what} '{shown}'.{hint} Allowed: {', '.join(sorted(map(str, allowed)))}"

@@ -11,6 +11,7 @@ __all__ = ['RECIPES', 'ENGINES', 'TOP_KEYS', 'HEAD', 'DEFAULT', 'SHORT_FORMS', '
 import inspect, yaml
 from copy import deepcopy
 from dataclasses import fields
+from os import PathLike
 from os.path import isfile
 from pathlib import Path
 from ..data.files import RepeatedKey, SHIPPED, load_yaml, parse_yaml, read_text
@@ -147,6 +148,8 @@ def read_recipe(
     if isinstance(recipe, dict):
         return deepcopy(recipe)
     names = _names(recipe)
+    if not isinstance(recipe, (str, PathLike, list, tuple)):
+        raise RsrError(f'recipe: {recipe!r} is {type(recipe).__name__}, not a name, a path, a dict or a list of these')
     if names is not None and not names:
         raise RsrError(f"recipe: {recipe!r} names none. Allowed: {', '.join(recipe_names())}, or a path")
     return _join_recipes(names) if names else _read_file(recipe)
@@ -181,8 +184,9 @@ def parse_override(
     "Split an option into its key and its value."
     key, eq, value = s.partition('=')
     if not eq or not key:
-        no_dashes = ': options have no dashes, e.g. data.input_path=prompts.jsonl' if s.startswith('-') else ''
-        raise RsrError(f"'{s}' is not of the form key=value{no_dashes}")
+        raise RsrError(f"'{s[:100]}' is not of the form key=value, e.g. data.input_path=prompts.jsonl")
+    if key.startswith('-'):
+        raise RsrError(f"'{s[:100]}': a key has no dashes in front: {s.lstrip('-')[:100]}")
     return key, _option_value(key, value)
 
 # %% ../../nbs/run/01_recipe.ipynb #484b0e8f
@@ -410,8 +414,11 @@ def _as_pair(option):
 # %% ../../nbs/run/01_recipe.ipynb #9742d6e0
 def _as_pairs(options):
     "Return the (key, value) pairs that options mean."
-    pairs = [_as_pair(o) for o in options]
-    given = dict(pairs)
+    options = list(options)
+    pairs, given = [_as_pair(o) for o in options], dict(map(_as_pair, options))
+    files = [o for o in options if isinstance(o, str) and '=' not in o]
+    if len(files)>1:
+        raise RsrError(f"data.input_path: {', '.join(files)} are several files; a run reads one")
     if given.get('verifier.rubric') and 'verifier.type' not in given:
         pairs.append(('verifier.type', 'rubric'))
     return pairs

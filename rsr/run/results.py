@@ -199,6 +199,8 @@ def exit_code(self:Run)->int:
 def _named(configs, names):
     "Return the formatters with these names or types, one per name; a type that is not among them with its defaults."
     names = names.split(',') if isinstance(names, str) else names
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise RsrError(f"type: {names!r} is not a formatter's name or type, or a list of them")
     return [next((c for c in configs if name.strip() in (c.get('name'), c['type'])), dict(type=name.strip()))
             for name in names]
 

@@ -43,6 +43,8 @@ def _refuse_function(key, value):
 def _dotted_options(key, value, sch):
     "Return the (dotted key, value) pairs that an option of `sample` means."
     _refuse_function(key, value)
+    if isinstance(value, os.PathLike):
+        value = str(value)
     if key in SHORT_FORMS and not isinstance(value, dict):
         return [(key, value)]
     if _is_section(key, value, sch):
@@ -64,6 +66,8 @@ def as_rows(
 ):
     "Turn texts, or a single row, into rows; return anything else as it is."
     prompts = _as_list(prompts)
+    if isinstance(prompts, (bytes, int, float)):
+        raise RsrError(f'prompts: {prompts!r} is {type(prompts).__name__}, not a path, rows or texts')
     if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
         return prompts
     return [dict(id=str(i), messages=[dict(role='user', content=p)]) for i, p in enumerate(prompts, 1)]
@@ -76,6 +80,13 @@ def _check_is_path(text):
         shown = repr(text if len(text)<60 else text[:60]+'…')
         raise RsrError(f'prompts: {shown} is taken for the path of a file, and there is none. '
                        f'Give texts as a list: [{shown}]')
+
+# %% ../../nbs/run/09_run.ipynb #a46bfbbc
+def _as_options(overrides):
+    "Return overrides as a list: a single one, or a dict of dotted keys, may stand for it."
+    if isinstance(overrides, str):
+        return [overrides]
+    return list(overrides.items() if isinstance(overrides, dict) else overrides)
 
 # %% ../../nbs/run/09_run.ipynb #05137b8a
 def _named_work_dir(options):
@@ -107,7 +118,7 @@ def sample(
     options.update({k:v for k, v in dict(model=model, base_url=base_url).items() if v is not None})
     sch = schema()
     pairs = [pair for k, v in options.items() for pair in _dotted_options(k, v, sch)]
-    pairs += overrides
+    pairs += _as_options(overrides)
     d = load_recipe(_chosen_recipe(recipe, pairs), pairs)
     prompts = as_rows(prompts)
     if isinstance(prompts, (str, os.PathLike)):
