@@ -155,8 +155,24 @@ ORDER BY r.prompt, r.idx'''
 # %% ../../nbs/run/05_results.ipynb #22d13f4b
 @patch(as_prop=True)
 def scores(self:Run):
-    "Return one row per score, of every verifier that the run has had."
+    "Return one row per score as given, of every verifier that the run has had; labels count in `rollouts`."
     return self._query(_SCORES)
+
+# %% ../../nbs/run/05_results.ipynb #ee06948b
+@patch
+def label(self:Run,
+    prompt:str,           # id of the prompt
+    idx:int,              # running number of the rollout within it
+    verdict:str,          # pass, fail; None removes the label
+    annotator:str=None    # who says so; None: the user of this machine
+):
+    "Label a response; its equals of the same prompt get the label too."
+    with closing(Store(self.path)) as st:
+        sql = 'SELECT r.key FROM rollouts r JOIN prompts p ON p.key=r.prompt WHERE p.id=? AND r.idx=?'
+        found = st.db.execute(sql, (prompt, idx)).fetchone()
+        if not found:
+            raise RsrError(f'{self.path}: there is no rollout {idx} of a prompt {prompt!r}')
+        st.review(found[0], verdict, annotator=annotator)
 
 # %% ../../nbs/run/05_results.ipynb #8b0c0217
 @patch
