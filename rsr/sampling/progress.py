@@ -7,7 +7,7 @@ __all__ = ['PROGRESS', 'check_progress', 'run_counts', 'Pace', 'waiting_text', '
            'times_text', 'ProgressLines', 'ProgressBar', 'make_progress']
 
 # %% ../../nbs/sampling/13_progress.ipynb #139084c1
-import os, sys, time
+import os, shutil, sys, time
 from collections import deque
 from fastcore.basics import patch
 from ..data.files import SafeStream
@@ -179,14 +179,14 @@ class ProgressBar(_Progress):
         super().__init__(total, name)
         from tqdm.auto import tqdm
         file = None if _is_widget(tqdm) else SafeStream(sys.stderr, all_errors=True)
-        self.bar = tqdm(total=total, desc=name, file=file, bar_format=_FORMAT, dynamic_ncols=True)
+        self.bar = tqdm(total=total, desc=name, file=file, bar_format=_FORMAT)
 
 # %% ../../nbs/sampling/13_progress.ipynb #4c8dea25
 @patch
 def draw(self:ProgressBar, done, seconds, left, text, last):
     "Draw the bar; the last time, close it."
     self.bar.set_postfix_str(f'{times_text(seconds, left, last)}; {text}', refresh=False)
-    self.bar.n = done
+    self.bar.n, self.bar.ncols = done, shutil.get_terminal_size().columns
     self.bar.refresh()
     if last:
         self.bar.close()
