@@ -105,8 +105,8 @@ def test_every_command_that_prints_data(shell, base, server, here):
     assert shell('run', 'work_dir=w')[0] in (0, 4)
     for words in (['stats', 'w'], ['check', 'w'], ['compare', 'w', 'w'], ['pairs', 'audit', 'w'], ['ls', '.'],
                   ['pairs', 'compare', 'w', 'w'], ['pairs', 'join', 'w', 'w', 'both', 'min_margin=0'], ['methods'],
-                  ['methods', 'goal=quality'], ['copy', 'w', 'w2'], ['report', 'w'], ['init'], ['init', 'sft', 'mine.yaml'],
-                  ['rubric'], ['prompts']):
+                  ['methods', 'goal=quality'], ['copy', 'w', 'w2'], ['report', 'w'], ['rubric'], ['prompts'], ['init'],
+                  ['init', 'sft', 'mine.yaml']):
         code, d, _ = shell(*words)
         assert code<2 and len(d)>1, words
     code, d, _ = shell('format', 'w', 'formatter.name=z')
@@ -214,7 +214,8 @@ def test_counts_are_the_runs_also_when_it_is_resumed(base, server, capfd):
     capfd.readouterr()
     main(['run', 'work_dir=w'])
     err = capfd.readouterr().err
-    n = {k:int(v.replace(',', '')) for k, v in re.findall(r'(satisfied|rollouts|tokens) ([\d,]+)', err.splitlines()[-1])}
+    shown = re.findall(r'(satisfied|rollouts|tokens) ([\d,]+)', err.splitlines()[-1])
+    n = {k:int(v.replace(',', '')) for k, v in shown}
     st = sqlite3.connect('w/run.db')
     satisfied, = st.execute("SELECT count(*) FROM prompts WHERE stop='satisfied'").fetchone()
     rollouts, tokens = st.execute('SELECT count(*), sum(prompt_tokens+completion_tokens) FROM rollouts').fetchone()
@@ -252,13 +253,15 @@ def test_ls_reads_whatever_lies_there(base, server, here, shell):
     (runs/'loop').symlink_to(runs)
     shutil.copytree(runs/'done', runs/'died')
     db = sqlite3.connect(runs/'died'/'run.db')
-    db.execute("INSERT OR REPLACE INTO meta VALUES('process', ?)", (json.dumps(dict(pid=1, host=os.uname().nodename)),))
+    process = json.dumps(dict(pid=1, host=os.uname().nodename))
+    db.execute("INSERT OR REPLACE INTO meta VALUES('process', ?)", (process,))
     db.commit()
     db.close()
     code, d, err = shell('ls', 'runs')
     state = {Path(r['run']).name:r['state'] for r in d['runs'] if 'loop' not in r['run']}
-    assert code==0 and state==dict(done='finished', pilot='pilot', text='damaged', none='not started', odd='finished',
-                                   newer='other version', damaged='damaged', died='died'), state
+    expected = dict(done='finished', pilot='pilot', text='damaged', none='not started', odd='finished',
+                    newer='other version', damaged='damaged', died='died')
+    assert code==0 and state==expected
     row = next(r for r in d['runs'] if r['run']=='runs/done')
     assert (row['recipe'], row['model'], row['prompts'], row['rows'], row['pass_rate'])==('sft', 'loopback-1', 12, 12, 1.)
     assert main(['ls', 'runs'])==0 and main(['ls', 'runs/done'])==0
@@ -293,7 +296,8 @@ def test_ls_without_runs(here, capsys):
 
 @pytest.mark.parametrize('words,said', [
     ('help', 'rsr run RECIPE'), ('help run', 'usage: rsr run'), ('run --help', 'usage: rsr run'),
-    ('--help run', 'usage: rsr run'), ('help run verifier', 'verifier.model='), ('run --help verifier', 'verifier.model='),
+    ('--help run', 'usage: rsr run'), ('help run verifier', 'verifier.model='),
+    ('run --help verifier', 'verifier.model='),
     ('help kto', 'positive_share'), ('help ls', 'usage: rsr ls'), ('help json', 'json=false')])
 def test_help_by_any_name(words, said, capsys):
     assert main(words.split())==0 and said in capsys.readouterr().out
