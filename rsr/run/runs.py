@@ -6,7 +6,7 @@
 __all__ = ['find_run_dirs', 'describe_run', 'list_runs', 'runs_table']
 
 # %% ../../nbs/run/10_runs.ipynb #10fac3e6
-import os, platform, sqlite3, time
+import orjson, os, platform, sqlite3, time
 from contextlib import closing
 from pathlib import Path
 from ..data.files import error_kind
@@ -97,12 +97,13 @@ def _recipe_name(d):
     return '+'.join(names)+(f' ({strategy})' if strategy else '')
 
 # %% ../../nbs/run/10_runs.ipynb #d6b5123b
-def _model_name(d):
-    "Name the model of a recipe."
-    sampler = _section(d, 'sampler')
-    if sampler.get('model'):
-        return str(sampler['model'])
-    return 'served' if sampler.get('base_url') else 'embedded' if sampler else ''
+_SAMPLER = "SELECT config FROM configs WHERE kind='sampler' ORDER BY key DESC LIMIT 1"
+
+def _model_name(store, d):
+    "Name the model that was sampled last; of a run that has not started, that of its recipe."
+    found = store.db.execute(_SAMPLER).fetchone()
+    config = orjson.loads(found[0]) if found else _section(d, 'sampler')
+    return str(config.get('model') or config.get('type') or '')
 
 # %% ../../nbs/run/10_runs.ipynb #fe9e7439
 def _numbers(path, store, stops):
@@ -128,11 +129,9 @@ def _describe(path):
     with closing(Store(path, write=False)) as store:
         state, stops = _state(store)
         plan, d = store.get('prompts_plan'), _read_recipe(path)
-        numbers = _numbers(path, store, stops)
-    if plan:
-        d = dict(sampler=plan.get('sampler'))
+        numbers, model = _numbers(path, store, stops), _model_name(store, d)
     name = 'prompts' if plan else _recipe_name(d)
-    return dict(recipe=name, model=_model_name(d), **numbers, state=state, error=None)
+    return dict(recipe=name, model=model, **numbers, state=state, error=None)
 
 # %% ../../nbs/run/10_runs.ipynb #53bcba4c
 def _trouble(e):

