@@ -138,7 +138,8 @@ def _(e:Usage, argv):
 @error_message.register
 def _(e:RunBroken, argv):
     if not e.answered:
-        return f'rsr: {e}\nNothing was answered, and nothing was paid for. Correct the command, and run it again.'
+        return (f'rsr: {e}\nNothing was answered, and nothing was paid for. '
+                'Correct the command (or the server), and run it again.')
     if not getattr(e, 'work_dir', None):
         return f'rsr: {e}'
     return f"rsr: {e}\nAll completed responses are saved. Resume with: {next_step(e.work_dir, argv)[1]}"
