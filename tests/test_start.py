@@ -386,3 +386,65 @@ def test_a_reader_that_goes_away(a_run):
         p = subprocess.Popen([RSR, *command.split()], cwd=a_run, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         p.stdout.close()
         assert b'Traceback' not in p.stderr.read() and p.wait() in (0, 1)
+
+# ---- odd arguments
+
+ROW = rows(1)[0]
+BARE = dict(id='a', messages=ROW['messages'])
+
+@pytest.mark.parametrize('given,kw,says', [
+    (None, {}, 'data.input_path is missing'), ('', {}, 'no file'), ('hello', {}, 'no file hello'), (5, {}, '5 is int'),
+    (b'hello', {}, 'is bytes'), ([], {}, 'no usable row'), ([1], {}, 'the row is int'), (['a', ROW], {}, 'row 1: the row'),
+    (dict(id=['a'], messages=[[]]), {}, 'id is list'), (['What is 2+2?'], {}, 'no prompt of the input has a reference'),
+    ([ROW], dict(recipe=5), '5 is int'), ([ROW], dict(recipe={'sft'}), 'is set'), ([ROW], dict(recipe=','), 'names none'),
+    ([ROW], dict(recipe='sft,nope'), "no recipe 'nope'"), ([ROW], dict(recipe='x'*500), '…'),
+    ([ROW], dict(formatter=None), 'none is named'), ([ROW], dict(formatter=[]), 'none is named'),
+    ([ROW], dict(formatter=[None]), 'None has no type'), ([ROW], dict(formatter='sft,sft'), 'two would write'),
+    ([ROW], dict(verifier=5), "quotes: '5'"), ([ROW], dict(verifier=['rlvr']), 'verifier.type='),
+    ([ROW], dict(verifier=True), 'not a mapping'), ([ROW], dict(pairs='temprature'), "Did you mean 'temperature'"),
+    ([ROW], dict(split=2), 'not a share'), ([ROW], dict(limit=True), 'not a whole number'),
+    ([ROW], dict(limit=1.0), 'Did you mean 1?'), ([ROW], dict(columns='answer'), 'not a mapping'),
+    ([ROW], dict(columns=dict(answer='id')), "no column 'id'"), ([ROW], dict(work_dir='in.jsonl'), 'is a file'),
+    ([ROW], dict(overrides=['--seed=1']), 'no dashes in front: seed=1'), ([ROW], dict(overrides=['seed']), 'key=value'),
+    ([dict(BARE, answer='  ')], {}, 'no prompt of the input'), ([dict(BARE, answer=dict(x=1))], {}, 'cannot use the'),
+    ([dict(BARE, answer=True)], dict(verifier='math-rlvr'), 'neither text nor a number'),
+    ([dict(BARE, answer='4')], {}, 'Set verifier.type=math-rlvr'),
+    ([dict(BARE, gold='4')], dict(verifier='rlvr'), 'data.columns.answer=gold'),
+])
+def test_odd_arguments_are_refused(here, given, kw, says):
+    (here/'in.jsonl').write_text('')
+    with pytest.raises(RsrError) as e:
+        sample(given, **{**dict(base_url='http://127.0.0.1:9/v1', progress=False), **kw})
+    assert says in str(e.value) and e.value.exit_code==2 and not (here/'output').exists()
+
+@pytest.mark.parametrize('given,kw', [
+    (ROW, {}), ((ROW,), {}), (iter([ROW]), {}), ([dict(BARE, answer=['A'])], {}), ([dict(BARE, answer='(a)')], {}),
+    ([dict(BARE, metadata=None, gold_target='A')], {}), ([dict(BARE, metadata=dict(answer=None), answer='A')], {}),
+    ([dict(BARE, metadata=dict(g='A'))], dict(columns=dict(answer='metadata.g'))), ([ROW], dict(columns={})),
+    ([ROW], dict(recipe=['sft', dict(formatter='dpo')])), ([ROW], dict(recipe='sft,')), ([ROW], dict(verifier='')),
+    ([ROW], dict(formatter=('sft', 'kto'))), ([ROW], dict(overrides='sampling.seed=1')), ([ROW], dict(split=None)),
+    ([ROW], dict(overrides={'sampling.seed':1})), ([ROW], dict(data=dict(limit=5))), ([ROW], dict(verifier=None)),
+])
+def test_odd_arguments_are_understood(here, server, given, kw):
+    server.set(rate=1.)
+    run = sample(given, base_url=server.base_url, work_dir=here/'w', progress=False, max_rollouts=2, **kw)
+    assert run.stats()['prompts']['satisfied']+run.stats()['prompts']['by_stop_reason'].get('max_rollouts', 0)==1
+
+@pytest.mark.parametrize('line,says', [
+    ('run in.jsonl', 'name a recipe before it: rsr run sft in.jsonl'), ('run sft in.jsonl in.jsonl', 'a run reads one'),
+    ('run sft sft', 'key=value'), ('run sft --data.input_path in.jsonl', "its value behind '='"), ('run --', "behind '='"),
+    ('run sft -data.limit=2k in.jsonl', 'Did you mean 2000?'), ('run sft =x', 'key=value'),
+    ('run sft in.jsonl sampler.api_key=${NO_SUCH_KEY}', 'sampler.api_key names ${NO_SUCH_KEY}, which is not set'),
+    ('run sft in.jsonl verifier.api_key=${NO_SUCH_KEY}', 'verifier.api_key names ${NO_SUCH_KEY}, which is not set'),
+    ('run sft in.jsonl verifier=helpful_answer', 'verifier.rubric=helpful_answer'),
+    ('run sft in.jsonl verifier.type=rlvr verifier.rubric=helpful_answer', "no option 'rubric'"),
+    ('run sft,flawed in.jsonl', 'cannot be joined'), ('run . in.jsonl', "no recipe '.'"), ('stats --json', 'usage'),
+    ('stats . --what=1', "no option 'what'"), ('format . --formatter.pass-threshold=2', 'no run here'), ('stats ../é', 'é'),
+])
+def test_odd_command_lines(here, capfd, monkeypatch, line, says):
+    monkeypatch.delenv('NO_SUCH_KEY', raising=False)
+    write_jsonl('in.jsonl', rows(1))
+    assert main([*line.split(), 'sampler.base_url=http://127.0.0.1:9/v1'] if 'in.jsonl' in line else line.split())==2
+    err = capfd.readouterr().err
+    assert says in err and 'Traceback' not in err and 'This is a bug' not in err, err
+    assert not (here/'output').exists()
