@@ -9,6 +9,7 @@ __all__ = ['Run', 'load_run', 'in_use', 'pair_runs']
 import platform, shlex
 from contextlib import closing
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.index import index_parts
@@ -41,6 +42,8 @@ class Run:
         stop_reason=None, # why sampling stopped early, if it did: budget, interrupted, broken
         message=None      # the same in words
     ):
+        if not isinstance(path, (str, PathLike)):
+            raise RsrError(f'{path!r} is not the path of a run directory')
         self.path, self.stop_reason, self.message = Path(path), stop_reason, message
         index_parts(self.path)   # a run on a cluster: take in the blocks that were finished since
         if not (self.path/'run.db').is_file():

@@ -91,7 +91,7 @@ def _as_options(overrides):
 # %% ../../nbs/run/09_run.ipynb #05137b8a
 def _named_work_dir(options):
     "Return the run directory that the last of some options names, or None."
-    pairs = [o.split('=', 1) if isinstance(o, str) and '=' in o else o for o in options]
+    pairs = [o.partition('=')[::2] if isinstance(o, str) else o for o in options]
     return next((value for key, value in reversed(pairs) if key=='work_dir'), None)
 
 # %% ../../nbs/run/09_run.ipynb #f8ca6b3a
