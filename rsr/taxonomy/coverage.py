@@ -280,8 +280,8 @@ def _finding_lines(d, k):
     return out
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #6f1d4faf
-NOT_FOUND = ('  a label that is not found: its text does not say it, or the judge is wrong. To know how often the judge is '
-             'wrong,\n  label a hundred of these texts by hand and compare: rsr.taxonomy.label_agreement')
+NOT_FOUND = ('  a label that is not found: its text does not say it, or the judge is wrong. To know how often the '
+             'judge is wrong,\n  label a hundred of these texts by hand and compare: rsr.taxonomy.label_agreement')
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #3866c948
 def _worst_line(v):
@@ -301,7 +301,8 @@ def _dimension_found_lines(k, f, most=3):
 # %% ../../nbs/taxonomy/09_coverage.ipynb #fca75256
 def _example_lines(dimensions, most=3):
     "Return texts in which a label is not found: those of the values that are lost most surely."
-    lost = [(v['interval'][1], k, v['examples'][0]) for k, f in dimensions.items() for v in f['values'] if v['examples']]
+    values = [(k, v) for k, f in dimensions.items() for v in f['values'] if v['examples']]
+    lost = [(v['interval'][1], k, v['examples'][0]) for k, v in values]
     lines = []
     for _, k, e in sorted(lost, key=lambda x: x[0])[:most]:
         said = short(printable(e['text'], ' '), 100)
