@@ -100,8 +100,7 @@ def _edge_shares(t, sets):
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #9236fdec
 HOW = dict(
-    generated='label them: rsr.taxonomy.label_rows(taxonomy, rows, judge); '
-              'prompts that this package makes carry metadata.taxonomy',
+    generated='let a judge label them (judge.model=…); prompts from templates have no label if no text depends on it',
     production='let a judge label them: coverage(…, judge=dict(model=…)), on the command line judge.model=…')
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #585ffdba

@@ -126,6 +126,8 @@ def check_texts(
     for slot, entries in texts.items():
         for entry in entries:
             _check_text(entry, texts, dims)
+            if slot is None and not entry['text'].strip():
+                raise RsrError(f"{entry['at']}: it is empty, and no prompt can be")
         if slot is not None:
             _check_no_cycle(texts, slot, (), done)
 
