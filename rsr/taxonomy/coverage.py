@@ -123,6 +123,12 @@ def _again(t, drawn, of, got):
     rows = [(*row, got[row[1]]) for row in drawn if row[1] in got]
     return dict(n=len(rows), unread=len(drawn)-len(rows), of=of, dimensions=found_again(t, rows))
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #69266352
+def _check_again(again):
+    "Raise unless `again` is a number of prompts."
+    if isinstance(again, bool) or not isinstance(again, int) or again<0:
+        raise RsrError(f'again: {again!r} is not a whole number of prompts from 0, e.g. 500')
+
 # %% ../../nbs/taxonomy/09_coverage.ipynb #f2f0c899
 def judge_sets(
     t,               # Taxonomy
@@ -134,14 +140,12 @@ def judge_sets(
     seed:int=0       # of these prompts, if there are more
 )->tuple:            # ({generated, production: rows with labels}, {labelling, found_again} or {})
     "Let a judge label the rows without a label, and look for the labels of generated prompts."
-    if isinstance(again, bool) or not isinstance(again, int) or again<0:
-        raise RsrError(f'again: {again!r} is not a whole number of prompts from 0, e.g. 500')
+    _check_again(again)
     if judge is None:
         return sets, {}
     pairs = {name:with_texts(rows, 'coverage') for name, rows in sets.items()}
     drawn, of = _to_check(t, pairs['generated'], again, seed)
-    bare = [(row, text) for row, text in pairs['generated'] if not row_label(row, t.columns)]
-    bare += pairs.get('production', [])
+    bare = [pair for pair in pairs['generated'] if not row_label(pair[0], t.columns)]+pairs.get('production', [])
     texts = list(dict.fromkeys([*bare_texts(t, bare), *(text for _, text, _ in drawn)]))
     got, why, loop = ask_judge(t, texts, judge, work_dir, budget=budget)
     counts = label_counts(t, with_labels(bare, got, t.columns), len(texts), why, loop)
