@@ -705,16 +705,16 @@ def test_ids_say_which_plan_and_which_model(here, server):
     assert ids() == first and ids(sampler=dict(base_url=server.base_url, temperature=.5), work_dir='w2') != first
     assert not set(first) & set(ids(seed=1, work_dir='w3'))
     other = dict(base_url=server.base_url, temperature=.2)
-    assert job(server, 4, sampler=other, mix=True).rows[0]['id'] == first[0]    # another model goes on with the same ids
+    assert job(server, 4, sampler=other, mix=True).rows[0]['id'] == first[0]    # another model, the same ids
 
 
 # ---- labels hold what the text says
 
-MUTE = {**SHOP, 'templates': ['my parcel number {n} is late'], 'slots': dict(n=[str(i) for i in range(50)]), 'name': 'mute'}
+MUTE = {**SHOP, 'name': 'mute', 'templates': ['my parcel number {n} is late'], 'slots': dict(n=list('abcdefgh'))}
 
 def test_an_opening_from_a_template_keeps_a_small_label_and_a_model_says_all(here, server):
     server.set(reply=lambda body: f'and what about {len(body["messages"])} of them?')
-    with pytest.warns(UserWarning, match=r'no template depends on what \(billing/refund, billing/invoice, delivery\); how'):
+    with pytest.warns(UserWarning, match=r'no template depends on what \(billing/refund, .*, delivery\); how'):
         t = load_taxonomy(MUTE)
     m = make_prompts(t, 6, progress=False, out='p.jsonl', near=None)
     assert [r['metadata']['taxonomy'] for r in m.rows] == [{}]*6

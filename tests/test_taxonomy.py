@@ -700,6 +700,12 @@ def test_plans_over_dimensions_that_no_template_uses():
     rows = quiet(template_prompts, t, 20, near=None)
     assert [r['metadata']['taxonomy'] for r in rows] == [dict(drink=c['drink']) for c in combinations(t, 20, 'quota')]
     child = dict(weight=.5, only_if=dict(allergy='nuts'))
+    with pytest.warns(UserWarning) as said:
+        assert len(template_prompts(t, how='pairwise', near=None)) == len(combinations(t, how='pairwise'))
+        template_prompts(load_taxonomy(menu('One {drink}.')), how='pairwise')
+    said = [str(w.message) for w in said]
+    assert any('allergy (fish, nuts); 4 of 4 prompts get no label there' in x for x in said)
+    assert any('asks for allergy, on which no template depends' in x for x in said)
     tied = quiet(load_taxonomy, menu('One {drink}.', dims=dict(who=dict(child=child, adult=.5))))
     assert all(c['allergy'] == 'nuts' for c in combinations(tied, 20, 'quota') if c['who'] == 'child')
 
@@ -710,6 +716,10 @@ def test_a_huge_taxonomy_loads_in_seconds():
     start = time.process_time()
     t = load_taxonomy(dict(dimensions=dims, slots=slots, templates=['{s0}'], normalize=True))
     assert t.unsaid == {} and time.process_time()-start < 20
+
+def test_an_empty_template_is_no_prompt():
+    with pytest.raises(RsrError, match='template 2: it is empty'):
+        load_taxonomy(menu('One {drink} without {allergy}.', ' '))
 
 def test_ids_of_two_plans_do_not_meet():
     ids = [r['id'] for kw in (dict(), dict(seed=1), dict(n=21), dict(how='independent'))

@@ -14,7 +14,7 @@ from ..data.types import RsrError, no_such
 from .designs import covering_rows, independent_rows
 from .dimensions import NONE
 from .quotas import fill_up, off_plan, quota_rows
-from .taxonomy import EDGE, GIVE_TEXTS, Taxonomy, load_taxonomy, path_of
+from .taxonomy import EDGE, Taxonomy, load_taxonomy, path_of
 from .templates import SeenTexts, at_most, fill_from, label_of, said, unsaid_message
 
 # %% ../../nbs/taxonomy/05_combinations.ipynb #adc817a8
@@ -159,6 +159,8 @@ def _shortage(t, missing, n_made, near):
         said.append(f'{k} for {{{values}}} (at most {at_most(t.texts, dict(combo))} different texts)')
     said = '; '.join(said)+(' …' if len(count)>3 else '')
     fix = f', or raise near ({near:g})' if near else ''
+    unused = [k for k in t.unsaid if len(t.unsaid[k])==len(t.drawn()[k])]
+    fix += f". The plan also asks for {', '.join(unused)}, on which no template depends" if unused else ''
     return (f'{t.at}: {len(missing)} of {len(missing)+n_made} prompts are missing; '
             f'the templates have no more distinct texts: {said}. '
             f'Add templates or slot texts there, ask for fewer{fix}')
@@ -190,6 +192,12 @@ def template_rows(
             rows.append(prompt_row(id_, text, said_label(t, c, parts)))
     return rows, _shortage(t, missing, len(rows), near) if missing else None
 
+# %% ../../nbs/taxonomy/05_combinations.ipynb #92254c90
+def _left_out(t, specs):
+    "Return which values no template depends on, and how many prompts are planned with one."
+    n = sum(any(c.get(k) in of for k, of in t.unsaid.items()) for c in specs.values())
+    return f'{t.at}: {unsaid_message(t.unsaid)}; {n} of {len(specs)} prompts get no label there'
+
 # %% ../../nbs/taxonomy/05_combinations.ipynb #0d54dfd6
 def template_prompts(
     t,                    # as for `load_taxonomy`
@@ -204,9 +212,9 @@ def template_prompts(
     given, t, plan = t, load_taxonomy(t), dict(n=n, how=how, seed=seed)
     if short not in ('warn', 'stop'):
         raise RsrError(f'short: {no_such("choice", short, ["warn", "stop"])}')
-    if given is t and t.unsaid:   # otherwise loading it has just said so
-        warnings.warn(f'{t.at}: {unsaid_message(t.unsaid)}; {GIVE_TEXTS}', stacklevel=2)
     specs = by_id(t, combinations(t, **plan), plan_mark(t, **plan))
+    if given is t and t.unsaid:   # otherwise loading it has just said so
+        warnings.warn(_left_out(t, specs), stacklevel=2)
     rows, message = template_rows(t, specs, seed, near, tries)
     if message and short=='stop':
         raise RsrError(message)

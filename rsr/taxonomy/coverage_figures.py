@@ -7,25 +7,35 @@ __all__ = ['plot_coverage', 'plot_pairs']
 
 # %% ../../nbs/taxonomy/18_coverage_figures.ipynb #efda4521
 from ..data.types import RsrError, no_such
-from ..style import COLOURS, count_ticks, head, many, readable_on, row_names, style, tidy
+from ..style import COLOURS, count_ticks, head, many, readable_on, row_names, short, style, tidy
 
 # %% ../../nbs/taxonomy/18_coverage_figures.ipynb #43d3990a
 _LOOKS = dict(planned=dict(facecolor=COLOURS['grey'], hatch='..'), generated=dict(facecolor=COLOURS['blue']),
               production=dict(facecolor=COLOURS['vermillion'], hatch='///'))
 
 # %% ../../nbs/taxonomy/18_coverage_figures.ipynb #9b99f8e6
-def _panel_title(name, level):
-    "Return the name of a dimension, and its distances or why there are none."
-    lines, short = [name], dict(planned_generated='plan–generated', generated_production='generated–production')
-    for key, words in short.items():
+def _panel_title(name, level, unsaid):
+    "Return the name of a dimension, its distances or why there are none, and the values that no template depends on."
+    lines, compared = [name], dict(planned_generated='plan–generated', generated_production='generated–production')
+    for key, words in compared.items():
         c = level[key]
         line = f"{words} {c['tv']:.2f} (chance {c['chance']:.2f})" if c else level['why'][key]
         if (c or 'not given' not in line) and line not in lines:
             lines.append(line)
+    if unsaid:
+        lines.append(f"no template depends on {short(', '.join(unsaid), 30)}")
     return '\n'.join(lines)
 
 # %% ../../nbs/taxonomy/18_coverage_figures.ipynb #b469124a
-def _share_bars(ax, name, level):
+def _counted(level):
+    "Return how many rows of each set the bars rest on."
+    def count(name, n):
+        of = n+level['unlabelled'][name]
+        return f'{n:,} {name}' if n==of else f'{n:,} of {of:,} {name}'
+    return ', '.join(count(name, n) for name, n in level['n'].items())
+
+# %% ../../nbs/taxonomy/18_coverage_figures.ipynb #ef7c22a9
+def _share_bars(ax, name, level, unsaid):
     "Draw the shares of one dimension: planned, generated, production."
     shown = [s for s in _LOOKS if level.get(s)]
     height = .8/len(shown)
@@ -34,8 +44,7 @@ def _share_bars(ax, name, level):
         ax.barh(ys, level[s], height, label=s, edgecolor='#ffffffa0', linewidth=0, **_LOOKS[s])
     row_names(ax, level['values'])
     count_ticks(ax.xaxis, percent=True)
-    counts = ', '.join(f'{n:,} {s}' for s, n in level['n'].items())
-    head(ax, _panel_title(name, level), f'share (%); {counts}', key=False)
+    head(ax, _panel_title(name, level, unsaid), f'share (%); {_counted(level)}', key=False)
 
 # %% ../../nbs/taxonomy/18_coverage_figures.ipynb #b16abe57
 def _panels(levels):
@@ -71,7 +80,7 @@ def plot_coverage(
     with style(dark):
         axes = _panels(levels) if own else list(axes)
         for ax, (name, v) in zip(axes, levels.items()):
-            _share_bars(tidy(ax, dark), name, v)
+            _share_bars(tidy(ax, dark), name, v, d['unsaid'].get(name))
         _legend(axes, own)
     return axes
 
@@ -111,6 +120,7 @@ def _heat(ax, got, want):
     for i, j in np.ndindex(*got.shape):
         is_empty = not got[i, j] and want[i, j]<1e-9
         text = '×' if is_empty else f'{got[i, j]:.0f} of {want[i, j]:.1f}'
+        text = text if got.sum() else '–'
         ax.text(j, i, text, ha='center', va='center', fontsize=8, color=readable_on(im.to_rgba(ratio[i, j])))
 
 # %% ../../nbs/taxonomy/18_coverage_figures.ipynb #f0d50c0b
@@ -145,7 +155,8 @@ def plot_pairs(
         _heat(ax, got, want)
         _cell_axes(ax, p['rows'], p['cols'])
         source = 'production' if against=='production' else 'the plan'
-        head(ax, f"{a} × {b}\n{many(int(got.sum()), 'generated row')}, expected counts from {source}", key=False)
+        rows = many(int(got.sum()), 'generated row')+' with both labels'
+        head(ax, f'{a} × {b}\n{rows}, expected counts from {source}', key=False)
         for label in ax.get_xticklabels():
             label.set_parse_math(False)
         ax.spines[:].set_visible(False)

@@ -181,23 +181,30 @@ def _ones(masks):
     "Return how many bits are set in all masks."
     return sum(map(int.bit_count, masks))
 
-# %% ../../nbs/taxonomy/01_designs.ipynb #ac81093b
+# %% ../../nbs/taxonomy/01_designs.ipynb #e4e21c69
+def _first_pair(left, rng):
+    "Return {column: value} of an uncovered pair that has the hardest value in it."
+    c, i = _hardest_value(left, rng)
+    d = rng.choice([d for d, mask in enumerate(left[c][i]) if mask])
+    return {c:i, d:rng.choice(bits(left[c][i][d]))}
+
+# %% ../../nbs/taxonomy/01_designs.ipynb #56e0a8d2
+def _most_covering(left, before, x, open_, rng):
+    "Return the open values of column x, the best first; `before`: [(column, value), …] that are fixed."
+    def gain(v):
+        covered = sum(left[y][j][x]>>v&1 for y, j in before)
+        return covered, _ones(left[x][v]), rng.random()
+    return sorted(bits(open_), key=gain, reverse=True)
+
+# %% ../../nbs/taxonomy/01_designs.ipynb #e288fcdd
 def _candidate(design, left, rng):
     "Return a row that starts with an uncovered pair and covers many."
-    cols = range(len(design.full))
-    c, i = _hardest_value(left, rng)
-    d = rng.choice([d for d in cols if left[c][i][d]])
-    start = {c:i, d:rng.choice(bits(left[c][i][d]))}
-    rest = [x for x in cols if x not in start]
+    start = _first_pair(left, rng)
+    rest = [x for x in range(len(design.full)) if x not in start]
     order = [*start, *rng.sample(rest, len(rest))]
     def choose(x, dom):
-        if x in start:
-            return [start[x]]
         before = [(y, dom[y].bit_length()-1) for y in order[:order.index(x)]]
-        def gain(v):
-            covered = sum(left[y][j][x]>>v&1 for y, j in before)
-            return covered, _ones(left[x][v]), rng.random()
-        return sorted(bits(dom[x]), key=gain, reverse=True)
+        return [start[x]] if x in start else _most_covering(left, before, x, dom[x], rng)
     return design.search([*design.full], order, choose)
 
 # %% ../../nbs/taxonomy/01_designs.ipynb #77e980e6

@@ -64,10 +64,10 @@ def input_rows(
 
 # %% ../../nbs/taxonomy/06_labelled_rows.ipynb #2d095d34
 def row_label(row, columns):
-    "Return the combination that a row carries, or None."
+    "Return the combination that a row carries, or None if there is none or it is empty."
     for d in (row.get('metadata'), row):
         if isinstance(d, dict) and isinstance(d.get('taxonomy'), dict):
-            return d['taxonomy']
+            return d['taxonomy'] or None
     if set(columns)&set(row) and row_text(row) is None:
         return {k:v for k, v in row.items() if k!='id'}
     return None

@@ -118,6 +118,14 @@ def _kind(row, tied):
     "Return a row with its free columns set to 0: equal for rows that no condition tells apart."
     return tuple(i if c in tied else 0 for c, i in enumerate(row))
 
+# %% ../../nbs/taxonomy/02_quotas.ipynb #49d97800
+def _by_kind(rows, tied):
+    "Return {kind: positions of its rows}."
+    kinds = {}
+    for r, row in enumerate(rows):
+        kinds.setdefault(_kind(row, tied), []).append(r)
+    return kinds
+
 # %% ../../nbs/taxonomy/02_quotas.ipynb #76c75b72
 def _swap_kinds(rows, kinds, tied, a, found):
     "Swap rows of kind `a` as found: all of them if it gains something, otherwise one. Return the new kinds."
@@ -132,14 +140,13 @@ def _swap_kinds(rows, kinds, tied, a, found):
 # %% ../../nbs/taxonomy/02_quotas.ipynb #9f61dd1b
 def _repair(design, rows, rng):
     "Swap values within columns until no condition is broken or nothing helps; return the rows that are left."
-    linked, kinds, idle = design.linked, {}, 0
+    linked, idle = design.linked, 0
     tied = {c for c, others in enumerate(linked) if others}
     def bad(kind):
         return any(_broken(design, linked, kind, c, kind[c]) for c in tied)
     for _ in range(2):
         _sweep(design, linked, rows, rng)
-    for r, row in enumerate(rows):
-        kinds.setdefault(_kind(row, tied), []).append(r)
+    kinds = _by_kind(rows, tied)
     while (todo := [k for k in kinds if bad(k)]) and idle<60:
         a = rng.choice(todo)
         found = _best_swap(design, linked, a, rng.sample([*kinds], min(len(kinds), 1000)), rng)

@@ -37,11 +37,15 @@ def _bare(text, rng):
     "Drop punctuation at the end of words and apostrophes inside them."
     return re.sub(r"(?<![.,;:!?'’])[.,;:!?'’]+(?=\s|$)|(?<=\w)['’](?=\w)", '', text)
 
-# %% ../../nbs/taxonomy/03_templates.ipynb #05c29af6
+# %% ../../nbs/taxonomy/03_templates.ipynb #d6dff7c2
 def _lower(text, rng):
     return text.lower()
+
+# %% ../../nbs/taxonomy/03_templates.ipynb #818167c6
 def _upper(text, rng):
     return text.upper()
+
+# %% ../../nbs/taxonomy/03_templates.ipynb #59e71420
 def _cap(text, rng):
     return text[:1].upper()+text[1:]
 
@@ -122,6 +126,8 @@ def check_texts(
     for slot, entries in texts.items():
         for entry in entries:
             _check_text(entry, texts, dims)
+            if slot is None and not entry['text'].strip():
+                raise RsrError(f"{entry['at']}: it is empty, and no prompt can be")
         if slot is not None:
             _check_no_cycle(texts, slot, (), done)
 
@@ -197,16 +203,22 @@ def _beside(entry, dimension, leaves):
     wanted, excluded = entry['only_if'].get(dimension), entry['never_with'].get(dimension, [])
     return {v for v in leaves if (wanted is None or under(v, wanted)) and not under(v, excluded)}
 
-# %% ../../nbs/taxonomy/03_templates.ipynb #97492ea8
+# %% ../../nbs/taxonomy/03_templates.ipynb #cd5836bc
+def _by_text(entries):
+    "Return {text: the entries that have it}."
+    out = {}
+    for e in entries:
+        out.setdefault(e['text'], []).append(e)
+    return out
+
+# %% ../../nbs/taxonomy/03_templates.ipynb #04da0d87
 def add_says(
     texts:dict,   # {slot: [text, …]}; the templates under None
     leaves:dict   # {dimension: [the values that are drawn]}
 ):
     "Add `says` to each text: {dimension named in its conditions: values beside which it may stand}."
     for entries in texts.values():
-        same = {}
-        for e in entries:
-            same.setdefault(e['text'], []).append(e)
+        same = _by_text(entries)
         for e in entries:
             named = [k for k in leaves if k in e['only_if'] or k in e['never_with']]
             e['says'] = {k:set().union(*(_beside(x, k, leaves[k]) for x in same[e['text']])) for k in named}
@@ -215,6 +227,11 @@ def add_says(
 def _written_alike(value, leaves):
     "Return the values that a placeholder writes like this one: the same last name under another topic."
     return {v for v in leaves if v.rpartition('/')[2]==value.rpartition('/')[2]}
+
+# %% ../../nbs/taxonomy/03_templates.ipynb #a456fd19
+def _written(entry, leaves):
+    "Return the dimensions that a text has a placeholder for."
+    return {name for name, _ in placeholders(entry['text']) if name in leaves}
 
 # %% ../../nbs/taxonomy/03_templates.ipynb #79fd36aa
 def said(
@@ -227,7 +244,7 @@ def said(
     for entry in parts:
         for k, values in entry['says'].items():
             out[k] = out.get(k, values)&values
-        for k in {name for name, _ in placeholders(entry['text']) if name in leaves}:
+        for k in _written(entry, leaves):
             alike = _written_alike(combo.get(k) or NONE, leaves[k])
             out[k] = out.get(k, alike)&alike
     return out
@@ -279,9 +296,9 @@ def unsaid(
     possible=None   # ({dimension: values}) -> whether a combination exists; None: all do
 )->dict:            # {dimension: {value: what its label can be at most, a topic or None}}
     "Return the values that no template depends on."
-    left = {k:{v:None for v in values} for k, values in leaves.items()}
+    left = {k:dict.fromkeys(values) for k, values in leaves.items()}
     for e, box in _reached(texts, leaves):
-        for k in {*e['says'], *(n for n, _ in placeholders(e['text']) if n in leaves)}:
+        for k in {*e['says'], *_written(e, leaves)}:
             for v in box[k]:
                 if possible is None or possible({**box, k:{v}}):
                     values = said([e], {k:v}, leaves)[k]
