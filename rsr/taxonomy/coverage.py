@@ -100,8 +100,7 @@ def _edge_shares(t, sets):
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #9236fdec
 HOW = dict(
-    generated='label them: rsr.taxonomy.label_rows(taxonomy, rows, judge); '
-              'prompts that this package makes carry metadata.taxonomy',
+    generated='let a judge label them (judge.model=…); prompts from templates have no label if no text depends on it',
     production='let a judge label them: coverage(…, judge=dict(model=…)), on the command line judge.model=…')
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #585ffdba
@@ -124,6 +123,12 @@ def _again(t, drawn, of, got):
     rows = [(*row, got[row[1]]) for row in drawn if row[1] in got]
     return dict(n=len(rows), unread=len(drawn)-len(rows), of=of, dimensions=found_again(t, rows))
 
+# %% ../../nbs/taxonomy/09_coverage.ipynb #69266352
+def _check_again(again):
+    "Raise unless `again` is a number of prompts."
+    if isinstance(again, bool) or not isinstance(again, int) or again<0:
+        raise RsrError(f'again: {again!r} is not a whole number of prompts from 0, e.g. 500')
+
 # %% ../../nbs/taxonomy/09_coverage.ipynb #f2f0c899
 def judge_sets(
     t,               # Taxonomy
@@ -136,14 +141,12 @@ def judge_sets(
     seed:int=0       # of these prompts, if there are more
 )->tuple:            # ({generated, production: rows with labels}, {labelling, found_again} or {})
     "Let a judge label the rows without a label, and look for the labels of generated prompts."
-    if isinstance(again, bool) or not isinstance(again, int) or again<0:
-        raise RsrError(f'again: {again!r} is not a whole number of prompts from 0, e.g. 500')
+    _check_again(again)
     if judge is None:
         return sets, {}
     pairs = {name:with_texts(rows, 'coverage') for name, rows in sets.items()}
     drawn, of = _to_check(t, pairs['generated'], again, seed)
-    bare = [(row, text) for row, text in pairs['generated'] if not row_label(row, t.columns)]
-    bare += pairs.get('production', [])
+    bare = [pair for pair in pairs['generated'] if not row_label(pair[0], t.columns)]+pairs.get('production', [])
     texts = list(dict.fromkeys([*bare_texts(t, bare), *(text for _, text, _ in drawn)]))
     got, why, loop = ask_judge(t, texts, judge, work_dir, budget=budget, progress=progress)
     counts = label_counts(t, with_labels(bare, got, t.columns), len(texts), why, loop)
@@ -281,8 +284,8 @@ def _finding_lines(d, k):
     return out
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #6f1d4faf
-NOT_FOUND = ('  a label that is not found: its text does not say it, or the judge is wrong. To know how often the judge is '
-             'wrong,\n  label a hundred of these texts by hand and compare: rsr.taxonomy.label_agreement')
+NOT_FOUND = ('  a label that is not found: its text does not say it, or the judge is wrong. To know how often the '
+             'judge is wrong,\n  label a hundred of these texts by hand and compare: rsr.taxonomy.label_agreement')
 
 # %% ../../nbs/taxonomy/09_coverage.ipynb #3866c948
 def _worst_line(v):
@@ -302,7 +305,8 @@ def _dimension_found_lines(k, f, most=3):
 # %% ../../nbs/taxonomy/09_coverage.ipynb #fca75256
 def _example_lines(dimensions, most=3):
     "Return texts in which a label is not found: those of the values that are lost most surely."
-    lost = [(v['interval'][1], k, v['examples'][0]) for k, f in dimensions.items() for v in f['values'] if v['examples']]
+    values = [(k, v) for k, f in dimensions.items() for v in f['values'] if v['examples']]
+    lost = [(v['interval'][1], k, v['examples'][0]) for k, v in values]
     lines = []
     for _, k, e in sorted(lost, key=lambda x: x[0])[:most]:
         said = short(printable(e['text'], ' '), 100)

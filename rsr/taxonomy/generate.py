@@ -201,7 +201,7 @@ def _is_empty(store):
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #a06d1f39
 def _check_out(store, o):
-    "Raise if a file is in the way; one that a job of an early version may have written is looked at when it is replaced."
+    "Raise if a file is in the way; what a job of an early version may have written is looked at when it is replaced."
     noted = store.get(WRITTEN)
     if noted is None and not _is_empty(store) and o['out'].is_file():
         return
@@ -251,8 +251,9 @@ def _plan(taxonomy, templates, writer, assistant, o):
     return orjson.loads(orjson.dumps(plan))
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #ea2e6551
-def _job_options(o, small):
+def _job_options(o, writer):
     "Return the options of a job, with the defaults of a small or a large model."
+    small = getattr(writer, 'type', '')=='local'
     out = dict(recent=0, shots=2, clip=True) if small else dict(recent=5, shots=3, clip=False)
     out.update({k:o[k] for k in out if o[k] is not None})
     out['seed'] = o['seed'] if small and o['sampling_seed'] is None else o['sampling_seed']
@@ -262,11 +263,10 @@ def _job_options(o, small):
 def _make_job(taxonomy, templates, several, o):
     "Return the job on its ledger: everything is checked, nothing is sampled yet."
     writer, assistant = _samplers(o)
-    small = getattr(writer, 'type', '')=='local'
     budget = shared_budget(o['budget'] or {}, dict(sampler=writer, assistant=assistant))
     plan = _plan(taxonomy, templates, writer, assistant if several else None, o)
     store = _open_ledger(plan, plan_mark(taxonomy, **plan), o)
-    return GenerationJob(taxonomy, store, writer, assistant, budget, **_job_options(o, small))
+    return GenerationJob(taxonomy, store, writer, assistant, budget, **_job_options(o, writer))
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #ca1aa665
 def _run_stages(job, result, turns, talks, templates):

@@ -10,13 +10,14 @@ __all__ = ['EDGE', 'TOP_KEYS', 'GIVE_TEXTS', 'TAXONOMIES', 'Taxonomy', 'design_l
 import orjson, warnings, yaml
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import Atomic, SHIPPED, dumps, read_yaml
 from ..data.types import RsrError, no_such
 from .designs import Design, possible_pairs
-from .dimensions import Dimension, NONE, Value, check_keys, check_name, check_unique, dimension_dict
+from .dimensions import Dimension, NONE, check_keys, check_name, check_unique, dimension_dict
 from .dimensions import edge_nodes, fits, make_dimension, make_edges, rules_along, under, value_dict, walk
 from .templates import add_says, check_texts, read_texts, unsaid, unsaid_message
 
@@ -85,8 +86,7 @@ def setup(self:Taxonomy):
     self._check_examples()
     self.texts = self._read_texts()
     self.unsaid = self._find_unsaid()
-    if self.unsaid:
-        warnings.warn(f'{self.at}: {unsaid_message(self.unsaid)}; {GIVE_TEXTS}', stacklevel=5)
+    self._warn_unsaid()
 
 # %% ../../nbs/taxonomy/04_taxonomy.ipynb #a8eec5a6
 @patch
@@ -310,6 +310,11 @@ def _read_texts(self:Taxonomy):
     check_texts(texts, self.columns)
     return texts
 
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #538df0ef
+def _possible(design, box):
+    "Return whether a combination has only the values in `box`: {dimension: paths}."
+    return design.possible({k:{design_label(k, v) for v in values} for k, values in box.items()})
+
 # %% ../../nbs/taxonomy/04_taxonomy.ipynb #03f89afb
 @patch
 def _find_unsaid(self:Taxonomy):
@@ -318,15 +323,21 @@ def _find_unsaid(self:Taxonomy):
     add_says(self.texts, leaves)
     if not self.templates:
         return {}
-    def possible(box):
-        return design.possible({k:{design_label(k, v) for v in values} for k, values in box.items()})
-    missing = unsaid(self.texts, leaves, possible if any(design.linked) else None)
+    possible = partial(_possible, design) if any(design.linked) else None
+    missing = unsaid(self.texts, leaves, possible)
     missing.get(EDGE, {}).pop(NONE, None)   # a text without anything unusual is an ordinary one
     return {k:of for k, of in missing.items() if of}
 
 # %% ../../nbs/taxonomy/04_taxonomy.ipynb #7d4fe339
 GIVE_TEXTS = ('prompts from templates get no such label. Give each value a text of its own (only_if), '
               'name the dimension in a text ({dimension}), or let a model write, which is told every value')
+
+# %% ../../nbs/taxonomy/04_taxonomy.ipynb #2901584a
+@patch
+def _warn_unsaid(self:Taxonomy):
+    "Warn about values that no template depends on."
+    if self.unsaid:
+        warnings.warn(f'{self.at}: {unsaid_message(self.unsaid)}; {GIVE_TEXTS}', stacklevel=6)
 
 # %% ../../nbs/taxonomy/04_taxonomy.ipynb #2119b1bc
 TAXONOMIES = SHIPPED/'taxonomies'
