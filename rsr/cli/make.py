@@ -163,11 +163,15 @@ def _pilot(words, n):
 def plan(args, argv):
     """Sample a few prompts and forecast the whole run: satisfied prompts, rollouts, tokens, cost, time.
     The run then reuses the samples."""
-    if not _has_name(args):
-        raise usage_of('plan')
     words = [a for a in args if not a.startswith('pilot=')]
-    done = _pilot(words, _pilot_size(args))
-    out(f"resume with: {resume_command(done.path, ['run', *words])}")
+    named = _with_recipe(words)
+    if not _has_name(named):
+        raise usage_of('plan')
+    done = _pilot(named, _pilot_size(args))
+    if done.message:
+        out(f'stopped: {redact(done.message)}')
+    what = 'resume with' if done.stop_reason else 'run all of it with'
+    out(f"{what}: {resume_command(done.path, ['run', *words])}")
     return done.exit_code
 
 # %% ../../nbs/cli/02_make.ipynb #0fea4648
