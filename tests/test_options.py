@@ -179,7 +179,7 @@ def test_recipe_yaml_holds_every_value_and_means_the_recipe(go, server):
 def _options(server):
     return [('sampler.base_url', server.base_url), 'sampler.model=m', 'verifier.type=v.py:f', 'sampling.max_rollouts=4']
 
-@pytest.mark.parametrize('name', ['sft', 'dpo', 'kto', 'grpo', 'multi_sft', 'sft_dpo', 'rubric_selection', 'temperature'])
+@pytest.mark.parametrize('name', ['sft', 'kto', 'grpo', 'multi_sft', 'sft_dpo', 'rubric_selection', 'temperature'])
 @pytest.mark.parametrize('options', [[], ['verifier.type=rubric', 'verifier.rubric=helpful_answer', 'verifier.model=j',
                                           'verifier.base_url=http://localhost:1/v1']])
 def test_a_recipe_that_was_saved_builds_the_same(tmp_path, name, options):
@@ -204,8 +204,9 @@ def test_a_copied_recipe_with_another_verifier_or_method(tmp_path):
     d = load_recipe(str(tmp_path/'recipe.yaml'), ['sampler.base_url=http://localhost:1/v1', 'formatter.target=trl'])
     f, = build(d)['formatters']
     assert (f.target, f.options['fail_threshold'])==('trl', 0.)
-    text = (tmp_path/'recipe.yaml').read_text().replace('temperature: 0.7  # default 0.7', 'temperature: 0.9  # default 0.7')
-    (tmp_path/'recipe.yaml').write_text(text)            # edited, and the comment left where it was
+    text = (tmp_path/'recipe.yaml').read_text()
+    edited = text.replace('temperature: 0.7  # default', 'temperature: 0.9  # default')   # the comment stays
+    (tmp_path/'recipe.yaml').write_text(edited)
     assert load_recipe(str(tmp_path/'recipe.yaml'))['sampler']=={'model':'x', 'temperature':.9}
 
 def test_secrets_stay_masked(go, server):
@@ -275,7 +276,8 @@ def test_files_of_an_earlier_recipe_are_listed_apart(go, capfd):
         ('sampling.max_rollouts', 4), ('work_dir', 'w')]))
     assert code==0 and 'from an earlier recipe, and not written again: w/train/dpo.jsonl\n' in out
     assert 'file       dpo.jsonl' not in out and (first.path/'train/dpo.jsonl').read_bytes()==before
-    assert re.search(r'Rows: sft\.jsonl \d+\. From an earlier recipe: dpo\.jsonl \d+\.', (first.path/'train/README.md').read_text())
+    text = (first.path/'train/README.md').read_text()
+    assert re.search(r'Rows: sft\.jsonl \d+\. From an earlier recipe: dpo\.jsonl \d+\.', text)
     go('sft_dpo', formatter=dict(pass_threshold=1.))
     assert load_run('w').earlier_files==[] and load_run('w').stats()['rows']['dpo.jsonl']
 

@@ -134,14 +134,17 @@ def _amounts(b):
     unit = 'US dollars' if b['kind']=='usd' else b['kind']
     return [f'{x:,.{decimals}f} {unit}' for x in (max(0., b['limit']-b['spent']), b['more'] or 0.)]
 
+# %% ../../nbs/run/08_forecast.ipynb #52b06439
 def _budget_line(b):
     "Say what is left of a limit of the budget, and whether it will do."
     left, more = _amounts(b)
     line = f"budget     {left} left of budget.{b['kind']}={b['limit']:g}"
     if b['more'] is None:
         return line
-    return f"{line}; the rest of the run needs about {more}: {'enough' if b['more']<=b['limit']-b['spent'] else 'too little'}"
+    enough = b['more']<=b['limit']-b['spent']
+    return f"{line}; the rest of the run needs about {more}: {'enough' if enough else 'too little'}"
 
+# %% ../../nbs/run/08_forecast.ipynb #279d914e
 def forecast_table(
     f:dict   # as `forecast` returns it
 )->str:
