@@ -250,7 +250,6 @@ def test_readme(go, capfd):
 def test_a_folder_with_a_readme_is_loaded_as_before(go):
     datasets = pytest.importorskip('datasets')
     run = go()
-    (run.path/'train/dataset_info.json').unlink()
     found = datasets.load_dataset(str(run.path/'train'), cache_dir=str(run.path/'cache'))
     assert found['train'].num_rows==n_rows(run)
 
@@ -298,3 +297,16 @@ def test_format_is_refused_while_a_process_has_the_run(go, capfd):
     finally:
         held.communicate(b'\n')
     assert before==((run.path/'train/sft.jsonl').read_bytes(), (run.path/'recipe.yaml').read_bytes())
+
+def test_a_copy_has_the_same_recipe(go):
+    run = go()
+    run.format('sft', pass_threshold=.5)
+    (run.path/'train/sft.jsonl').write_text('mine\n')
+    run.format()
+    copy = run.copy('a/copy')
+    lines = [p.read_text().splitlines() for p in (run.path/'recipe.yaml', copy.path/'recipe.yaml')]
+    assert [pair for pair in zip(*lines, strict=True) if pair[0]!=pair[1]]==[('work_dir: w', 'work_dir: a/copy')]
+    assert copy.recipe==run.recipe | dict(work_dir='a/copy')
+    assert (copy.path/'edited/train/sft.jsonl').read_text()=='mine\n'
+    copy.format()
+    assert not (copy.path/'edited/train/sft_2.jsonl').exists()    # the copied files were not edited
