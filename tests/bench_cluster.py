@@ -59,8 +59,8 @@ def synthetic(work, rollouts, per=8, size=500):
     from rsr.data.files import dumps, fingerprint
     from rsr.data.parts import TABLES, block_keys, key_range, part_path, write_part
     from rsr.data.store import Store
-    from rsr.run.saved_recipe import save_recipe
     from rsr.run.recipe import load_recipe
+    from rsr.run.saved_recipe import save_recipe
     rng, words = random.Random(0), [f'word{i}' for i in range(1000)]
     configs = [('sampler', fingerprint('s'), '{"type":"synthetic"}'),
                ('verifier', fingerprint('v'), '{"type":"math-rlvr"}')]

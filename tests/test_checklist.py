@@ -23,9 +23,9 @@ from rsr.rubric.criteria import load_rubric
 from rsr.rubric.evaluate import RubricVerifier
 from rsr.rubric.verdicts import verdict_key
 from rsr.run.execution import build, close_run
-from rsr.run.saved_recipe import save_recipe
 from rsr.run.recipe import load_recipe
 from rsr.run.results import Run
+from rsr.run.saved_recipe import save_recipe
 
 WORDS = ('river stone market letter winter garden engine harbour signal copper window teacher forest '
          'number paper circle island bottle summer travel history morning planet village kitchen doctor '

@@ -10,8 +10,8 @@ from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.formatters.writer import make_formatters
 from rsr.quality.compare import changes, compare, compare_table, dotted, holm, plot_changes, points, scorer_changes
 from rsr.run.execution import close_run
-from rsr.run.saved_recipe import save_recipe
 from rsr.run.recipe import load_recipe
+from rsr.run.saved_recipe import save_recipe
 
 WHAT = 'billing', 'delivery', 'account', 'returns'
 CRIT = [dict(id=i, question=f'Is it {i}?', category='all') for i in ('correct', 'polite', 'short')]

@@ -172,7 +172,8 @@ def test_a_split_holds_prompts_out_of_every_file_on_disk(here, server):
     def texts(side):
         return {text(json.loads(x)) for f in side.values() for x in f}
     assert texts(train) and texts(held) and not texts(train)&texts(held)
-    assert rsr('format', 'run').returncode==0     # the recipe's: no split
+    assert rsr('format', 'run').returncode==0            # the split last chosen is the run's
+    assert prompts('eval')==held and rsr('format', 'run', 'split=null').returncode==0
     assert not list((here/'run'/'eval').glob('*')) and set(prompts('train'))=={'dpo', 'kto'}
     assert sum(len(v) for v in prompts('train').values())>=sum(len(v) for v in train.values())
 

@@ -245,7 +245,7 @@ def test_other_options_still_remove_rows(done):
     p = rsr('format', 'w', 'decontaminate=in.jsonl')
     assert p.returncode == 0 and '0 rows' in p.stdout, p.stderr
     assert not Path('w/train/sft.jsonl').exists()
-    p = rsr('format', 'w')
+    p = rsr('format', 'w', 'decontaminate=null')
     assert p.returncode == 0 and Path('w/train/sft.jsonl').exists()
 
 def test_a_run_of_before_the_notes(done, server):

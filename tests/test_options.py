@@ -179,7 +179,7 @@ def test_recipe_yaml_holds_every_value_and_means_the_recipe(go, server):
 def _options(server):
     return [('sampler.base_url', server.base_url), 'sampler.model=m', 'verifier.type=v.py:f', 'sampling.max_rollouts=4']
 
-@pytest.mark.parametrize('name', ['sft', 'dpo', 'kto', 'grpo', 'multi_sft', 'sft_dpo', 'rubric_selection', 'temperature'])
+@pytest.mark.parametrize('name', ['sft', 'kto', 'grpo', 'multi_sft', 'sft_dpo', 'rubric_selection', 'temperature'])
 @pytest.mark.parametrize('options', [[], ['verifier.type=rubric', 'verifier.rubric=helpful_answer', 'verifier.model=j',
                                           'verifier.base_url=http://localhost:1/v1']])
 def test_a_recipe_that_was_saved_builds_the_same(tmp_path, name, options):
@@ -204,8 +204,9 @@ def test_a_copied_recipe_with_another_verifier_or_method(tmp_path):
     d = load_recipe(str(tmp_path/'recipe.yaml'), ['sampler.base_url=http://localhost:1/v1', 'formatter.target=trl'])
     f, = build(d)['formatters']
     assert (f.target, f.options['fail_threshold'])==('trl', 0.)
-    text = (tmp_path/'recipe.yaml').read_text().replace('temperature: 0.7  # default 0.7', 'temperature: 0.9  # default 0.7')
-    (tmp_path/'recipe.yaml').write_text(text)            # edited, and the comment left where it was
+    text = (tmp_path/'recipe.yaml').read_text()
+    edited = text.replace('temperature: 0.7  # default', 'temperature: 0.9  # default')   # the comment stays
+    (tmp_path/'recipe.yaml').write_text(edited)
     assert load_recipe(str(tmp_path/'recipe.yaml'))['sampler']=={'model':'x', 'temperature':.9}
 
 def test_secrets_stay_masked(go, server):
@@ -249,7 +250,6 @@ def test_readme(go, capfd):
 def test_a_folder_with_a_readme_is_loaded_as_before(go):
     datasets = pytest.importorskip('datasets')
     run = go()
-    (run.path/'train/dataset_info.json').unlink()
     found = datasets.load_dataset(str(run.path/'train'), cache_dir=str(run.path/'cache'))
     assert found['train'].num_rows==n_rows(run)
 
@@ -275,7 +275,8 @@ def test_files_of_an_earlier_recipe_are_listed_apart(go, capfd):
         ('sampling.max_rollouts', 4), ('work_dir', 'w')]))
     assert code==0 and 'from an earlier recipe, and not written again: w/train/dpo.jsonl\n' in out
     assert 'file       dpo.jsonl' not in out and (first.path/'train/dpo.jsonl').read_bytes()==before
-    assert re.search(r'Rows: sft\.jsonl \d+\. From an earlier recipe: dpo\.jsonl \d+\.', (first.path/'train/README.md').read_text())
+    text = (first.path/'train/README.md').read_text()
+    assert re.search(r'Rows: sft\.jsonl \d+\. From an earlier recipe: dpo\.jsonl \d+\.', text)
     go('sft_dpo', formatter=dict(pass_threshold=1.))
     assert load_run('w').earlier_files==[] and load_run('w').stats()['rows']['dpo.jsonl']
 
@@ -296,3 +297,16 @@ def test_format_is_refused_while_a_process_has_the_run(go, capfd):
     finally:
         held.communicate(b'\n')
     assert before==((run.path/'train/sft.jsonl').read_bytes(), (run.path/'recipe.yaml').read_bytes())
+
+def test_a_copy_has_the_same_recipe(go):
+    run = go()
+    run.format('sft', pass_threshold=.5)
+    (run.path/'train/sft.jsonl').write_text('mine\n')
+    run.format()
+    copy = run.copy('a/copy')
+    lines = [p.read_text().splitlines() for p in (run.path/'recipe.yaml', copy.path/'recipe.yaml')]
+    assert [pair for pair in zip(*lines, strict=True) if pair[0]!=pair[1]]==[('work_dir: w', 'work_dir: a/copy')]
+    assert copy.recipe==run.recipe | dict(work_dir='a/copy')
+    assert (copy.path/'edited/train/sft.jsonl').read_text()=='mine\n'
+    copy.format()
+    assert not (copy.path/'edited/train/sft_2.jsonl').exists()    # the copied files were not edited

@@ -88,6 +88,7 @@ def usd(self:BudgetPool)->float:
     "Return the US dollars that the run has spent, as far as is known."
     return self.used('usd')
 
+# %% ../../nbs/cluster/01_leases.ipynb #f84c4666
 @patch
 def _rest(self:BudgetPool, kind, block):
     "Return what is left of a block's lease."

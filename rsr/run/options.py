@@ -157,6 +157,7 @@ def option_key(name, option)->str:
     "Return the key of an option in a recipe."
     return f'formatter.{name}.{option}' if name else option
 
+# %% ../../nbs/run/03_options.ipynb #18e862a6
 def _since(chosen, name, option):
     "Say when and by which command an option was chosen."
     when, command = chosen.get(name, {}).get(option, (None, None))
@@ -209,6 +210,7 @@ class _Named:
     def __init__(self, name):
         self.name = name
 
+# %% ../../nbs/run/03_options.ipynb #c08d79b2
 def _is_own(d, store):
     "Check whether a recipe is the one in the run's own directory."
     try:
@@ -225,6 +227,16 @@ def _print_notes(d, recipe, before, noted):
             warn(note)
 
 # %% ../../nbs/run/03_options.ipynb #3ab0d760
+def _take_options(store, d, noted):
+    "Put the options in force into a recipe and into what the run notes; return the options so far."
+    before, own = noted['now'], _is_own(d, store)
+    as_saved = own and store.get('options')   # older versions left recipe.yaml as it was
+    d.update(merged_options(d, noted, before if as_saved else noted['recipe']))
+    noted.update(recipe=noted['recipe'] if own else file_options(d.given), now=file_options(d))
+    noted['extra'] = [name for name in noted['extra'] if name not in by_name(d['formatter'])]
+    return before
+
+# %% ../../nbs/run/03_options.ipynb #68488dcd
 def keep_options(
     store,        # Store
     d,            # the recipe, its formatters complete; changed in place
@@ -235,15 +247,11 @@ def keep_options(
         return make_formatters(d['formatter'])
     given = file_options(d.given)
     noted = noted_options(store, saved) or dict(recipe=given, now=given, chosen={}, extra=[])
-    before, own = noted['now'], _is_own(d, store)
-    as_saved = own and store.get('options')   # older versions left recipe.yaml as it was
-    d.update(merged_options(d, noted, before if as_saved else noted['recipe']))
-    noted.update(recipe=noted['recipe'] if own else given, now=file_options(d))
-    noted['extra'] = [name for name in noted['extra'] if name not in by_name(d['formatter'])]
+    before = _take_options(store, d, noted)
     if saved:
         _print_notes(d, noted['recipe'], before, noted)
     note_choices(noted, before, d.command)
-    d.noted = noted
+    d.noted, formatters = noted, make_formatters(d['formatter'])
     if d.get('stages'):
-        stage_shares(d['stages'], [*make_formatters(d['formatter']), *map(_Named, noted['extra'])])
-    return make_formatters(d['formatter'])
+        stage_shares(d['stages'], [*formatters, *map(_Named, noted['extra'])])
+    return formatters

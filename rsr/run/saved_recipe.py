@@ -33,9 +33,8 @@ def _pair_defaults(d):
     strategy = (d.get('pairs') or {}).get('strategy')
     if strategy not in STRATEGIES:
         return {}, {}
-    options = {k:default for k, (_, default) in parameters(STRATEGIES[strategy], 1).items()}
     one_step = make_plan(d['pairs'], {}).sampling if strategy=='rubric_selection' else {}
-    return {**options, **PAIR_DEFAULTS}, one_step
+    return {**{k:v for k, (_, v) in parameters(STRATEGIES[strategy], 1).items()}, **PAIR_DEFAULTS}, one_step
 
 # %% ../../nbs/run/03_saved_recipe.ipynb #2d0aa2ab
 def _section_defaults(d):
@@ -108,17 +107,28 @@ def _lines(text):
         yield (place, key and key[2]), line
 
 # %% ../../nbs/run/03_saved_recipe.ipynb #eac8ce7b
+def _head(command):
+    "Return the first lines of a saved recipe."
+    from rsr import __version__
+    return (f"{HEAD}{__version__}: {' '.join(command.split())}\n"
+            '# Every value in force. Edit any of them to use this file for another run.')
+
+# %% ../../nbs/run/03_saved_recipe.ipynb #ea0bfa12
+def _marked(line):
+    "Return the line of a default with its comment."
+    value = line.partition(': ')[2]
+    return f'{line}{DEFAULT}{value}' if value else line
+
+# %% ../../nbs/run/03_saved_recipe.ipynb #3803e6f2
 def recipe_text(
     d,                # a checked recipe
     command:str=''    # the command that runs it, secrets masked
 )->str:
     "Return a recipe as the YAML of a run's directory."
-    from rsr import __version__
     full, marked = filled(d)
     text = yaml.safe_dump(mask(full), sort_keys=False, allow_unicode=True, width=10**9)
-    head = [f"{HEAD}{__version__}: {' '.join(command.split())}", '# Every value in force; edit any of them to use this file for another run.']
-    lines = [line+DEFAULT+line.partition(': ')[2] if at in marked and not line.endswith(':') else line for at, line in _lines(text)]
-    return '\n'.join([*head, *lines, ''])
+    lines = [_marked(line) if at in marked else line for at, line in _lines(text)]
+    return '\n'.join([_head(command), *lines, ''])
 
 # %% ../../nbs/run/03_saved_recipe.ipynb #aa4c8084
 def write_recipe(store, d):
@@ -151,6 +161,7 @@ def _in_run(given, whole):
     usual = full_options(dict(type=given['type']))   # without the rubric and the strategy
     return {**given, **{k:v for k, v in whole.items() if k not in COMMON and k in usual and v!=usual[k]}}
 
+# %% ../../nbs/run/03_saved_recipe.ipynb #3b902215
 def saved_recipe(
     path    # a run directory
 )->dict:

@@ -108,7 +108,8 @@ def readme_text(
     "Return the text of a folder's README.md."
     what = f'{_KINDS[side]}, {_MARK}; ../recipe.yaml says with which options.'
     old = f' From an earlier recipe: {_rows_line(earlier)}.' if earlier else ''
-    return f"- {what}\n- Rows: {_rows_line(rows) or 'none'}.{old}{pass_rate}\n- Written by: `{' '.join(command.split())}`\n"
+    counts = f"Rows: {_rows_line(rows) or 'none'}.{old}{pass_rate}"
+    return f"- {what}\n- {counts}\n- Written by: `{' '.join(command.split())}`\n"
 
 # %% ../../nbs/run/03_train_folder.ipynb #f2d67316
 def _is_own(path, stamped):
@@ -117,6 +118,7 @@ def _is_own(path, stamped):
         return not is_edited(path, stamped)
     return _MARK in path.read_text(encoding='utf-8', errors='replace')   # written by a process that was killed
 
+# %% ../../nbs/run/03_train_folder.ipynb #e669469a
 def write_readme(
     folder,          # train/ or eval/ of a run
     text:str,        # its README.md
