@@ -268,9 +268,10 @@ def plan(args, argv):
     from rsr.run.forecast import forecast_table
     words, shell = shell_options('plan', args)
     rest = [a for a in words if not a.startswith('pilot=')]
-    if not has_name(rest):
+    named = _with_recipe(rest)
+    if not has_name(named):
         raise _usage_with_recipes('plan', rest)
-    done, forecast = _pilot(rest, _pilot_size(words), shell['progress'])
+    done, forecast = _pilot(named, _pilot_size(words), shell['progress'])
     out(forecast_table(forecast))
     return _print_pilot(done, forecast, ['run', *rest], shell['json'])
 
@@ -278,6 +279,7 @@ def plan(args, argv):
 def _print_pilot(done, forecast, run_words, as_data):
     "Say how to go on after a pilot, and give its data if asked; return its exit code."
     what, line = next_step(done.path, run_words, done.stop_reason, done.message)
+    what = what if done.stop_reason else 'run all of it with'
     if done.message:
         out(f'stopped: {redact(done.message)}')
     out(f'{what}: {line}')

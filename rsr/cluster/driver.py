@@ -22,12 +22,10 @@ from ..data.store import Store
 from ..data.terminal import warn
 from ..data.types import RsrError
 from ..formatters.splits import Benchmark, clean_input, write_found
-from ..run.execution import at_work, close_run, executor
-from ..run.inputs import check_references, missing_prompts_note, shaped
+from ..run.execution import at_work, build, close_run, executor, new_work_dir
 from ..run.options import keep_options
 from ..run.saved_recipe import recipe_so_far, save_recipe
-from ..run.execution import new_work_dir
-from ..run.execution import build
+from ..run.inputs import check_references, missing_prompts_note, shaped
 from ..run.results import Run
 from ..data.threads import run_sync
 from ..sampling.loop import Loop

@@ -173,13 +173,23 @@ def _copy_blocks(run, to):
     return in_use
 
 # %% ../../nbs/data/11_safekeeping.ipynb #b3935c68
+def _with_work_dir(text, to):
+    "Return the text of a recipe with another directory; the rest stays word for word, comments too."
+    import yaml
+    d = yaml.safe_load(text)
+    if not isinstance(d, dict) or not isinstance(d.get('work_dir'), str):
+        return text
+    old, new = (yaml.safe_dump(dict(work_dir=x), allow_unicode=True, width=10**9) for x in (d['work_dir'], str(to)))
+    if f'\n{old}' in f'\n{text}':
+        return f'\n{text}'.replace(f'\n{old}', f'\n{new}', 1)[1:]
+    return yaml.safe_dump({**d, 'work_dir':str(to)}, sort_keys=False, allow_unicode=True)
+
+# %% ../../nbs/data/11_safekeeping.ipynb #c0f6acd2
 def _point_recipe(folder, to):
     "Let the recipe of a copy name the copy as its directory."
-    import yaml
     path = folder/'recipe.yaml'
-    d = yaml.safe_load(path.read_text(encoding='utf-8')) if path.is_file() else None
-    if isinstance(d, dict) and 'work_dir' in d:
-        path.write_bytes(yaml.safe_dump({**d, 'work_dir':str(to)}, sort_keys=False, allow_unicode=True).encode())
+    if path.is_file():
+        path.write_text(_with_work_dir(path.read_text(encoding='utf-8'), to), encoding='utf-8')
 
 # %% ../../nbs/data/11_safekeeping.ipynb #de068e98
 def _counts(store):

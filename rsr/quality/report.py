@@ -136,12 +136,12 @@ def _yaml_html(d):
 
 # %% ../../nbs/quality/06_report.ipynb #deefce3a
 def _recipe_html(run):
-    "Return the recipe, and the options with which the files were rewritten."
+    "Return the recipe, and its options with those of further files."
     recipe, written = run.recipe, run.written
     since = {k:v for k, v in written.items() if v!=recipe.get(k)}
     if not since:
         return _yaml_html(recipe)
-    return f'{_yaml_html(recipe)}<p>The files have been rewritten with:</p>{_yaml_html(since)}'
+    return f'{_yaml_html(recipe)}<p>With the files that only <code>rsr format</code> wrote:</p>{_yaml_html(since)}'
 
 # %% ../../nbs/quality/06_report.ipynb #08e31d1b
 def _checklist_html(run, options):

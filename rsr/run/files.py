@@ -24,7 +24,8 @@ from ..rubric.agreement import label_statistics
 from .options import by_name, formatter_config, note_choices, noted_options, shared_options, with_options
 from .reward import write_reward
 from .saved_recipe import saved_recipe, write_recipe
-from .train_folder import file_key, file_paths, keep_edited, path_of, readme_text, remove_stale, stamp, write_readme
+from .train_folder import file_key, file_paths, keep_edited, path_of
+from .train_folder import readme_text, remove_stale, stamp, write_readme
 from ..sampling.budget import Budget, model_price
 from ..sampling.providers import make_sampler
 from ..verifiers.judge import judge_prices
@@ -141,6 +142,7 @@ def _stem(key):
     "Return the formatter's name of a file."
     return key.rpartition('/')[2].rpartition('.')[0]
 
+# %% ../../nbs/run/04_files.ipynb #e118c45a
 def _sort_rows(store, rows, names):
     "Return {file: counts} of the files of the formatters in `names`, and of the other files that are there."
     written = {_stem(k) for k in rows}
@@ -250,6 +252,11 @@ def _pass_rate(s):
     return f" {s['scores']['passed']/n:.0%} of {n:,} scored responses passed." if n else ''
 
 # %% ../../nbs/run/04_files.ipynb #4945e68a
+def _rows_of(side, counts):
+    "Return {file: rows} of the files in train/ or eval/ that have rows."
+    return {k:v['rows'] for k, v in counts.items() if k.startswith('eval/')==(side=='eval') and v['rows']}
+
+# %% ../../nbs/run/04_files.ipynb #af185bad
 def write_readmes(
     store,         # Store, open for writing
     s:dict,        # statistics of the run
@@ -258,22 +265,23 @@ def write_readmes(
     "Write README.md into train/ and eval/."
     stamps, rows, earlier = (store.get(k, {}) for k in ('stamps', 'rows', 'earlier'))
     for side in 'train', 'eval':
-        def here(counts):
-            return {k:v['rows'] for k, v in counts.items() if k.startswith('eval/')==(side=='eval') and v['rows']}
-        text, key = readme_text(side, here(rows), here(earlier), _pass_rate(s), command), f'{side}/README.md'
-        stamps[key] = write_readme(store.dir/side, text, stamps.get(key))
+        text = readme_text(side, _rows_of(side, rows), _rows_of(side, earlier), _pass_rate(s), command)
+        stamps[f'{side}/README.md'] = write_readme(store.dir/side, text, stamps.get(f'{side}/README.md'))
     store.put('stamps', stamps)
     store.commit()
 
 # %% ../../nbs/run/04_files.ipynb #3d1d51d0
+def _is_wanted(store, name):
+    "Check that a file was not removed by hand: it is there, or had no row."
+    empty = any(_stem(key)==name and not counts['rows'] for key, counts in store.get('rows', {}).items())
+    return empty or any(p.is_file() for p in file_paths(store.dir, name))
+
+# %% ../../nbs/run/04_files.ipynb #14473562
 def extra_formatters(store)->list:
     "Return the formatters that the recipe lacks, and whose files were written by `rsr format`."
-    noted = store.get('options') or {}
-    rows, configs = store.get('rows', {}), by_name((store.get('written') or {}).get('formatter', []))
-    def is_wanted(name):   # its file was not removed by hand: it is there, or had no row
-        empty = any(_stem(key)==name and not counts['rows'] for key, counts in rows.items())
-        return empty or any(p.is_file() for p in file_paths(store.dir, name))
-    return [make_formatter(**configs[name]) for name in noted.get('extra', []) if name in configs and is_wanted(name)]
+    noted, configs = store.get('options') or {}, by_name((store.get('written') or {}).get('formatter', []))
+    wanted = [name for name in noted.get('extra', []) if name in configs and _is_wanted(store, name)]
+    return [make_formatter(**configs[name]) for name in wanted]
 
 # %% ../../nbs/run/04_files.ipynb #da8d733c
 def write_run_files(

@@ -34,7 +34,7 @@ def pilot_run(
     run = execute(d, src, progress, choose=lambda store: _draw_prompts(store, pilot))
     sampler = build(d)['sampler']
     at_once = _side_by_side(sampler, d['sampling'].get('step_size', 4))
-    return run, forecast(run, pilot, sampler.concurrent_requests, at_once)
+    return run, forecast(run, pilot, sampler.concurrent_requests, at_once, d['budget'])
 
 # %% ../../nbs/run/08_forecast.ipynb #6e582d8e
 _PER_PROMPT = '''
@@ -98,22 +98,33 @@ def _scale_up(rows, stats):
     return dict(satisfied=_satisfied(satisfied, total), rollouts=_at_least(bootstrap(rollouts, total), sum(rollouts)),
                 tokens=_at_least(all_tokens, spent), usd=usd)
 
+# %% ../../nbs/run/08_forecast.ipynb #d880f540
+def _budget_left(budget, stats, found):
+    "Return [{kind, limit, spent, more}, …]: a limit, what the run has spent of it, and what the rest of it needs."
+    spent = dict(tokens=stats['tokens']['prompt']+stats['tokens']['completion'], usd=stats['cost'] or 0., minutes=0.)
+    def more(kind):
+        return max(0., found[kind][0]-spent[kind]) if found.get(kind) else None
+    return [dict(kind=kind, limit=limit, spent=spent[kind], more=more(kind))
+            for kind, limit in budget.items() if limit is not None]
+
 # %% ../../nbs/run/08_forecast.ipynb #c291fe96
 def forecast(
     run,                 # Run, with a pilot sampled
     pilot:int,           # its number of prompts
     concurrency:int,     # requests in flight
-    side_by_side:int=1   # requests of one prompt at once
-)->dict:                 # {prompts, pilot, satisfied, rollouts, tokens, usd, minutes}: each (estimate, low, high)
+    side_by_side:int=1,  # requests of one prompt at once
+    budget:dict=None     # the recipe's `budget:` section
+)->dict:                 # {prompts, pilot, budget}; satisfied, rollouts, tokens, usd, minutes: (estimate, low, high)
     "Forecast the whole run from its pilot."
     stats = run.stats()
     total = _to_sample(stats)
     with closing(Store(run.path, write=False)) as store:
         rows = _per_prompt(store, _draw_prompts(store, pilot))
     if not rows:
-        return dict(prompts=total, pilot=0)
+        return dict(prompts=total, pilot=0, budget=_budget_left(budget or {}, stats, {}))
     minutes = _minutes([latency for *_, latency in rows], total, concurrency, side_by_side)
-    return dict(prompts=total, pilot=len(rows), **_scale_up(rows, stats), minutes=minutes)
+    found = dict(_scale_up(rows, stats), minutes=minutes)
+    return dict(prompts=total, pilot=len(rows), **found, budget=_budget_left(budget or {}, stats, found))
 
 # %% ../../nbs/run/08_forecast.ipynb #cf1716da
 def _line(name, figures, unit='', decimals=0):
@@ -122,15 +133,33 @@ def _line(name, figures, unit='', decimals=0):
     return f'{name:10} {estimate}{unit} (95 %: {low} to {high})'
 
 # %% ../../nbs/run/08_forecast.ipynb #5b648897
+def _amounts(b):
+    "Return what is left of a limit, and what is needed, as texts."
+    decimals = dict(tokens=0, usd=2, minutes=1)[b['kind']]
+    unit = 'US dollars' if b['kind']=='usd' else b['kind']
+    return [f'{x:,.{decimals}f} {unit}' for x in (max(0., b['limit']-b['spent']), b['more'] or 0.)]
+
+# %% ../../nbs/run/08_forecast.ipynb #52b06439
+def _budget_line(b):
+    "Say what is left of a limit of the budget, and whether it will do."
+    left, more = _amounts(b)
+    line = f"budget     {left} left of budget.{b['kind']}={b['limit']:g}"
+    if b['more'] is None:
+        return line
+    enough = b['more']<=b['limit']-b['spent']
+    return f"{line}; the rest of the run needs about {more}: {'enough' if enough else 'too little'}"
+
+# %% ../../nbs/run/08_forecast.ipynb #279d914e
 def forecast_table(
     f:dict   # as `forecast` returns it
 )->str:
     "Return a forecast as lines of text."
+    limits = [_budget_line(b) for b in f.get('budget', ())]
     if not f['pilot']:
-        return 'nothing was sampled: no forecast'
+        return '\n'.join(['nothing was sampled: no forecast', *limits])
     cost = 'cost       unknown: set sampler.price={prompt: …, completion: …} (US dollars per million tokens)'
     if f['usd']:
         cost = _line('usd', f['usd'], ' US dollars', decimals=2 if f['usd'][0]>=1 else 4)
     return '\n'.join([f"forecast   for {f['prompts']:,} prompts, from {f['pilot']} that were sampled",
                       _line('satisfied', f['satisfied'], ' prompts'), _line('rollouts', f['rollouts']),
-                      _line('tokens', f['tokens']), cost, _line('minutes', f['minutes'], decimals=1)])
+                      _line('tokens', f['tokens']), cost, _line('minutes', f['minutes'], decimals=1), *limits])

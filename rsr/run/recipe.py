@@ -93,6 +93,7 @@ def _is_default(line):
     line, mark, value = line.partition(DEFAULT)
     return bool(mark) and line.partition(': ')[2]==value
 
+# %% ../../nbs/run/01_recipe.ipynb #316cf62a
 def without_defaults(text)->str:
     "Return the text of a recipe; of one that a run has saved, without the defaults."
     if not text.startswith(HEAD):
@@ -386,11 +387,9 @@ FILE_OPTIONS = 'formatter', 'split', 'stages', 'decontaminate'
 
 class Recipe(dict):
     "A checked recipe, and where its options come from."
-    source = None        # its file or shipped name
-    command = ''         # the command that runs it, secrets masked
-    given = None         # its FILE_OPTIONS without overrides
-    named = frozenset()  # (formatter's name, option) that overrides set; the name is '' for options of all files
-    noted = None         # its FILE_OPTIONS as the run keeps them
+    source = given = noted = None   # its file or name; its FILE_OPTIONS without overrides; what the run notes of them
+    command = ''                    # the command that runs it, secrets masked
+    named = frozenset()             # (formatter's name, or '' for all files; option) pairs that overrides set
 
 # %% ../../nbs/run/01_recipe.ipynb #cf0c9c70
 def _named_options(d, key):

@@ -23,9 +23,7 @@ from ..data.types import RsrError
 from ..formatters.load_check import check_files
 from ..formatters.writer import make_formatter, make_formatters, write_files
 from ..pairs.strategies import PAIR_DEFAULTS
-from ..pairs.collect import join
-from ..pairs.collect import count_pairs
-from ..pairs.collect import pairs_of
+from ..pairs.collect import count_pairs, join, pairs_of
 from .files import format_files, run_statistics, valid_groups, valid_outcomes, written_recipe
 from .options import by_name, noted_options, with_options
 from .saved_recipe import saved_recipe
@@ -59,7 +57,7 @@ def load_run(
 # %% ../../nbs/run/05_results.ipynb #76c16b49
 @patch(as_prop=True)
 def recipe(self:Run)->dict:
-    "Return the recipe of the run with its formatter options in force, secrets masked; options at their defaults are left out."
+    "Return the recipe with the formatter options in force, secrets masked, defaults left out."
     d = saved_recipe(self.path)
     try:
         with closing(Store(self.path, write=False)) as st:
@@ -237,7 +235,7 @@ def to_write(self:Run,
         return {**d, 'formatter':[c for name, c in by_name(configs).items() if name in own]}
     return {**d, 'formatter':_named(configs, type)}
 
-# %% ../../nbs/run/05_results.ipynb #a59b8fb2
+# %% ../../nbs/run/05_results.ipynb #f4d56e69
 @patch
 def format(self:Run,
     type=None,   # a formatter's name or type, or several: ['sft', 'dpo']; None: all of the recipe
@@ -250,6 +248,7 @@ def format(self:Run,
     return format_files(self.path, {**d, 'formatter':configs}, make_formatters(configs),
                         f"load_run({str(self.path)!r}).format({', '.join(given)})")
 
+# %% ../../nbs/run/05_results.ipynb #84e7c073
 @patch(as_prop=True)
 def earlier_files(self:Run)->list:
     "Return the paths of training files from an earlier recipe, which this run no longer writes."
