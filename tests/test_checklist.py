@@ -249,7 +249,8 @@ def test_a_waived_item_is_listed_and_fails_nothing(copy, capsys):
     write_jsonl(run/'train'/'dpo.jsonl', few_rows_of_train)
     assert main(['check', str(run)])==1
     out = capsys.readouterr().out.splitlines()
-    assert out[-1].startswith('train: no (pass') and out[-1].endswith(f': split; for a pilot: rsr check {run} waive=split')
+    assert out[-1].startswith('train: no (pass')
+    assert out[-1].endswith(f': split; for a pilot: rsr check {run} waive=split')
     assert sum('train: ' in line for line in out)==1      # one verdict, and it is the last line
     assert main(['check', str(run), 'waive=split,volume,pairs'])==0
     out = capsys.readouterr().out
@@ -325,7 +326,7 @@ def test_a_judge_that_says_yes_to_all_is_not_validated(tmp_path):
     st = Store(tmp_path/'run')
     rubric, judge = load_rubric(tmp_path/'rubric.yaml'), dict(model='judge-1')
     for i, r in enumerate(labels):
-        r['labels'] = {k:'NO' if i%12==0 else 'YES' for k in r['labels']}
+        r['labels'] = dict.fromkeys(r['labels'], 'NO' if i%12==0 else 'YES')
         for c in rubric.criteria:
             VerdictCache(st).put(verdict_key(c, judge, r['messages'], r['response']), dumps(['YES', 'because']))
     st.close()

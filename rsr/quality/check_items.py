@@ -161,7 +161,8 @@ def _coverage_command(ctx):
 # %% ../../nbs/quality/04_check_items.ipynb #fb357685
 def _coverage_finding(c, n, ctx):
     production = ctx.production is not None
-    found, command = _distances(c, 'generated_production' if production else 'planned_generated'), _coverage_command(ctx)
+    found = _distances(c, 'generated_production' if production else 'planned_generated')
+    command = _coverage_command(ctx)
     if not found:
         return finding('warn', None, 'production has no rows with labels', 'label them with a judge',
                        f'{command} judge.model=MODEL')
@@ -274,7 +275,7 @@ def format_valid(ctx)->dict:
               f'would refuse or misread (checked by {by})')
     verdict = 'fail' if hard or whole else 'warn' if why else 'pass'
     return finding(verdict, len(hard), '; '.join([detail, *why[:4]]),
-                   'write the files again; if the fault is in the input, convert it with data.transform', 'rsr format RUN')
+                   'write the files again; if the input is at fault, convert it with data.transform', 'rsr format RUN')
 
 # %% ../../nbs/quality/04_check_items.ipynb #2e2bf2f9
 HELD_OUT = 0.05, 0.20     # share of the prompts: 10 % is the rule; outside this band it warns. Judgement

@@ -336,7 +336,8 @@ def contamination(
     if dropped:
         detail += f'; {dropped:,} were left out of the input'
     return finding('fail' if hits else 'pass', len(hits)/max(1, len(prompts)), detail,
-                   'leave these prompts out of the files', f'rsr format RUN decontaminate={shlex.quote(str(benchmark))}')
+                   'leave these prompts out of the files',
+                   f'rsr format RUN decontaminate={shlex.quote(str(benchmark))}')
 
 # %% ../../nbs/quality/01_hygiene.ipynb #c04d0919
 def thinking_in_files(
@@ -352,7 +353,8 @@ def thinking_in_files(
         return finding('pass', 0., f'no thinking tags in {n:,} answers')
     detail = f'{_percent(tagged)} of {n:,} answers have thinking tags, {broken:,} of them broken'
     return finding(worst(['warn', graded(broken/n, BROKEN_TAGS)]), tagged, detail,
-                   'make sure that the chat template keeps them, or strip them', 'rsr format RUN formatter.thinking=strip')
+                   'make sure that the chat template keeps them, or strip them',
+                   'rsr format RUN formatter.thinking=strip')
 
 # %% ../../nbs/quality/01_hygiene.ipynb #08bc4e79
 def _refusing(files, good):
