@@ -367,7 +367,7 @@ def _check_empty(self:Ledger, write):
         if not self._tables():   # asked again: another process may have begun just now
             raise
     if not write:
-        raise RsrError(f'{self.path} is empty: this run was stopped before it started; run the same command again')
+        raise RsrError(f'{self.path} is empty: the run was stopped before it started; run the same command again')
 
 # %% ../../nbs/data/05_ledger.ipynb #51137cfe
 @patch

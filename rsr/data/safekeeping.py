@@ -303,5 +303,6 @@ def no_recipe(
         n = store.last_rollout()
     if not n:
         return RsrError(f'{path}: this run was stopped before it started; run the same command again')
-    return RsrError(f'{path}: run.db has {n:,} rollouts, but the recipe.yaml beside it, which says how they were sampled '
-                    'and scored, is missing. Copy it too, from where the run was made; `rsr copy RUN TO` copies both')
+    return RsrError(f'{path}: run.db has {n:,} rollouts, but the recipe.yaml beside it, which says how they were '
+                    'sampled and scored, is missing. Copy it too, from where the run was made; `rsr copy RUN TO` '
+                    'copies both')

@@ -38,7 +38,8 @@ def samples(
 
 # %% ../../nbs/data/08_summary.ipynb #9202ed2a
 _RESPONSE = 'SELECT 1 FROM rollouts r WHERE r.prompt=p.key AND r.outcome IN ({})'
-_SCORED = _RESPONSE+' AND r.key IN (SELECT rollout FROM scores WHERE rollout=r.key AND verifier=? AND value IS NOT NULL)'
+_SCORED = _RESPONSE+''' AND
+    r.key IN (SELECT rollout FROM scores WHERE rollout=r.key AND verifier=? AND value IS NOT NULL)'''
 
 # %% ../../nbs/data/08_summary.ipynb #86025d79
 def _without(store, found, *args):
@@ -213,7 +214,7 @@ def rate_text(
     "Say what the pass rate is, the corrected one first, or why it is unknown."
     if rate['pooled'] is None:
         n = scores['unscored']
-        return f"unknown: {_plural(n, 'response')}, none with a score" if n else 'unknown: there is no response to score'
+        return f"unknown: {_plural(n, 'response')}, none with a score" if n else 'unknown: no response to score'
     raw = f"raw {_percent(rate['pooled'])} of rollouts, mean over prompts {_percent(rate['plain'])}"
     if rate['corrected'] is None:
         return f'{raw}; not corrected for early stopping, for no initial sample has a score'

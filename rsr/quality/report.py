@@ -170,8 +170,8 @@ def _figures_html(run):
 def _sections(run, rows, options):
     "Return the sections of a report that have something to show."
     parts = {'Figures':_figures_html(run), 'In numbers':f'<pre>{esc(run.summary())}</pre>',
-             'Checklist':_checklist_html(run, options), 'Pairs':_pairs_html(run), 'Sample rows':_samples_html(run, rows),
-             'Recipe':_recipe_html(run)}
+             'Checklist':_checklist_html(run, options), 'Pairs':_pairs_html(run),
+             'Sample rows':_samples_html(run, rows), 'Recipe':_recipe_html(run)}
     return [(heading, body) for heading, body in parts.items() if body]
 
 # %% ../../nbs/quality/06_report.ipynb #625c99a6
