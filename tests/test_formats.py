@@ -304,7 +304,8 @@ def test_a_rejected_response_below_the_floor_is_sampled_again(here, server):
             return r'The answer is \boxed{A}'
         return r'\boxed{B}' if k<4 or user=='prompt 3' else r'It must be \boxed{B}, by elimination of all others.'
     server.set(reply=reply)
-    run = go(server, 6, 'dpo', formatter=dict(min_rejected_chars=20, target='trl'), max_rollouts=6, step_size=1, max_steps=6)
+    one_at_a_time = dict(max_rollouts=6, step_size=1, max_steps=6)
+    run = go(server, 6, 'dpo', formatter=dict(min_rejected_chars=20, target='trl'), **one_at_a_time)
     assert asked=={f'prompt {i}':6 if i==3 else 4 for i in range(6)}
     assert {len(r['rejected'][0]['content'])>=20 for r in read_jsonl('run/train/dpo.jsonl')}=={True}
     assert run.stats()['rows']['dpo.jsonl']['without_row']=={'rejected too short':1}

@@ -343,8 +343,8 @@ def test_one_flaw_is_given_up_and_the_other_goes_on(place, here):
             return "You could look at the first page. quality 0.9000"
         flaw = next(f for f in asked if f'{f}:' in user)
         asked[flaw] += 1
-        long = 'You could look at the first page. That is the page that you could look at first. ' if flaw=='too_verbose' else ''
-        return long+'quality 0.5000'
+        long = 'You could look at the first page. That is the page that you could look at first. '
+        return long*(flaw=='too_verbose')+'quality 0.5000'
     with Loopback(reply=reply) as s:
         p = rsr('run', 'flawed', *options(s, 'pairs.flaws=[too_verbose,wrong_tone]', 'sampler.concurrent_requests=4'))
         assert p.returncode==0 and p.stderr.count('make a pair, so at most')==1, p.stderr

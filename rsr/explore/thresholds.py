@@ -109,7 +109,8 @@ def _strategy_pairs(ix, o):
 def _dpo(ix, o):
     if o.get('strategy'):
         return _strategy_pairs(ix, o)
-    any_pair = all(o.get(k) is None for k in ('max_margin', 'max_length_ratio', 'min_rejected_chars'))   # if it is far enough apart
+    limits = 'max_margin', 'max_length_ratio', 'min_rejected_chars'
+    any_pair = all(o.get(k) is None for k in limits)   # if it is far enough apart
     worst_first = any_pair and o['rejected']=='worst'
     rows, margin = _count_pairs(ix, o, worst_first)
     exact = ix.texts_known and any_pair and (worst_first or o['max_pairs_per_prompt']==1)
@@ -117,7 +118,7 @@ def _dpo(ix, o):
 
 # %% ../../nbs/explore/01_thresholds.ipynb #babe4796
 MOST_CALLS = 1500   # prompts for which a formatter itself is called
-READS_TEXT = 'strategy', 'max_length_ratio', 'min_rejected_chars'   # options of `dpo` that read texts, which stand-ins do not have
+READS_TEXT = 'strategy', 'max_length_ratio', 'min_rejected_chars'   # these read texts, which stand-ins do not have
 
 # %% ../../nbs/explore/01_thresholds.ipynb #d9d1c35c
 def _call_formatter(s, f, e, places, mode):

@@ -25,7 +25,7 @@ from .trainers import NO_ANSWER, TRAINERS, as_written, get_row_format, get_train
 from .trainers import is_date, needed_columns, trainer_row, with_columns, write_index
 
 # %% ../../nbs/formatters/04_writer.ipynb #1c811323
-COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False, columns=None)   # of every formatter
+COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False, columns=None)   # of all
 
 # %% ../../nbs/formatters/04_writer.ipynb #60797eab
 def options_of(fn)->dict:

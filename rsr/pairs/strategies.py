@@ -383,8 +383,9 @@ def _give_up(self:CopyTally, name):
     "Give up a flaw, or all of them, and say so."
     if _ALL not in self.over:
         what = 'flawed copies' if name==_ALL else f'copies with {name}'
-        warn(f'pairs: {self.served[name]} of {self.copies[name]} {what} make a pair, so at most {self.most(name):.1%} do '
-             '(95 %): no more are asked for. Use another pairs.writer or other pairs.flaws; pairs.give_up=null asks on')
+        found = f'{self.served[name]} of {self.copies[name]} {what} make a pair, so at most {self.most(name):.1%} do'
+        warn(f'pairs: {found} (95 %): no more are asked for. Use another pairs.writer or other pairs.flaws; '
+             'pairs.give_up=null asks on')
     self.over.add(name)
 
 # %% ../../nbs/pairs/02_strategies.ipynb #7aa78882
