@@ -80,7 +80,7 @@ REMEDIES.update({
 # %% ../../nbs/formatters/08_left_out.ipynb #485fc116
 REMEDIES.update({
     'flaw':'use another writer (pairs.writer.model), or fewer flaws (pairs.flaws)',
-    'flaw: text is unchanged':'with by: rule, leave out flaws that find nothing to change; else use another pairs.writer',
+    'flaw: text is unchanged':'use another pairs.writer; with by: rule, leave out flaws that change nothing',
     'flaw: criterion did not flip':'use another pairs.writer, or name the criteria that it changes in pairs.criteria',
     'flaw: others changed':'raise pairs.most_others, or use another pairs.writer',
 })

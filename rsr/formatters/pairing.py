@@ -202,8 +202,8 @@ def _collect(chosen, rejected, most, inverted, rule):
     return pairs, reasons
 
 # %% ../../nbs/formatters/00_pairing.ipynb #283a615d
-_BY_WEIGHT = ['chosen does not pass', 'rejected in review', 'lengths too unlike', 'rejected too short', 'flaw', 'inverted',
-              'margin too large', 'margin too small', 'rejected', 'same text']
+_BY_WEIGHT = ['chosen does not pass', 'rejected in review', 'lengths too unlike', 'rejected too short', 'flaw',
+              'inverted', 'margin too large', 'margin too small', 'rejected', 'same text']
 
 def _weight(reason):
     "Return the place of a reason in `_BY_WEIGHT`, by its beginning; others come last."
