@@ -21,7 +21,7 @@ from rsr.data.types import RsrError, RunBroken
 from rsr.rubric.agreement import accuracy, agreement, auc, auc_interval, gwet_ac1, interval, kappa
 from rsr.rubric.criteria import RUBRICS, load_rubric, rubric_names
 from rsr.rubric.evaluate import RubricVerifier, combine, rubric_scorer
-from rsr.rubric.labels import Labels, disputed_first, label, read_labels
+from rsr.rubric.labels import Labels, decided_rows, disputed_first, label, read_labels
 from rsr.rubric.validate import (
     idle_criteria,
     judge_rows,
@@ -1081,3 +1081,63 @@ def test_judge_rows_on_a_function_judge():
     out = judge_rows(r, [dict(messages=[dict(role='user', content='q')], response='x')],
                      lambda ms: verdicts(asked(dict(messages=ms)), lambda i: 'YES'), k=2)
     assert [d['score'] for d in out[0]]==[1, 1] and out[0][0]['judges']==[everything('YES')]
+
+# ---- several annotators
+
+def by_annotators(n=12, who=('anna', 'ben')):
+    "Rows of two annotators; ben differs from anna in every third."
+    return [dict(prompt='2+2?', response=f'{i}', annotator=name, overall=(i%2==0)!=(name=='ben' and i%3==0),
+                 labels=dict(right='NO' if name=='ben' and i%3==0 else 'YES')) for name in who for i in range(n)]
+
+ONE = dict(name='one', categories=dict(content=1.), criteria=[
+    dict(id='right', question='Is the answer right?', category='content')])
+
+def test_the_votes_of_annotators_are_brought_together():
+    rows = decided_rows(read_labels(by_annotators(), ONE))
+    assert len(rows)==12 and [r['labels']['right'] for r in rows[:4]]==['NO', 'YES', 'YES', 'NO']   # ties: the last
+    rows = decided_rows(read_labels(by_annotators(), ONE), 'anna')
+    assert {r['labels']['right'] for r in rows}=={'YES'} and rows[0]['votes']=={'right':dict(anna='YES', ben='NO')}
+    rows = decided_rows(read_labels(by_annotators(who=('anna', 'ben', 'carl')), ONE))
+    assert {r['labels']['right'] for r in rows}=={'YES'}
+    # without names: one annotator, whose later label holds, also where thinking differs
+    twice = [dict(prompt='2+2?', response='4', labels=dict(right='YES')),
+             dict(prompt='2+2?', response='<think>or so</think>4 ', labels=dict(right='NO'))]
+    row, = decided_rows(read_labels(twice, ONE))
+    assert row['labels']=={'right':'NO'} and row['contradicted']
+    with pytest.raises(RsrError, match="no annotator 'dora'"):
+        decided_rows(read_labels(by_annotators(), ONE), 'dora')
+    with pytest.raises(RsrError, match='annotator: 3 is not a name'):
+        read_labels([dict(by_annotators()[0], annotator=3)], ONE)
+
+def test_annotators_are_compared_in_the_report(here, judge):
+    (here/'labels.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in by_annotators()))
+    options = dict(labels='labels.jsonl', n_boot=200, **{'judge.base_url':judge.base_url})
+    report = validate_options(ONE, options)
+    a = report['annotators']
+    assert report['rows']==12 and a['rows']==dict(anna=12, ben=12) and a['overall']['accuracy']==pytest.approx(8/12)
+    text = report_table(report)
+    assert 'anna (12 rows), ben (12 rows)' in text and 'between annotators, pass or fail of 12 rows: kappa 0.33' in text
+    other = validate_options(ONE, dict(options, decide='anna'))
+    assert other['criteria']['right']['confusion']!=report['criteria']['right']['confusion']
+
+def test_annotators_share_a_file_of_labels(here):
+    rows = [dict(prompt='2+2?', response=r) for r in ('4', ' 4', '5')]
+    anna = Labels(ONE, rows, 'labels.jsonl', annotator='anna')
+    anna.label('right', 'YES')   # of both that say 4
+    anna.go()
+    assert len(anna.done)==2 and anna.rows[1]['labels']=={'right':'YES'}
+    ben = Labels(ONE, rows, 'labels.jsonl', annotator='ben')
+    assert ben.done==set() and ben.current['labels']=={}
+    ben.label('right', 'NO')
+    assert Labels(ONE, rows, 'labels.jsonl', annotator='anna').done=={0, 1}
+    row, = decided_rows(read_labels('labels.jsonl', ONE))
+    assert row['votes']=={'right':dict(anna='YES', ben='NO')}
+
+def test_a_rubric_of_functions_has_nothing_to_label(here):
+    (here/'f.py').write_text('def short(response): return len(response)<9\n')
+    rubric = dict(ONE, criteria=[dict(id='short', function='f.py:short', category='content')])
+    with pytest.raises(RsrError, match='consists of functions: there is nothing to label'):
+        Labels(rubric, [dict(prompt='2+2?', response='4')], 'labels.jsonl')
+    (here/'labels.jsonl').write_text(json.dumps(dict(prompt='2+2?', response='4', labels={}))+'\n')
+    with pytest.raises(RsrError, match='there is nothing to label, and no judge'):
+        validate_options(rubric, dict(labels='labels.jsonl'))
