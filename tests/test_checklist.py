@@ -415,7 +415,7 @@ def test_a_judge_that_disagrees(tmp_path):
 
 TAXONOMY = dict(name='t', dimensions=dict(what=dict(billing=.5, delivery=.5), mood=dict(calm=.7, furious=.3)))
 
-def test_taxonomy_covers_production(tmp_path):
+def test_taxonomy_covers_production(tmp_path, monkeypatch):
     rng = random.Random(2)
     plan = lambda i: dict(what=('billing', 'delivery')[i%2], mood='calm' if i%10<7 else 'furious')
     run = make(tmp_path/'run', n=400, taxonomy=plan)
@@ -430,6 +430,13 @@ def test_taxonomy_covers_production(tmp_path):
     assert verdicts(d)['taxonomy covers production']=='fail'
     assert .3<number(d, 'taxonomy covers production')<.45
     assert 'largest on what' in checklist_table(d)
+    (tmp_path/'tax.yaml').write_text(json.dumps(TAXONOMY))
+    write_jsonl(tmp_path/'prod.jsonl', skewed)
+    write_jsonl(tmp_path/'made.jsonl', [dict(r, metadata=dict(taxonomy=plan(i))) for i, r in enumerate(rows(40))])
+    command = given(checklist(run, taxonomy=str(tmp_path/'tax.yaml'), production=str(tmp_path/'prod.jsonl')),
+                    'taxonomy')['command']
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command.replace('PROMPTS', 'made.jsonl'))[1:])==0 and Path('fitted.yaml').is_file()
     foreign = [dict(taxonomy=dict(what='returns', mood='calm')) if i%5==0 else r for i, r in enumerate(like)]
     # a fifth lies outside
     assert verdicts(checklist(run, taxonomy=TAXONOMY, production=foreign))['taxonomy covers production']=='warn'

@@ -234,7 +234,7 @@ def pass_rate_stable(ctx)->dict:
     changes = [('first to second half', rate_difference(rates[:half], rates[half:]), None)]
     few = min(changes[0][1]['n'])<MIN_PROMPTS
     changes += [_since_earlier(ctx, p) for p in ctx.earlier]
-    clauses = [f'pass rate {sum(rates)/len(rates):.3f}', *[_change_text(*c) for c in changes]]
+    clauses = [f'{sum(rates)/len(rates):.1%}, corrected for early stopping', *[_change_text(*c) for c in changes]]
     far = max((d['diff'] or 0. for _, d, _ in changes), key=abs)
     return finding(worst(change_verdict(d) for _, d, _ in changes), far, '; '.join(clauses)+_mixed_samplers(ctx),
                    *_stable_advice(ctx, few))
