@@ -354,7 +354,7 @@ def _check_layout(self:Ledger, write):
         raise RsrError(f"{self.path} is a database of another program (tables: {', '.join(sorted(tables)[:5])}). "
                        'Nothing was changed; set another work_dir')
     elif self.layout!=VERSION and not (write and self.layout==1):
-        remedy = f'`rsr format {self.dir}` upgrades it' if self.layout==1 else 'upgrade rsr to the version that wrote it'
+        remedy = f'`rsr format {self.dir}` upgrades it' if self.layout==1 else 'upgrade rsr to the one that wrote it'
         raise RsrError(f'{self.path} has layout {self.layout}, but this rsr reads layout {VERSION}: {remedy}')
 
 # %% ../../nbs/data/05_ledger.ipynb #74fb135a
@@ -367,7 +367,7 @@ def _check_empty(self:Ledger, write):
         if not self._tables():   # asked again: another process may have begun just now
             raise
     if not write:
-        raise RsrError(f'{self.path} is empty: the run was stopped before it started; run the same command again')
+        raise RsrError(f'{self.path} is empty: this run was stopped before it started; give its command again')
 
 # %% ../../nbs/data/05_ledger.ipynb #51137cfe
 @patch
