@@ -30,6 +30,8 @@ from ..run.execution import build
 from ..run.results import Run
 from ..data.threads import run_sync
 from ..sampling.loop import Loop
+
+# %% ../../nbs/cluster/04_driver.ipynb #28fcac6b
 from ..sampling.progress import make_progress
 
 # %% ../../nbs/cluster/04_driver.ipynb #9de33630

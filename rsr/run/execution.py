@@ -29,9 +29,11 @@ from .reward import make_scorer
 from ..sampling.budget import Budget, model_price
 from ..data.threads import run_sync
 from ..sampling.loop import Loop
-from ..sampling.progress import check_progress, make_progress
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
+
+# %% ../../nbs/run/06_execution.ipynb #fdfa3c13
+from ..sampling.progress import check_progress, make_progress
 
 # %% ../../nbs/run/06_execution.ipynb #f90ed2ea
 def _unpriced_judge(d, judges):
