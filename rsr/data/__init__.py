@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from rsr.data.store import Store
     from rsr.data.types import OUTCOMES, STOPS, Prompt, Rollout, RsrError, RunBroken, Score
 
-__getattr__, __dir__ = face('rsr.data', {
+_face = face('rsr.data', {
     **dict.fromkeys(('OUTCOMES', 'Prompt', 'Rollout', 'RsrError', 'RunBroken', 'STOPS', 'Score'), 'types'),
     **dict.fromkeys(('read_prompts', 'read_rows'), 'readers'),
     'Store': 'store', 'copy_run': 'safekeeping', 'corrected_rate': 'statistics'})
+__getattr__ = _face[0]
+__dir__ = _face[1]

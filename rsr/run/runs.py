@@ -60,6 +60,7 @@ def _ended_state(reason, stops, is_noted):
 # %% ../../nbs/run/10_runs.ipynb #e22d2526
 _STOPS = 'SELECT stop, count(*) FROM prompts WHERE gen=? GROUP BY 1'
 
+# %% ../../nbs/run/10_runs.ipynb #47ed4518
 def _state(store):
     "Return (state, {stop reason: prompts}) of an open ledger."
     noted, ended = store.get('process'), store.get('ended')
@@ -71,12 +72,20 @@ def _state(store):
     return _ended_state((ended or {}).get('reason'), stops, ended is not None), stops
 
 # %% ../../nbs/run/10_runs.ipynb #30da9870
-def _read_recipe(path):
-    "Return the recipe of a run; {} if it cannot be read."
+def _parse_yaml(data):
+    "Parse YAML, or raise a ValueError."
     import yaml
     try:
-        found = yaml.load((path/'recipe.yaml').read_bytes(), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
+        return yaml.load(data, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+    except yaml.YAMLError as e:
+        raise ValueError from e
+
+# %% ../../nbs/run/10_runs.ipynb #e3bd3ee3
+def _read_recipe(path):
+    "Return the recipe of a run; {} if it cannot be read."
+    try:
+        found = _parse_yaml((path/'recipe.yaml').read_bytes())
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -99,6 +108,7 @@ def _recipe_name(d):
 # %% ../../nbs/run/10_runs.ipynb #d6b5123b
 _SAMPLER = "SELECT config FROM configs WHERE kind='sampler' ORDER BY key DESC LIMIT 1"
 
+# %% ../../nbs/run/10_runs.ipynb #eb2874a0
 def _model_name(store, d):
     "Name the model that was sampled last; of a run that has not started, that of its recipe."
     found = store.db.execute(_SAMPLER).fetchone()
@@ -109,11 +119,10 @@ def _model_name(store, d):
 def _numbers(path, store, stops):
     "Return prompts, rows, pass rate and cost of a run."
     stats = read_note(path/'summary'/'stats.json')
-    rows, rate = store.get('rows', {}), stats.get('pass_rate') or {}
-    total = sum(counts.get('rows', 0) for counts in rows.values())
+    rows, rate = sum(c.get('rows', 0) for c in store.get('rows', {}).values()), stats.get('pass_rate') or {}
     passed = rate.get('corrected') if rate.get('corrected') is not None else rate.get('plain')
     return dict(prompts=sum(stops.values()), done=sum(n for stop, n in stops.items() if stop not in (None, 'budget')),
-                rollouts=store.last_rollout(), rows=total, pass_rate=passed, cost=stats.get('cost'))
+                rollouts=store.last_rollout(), rows=rows, pass_rate=passed, cost=stats.get('cost'))
 
 # %% ../../nbs/run/10_runs.ipynb #8082cc70
 def _date(path):
@@ -124,6 +133,7 @@ def _date(path):
 # %% ../../nbs/run/10_runs.ipynb #4050504d
 _EMPTY = dict.fromkeys(('recipe', 'model', 'prompts', 'done', 'rollouts', 'rows', 'pass_rate', 'cost'))
 
+# %% ../../nbs/run/10_runs.ipynb #1b2af323
 def _describe(path):
     "Return what a ledger and the files beside it say of a run."
     with closing(Store(path, write=False)) as store:
@@ -178,6 +188,7 @@ def list_runs(
 _COLUMNS = ('run', '<'), ('recipe', '<'), ('model', '<'), ('prompts', '>'), ('rows', '>'), ('passed', '>'), \
     ('cost', '>'), ('last written', '<'), ('state', '<')
 
+# %% ../../nbs/run/10_runs.ipynb #26d9640a
 def _cells(r):
     "Return the cells of a run's line."
     n = '' if r['prompts'] is None else f"{r['prompts']:,}"

@@ -17,6 +17,7 @@ from ..data.types import RsrError, no_such
 # %% ../../nbs/sampling/13_progress.ipynb #2e521d57
 PROGRESS = 'bar', 'lines', 'none'
 
+# %% ../../nbs/sampling/13_progress.ipynb #97f68bf1
 def check_progress(
     progress,           # bar, lines, none, True, False, None, or a function of one's own
     key:str='progress'  # its name, if it is wrong
@@ -29,6 +30,7 @@ def check_progress(
 # %% ../../nbs/sampling/13_progress.ipynb #4a03ebe8
 _GAVE_UP = 'gave_up', 'max_rollouts', 'max_steps'   # reasons why a prompt is done that are no failure of the server
 
+# %% ../../nbs/sampling/13_progress.ipynb #41b5ee11
 def run_counts(loop)->dict:
     "Return the counts of a run so far, those of earlier processes included."
     before, budget = getattr(loop, 'before', None), getattr(loop, 'budget', None)
@@ -95,6 +97,7 @@ def time_text(
         return f'{s} s'
     return f'{s//60}:{s%60:02}' if s<3600 else f'{s//3600}:{s//60%60:02}:{s%60:02}'
 
+# %% ../../nbs/sampling/13_progress.ipynb #4d54f3d9
 def times_text(seconds, left, last=False)->str:
     "Say how long a run has taken, and how long it will take, if that is known and it is not over."
     return time_text(seconds)+('' if left is None or last else f', about {time_text(left)} left')
@@ -147,6 +150,7 @@ def is_due(self:ProgressLines, loop, now)->bool:
     at_tenth = self._tenths(done)>self.tenth and done<self.total   # the last line is printed anyway
     return passed>=self.every or passed>=self.least and at_tenth
 
+# %% ../../nbs/sampling/13_progress.ipynb #10dc3288
 @patch
 def _tenths(self:ProgressLines, done):
     return 10*done//self.total if self.total else 0
@@ -160,6 +164,7 @@ def draw(self:ProgressLines, done, seconds, left, text, last):
     name = f'{self.name}: ' if self.name else ''
     self.say(f'{name}{done:,} of {self.total:,} prompts done{share}, {times_text(seconds, left, last)}; {text}')
 
+# %% ../../nbs/sampling/13_progress.ipynb #8f7fd823
 @patch
 def say(self:ProgressLines, text):
     "Print a message."
@@ -170,6 +175,7 @@ def _is_widget(bar_class):
     "Check whether tqdm draws a widget, as in a notebook."
     return any(c.__name__=='tqdm_notebook' for c in bar_class.__mro__)
 
+# %% ../../nbs/sampling/13_progress.ipynb #c0ab9eda
 _FORMAT = '{desc}{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} prompts{postfix}'   # which begins with a comma
 
 # %% ../../nbs/sampling/13_progress.ipynb #66baa57e
@@ -191,6 +197,7 @@ def draw(self:ProgressBar, done, seconds, left, text, last):
     if last:
         self.bar.close()
 
+# %% ../../nbs/sampling/13_progress.ipynb #891a7c83
 @patch
 def say(self:ProgressBar, text):
     "Print a message above the bar."
@@ -214,6 +221,7 @@ def _can_redraw():
 def _no_progress(loop, last=False):
     "Show nothing."
 
+# %% ../../nbs/sampling/13_progress.ipynb #edc3fe88
 def make_progress(
     total:int,         # prompts
     progress=True,     # bar, lines, none, True, False, None (as False), or a function of (loop, last)
