@@ -8,7 +8,7 @@ __all__ = ['masked_word', 'resume_command', 'next_step', 'failed_prompts', 'fail
 
 # %% ../../nbs/cli/02_make.ipynb #cc545b8c
 import json, re, shlex
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from .usage import as_json, command, give, out, shell_options, usage_of
 from ..data.files import SHIPPED
@@ -71,6 +71,7 @@ _FAILED = '''SELECT p.id, (SELECT error FROM rollouts r WHERE r.prompt=p.key AND
         ORDER BY key DESC LIMIT 1)
     FROM prompts p WHERE p.stop='failed' AND p.gen=? ORDER BY p.key LIMIT ?'''
 
+# %% ../../nbs/cli/02_make.ipynb #db43767f
 def failed_prompts(
     path,        # the run directory
     most:int=5   # of them
@@ -146,16 +147,24 @@ def _usage_with_recipes(name, args):
     return Usage(f'{first}{usage_of(name)}\nrecipes: {names}, or a file (rsr init copies one)')
 
 # %% ../../nbs/cli/02_make.ipynb #40a9cbc7
-def _execute(recipe, argv, progress):
-    "Execute a recipe; an exception gets the directory, so that its message can say how to resume."
-    from rsr.run.execution import execute, new_work_dir
+@contextmanager
+def _named_dir(recipe, argv):
+    "Give a recipe a directory, and an exception in the block too, so that its message can say how to resume."
+    from rsr.run.execution import new_work_dir
     recipe['work_dir'] = recipe.get('work_dir') or new_work_dir()
     recipe.command = resume_command(recipe['work_dir'], argv)
     try:
-        return execute(recipe, progress=progress)
+        yield
     except BaseException as e:
         e.work_dir = getattr(e, 'work_dir', recipe['work_dir'])   # a ledger that was rescued lies elsewhere
         raise
+
+# %% ../../nbs/cli/02_make.ipynb #4799d085
+def _execute(recipe, argv, progress):
+    "Execute a recipe."
+    from rsr.run.execution import execute
+    with _named_dir(recipe, argv):
+        return execute(recipe, progress=progress)
 
 # %% ../../nbs/cli/02_make.ipynb #31b5c628
 @command('RECIPE [key=value …] [progress=lines] [json=true]', 'rsr run dpo data.input_path=prompts.jsonl '
@@ -191,19 +200,23 @@ def _print_result(done, argv, as_data=False):
     if done.message:
         out(f'stopped: {redact(done.message)}')
     out(f'{done.summary()}\nrun        {done.path}')
-    earlier = done.earlier_files
     _print_files(done)
+    _print_failed(data)
     _print_next_step(data, argv)
     if as_data:
         give(data)
     return data['exit_code']
 
 # %% ../../nbs/cli/02_make.ipynb #c1839c59
-def _print_next_step(data, argv):
-    "Name the prompts that failed, and say how to resume."
+def _print_failed(data):
+    "Name the prompts that failed."
     failed = data['stats']['prompts']['by_stop_reason'].get('failed', 0)
     if failed:
         out(failed_text(data['failed'], failed))
+
+# %% ../../nbs/cli/02_make.ipynb #2d9f8d4b
+def _print_next_step(data, argv):
+    "Say how to resume."
     if data['resume']:
         what, line = next_step(data['run'], argv, data['stop_reason'], data['message'])
         first = '' if data['stop_reason'] else 'fix the cause (the server, or these prompts), then '
@@ -248,16 +261,11 @@ def _pilot_size(args):
 # %% ../../nbs/cli/02_make.ipynb #149c1df4
 def _pilot(words, n, progress):
     "Sample a recipe's first `n` prompts; return the run and its forecast."
-    from rsr.run.execution import new_work_dir
     from rsr.run.forecast import pilot_run
     from rsr.run.recipe import load_recipe
     recipe = load_recipe(words[0], words[1:])
-    recipe['work_dir'] = recipe.get('work_dir') or new_work_dir()
-    try:
+    with _named_dir(recipe, ['run', *words]):
         return pilot_run(recipe, n, progress=progress)
-    except BaseException as e:
-        e.work_dir = getattr(e, 'work_dir', recipe['work_dir'])
-        raise
 
 # %% ../../nbs/cli/02_make.ipynb #3ef9f877
 @command('RECIPE [pilot=20] [key=value …] [progress=lines] [json=true]', 'rsr plan dpo pilot=20 '

@@ -99,6 +99,7 @@ def stats(args, argv):
 # %% ../../nbs/cli/03_runs.ipynb #61687367
 _NO_RUNS = 'no runs in {}; one is made by: rsr run sft data.input_path=prompts.jsonl'
 
+# %% ../../nbs/cli/03_runs.ipynb #a6699226
 def _runs_in(folder):
     "Return the runs in a folder; none if the default one is not there yet."
     from rsr.run.runs import list_runs

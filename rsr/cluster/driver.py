@@ -29,6 +29,8 @@ from ..run.inputs import check_references, missing_prompts_note, shaped
 from ..run.results import Run
 from ..data.threads import run_sync
 from ..sampling.loop import Loop
+
+# %% ../../nbs/cluster/04_driver.ipynb #28fcac6b
 from ..sampling.progress import make_progress
 
 # %% ../../nbs/cluster/04_driver.ipynb #9de33630

@@ -29,9 +29,11 @@ from .saved_recipe import recipe_so_far, save_recipe
 from ..sampling.budget import Budget, model_price
 from ..data.threads import run_sync
 from ..sampling.loop import Loop
-from ..sampling.progress import check_progress, make_progress
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
+
+# %% ../../nbs/run/06_execution.ipynb #fdfa3c13
+from ..sampling.progress import check_progress, make_progress
 
 # %% ../../nbs/run/06_execution.ipynb #1b948970
 from ..formatters.advice import check_columns

@@ -88,21 +88,29 @@ def _open_prompt(self:Loop, prompt, rollouts):
         self.advance(st)
 
 # %% ../../nbs/sampling/10_loop.ipynb #d2ba664d
-_DONE = '''SELECT stop, count(*) FROM prompts WHERE gen=? AND stop IS NOT NULL AND stop!='budget'{} GROUP BY 1'''
+_DONE = '''SELECT stop, count(*) FROM prompts p WHERE gen=? AND stop IS NOT NULL AND stop!='budget'{} GROUP BY 1'''
+
+# %% ../../nbs/sampling/10_loop.ipynb #050cdf84
 _SEEN = '''SELECT count(*), count(s.value), coalesce(sum(s.value>=?), 0)
     FROM rollouts r JOIN prompts p ON p.key=r.prompt AND p.gen=?{}
     LEFT JOIN scores s ON s.rollout=r.key AND s.verifier=? WHERE r.outcome IS NOT NULL{}'''
 
 # %% ../../nbs/sampling/10_loop.ipynb #cdf238d0
 @patch
+def _rollouts_before(self:Loop, only):
+    "Count the rollouts of earlier processes."
+    side = f' AND r.sampler={int(self.sampler_key)}' if self.side else ''
+    args = self.pass_at-EPS, self.store.gen, self.verifier_key
+    seen = self.store.db.execute(_SEEN.format(only, side), args).fetchone()
+    return dict(zip(('rollouts', 'scored', 'passed'), seen))
+
+# %% ../../nbs/sampling/10_loop.ipynb #bf252f34
+@patch
 def _count_before(self:Loop):
     "Count the prompts and rollouts of earlier processes."
-    st, only = self.store, '' if self.keys is None else f" AND p.key IN ({','.join(map(str, self.keys))})"
-    side = f' AND r.sampler={int(self.sampler_key)}' if self.side else ''
-    stops = st.db.execute(_DONE.format(only.replace('p.', '')), (st.gen,)).fetchall()
-    seen = st.db.execute(_SEEN.format(only, side), (self.pass_at-EPS, st.gen, self.verifier_key)).fetchone()
-    counts = dict(zip(('rollouts', 'scored', 'passed'), seen))
-    return Counter(dict(stops), closed=sum(n for _, n in stops), **counts)
+    only = '' if self.keys is None else f" AND p.key IN ({','.join(map(str, self.keys))})"
+    stops = dict(self.store.db.execute(_DONE.format(only), (self.store.gen,)))
+    return Counter(stops, closed=sum(stops.values()), **self._rollouts_before(only))
 
 # %% ../../nbs/sampling/10_loop.ipynb #384359c1
 @patch
