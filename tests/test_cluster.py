@@ -433,3 +433,23 @@ def test_a_run_is_kept_in_a_file_system(here, server, cluster):
     with pytest.raises(RsrError, match='work_dir: s3://bucket/run: .*an object store cannot hold'):
         spread(recipe(server, 's3://bucket/run'))
     assert server.stats()['requests']==0 and sorted(p.name for p in here.iterdir())==['in.jsonl']
+
+def test_prompts_without_a_reference_are_skipped_until_they_have_one(here, server, cluster):
+    server.set(rate=1.)
+    given = rows(24)
+    for i in (1, 15):
+        given[i]['metadata'] = {}
+    write_jsonl('in.jsonl', given)
+    run = execute(recipe(server, 'w'), progress=False)
+    assert run.stats()['prompts']['by_stop_reason']=={'satisfied':22, 'no_reference':2} and run.exit_code==0
+    given[15]['answer'] = 'A'       # at the top of the row
+    write_jsonl('in.jsonl', given)
+    before = server.stats()['samples']
+    run = execute(recipe(server, 'w'), progress=False)
+    assert run.stats()['prompts']['by_stop_reason']=={'satisfied':23, 'no_reference':1}
+    assert 0<server.stats()['samples']-before<=8
+    assert len(execute(recipe(server, 'few', ('data.limit', 3)), progress=False).prompts)==3
+    write_jsonl('in.jsonl', [dict(r, metadata={}) for r in rows(5)])
+    with pytest.raises(RsrError, match='no prompt of the input has a reference answer'):
+        execute(recipe(server, 'none'), progress=False)
+    assert not (here/'none').exists()
