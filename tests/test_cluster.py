@@ -457,3 +457,23 @@ def test_in_the_background_and_with_the_options_last_chosen(here, server, cluste
     assert run.stats()['rows']['sft.jsonl']['rows']==30 and run.recipe['formatter'][0]['pass_threshold']==.5
     assert run.stats()['prompts']['by_stop_reason']=={'satisfied':30} and server.stats()['samples']==asked
     assert [c['type'] for c in load_run('w').written['formatter']]==['sft', 'kto']
+
+def test_prompts_without_a_reference_are_skipped_until_they_have_one(here, server, cluster):
+    server.set(rate=1.)
+    given = rows(24)
+    for i in (1, 15):
+        given[i]['metadata'] = {}
+    write_jsonl('in.jsonl', given)
+    run = execute(recipe(server, 'w'), progress=False)
+    assert run.stats()['prompts']['by_stop_reason']=={'satisfied':22, 'no_reference':2} and run.exit_code==0
+    given[15]['answer'] = 'A'       # at the top of the row
+    write_jsonl('in.jsonl', given)
+    before = server.stats()['samples']
+    run = execute(recipe(server, 'w'), progress=False)
+    assert run.stats()['prompts']['by_stop_reason']=={'satisfied':23, 'no_reference':1}
+    assert 0<server.stats()['samples']-before<=8
+    assert len(execute(recipe(server, 'few', ('data.limit', 3)), progress=False).prompts)==3
+    write_jsonl('in.jsonl', [dict(r, metadata={}) for r in rows(5)])
+    with pytest.raises(RsrError, match='no prompt of the input has a reference answer'):
+        execute(recipe(server, 'none'), progress=False)
+    assert not (here/'none').exists()
