@@ -401,7 +401,8 @@ def people_html(
     counts = {annotator:dict(labels=0, pairs=0), **d.get('annotators', {})}
     def line(name):
         n = counts[name]
-        return f"{shown(name)} {_counted(n['labels'], 'label')}, {_counted(n['pairs'], 'pair review')}"
+        reviews = f", {_counted(n['pairs'], 'pair review')}" if n['pairs'] else ''
+        return f"{shown(name)}: {_counted(n['labels'], 'label')}{reviews}"
     lines = [' · '.join([f'<b>{line(annotator)}</b>', *(line(name) for name in counts if name!=annotator)])]
     lines += [_agreement_text(kind, a) for kind, a in d.get('agreement', {}).items()]
     if functions:
