@@ -125,7 +125,7 @@ def test_help_names_every_command():
 def test_prompts_from_a_taxonomy_feed_a_run(here, server):
     p = rsr('prompts', 'customer_support', 'n=30', 'out=p.jsonl')
     assert p.returncode==0 and len(read_jsonl('p.jsonl'))==30, p.stdout+p.stderr
-    (here/'v.py').write_text('def score(response, metadata): return 1.0 if metadata["taxonomy"]["what"] else 0.0\n')
+    (here/'v.py').write_text('def score(response, metadata): return 1.0 if metadata["taxonomy"]["how"] else 0.0\n')
     p = rsr('run', 'sft', 'data.input_path=p.jsonl', f'sampler.base_url={server.base_url}',
             'verifier.type=v.py:score', 'work_dir=w')
     assert p.returncode==0 and len(read_jsonl('w/train/sft.jsonl'))==30, p.stderr
