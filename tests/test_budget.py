@@ -246,7 +246,7 @@ def test_an_older_run_with_half_a_price_stays_readable(here, server):
     command(server, 3, PRICE)
     text = Path('w/recipe.yaml').read_text()
     Path('w/recipe.yaml').write_text(text.replace('    completion: 1\n', ''))
-    assert 'completion: 1' not in Path('w/recipe.yaml').read_text()
+    assert '    completion: 1\n' not in Path('w/recipe.yaml').read_text()
     p = rsr('stats', 'w')
     assert p.returncode==0 and 'US dollars' in p.stdout, p.stderr
 

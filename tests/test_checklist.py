@@ -203,7 +203,7 @@ def in_bench(run, kw):
 def cheated(run, kw):
     (run/'always.py').write_text('def score(response, metadata): return 1.0\n')
     p = run/'recipe.yaml'
-    p.write_text(p.read_text().replace('verifier: {}', f"verifier: {{type: '{run/'always.py'}:score'}}"))
+    p.write_text(p.read_text().replace('type: mcq-rlvr  # default mcq-rlvr', f"type: '{run/'always.py'}:score'"))
     assert 'always.py' in p.read_text()
     kw['trust'] = True   # the file lies in the run directory
 
