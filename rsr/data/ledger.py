@@ -93,11 +93,6 @@ def _is_whole(d):
     return isinstance(d, dict) and {'work_dir', 'sampler', 'sampling', 'verifier', 'formatter'}<=d.keys()
 
 # %% ../../nbs/data/05_ledger.ipynb #f63c3502
-def _without_comments(text):
-    "Return the text of a saved recipe without its comments."
-    lines = [line.partition('  # default ')[0] for line in text.split('\n') if not line.startswith('# ')]
-    return '\n'.join(lines)
-
 def _has_saved_recipe(run):
     "Check whether a directory has a recipe as rsr writes it into a run."
     import yaml
@@ -106,9 +101,7 @@ def _has_saved_recipe(run):
         d = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError):
         return False
-    plain = _without_comments(text)
-    return _is_whole(d) and any(yaml.safe_dump(d, sort_keys=False, allow_unicode=True, width=width)==plain
-                                for width in (None, 10**9))
+    return _is_whole(d) and (text.startswith('# rsr ') or yaml.safe_dump(d, sort_keys=False, allow_unicode=True)==text)
 
 # %% ../../nbs/data/05_ledger.ipynb #180cf3a1
 def has_blocks(run:Path)->bool:

@@ -91,7 +91,8 @@ HEAD, DEFAULT = '# rsr ', '  # default '   # how a saved recipe begins; what fol
 def _is_default(line):
     "Check whether a line of a saved recipe holds a default that nobody edited."
     line, mark, value = line.partition(DEFAULT)
-    return bool(mark) and line.partition(': ')[2]==value
+    nested = line.startswith('   ')   # in a text of several lines
+    return bool(mark) and line.partition(': ')[2]==value and not nested
 
 # %% ../../nbs/run/01_recipe.ipynb #316cf62a
 def without_defaults(text)->str:
