@@ -180,15 +180,16 @@ def _check_open_files(requests, others=32):
 
 # %% ../../nbs/run/06_execution.ipynb #20df65bd
 def _prepare_samplers(parts, max_rollouts, resumed):
-    "Make all samplers ready."
+    "Make all samplers ready, and return them."
     samplers = [parts.get('rejected'), *parts['judges']]
     if max_rollouts:
         samplers.insert(0, parts['sampler'])
     samplers = [*filter(None, samplers)]
-    _check_open_files(sum(getattr(s, 'concurrent_requests', 0) for s in samplers))
+    _check_open_files(sum(getattr(s, 'connections', getattr(s, 'concurrent_requests', 0)) for s in samplers))
     for s in samplers:
         s.resumed = resumed
         s.prepare()
+    return samplers
 
 # %% ../../nbs/run/06_execution.ipynb #388b9ea6
 def _prepare_loops(store, d, parts, src, choose):
@@ -202,7 +203,8 @@ def _prepare_loops(store, d, parts, src, choose):
     _print_input_notes(store, loop.verifier, bool(d['verifier'].get('type')))
     if choose:
         loop.keys = parts['keys'] = choose(store)
-    _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
+    samplers = _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
+    loop.join_engines(samplers)
     save_recipe(store, d)
     return chain([loop], loops)
 
