@@ -55,7 +55,7 @@ class HttpSampler(_Sampler):
     temperature: float = 0.7         # 0 to 2; higher is more varied
     top_p: float = 1.0               # in (0, 1]; keep the likeliest tokens of this total probability; 1: not sent
     max_tokens: int = 2048           # tokens per response, at most
-    concurrent_requests: int = 50    # requests in flight, at most
+    concurrent_requests: int = None  # requests in flight, at most; null: 50, with vllm-offline what its engine takes
     timeout: float = 300             # seconds per request
     drop_truncated: bool = True      # resample responses cut at max_tokens
     system_prompt: str = None        # put before the prompt, for sampling only
@@ -89,6 +89,7 @@ def _require_url(self:HttpSampler):
 @patch
 def setup(self:HttpSampler):
     "Set what follows from the options; a subclass extends it."
+    self.concurrent_requests = self.concurrent_requests or 50
     self.max_n, self.most = 2**31, 0   # choices per request that the server is known to return; the most so far
     self.refused = {}                  # fields that the server refuses: {field: the one sent in its place, or None}
     self.served = self.names = None    # the model of a server, if none is named; a task that lists its models
