@@ -178,15 +178,16 @@ def _check_open_files(requests, others=32):
 
 # %% ../../nbs/run/06_execution.ipynb #20df65bd
 def _prepare_samplers(parts, max_rollouts, resumed):
-    "Make all samplers ready."
+    "Make all samplers ready, and return them."
     samplers = [parts.get('rejected'), *parts['judges']]
     if max_rollouts:
         samplers.insert(0, parts['sampler'])
     samplers = [*filter(None, samplers)]
-    _check_open_files(sum(getattr(s, 'concurrent_requests', 0) for s in samplers))
+    _check_open_files(sum(getattr(s, 'connections', getattr(s, 'concurrent_requests', 0)) for s in samplers))
     for s in samplers:
         s.resumed = resumed
         s.prepare()
+    return samplers
 
 # %% ../../nbs/run/06_execution.ipynb #cc1d7102
 def _note_served_model(store, loop):
@@ -209,7 +210,8 @@ def _prepare_loops(store, d, parts, src, choose):
     check_columns(store, loop.formatters)
     if choose:
         loop.keys = parts['keys'] = choose(store)
-    _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
+    samplers = _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
+    loop.join_engines(samplers)
     _note_served_model(store, loop)
     save_recipe(store, d)
     return chain([loop], loops)
