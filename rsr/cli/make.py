@@ -11,6 +11,7 @@ from pathlib import Path
 from .usage import as_json, command, open_run, out, print_found, split_args, usage_of
 from ..data.files import SHIPPED
 from ..data.secrets import redact
+from ..data.summary import reasons_text
 from ..data.terminal import warn
 from ..data.types import RsrError, no_such
 
@@ -197,7 +198,8 @@ def _print_rows(run, name, n, before):
         out(f"{path}: {n} row{'' if n==1 else 's'}")
     else:
         _warn_of_lost_rows(name, before)
-        out(f'{path}: 0 rows (not written: trainers reject an empty file)')
+        why = run.stats()['rows'].get(name, {}).get('why')
+        out(f'{path}: 0 rows'+(f': {reasons_text(why)}' if why else '')+' (not written: trainers reject an empty file)')
 
 # %% ../../nbs/cli/02_make.ipynb #5b0460cc
 def _rewrite(run, options):
