@@ -448,3 +448,8 @@ def test_odd_command_lines(here, capfd, monkeypatch, line, says):
     err = capfd.readouterr().err
     assert says in err and 'Traceback' not in err and 'This is a bug' not in err, err
     assert not (here/'output').exists()
+
+def test_format_says_why_a_file_is_empty(a_run, capfd, monkeypatch):
+    monkeypatch.chdir(a_run)
+    assert main(['format', 'w', 'formatter=[{type: multi_sft, min_responses: 16, name: many}]'])==0
+    assert 'with fewer than 16 unique passing responses' in capfd.readouterr().out
