@@ -21,7 +21,7 @@ from ..formatters.empty_files import count_reasons
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import COMMON, make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs
-from .recipe import check_recipe
+from .recipe import check_recipe, read_recipe
 from .reward import write_reward
 from ..sampling.budget import Budget, model_price
 from ..sampling.providers import cache_dir, make_sampler
@@ -52,7 +52,7 @@ def saved_recipe(
     file = Path(path)/'recipe.yaml'
     if not file.is_file():
         raise RsrError(f'{path}: this run was stopped before it started; run the same command again')
-    return check_recipe(_with_whole_prices(yaml.safe_load(file.read_text(encoding='utf-8'))))
+    return check_recipe(_with_whole_prices(read_recipe(file)))
 
 # %% ../../nbs/run/04_files.ipynb #1c27b614
 def valid_outcomes(d)->tuple:
