@@ -448,3 +448,17 @@ def test_odd_command_lines(here, capfd, monkeypatch, line, says):
     err = capfd.readouterr().err
     assert says in err and 'Traceback' not in err and 'This is a bug' not in err, err
     assert not (here/'output').exists()
+
+def test_format_says_why_a_file_is_empty(a_run, capfd, monkeypatch):
+    monkeypatch.chdir(a_run)
+    assert main(['format', 'w', 'formatter=[{type: multi_sft, min_responses: 16, name: many}]'])==0
+    assert 'with fewer than 16 unique passing responses' in capfd.readouterr().out
+
+@pytest.mark.parametrize('data', [b'a: [1', b'sampling: {}\nsampling: {}\n', b'', b'x', b'\xff'])
+def test_a_run_whose_recipe_was_spoilt(a_run, tmp_path, capfd, data):
+    import shutil
+    shutil.copytree(a_run/'w', tmp_path/'w')
+    (tmp_path/'w'/'recipe.yaml').write_bytes(data)
+    assert main(['stats', str(tmp_path/'w')])==2
+    err = capfd.readouterr().err
+    assert 'recipe.yaml' in err and 'This is a bug' not in err
