@@ -46,7 +46,9 @@ def _print_rows(run, name, n, before):
         out(f"{path}: {n} row{'' if n==1 else 's'}")
     else:
         _warn_of_lost_rows(name, before)
-        out(f'{path}: 0 rows (not written: trainers reject an empty file)')
+        why = run.stats()['rows'].get(name, {}).get('without_row', {})
+        reasons = ', '.join(f'{count} × {reason}' for reason, count in why.items())
+        out(f'{path}: 0 rows'+(f': {reasons}' if reasons else '')+' (not written: trainers reject an empty file)')
 
 # %% ../../nbs/cli/03_runs.ipynb #b49cf9cb
 def _rewrite(run, name, options, argv):
