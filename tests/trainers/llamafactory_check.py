@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 from cases import CASES, A, U, labels, lf_kto, lines, sft
-from written import write
+from written import COLUMNS, write
 
 from rsr.formatters.load_check import check_files, load_file, tiny_model
 
@@ -15,8 +15,10 @@ def model():
 
 @pytest.mark.parametrize('fmt', ['jsonl', 'parquet'])
 @pytest.mark.parametrize('method,kw', [('sft', {}), ('dpo', {}), ('kto', {}),
-                                       ('multi_sft', dict(unroll=True, num_responses=2))],
-                         ids=['sft', 'dpo', 'kto', 'unrolled'])
+                                       ('multi_sft', dict(unroll=True, num_responses=2)),
+                                       ('sft', dict(columns=COLUMNS)), ('dpo', dict(columns=COLUMNS)),
+                                       ('kto', dict(columns=COLUMNS))],
+                         ids=['sft', 'dpo', 'kto', 'unrolled', 'sft-columns', 'dpo-columns', 'kto-columns'])
 def test_rows_kept_are_rows_written(method, kw, fmt, tmp_path):
     f, path, n = write(method, 'llamafactory', 'messages', fmt, tmp_path, **kw)
     assert (path.parent/'dataset_info.json').is_file()

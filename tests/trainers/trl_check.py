@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 from cases import CASES, A, U, kto, lines, pair, pc, sft
-from written import write
+from written import COLUMNS, write
 
 from rsr.formatters.load_check import check_files, load_file, tiny_model, trl_trainer
 
@@ -37,6 +37,20 @@ def test_check_files_loads(method, style, tmp_path):
     f, path, n = write(method, 'trl', style, 'jsonl', tmp_path)
     r, = check_files(tmp_path, [f], trainer='trl')
     assert r['loaded'].startswith('trl ') and r['rows']==r['kept']==r['expected']==n and not r['note']
+
+@pytest.mark.parametrize('method', ['sft', 'dpo', 'kto', 'grpo'])
+def test_further_columns(method, model, tmp_path):
+    "They change nothing for SFT, DPO and KTO; the reward of GRPO sees them."
+    seen = []
+    def reward(prompts, completions, **columns):
+        seen.append(columns)
+        return [0.]*len(completions)
+    _, path, n = write(method, 'trl', 'messages', 'jsonl', tmp_path, columns=COLUMNS)
+    r = load_file(path, method, 'trl')
+    assert r['kept']==r['expected']==n and not r['problems']
+    t = trl_trainer(path, method, model, tmp_path, reward=reward, max_steps=2, **config(method))
+    assert len(t.train_dataset)==n and t.train().global_step==2
+    assert method!='grpo' or set(COLUMNS)<=set(seen[0])
 
 def test_messages_form(model, tmp_path):
     "The form that all trainers share, as TRL reads it, and unrolled Multi-SFT."

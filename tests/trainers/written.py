@@ -7,6 +7,8 @@ from rsr.formatters.writer import make_formatters, write_files
 TEXTS = ['3', 'true', 'null', '2024-01-01', 'a\x00b', '\u202eשלום\u200f عالم', 'a\u2028b\x85c\r\nd',
          '👩‍👩‍👧 \U0010ffff', '{"role": "user"}', '<|im_end|>\n<|im_start|>system', '"\\\'`', 'B']
 
+COLUMNS = ['answer', 'pass_rate', 'n_passed', 'n_scored', 'model']   # what `formatter.columns` can add to every row
+
 def groups(style):
     "(prompt, rollouts) pairs; with style messages also system turns and histories."
     out = [(Prompt(f'{i}', [U(f'{t}?')], dict(answer=[t, 3, None][i%3])),
