@@ -176,13 +176,20 @@ def _judge_options(opts):
     return resolve_secrets({k:parse_override(f'sampler.{k}={v}')[1] for k, v in options.items()}, 'judge')
 
 # %% ../../nbs/cli/01_inspect.ipynb #7e93559c
+def _label(taxonomy, production, judge, work_dir):
+    "Label production inputs, and print how it went; return (rows with labels, exit code)."
+    from rsr.taxonomy.classify import label_rows, label_table
+    rows, counts = label_rows(taxonomy, production, judge, work_dir)
+    out(label_table(counts))
+    return rows, dict(budget=3, interrupted=130).get(counts.get('stopped'), 0)
+
+# %% ../../nbs/cli/01_inspect.ipynb #d6c40dc1
 def _production(taxonomy, opts):
-    "Return the production inputs, labelled if a judge is named, and how the labelling went, {} without it."
-    from rsr.taxonomy.classify import label_rows
+    "Return the production inputs, labelled if a judge is named, and the exit code so far."
     judge, production = _judge_options(opts), opts.get('production')
     if judge and production:
-        return label_rows(taxonomy, production, judge, opts.get('work_dir'))
-    return production, {}
+        return _label(taxonomy, production, judge, opts.get('work_dir'))
+    return production, 0
 
 # %% ../../nbs/cli/01_inspect.ipynb #8218de25
 def _measure(taxonomy, made, production):
@@ -194,24 +201,18 @@ def _measure(taxonomy, made, production):
 
 # %% ../../nbs/cli/01_inspect.ipynb #c0c1aa62
 def _coverage_text(found):
-    "Return how production was labelled, the tables of coverage and diversity, and what was fitted."
-    from rsr.taxonomy.classify import label_table
+    "Return the tables of coverage and diversity."
     from rsr.taxonomy.coverage import coverage_table
     from rsr.taxonomy.diversity import diversity_table
-    parts = [label_table(found['labelled'])] if 'labelled' in found else []
-    parts += [coverage_table(found['coverage'])+'\n', diversity_table(found['diversity'])]
-    if 'fitted' in found:
-        parts.append(f"{found['fitted']} written, with production's weights; values that never occur there keep a "
-                     'weight near zero')
-    return '\n'.join(parts)
+    return coverage_table(found['coverage'])+'\n\n'+diversity_table(found['diversity'])
 
 # %% ../../nbs/cli/01_inspect.ipynb #77716cff
 def _write_fitted(taxonomy, production, path):
-    "Write a taxonomy with the weights of production inputs; return the path."
+    "Write a taxonomy with the weights of production inputs; return what to print."
     from rsr.data.files import Atomic
     with Atomic(path) as f:
         f.write(taxonomy.fit(production).to_yaml().encode())
-    return path
+    return f"{path} written, with production's weights; values that never occur there keep a weight near zero"
 
 # %% ../../nbs/cli/01_inspect.ipynb #78757bb9
 def _check_coverage_options(opts):
@@ -237,9 +238,8 @@ def coverage(args, argv):
     _check_coverage_options(opts)
     taxonomy = load_taxonomy(name)
     _check_fit(opts)
-    production, labelled = _production(taxonomy, opts)
-    found = _measure(taxonomy, made, production)
-    found |= dict(labelled=labelled) if labelled else {}
-    found |= dict(fitted=_write_fitted(taxonomy, production, opts['fit'])) if opts.get('fit') else {}
-    print_found(found, _coverage_text, opts.get('json'))
-    return dict(budget=3, interrupted=130).get(labelled.get('stopped'), 0)
+    production, code = _production(taxonomy, opts)
+    print_found(_measure(taxonomy, made, production), _coverage_text, opts.get('json'))
+    if opts.get('fit'):
+        out(_write_fitted(taxonomy, production, opts['fit']))
+    return code
