@@ -180,6 +180,14 @@ def _judge_options(opts):
     options = {k.removeprefix('judge.'):v for k, v in opts.items() if k.startswith('judge.')}
     return resolve_secrets({k:parse_override(f'sampler.{k}={v}')[1] for k, v in options.items()}, 'judge')
 
+# %% ../../nbs/cli/01_inspect.ipynb #d6c40dc1
+def _production(taxonomy, opts):
+    "Return the production inputs, labelled if a judge is named, and the exit code so far."
+    judge, production = _judge_options(opts), opts.get('production')
+    if judge and production:
+        return _label(taxonomy, production, judge, opts.get('work_dir'))
+    return production, 0
+
 # %% ../../nbs/cli/01_inspect.ipynb #8218de25
 def _measure(taxonomy, made, opts, progress):
     "Measure diversity, and compare prompts and production, with a judge if one is named."
@@ -207,7 +215,7 @@ def _coverage_text(found):
 
 # %% ../../nbs/cli/01_inspect.ipynb #77716cff
 def _write_fitted(taxonomy, production, path):
-    "Write a taxonomy with the weights of production inputs; return the path."
+    "Write a taxonomy with the weights of production inputs; return what to print."
     from rsr.data.files import Atomic
     with Atomic(path) as f:
         f.write(taxonomy.fit(production).to_yaml().encode())
