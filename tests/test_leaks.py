@@ -193,11 +193,12 @@ def test_a_resumed_run_asks_for_a_literal_secret(here, server, option, key):
     p = rsr('run', 'sft', *common, option, 'budget.tokens=1', env=env)
     assert p.returncode==3, p.stdout+p.stderr
     n = len(server.log)
-    resume = re.search(r'resume with: (.*)', p.stdout)
+    resume = re.search(r'(?:resume with|raise the limit): (.*)', p.stdout)
     for args in (['w/recipe.yaml'], ['work_dir=w']):
         p = rsr('run', *args, env=env)
         assert p.returncode==2 and f'{key} is masked' in p.stderr and 'Traceback' not in p.stderr, p.stderr
-    p = subprocess.run(resume[1].replace('rsr', RSR, 1), shell=True, capture_output=True, text=True)   # has *** too
+    line = resume[1].replace('rsr', RSR, 1).replace('…', '10000')
+    p = subprocess.run(line, shell=True, capture_output=True, text=True)   # has *** too
     assert p.returncode==2 and f'{key} is masked' in p.stderr and '***' in resume[1], (p.stderr, resume[1])
     assert len(server.log)==n
     p = rsr('run', 'w/recipe.yaml', option, 'budget.tokens=null', env=env)   # given again, it goes on
