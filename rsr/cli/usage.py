@@ -213,10 +213,10 @@ def wants_json(words:list)->bool:
 
 # %% ../../nbs/cli/00_usage.ipynb #5886582e
 _BUDGET = ' budget.usd budget.tokens budget.minutes'
-_RUN = ('data.input_path work_dir json progress sampler.model sampler.base_url sampler.api_key sampler.temperature '
+_RUN = ('data.input_path work_dir sampler.model sampler.base_url sampler.api_key sampler.temperature '
         'sampler.max_tokens sampler.concurrent_requests sampling.max_rollouts sampling.step_size sampling.give_up '
         'verifier.type verifier.rubric verifier.model formatter.pass_threshold formatter.fail_threshold '
-        'formatter.target pairs.strategy split.eval decontaminate'+_BUDGET)
+        'formatter.target pairs.strategy split.eval decontaminate'+_BUDGET+' json progress')
 
 # %% ../../nbs/cli/00_usage.ipynb #b5b8f0b7
 _FORMAT = ('formatter.pass_threshold formatter.fail_threshold formatter.min_margin formatter.num_responses '
@@ -225,7 +225,7 @@ _FORMAT = ('formatter.pass_threshold formatter.fail_threshold formatter.min_marg
 
 # %% ../../nbs/cli/00_usage.ipynb #62fb5269
 _PROMPTS = ('n how out turns seed templates sampler.model sampler.base_url sampler.api_key sampler.temperature '
-            'assistant.model work_dir json progress'+_BUDGET)
+            'assistant.model work_dir'+_BUDGET+' json progress')
 SHORT = dict(run=_RUN, format=_FORMAT, prompts=_PROMPTS, plan='pilot '+_RUN, demo=_RUN)
 
 # %% ../../nbs/cli/00_usage.ipynb #42b9c7b1
