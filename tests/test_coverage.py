@@ -678,7 +678,7 @@ def test_a_judge_that_always_says_the_same_is_seen(desk):
         d = coverage(desk, made(30), judge=who(s))
     stance = d['found_again']['dimensions']['stance']
     assert stance['share'] == stance['chance'] == .5 and d['found_again']['dimensions']['what']['share'] == 0
-    assert coverage_table(d).count('not above chance: the judge cannot tell, or no text says') == 2
+    assert coverage_table(d).count('not above chance: the judge cannot tell, or the texts do not say') == 2
     assert d['dimensions']['stance'][0]['generated'] == [.5, .5], 'a label stays what it is, whatever the judge says'
 
 def test_a_judge_that_cannot_be_read_finds_nothing_and_loses_nothing(desk):
