@@ -315,12 +315,35 @@ def test_generated_rows_without_labels(desk, plt):
             and v['planned_production']
             and v['why']['planned_generated'] == 'no row of generated has a label'
         )
-    assert 'label_rows' in d['advice'][0] and coverage_table(d).count('– no row of generated has a label') == 8
+    assert 'judge.model=' in d['advice'][0] and coverage_table(d).count('– no row of generated has a label') == 8
     assert 'edge cases: planned 10.0%, generated – no row' in coverage_table(d)
     assert (
         'no row of generated has a label' in plot_coverage(d)[0].get_title(loc='left')
         and not d['cells']['planned']['missing']
     )
+
+MENU = dict(
+    dimensions=dict(drink=dict(tea=0.5, coffee=0.5), allergy=dict(nuts=0.5, milk=0.5)),
+    templates=['One {drink}, please.'],
+)
+
+def test_old_labels_that_no_template_carries_stay_readable_and_are_named(plt):
+    "A file of an early version: all three prompts claim an allergy that no template of the taxonomy speaks of."
+    rows = [dict(id=str(i), text='One tea, please.', metadata=dict(taxonomy=dict(drink='tea', allergy=a)))
+            for i, a in enumerate(['nuts', 'milk', 'nuts'])]
+    with pytest.warns(UserWarning, match=r'no template depends on allergy \(nuts, milk\)'):
+        t = load_taxonomy(MENU)
+    d = coverage(t, rows)
+    assert d['unsaid'] == dict(allergy=dict(nuts=2, milk=1)) and d['unlabelled'] == dict(generated=0)
+    line = 'no template depends on allergy (nuts, milk); 3 generated rows labelled so: true only if a model wrote them'
+    assert line in coverage_table(d)
+    assert 'no template depends on nuts, milk' in title(plot_coverage(d)[1])
+    d = coverage(t, [dict(r, metadata=dict(taxonomy=dict(drink='tea'))) for r in rows], rows)
+    assert 'no template depends on allergy (nuts, milk)\n' in coverage_table(d)+'\n'
+    axes = plot_coverage(d)
+    assert '0 of 3 generated, 3 production' in axes[1].get_xlabel()
+    ax = plot_pairs(d, 'drink', 'allergy')
+    assert {x.get_text() for x in ax.texts} == {'–'} and '0 generated rows with both labels' in title(ax)
 
 def test_what_is_not_given_is_no_fault(desk):
     d = coverage(desk, combinations(desk, 40, 'quota'))
@@ -655,7 +678,7 @@ def test_a_judge_that_always_says_the_same_is_seen(desk):
         d = coverage(desk, made(30), judge=who(s))
     stance = d['found_again']['dimensions']['stance']
     assert stance['share'] == stance['chance'] == .5 and d['found_again']['dimensions']['what']['share'] == 0
-    assert coverage_table(d).count('not above chance: the judge cannot tell, or no text says') == 2
+    assert coverage_table(d).count('not above chance: the judge cannot tell, or the texts do not say') == 2
     assert d['dimensions']['stance'][0]['generated'] == [.5, .5], 'a label stays what it is, whatever the judge says'
 
 def test_a_judge_that_cannot_be_read_finds_nothing_and_loses_nothing(desk):

@@ -710,7 +710,8 @@ def test_ids_say_which_plan_and_which_model(here, server):
 
 # ---- labels hold what the text says
 
-MUTE = {**SHOP, 'name': 'mute', 'templates': ['my parcel number {n} is late'], 'slots': dict(n=list('abcdefgh'))}
+PARCELS = dict(templates=['my parcel number {n} is late'], slots=dict(n=list('abcdefghijklmnop')))
+MUTE = {**SHOP, 'name': 'mute', **PARCELS}
 
 def test_an_opening_from_a_template_keeps_a_small_label_and_a_model_says_all(here, server):
     server.set(reply=lambda body: f'and what about {len(body["messages"])} of them?')
@@ -721,8 +722,8 @@ def test_an_opening_from_a_template_keeps_a_small_label_and_a_model_says_all(her
     assert 'no label what 6, how 6 of 6: the texts of these prompts do not depend on it' in prompts_summary(m)
     assert 'delivery 2/2' in prompts_summary(m)                                 # planned and made is another matter
     kw = dict(sampler=dict(base_url=server.base_url), progress=False, near=None)
-    m = make_prompts(t, 6, templates=True, turns=[1, 2], work_dir='w', **kw)
-    full = list(combinations(t, 6, 'quota'))
+    m = make_prompts(t, 12, templates=True, turns=[1, 2], work_dir='w', **kw)
+    full = combinations(t, 12, 'quota')
     assert {len(r['messages']) for r in m.rows} == {1, 3}
     assert [r['metadata']['taxonomy'] for r in m.rows] == [
         c if len(r['messages']) > 1 else {} for r, c in zip(m.rows, full)
