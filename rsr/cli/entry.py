@@ -260,9 +260,13 @@ def _safe_output():
 def _plain_warnings():
     "Print the warnings that are meant for users as `rsr: …`, for as long as the block runs."
     with warnings.catch_warnings():
-        usual = warnings.showwarning
+        usual, said = warnings.showwarning, set()
         def show(message, category, *args, **kw):
-            warn(message) if category is UserWarning else usual(message, category, *args, **kw)
+            if category is not UserWarning:
+                usual(message, category, *args, **kw)
+            elif str(message) not in said:
+                said.add(str(message))
+                warn(message)
         warnings.showwarning = show
         yield
 

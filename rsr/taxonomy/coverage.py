@@ -298,7 +298,7 @@ def _dimension_found_lines(k, f, most=3):
     "Return the share of one dimension's labels that is found again, and its worst values."
     (lo, hi), topics = f['interval'], f['topics']
     deep = f"; topics {topics['share']:.3f}" if topics else ''
-    blind = '; not above chance: the judge cannot tell, or no text says' if lo<=f['chance']<1 else ''
+    blind = '; not above chance: the judge cannot tell, or the texts do not say' if lo<=f['chance']<1 else ''
     line = f"  {k:24} {f['share']:.3f} [{lo:.2f}, {hi:.2f}], n {f['n']:,}, by chance {f['chance']:.3f}{deep}{blind}"
     return [line, *(_worst_line(v) for v in f['values'][:most] if v['found']<v['n'])]
 
