@@ -374,10 +374,10 @@ def dpo_margins(ctx)->dict:
 SLOW = 1000   # milliseconds: eight completions of 16 prompts then take minutes. Judgement
 
 # %% ../../nbs/quality/04_check_items.ipynb #f36bc210
-def _reward_todo(failed):
+def _reward_todo(failed, trust):
     "Return what to do about a reward, and the command that tries it again."
     todo = 'fix the verifier before it becomes a reward, for a policy finds such holes; then'
-    return todo if failed else 'use a faster verifier, or a heuristic; then', 'rsr check RUN trust=true'
+    return todo if failed else 'use a faster verifier, or a heuristic; then', 'rsr check RUN'+trust*' trust=true'
 
 # %% ../../nbs/quality/04_check_items.ipynb #5ed982ba
 @item('reward', 'GRPO reward on edge cases', seed=True)
@@ -400,7 +400,7 @@ def grpo_reward(ctx)->dict:
     if slowest>=SLOW:
         detail += f'; the slowest took {slowest:,.0f} ms'
     verdict = 'fail' if failed else 'warn' if slowest>=SLOW else 'pass'
-    return finding(verdict, len(failed), detail, *_reward_todo(failed))
+    return finding(verdict, len(failed), detail, *_reward_todo(failed, ctx.trust))
 
 # %% ../../nbs/quality/04_check_items.ipynb #2c0dde36
 @item('truncation')
