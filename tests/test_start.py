@@ -312,7 +312,8 @@ def test_yaml_that_is_wrong(here, capfd, args, data, says):
 
 # ---- files that are something else
 
-FILES = {'a.parquet':b'{"id": 1}', 'b.parquet':b'', 'c.parquet':b'PAR1 and then nothing', 'd.parquet':gzip.compress(b'x'),
+FILES = {'a.parquet':b'{"id": 1}', 'b.parquet':b'', 'c.parquet':b'PAR1 and then nothing',
+         'd.parquet':gzip.compress(b'x'),
          'a.jsonl.gz':b'{"id": 1}\n', 'b.jsonl.gz':gzip.compress(b'{"id": 1}\n'*99)[:30], 'c.jsonl.gz':b'',
          'd.jsonl.gz':gzip.compress(b'x'*99)[:12]+b'nonsense'*9,
          'a.jsonl':gzip.compress(b'x'), 'b.jsonl':b'PAR1....PAR1', 'c.jsonl':b'\x28\xb5\x2f\xfd....',
@@ -394,9 +395,11 @@ BARE = dict(id='a', messages=ROW['messages'])
 
 @pytest.mark.parametrize('given,kw,says', [
     (None, {}, 'data.input_path is missing'), ('', {}, 'no file'), ('hello', {}, 'no file hello'), (5, {}, '5 is int'),
-    (b'hello', {}, 'is bytes'), ([], {}, 'no usable row'), ([1], {}, 'the row is int'), (['a', ROW], {}, 'row 1: the row'),
+    (b'hello', {}, 'is bytes'), ([], {}, 'no usable row'), ([1], {}, 'the row is int'),
+    (['a', ROW], {}, 'row 1: the row'),
     (dict(id=['a'], messages=[[]]), {}, 'id is list'), (['What is 2+2?'], {}, 'no prompt of the input has a reference'),
-    ([ROW], dict(recipe=5), '5 is int'), ([ROW], dict(recipe={'sft'}), 'is set'), ([ROW], dict(recipe=','), 'names none'),
+    ([ROW], dict(recipe=5), '5 is int'), ([ROW], dict(recipe={'sft'}), 'is set'),
+    ([ROW], dict(recipe=','), 'names none'),
     ([ROW], dict(recipe='sft,nope'), "no recipe 'nope'"), ([ROW], dict(recipe='x'*500), '…'),
     ([ROW], dict(formatter=None), 'none is named'), ([ROW], dict(formatter=[]), 'none is named'),
     ([ROW], dict(formatter=[None]), 'None has no type'), ([ROW], dict(formatter='sft,sft'), 'two would write'),
@@ -432,14 +435,16 @@ def test_odd_arguments_are_understood(here, server, given, kw):
 
 @pytest.mark.parametrize('line,says', [
     ('run in.jsonl', 'name a recipe before it: rsr run sft in.jsonl'), ('run sft in.jsonl in.jsonl', 'a run reads one'),
-    ('run sft sft', 'key=value'), ('run sft --data.input_path in.jsonl', "its value behind '='"), ('run --', "behind '='"),
+    ('run sft sft', 'key=value'), ('run sft --data.input_path in.jsonl', "its value behind '='"),
+    ('run --', "behind '='"),
     ('run sft -data.limit=2k in.jsonl', 'Did you mean 2000?'), ('run sft =x', 'key=value'),
     ('run sft in.jsonl sampler.api_key=${NO_SUCH_KEY}', 'sampler.api_key names ${NO_SUCH_KEY}, which is not set'),
     ('run sft in.jsonl verifier.api_key=${NO_SUCH_KEY}', 'verifier.api_key names ${NO_SUCH_KEY}, which is not set'),
     ('run sft in.jsonl verifier=helpful_answer', 'verifier.rubric=helpful_answer'),
     ('run sft in.jsonl verifier.type=rlvr verifier.rubric=helpful_answer', "no option 'rubric'"),
     ('run sft,flawed in.jsonl', 'cannot be joined'), ('run . in.jsonl', "no recipe '.'"), ('stats --json', 'usage'),
-    ('stats . --what=1', "no option 'what'"), ('format . --formatter.pass-threshold=2', 'no run here'), ('stats ../é', 'é'),
+    ('stats . --what=1', "no option 'what'"), ('format . --formatter.pass-threshold=2', 'no run here'),
+    ('stats ../é', 'é'),
 ])
 def test_odd_command_lines(here, capfd, monkeypatch, line, says):
     monkeypatch.delenv('NO_SUCH_KEY', raising=False)
