@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from forked import Commands
 from loopback import Loopback
 
 def rows(n, start=0, answer='A', **kw):
@@ -24,10 +25,15 @@ def read_jsonl(path):
 
 RSR = str(Path(sys.executable).parent/'rsr')
 
+COMMANDS = Commands()
+
 def rsr(*args, cwd=None, env=None, **kw):
-    "Run the command line; the finished process with text output."
-    return subprocess.run([RSR, *map(str, args)], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True,
-                          text=True, timeout=600, **kw)
+    """Run the command line in a process of its own; return the finished process with text output. With further options of
+    `subprocess.run`, or for variables that Python itself reads, it is the installed command; else it is forked."""
+    args, env, own = [*map(str, args)], {**os.environ, **(env or {})}, env or {}
+    if kw or any(k.startswith(('PYTHON', 'LANG', 'LC_', 'LD_', 'PATH')) for k in own) or not hasattr(os, 'fork'):
+        return subprocess.run([RSR, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=600, **kw)
+    return COMMANDS.run(args, cwd, env, 600)
 
 @pytest.fixture
 def server():

@@ -411,14 +411,19 @@ def _as_pair(option):
         return 'data.input_path', option
     return _long_form(*parse_override(option))
 
+# %% ../../nbs/run/01_recipe.ipynb #2a87d2b0
+def _check_one_input(options):
+    "Raise if several of the options are files of prompts."
+    files = [o for o in options if isinstance(o, str) and '=' not in o]
+    if len(files)>1:
+        raise RsrError(f"data.input_path: {', '.join(files)} are several files; a run reads one")
+
 # %% ../../nbs/run/01_recipe.ipynb #9742d6e0
 def _as_pairs(options):
     "Return the (key, value) pairs that options mean."
     options = list(options)
     pairs, given = [_as_pair(o) for o in options], dict(map(_as_pair, options))
-    files = [o for o in options if isinstance(o, str) and '=' not in o]
-    if len(files)>1:
-        raise RsrError(f"data.input_path: {', '.join(files)} are several files; a run reads one")
+    _check_one_input(options)
     if given.get('verifier.rubric') and 'verifier.type' not in given:
         pairs.append(('verifier.type', 'rubric'))
     return pairs

@@ -1,0 +1,117 @@
+"""Run the `rsr` command in a process of its own without waiting for its imports: a server, started once, has made them,
+and forks for every command. Its children have their own folder, environment, output files and signals.
+
+As a program: `python forked.py SOCKET` is that server."""
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+MODULES = ('pandas', 'matplotlib.figure', 'matplotlib.backends.backend_agg', 'aiohttp', 'orjson', 'yaml', 'tqdm',
+           'math_verify', 'datasketch', 'rsr.cli.entry', 'rsr.run', 'rsr.run.forecast', 'rsr.quality.report',
+           'rsr.pairs.comparison', 'rsr.taxonomy.generate', 'rsr.taxonomy.coverage', 'rsr.rubric.validate',
+           'rsr.explore.figures')
+
+
+# ---- the server
+
+def redirect(request):
+    "Give this process the folder, the environment and the output files of a command."
+    os.chdir(request['cwd'])
+    os.environ.clear()
+    os.environ.update(request['env'])
+    for fd, name in (0, os.devnull), (1, request['out']), (2, request['err']):
+        target = os.open(name, os.O_RDWR|os.O_CREAT|os.O_TRUNC*(fd > 0), 0o600)
+        os.dup2(target, fd)
+        os.close(target)
+    sys.stdin = io.TextIOWrapper(io.FileIO(0, 'r', closefd=False), 'utf-8')
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, 'w', closefd=False)), 'utf-8')
+    sys.stderr = io.TextIOWrapper(io.BufferedWriter(io.FileIO(2, 'w', closefd=False)), 'utf-8', 'backslashreplace',
+                                  line_buffering=True)
+
+def run_command(request):
+    "Run one command and end this process as Python ends: with its exit code, after its exit functions."
+    from rsr.cli import main
+    redirect(request)
+    sys.argv = ['rsr', *request['args']]
+    sys.exit(main())
+
+def handle(connection):
+    "Run the command that a client sends in a child process, and answer with its exit code."
+    with connection:
+        line = connection.makefile('r', encoding='utf-8').readline()
+        if not line:   # a client that only asked whether the server is there
+            os._exit(0)
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            connection.close()
+            run_command(request)
+        _, status = os.waitpid(child, 0)
+        connection.sendall(f'{os.waitstatus_to_exitcode(status)}\n'.encode())
+    os._exit(0)
+
+def serve(path):
+    "Import what commands import, then fork for each client until the process that started this one is gone."
+    from importlib import import_module
+    for name in MODULES:
+        import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)   # handlers are not waited for
+    parent, listener = os.getppid(), socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(16)
+    listener.settimeout(1)
+    while os.getppid() == parent:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            continue
+        connection.settimeout(None)
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            listener.close()
+            handle(connection)
+        connection.close()
+
+
+# ---- the client
+
+class Commands:
+    "The server of this process, started when it is first asked for."
+    def __init__(self):
+        self.socket = None
+
+    def start(self):
+        folder = tempfile.mkdtemp(prefix='rsr-forked-')
+        self.socket = f'{folder}/s'
+        env = dict(os.environ, OPENBLAS_NUM_THREADS='1', OMP_NUM_THREADS='1')
+        self.process = subprocess.Popen([sys.executable, __file__, self.socket], env=env, stdin=subprocess.DEVNULL)
+        while not self.answers():
+            if self.process.poll() is not None:
+                raise RuntimeError(f'{__file__} ended with exit code {self.process.returncode}')
+            time.sleep(.02)
+
+    def answers(self):
+        with socket.socket(socket.AF_UNIX) as s:
+            return s.connect_ex(self.socket) == 0
+
+    def run(self, args, cwd, env, timeout):
+        if not self.socket:
+            self.start()
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as s:
+            request = dict(args=args, cwd=str(cwd or os.getcwd()), env=env, out=f'{folder}/out', err=f'{folder}/err')
+            s.settimeout(timeout)
+            s.connect(self.socket)
+            s.sendall(json.dumps(request).encode()+b'\n')
+            code = int(s.makefile().readline())
+            out, err = (Path(request[k]).read_text(encoding='utf-8') for k in ('out', 'err'))
+        return subprocess.CompletedProcess(['rsr', *args], code, out, err)
+
+if __name__ == '__main__':
+    serve(sys.argv[1])
