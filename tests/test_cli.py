@@ -128,7 +128,7 @@ def test_help(here):
 
 OPTION = re.compile(r'^  (\w[\w.]*)=(\S*)', re.M)
 
-@pytest.mark.parametrize('name,most', [('run', 37), ('plan', 38), ('demo', 37), ('format', 33), ('prompts', 30)])
+@pytest.mark.parametrize('name,most', [('run', 38), ('plan', 39), ('demo', 38), ('format', 33), ('prompts', 30)])
 def test_help_explains_each_option(here, name, most):
     p = rsr(name, '--help', env=dict(COLUMNS='120'))
     short = p.stdout.partition('Options (')[2]
