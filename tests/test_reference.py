@@ -25,7 +25,7 @@ from rsr.verifiers.verifiers import VERIFIERS, load_verifier
 ROWS = reference()
 BASE = dict(formatter=[dict(type='sft')])
 SECTIONS = list(dict.fromkeys(r['section'] for r in ROWS))
-PAGE = Path(__file__).resolve().parents[1]/'nbs'/'run'/'03_reference.ipynb'
+PAGE = Path(__file__).resolve().parents[1]/'nbs'/'run'/'04_reference.ipynb'
 
 def keys(section):
     return [r['key'] for r in ROWS if r['section'] == section]
@@ -208,7 +208,7 @@ def test_the_page_is_what_the_code_says_now():
     cells = json.loads(PAGE.read_text(encoding='utf-8'))['cells']
     data = [o.get('data', {}) for c in cells for o in c.get('outputs', [])]
     saved = [''.join(d['text/markdown']) for d in data if 'text/markdown' in d]
-    assert saved == [reference_markdown()], 'run the notebook again: nbs/_build.py run --only run/03_reference'
+    assert saved == [reference_markdown()], 'run the notebook again: nbs/_build.py run --only run/04_reference'
 
 def test_the_tables_are_tables():
     lines = [x for x in reference_markdown().splitlines() if x.startswith('| `')]

@@ -184,6 +184,7 @@ def _written_files(path):
     files = sorted([*(path/'train').glob('*'), *(path/'eval').glob('*')])
     return [p for p in files if p.name!='README.md']
 
+# %% ../../nbs/cli/02_make.ipynb #845b377b
 def _print_files(done):
     "Print the paths of a run's files, those of an earlier recipe apart."
     earlier = done.earlier_files

@@ -20,17 +20,19 @@ from ..data.summary import stats_table
 from ..data.terminal import visible
 from ..data.text import prompt_text
 from ..data.types import RsrError
-from ..formatters.load_check import check_files
-from ..formatters.writer import make_formatter, make_formatters, write_files
-from ..pairs.strategies import PAIR_DEFAULTS
-from ..pairs.collect import count_pairs, join, pairs_of
 from .files import format_files, run_statistics, valid_groups, valid_outcomes, written_recipe
 from .options import by_name, noted_options, with_options
 from .saved_recipe import saved_recipe
 from .train_folder import path_of
-from ..data.variables import mask
 from .reward import asks_model, edge_table, make_rewards, scoring_files
 from ..sampling.providers import cache_dir
+
+# %% ../../nbs/run/09_results.ipynb #72dce83d
+from ..data.variables import mask
+from ..formatters.load_check import check_files
+from ..formatters.writer import make_formatter, make_formatters, write_files
+from ..pairs.strategies import PAIR_DEFAULTS
+from ..pairs.collect import count_pairs, join, pairs_of
 
 # %% ../../nbs/run/09_results.ipynb #127ebb1f
 class Run:

@@ -17,7 +17,8 @@ from ..data.text import clean_text, split_thinking
 from ..data.types import Prompt, RsrError, Score, no_such
 from ..formatters.writer import make_formatter
 from ..rubric.agreement import agreement
-from ..run.recipe import check_value, schema
+from ..run.recipe import schema
+from ..run.values import check_value
 from ..sampling.budget import Budget, model_price
 from ..data.threads import run_sync
 from ..sampling.loop import Loop
