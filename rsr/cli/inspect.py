@@ -8,7 +8,7 @@ __all__ = ['PAIRS', 'edge_lines', 'check', 'compare', 'report', 'copy', 'explore
 # %% ../../nbs/cli/01_inspect.ipynb #08ecaddd
 import shlex, sys
 from pathlib import Path
-from .usage import command, open_run, out, print_found, refuse_unknown_options, shell_options, split_args
+from .usage import command, open_run, print_found, refuse_unknown_options, shell_options, split_args
 from .usage import usage_of
 from ..data.types import RsrError, no_such
 
@@ -179,14 +179,6 @@ def _judge_options(opts):
     from rsr.run.recipe import parse_override
     options = {k.removeprefix('judge.'):v for k, v in opts.items() if k.startswith('judge.')}
     return resolve_secrets({k:parse_override(f'sampler.{k}={v}')[1] for k, v in options.items()}, 'judge')
-
-# %% ../../nbs/cli/01_inspect.ipynb #d6c40dc1
-def _production(taxonomy, opts):
-    "Return the production inputs, labelled if a judge is named, and the exit code so far."
-    judge, production = _judge_options(opts), opts.get('production')
-    if judge and production:
-        return _label(taxonomy, production, judge, opts.get('work_dir'))
-    return production, 0
 
 # %% ../../nbs/cli/01_inspect.ipynb #8218de25
 def _measure(taxonomy, made, opts, progress):

@@ -12,7 +12,6 @@ import json, math, re, shutil, sys, textwrap
 from contextlib import contextmanager, redirect_stdout
 from itertools import groupby
 from typing import NamedTuple
-from ..data.files import is_unicode
 from ..data.terminal import visible, visible_json
 
 # %% ../../nbs/cli/00_usage.ipynb #02d68c9a

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'dumps', 'json_pretty', 'fingerprint', 'hint', 'error_kind', 'what_to_do', 'file_identity', 'file_kind',
-           'read_text', 'RepeatedKey', 'parse_yaml', 'load_yaml', 'read_yaml', 'lock_file', 'Atomic', 'is_alive',
-           'sweep_temporaries', 'json_escape', 'is_unicode', 'write_letters', 'SafeStream']
+           'read_text', 'lock_file', 'Atomic', 'is_alive', 'sweep_temporaries', 'json_escape', 'is_unicode',
+           'write_letters', 'SafeStream']
 
 # %% ../../nbs/data/02_files.ipynb #ff4d6393
-import codecs, errno, hashlib, orjson, os, sqlite3, weakref, yaml
+import codecs, errno, hashlib, orjson, os, sqlite3, weakref
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -173,54 +173,6 @@ def read_text(
     except OSError as e:
         raise RsrError(f'{path} cannot be read: {e.strerror}.{hint(e)}') from None
     return text.removeprefix('\ufeff').replace('\r\n', '\n').replace('\r', '\n')
-
-# %% ../../nbs/data/02_files.ipynb #f3e647ea
-class RepeatedKey(yaml.YAMLError):
-    "A key stands twice in a mapping."
-
-# %% ../../nbs/data/02_files.ipynb #5cf2054f
-def _check_keys(node):
-    "Raise an error if a key stands twice in a mapping."
-    lines = {}
-    for key, _ in node.value:
-        name, line = key.value, key.start_mark.line+1
-        first = lines.get(name) if isinstance(name, str) and name!='<<' else None
-        if first:
-            where = f'twice in line {line}' if first==line else f'in line {first} and again in line {line}'
-            raise RepeatedKey(f"the key '{name}' stands {where}; keep one of them")
-        if isinstance(name, str):
-            lines[name] = line
-
-class _StrictLoader(yaml.SafeLoader):
-    "Reads YAML in which every key stands once."
-    def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        _check_keys(node)
-        return node
-
-# %% ../../nbs/data/02_files.ipynb #6d9da0e1
-def parse_yaml(text:str):
-    "Read YAML as plain data; raise `yaml.YAMLError` or `ValueError` if it is none, `RepeatedKey` for a key twice."
-    return yaml.load(text, _StrictLoader)
-
-# %% ../../nbs/data/02_files.ipynb #be5ea634
-def load_yaml(
-    text:str,  # YAML
-    at         # where it stands, for the error: a path, a key
-):
-    "Read YAML as plain data; raise an error that says where it is wrong."
-    try:
-        return parse_yaml(text)
-    except RepeatedKey as e:
-        raise RsrError(f'{at}: {e}') from None
-    except (yaml.YAMLError, ValueError) as e:   # 2026-02-30 is a ValueError
-        raise RsrError(f'{at} is not YAML: {e}') from None
-    except RecursionError:
-        raise RsrError(f'{at} is not YAML that can be read: it is nested too deep') from None
-
-def read_yaml(path):
-    "Read a YAML file as plain data."
-    return load_yaml(read_text(path), path)
 
 # %% ../../nbs/data/02_files.ipynb #ffcb729e
 def _lock(f):

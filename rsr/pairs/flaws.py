@@ -11,7 +11,8 @@ __all__ = ['FLAWS', 'RULES', 'CHECKS', 'Flaw', 'load_flaws', 'rule', 'missing_ac
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from ..data.files import SHIPPED, fingerprint, read_yaml
+from ..data.files import SHIPPED, fingerprint
+from ..data.yaml_files import read_yaml
 from ..data.readers import load_function
 from ..data.text import split_thinking
 from ..data.types import RsrError, no_such

@@ -11,7 +11,8 @@ from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
-from ..data.files import SHIPPED, fingerprint, read_yaml
+from ..data.files import SHIPPED, fingerprint
+from ..data.yaml_files import read_yaml
 from ..data.readers import load_function
 from ..data.types import RsrError, no_such
 

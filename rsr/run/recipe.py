@@ -14,7 +14,8 @@ from dataclasses import fields
 from os import PathLike
 from os.path import isfile
 from pathlib import Path
-from ..data.files import RepeatedKey, SHIPPED, load_yaml, parse_yaml, read_text
+from ..data.files import SHIPPED, read_text
+from ..data.yaml_files import RepeatedKey, load_yaml, parse_yaml
 from ..data.parts import Cluster
 from ..data.readers import READERS
 from ..data.types import RsrError, no_such

@@ -10,7 +10,8 @@ __all__ = ['verifier_type', 'make_scorer', 'scoring_files', 'asks_model', 'make_
 import inspect, time
 from dataclasses import fields
 from pathlib import Path
-from ..data.files import Atomic, read_yaml
+from ..data.files import Atomic
+from ..data.yaml_files import read_yaml
 from ..data.types import RsrError
 from ..data.variables import refuse_masked, resolve_secrets
 from ..rubric.criteria import rubric_names

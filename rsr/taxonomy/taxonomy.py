@@ -14,7 +14,8 @@ from functools import partial
 from numbers import Real
 from pathlib import Path
 from fastcore.basics import patch
-from ..data.files import Atomic, SHIPPED, dumps, read_yaml
+from ..data.files import Atomic, SHIPPED, dumps
+from ..data.yaml_files import read_yaml
 from ..data.types import RsrError, no_such
 from .designs import Design, possible_pairs
 from .dimensions import Dimension, NONE, check_keys, check_name, check_unique, dimension_dict
