@@ -30,8 +30,8 @@ COMMANDS = Commands()
 def rsr(*args, cwd=None, env=None, **kw):
     """Run the command line in a process of its own; return the finished process with text output.
 
-    With further options of `subprocess.run`, or for variables that Python itself reads, the installed command is started;
-    else the command is forked from a process that has made its imports."""
+    With further options of `subprocess.run`, or for variables that Python itself reads, the installed command is
+    started; else the command is forked from a process that has made its imports."""
     args, env, own = [*map(str, args)], {**os.environ, **(env or {})}, env or {}
     if kw or any(k.startswith(('PYTHON', 'LANG', 'LC_', 'LD_', 'PATH')) for k in own) or not hasattr(os, 'fork'):
         return subprocess.run([RSR, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=600, **kw)
