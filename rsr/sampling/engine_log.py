@@ -20,6 +20,7 @@ class EngineLog:
 
     def add(self, line):
         "Keep a line, and write it to the file."
+        line = line.rpartition('\r')[2]   # of a progress bar, the end
         with self.lock, suppress(OSError, ValueError):
             self.lines.append(line)
             if self.file:

@@ -6,7 +6,7 @@
 __all__ = ['vllm_names', 'complete_args', 'text_of', 'Host', 'portable', 'LoadError', 'main']
 
 # %% ../../nbs/sampling/11_vllm_host.ipynb #59f31b7c
-import asyncio, pickle, socket, sys
+import asyncio, pickle, socket, sys, time
 from array import array
 from types import SimpleNamespace as NS
 from fastcore.basics import patch
@@ -101,16 +101,19 @@ def forget(self:Host, number):
 # %% ../../nbs/sampling/11_vllm_host.ipynb #671aa041
 @patch
 def _answer(self:Host, id, result, error=None):
-    "Queue an answer; all of one round of the loop are sent together."
+    "Queue an answer; those of one round of the loop are sent together, 32 at most."
     if not self.out:
         asyncio.get_running_loop().call_soon(self._flush)
     self.out.append((id, result, error))
+    if len(self.out)>=32:
+        self._flush()
 
 @patch
 def _flush(self:Host):
     "Send the answers that are queued."
     out, self.out = self.out, []
-    self.writer.write(pack(out))
+    if out:
+        self.writer.write(pack(out))
 
 # %% ../../nbs/sampling/11_vllm_host.ipynb #b735c99e
 def portable(
@@ -228,13 +231,21 @@ async def _read_frame(reader):
     return pickle.loads(await reader.readexactly(size))
 
 # %% ../../nbs/sampling/11_vllm_host.ipynb #c56a2e17
+async def _take_all(host, messages, most=0.02):
+    "Carry out messages; after `most` seconds the engine gets what there is, while the templates of others wait."
+    since = time.monotonic()
+    for message in messages:
+        host.take(message)
+        if time.monotonic()>since+most:
+            await asyncio.sleep(0)
+            since = time.monotonic()
+
+# %% ../../nbs/sampling/11_vllm_host.ipynb #15a65256
 async def _serve(host, reader):
     "Answer until the parent closes the connection."
     try:
         while True:
-            for message in await _read_frame(reader):
-                host.take(message)
-                await asyncio.sleep(0)   # so that the engine gets the first requests while the templates of others run
+            await _take_all(host, await _read_frame(reader))
     except (asyncio.IncompleteReadError, ConnectionError):
         await _shut_down(host)
 
