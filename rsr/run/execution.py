@@ -31,6 +31,7 @@ from ..data.threads import run_sync
 from ..sampling.loop import Loop, ProgressBar
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
+from ..sampling.scoring import join_engines
 
 # %% ../../nbs/run/06_execution.ipynb #f90ed2ea
 def _unpriced_judge(d, judges):
@@ -204,7 +205,7 @@ def _prepare_loops(store, d, parts, src, choose):
     if choose:
         loop.keys = parts['keys'] = choose(store)
     samplers = _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
-    loop.join_engines(samplers)
+    join_engines(loop, samplers)
     save_recipe(store, d)
     return chain([loop], loops)
 

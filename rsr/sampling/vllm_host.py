@@ -22,8 +22,8 @@ def vllm_names():
     from vllm.sampling_params import RequestOutputKind
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
-    return NS(SamplingParams=SamplingParams, AsyncEngineArgs=AsyncEngineArgs, AsyncLLM=AsyncLLM, UsageContext=UsageContext,
-              platform=current_platform, FINAL_ONLY=RequestOutputKind.FINAL_ONLY)
+    return NS(SamplingParams=SamplingParams, AsyncEngineArgs=AsyncEngineArgs, AsyncLLM=AsyncLLM,
+              UsageContext=UsageContext, platform=current_platform, FINAL_ONLY=RequestOutputKind.FINAL_ONLY)
 
 # %% ../../nbs/sampling/11_vllm_host.ipynb #4782c22b
 def _gpus(platform):
@@ -93,12 +93,13 @@ def learn(self:Host, number, messages, template):
     except Exception as e:
         self.prompts[number] = TemplateError(f'{type(e).__name__}: {e}')
 
+# %% ../../nbs/sampling/11_vllm_host.ipynb #671aa041
 @patch
 def forget(self:Host, number):
     "Forget a prompt."
     self.prompts.pop(number, None)
 
-# %% ../../nbs/sampling/11_vllm_host.ipynb #671aa041
+# %% ../../nbs/sampling/11_vllm_host.ipynb #fcc530c8
 @patch
 def _answer(self:Host, id, result, error=None):
     "Queue an answer; those of one round of the loop are sent together, 32 at most."
@@ -108,6 +109,7 @@ def _answer(self:Host, id, result, error=None):
     if len(self.out)>=32:
         self._flush()
 
+# %% ../../nbs/sampling/11_vllm_host.ipynb #447c3db1
 @patch
 def _flush(self:Host):
     "Send the answers that are queued."
@@ -184,6 +186,7 @@ def take(self:Host, message):
 class LoadError(Exception):
     "An engine that cannot be loaded; the arguments are the name of the reason, and the words."
 
+# %% ../../nbs/sampling/11_vllm_host.ipynb #953ffd72
 def _made(cls, name, args):
     "Return an object with these arguments, or raise a LoadError."
     try:
@@ -204,7 +207,8 @@ def _facts(llm):
     "Return what the parent needs to know of an engine."
     config = llm.vllm_config
     copies = getattr(config.parallel_config, 'data_parallel_size', 1)
-    return dict(max_num_seqs=config.scheduler_config.max_num_seqs*copies, max_model_len=config.model_config.max_model_len,
+    return dict(max_num_seqs=config.scheduler_config.max_num_seqs*copies,
+                max_model_len=config.model_config.max_model_len,
                 gpu_memory_utilization=config.cache_config.gpu_memory_utilization)
 
 # %% ../../nbs/sampling/11_vllm_host.ipynb #18f0f031

@@ -1,9 +1,9 @@
-"""vllm-offline on a real GPU: `python tests/gpu/check_vllm.py [--quick]`, some five minutes on a bare machine with vLLM.
+"""vllm-offline on a real GPU: `python tests/gpu/check_vllm.py [--quick]`, some five minutes on a machine with vLLM.
 
 It needs no network: the model has random weights (1.4 billion, in the shape of Qwen2.5-1.5B), and the tokenizer is
 trained here. Three processes share the GPU: rsr, vLLM's AsyncLLM driven directly, and vLLM's LLM class. What rsr does
-is checked one by one; then its throughput is compared with theirs, in turns. The last lines are a table; the exit code is
-0 if all holds, 1 if not, 77 if there is nothing to check here. RSR_GPU_ARGS may hold more engine arguments, as JSON."""
+is checked one by one; then its throughput is compared with theirs, in turns. The last lines are a table; the exit code
+is 0 if all holds, 1 if not, 77 if there is nothing to check here. RSR_GPU_ARGS: more engine arguments, as JSON."""
 import argparse
 import asyncio
 import hashlib
@@ -265,7 +265,7 @@ class Rsr:
     def two(self):
         "Two engines in one process, neither with a share of its own."
         from rsr.data.threads import run_sync
-        from rsr.sampling.engine_process import close_engines
+        from rsr.sampling.engines import close_engines
         close_engines()
         args = EAGER|dict(gpu_memory_utilization=None)
         a, b = self.make(max_tokens=16, args=args), self.make(self.weak, max_tokens=16, args=args)
