@@ -31,6 +31,8 @@ from ..data.threads import run_sync
 from ..sampling.loop import Loop, ProgressBar
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
+
+# %% ../../nbs/run/06_execution.ipynb #91e7a3af
 from ..sampling.scoring import join_engines
 
 # %% ../../nbs/run/06_execution.ipynb #f90ed2ea
