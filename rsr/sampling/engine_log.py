@@ -18,12 +18,15 @@ class EngineLog:
     def __init__(self, most=2000):
         self.lines, self.file, self.path, self.lock = deque(maxlen=most), None, None, threading.Lock()
 
-    def add(self, line):
-        "Keep a line, and write it to the file."
-        with self.lock, suppress(OSError, ValueError):
-            self.lines.append(line)
-            if self.file:
-                self.file.write(f'{line}\n')
+# %% ../../nbs/sampling/11_engine_log.ipynb #a48f7153
+@patch
+def add(self:EngineLog, line):
+    "Keep a line, and write it to the file."
+    line = line.rpartition('\r')[2]   # of a progress bar, the end
+    with self.lock, suppress(OSError, ValueError):
+        self.lines.append(line)
+        if self.file:
+            self.file.write(f'{line}\n')
 
 # %% ../../nbs/sampling/11_engine_log.ipynb #1a9cfca4
 @patch

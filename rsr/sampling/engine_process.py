@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['pack', 'read_frame', 'EngineDead', 'TemplateError', 'HostError', 'HostEngineDeadError', 'EngineProcess',
-           'check_folder', 'note_user', 'running_engine', 'vllm_engine', 'close_engines']
+           'check_folder']
 
 # %% ../../nbs/sampling/11_engine_process.ipynb #23707f1a
-import asyncio, atexit, itertools, os, pickle, signal, socket, subprocess, sys, threading, time, weakref
+import asyncio, itertools, os, pickle, signal, socket, subprocess, sys, threading, time
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from fastcore.basics import patch
-from ..data.files import fingerprint
 from ..data.types import RsrError
-from .engine_log import EngineLog, weight_bytes
+from .engine_log import EngineLog
 
 # %% ../../nbs/sampling/11_engine_process.ipynb #caab7a65
 def pack(
@@ -61,12 +60,15 @@ def _kill_group(process):
 class EngineDead(Exception):
     "The engine's process has ended."
 
+# %% ../../nbs/sampling/11_engine_process.ipynb #a5eaea47
 class TemplateError(Exception):
     "The chat template rejects a prompt."
 
+# %% ../../nbs/sampling/11_engine_process.ipynb #418d24eb
 class HostError(Exception):
     "An exception of vLLM; its arguments are the name, the words, and whether it is a `ValueError`."
 
+# %% ../../nbs/sampling/11_engine_process.ipynb #f494ae09
 class HostEngineDeadError(HostError):
     "vLLM says that its engine died."
 
@@ -111,6 +113,7 @@ def _listen(self:EngineProcess):
     for line in self.process.stdout:
         self.log.add(line.decode('utf-8', 'replace').rstrip())
 
+# %% ../../nbs/sampling/11_engine_process.ipynb #06c52dc5
 @patch
 def _reap(self:EngineProcess):
     "Wait until the child has ended; then end its children, and the connection."
@@ -153,14 +156,20 @@ def _settle(answers):
 
 # %% ../../nbs/sampling/11_engine_process.ipynb #1cd31286
 @patch
-def _deliver(self:EngineProcess, answers):
-    "Hand answers, [(id, result, error), …], to the event loops that wait for them."
-    by_loop = {}
-    for id, result, error in answers:
+def _by_loop(self:EngineProcess, answers):
+    "Return {loop: [(future, result, error), …]} of answers that are waited for."
+    groups = {}
+    for id, *answer in answers:
         loop, future = self.pending.pop(id, (None, None))
         if loop:
-            by_loop.setdefault(loop, []).append((future, result, error))
-    for loop, group in by_loop.items():
+            groups.setdefault(loop, []).append((future, *answer))
+    return groups
+
+# %% ../../nbs/sampling/11_engine_process.ipynb #a6c6f969
+@patch
+def _deliver(self:EngineProcess, answers):
+    "Hand answers, [(id, result, error), …], to the event loops that wait for them."
+    for loop, group in self._by_loop(answers).items():
         with suppress(RuntimeError):   # a loop that was closed meanwhile
             loop.call_soon_threadsafe(_settle, group)
 
@@ -179,10 +188,16 @@ def _take(self:EngineProcess, messages):
 # %% ../../nbs/sampling/11_engine_process.ipynb #e1f844cf
 @patch
 def _read(self:EngineProcess):
-    "Take frames until the child is gone; then fail what waits."
+    "Take frames until the child is gone."
     with suppress(EOFError, OSError):
         while True:
             self._take(read_frame(self.sock))
+    self._lose()
+
+# %% ../../nbs/sampling/11_engine_process.ipynb #64086cbf
+@patch
+def _lose(self:EngineProcess):
+    "Note that the child is gone, and fail what waits."
     self.dead = True
     self.ready.set()
     error = EngineDead('its process was closed' if self.closing else f'its process ended. {self.log.tail()}')
@@ -246,18 +261,18 @@ async def ask(self:EngineProcess,
             self.out.put(('cancel', id))
 
 # %% ../../nbs/sampling/11_engine_process.ipynb #783b1e68
+_WORDS = dict(
+    ImportError='sampler.type vllm-offline needs vLLM 0.9 or later, and a GPU that it supports: pip install vllm ({}). '
+                'Without one, serve the model elsewhere and set sampler.base_url',
+    BadParams="sampler.extra_params: vLLM's SamplingParams do not take this: {}",
+    BadArguments="sampler.engine_args: {}; vLLM's engine arguments are allowed, "
+                 'e.g. tensor_parallel_size, data_parallel_size, max_model_len')
+
+# %% ../../nbs/sampling/11_engine_process.ipynb #764799f4
 def _own_words(error):
-    "Return an error of the child in the words of the recipe."
+    "Return an error of the child in the words of the recipe; '' if it has none."
     name, text = error
-    if name=='ImportError':
-        return (f'sampler.type vllm-offline needs vLLM 0.9 or later, and a GPU that it supports: pip install vllm ({text}). '
-                'Without one, serve the model elsewhere and set sampler.base_url')
-    if name=='BadParams':
-        return f"sampler.extra_params: vLLM's SamplingParams do not take this: {text}"
-    if name=='BadArguments':
-        return (f"sampler.engine_args: {text}; vLLM's engine arguments are allowed, "
-                'e.g. tensor_parallel_size, data_parallel_size, max_model_len')
-    return ''
+    return _WORDS.get(name, '').replace('{}', text)
 
 # %% ../../nbs/sampling/11_engine_process.ipynb #5401d1e8
 def _no_folder(model):
@@ -282,7 +297,7 @@ def _failure(self:EngineProcess, others):
     name, text = (self.facts or {}).get('error') or ('', 'its process ended')
     if own := _own_words((name, text)):
         return RsrError(own)
-    share = f" Other engines of this process hold memory: {', '.join(others)} (close_engines() ends them)." if others else ''
+    share = f" Engines that hold memory: {', '.join(others)} (close_engines() ends them)." if others else ''
     cause = '' if 'initialization failed' in text else f'{name}: {text}\n'.removeprefix(': ')
     return RsrError(f"vLLM could not load '{self.args.get('model')}'.{share} {cause}{self.log.tail()}\n"
                     f'The whole log: {self.log.keep()}')
@@ -301,108 +316,19 @@ def wait_ready(self:EngineProcess,
         raise self._failure(others)
 
 # %% ../../nbs/sampling/11_engine_process.ipynb #119664ee
+def _wait_for(process, seconds):
+    "Wait until a process has ended; end it by force after some seconds."
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        _kill_group(process)
+        process.wait()
+
+# %% ../../nbs/sampling/11_engine_process.ipynb #2013224e
 @patch
 def close(self:EngineProcess, seconds=20):
     "Let the engine shut down in order; end it by force after some seconds."
     self.closing = True
     self.out.put(None)
-    try:
-        self.process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        _kill_group(self.process)
-        self.process.wait()
+    _wait_for(self.process, seconds)
     self.dead = True
-
-# %% ../../nbs/sampling/11_engine_process.ipynb #89e90651
-_engines, _starting = {}, threading.RLock()    # engines by the fingerprint of their arguments
-_failed = {}                                   # {fingerprint: (when, the error)} of starts that failed
-_users = []                                    # [(weak reference to a sampler, its engine's arguments)]
-
-# %% ../../nbs/sampling/11_engine_process.ipynb #4bbfb8c9
-def note_user(
-    user,        # a sampler
-    args:dict    # its engine's arguments
-):
-    "Note that a sampler will need an engine, which then leaves memory for the engines of others."
-    _users[:] = [(ref, a) for ref, a in _users if ref() is not None]
-    _users.append((weakref.ref(user), args))
-
-# %% ../../nbs/sampling/11_engine_process.ipynb #5d0edd4a
-def _needed():
-    "Return the arguments of the engines that living samplers need, by fingerprint."
-    return {fingerprint(args):args for ref, args in list(_users) if ref() is not None}
-
-# %% ../../nbs/sampling/11_engine_process.ipynb #145c7c91
-def _wanted():
-    "Return the arguments of all engines that samplers need or that run, by fingerprint."
-    running = {key:engine.args for key, engine in _engines.items() if not engine.dead}
-    return {**running, **_needed()}
-
-# %% ../../nbs/sampling/11_engine_process.ipynb #a79b4a9e
-def _make_room(keep, most=0.8):
-    "Close engines that are dead, that no sampler needs any more, or that are idle and leave no room for another."
-    needed = {keep, *_needed()}
-    full = sum(e.facts['gpu_memory_utilization'] for e in _engines.values())>most
-    for key, engine in list(_engines.items()):
-        if engine.dead or key not in needed or (full and not engine.pending):
-            _engines.pop(key).close()
-
-# %% ../../nbs/sampling/11_engine_process.ipynb #1a6b885f
-def _places(key, args):
-    "Return what an engine has to know of the others: the weights of those that share what is left, and how much that is."
-    wanted = _wanted() | {key:args}
-    fixed = {k:a['gpu_memory_utilization'] for k, a in wanted.items() if k!=key and 'gpu_memory_utilization' in a}
-    sharing = [k for k in wanted if k not in fixed]
-    weights = [weight_bytes(wanted[k]['model']) for k in sharing]
-    return dict(weights=weights, mine=sharing.index(key), usable=max(0.1, 0.9-sum(fixed.values())))
-
-# %% ../../nbs/sampling/11_engine_process.ipynb #155cb80e
-def _start(key, args, params):
-    "Start an engine beside those that run and those that will."
-    _make_room(key)
-    engine = EngineProcess(args, params, **_places(key, args))
-    engine.wait_ready([e.args['model'] for e in _engines.values()])
-    return engine
-
-# %% ../../nbs/sampling/11_engine_process.ipynb #14ca96d3
-def running_engine(
-    args:dict   # vLLM's engine arguments
-):              # None: there is none
-    "Return the engine for these arguments if it runs."
-    engine = _engines.get(fingerprint(args))
-    return engine if engine and not engine.dead else None
-
-# %% ../../nbs/sampling/11_engine_process.ipynb #3d082b84
-def _start_once(key, args, params, asked):
-    "Start an engine; if a start has failed since `asked`, raise its error instead."
-    when, error = _failed.get(key, (0, None))
-    if when>asked:
-        raise RsrError(str(error))
-    try:
-        _engines[key] = _start(key, args, params)
-    except RsrError as e:
-        _failed[key] = time.monotonic(), e
-        raise
-
-# %% ../../nbs/sampling/11_engine_process.ipynb #75c9a0f8
-def vllm_engine(
-    args:dict,         # vLLM's engine arguments
-    params:dict=None   # of a request, to be checked before the model is loaded
-)->EngineProcess:
-    "Return the engine for these arguments; the first caller starts it, and again after it died."
-    asked, key = time.monotonic(), fingerprint(args)
-    with _starting:
-        if not running_engine(args):
-            _start_once(key, args, params or {}, asked)
-        return _engines[key]
-
-# %% ../../nbs/sampling/11_engine_process.ipynb #a927e55e
-def close_engines():
-    "Shut all engines of this process down; the next request starts a new one."
-    with _starting:
-        engines = list(_engines.values())
-        _engines.clear()
-    for engine in engines:
-        engine.close()
-
-atexit.register(close_engines)

@@ -11,8 +11,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..data.text import clean_text
 from ..data.types import Rollout, RsrError
-from .engine_process import (EngineDead, HostError, TemplateError, check_folder, note_user, running_engine,
-                                         vllm_engine)
+from .engine_process import EngineDead, HostError, TemplateError, check_folder
+from .engines import note_user, running_engine, vllm_engine
 from .errors import CallError, error_kind
 from .replies import outcome_of, unknown_ending
 from .samplers import HttpSampler, sampler

@@ -6,7 +6,7 @@
 __all__ = ['vllm_names', 'complete_args', 'text_of', 'Host', 'portable', 'LoadError', 'main']
 
 # %% ../../nbs/sampling/11_vllm_host.ipynb #59f31b7c
-import asyncio, pickle, socket, sys
+import asyncio, pickle, socket, sys, time
 from array import array
 from types import SimpleNamespace as NS
 from fastcore.basics import patch
@@ -22,8 +22,8 @@ def vllm_names():
     from vllm.sampling_params import RequestOutputKind
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
-    return NS(SamplingParams=SamplingParams, AsyncEngineArgs=AsyncEngineArgs, AsyncLLM=AsyncLLM, UsageContext=UsageContext,
-              platform=current_platform, FINAL_ONLY=RequestOutputKind.FINAL_ONLY)
+    return NS(SamplingParams=SamplingParams, AsyncEngineArgs=AsyncEngineArgs, AsyncLLM=AsyncLLM,
+              UsageContext=UsageContext, platform=current_platform, FINAL_ONLY=RequestOutputKind.FINAL_ONLY)
 
 # %% ../../nbs/sampling/11_vllm_host.ipynb #4782c22b
 def _gpus(platform):
@@ -93,24 +93,29 @@ def learn(self:Host, number, messages, template):
     except Exception as e:
         self.prompts[number] = TemplateError(f'{type(e).__name__}: {e}')
 
+# %% ../../nbs/sampling/11_vllm_host.ipynb #671aa041
 @patch
 def forget(self:Host, number):
     "Forget a prompt."
     self.prompts.pop(number, None)
 
-# %% ../../nbs/sampling/11_vllm_host.ipynb #671aa041
+# %% ../../nbs/sampling/11_vllm_host.ipynb #fcc530c8
 @patch
 def _answer(self:Host, id, result, error=None):
-    "Queue an answer; all of one round of the loop are sent together."
+    "Queue an answer; those of one round of the loop are sent together, 32 at most."
     if not self.out:
         asyncio.get_running_loop().call_soon(self._flush)
     self.out.append((id, result, error))
+    if len(self.out)>=32:
+        self._flush()
 
+# %% ../../nbs/sampling/11_vllm_host.ipynb #447c3db1
 @patch
 def _flush(self:Host):
     "Send the answers that are queued."
     out, self.out = self.out, []
-    self.writer.write(pack(out))
+    if out:
+        self.writer.write(pack(out))
 
 # %% ../../nbs/sampling/11_vllm_host.ipynb #b735c99e
 def portable(
@@ -181,6 +186,7 @@ def take(self:Host, message):
 class LoadError(Exception):
     "An engine that cannot be loaded; the arguments are the name of the reason, and the words."
 
+# %% ../../nbs/sampling/11_vllm_host.ipynb #953ffd72
 def _made(cls, name, args):
     "Return an object with these arguments, or raise a LoadError."
     try:
@@ -201,7 +207,8 @@ def _facts(llm):
     "Return what the parent needs to know of an engine."
     config = llm.vllm_config
     copies = getattr(config.parallel_config, 'data_parallel_size', 1)
-    return dict(max_num_seqs=config.scheduler_config.max_num_seqs*copies, max_model_len=config.model_config.max_model_len,
+    return dict(max_num_seqs=config.scheduler_config.max_num_seqs*copies,
+                max_model_len=config.model_config.max_model_len,
                 gpu_memory_utilization=config.cache_config.gpu_memory_utilization)
 
 # %% ../../nbs/sampling/11_vllm_host.ipynb #18f0f031
@@ -228,13 +235,21 @@ async def _read_frame(reader):
     return pickle.loads(await reader.readexactly(size))
 
 # %% ../../nbs/sampling/11_vllm_host.ipynb #c56a2e17
+async def _take_all(host, messages, most=0.02):
+    "Carry out messages; after `most` seconds the engine gets what there is, while the templates of others wait."
+    since = time.monotonic()
+    for message in messages:
+        host.take(message)
+        if time.monotonic()>since+most:
+            await asyncio.sleep(0)
+            since = time.monotonic()
+
+# %% ../../nbs/sampling/11_vllm_host.ipynb #15a65256
 async def _serve(host, reader):
     "Answer until the parent closes the connection."
     try:
         while True:
-            for message in await _read_frame(reader):
-                host.take(message)
-                await asyncio.sleep(0)   # so that the engine gets the first requests while the templates of others run
+            await _take_all(host, await _read_frame(reader))
     except (asyncio.IncompleteReadError, ConnectionError):
         await _shut_down(host)
 

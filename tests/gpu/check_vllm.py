@@ -1,9 +1,9 @@
-"""vllm-offline on a real GPU: `python tests/gpu/check_vllm.py [--quick]`, in under six minutes on a bare machine with vLLM.
+"""vllm-offline on a real GPU: `python tests/gpu/check_vllm.py [--quick]`, some five minutes on a machine with vLLM.
 
-It needs no network: the model has random weights (1.4 billion, in the shape of Qwen2.5-1.5B), and the tokenizer is trained
-here. Three processes share the GPU: rsr, vLLM's AsyncLLM driven directly, and vLLM's LLM class. What rsr does is checked
-one by one; then its throughput is compared with theirs, in turns. The last lines are a table; the exit code is 0 if all
-holds, 1 if not, 77 if there is nothing to check here."""
+It needs no network: the model has random weights (1.4 billion, in the shape of Qwen2.5-1.5B), and the tokenizer is
+trained here. Three processes share the GPU: rsr, vLLM's AsyncLLM driven directly, and vLLM's LLM class. What rsr does
+is checked one by one; then its throughput is compared with theirs, in turns. The last lines are a table; the exit code
+is 0 if all holds, 1 if not, 77 if there is nothing to check here. RSR_GPU_ARGS: more engine arguments, as JSON."""
 import argparse
 import asyncio
 import hashlib
@@ -49,8 +49,9 @@ def write_model(folder, hidden, layers, heads, kv, inner):
     folder.mkdir(parents=True, exist_ok=True)
     config = dict(architectures=['Qwen2ForCausalLM'], model_type='qwen2', hidden_size=hidden, num_hidden_layers=layers,
                   num_attention_heads=heads, num_key_value_heads=kv, intermediate_size=inner, vocab_size=VOCAB,
-                  max_position_embeddings=4096, rms_norm_eps=1e-6, rope_theta=1e6, hidden_act='silu', torch_dtype='bfloat16',
-                  tie_word_embeddings=True, use_sliding_window=False, bos_token_id=0, eos_token_id=2)
+                  max_position_embeddings=4096, rms_norm_eps=1e-6, rope_theta=1e6, hidden_act='silu',
+                  torch_dtype='bfloat16', tie_word_embeddings=True, use_sliding_window=False, bos_token_id=0,
+                  eos_token_id=2)
     (folder/'config.json').write_text(json.dumps(config))
 
 def write_models(place):
@@ -65,8 +66,10 @@ def write_models(place):
 def engine_args(model, **more):
     sizes = [1, 2, 4, 8, 16, 32, 64, 128, 256, 384, 512, 640, 768, 896, 1024]
     graphs = dict(mode=0, cudagraph_mode='FULL_DECODE_ONLY', cudagraph_capture_sizes=sizes)
-    return dict(model=model, load_format='dummy', max_model_len=2048, gpu_memory_utilization=.28, kv_cache_memory_bytes=12<<30,
-                enable_prefix_caching=True, disable_log_stats=True, compilation_config=graphs) | more | json.loads(os.environ.get('RSR_GPU_ARGS', '{}'))
+    own = dict(model=model, load_format='dummy', max_model_len=2048, gpu_memory_utilization=.28,
+               kv_cache_memory_bytes=12<<30, enable_prefix_caching=True, disable_log_stats=True,
+               compilation_config=graphs)
+    return own | more | json.loads(os.environ.get('RSR_GPU_ARGS', '{}'))
 
 EAGER = dict(enforce_eager=True, compilation_config=None, kv_cache_memory_bytes=None)
 
@@ -109,20 +112,22 @@ class Direct:
         from vllm.v1.engine.async_llm import AsyncLLM
         self.loop, self.Params, self.kind = asyncio.new_event_loop(), SamplingParams, RequestOutputKind.FINAL_ONLY
         async def load():
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_args(model)), usage_context=UsageContext.LLM_CLASS)
+            args = AsyncEngineArgs(**engine_args(model))
+            return AsyncLLM.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
         self.llm = self.loop.run_until_complete(load())
         self.tokenizer = self.llm.get_tokenizer()
 
     def throughput(self, prompts, n, seed):
         qs = [q['messages'] for q in questions(prompts, seed)]
-        render = lambda m: self.tokenizer.apply_chat_template(m, tokenize=True, add_generation_prompt=True, return_dict=False)
-        async def one(i, ids):
-            async for out in self.llm.generate(dict(type='token', prompt_token_ids=ids),
+        how = dict(tokenize=True, add_generation_prompt=True, return_dict=False)
+        render = lambda m: self.tokenizer.apply_chat_template(m, **how)
+        async def one(i, messages):
+            async for out in self.llm.generate(dict(type='token', prompt_token_ids=render(messages)),
                                                self.Params(**sampling(n), output_kind=self.kind), f'{seed}-{i}'):
                 last = out
             return sum(len(o.token_ids) for o in last.outputs), all(o.text is not None for o in last.outputs)
         async def go():
-            return await asyncio.gather(*[one(i, ids) for i, ids in enumerate(map(render, qs))])
+            return await asyncio.gather(*[one(i, messages) for i, messages in enumerate(qs)])
         start = time.perf_counter()
         tokens = sum(t for t, _ in self.loop.run_until_complete(go()))
         seconds = time.perf_counter()-start
@@ -175,7 +180,8 @@ class Rsr:
         from rsr.sampling.providers import make_sampler
         args = engine_args(model or self.strong, **more.pop('args', {}))
         model = args.pop('model')
-        return make_sampler('vllm-offline', model=model, engine_args={k:v for k, v in args.items() if v is not None}, **more)
+        given = {k:v for k, v in args.items() if v is not None}
+        return make_sampler('vllm-offline', model=model, engine_args=given, **more)
 
     def many(self, n=32, threads=8):
         "Ask from several threads at once, without prepare()."
@@ -213,8 +219,8 @@ class Rsr:
         how = dict(max_rollouts=8, step_size=4) if job else dict(max_rollouts=n, step_size=n, early_stop=False)
         rows = questions(prompts, seed)
         start = time.perf_counter()
-        r = sample(rows, 'sft', sampler=who, sampling=how, verifier=f"v.py:{'score' if job else 'any_text'}", work_dir=work,
-                   progress=False)
+        r = sample(rows, 'sft', sampler=who, sampling=how, work_dir=work, progress=False,
+                   verifier=f"v.py:{'score' if job else 'any_text'}")
         whole = time.perf_counter()-start
         rolls = r.rollouts
         seconds, tokens = self.seconds(work), int(rolls.completion_tokens.sum())
@@ -225,7 +231,8 @@ class Rsr:
 
     def seconds(self, work):
         import sqlite3
-        (value,), = sqlite3.connect(f'{work}/run.db').execute("SELECT value FROM meta WHERE key='seconds'").fetchall()[:1]
+        db = sqlite3.connect(f'{work}/run.db')
+        (value,), = db.execute("SELECT value FROM meta WHERE key='seconds'").fetchall()
         return float(value)
 
     def too_long(self):
@@ -258,13 +265,13 @@ class Rsr:
     def two(self):
         "Two engines in one process, neither with a share of its own."
         from rsr.data.threads import run_sync
-        from rsr.sampling.engine_process import _engines, close_engines
+        from rsr.sampling.engines import close_engines
         close_engines()
         args = EAGER|dict(gpu_memory_utilization=None)
         a, b = self.make(max_tokens=16, args=args), self.make(self.weak, max_tokens=16, args=args)
         for s in a, b:
-            run_sync(lambda: s.ask([dict(role='user', content='x')], 2, 1))
-        shares = [e.facts['gpu_memory_utilization'] for e in _engines.values()]
+            run_sync(lambda s=s: s.ask([dict(role='user', content='x')], 2, 1))
+        shares = [s.engine.facts['gpu_memory_utilization'] for s in (a, b)]
         close_engines()
         return dict(shares=shares, left=len(sum(engines(), [])))
 
@@ -365,15 +372,19 @@ def compare(mine, theirs, repeats):
     return *rates, rates[0]/rates[1]
 
 def throughput(t, rsr, direct, batch, o):
+    for side, name in (rsr, 'run'), (direct, 'throughput'), (rsr, 'run'), (direct, 'throughput'):   # to warm up
+        side.ask(name, prompts=200, seed=time.monotonic_ns()%10**6, n=1)
+    batch.ask('job', prompts=50, seed=1)
     for n, prompts in (1, o.prompts), (4, o.prompts//4):
         def go(n=n, prompts=prompts):
-            mine, theirs, ratio = compare(lambda i: rsr.ask('run', prompts=prompts, seed=10*n+i, n=n),
-                                          lambda i: direct.ask('throughput', prompts=prompts, n=n, seed=10*n+i), o.repeats)
+            how = dict(prompts=prompts, n=n)
+            mine, theirs, ratio = compare(lambda i: rsr.ask('run', seed=10*n+i, **how),
+                                          lambda i: direct.ask('throughput', seed=10*n+i, **how), o.repeats)
             return ratio>=.95, f'rsr {mine/1e3:.1f} k tok/s, AsyncLLM {theirs/1e3:.1f}: {ratio:.2f} (at least 0.95)'
         t.attempt(6, f'throughput, n={n}', go)
     def job():
-        mine, theirs, ratio = compare(lambda i: rsr.ask('run', prompts=o.prompts//4, seed=90+i),
-                                      lambda i: batch.ask('job', prompts=o.prompts//4, seed=90+i), o.repeats)
+        mine, theirs, ratio = compare(lambda i: rsr.ask('run', prompts=o.prompts//8, seed=90+i),
+                                      lambda i: batch.ask('job', prompts=o.prompts//8, seed=90+i), o.repeats)
         return ratio>=1, f'rsr {mine:.0f} samples/s, LLM.generate {theirs:.0f}: {ratio:.2f} (at least 1.0)'
     t.attempt(6, 'rejection sampling', job)
 
@@ -401,7 +412,7 @@ def main(o):
     place, t = Path(tempfile.mkdtemp()), Table()
     models = write_models(place)
     print(f'models at {time.perf_counter()-t.start:.0f} s', flush=True)
-    running, rsr = cases(place, models), Side('rsr', place, models)
+    running, rsr = {} if o.only_speed else cases(place, models), Side('rsr', place, models)
     sides = {} if o.only_rsr else {name:Side(name, place, models) for name in ('direct', 'batch')}
     rsr.reply()
     def many():
@@ -417,13 +428,17 @@ def main(o):
     check_cases(t, running)
     if sides:
         for s in sides.values():
-            t.attempt('', f'{s.name} loaded', lambda s=s: (s.reply() is None, ''))
+            t.attempt('-', f'{s.name} loaded', lambda s=s: (s.reply() is None, ''))
         throughput(t, rsr, sides['direct'], sides['batch'], o)
     t.attempt(5, 'log in the run directory', lambda: ((d := rsr.ask('run', prompts=32, seed=5, n=1))['log']>=2, d))
+    if o.only_speed:
+        return 0 if t.show() else 1
     for s in sides.values():
         os.killpg(s.p.pid, signal.SIGKILL)   # with its engine: the memory is needed
-    t.attempt(4, 'a dead engine is replaced once', lambda: ((d := rsr.ask('dead'))['answers']==16 and d['engines']==1, d))
-    t.attempt(7, 'two engines share the memory', lambda: (sum((d := rsr.ask('two'))['shares'])<.95 and not d['left'], d))
+    t.attempt(4, 'a dead engine is replaced once',
+              lambda: ((d := rsr.ask('dead'))['answers']==16 and d['engines']==1, d))
+    t.attempt(7, 'two engines share the memory',
+              lambda: (sum((d := rsr.ask('two'))['shares'])<.95 and not d['left'], d))
     t.attempt(3, 'ends in order, nothing printed', lambda: (rsr.end()==0 and not rsr.noise, rsr.noise[:20]))
     return 0 if t.show() else 1
 
@@ -433,7 +448,8 @@ if __name__=='__main__':
     p.add_argument('--case')
     p.add_argument('--quick', action='store_true')
     p.add_argument('--only-rsr', action='store_true')
-    p.add_argument('--prompts', type=int, default=3000)
+    p.add_argument('--only-speed', action='store_true')
+    p.add_argument('--prompts', type=int, default=2000)
     p.add_argument('--repeats', type=int, default=3)
     p.add_argument('models', nargs='*')
     o = p.parse_args()
@@ -444,7 +460,8 @@ if __name__=='__main__':
     if o.case:
         case(o.case, o.models)
     elif o.side:
-        side = dict(rsr=lambda: Rsr(o.models), direct=lambda: Direct(o.models[0]), batch=lambda: Batch(o.models[0]))[o.side]()
+        cls, models = dict(rsr=(Rsr, o.models), direct=(Direct, o.models[0]), batch=(Batch, o.models[0]))[o.side]
+        side = cls(models)
         serve({k:getattr(side, k) for k in dir(side) if not k.startswith('_')})
     else:
         sys.exit(main(o))

@@ -48,14 +48,15 @@ def note(**facts):
         with open(path, 'a') as f:
             f.write(json.dumps(dict(pid=os.getpid(), **facts))+'\n')
 
-def core(share, held):
+def core(share, held, ready):
     "The engine's own process: it says what it does, holds its memory, and works until it is ended."
     print(f'(EngineCore pid={os.getpid()}) INFO 01-01 00:00:00 [core.py:1] Initializing a V1 LLM engine', flush=True)
     if held+share>1:
-        print(f'(EngineCore pid={os.getpid()}) ERROR 01-01 00:00:00 [core.py:2] ValueError: Free memory on device cuda:0 '
-              f'is less than desired GPU memory utilization ({share}).', flush=True)
+        print(f'(EngineCore pid={os.getpid()}) ERROR 01-01 00:00:00 [core.py:2] ValueError: Free memory on device '
+              f'cuda:0 is less than desired GPU memory utilization ({share}).', flush=True)
         print('Traceback (most recent call last):\n  File "core.py", line 2, in run_engine_core', flush=True)
         sys.exit(1)
+    ready.send(True)
     while True:
         time.sleep(60)
 
@@ -84,12 +85,16 @@ class AsyncLLM:
 
     def _start_core(self, args):
         method = os.environ.get('VLLM_WORKER_MULTIPROC_METHOD', 'fork')
-        before = held()
-        self.core = multiprocessing.get_context(method).Process(target=core, args=(args.gpu_memory_utilization, before))
+        context, before = multiprocessing.get_context(method), held()
+        here, there = context.Pipe()
+        self.core = context.Process(target=core, args=(args.gpu_memory_utilization, before, there))
         self.core.start()
-        self.core.join(.3)
-        if not self.core.is_alive():
-            raise RuntimeError('Engine core initialization failed. See root cause above. Failed core proc(s): {}')
+        there.close()
+        try:
+            here.recv()
+        except EOFError:
+            raise RuntimeError('Engine core initialization failed. See root cause above. '
+                               'Failed core proc(s): {}') from None
         note(core=self.core.pid, share=args.gpu_memory_utilization, model=args.model, method=method,
              copies=args.data_parallel_size, prefix=args.enable_prefix_caching)
 
@@ -97,8 +102,8 @@ class AsyncLLM:
         "Wait for output; end with an error in the log if the engine is gone first."
         while self.core.is_alive():
             await asyncio.sleep(.02)
-        print('ERROR 01-01 00:00:00 [async_llm.py:2] AsyncLLM output_handler failed.\nTraceback (most recent call last):\n'
-              'EngineDeadError: EngineCore encountered an issue.', flush=True)
+        print('ERROR 01-01 00:00:00 [async_llm.py:2] AsyncLLM output_handler failed.\n'
+              'Traceback (most recent call last):\nEngineDeadError: EngineCore encountered an issue.', flush=True)
 
     @property
     def errored(self):
@@ -133,5 +138,6 @@ class AsyncLLM:
         for i, c in enumerate(d['choices']):
             answer, why = c['message']['content'], c['finish_reason']
             ids = numbers(answer)+[-1]*(why=='stop')   # the token that ended it
-            outs.append(NS(index=i, text=answer if sampling_params.detokenize else '', finish_reason=why, token_ids=ids))
+            shown = answer if sampling_params.detokenize else ''
+            outs.append(NS(index=i, text=shown, finish_reason=why, token_ids=ids))
         yield NS(prompt_token_ids=prompt['prompt_token_ids'], outputs=outs, finished=True)
