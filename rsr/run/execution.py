@@ -32,6 +32,9 @@ from ..sampling.loop import Loop
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
 
+# %% ../../nbs/run/10_execution.ipynb #91e7a3af
+from ..sampling.scoring import join_engines
+
 # %% ../../nbs/run/10_execution.ipynb #fdfa3c13
 from ..sampling.progress import check_progress, make_progress
 
@@ -211,7 +214,7 @@ def _prepare_loops(store, d, parts, src, choose):
     if choose:
         loop.keys = parts['keys'] = choose(store)
     samplers = _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
-    loop.join_engines(samplers)
+    join_engines(loop, samplers)
     _note_served_model(store, loop)
     save_recipe(store, d)
     return chain([loop], loops)

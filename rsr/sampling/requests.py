@@ -70,19 +70,6 @@ def judge_engines(self:Requests):
     "Return the engines of the judges."
     return self.scorer.engines
 
-# %% ../../nbs/sampling/09_requests.ipynb #9408702f
-@patch
-def join_engines(self:Requests,
-    samplers   # of this run, ready
-):
-    "Take as many slots as the samplers now allow, and tell them where the run is."
-    for s in samplers:
-        if hasattr(s, 'joins'):
-            s.joins(self.store.dir)
-    for engine, s in zip((self.engine, *self.judge_engines), (self.sampler, *self.scorer.judges)):
-        engine.slots, engine.limit = s.concurrent_requests, float(s.concurrent_requests)
-    self.most_pending = 64+4*self.engine.slots
-
 # %% ../../nbs/sampling/09_requests.ipynb #3e036624
 @patch
 def _earlier_samplers(self:Requests):
