@@ -181,7 +181,7 @@ def test_an_engine_ends_when_its_parent_is_killed(vllm):
 
 def test_close_frees_the_memory_and_the_next_request_starts_anew(vllm):
     code = '''
-from rsr.sampling.engines import close_engines
+from rsr.sampling.vllm_engines import close_engines
 s = make()
 ask(s)
 close_engines()

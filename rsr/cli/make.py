@@ -16,14 +16,18 @@ from ..data.secrets import redact
 from ..data.types import RsrError
 
 # %% ../../nbs/cli/02_make.ipynb #5d4575e9
+def _nest(path, value):
+    "Return a value below the names of a path, as in a recipe."
+    for name in reversed(path):
+        value = {name:value}
+    return value
+
+# %% ../../nbs/cli/02_make.ipynb #7251aee7
 def _masked(key, value):
     "Return the value of a dotted option with its secrets masked."
     from rsr.data.variables import mask
     path = key.split('.')
-    nested = value
-    for name in reversed(path):
-        nested = {name:nested}
-    nested = mask(nested)
+    nested = mask(_nest(path, value))
     for name in path:
         nested = nested[name]
     return nested

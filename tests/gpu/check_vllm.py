@@ -265,7 +265,7 @@ class Rsr:
     def two(self):
         "Two engines in one process, neither with a share of its own."
         from rsr.data.threads import run_sync
-        from rsr.sampling.engines import close_engines
+        from rsr.sampling.vllm_engines import close_engines
         close_engines()
         args = EAGER|dict(gpu_memory_utilization=None)
         a, b = self.make(max_tokens=16, args=args), self.make(self.weak, max_tokens=16, args=args)
