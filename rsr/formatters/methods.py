@@ -72,7 +72,7 @@ class Formatter:
 def why_no_row(self:Formatter, prompt, rollouts)->str:
     "Return why a prompt gives no row in the file."
     if not rollouts:
-        return 'no reference answer' if prompt.stop=='no_reference' else 'no complete response'
+        return 'no reference answer' if getattr(prompt, 'stop', None)=='no_reference' else 'no complete response'
     if all(r.score is None for r in rollouts):
         return 'unscored'
     return self.why and self.why(prompt, rollouts) or 'the formatter made no row'
