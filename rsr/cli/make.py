@@ -210,7 +210,7 @@ def _print_first_rows(folder):
 # %% ../../nbs/cli/02_make.ipynb #f6213c3c
 @command('[key=value …] [progress=lines] [json=true]', 'rsr demo sampling.max_rollouts=16')
 def demo(args, argv):
-    "Sample 32 shipped questions with the embedded model; writes SFT and DPO files in about a minute."
+    "Sample 32 shipped questions with the embedded model; writes SFT and DPO files in one to two minutes."
     from rsr.run.recipe import load_recipe
     words, shell = shell_options('demo', args)
     recipe = load_recipe('demo', [f"data.input_path={SHIPPED/'examples'/'demo.jsonl'}", *words])

@@ -71,7 +71,7 @@ def _check_turns(messages):
 def _check_id(id_):
     "Say what is wrong with an id, or return None."
     if id_ is None or id_=='':
-        return 'no id'
+        return 'no id (to convert rows of another format, set data.transform=file.py:function)'
     if isinstance(id_, bool) or not isinstance(id_, (str, int)):
         return f'id is {type(id_).__name__}, not a string'
 

@@ -8,6 +8,7 @@ __all__ = ['Store', 'VerdictCache']
 # %% ../../nbs/data/07_store.ipynb #85a1370b
 import orjson, time
 from bisect import bisect_right
+from collections import Counter
 from itertools import groupby
 from fastcore.basics import patch
 from .files import dumps, fingerprint
@@ -90,9 +91,16 @@ def _insert_all(self:Store, items, gen):
     return n, bad
 
 # %% ../../nbs/data/07_store.ipynb #91ebb04a
+def _more_rows(bad, most=5):
+    "Yield how many more bad rows there are, and the commonest reasons."
+    if bad:
+        counts = Counter(row.reason for row in bad).most_common(most)
+        yield f"… and {len(bad):,} more: {'; '.join(f'{n:,} × {reason}' for reason, n in counts)}"
+
+# %% ../../nbs/data/07_store.ipynb #910134f0
 def _bad_rows_error(bad):
     "Return the error for bad input rows."
-    rows = '\n  '.join(map(str, bad))
+    rows = '\n  '.join([*map(str, bad[:10]), *_more_rows(bad[10:])])
     what, them = ('row', 'it') if len(bad)==1 else ('rows', 'them')
     return RsrError(f'{len(bad)} invalid input {what}; nothing was sampled. '
                     f'Fix {them}, or skip {them} with data.on_bad_row=skip\n  {rows}')

@@ -18,7 +18,7 @@ class Prompt:
     metadata: dict = field(default_factory=dict)   # what the verifier needs, e.g. {"answer": "B"}
     extra: dict = field(default_factory=dict)      # unknown top-level keys, kept
     key: int = None                                # row number in the store
-    stop: str = None                               # why its sampling stopped, if the store has read it
+    stop: str = ''                                 # why its sampling stopped; None: not yet; '': not known
 
     def to_row(self):
         return dict(id=self.id, messages=self.messages, metadata=self.metadata, **self.extra)

@@ -36,6 +36,13 @@ REMEDIES = {   # beginning of a reason: what to do
     NO_ANSWER:'raise sampler.max_tokens, so that an answer follows the thinking, or use thinking: keep',
 }
 
+# %% ../../nbs/formatters/08_left_out.ipynb #f8c44672
+REMEDIES.update({
+    'not finished':'resume the run',
+    'stopped by a budget':'raise the limit, and resume',
+    'the requests failed':'fix the cause that rsr stats names, and resume',
+})
+
 # %% ../../nbs/formatters/08_left_out.ipynb #a487ef65
 REMEDIES.update({
     'none passed':'raise sampling.max_rollouts, use a stronger model, or lower pass_threshold',

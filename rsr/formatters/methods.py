@@ -68,11 +68,17 @@ class Formatter:
         return 'sft' if self.options.get('unroll') else self.type   # an unrolled pool trains as SFT
 
 # %% ../../nbs/formatters/01_methods.ipynb #5943e9f4
+_UNFINISHED = {None:'not finished', 'budget':'stopped by a budget', 'no_reference':'no reference answer',
+               'failed':'the requests failed'}
+
 @patch
 def why_no_row(self:Formatter, prompt, rollouts)->str:
     "Return why a prompt gives no row in the file."
+    stop = getattr(prompt, 'stop', '')
+    if stop in _UNFINISHED and not (stop=='failed' and rollouts):
+        return _UNFINISHED[stop]
     if not rollouts:
-        return 'no reference answer' if getattr(prompt, 'stop', None)=='no_reference' else 'no complete response'
+        return 'no complete response'
     if all(r.score is None for r in rollouts):
         return 'unscored'
     return self.why and self.why(prompt, rollouts) or 'the formatter made no row'

@@ -147,6 +147,17 @@ def _print_input_notes(store, loop, d):
         if note:
             warn(note)
 
+# %% ../../nbs/run/10_execution.ipynb #8b4464a8
+_SCORED = 'SELECT count(*) FROM scores WHERE verifier=?'
+
+def _warn_of_new_scores(store, before):
+    "Warn if another verifier than before will score the responses again."
+    n, = store.db.execute(_SCORED, (before,)).fetchone()
+    if before in (None, store.get('verifier')) or not n:
+        return
+    warn(f"the verifier has changed: {n:,} response{'' if n==1 else 's'} will be scored again, the files written anew, "
+         'and prompts that are then not satisfied sampled on. Scores so far are kept')
+
 # %% ../../nbs/run/10_execution.ipynb #8e8c500b
 def _open_files():
     "Return how many files this process has open, or a guess."
@@ -206,9 +217,10 @@ def _prepare_loops(store, d, parts, src, choose):
     parts['formatters'] = keep_options(store, d, recipe_so_far(store))
     plan = parts.pop('plan', None)
     loops = pair_loops(store, plan, parts) if plan else iter([Loop(store, **parts)])
-    loop = next(loops)
+    loop, scored_by = next(loops), store.get('verifier')
     loop.setup()
     load_input(store, d, src)
+    _warn_of_new_scores(store, scored_by)
     _print_input_notes(store, loop, d)
     check_columns(store, loop.formatters)
     if choose:

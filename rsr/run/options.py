@@ -219,10 +219,16 @@ def _is_own(d, store):
         return False
 
 # %% ../../nbs/run/05_options.ipynb #1ca61548
-def _print_notes(d, recipe, before, noted):
-    "Print which options the run keeps, and which of them this command changes."
+def _given_to_run(chosen):
+    "Return the (formatter, option) pairs that an earlier `rsr run` of this run set."
+    return {(name, k) for name, options in chosen.items() for k, (_, command) in options.items()
+            if command.startswith(('rsr run', 'rsr plan', 'rsr.sample'))}
+
+def _print_notes(d, recipe, before, noted, own):
+    "Print which options the run keeps, and which of them this command changes; `own`: the recipe is the run's."
     now, chosen = noted['now'], noted['chosen']
-    for note in kept_note(recipe, now, chosen, d.named), _changed_note(before, now, chosen):
+    silent = {*d.named, *(_given_to_run(chosen) if own else ())}
+    for note in kept_note(recipe, now, chosen, silent), _changed_note(before, now, chosen):
         if note:
             warn(note)
 
@@ -249,7 +255,7 @@ def keep_options(
     noted = noted_options(store, saved) or dict(recipe=given, now=given, chosen={}, extra=[])
     before = _take_options(store, d, noted)
     if saved:
-        _print_notes(d, noted['recipe'], before, noted)
+        _print_notes(d, noted['recipe'], before, noted, _is_own(d, store))
     note_choices(noted, before, d.command)
     d.noted, formatters = noted, make_formatters(d['formatter'])
     if d.get('stages'):

@@ -21,7 +21,7 @@ from ..data.terminal import visible
 from ..data.text import prompt_text
 from ..data.types import RsrError
 from .files import format_files, run_statistics, valid_groups, valid_outcomes, written_recipe
-from .options import by_name, noted_options, with_options
+from .options import noted_options, with_options
 from .saved_recipe import saved_recipe
 from .train_folder import path_of
 from .reward import asks_model, edge_table, make_rewards, scoring_files
@@ -225,22 +225,19 @@ def _named(configs, names):
 
 @patch
 def to_write(self:Run,
-    type=None    # a formatter's name or type, or several: ['sft', 'dpo']; None: all of the recipe
+    type=None    # a formatter's name or type, or several: ['sft', 'dpo']; None: every file of the run
 )->dict:
     "Return the recipe with the formatters to write, under the options in force."
     try:
         d = self.written
     except RsrError:   # a ledger of an older layout, which the rewrite upgrades
         d = self.recipe
-    configs, own = d['formatter'], by_name(self.recipe['formatter'])
-    if type is None:
-        return {**d, 'formatter':[c for name, c in by_name(configs).items() if name in own]}
-    return {**d, 'formatter':_named(configs, type)}
+    return d if type is None else {**d, 'formatter':_named(d['formatter'], type)}
 
 # %% ../../nbs/run/09_results.ipynb #f4d56e69
 @patch
 def format(self:Run,
-    type=None,   # a formatter's name or type, or several: ['sft', 'dpo']; None: all of the recipe
+    type=None,   # a formatter's name or type, or several: ['sft', 'dpo']; None: every file of the run
     **options    # its options: pass_threshold, fail_threshold, name …
 )->dict:         # {file: number of rows}
     "Write training files from the ledger; no model calls. The run goes by these options from then on."

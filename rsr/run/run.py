@@ -36,8 +36,10 @@ def _is_section(key, value, sch):
 # %% ../../nbs/run/13_run.ipynb #58985889
 def _refuse_function(key, value):
     if callable(value):
+        name = getattr(value, '__name__', '')
+        name = name if name.isidentifier() else 'check'   # a lambda has none
         raise RsrError(f'{key}: a function cannot be kept in a recipe, from which a run is resumed; '
-                       f"write it to a file and give {key}='file.py:{getattr(value, '__name__', 'function')}'")
+                       f"write it to a file (%%writefile mine.py) and give {key}='mine.py:{name}'")
 
 # %% ../../nbs/run/13_run.ipynb #b8cb6bfe
 def _dotted_options(key, value, sch):

@@ -106,14 +106,15 @@ def _recipe_name(d):
     return '+'.join(names)+(f' ({strategy})' if strategy else '')
 
 # %% ../../nbs/run/14_runs.ipynb #d6b5123b
-_SAMPLER = "SELECT config FROM configs WHERE kind='sampler' ORDER BY key DESC LIMIT 1"
+_SAMPLER = "SELECT key, config FROM configs WHERE kind='sampler' ORDER BY key DESC LIMIT 1"
 
 # %% ../../nbs/run/14_runs.ipynb #eb2874a0
 def _model_name(store, d):
     "Name the model that was sampled last; of a run that has not started, that of its recipe."
     found = store.db.execute(_SAMPLER).fetchone()
-    config = orjson.loads(found[0]) if found else _section(d, 'sampler')
-    return str(config.get('model') or config.get('type') or '')
+    key, config = (found[0], orjson.loads(found[1])) if found else (None, _section(d, 'sampler'))
+    served = store.get('served_models', {}).get(str(key))   # by a server with one model, if the recipe names none
+    return str(config.get('model') or served or config.get('type') or '')
 
 # %% ../../nbs/run/14_runs.ipynb #fe9e7439
 def _numbers(path, store, stops):

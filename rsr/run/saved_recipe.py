@@ -8,16 +8,19 @@ __all__ = ['filled', 'recipe_text', 'write_recipe', 'save_recipe', 'saved_recipe
 # %% ../../nbs/run/06_saved_recipe.ipynb #91644cc5
 import re, yaml
 from pathlib import Path
-from ..data.files import Atomic
+from ..data.files import Atomic, read_text
 from ..data.origin import sign_origin
+from ..data.safekeeping import no_recipe
 from ..data.types import RsrError
 from ..data.variables import mask
+from ..data.yaml_files import load_yaml
 from ..formatters.methods import FORMATTERS
 from ..formatters.writer import COMMON, make_formatter
 from ..pairs.strategies import PAIR_DEFAULTS, STRATEGIES, make_plan
 from ..rubric.criteria import load_rubric
 from .options import complete_formatters, full_options
-from .recipe import DEFAULT, HEAD, check_recipe, parameters, schema, without_defaults
+from .recipe import check_recipe, parameters, schema
+from .values import DEFAULT, HEAD, without_defaults
 from ..sampling.providers import cache_dir
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #5edae8ad
@@ -111,7 +114,7 @@ def _head(command):
     "Return the first lines of a saved recipe."
     from rsr import __version__
     return (f"{HEAD}{__version__}: {' '.join(command.split())}\n"
-            '# Every value in force. Edit any of them to use this file for another run.')
+            '# Every value in force. A copy of this file is a recipe for a new run, whatever it says of work_dir.')
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #ea0bfa12
 def _marked(line):
@@ -155,6 +158,14 @@ def _with_whole_prices(d):
             d[section]['price'] = {'prompt':0, 'completion':0, **price}
     return d
 
+# %% ../../nbs/run/06_saved_recipe.ipynb #7c7b0cc2
+def _as_mapping(text, file):
+    "Read the text of a recipe; raise an error with its path if it is none."
+    d = load_yaml(text, file)
+    if not isinstance(d, dict):
+        raise RsrError(f'{file}: a recipe is a mapping of sections, not {type(d).__name__}')
+    return d
+
 # %% ../../nbs/run/06_saved_recipe.ipynb #63cc2f33
 def _in_run(given, whole):
     "Return a formatter without defaults, but with the thresholds that the run's rubric or strategy has set."
@@ -168,9 +179,9 @@ def saved_recipe(
     "Read the recipe of a run, secrets masked and without defaults."
     file = Path(path)/'recipe.yaml'
     if not file.is_file():
-        raise RsrError(f'{path}: this run was stopped before it started; run the same command again')
-    text = file.read_text(encoding='utf-8')
-    d, whole = (check_recipe(_with_whole_prices(yaml.safe_load(t))) for t in (without_defaults(text), text))
+        raise no_recipe(path)
+    text = read_text(file)
+    d, whole = (check_recipe(_with_whole_prices(_as_mapping(t, file))) for t in (without_defaults(text), text))
     return {**d, 'formatter':[_in_run(*both) for both in zip(d['formatter'], whole['formatter'])]}
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #5cc9e40d
