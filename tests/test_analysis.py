@@ -149,17 +149,17 @@ def test_stats_say_which_prompts_failed_and_which_have_no_score(here, capsys):
     assert main(['stats', 'w'])==0
     out = capsys.readouterr().out
     assert re.search(r'^failed     2 prompts \(q3, q5\): HTTP 500.*engine is dead', out, re.M), out
-    assert '(2 without a score, 1 without a response)' in out and 'error ' not in out
+    assert 'no_reference 2, ' in out and ' (1 without a response)' in out and 'error ' not in out
     rate = r'pass rate  [\d.]+% \(95%: [\d.]+% to [\d.]+%; 7 prompts\), corrected for early stopping; raw'
     assert re.search(rate, out), out
     assert main(['stats', 'w', 'json=true'])==0
     p = json.loads(capsys.readouterr().out)['prompts']
-    assert p['failed'][0]['ids']==['q3', 'q5'] and sum(p['unscored'].values())==3 and sum(p['unanswered'].values())==1
+    assert p['failed'][0]['ids']==['q3', 'q5'] and sum(p['unscored'].values())==1 and sum(p['unanswered'].values())==1
 
 def test_a_pass_rate_that_cannot_be_known_says_why(here):
     with Loopback(rate=.5) as s:
-        none = package.sample([dict(r, metadata={}) for r in rows(3)], base_url=s.base_url, verifier='mcq-rlvr',
-                              max_rollouts=2, progress=False)
+        Path('v.py').write_text('def unsure(response, metadata): return None\n')
+        none = package.sample(rows(3), base_url=s.base_url, verifier='v.py:unsure', max_rollouts=2, progress=False)
     assert re.search(r'^pass rate  unknown: \d+ responses, none with a score$', none.summary(), re.M), none.summary()
 
 def test_what_is_not_a_run_is_said_as_what_it_is(here, capsys):

@@ -112,6 +112,8 @@ def built():
     r, c = Rubric('r', {'c': 1}, [dict(id='a', question='?', category='c')]), Criterion('a')
     rubric_keys = 'description', 'pass_threshold', 'mode', 'combine', 'structured'
     out |= {('rubric file', k): getattr(r, k) for k in rubric_keys}
+    # null: 50, or what the engine takes (a sampler sets it when it is made)
+    out |= {(s, f'{s}.concurrent_requests'): None for s in ('sampler', 'verifier')}
     out.pop(('verifier', 'verifier.drop_truncated'))   # of a judge there is no such thing
     return out | {('rubric file: criteria', k): getattr(c, k) for k in vars(c) if k != 'id'}
 

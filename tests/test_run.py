@@ -252,7 +252,7 @@ def test_a_killed_run_is_known_by_its_lock(here, server):
     assert json.loads(rsr('stats', 'w', 'json=true').stdout)['process']==load_run('w').process
     server.set(median=0.)
     p = rsr('run', 'work_dir=w', 'sampling.max_rollouts=4')
-    assert p.returncode==0 and 'process' not in rsr('stats', 'w').stdout, p.stderr
+    assert p.returncode==4 and 'process' not in rsr('stats', 'w').stdout, p.stderr
     assert balanced(load_run('w'))['samples']['by_outcome']['lost']
 
 # ---- which options a file was written with

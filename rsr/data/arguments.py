@@ -6,20 +6,17 @@
 __all__ = ['argument_lines', 'with_arguments', 'document']
 
 # %% ../../nbs/data/18_arguments.ipynb #d8a1052a
-import inspect, re
+import inspect
 from pathlib import Path
-
-# %% ../../nbs/data/18_arguments.ipynb #16770866
-_PARAMETER = re.compile(r'^    (\*{0,2}\w+)(?::[^=#]+)?(?:=(.*?))?[,)]?\s*# (.*)$')
-_RESULT = re.compile(r'^\)->.*:\s+# (.*)$')
 
 # %% ../../nbs/data/18_arguments.ipynb #eae87007
 def _read_line(line):
     "Return (parameter or 'returns', default or '', comment) of a line of a signature, or None."
-    if m := _RESULT.match(line):
-        return 'returns', '', m[1]
-    if m := _PARAMETER.match(line):
-        return m[1], (m[2] or '').rstrip(', '), m[3]
+    code, mark, comment = line.partition('# ')
+    if not mark or line.startswith(')'):
+        return ('returns', '', comment) if mark and code.startswith(')->') else None
+    name, _, default = code.strip().removesuffix(',').partition('=')
+    return name.partition(':')[0].strip(), default.strip(), comment
 
 # %% ../../nbs/data/18_arguments.ipynb #8b3c824c
 def _signature(source, name):

@@ -44,7 +44,7 @@ _SCORED = _RESPONSE+''' AND
 # %% ../../nbs/data/09_summary.ipynb #86025d79
 def _without(store, found, *args):
     "Count, by stop reason, the prompts that ended without a rollout that the query `found` looks for."
-    sql = ("SELECT stop, count(*) FROM prompts p WHERE gen=? AND stop NOT IN ('satisfied','failed') "
+    sql = ("SELECT stop, count(*) FROM prompts p WHERE gen=? AND stop NOT IN ('satisfied','failed','no_reference') "
            f'AND NOT EXISTS ({found}) GROUP BY 1')
     return _count(store, sql, store.gen, *args)
 

@@ -21,7 +21,7 @@ from ..data.terminal import visible
 from ..data.text import prompt_text
 from ..data.types import RsrError
 from .files import format_files, run_statistics, valid_groups, valid_outcomes, written_recipe
-from .options import noted_options, with_options
+from .options import by_name, noted_options, with_options
 from .saved_recipe import saved_recipe
 from .train_folder import path_of
 from .reward import asks_model, edge_table, make_rewards, scoring_files
@@ -215,13 +215,14 @@ def exit_code(self:Run)->int:
     return 4 if _empty_files(s) else 0
 
 # %% ../../nbs/run/09_results.ipynb #a8c7689d
-def _named(configs, names):
-    "Return the formatters with these names or types, one per name; a type that is not among them with its defaults."
+def _named(own, extra, names):
+    "Return the formatters with these names, or of the recipe's own with these types; else a type with its defaults."
     names = names.split(',') if isinstance(names, str) else names
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise RsrError(f"type: {names!r} is not a formatter's name or type, or a list of them")
-    return [next((c for c in configs if name.strip() in (c.get('name'), c['type'])), dict(type=name.strip()))
-            for name in names]
+    by_type = {c['type']:c for c in reversed(own)}
+    known = {**by_type, **by_name([*extra, *own])}
+    return [known.get(name, dict(type=name)) for name in map(str.strip, names)]
 
 @patch
 def to_write(self:Run,
@@ -232,7 +233,11 @@ def to_write(self:Run,
         d = self.written
     except RsrError:   # a ledger of an older layout, which the rewrite upgrades
         d = self.recipe
-    return d if type is None else {**d, 'formatter':_named(d['formatter'], type)}
+    if type is None:
+        return d
+    names, configs = by_name(self.recipe['formatter']), by_name(d['formatter'])
+    own, extra = ([c for name, c in configs.items() if (name in names)==is_own] for is_own in (True, False))
+    return {**d, 'formatter':_named(own, extra, type)}
 
 # %% ../../nbs/run/09_results.ipynb #f4d56e69
 @patch

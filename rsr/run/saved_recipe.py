@@ -6,7 +6,7 @@
 __all__ = ['filled', 'recipe_text', 'write_recipe', 'save_recipe', 'saved_recipe', 'recipe_so_far']
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #91644cc5
-import re, yaml
+import yaml
 from pathlib import Path
 from ..data.files import Atomic, read_text
 from ..data.origin import sign_origin
@@ -101,13 +101,14 @@ def _lines(text):
     "Yield (section, or number of the formatter, and option; line) for each line of a recipe as YAML."
     section, i = None, -1
     for line in text.splitlines():
-        key = re.match(r'(- |  )?(\w+):', line)
-        if line.startswith('- '):
-            i += 1
-        if key and not key[1]:
-            section, i = key[2], -1
-        place = (i if section=='formatter' else section) if key and key[1] else None
-        yield (place, key and key[2]), line
+        indent = line[:2] if line[:2] in ('- ', '  ') else ''
+        key, colon, _ = line[len(indent):].partition(':')
+        key = key if colon and key.isidentifier() else None
+        i += indent=='- '
+        if key and not indent:
+            section, i = key, -1
+        place = (i if section=='formatter' else section) if key and indent else None
+        yield (place, key), line
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #eac8ce7b
 def _head(command):
