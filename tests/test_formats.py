@@ -154,7 +154,7 @@ def test_options_from_python(here, server):
     run = go(server, 10, 'dpo', split=dict(eval=.3), formatter=dict(target='trl'), max_rollouts=8)
     assert run.recipe['split']=={'eval':.3} and run.recipe['formatter'][0]['target']=='trl'
     go(server, 3, 'dpo', 'b', **{'formatter.min_margin':.5})
-    with pytest.raises(RsrError, match="file.py:"):
+    with pytest.raises(RsrError, match="mine.py:check"):
         go(server, 3, work_dir='c', verifier=lambda response, metadata: 1.)
 
 def test_a_split_holds_prompts_out_of_every_file_on_disk(here, server):
