@@ -10,8 +10,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from functools import partial
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -192,7 +192,7 @@ def test_a_copy_of_a_checkpointed_file(here, server):
         "Copy the run; does the file lack what the note counts?"
         shutil.rmtree('c', ignore_errors=True)
         shutil.copytree('w', 'c', ignore=shutil.ignore_patterns('*-wal', '*-shm'))
-        with closing(sqlite3.connect('c/run.db')) as db, suppress(sqlite3.DatabaseError):   # torn by a checkpoint: again
+        with closing(sqlite3.connect('c/run.db')) as db, suppress(sqlite3.DatabaseError):   # torn: once more
             found = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] and db.execute(
                 'SELECT max(key) FROM rollouts').fetchone()[0]
             return found and found < noted()
