@@ -312,7 +312,7 @@ def _said(x, interval):
     "Format a statistic with its 95 % interval; a dash if it is not defined."
     if x is None:
         return '–'
-    return f'{x:.2f} (95 %: {interval[0]:.2f} to {interval[1]:.2f})' if interval else f'{x:.2f}'
+    return f'{x:.2f} (95%: {interval[0]:.2f} to {interval[1]:.2f})' if interval else f'{x:.2f}'
 
 # %% ../../nbs/data/09_summary.ipynb #6aec34f2
 def _who_labelled(d):

@@ -140,7 +140,7 @@ def _draw_means(ax, d):
     ax.axvline(d['plain'], color=ink(ax), ls=':', lw=1.6, label=f'plain {pct(d["plain"])}')
     if d['corrected'] is not None:
         lo, hi = d['interval']
-        name = f'corrected {pct(d["corrected"])} (95 %: {100*lo:.0f} to {100*hi:.0f})'
+        name = f'corrected {pct(d["corrected"])} (95%: {100*lo:.0f} to {100*hi:.0f})'
         ax.axvspan(lo, hi, color=COLOURS['green'], alpha=.25, lw=0)
         ax.axvline(d['corrected'], color=COLOURS['green'], lw=1.6, label=name)
 

@@ -384,7 +384,7 @@ def _give_up(self:CopyTally, name):
     if _ALL not in self.over:
         what = 'flawed copies' if name==_ALL else f'copies with {name}'
         found = f'{self.served[name]} of {self.copies[name]} {what} make a pair, so at most {self.most(name):.1%} do'
-        warn(f'pairs: {found} (95 %): no more are asked for. Use another pairs.writer or other pairs.flaws; '
+        warn(f'pairs: {found} (95%): no more are asked for. Use another pairs.writer or other pairs.flaws; '
              'pairs.give_up=null asks on')
     self.over.add(name)
 

@@ -178,7 +178,7 @@ def _coverage_detail(c, n, production, far, v):
     against = 'production' if production else 'the plan (production=FILE was not given)'
     missing = c['cells'].get('production' if production else 'planned', {}).get('missing', [])
     lo, hi = v['interval']
-    return (f"{n:,} prompts against {against}: largest on {far}, {v['tv']:.3f} (95 %: {lo:.3f} to {hi:.3f}, "
+    return (f"{n:,} prompts against {against}: largest on {far}, {v['tv']:.3f} (95%: {lo:.3f} to {hi:.3f}, "
             f"by chance {v['chance']:.3f}); {many(len(missing), 'missing cell')}")
 
 # %% ../../nbs/quality/04_check_items.ipynb #81cb4285
@@ -203,7 +203,7 @@ def _change_text(name, d, note):
     lo, hi = d['interval']
     prompts = f"{d['n'][1]:,} {'shared ' if d['paired'] else ''}prompts"
     more = f', {note}' if note else ''
-    return f"{name} {d['diff']:+.3f} (95 %: {lo:+.3f} to {hi:+.3f}, {prompts}{more})"
+    return f"{name} {d['diff']:+.3f} (95%: {lo:+.3f} to {hi:+.3f}, {prompts}{more})"
 
 # %% ../../nbs/quality/04_check_items.ipynb #27cc6b24
 def _mixed_samplers(ctx):

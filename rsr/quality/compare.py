@@ -273,7 +273,7 @@ def _diff_line(r, width, name):
     lo, hi = r['interval']
     p = r.get('p_holm', r['p'])
     star = ' *' if p<.05 and min(n_a, n_b)>=MIN_PROMPTS else ''
-    interval = f"{r['diff']:+.3f} (95 %: {lo:+.3f} to {hi:+.3f}"
+    interval = f"{r['diff']:+.3f} (95%: {lo:+.3f} to {hi:+.3f}"
     return f"{start}  {interval}, {_p_text(p)}, {_n_text(r['n'], r['paired'])}){star}"
 
 # %% ../../nbs/quality/02_compare.ipynb #ed9a95b5

@@ -130,7 +130,7 @@ def forecast(
 def _line(name, figures, unit='', decimals=0):
     "Return a figure with its interval as a line of text."
     estimate, low, high = (f'{x:,.{decimals}f}' for x in figures)
-    return f'{name:10} {estimate}{unit} (95 %: {low} to {high})'
+    return f'{name:10} {estimate}{unit} (95%: {low} to {high})'
 
 # %% ../../nbs/run/12_forecast.ipynb #5b648897
 def _amounts(b):
