@@ -136,6 +136,42 @@ def test_a_strategy_for_pairs_keeps_them_too(here, server, capfd):
     assert command(capfd, 'run', 'work_dir=w', 'formatter.min_margin=0.2')[0]==0
     assert len(run.pairs())==pairs
 
+HALF = 'def f(response, metadata): return 0.9 if "{A}" in response else 0.5\n'
+
+@pytest.fixture
+def sides(here, server):
+    "Options of a run whose sides score differently, or the wrong way round, or alike."
+    (here/'v.py').write_text(HALF)
+    (here/'in.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in rows(20)))
+    server.set(rate=.5)
+    return ['strong_vs_weak', 'in.jsonl', 'verifier=v.py:f', f'sampler.base_url={server.base_url}', 'sampler.model=m',
+            'pairs.weak.temperature=1.2', 'sampling.max_rollouts=2', 'formatter.pass_threshold=0.4', 'work_dir=p']
+
+def test_rules_for_pairs_that_were_chosen_stay(sides, server, capfd):
+    assert command(capfd, 'run', *sides)[0]==0
+    few = n_rows(load_run('p'), 'dpo.jsonl')
+    assert command(capfd, 'format', 'p', 'formatter.min_margin=0', 'formatter.inverted=swap')[0]==0
+    many, asked = n_rows(load_run('p'), 'dpo.jsonl'), len(server.log)
+    assert many>few
+    for args in (['work_dir=p'], ['work_dir=p'], sides, ['work_dir=p']):
+        code, _, err = command(capfd, 'run', *args)
+        assert code==0 and n_rows(load_run('p'), 'dpo.jsonl')==many and 'this command changes' not in err, err
+        text = Path('p/recipe.yaml').read_text()
+        assert re.findall(r'min_margin: (.*)', text)==['0'] and re.findall(r'inverted: (.*)', text)==['swap']
+    assert len(server.log)==asked
+    code, _, err = command(capfd, 'run', *sides, 'pairs.min_margin=0.15')     # the recipe's, but named
+    assert code==0 and 'formatter.dpo.min_margin 0 (chosen on' in err and '→ 0.15' in err
+    p = Path('p/recipe.yaml')
+    p.write_text(p.read_text().replace('strategy: strong_vs_weak\n', 'strategy: strong_vs_weak\n  min_margin: 0.0\n', 1))
+    assert command(capfd, 'run', 'work_dir=p')[0]==0                          # an edit counts in either place
+    assert load_run('p').recipe['formatter'][0]['min_margin']==0 and n_rows(load_run('p'), 'dpo.jsonl')==many
+    shutil.copy('p/recipe.yaml', 'mine.yaml')
+    copy = load_recipe('mine.yaml')
+    build(copy)
+    assert copy['formatter'][0]['min_margin']==0 and copy['formatter'][0]['inverted']=='swap'
+    f, = load_recipe('strong_vs_weak', ['pairs.weak.model=x', 'formatter.min_margin=0.3'])['formatter']
+    assert (f['min_margin'], f['inverted'])==(.3, 'drop')
+
 def test_runs_of_older_versions(go, capfd):
     "Their recipe.yaml is short, and they noted only what their files were written with."
     run = go()
@@ -153,7 +189,9 @@ def test_runs_of_older_versions(go, capfd):
     code, _, err = command(capfd, 'run', 'work_dir=w')
     assert code==0 and n_rows(old)==30 and 'pass_threshold=0.5 (recipe: 1.0), chosen earlier' in err, err
     assert [f['type'] for f in old.written['formatter']]==['sft', 'kto']
-    assert load_run('copy').format()=={'sft.jsonl':30}
+    assert load_run('copy').format('sft')=={'sft.jsonl':30}
+    again = load_run('copy').format()                    # every file of the run
+    assert again['sft.jsonl']==30 and again['kto.jsonl']
 
 
 # ---- recipe.yaml

@@ -19,7 +19,7 @@ from ..data.parts import Cluster
 from ..data.readers import READERS
 from ..data.types import RsrError, no_such
 from ..formatters.splits import check_split
-from ..pairs.strategies import check_pairs
+from ..pairs.strategies import PAIR_DEFAULTS, check_pairs
 from .values import HEAD, check_value, in_place, without_defaults
 from ..sampling.budget import Budget, check_price
 from ..sampling.samplers import HttpSampler
@@ -194,6 +194,17 @@ def _override_formatters(configs, rest, value, key):
     for c in found:
         c[option or head] = value
 
+# %% ../../nbs/run/02_recipe.ipynb #26b11af0
+def _share_rules(d):
+    "Move the rules of `pairs:` to the `dpo` formatters, which go by them; in place."
+    pairs = d.get('pairs')
+    rules = {k:pairs[k] for k in PAIR_DEFAULTS if k in pairs} if isinstance(pairs, dict) else {}
+    if rules:
+        d['pairs'] = {k:v for k, v in pairs.items() if k not in rules}
+        d['formatter'] = [{**c, **rules} if isinstance(c, dict) and c.get('type')=='dpo' else c
+                          for c in _formatter_list(d)]
+    return d
+
 # %% ../../nbs/run/02_recipe.ipynb #c5e67eeb
 def _set_nested(d, key, value):
     "Set a dotted key in nested mappings, which are created if they are missing."
@@ -244,7 +255,7 @@ def override(
     "Set one dotted key."
     head, _, rest = key.partition('.')
     if head=='formatter' and rest:
-        d['formatter'] = _formatter_list(d)
+        d['formatter'] = _formatter_list(_share_rules(d))
         _override_formatters(d['formatter'], rest, value, key)
     elif head=='formatter':
         d['formatter'] = _chosen_formatters(d, value)
@@ -358,7 +369,7 @@ def check_recipe(
     if d['data'].get('responses'):
         _check_responses(d)
     _check_formatters(d)
-    return d
+    return _share_rules(d)
 
 # %% ../../nbs/run/02_recipe.ipynb #1347a2ad
 def _is_shipped(recipe):
@@ -375,7 +386,7 @@ FILE_OPTIONS = 'formatter', 'split', 'stages', 'decontaminate'
 
 class Recipe(dict):
     "A checked recipe, and where its options come from."
-    source = given = noted = None   # its file or name; its FILE_OPTIONS without overrides; what the run notes of them
+    source = given = noted = None   # its file or name; its FILE_OPTIONS as that says them; what the run notes of them
     command = ''                    # the command that runs it, secrets masked
     named = frozenset()             # (formatter's name, or '' for all files; option) pairs that overrides set
 
@@ -383,6 +394,8 @@ class Recipe(dict):
 def _named_options(d, key):
     "Return the (formatter's name, option) pairs that an override sets."
     head, _, rest = key.partition('.')
+    if head=='pairs' and rest in PAIR_DEFAULTS:
+        return {(c.get('name') or 'dpo', rest) for c in d['formatter'] if c['type']=='dpo'}
     if head!='formatter':
         return {('', head)} if head in FILE_OPTIONS else set()
     name, _, option = rest.partition('.')
@@ -432,12 +445,12 @@ def load_recipe(
     d, pairs = Recipe(_write_out(read_recipe(recipe))), _as_pairs(overrides)
     if _is_shipped(recipe) and ('verifier.type', 'rubric') in pairs:
         d['formatter'] = [_without_thresholds(f) for f in _formatter_list(d)]
-    d.source, d.given = recipe, deepcopy({k:d.get(k) for k in FILE_OPTIONS})
+    d.source, d.given = recipe, deepcopy({k:d.get(k) for k in (*FILE_OPTIONS, 'pairs')})
     d.command = 'rsr.sample(…)' if isinstance(recipe, dict) else f'rsr.sample(…, recipe={str(recipe)!r})'
     for k, v in pairs:
         override(d, k, v)
     check_recipe(d)
     _make_room(d, pairs)
-    d.given['formatter'] = _formatter_list(d.given)
+    d.given['formatter'] = _formatter_list(_share_rules(d.given))
     d.named = {name for k, _ in pairs for name in _named_options(d, k)}
     return d

@@ -16,7 +16,7 @@ from ..data.variables import mask
 from ..data.yaml_files import load_yaml
 from ..formatters.methods import FORMATTERS
 from ..formatters.writer import COMMON, make_formatter
-from ..pairs.strategies import PAIR_DEFAULTS, STRATEGIES, make_plan
+from ..pairs.strategies import STRATEGIES, make_plan
 from ..rubric.criteria import load_rubric
 from .options import complete_formatters, full_options
 from .recipe import check_recipe, parameters, schema
@@ -37,7 +37,7 @@ def _pair_defaults(d):
     if strategy not in STRATEGIES:
         return {}, {}
     one_step = make_plan(d['pairs'], {}).sampling if strategy=='rubric_selection' else {}
-    return {**{k:v for k, (_, v) in parameters(STRATEGIES[strategy], 1).items()}, **PAIR_DEFAULTS}, one_step
+    return {k:v for k, (_, v) in parameters(STRATEGIES[strategy], 1).items()}, one_step
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #2d0aa2ab
 def _section_defaults(d):
