@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STRATEGIES', 'PAIR_DEFAULTS', 'Plan', 'strategy', 'strong_vs_weak', 'temperature', 'rubric_selection',
            'with_vs_without_reference', 'flawed', 'RuleSampler', 'check_pairs', 'make_plan', 'pair_options',
-           'ChosenResponses', 'chosen_side', 'rejected_side', 'FlawedCopies', 'CopyTally', 'pair_loops']
+           'share_rules', 'ChosenResponses', 'chosen_side', 'rejected_side', 'FlawedCopies', 'CopyTally', 'pair_loops']
 
 # %% ../../nbs/pairs/02_strategies.ipynb #c999d642
 import functools, inspect
@@ -237,6 +237,18 @@ def pair_options(
     own = {k:v for k, v in f.items() if k!='fail_threshold'}
     rules = {k:v for k, v in pairs.items() if k in PAIR_DEFAULTS}
     return {**PAIR_DEFAULTS, **own, **rules, 'strategy':pairs['strategy']}
+
+# %% ../../nbs/pairs/02_strategies.ipynb #d096506e
+def share_rules(
+    d:dict    # a recipe as plain data, its formatters a list; changed in place
+)->dict:
+    "Move the rules of `pairs:` to the `dpo` formatters, which go by them."
+    pairs = d.get('pairs')
+    rules = {k:pairs[k] for k in PAIR_DEFAULTS if k in pairs} if isinstance(pairs, dict) else {}
+    if rules:
+        d['pairs'] = {k:v for k, v in pairs.items() if k not in rules}
+        d['formatter'] = [{**c, **rules} if isinstance(c, dict) and c.get('type')=='dpo' else c for c in d['formatter']]
+    return d
 
 # %% ../../nbs/pairs/02_strategies.ipynb #8e2e3bf4
 class ChosenResponses:

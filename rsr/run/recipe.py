@@ -19,7 +19,7 @@ from ..data.parts import Cluster
 from ..data.readers import READERS
 from ..data.types import RsrError, no_such
 from ..formatters.splits import check_split
-from ..pairs.strategies import PAIR_DEFAULTS, check_pairs
+from ..pairs.strategies import PAIR_DEFAULTS, check_pairs, share_rules
 from .values import HEAD, check_value, in_place, without_defaults
 from ..sampling.budget import Budget, check_price
 from ..sampling.samplers import HttpSampler
@@ -194,17 +194,6 @@ def _override_formatters(configs, rest, value, key):
     for c in found:
         c[option or head] = value
 
-# %% ../../nbs/run/02_recipe.ipynb #26b11af0
-def _share_rules(d):
-    "Move the rules of `pairs:` to the `dpo` formatters, which go by them; in place."
-    pairs = d.get('pairs')
-    rules = {k:pairs[k] for k in PAIR_DEFAULTS if k in pairs} if isinstance(pairs, dict) else {}
-    if rules:
-        d['pairs'] = {k:v for k, v in pairs.items() if k not in rules}
-        d['formatter'] = [{**c, **rules} if isinstance(c, dict) and c.get('type')=='dpo' else c
-                          for c in _formatter_list(d)]
-    return d
-
 # %% ../../nbs/run/02_recipe.ipynb #c5e67eeb
 def _set_nested(d, key, value):
     "Set a dotted key in nested mappings, which are created if they are missing."
@@ -255,7 +244,8 @@ def override(
     "Set one dotted key."
     head, _, rest = key.partition('.')
     if head=='formatter' and rest:
-        d['formatter'] = _formatter_list(_share_rules(d))
+        d['formatter'] = _formatter_list(d)
+        share_rules(d)
         _override_formatters(d['formatter'], rest, value, key)
     elif head=='formatter':
         d['formatter'] = _chosen_formatters(d, value)
@@ -369,7 +359,7 @@ def check_recipe(
     if d['data'].get('responses'):
         _check_responses(d)
     _check_formatters(d)
-    return _share_rules(d)
+    return share_rules(d)
 
 # %% ../../nbs/run/02_recipe.ipynb #1347a2ad
 def _is_shipped(recipe):
@@ -382,7 +372,7 @@ def _without_thresholds(f):
     return {k:v for k, v in f.items() if k not in ('pass_threshold', 'fail_threshold')}
 
 # %% ../../nbs/run/02_recipe.ipynb #2ea36260
-FILE_OPTIONS = 'formatter', 'split', 'stages', 'decontaminate'
+FILE_OPTIONS = 'formatter', 'split', 'stages', 'decontaminate', 'labels'
 
 class Recipe(dict):
     "A checked recipe, and where its options come from."
@@ -451,6 +441,7 @@ def load_recipe(
         override(d, k, v)
     check_recipe(d)
     _make_room(d, pairs)
-    d.given['formatter'] = _formatter_list(_share_rules(d.given))
+    d.given['formatter'] = _formatter_list(d.given)
+    share_rules(d.given)
     d.named = {name for k, _ in pairs for name in _named_options(d, k)}
     return d

@@ -18,7 +18,7 @@ from ..formatters.methods import FORMATTERS
 from ..formatters.writer import COMMON, make_formatter
 from ..pairs.strategies import STRATEGIES, make_plan
 from ..rubric.criteria import load_rubric
-from .options import complete_formatters, full_options
+from .options import complete_formatters, decider, full_options
 from .recipe import check_recipe, parameters, schema
 from .values import DEFAULT, HEAD, without_defaults
 from ..sampling.providers import cache_dir
@@ -76,7 +76,7 @@ def _filled_formatter(config, d):
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #bb719214
 _ORDER = ('work_dir', 'engine', 'data', 'sampling', 'sampler', 'verifier', 'pairs', 'formatter', 'split', 'stages',
-          'decontaminate', 'budget', 'resume', 'cluster')
+          'decontaminate', 'labels', 'budget', 'resume', 'cluster')
 _TOP_DEFAULTS = dict(engine='local', pairs=None, split=None, stages=None, decontaminate=None)
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #60176229
@@ -147,6 +147,7 @@ def save_recipe(store, d):
     store.put('commands', {'run':getattr(d, 'command', '')})
     if getattr(d, 'noted', None):
         store.put('options', d.noted)
+        store.decide_by(decider(d))
     write_recipe(store, d)
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #5a7774cd
