@@ -172,6 +172,23 @@ def test_rules_for_pairs_that_were_chosen_stay(sides, server, capfd):
     f, = load_recipe('strong_vs_weak', ['pairs.weak.model=x', 'formatter.min_margin=0.3'])['formatter']
     assert (f['min_margin'], f['inverted'])==(.3, 'drop')
 
+def test_a_refused_command_leaves_the_run_as_it_is(sides, server, capfd):
+    assert command(capfd, 'run', *sides)[0]==0
+    run, asked = load_run('p'), len(server.log)
+    before, stops = (run.path/'recipe.yaml').read_bytes(), run.stats()['prompts']
+    code, _, err = command(capfd, 'run', *sides, 'pairs.weak.temperature=1.4')
+    assert code==2 and 'temperature: 1.2 before, 1.4 now' in err
+    assert (run.path/'recipe.yaml').read_bytes()==before and run.stats()['prompts']==stops
+    assert command(capfd, 'run', 'work_dir=p')[0]==0 and len(server.log)==asked
+
+def test_sides_that_differ_in_a_key_only(sides, server, capfd):
+    sides = [o for o in sides if 'temperature' not in o]
+    for option in 'api_key=secret-key-1234', 'max_tokens=9':
+        code, _, err = command(capfd, 'run', *sides, f'pairs.weak.{option}')
+        only = f"(they differ in {option.partition('=')[0]} only)"
+        assert code==2 and f'both sides would be sampled alike {only}' in err and 'secret' not in err
+        assert not server.log and not Path('p').exists()
+
 def decides(run):
     saved = yaml.safe_load(Path(run, 'recipe.yaml').read_text())
     return load_run(run).stats()['labels']['decide'], saved['labels']['decide']
