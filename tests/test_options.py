@@ -136,6 +136,95 @@ def test_a_strategy_for_pairs_keeps_them_too(here, server, capfd):
     assert command(capfd, 'run', 'work_dir=w', 'formatter.min_margin=0.2')[0]==0
     assert len(run.pairs())==pairs
 
+HALF = 'def f(response, metadata): return 0.9 if "{A}" in response else 0.5\n'
+
+@pytest.fixture
+def sides(here, server):
+    "Options of a run whose sides score differently, or the wrong way round, or alike."
+    (here/'v.py').write_text(HALF)
+    (here/'in.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in rows(20)))
+    server.set(rate=.5)
+    return ['strong_vs_weak', 'in.jsonl', 'verifier=v.py:f', f'sampler.base_url={server.base_url}', 'sampler.model=m',
+            'pairs.weak.temperature=1.2', 'sampling.max_rollouts=2', 'formatter.pass_threshold=0.4', 'work_dir=p']
+
+def test_rules_for_pairs_that_were_chosen_stay(sides, server, capfd):
+    assert command(capfd, 'run', *sides)[0]==0
+    few = n_rows(load_run('p'), 'dpo.jsonl')
+    assert command(capfd, 'format', 'p', 'formatter.min_margin=0', 'formatter.inverted=swap')[0]==0
+    many, asked = n_rows(load_run('p'), 'dpo.jsonl'), len(server.log)
+    assert many>few
+    for args in (['work_dir=p'], ['work_dir=p'], sides, ['work_dir=p']):
+        code, _, err = command(capfd, 'run', *args)
+        assert code==0 and n_rows(load_run('p'), 'dpo.jsonl')==many and 'this command changes' not in err, err
+        text = Path('p/recipe.yaml').read_text()
+        assert re.findall(r'min_margin: (.*)', text)==['0'] and re.findall(r'inverted: (.*)', text)==['swap']
+    assert len(server.log)==asked
+    code, _, err = command(capfd, 'run', *sides, 'pairs.min_margin=0.15')     # the recipe's, but named
+    assert code==0 and 'formatter.dpo.min_margin 0 (chosen on' in err and '→ 0.15' in err
+    p = Path('p/recipe.yaml')
+    p.write_text(p.read_text().replace('strategy: strong_vs_weak\n', 'strategy: strong_vs_weak\n  min_margin: 0\n', 1))
+    assert command(capfd, 'run', 'work_dir=p')[0]==0                          # an edit counts in either place
+    assert load_run('p').recipe['formatter'][0]['min_margin']==0 and n_rows(load_run('p'), 'dpo.jsonl')==many
+    shutil.copy('p/recipe.yaml', 'mine.yaml')
+    copy = load_recipe('mine.yaml')
+    build(copy)
+    assert copy['formatter'][0]['min_margin']==0 and copy['formatter'][0]['inverted']=='swap'
+    f, = load_recipe('strong_vs_weak', ['pairs.weak.model=x', 'formatter.min_margin=0.3'])['formatter']
+    assert (f['min_margin'], f['inverted'])==(.3, 'drop')
+
+def test_a_refused_command_leaves_the_run_as_it_is(sides, server, capfd):
+    assert command(capfd, 'run', *sides)[0]==0
+    run, asked = load_run('p'), len(server.log)
+    before, stops = (run.path/'recipe.yaml').read_bytes(), run.stats()['prompts']
+    code, _, err = command(capfd, 'run', *sides, 'pairs.weak.temperature=1.4')
+    assert code==2 and 'temperature: 1.2 before, 1.4 now' in err
+    assert (run.path/'recipe.yaml').read_bytes()==before and run.stats()['prompts']==stops
+    assert command(capfd, 'run', 'work_dir=p')[0]==0 and len(server.log)==asked
+
+def test_sides_that_differ_in_a_key_only(sides, server, capfd):
+    sides = [o for o in sides if 'temperature' not in o]
+    for option in 'api_key=secret-key-1234', 'max_tokens=9':
+        code, _, err = command(capfd, 'run', *sides, f'pairs.weak.{option}')
+        only = f"(they differ in {option.partition('=')[0]} only)"
+        assert code==2 and f'both sides would be sampled alike {only}' in err and 'secret' not in err
+        assert not server.log and not Path('p').exists()
+
+def decides(run):
+    saved = yaml.safe_load(Path(run, 'recipe.yaml').read_text())
+    return load_run(run).stats()['labels']['decide'], saved['labels']['decide']
+
+def test_who_decides_is_an_option_like_the_others(go, server, capfd):
+    run = go('sft', max_rollouts=2)
+    best = run.rollouts.groupby('prompt').score.max()
+    prompt = best[best<1].index[0]                       # without a response that passed
+    idx = int(run.rollouts.query('prompt==@prompt').idx.iloc[0])
+    for who, verdict in dict(bob='fail', alice='pass', carl='fail').items():
+        run.label(prompt, idx, verdict, who)
+    assert command(capfd, 'format', 'w', 'labels.decide=bob')[0]==0
+    assert decides('w')==('bob', 'bob')
+    assert command(capfd, 'format', 'w', 'labels.decide=alice')[0]==0
+    rows_then = n_rows(run)
+    sft = ['sft', f'sampler.base_url={server.base_url}', 'sampler.model=m', 'verifier=v.py:f',
+           'sampling.max_rollouts=2', 'work_dir=w']
+    for args in ['work_dir=w'], sft, ['work_dir=w']:
+        code, _, err = command(capfd, 'run', *args)
+        assert code==0 and decides('w')==('alice', 'alice') and n_rows(run)==rows_then, err
+        assert ('this run keeps labels={"decide":"alice"} (recipe: null), chosen on' in err)
+    assert load_run('w').recipe['labels']==dict(decide='alice')
+    p = run.path/'recipe.yaml'
+    before, asked = p.read_bytes(), len(server.log)
+    code, _, err = command(capfd, 'run', *sft, 'sampling.max_rollouts=8', 'labels.decide=bobb')
+    assert code==2 and "labels.decide: no annotator 'bobb'. Did you mean 'bob'" in err
+    assert len(server.log)==asked and p.read_bytes()==before and decides('w')==('alice', 'alice')
+    Exploration(run).decide_by('bob')                    # in the explorer
+    code, _, err = command(capfd, 'run', 'work_dir=w')
+    assert code==0 and decides('w')==('bob', 'bob'), err
+    code, _, err = command(capfd, 'run', 'work_dir=w', 'labels.decide=null')
+    assert code==0 and decides('w')==('majority', None) and 'this command changes options of the run: labels' in err
+    p.write_text(re.sub('decide: null.*', 'decide: carl', p.read_text()))
+    code, _, err = command(capfd, 'run', 'work_dir=w')   # an edit counts
+    assert code==0 and decides('w')==('carl', 'carl'), err
+
 def test_runs_of_older_versions(go, capfd):
     "Their recipe.yaml is short, and they noted only what their files were written with."
     run = go()
@@ -153,7 +242,9 @@ def test_runs_of_older_versions(go, capfd):
     code, _, err = command(capfd, 'run', 'work_dir=w')
     assert code==0 and n_rows(old)==30 and 'pass_threshold=0.5 (recipe: 1.0), chosen earlier' in err, err
     assert [f['type'] for f in old.written['formatter']]==['sft', 'kto']
-    assert load_run('copy').format()=={'sft.jsonl':30}
+    assert load_run('copy').format('sft')=={'sft.jsonl':30}
+    again = load_run('copy').format()                    # every file of the run
+    assert again['sft.jsonl']==30 and again['kto.jsonl']
 
 
 # ---- recipe.yaml
@@ -165,7 +256,7 @@ def test_recipe_yaml_holds_every_value_and_means_the_recipe(go, server):
     assert text.startswith('# rsr ')
     d = yaml.safe_load(text)
     assert list(d)==['work_dir', 'engine', 'data', 'sampling', 'sampler', 'verifier', 'pairs', 'formatter', 'split',
-                     'stages', 'decontaminate', 'budget', 'resume']
+                     'stages', 'decontaminate', 'labels', 'budget', 'resume']
     assert d['sampler']['temperature']==.7 and d['sampling']['window']==4096 and d['budget']['usd'] is None
     assert d['formatter'][0]['target']=='llamafactory'
     again = load_recipe(str(run.path/'recipe.yaml'))

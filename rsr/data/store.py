@@ -301,18 +301,26 @@ def scored(self:Store)->str:
 
 # %% ../../nbs/data/07_store.ipynb #12c3f263
 @patch
-def decide_by(self:Store,
-    name:str   # who decides where annotators differ: majority, or one by name; None: as before, at first majority
-):
-    "Set who decides where annotators differ."
+def check_decider(self:Store,
+    name:str   # as for `decide_by`
+)->bool:
+    "Check whether another one is to decide from now on; raise if that one cannot."
     if name in (None, self.get('decide', MAJORITY)):
-        return
+        return False
     known = sorted({vote[2] for vote in read_votes(self.db)})
     if known and name not in (MAJORITY, *known):
         raise RsrError('labels.decide: '+no_such('annotator', name, [MAJORITY, *known]))
     if not self._lock:
         raise RsrError('labels.decide: it cannot be changed while another process writes to the run')
-    self.put('decide', name)
+    return True
+
+@patch
+def decide_by(self:Store,
+    name:str   # who decides where annotators differ: majority, or one by name; None: as before, at first majority
+):
+    "Set who decides where annotators differ."
+    if self.check_decider(name):
+        self.put('decide', name)
 
 # %% ../../nbs/data/07_store.ipynb #f4b126d5
 _FIELDS = dict(   # field of a Rollout: its column

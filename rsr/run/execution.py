@@ -19,7 +19,7 @@ from ..data.types import RsrError, RunBroken
 from ..data.variables import refuse_masked, resolve_secrets
 from ..formatters.splits import stage_shares
 from ..formatters.writer import make_formatters
-from ..pairs.strategies import make_plan, pair_loops
+from ..pairs.strategies import make_plan, pair_loops, rejected_sampler
 from .files import recipe_prices, write_run_files
 from .inputs import check_references, load_input, missing_prompts_note
 from .options import complete_formatters, keep_options
@@ -39,6 +39,7 @@ from ..sampling.scoring import join_engines
 from ..sampling.progress import check_progress, make_progress
 
 # %% ../../nbs/run/10_execution.ipynb #1b948970
+from ..data.settings import own_sampler
 from ..formatters.advice import check_columns
 
 # %% ../../nbs/run/10_execution.ipynb #f90ed2ea
@@ -210,6 +211,18 @@ def _note_served_model(store, loop):
     if served:
         store.put('served_models', {**store.get('served_models', {}), str(loop.sampler_key):served})
 
+# %% ../../nbs/run/10_execution.ipynb #88e8c4d3
+def _check_sides(store, plan, parts):
+    "Raise an error unless the rejected side can be sampled in this run."
+    if not plan or plan.rejected is None:
+        return
+    config = {**rejected_sampler(plan, parts).config, **plan.rejected_config}
+    if config=={**parts['sampler'].config, **plan.config}:
+        differ = [k for k in {**plan.chosen, **plan.rejected} if plan.chosen.get(k)!=plan.rejected.get(k)]
+        only = f" (they differ in {', '.join(differ)} only)" if differ else ''
+        raise RsrError(f'pairs: both sides would be sampled alike{only}. Give them different models or options')
+    own_sampler(store, config, 'rejected', parts.get('mix'))
+
 # %% ../../nbs/run/10_execution.ipynb #388b9ea6
 def _prepare_loops(store, d, parts, src, choose):
     "Load the input and check everything that can be checked before the first call; return the loops."
@@ -219,6 +232,7 @@ def _prepare_loops(store, d, parts, src, choose):
     loops = pair_loops(store, plan, parts) if plan else iter([Loop(store, **parts)])
     loop, scored_by = next(loops), store.get('verifier')
     loop.setup()
+    _check_sides(store, plan, parts)
     load_input(store, d, src)
     _warn_of_new_scores(store, scored_by)
     _print_input_notes(store, loop, d)

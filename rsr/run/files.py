@@ -21,7 +21,8 @@ from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs
 from ..rubric.agreement import label_statistics
-from .options import by_name, formatter_config, note_choices, noted_options, shared_options, with_options
+from .options import by_name, decider, formatter_config, note_choices, noted_options
+from .options import shared_options, with_options
 from .reward import write_reward
 from .saved_recipe import saved_recipe, write_recipe
 from .train_folder import file_key, file_paths, keep_edited, path_of
@@ -182,7 +183,7 @@ def write_training_files(
     pairs:dict=None    # receives {formatter: pair counts} of strategies
 )->dict:               # {file: counts}
     "Write files, and note their counts and options in the ledger."
-    store.decide_by((d.get('labels') or {}).get('decide'))
+    store.decide_by(decider(d))
     formatters = [*formatters, *_split_differently(store, d, formatters)]
     configs = [formatter_config(f) for f in formatters]
     _prepare_folders(store, formatters)

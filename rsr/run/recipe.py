@@ -19,7 +19,7 @@ from ..data.parts import Cluster
 from ..data.readers import READERS
 from ..data.types import RsrError, no_such
 from ..formatters.splits import check_split
-from ..pairs.strategies import check_pairs
+from ..pairs.strategies import PAIR_DEFAULTS, check_pairs, share_rules
 from .values import HEAD, check_value, in_place, without_defaults
 from ..sampling.budget import Budget, check_price
 from ..sampling.samplers import HttpSampler
@@ -245,6 +245,7 @@ def override(
     head, _, rest = key.partition('.')
     if head=='formatter' and rest:
         d['formatter'] = _formatter_list(d)
+        share_rules(d)
         _override_formatters(d['formatter'], rest, value, key)
     elif head=='formatter':
         d['formatter'] = _chosen_formatters(d, value)
@@ -358,7 +359,7 @@ def check_recipe(
     if d['data'].get('responses'):
         _check_responses(d)
     _check_formatters(d)
-    return d
+    return share_rules(d)
 
 # %% ../../nbs/run/02_recipe.ipynb #1347a2ad
 def _is_shipped(recipe):
@@ -371,11 +372,11 @@ def _without_thresholds(f):
     return {k:v for k, v in f.items() if k not in ('pass_threshold', 'fail_threshold')}
 
 # %% ../../nbs/run/02_recipe.ipynb #2ea36260
-FILE_OPTIONS = 'formatter', 'split', 'stages', 'decontaminate'
+FILE_OPTIONS = 'formatter', 'split', 'stages', 'decontaminate', 'labels'
 
 class Recipe(dict):
     "A checked recipe, and where its options come from."
-    source = given = noted = None   # its file or name; its FILE_OPTIONS without overrides; what the run notes of them
+    source = given = noted = None   # its file or name; its FILE_OPTIONS as that says them; what the run notes of them
     command = ''                    # the command that runs it, secrets masked
     named = frozenset()             # (formatter's name, or '' for all files; option) pairs that overrides set
 
@@ -383,6 +384,8 @@ class Recipe(dict):
 def _named_options(d, key):
     "Return the (formatter's name, option) pairs that an override sets."
     head, _, rest = key.partition('.')
+    if head=='pairs' and rest in PAIR_DEFAULTS:
+        return {(c.get('name') or 'dpo', rest) for c in d['formatter'] if c['type']=='dpo'}
     if head!='formatter':
         return {('', head)} if head in FILE_OPTIONS else set()
     name, _, option = rest.partition('.')
@@ -432,12 +435,13 @@ def load_recipe(
     d, pairs = Recipe(_write_out(read_recipe(recipe))), _as_pairs(overrides)
     if _is_shipped(recipe) and ('verifier.type', 'rubric') in pairs:
         d['formatter'] = [_without_thresholds(f) for f in _formatter_list(d)]
-    d.source, d.given = recipe, deepcopy({k:d.get(k) for k in FILE_OPTIONS})
+    d.source, d.given = recipe, deepcopy({k:d.get(k) for k in (*FILE_OPTIONS, 'pairs')})
     d.command = 'rsr.sample(…)' if isinstance(recipe, dict) else f'rsr.sample(…, recipe={str(recipe)!r})'
     for k, v in pairs:
         override(d, k, v)
     check_recipe(d)
     _make_room(d, pairs)
     d.given['formatter'] = _formatter_list(d.given)
+    share_rules(d.given)
     d.named = {name for k, _ in pairs for name in _named_options(d, k)}
     return d

@@ -11,7 +11,7 @@ from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.ledger import ledger_error
 from ..data.secrets import redact
-from ..data.settings import refuse_others, sampler_row
+from ..data.settings import own_sampler
 from ..data.types import Rollout, RsrError, RunBroken, passed
 from .budget import Budget, estimate_prompt, fill_in_tokens, usage_of
 from .engine import NeverAnswered, Stopped
@@ -70,15 +70,6 @@ def judge_engines(self:Requests):
     "Return the engines of the judges."
     return self.scorer.engines
 
-# %% ../../nbs/sampling/09_requests.ipynb #3e036624
-@patch
-def _earlier_samplers(self:Requests):
-    "Return the rows in `configs` of the samplers that have answered before."
-    answered = self.store.answered_samplers()
-    if self.side:
-        return [key for key in self.store.get('sides', {}).get(self.side.name, []) if key in answered]
-    return answered
-
 # %% ../../nbs/sampling/09_requests.ipynb #6c2fb2fe
 @patch
 def _note_side(self:Requests, key):
@@ -113,15 +104,11 @@ def _note_earlier_answers(self:Requests):
 def setup(self:Requests):
     "Enter sampler, verifier and judges into the ledger; raise an error if another sampler was used before."
     config = self._sampler_config()
-    earlier = self._earlier_samplers()
-    key = sampler_row(self.store, earlier, config)
-    if not self.mix:
-        refuse_others(self.store, earlier, key, config)
-    self.sampler_key = key
+    self.sampler_key = own_sampler(self.store, config, self.side and self.side.name, self.mix)
     self.price = self._learn_price(config)
     self.scorer.setup()
     if self.side:
-        self._note_side(key)
+        self._note_side(self.sampler_key)
     self._note_earlier_answers()
     self.store.commit()
 
