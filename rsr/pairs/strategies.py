@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['STRATEGIES', 'PAIR_DEFAULTS', 'Plan', 'strategy', 'strong_vs_weak', 'temperature', 'rubric_selection',
            'with_vs_without_reference', 'flawed', 'RuleSampler', 'check_pairs', 'make_plan', 'pair_options',
-           'ChosenResponses', 'chosen_side', 'rejected_side', 'FlawedCopies', 'CopyTally', 'pair_loops']
+           'share_rules', 'ChosenResponses', 'chosen_side', 'rejected_side', 'FlawedCopies', 'CopyTally',
+           'rejected_sampler', 'pair_loops']
 
 # %% ../../nbs/pairs/02_strategies.ipynb #c999d642
 import functools, inspect
@@ -221,10 +222,7 @@ def make_plan(
     check_pairs(pairs)
     given = {k:v for k, v in sampler.items() if v is not None}
     options = {k:v for k, v in pairs.items() if k not in PAIR_DEFAULTS and k!='strategy'}
-    plan = STRATEGIES[pairs['strategy']](given, **options)
-    if plan.rejected==plan.chosen and not plan.config and not plan.flaws:
-        raise RsrError(f"pairs: both sides of {pairs['strategy']} would be sampled alike")
-    return plan
+    return STRATEGIES[pairs['strategy']](given, **options)
 
 # %% ../../nbs/pairs/02_strategies.ipynb #b058f7bf
 def pair_options(
@@ -237,6 +235,18 @@ def pair_options(
     own = {k:v for k, v in f.items() if k!='fail_threshold'}
     rules = {k:v for k, v in pairs.items() if k in PAIR_DEFAULTS}
     return {**PAIR_DEFAULTS, **own, **rules, 'strategy':pairs['strategy']}
+
+# %% ../../nbs/pairs/02_strategies.ipynb #d096506e
+def share_rules(
+    d:dict    # a recipe as plain data, its formatters a list; changed in place
+)->dict:
+    "Move the rules of `pairs:` to the `dpo` formatters, which go by them."
+    pairs = d.get('pairs')
+    rules = {k:pairs[k] for k in PAIR_DEFAULTS if k in pairs} if isinstance(pairs, dict) else {}
+    if rules:
+        d['pairs'] = {k:v for k, v in pairs.items() if k not in rules}
+        d['formatter'] = [{**c, **rules} if isinstance(c, dict) and c.get('type')=='dpo' else c for c in d['formatter']]
+    return d
 
 # %% ../../nbs/pairs/02_strategies.ipynb #8e2e3bf4
 class ChosenResponses:
@@ -405,6 +415,14 @@ def _flawed_side(plan, chosen, need, fits):
     return PairSide('rejected', need, plan.rejected_config, copies.messages, copies.source, fits, copies.note,
                     saw=saw, gave_up=gave_up)
 
+# %% ../../nbs/pairs/02_strategies.ipynb #edcf9359
+def rejected_sampler(
+    plan:Plan,
+    parts:dict     # as for `pair_loops`
+):
+    "Return the sampler of the rejected side."
+    return RuleSampler(plan.flaws) if plan.by_rule else parts['rejected']
+
 # %% ../../nbs/pairs/02_strategies.ipynb #cb3e74eb
 def pair_loops(
     store,          # Store
@@ -427,7 +445,7 @@ def _rejected_loop(store, plan, parts, rest, options):
     keys = chosen.keys(parts.get('keys'))
     if not keys:
         return
-    sampler = RuleSampler(plan.flaws) if plan.by_rule else parts['rejected']
+    sampler = rejected_sampler(plan, parts)
     if plan.by_rule:
         rest = {**rest, 'sampling':replace(rest['sampling'], max_rollouts=1, step_size=1)}
     yield Loop(store, sampler, **rest, keys=keys, side=rejected_side(plan, chosen, options))

@@ -16,9 +16,9 @@ from ..data.variables import mask
 from ..data.yaml_files import load_yaml
 from ..formatters.methods import FORMATTERS
 from ..formatters.writer import COMMON, make_formatter
-from ..pairs.strategies import PAIR_DEFAULTS, STRATEGIES, make_plan
+from ..pairs.strategies import STRATEGIES, make_plan
 from ..rubric.criteria import load_rubric
-from .options import complete_formatters, full_options
+from .options import complete_formatters, decider, full_options
 from .recipe import check_recipe, parameters, schema
 from .values import DEFAULT, HEAD, without_defaults
 from ..sampling.providers import cache_dir
@@ -37,7 +37,7 @@ def _pair_defaults(d):
     if strategy not in STRATEGIES:
         return {}, {}
     one_step = make_plan(d['pairs'], {}).sampling if strategy=='rubric_selection' else {}
-    return {**{k:v for k, (_, v) in parameters(STRATEGIES[strategy], 1).items()}, **PAIR_DEFAULTS}, one_step
+    return {k:v for k, (_, v) in parameters(STRATEGIES[strategy], 1).items()}, one_step
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #2d0aa2ab
 def _section_defaults(d):
@@ -76,7 +76,7 @@ def _filled_formatter(config, d):
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #bb719214
 _ORDER = ('work_dir', 'engine', 'data', 'sampling', 'sampler', 'verifier', 'pairs', 'formatter', 'split', 'stages',
-          'decontaminate', 'budget', 'resume', 'cluster')
+          'decontaminate', 'labels', 'budget', 'resume', 'cluster')
 _TOP_DEFAULTS = dict(engine='local', pairs=None, split=None, stages=None, decontaminate=None)
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #60176229
@@ -148,6 +148,7 @@ def save_recipe(store, d):
     store.put('commands', {'run':getattr(d, 'command', '')})
     if getattr(d, 'noted', None):
         store.put('options', d.noted)
+        store.decide_by(decider(d))
     write_recipe(store, d)
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #5a7774cd
