@@ -229,6 +229,50 @@ def test_compare_fills_in_defaults(go, capfd):
 
 # ---- README.md, edited files, files of an earlier recipe
 
+def shell(here, server, *words):
+    "The words of a run of three prompts."
+    (here/'in.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in rows(3)))
+    return ['run', 'sft', f'sampler.base_url={server.base_url}', 'sampler.model=m', 'verifier.type=v.py:f',
+            'sampling.max_rollouts=2', *words]
+
+def test_the_command_is_the_one_that_was_given(go, here, server, capfd):
+    odd = 'a\x07b  \x1b\x7f\x85 it\'s\n\t"c" \\n \ufffe'
+    words = shell(here, server, 'in.jsonl', f'sampler.system_prompt={odd}', 'work_dir=w')
+    assert command(capfd, *words)[0]==0 and server.log[0]['body']['messages'][0]['content']==odd
+    head = (here/'w/recipe.yaml').read_text().splitlines()[0]
+    line = (here/'w/train/README.md').read_text().splitlines()[2].removeprefix('- Written by: `').removesuffix('`')
+    assert line.isprintable() and head.endswith(f': {line}')
+    if shutil.which('bash'):
+        pasted = subprocess.run(['bash', '-c', f"printf '%s\\0' {line}"], capture_output=True, env={'LC_ALL':'C.UTF-8'})
+        assert pasted.stdout.decode().split('\0')[1:-1]==words
+    assert command(capfd, 'run', 'work_dir=w')[0]==0 and load_run('w').recipe['sampler']['system_prompt']==odd
+    assert (here/'w/recipe.yaml').read_text().splitlines()[0]==head       # what began the run
+    assert 'by: `rsr run work_dir=w`' in (here/'w/train/README.md').read_text()
+    with sqlite3.connect(here/'w/run.db') as db:                          # as an older version noted it
+        db.execute("UPDATE meta SET value=? WHERE key='commands'", (json.dumps({'run':"rsr run 'a\x07\nb'"}),))
+    assert command(capfd, 'run', 'work_dir=w')[0]==0
+    assert (here/'w/recipe.yaml').read_text().splitlines()[0].endswith(": rsr run 'a  b'")
+
+def test_names_that_are_not_utf8(go, here, server, capfd):
+    odd = 's\udce9'
+    words = shell(here, server, f'work_dir={odd}')
+    try:
+        shutil.copy('in.jsonl', f'{odd}.jsonl')
+    except OSError:
+        pytest.skip('names are UTF-8 here')
+    for key in 'decontaminate', 'verifier.type', 'sampler.system_prompt', 'formatter.name':
+        code, _, err = command(capfd, *words, 'in.jsonl', f'{key}={odd}')
+        assert code==2 and err==f"rsr: {key}: 's\\udce9' is not UTF-8; give it in UTF-8\n" and not server.log
+    for given in f'{odd}.jsonl', f'data.input_path={odd}.jsonl', 'sampler.system_prompt=D\udcc3\udca9':
+        data = [] if 'jsonl' in given else [f'{odd}.jsonl']
+        shutil.rmtree(odd, ignore_errors=True)
+        assert command(capfd, *words, *data, given)[0]==0
+    assert server.log[-1]['body']['messages'][0]['content']=='Dé'   # read in another encoding
+    assert r"$'work_dir=s\xe9'" in (here/odd/'train/README.md').read_text()
+    for words in ['run', f'work_dir={odd}'], ['format', odd], ['stats', odd], ['report', odd], ['copy', odd, f'{odd}2']:
+        assert command(capfd, *words)[0]==0
+    assert load_run(f'{odd}2').recipe['data']['input_path']==f'{odd}.jsonl'
+
 def test_readme(go, capfd):
     run = go('sft_dpo', split=dict(eval=.3))
     for side, what in dict(train='Training data', eval='Held-out data').items():

@@ -109,7 +109,7 @@ def readme_text(
     what = f'{_KINDS[side]}, {_MARK}; ../recipe.yaml says with which options.'
     old = f' From an earlier recipe: {_rows_line(earlier)}.' if earlier else ''
     counts = f"Rows: {_rows_line(rows) or 'none'}.{old}{pass_rate}"
-    return f"- {what}\n- {counts}\n- Written by: `{' '.join(command.split())}`\n"
+    return f"- {what}\n- {counts}\n- Written by: `{command}`\n"
 
 # %% ../../nbs/run/07_train_folder.ipynb #f2d67316
 def _is_own(path, stamped):
