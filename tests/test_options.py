@@ -287,9 +287,18 @@ def test_readme(go, capfd):
     for found in run.check_files()['files']:
         assert 'README' not in found['file']
     assert set(json.loads((run.path/'train/dataset_info.json').read_text()))=={'sft'}
-    (run.path/'train/README.md').write_text('---\nlicense: mit\n---\n')     # a dataset card of the user's
+    for text in '---\nlicense: mit\n---\n', f'{text}\nMy notes\n':          # the user's own, or with notes
+        (run.path/'train/README.md').write_text(text)
+        for _ in range(3):
+            run.format()
+            assert (run.path/'train/README.md').read_text()==text
+    (run.path/'train/README.md').unlink()
     run.format()
-    assert (run.path/'train/README.md').read_text().startswith('---')
+    assert 'sft.jsonl 30' in (run.path/'train/README.md').read_text()
+    (run.path/'train/README.md').unlink()
+    (run.path/'train/README.md').mkdir()
+    run.format()
+    assert go('sft_dpo').stop_reason is None and (run.path/'train/README.md').is_dir()
 
 def test_a_folder_with_a_readme_is_loaded_as_before(go):
     datasets = pytest.importorskip('datasets')
