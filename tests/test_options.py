@@ -320,6 +320,19 @@ def test_an_edited_file_is_kept(go, capfd):
         assert kept.read_text()==mine+n and p.read_text()!=mine+n
         assert f'{p} was edited since rsr wrote it' in (err := capfd.readouterr().err) and str(kept) in err
 
+def test_an_edited_reward_is_kept(go, capfd):
+    run = go('grpo')
+    p, kept = run.path/'train/reward.py', run.path/'edited/train/reward.py'
+    own = p.read_text()
+    run.format()
+    assert not kept.exists() and 'edited' not in capfd.readouterr().err
+    p.write_text(f'{own}# mine\n')
+    go('grpo')
+    assert kept.read_text()==f'{own}# mine\n' and p.read_text()==own
+    assert f'{p} was edited since rsr wrote it' in (err := capfd.readouterr().err) and str(kept) in err
+    run.format()
+    assert [*kept.parent.iterdir()]==[kept]
+
 def test_files_of_an_earlier_recipe_are_listed_apart(go, capfd):
     first = go('dpo', formatter=dict(fail_threshold=.7))
     before = (first.path/'train/dpo.jsonl').read_bytes()

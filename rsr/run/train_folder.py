@@ -9,6 +9,7 @@ __all__ = ['file_paths', 'file_key', 'path_of', 'remove_stale', 'stamp', 'is_edi
 # %% ../../nbs/run/07_train_folder.ipynb #bf1d88bb
 import hashlib, orjson, shutil
 from itertools import count
+from pathlib import Path
 from ..data.files import Atomic, json_pretty
 
 # %% ../../nbs/run/07_train_folder.ipynb #4427659d
@@ -77,12 +78,12 @@ def _free_path(folder, path):
 # %% ../../nbs/run/07_train_folder.ipynb #d0fe1d13
 def keep_edited(
     folder,         # the run directory
-    formatters,     # those whose files are about to be written
+    paths,          # of the files that are about to be written
     stamps:dict     # {file: its stamp}
 )->list:            # [(path, path of the copy), …]
     "Copy the files that somebody edited to edited/."
     kept = []
-    for path in (p for f in formatters for p in file_paths(folder, f.name) if p.is_file()):
+    for path in filter(Path.is_file, paths):
         if is_edited(path, stamps.get(file_key(path))):
             copy = _free_path(folder/'edited', path)
             copy.parent.mkdir(parents=True, exist_ok=True)
