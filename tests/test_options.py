@@ -278,7 +278,9 @@ def test_readme(go, capfd):
     for side, what in dict(train='Training data', eval='Held-out data').items():
         lines = (run.path/side/'README.md').read_text().splitlines()
         n = len(read_jsonl(run.path/side/'sft.jsonl'))
-        assert len(lines)==3 and what in lines[0] and f'sft.jsonl {n}' in lines[1] and 'responses passed' in lines[1]
+        assert len(lines)==3 and what in lines[0] and f'sft.jsonl {n}' in lines[1]
+        rate = re.search(r'^pass rate +(.+)', run.summary(), re.M)[1]                        # the figure, and the words
+        assert 'prompts), corrected for early stopping' in rate and lines[1].endswith(f' Pass rate: {rate}.')
         assert lines[2]=="- Written by: `rsr.sample(…, recipe='sft_dpo')`"
     command(capfd, 'format', 'w', 'split=null', 'formatter.sft.pass_threshold=0.5')
     assert not [*(run.path/'eval').iterdir()]

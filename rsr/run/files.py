@@ -11,7 +11,7 @@ __all__ = ['valid_outcomes', 'valid_groups', 'PairCounts', 'write_formats', 'fil
 from collections import Counter
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.store import Store
-from ..data.summary import stats, write_stats
+from ..data.summary import rate_text, stats, write_stats
 from ..data.terminal import warn
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
@@ -253,9 +253,10 @@ def run_statistics(store, d)->dict:
 
 # %% ../../nbs/run/08_files.ipynb #ec89e3a1
 def _pass_rate(s):
-    "Say how many responses of a run passed; '' if none was scored."
-    n = sum(s['scores'][k] for k in ('passed', 'failed', 'between'))
-    return f" {s['scores']['passed']/n:.0%} of {n:,} scored responses passed." if n else ''
+    "Say what the pass rate of a run is, or of each side of its pairs, as its statistics do; '' if nothing was scored."
+    rates = {f'Pass rate of {side}':of for side, of in s.get('sides', {}).items()} or {'Pass rate':s}
+    return ''.join(f" {what}: {rate_text(of['pass_rate'], of['scores'])}." for what, of in rates.items()
+                   if of['pass_rate']['pooled'] is not None)
 
 # %% ../../nbs/run/08_files.ipynb #4945e68a
 def _rows_of(side, counts):
