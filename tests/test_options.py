@@ -253,6 +253,16 @@ def test_the_command_is_the_one_that_was_given(go, here, server, capfd):
     assert command(capfd, 'run', 'work_dir=w')[0]==0
     assert (here/'w/recipe.yaml').read_text().splitlines()[0].endswith(": rsr run 'a  b'")
 
+def test_a_text_that_looks_like_a_key_has_to_be_given_again(go, here, server, capfd):
+    prompt = 'sampler.system_prompt=Say api_key=a1b2c3d4e5f6'
+    words = shell(here, server, 'in.jsonl', prompt, 'work_dir=w')
+    assert command(capfd, *words)[0]==0
+    asked = len(server.log)
+    code, _, err = command(capfd, 'run', 'work_dir=w')
+    assert code==2 and len(server.log)==asked and err=='rsr: sampler.system_prompt: a part of it looked like a key ' \
+        'and is masked in the recipe of this run. Give it again: sampler.system_prompt=…\n'
+    assert command(capfd, 'run', 'work_dir=w', prompt)[0]==0
+
 def test_names_that_are_not_utf8(go, here, server, capfd):
     odd = 's\udce9'
     words = shell(here, server, f'work_dir={odd}')
