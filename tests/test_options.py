@@ -263,6 +263,19 @@ def test_a_text_that_looks_like_a_key_has_to_be_given_again(go, here, server, ca
         'and is masked in the recipe of this run. Give it again: sampler.system_prompt=…\n'
     assert command(capfd, 'run', 'work_dir=w', prompt)[0]==0
 
+def test_a_run_that_is_resumed_elsewhere_names_both_folders(go, here, server, capfd, monkeypatch):
+    (here/'a b').mkdir()
+    (here/'other').mkdir()
+    monkeypatch.chdir(here/'a b')
+    (here/'a b/v.py').write_text(VERIFIER)
+    assert command(capfd, *shell(here/'a b', server, 'in.jsonl', 'work_dir=w'))[0]==0
+    shutil.copy('v.py', here/'other')
+    monkeypatch.chdir(here/'other')
+    code, _, err = command(capfd, 'run', f'work_dir={here}/a b/w')
+    assert code==2 and err==(f'rsr: data.input_path: no file in.jsonl in {here}/other. Resume the run in the folder '
+                             f"where it began (cd '{here}/a b'), or give the path again: data.input_path=…\n")
+    assert command(capfd, 'run', f'work_dir={here}/a b/w', f'data.input_path={here}/a b/in.jsonl')[0]==0
+
 def test_names_that_are_not_utf8(go, here, server, capfd):
     odd = 's\udce9'
     words = shell(here, server, f'work_dir={odd}')
@@ -299,11 +312,11 @@ def test_readme(go, capfd):
     for found in run.check_files()['files']:
         assert 'README' not in found['file']
     assert set(json.loads((run.path/'train/dataset_info.json').read_text()))=={'sft'}
-    for text in '---\nlicense: mit\n---\n', f'{text}\nMy notes\n':          # the user's own, or with notes
-        (run.path/'train/README.md').write_text(text)
+    for mine in '---\nlicense: mit\n---\n', f'{text}\nMy notes\n':          # the user's own, or with notes
+        (run.path/'train/README.md').write_text(mine)
         for _ in range(3):
             run.format()
-            assert (run.path/'train/README.md').read_text()==text
+            assert (run.path/'train/README.md').read_text()==mine
     (run.path/'train/README.md').unlink()
     run.format()
     assert 'sft.jsonl 30' in (run.path/'train/README.md').read_text()

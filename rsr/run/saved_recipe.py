@@ -6,11 +6,12 @@
 __all__ = ['filled', 'recipe_text', 'write_recipe', 'save_recipe', 'saved_recipe', 'recipe_so_far']
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #91644cc5
-import re, yaml
+import os, re, yaml
 from pathlib import Path
 from ..data.files import Atomic, read_text
 from ..data.origin import sign_origin
 from ..data.safekeeping import no_recipe
+from ..data.terminal import shell_word
 from ..data.types import RsrError
 from ..data.variables import mask
 from ..data.yaml_files import load_yaml
@@ -135,10 +136,17 @@ def recipe_text(
     return '\n'.join([_head(command), *lines, ''])
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #55b55112
+def _folder():
+    "Return the folder in which this process works, as the shell writes it; '' if it was deleted."
+    try:
+        return shell_word(os.getcwd())
+    except OSError:
+        return ''
+
 def _commands(store, command):
-    "Return the commands that a run notes: the first, which stands in recipe.yaml, and the last that sampled."
-    noted = store.get('commands') or {}
-    return {'first':noted.get('first') or noted.get('run') or command, 'run':command}
+    "Return the commands that a run notes: the first and its folder, and the last that sampled."
+    noted = store.get('commands') or dict(first=command, folder=_folder())
+    return {'first':noted.get('first') or noted.get('run', ''), 'folder':noted.get('folder', ''), 'run':command}
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #aa4c8084
 def write_recipe(store, d):
