@@ -320,12 +320,81 @@ def test_compare_fills_in_defaults(go, capfd):
 
 # ---- README.md, edited files, files of an earlier recipe
 
+def shell(here, server, *words):
+    "The words of a run of three prompts."
+    (here/'in.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in rows(3)))
+    return ['run', 'sft', f'sampler.base_url={server.base_url}', 'sampler.model=m', 'verifier.type=v.py:f',
+            'sampling.max_rollouts=2', *words]
+
+def test_the_command_is_the_one_that_was_given(go, here, server, capfd):
+    odd = 'a\x07b  \x1b\x7f\x85 it\'s\n\t"c" \\n \ufffe'
+    words = shell(here, server, 'in.jsonl', f'sampler.system_prompt={odd}', 'work_dir=w')
+    assert command(capfd, *words)[0]==0 and server.log[0]['body']['messages'][0]['content']==odd
+    head = (here/'w/recipe.yaml').read_text().splitlines()[0]
+    line = (here/'w/train/README.md').read_text().splitlines()[2].removeprefix('- Written by: `').removesuffix('`')
+    assert line.isprintable() and head.endswith(f': {line}')
+    if shutil.which('bash'):
+        pasted = subprocess.run(['bash', '-c', f"printf '%s\\0' {line}"], capture_output=True, env={'LC_ALL':'C.UTF-8'})
+        assert pasted.stdout.decode().split('\0')[1:-1]==words
+    assert command(capfd, 'run', 'work_dir=w')[0]==0 and load_run('w').recipe['sampler']['system_prompt']==odd
+    assert (here/'w/recipe.yaml').read_text().splitlines()[0]==head       # what began the run
+    assert 'by: `rsr run work_dir=w`' in (here/'w/train/README.md').read_text()
+    with sqlite3.connect(here/'w/run.db') as db:                          # as an older version noted it
+        db.execute("UPDATE meta SET value=? WHERE key='commands'", (json.dumps({'run':"rsr run 'a\x07\nb'"}),))
+    assert command(capfd, 'run', 'work_dir=w')[0]==0
+    assert (here/'w/recipe.yaml').read_text().splitlines()[0].endswith(": rsr run 'a  b'")
+
+def test_a_text_that_looks_like_a_key_has_to_be_given_again(go, here, server, capfd):
+    prompt = 'sampler.system_prompt=Say api_key=a1b2c3d4e5f6'
+    words = shell(here, server, 'in.jsonl', prompt, 'work_dir=w')
+    assert command(capfd, *words)[0]==0
+    asked = len(server.log)
+    code, _, err = command(capfd, 'run', 'work_dir=w')
+    assert code==2 and len(server.log)==asked and err=='rsr: sampler.system_prompt: a part of it looked like a key ' \
+        'and is masked in the recipe of this run. Give it again: sampler.system_prompt=…\n'
+    assert command(capfd, 'run', 'work_dir=w', prompt)[0]==0
+
+def test_a_run_that_is_resumed_elsewhere_names_both_folders(go, here, server, capfd, monkeypatch):
+    (here/'a b').mkdir()
+    (here/'other').mkdir()
+    monkeypatch.chdir(here/'a b')
+    (here/'a b/v.py').write_text(VERIFIER)
+    assert command(capfd, *shell(here/'a b', server, 'in.jsonl', 'work_dir=w'))[0]==0
+    shutil.copy('v.py', here/'other')
+    monkeypatch.chdir(here/'other')
+    code, _, err = command(capfd, 'run', f'work_dir={here}/a b/w')
+    assert code==2 and err==(f'rsr: data.input_path: no file in.jsonl in {here}/other. Resume the run in the folder '
+                             f"where it began (cd '{here}/a b'), or give the path again: data.input_path=…\n")
+    assert command(capfd, 'run', f'work_dir={here}/a b/w', f'data.input_path={here}/a b/in.jsonl')[0]==0
+
+def test_names_that_are_not_utf8(go, here, server, capfd):
+    odd = 's\udce9'
+    words = shell(here, server, f'work_dir={odd}')
+    try:
+        shutil.copy('in.jsonl', f'{odd}.jsonl')
+    except OSError:
+        pytest.skip('names are UTF-8 here')
+    for key in 'decontaminate', 'verifier.type', 'sampler.system_prompt', 'formatter.name':
+        code, _, err = command(capfd, *words, 'in.jsonl', f'{key}={odd}')
+        assert code==2 and err==f"rsr: {key}: 's\\udce9' is not UTF-8; give it in UTF-8\n" and not server.log
+    for given in f'{odd}.jsonl', f'data.input_path={odd}.jsonl', 'sampler.system_prompt=D\udcc3\udca9':
+        data = [] if 'jsonl' in given else [f'{odd}.jsonl']
+        shutil.rmtree(odd, ignore_errors=True)
+        assert command(capfd, *words, *data, given)[0]==0
+    assert server.log[-1]['body']['messages'][0]['content']=='Dé'   # read in another encoding
+    assert r"$'work_dir=s\xe9'" in (here/odd/'train/README.md').read_text()
+    for words in ['run', f'work_dir={odd}'], ['format', odd], ['stats', odd], ['report', odd], ['copy', odd, f'{odd}2']:
+        assert command(capfd, *words)[0]==0
+    assert load_run(f'{odd}2').recipe['data']['input_path']==f'{odd}.jsonl'
+
 def test_readme(go, capfd):
     run = go('sft_dpo', split=dict(eval=.3))
     for side, what in dict(train='Training data', eval='Held-out data').items():
         lines = (run.path/side/'README.md').read_text().splitlines()
         n = len(read_jsonl(run.path/side/'sft.jsonl'))
-        assert len(lines)==3 and what in lines[0] and f'sft.jsonl {n}' in lines[1] and 'responses passed' in lines[1]
+        assert len(lines)==3 and what in lines[0] and f'sft.jsonl {n}' in lines[1]
+        rate = re.search(r'^pass rate +(.+)', run.summary(), re.M)[1]                        # the figure, and the words
+        assert 'prompts), corrected for early stopping' in rate and lines[1].endswith(f' Pass rate: {rate}.')
         assert lines[2]=="- Written by: `rsr.sample(…, recipe='sft_dpo')`"
     command(capfd, 'format', 'w', 'split=null', 'formatter.sft.pass_threshold=0.5')
     assert not [*(run.path/'eval').iterdir()]
@@ -334,9 +403,18 @@ def test_readme(go, capfd):
     for found in run.check_files()['files']:
         assert 'README' not in found['file']
     assert set(json.loads((run.path/'train/dataset_info.json').read_text()))=={'sft'}
-    (run.path/'train/README.md').write_text('---\nlicense: mit\n---\n')     # a dataset card of the user's
+    for mine in '---\nlicense: mit\n---\n', f'{text}\nMy notes\n':          # the user's own, or with notes
+        (run.path/'train/README.md').write_text(mine)
+        for _ in range(3):
+            run.format()
+            assert (run.path/'train/README.md').read_text()==mine
+    (run.path/'train/README.md').unlink()
     run.format()
-    assert (run.path/'train/README.md').read_text().startswith('---')
+    assert 'sft.jsonl 30' in (run.path/'train/README.md').read_text()
+    (run.path/'train/README.md').unlink()
+    (run.path/'train/README.md').mkdir()
+    run.format()
+    assert go('sft_dpo').stop_reason is None and (run.path/'train/README.md').is_dir()
 
 def test_a_folder_with_a_readme_is_loaded_as_before(go):
     datasets = pytest.importorskip('datasets')
@@ -357,6 +435,19 @@ def test_an_edited_file_is_kept(go, capfd):
         kept = run.path/'edited'/'train'/f'sft{n}.jsonl'
         assert kept.read_text()==mine+n and p.read_text()!=mine+n
         assert f'{p} was edited since rsr wrote it' in (err := capfd.readouterr().err) and str(kept) in err
+
+def test_an_edited_reward_is_kept(go, capfd):
+    run = go('grpo')
+    p, kept = run.path/'train/reward.py', run.path/'edited/train/reward.py'
+    own = p.read_text()
+    run.format()
+    assert not kept.exists() and 'edited' not in capfd.readouterr().err
+    p.write_text(f'{own}# mine\n')
+    go('grpo')
+    assert kept.read_text()==f'{own}# mine\n' and p.read_text()==own
+    assert f'{p} was edited since rsr wrote it' in (err := capfd.readouterr().err) and str(kept) in err
+    run.format()
+    assert [*kept.parent.iterdir()]==[kept]
 
 def test_files_of_an_earlier_recipe_are_listed_apart(go, capfd):
     first = go('dpo', formatter=dict(fail_threshold=.7))

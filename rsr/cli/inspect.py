@@ -6,10 +6,11 @@
 __all__ = ['PAIRS', 'edge_lines', 'check', 'compare', 'report', 'copy', 'explore', 'methods', 'pairs', 'coverage']
 
 # %% ../../nbs/cli/01_inspect.ipynb #08ecaddd
-import shlex, sys
+import sys
 from pathlib import Path
 from .usage import command, open_run, print_found, refuse_unknown_options, shell_options, split_args
 from .usage import usage_of
+from ..data.terminal import shell_word
 from ..data.types import RsrError, no_such
 
 # %% ../../nbs/cli/01_inspect.ipynb #2f26012f
@@ -81,7 +82,7 @@ def copy(args, argv):
     The copy can be resumed."""
     from rsr.data.safekeeping import copy_run, copy_text
     (path, to), opts = split_args('copy', args, 2, 2, ('json',))
-    copied, resume = copy_run(path, to, _copy_progress), f'rsr run work_dir={shlex.quote(to)}'
+    copied, resume = copy_run(path, to, _copy_progress), f'rsr run work_dir={shell_word(to)}'
     text = f'{copy_text(path, to, copied)}\nresume the copy with: {resume}'
     return print_found(dict(run=path, copy=to, **copied, resume=resume), lambda _: text, opts.get('json'))
 

@@ -7,12 +7,12 @@ __all__ = ['masked_word', 'resume_command', 'next_step', 'rows_of', 'run_data', 
            'broken_run_data']
 
 # %% ../../nbs/cli/02_make.ipynb #cc545b8c
-import json, re, shlex
+import json, re
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from .usage import as_json, command, give, out, shell_options, usage_of
-from ..data.files import SHIPPED
 from ..data.secrets import redact
+from ..data.terminal import shell_word
 from ..data.types import RsrError
 
 # %% ../../nbs/cli/02_make.ipynb #5d4575e9
@@ -53,7 +53,7 @@ def resume_command(
 )->str:
     "Return the command line that resumes a run."
     keep = [masked_word(a) for a in argv if not a.lstrip('-').startswith('work_dir=')]
-    return redact('rsr '+' '.join(map(shlex.quote, [*keep, f'work_dir={work_dir}'])))
+    return redact('rsr '+' '.join(map(shell_word, [*keep, f'work_dir={work_dir}'])))
 
 # %% ../../nbs/cli/02_make.ipynb #2f09a6ee
 def next_step(
@@ -100,7 +100,7 @@ def has_name(args:list)->bool:
 # %% ../../nbs/cli/02_make.ipynb #8430df45
 def _no_recipe(work_dir, words):
     "Return the error for a directory that is to be resumed, and holds no run."
-    others = ' '.join(map(shlex.quote, [f'work_dir={work_dir}', *(a for a in words if not a.startswith('work_dir='))]))
+    others = ' '.join(map(shell_word, [f'work_dir={work_dir}', *(a for a in words if not a.startswith('work_dir='))]))
     what = 'the run was stopped before it started' if (Path(work_dir)/'run.db').exists() else 'no run here to resume'
     return RsrError(f'{work_dir}: {what}; to start one, name a recipe: rsr run sft {others} …')
 
@@ -120,7 +120,7 @@ def _usage_with_recipes(name, args):
     "Return the usage of a command that takes a recipe, with the shipped ones, and what was left out."
     from rsr.cli.usage import Usage
     from rsr.run.recipe import recipe_names
-    first = f"name a recipe before the options: rsr {name} sft {' '.join(map(shlex.quote, args))}\n\n" if args else ''
+    first = f"name a recipe before the options: rsr {name} sft {' '.join(map(shell_word, args))}\n\n" if args else ''
     names = ', '.join(recipe_names())
     return Usage(f'{first}{usage_of(name)}\nrecipes: {names}, or a file (rsr init copies one)')
 
@@ -211,6 +211,7 @@ def _print_first_rows(folder):
 @command('[key=value …] [progress=lines] [json=true]', 'rsr demo sampling.max_rollouts=16')
 def demo(args, argv):
     "Sample 32 shipped questions with the embedded model; writes SFT and DPO files in one to two minutes."
+    from rsr.data.files import SHIPPED
     from rsr.run.recipe import load_recipe
     words, shell = shell_options('demo', args)
     recipe = load_recipe('demo', [f"data.input_path={SHIPPED/'examples'/'demo.jsonl'}", *words])

@@ -6,12 +6,12 @@
 __all__ = ['format_', 'stats', 'ls']
 
 # %% ../../nbs/cli/03_runs.ipynb #d498d5ee
-import re, shlex
+import re
 from pathlib import Path
 from .make import has_name, masked_word, rows_of
 from .usage import command, give, open_run, out, print_found, shell_options, split_args, usage_of
 from ..data.secrets import redact
-from ..data.terminal import warn
+from ..data.terminal import shell_word, warn
 from ..data.types import RsrError
 
 # %% ../../nbs/cli/03_runs.ipynb #9022554a
@@ -57,7 +57,7 @@ def _rewrite(run, name, options, argv):
     from rsr.run.recipe import load_recipe
     from rsr.run.files import format_files
     recipe, before = load_recipe(run.to_write(name), options), _rows_before(run)
-    command = redact('rsr '+' '.join(shlex.quote(masked_word(word)) for word in argv))
+    command = redact('rsr '+' '.join(shell_word(masked_word(word)) for word in argv))
     rows = format_files(run.path, recipe, make_formatters(recipe['formatter']), command)
     for name, n in rows.items():
         _print_rows(run, name, n, before.get(name))

@@ -130,6 +130,10 @@ def decode_line(line):
         return None, _decoding_error(line, e)
 
 # %% ../../nbs/data/03_readers.ipynb #efef7a11
+def _shown(path):
+    "Return a path as text that can be stored: bytes that are not UTF-8 are spelt out."
+    return str(path).encode('utf-8', 'backslashreplace').decode()
+
 def read_jsonl(
     path   # a .jsonl or .jsonl.gz file, UTF-8
 ):
@@ -140,7 +144,7 @@ def read_jsonl(
             if i==1:
                 line = line.removeprefix(b'\xef\xbb\xbf')
             if line.strip():
-                yield (f'{path}, line {i}', *decode_line(line))
+                yield (f'{_shown(path)}, line {i}', *decode_line(line))
 
 # %% ../../nbs/data/03_readers.ipynb #adb75a8f
 def plain_data(o):
@@ -183,7 +187,7 @@ def read_parquet(path):
     for batch in _open_parquet(path).iter_batches(1024):
         for row in batch.to_pylist():
             i += 1
-            yield f'{path}, row {i}', drop_nulls(plain_data(row)), None
+            yield f'{_shown(path)}, row {i}', drop_nulls(plain_data(row)), None
 
 # %% ../../nbs/data/03_readers.ipynb #e2c5ba95
 READERS = {'.jsonl':read_jsonl, '.jsonl.gz':read_jsonl, '.parquet':read_parquet}

@@ -6,13 +6,14 @@
 __all__ = ['MOST_AT_ONCE', 'STALE', 'MOST_TRIED', 'Exploration', 'two_to_show', 'changed_options']
 
 # %% ../../nbs/explore/04_state.ipynb #287d5210
-import shlex, threading, time
+import threading, time
 from contextlib import closing
 from traitlets import Bool, Dict, Float, HasTraits, Int, List, Unicode
 from fastcore.basics import patch
 from ..data.files import dumps
 from ..data.reviews import check_annotator
 from ..data.store import Store
+from ..data.terminal import shell_word
 from ..data.types import RsrError
 from .prompts import PAGE_SIZE, prompt_pairs, prompt_rollouts, prompt_table, unreviewed
 from .score_index import index, read_scores, read_splits, read_texts, take_reviews, text_mode
@@ -435,4 +436,4 @@ def command(self:Exploration)->str:
     "Return the shell command that writes the same files."
     changed = changed_options(self.recipe['formatter'], self.configs)
     options = [f'formatter.{name}.{option}={dumps(value)}' for name, option, value in changed]
-    return 'rsr format '+' '.join(shlex.quote(x) for x in [str(self.run.path), *options])
+    return 'rsr format '+' '.join(map(shell_word, [self.run.path, *options]))

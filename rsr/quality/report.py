@@ -198,7 +198,7 @@ def write_report(
     run = run if isinstance(run, Run) else Run(run)
     path = Path(path or run.path/'summary'/'report.html')
     with Atomic(path) as f:
-        f.write(report_html(run, **options).encode())
+        f.write(report_html(run, **options).encode('utf-8', 'backslashreplace'))
     return path
 
 # %% ../../nbs/quality/06_report.ipynb #1f0a23ad

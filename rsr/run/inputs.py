@@ -7,7 +7,7 @@ __all__ = ['GIVEN', 'ANSWER_KEYS', 'read_responses', 'add_responses', 'with_resp
            'load_input', 'missing_prompts_note', 'check_references']
 
 # %% ../../nbs/run/03_inputs.ipynb #9e5cd440
-import orjson
+import orjson, os
 from collections import Counter
 from dataclasses import replace
 from ..data.readers import BadRow, read_prompts
@@ -216,12 +216,24 @@ def shaped(
     "Return the pairs that a run takes: the first `data.limit`, with their reference answers in place."
     return with_answers(first_prompts(items, data.get('limit')), data)
 
+# %% ../../nbs/run/03_inputs.ipynb #64e51d70
+def _check_folder(store, src):
+    "Raise an error that names the folders if the input of an earlier run is not in this one."
+    path = src if isinstance(src, (str, os.PathLike)) else ''
+    if store.fresh or not path or '://' in str(path) or os.path.isabs(path) or os.path.exists(path):
+        return
+    began = (store.get('commands') or {}).get('folder')
+    there = f' (cd {began})' if began else ''
+    raise RsrError(f'data.input_path: no file {path} in {os.getcwd()}. Resume the run in the folder where it '
+                   f'began{there}, or give the path again: data.input_path=…')
+
 # %% ../../nbs/run/03_inputs.ipynb #96217ff6
 def load_input(store, d, src=None):
     "Read the input of a run into its ledger; without one, a resumed run keeps the prompts it has."
     src, data = _input_source(store, d, src), d['data']
     if src is None:
         return
+    _check_folder(store, src)
     items, found = read_prompts(src, data.get('transform')), []
     if d.get('decontaminate'):
         items = clean_input(items, Benchmark(d['decontaminate']), found)

@@ -9,6 +9,7 @@ __all__ = ['file_paths', 'file_key', 'path_of', 'remove_stale', 'stamp', 'is_edi
 # %% ../../nbs/run/07_train_folder.ipynb #bf1d88bb
 import hashlib, orjson, shutil
 from itertools import count
+from pathlib import Path
 from ..data.files import Atomic, json_pretty
 
 # %% ../../nbs/run/07_train_folder.ipynb #4427659d
@@ -77,12 +78,12 @@ def _free_path(folder, path):
 # %% ../../nbs/run/07_train_folder.ipynb #d0fe1d13
 def keep_edited(
     folder,         # the run directory
-    formatters,     # those whose files are about to be written
+    paths,          # of the files that are about to be written
     stamps:dict     # {file: its stamp}
 )->list:            # [(path, path of the copy), …]
     "Copy the files that somebody edited to edited/."
     kept = []
-    for path in (p for f in formatters for p in file_paths(folder, f.name) if p.is_file()):
+    for path in filter(Path.is_file, paths):
         if is_edited(path, stamps.get(file_key(path))):
             copy = _free_path(folder/'edited', path)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ def keep_edited(
     return kept
 
 # %% ../../nbs/run/07_train_folder.ipynb #4f691489
-_KINDS, _MARK = dict(train='Training data', eval='Held-out data'), 'written by rsr from the rollouts in ../run.db'
+_KINDS = dict(train='Training data', eval='Held-out data')
 
 def _rows_line(rows):
     "Return the number of rows of each file."
@@ -106,28 +107,26 @@ def readme_text(
     command:str       # the command that wrote the files
 )->str:
     "Return the text of a folder's README.md."
-    what = f'{_KINDS[side]}, {_MARK}; ../recipe.yaml says with which options.'
+    what = f'{_KINDS[side]}, written by rsr from the rollouts in ../run.db; ../recipe.yaml says with which options.'
     old = f' From an earlier recipe: {_rows_line(earlier)}.' if earlier else ''
     counts = f"Rows: {_rows_line(rows) or 'none'}.{old}{pass_rate}"
-    return f"- {what}\n- {counts}\n- Written by: `{' '.join(command.split())}`\n"
+    return f"- {what}\n- {counts}\n- Written by: `{command}`\n"
 
 # %% ../../nbs/run/07_train_folder.ipynb #f2d67316
-def _is_own(path, stamped):
-    "Check whether a README.md is as rsr wrote it."
-    if stamped:
-        return not is_edited(path, stamped)
-    return _MARK in path.read_text(encoding='utf-8', errors='replace')   # written by a process that was killed
+def _is_own(path, text, stamped):
+    "Check whether a README.md is as rsr wrote it; without a stamp, whether it is what rsr would write."
+    return not is_edited(path, stamped) if stamped else path.read_bytes()==text.encode()
 
 # %% ../../nbs/run/07_train_folder.ipynb #e669469a
 def write_readme(
     folder,          # train/ or eval/ of a run
     text:str,        # its README.md
     stamped=None     # the stamp of the README.md that rsr wrote last
-):                   # the new stamp; None: rsr has no README.md there
+)->list:             # the stamp of the README.md that rsr wrote last, now; None: it has none there
     "Write a folder's README.md, or remove it from a folder without files; leave one that is not rsr's."
     path = folder/'README.md'
-    if path.is_file() and not _is_own(path, stamped):
-        return None
+    if path.is_dir() or (path.is_file() and not _is_own(path, text, stamped)):
+        return stamped   # it tells the user's file from rsr's the next time too
     files = folder.is_dir() and any(p.suffix in ('.jsonl', '.parquet') for p in folder.iterdir())
     if not files:
         path.unlink(missing_ok=True)
