@@ -7,7 +7,7 @@ __all__ = ['sampler_row', 'own_sampler']
 
 # %% ../../nbs/data/17_settings.ipynb #7ecb261e
 from .types import RsrError
-from .variables import mask_configs, same_config
+from .variables import MASKED, mask_configs, same_config
 
 # %% ../../nbs/data/17_settings.ipynb #f2a6bb8b
 def _row_of_same(store, earlier, config):
@@ -31,12 +31,22 @@ def _differences(old, new):
     names = sorted({*old, *new})
     return '; '.join(f'{k}: {old.get(k)!r} before, {new.get(k)!r} now' for k in names if old.get(k)!=new.get(k))
 
+# %% ../../nbs/data/17_settings.ipynb #cd515bed
+def _refuse_masked_text(old, new):
+    "Raise an error that names a text of which the recipe has a mask only."
+    for k, v in new.items():
+        if k!='base_url' and isinstance(v, str) and MASKED in v and MASKED not in str(old.get(k)):
+            raise RsrError(f'sampler.{k}: a part of it looked like a key and is masked in the recipe of this run. '
+                           f'Give it again: sampler.{k}=…')
+
 # %% ../../nbs/data/17_settings.ipynb #9ce505b3
 def _refuse_others(store, earlier, key, config):
     "Raise an error if another sampler has answered in this run."
     for other in earlier:
         if other!=key:
-            diff = _differences(store.config(other)[1], config)
+            before = store.config(other)[1]
+            _refuse_masked_text(before, config)
+            diff = _differences(before, config)
             raise RsrError(f'this run was sampled with different settings ({diff}). '
                            'Use another work_dir, or resume.mix=true to mix both in one run')
 

@@ -11,7 +11,7 @@ __all__ = ['valid_outcomes', 'valid_groups', 'PairCounts', 'write_formats', 'fil
 from collections import Counter
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.store import Store
-from ..data.summary import stats, write_stats
+from ..data.summary import rate_text, stats, write_stats
 from ..data.terminal import warn
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
@@ -95,6 +95,11 @@ def _models(store):
     served = store.get('served_models', {})
     return {key:c.get('model') or served.get(str(key)) or c['type'] for key, c in configs.items()}
 
+# %% ../../nbs/run/08_files.ipynb #7a2890b0
+def _reward_files(store, formatters):
+    "Return the path of the reward function that is written beside the files of GRPO; [] without any."
+    return [store.dir/'train'/'reward.py'] if any(f.type=='grpo' for f in formatters) else []
+
 # %% ../../nbs/run/08_files.ipynb #16bce47a
 def write_formats(
     store,             # Store
@@ -109,8 +114,8 @@ def write_formats(
     if d.get('decontaminate'):
         groups = _without_overlap(groups, Benchmark(d['decontaminate']))
     split = _make_split(d, formatters)
-    if any(f.type=='grpo' for f in formatters):
-        write_reward(store.dir/'train'/'reward.py', mask(d['verifier']))
+    for path in _reward_files(store, formatters):
+        write_reward(path, mask(d['verifier']))
     rows = write_files(groups, formatters, store.dir, _sent_messages(d), store.single_turn(), split, _models(store))
     remove_stale(store.dir, formatters, {file for file, counts in rows.items() if counts['rows']})
     return rows
@@ -154,16 +159,17 @@ def _sort_rows(store, rows, names):
     return current, {k:v for k, v in there.items() if k not in current and v['rows']}
 
 # %% ../../nbs/run/08_files.ipynb #88eb2cb5
-def _note_written(store, d, configs, rows):
+def _note_written(store, d, formatters, rows):
     "Note in the ledger what was written, and with which options."
-    formatters = {**files_on_disk(store), **by_name(configs)}
+    configs = [formatter_config(f) for f in formatters]
+    options = {**files_on_disk(store), **by_name(configs)}
     noted = store.get('options') or {}
     names = {*by_name(configs), *by_name(d['formatter']), *noted.get('extra', [])}
     current, earlier = _sort_rows(store, rows, names)
-    store.put('written', {**shared_options(d), 'formatter':[*formatters.values()]})
+    store.put('written', {**shared_options(d), 'formatter':[*options.values()]})
     store.put('rows', current)
     store.put('earlier', earlier)
-    paths = [path_of(store.dir, key) for key in rows]
+    paths = [*(path_of(store.dir, key) for key in rows), *_reward_files(store, formatters)]
     store.put('stamps', {**store.get('stamps', {}), **{file_key(p):stamp(p) for p in paths if p.exists()}})
     store.commit()
 
@@ -172,7 +178,8 @@ def _prepare_folders(store, formatters):
     "Remove temporary files of killed processes, and keep the files that somebody edited."
     for folder in store.dir, store.dir/'train', store.dir/'eval', store.dir/'summary':
         sweep_temporaries(folder)
-    for path, copy in keep_edited(store.dir, formatters, store.get('stamps', {})):
+    paths = [*(p for f in formatters for p in file_paths(store.dir, f.name)), *_reward_files(store, formatters)]
+    for path, copy in keep_edited(store.dir, paths, store.get('stamps', {})):
         warn(f'{path} was edited since rsr wrote it. It is written again; the edited file is kept as {copy}')
 
 # %% ../../nbs/run/08_files.ipynb #4e290552
@@ -185,12 +192,11 @@ def write_training_files(
     "Write files, and note their counts and options in the ledger."
     store.decide_by(decider(d))
     formatters = [*formatters, *_split_differently(store, d, formatters)]
-    configs = [formatter_config(f) for f in formatters]
     _prepare_folders(store, formatters)
     rows = write_formats(store, d, formatters, pairs)
     for note in advice(formatters, rows):
         warn(note)
-    _note_written(store, d, configs, rows)
+    _note_written(store, d, formatters, rows)
     return rows
 
 # %% ../../nbs/run/08_files.ipynb #d0c1ed54
@@ -248,9 +254,10 @@ def run_statistics(store, d)->dict:
 
 # %% ../../nbs/run/08_files.ipynb #ec89e3a1
 def _pass_rate(s):
-    "Say how many responses of a run passed; '' if none was scored."
-    n = sum(s['scores'][k] for k in ('passed', 'failed', 'between'))
-    return f" {s['scores']['passed']/n:.0%} of {n:,} scored responses passed." if n else ''
+    "Say what the pass rate of a run is, or of each side of its pairs, as its statistics do; '' if nothing was scored."
+    rates = {f'Pass rate of {side}':of for side, of in s.get('sides', {}).items()} or {'Pass rate':s}
+    return ''.join(f" {what}: {rate_text(of['pass_rate'], of['scores'])}." for what, of in rates.items()
+                   if of['pass_rate']['pooled'] is not None)
 
 # %% ../../nbs/run/08_files.ipynb #4945e68a
 def _rows_of(side, counts):

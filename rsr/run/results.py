@@ -6,7 +6,7 @@
 __all__ = ['Run', 'load_run', 'in_use', 'pair_runs']
 
 # %% ../../nbs/run/09_results.ipynb #45e7b9f0
-import platform, shlex
+import platform
 from contextlib import closing
 from functools import partial
 from os import PathLike
@@ -17,7 +17,7 @@ from ..data.origin import made_here
 from ..data.safekeeping import copy_run
 from ..data.store import Store
 from ..data.summary import stats_table
-from ..data.terminal import visible
+from ..data.terminal import shell_word, visible
 from ..data.text import prompt_text
 from ..data.types import RsrError
 from .files import format_files, run_statistics, valid_groups, valid_outcomes, written_recipe
@@ -100,7 +100,7 @@ def _process_text(path, pid, host, busy):
         return f'under way: {who}'
     if busy is None or host!=platform.node():
         return f'started by {who} and not ended; whether it still runs cannot be told from here'
-    return f'{who} died before the run ended; its rollouts are saved. Resume with: rsr run work_dir={shlex.quote(path)}'
+    return f'{who} died before the run ended; its rollouts are saved. Resume with: rsr run work_dir={shell_word(path)}'
 
 # %% ../../nbs/run/09_results.ipynb #29a7fa3d
 @patch(as_prop=True)

@@ -6,11 +6,12 @@
 __all__ = ['filled', 'recipe_text', 'write_recipe', 'save_recipe', 'saved_recipe', 'recipe_so_far']
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #91644cc5
-import yaml
+import os, yaml
 from pathlib import Path
 from ..data.files import Atomic, read_text
 from ..data.origin import sign_origin
 from ..data.safekeeping import no_recipe
+from ..data.terminal import shell_word
 from ..data.types import RsrError
 from ..data.variables import mask
 from ..data.yaml_files import load_yaml
@@ -114,7 +115,8 @@ def _lines(text):
 def _head(command):
     "Return the first lines of a saved recipe."
     from rsr import __version__
-    return (f"{HEAD}{__version__}: {' '.join(command.split())}\n"
+    line = ''.join(c if c.isprintable() else ' ' for c in command)   # an older version noted it as it came
+    return (f'{HEAD}{__version__}: {line}\n'
             '# Every value in force. A copy of this file is a recipe for a new run, whatever it says of work_dir.')
 
 # %% ../../nbs/run/06_saved_recipe.ipynb #ea0bfa12
@@ -126,7 +128,7 @@ def _marked(line):
 # %% ../../nbs/run/06_saved_recipe.ipynb #3803e6f2
 def recipe_text(
     d,                # a checked recipe
-    command:str=''    # the command that runs it, secrets masked
+    command:str=''    # the command that began the run, secrets masked
 )->str:
     "Return a recipe as the YAML of a run's directory."
     full, marked = filled(d)
@@ -134,10 +136,23 @@ def recipe_text(
     lines = [_marked(line) if at in marked else line for at, line in _lines(text)]
     return '\n'.join([_head(command), *lines, ''])
 
+# %% ../../nbs/run/06_saved_recipe.ipynb #55b55112
+def _folder():
+    "Return the folder in which this process works, as the shell writes it; '' if it was deleted."
+    try:
+        return shell_word(os.getcwd())
+    except OSError:
+        return ''
+
+def _commands(store, command):
+    "Return the commands that a run notes: the first and its folder, and the last that sampled."
+    noted = store.get('commands') or dict(first=command, folder=_folder())
+    return {'first':noted.get('first') or noted.get('run', ''), 'folder':noted.get('folder', ''), 'run':command}
+
 # %% ../../nbs/run/06_saved_recipe.ipynb #aa4c8084
 def write_recipe(store, d):
     "Write recipe.yaml into the run directory, with secrets masked."
-    store.recipe = recipe_text(d, (store.get('commands') or {}).get('run', '')).encode()
+    store.recipe = recipe_text(d, _commands(store, '')['first']).encode()
     with Atomic(store.dir/'recipe.yaml') as f:
         f.write(store.recipe)
 
@@ -145,7 +160,7 @@ def write_recipe(store, d):
 def save_recipe(store, d):
     "Write recipe.yaml, note the options in force and the command, and sign the directory as sampled here."
     sign_origin(store, cache_dir())
-    store.put('commands', {'run':getattr(d, 'command', '')})
+    store.put('commands', _commands(store, getattr(d, 'command', '')))
     if getattr(d, 'noted', None):
         store.put('options', d.noted)
         store.decide_by(decider(d))
