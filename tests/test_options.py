@@ -86,6 +86,9 @@ def test_an_edit_in_the_runs_own_recipe_counts(go, capfd):
     assert command(capfd, 'run', 'work_dir=w')[0]==0
     f, = run.recipe['formatter']
     assert (f['pass_threshold'], f['select'])==(.5, 'shortest') and n_rows(run)==30
+    p.write_text(p.read_text().replace('pass_threshold: 0.5', 'pass_threshold: 0.7'))
+    code, _, err = command(capfd, 'run', 'work_dir=w')   # said once: it changes
+    assert code==0 and 'pass_threshold 0.5 (chosen on' in err and '→ 0.7' in err and 'this run keeps' not in err, err
 
 def test_the_explorers_choice_is_the_runs(go):
     run = go()

@@ -21,6 +21,7 @@ from ..data.readers import read_prompts
 from ..data.store import Store
 from ..data.terminal import warn
 from ..data.types import RsrError
+from ..formatters.advice import check_columns
 from ..formatters.splits import Benchmark, clean_input, write_found
 from ..run.execution import at_work, build, close_run, executor, new_work_dir
 from ..run.options import keep_options
@@ -185,6 +186,7 @@ def _prepare(store, d, o, parts, src, choose):
         check_shared(store.dir, o)
         _load_input(store, d, src)
         _print_warnings(store, d, loop)
+        check_columns(store, loop.formatters)
         keys = choose(store) if choose else None
         save_recipe(store, d)
         return loop, keys, connected

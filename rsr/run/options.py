@@ -241,7 +241,8 @@ def _given_to_run(chosen):
 def _print_notes(d, recipe, before, noted, own):
     "Print which options the run keeps, and which of them this command changes; `own`: the recipe is the run's."
     now, chosen = noted['now'], noted['chosen']
-    silent = {*d.named, *(_given_to_run(chosen) if own else ())}
+    changed = {c[:2] for c in changed_options(before, now)}   # the other note names them
+    silent = {*d.named, *changed, *(_given_to_run(chosen) if own else ())}
     for note in kept_note(recipe, now, chosen, silent), _changed_note(before, now, chosen):
         if note:
             warn(note)
