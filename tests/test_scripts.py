@@ -1,4 +1,5 @@
 "What a script sees: one JSON object, exit codes, progress in a log, a list of runs, and Ctrl-C at any moment."
+import fcntl
 import json
 import os
 import pty
@@ -7,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -100,6 +102,31 @@ def test_json_must_be_true_or_false(here, capsys):
     assert main(['run', 'sft', 'json=1'])==2 and "json: '1' is not true or false" in capsys.readouterr().err
     assert main(['init', 'json=false'])==0 and 'multi_sft' in capsys.readouterr().out
 
+@pytest.mark.parametrize('switch', ['--json', '-json', '--json=true', 'json=yes'])
+def test_any_way_to_ask_for_json_gives_one_object(base, server, capsys, switch):
+    server.set(rate=1.)
+    for line in (['run', 'sft', *base, 'work_dir=w'], ['plan', 'sft', *base, 'work_dir=p', 'pilot=2'], ['ls', '.'],
+                 ['format', 'w'], ['stats', 'w'], ['check', 'w'], ['compare', 'w', 'w'], ['report', 'w'],
+                 ['prompts', 'customer_support', 'n=3', 'out=p.jsonl', 'overwrite=yes'], ['run', 'sfft'], ['stats'],
+                 ['run', 'sft', '--seed'], ['run', 'sft', '--progress=fast']):
+        code = main([*line, switch])
+        out = capsys.readouterr().out
+        assert json.loads(out)['exit_code']==code, line
+
+def test_completing_a_line_that_asks_for_json(capsys):
+    assert main(['completion', 'words', 'run', '--json', 'sam'])==0
+    assert 'sampling.max_rollouts=' in capsys.readouterr().out.split()
+
+def test_a_refused_command_says_nothing_of_the_run_that_is_there(shell, base, server):
+    server.set(rate=1.)
+    main(['run', 'sft', *base, 'work_dir=w'])
+    code, d, err = shell('run', 'work_dir=w', 'sampler.temperature=1.5')
+    assert code==2 and set(d)=={'error', 'exit_code'}
+    with open('w/.lock') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, d, err = shell('run', 'work_dir=w')
+    assert code==2 and set(d)=={'error', 'exit_code'} and 'in use' in d['error']
+
 def test_every_command_that_prints_data(shell, base, server, here):
     server.set(rate=.6)
     assert shell('plan', 'dpo', *base, 'work_dir=w', 'pilot=4')[1]['forecast']['pilot']==4
@@ -167,6 +194,31 @@ def test_ctrl_c_in_the_first_second(base, server):
     for p, out, err in started:
         early = 'Traceback' in err and not re.search(r'rsr/(__init__|cli|data|run)', err)
         assert early or 'Traceback' not in err and p.returncode in (130, -signal.SIGINT), (p.returncode, out, err)
+
+EARLY = """
+import os, signal, sys, rsr.cli
+class Signalled:
+    "Sends a signal to this process when it imports the commands."
+    @staticmethod
+    def find_spec(name, *args):
+        if name=='rsr.cli.entry':
+            os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+sys.meta_path.insert(0, Signalled)
+sys.exit(rsr.cli.main(sys.argv[2:]))
+"""
+
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGHUP'])
+def test_a_signal_while_python_imports(here, name):
+    line = [sys.executable, '-c', EARLY, name, 'init', '--json']
+    p = subprocess.run(line, capture_output=True, text=True, preexec_fn=hears_signals)
+    assert p.returncode==130 and json.loads(p.stdout)==dict(error='Interrupted.', exit_code=130)
+    assert p.stderr.strip()=='Interrupted.'
+
+def test_nohup_is_not_interrupted_while_python_imports(here):
+    line = [sys.executable, '-c', EARLY, 'SIGHUP', 'init', '--json']
+    ignores = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    p = subprocess.run(line, capture_output=True, text=True, preexec_fn=ignores)
+    assert p.returncode==0 and 'recipes' in json.loads(p.stdout)
 
 
 # ---- progress
