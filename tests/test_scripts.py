@@ -320,6 +320,30 @@ def test_ls_reads_whatever_lies_there(base, server, here, shell):
     assert told==['sft', 'loopback-1', 12, 12, 1.]
     assert main(['ls', 'runs'])==0 and main(['ls', 'runs/done'])==0
 
+def test_ls_survives_strange_statistics(base, server, here, shell):
+    server.set(rate=1.)
+    main(['run', 'sft', *base, 'work_dir=runs/good'])
+    strange = ['{"cost": "x"}', '{"cost": [1]}', '{"cost": true}', '{"pass_rate": {"plain": "high"}}', '{"pass_rate": 1}',
+               '{"pass_rate": {"plain": [1]}}', '{"pass_rate": {"corrected": {}, "plain": 0.5}}', '"x"', '[[]]']
+    for i, text in enumerate(strange):
+        shutil.copytree('runs/good', f'runs/{i}')
+        Path(f'runs/{i}/summary/stats.json').write_text(text)
+    code, d, _ = shell('ls', 'runs')
+    assert code==0 and len(d['runs'])==len(strange)+1 and {r['state'] for r in d['runs']}=={'finished'}
+    assert {r['pass_rate'] for r in d['runs']}=={1., .5, None} and {r['cost'] for r in d['runs']}=={None}
+    assert main(['ls', 'runs'])==0
+
+def test_ls_lists_a_run_once(base, server, here):
+    server.set(rate=1.)
+    main(['run', 'sft', *base, 'work_dir=runs/w'])
+    for name in 'a', 'self':
+        (here/'runs'/name).symlink_to('.')
+    (here/'runs'/'alias').symlink_to('w')
+    (here/'other').mkdir()
+    (here/'other'/'link').symlink_to(here/'runs'/'w')
+    assert [r['run'] for r in list_runs('runs')]==['runs/w'] and [r['run'] for r in list_runs('runs/w')]==['runs/w']
+    assert [r['run'] for r in list_runs('other')]==['other/link']
+
 def test_a_run_in_progress_is_running(base, server):
     server.set(median=30., sigma=.01)
     p = subprocess.Popen([RSR, 'run', 'sft', *base, 'work_dir=runs/w', 'progress=none'], stderr=subprocess.DEVNULL)
