@@ -15,7 +15,7 @@ from ..data.summary import stats, write_stats
 from ..data.terminal import warn
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
-from ..formatters.advice import advice, check_columns
+from ..formatters.advice import advice, check_columns, shadowed_columns
 from ..formatters.left_out import remedies_of
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import make_formatter, make_formatters, write_files
@@ -187,7 +187,7 @@ def write_training_files(
     configs = [formatter_config(f) for f in formatters]
     _prepare_folders(store, formatters)
     rows = write_formats(store, d, formatters, pairs)
-    for note in advice(formatters, rows):
+    for note in [*advice(formatters, rows), *shadowed_columns(store, formatters)]:
         warn(note)
     _note_written(store, d, configs, rows)
     return rows
