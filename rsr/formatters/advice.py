@@ -37,13 +37,19 @@ def check_columns(
                                +'; a column is a key of metadata in the input, or one that rsr computes')
 
 # %% ../../nbs/formatters/09_advice.ipynb #25d1e500
+def _computed_columns(formatters):
+    "Return (file, column) for each column of a file that rsr computes."
+    return [(f.file, c) for f in formatters for c in f.columns or () if c in COMPUTED]
+
+
+# %% ../../nbs/formatters/09_advice.ipynb #ba2e2e10
 def shadowed_columns(
     store,           # Store, with its prompts
     formatters:list  # [Formatter, …]
 )->list:
     "Return a sentence for each column that rsr computes although the metadata has a key of that name."
-    computed = [(f.file, c) for f in formatters for c in f.columns or () if c in COMPUTED]
-    keys = set(_keys(store)) if computed else ()
+    computed = _computed_columns(formatters)
+    keys = _keys(store) if computed else ()
     return [f"{file}: the column '{column}' is the one that rsr computes, not the key '{column}' of the metadata; "
             'to have that, rename the key in the input' for file, column in computed if column in keys]
 
