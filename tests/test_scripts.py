@@ -127,6 +127,24 @@ def test_a_refused_command_says_nothing_of_the_run_that_is_there(shell, base, se
         code, d, err = shell('run', 'work_dir=w')
     assert code==2 and set(d)=={'error', 'exit_code'} and 'in use' in d['error']
 
+def test_format_without_a_row_exits_with_4_and_the_run_does_not(shell, base, server):
+    server.set(rate=1.)
+    main(['run', 'sft', *base, 'work_dir=w'])
+    code, d, err = shell('format', 'w', 'multi_sft', 'formatter.min_responses=16')
+    assert code==4 and d['files']=={'train/multi_sft.jsonl':0} and '0 rows: 12 × fewer than min_responses=16' in err
+    assert shell('run', 'work_dir=w')[0]==0     # the recipe's own file has rows
+    assert shell('format', 'w', 'sft')[0]==0
+
+def test_stages_alone_have_no_held_out_files(shell, base, server):
+    server.set(rate=.5)
+    code, d, err = shell('run', 'sft_dpo', *base, 'work_dir=w', 'stages=[sft, dpo]')
+    assert set(d['files'])=={'train/sft.jsonl', 'train/dpo.jsonl'}=={f'train/{f}' for f in d['stats']['rows']}
+    assert not Path('w/eval').exists()
+    code, d, err = shell('format', 'w', 'split.eval=0.3')
+    assert {'eval/sft.jsonl', 'eval/dpo.jsonl'}<=set(d['files'])
+    code, d, err = shell('format', 'w', 'split=null')
+    assert not any(f.startswith('eval/') for f in d['files']) and not list(Path('w/eval').glob('*.jsonl'))
+
 def test_every_command_that_prints_data(shell, base, server, here):
     server.set(rate=.6)
     assert shell('plan', 'dpo', *base, 'work_dir=w', 'pilot=4')[1]['forecast']['pilot']==4

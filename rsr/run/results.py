@@ -21,7 +21,7 @@ from ..data.terminal import visible
 from ..data.text import prompt_text
 from ..data.types import RsrError
 from .files import format_files, run_statistics, valid_groups, valid_outcomes, written_recipe
-from .options import noted_options, with_options
+from .options import by_name, noted_options, with_options
 from .saved_recipe import saved_recipe
 from .train_folder import path_of
 from .reward import asks_model, edge_table, make_rewards, scoring_files
@@ -198,11 +198,11 @@ def __repr__(self:Run):
     return visible(f'{self.path}\n{self.summary()}')
 
 # %% ../../nbs/run/09_results.ipynb #71999977
-def _empty_files(s):
-    "Return the training files without a row, once every prompt is done; `s` is from `Run.stats`."
+def _empty_files(s, names):
+    "Return the training files of these formatters without a row, once every prompt is done; `s`: from `Run.stats`."
     if 'open' in s['prompts']['by_stop_reason']:
         return []
-    return [name for name, v in s['rows'].items() if not v['rows'] and not name.startswith('eval/')]
+    return [file for file, v in s['rows'].items() if not v['rows'] and file.rpartition('.')[0] in names]
 
 @patch(as_prop=True)
 def exit_code(self:Run)->int:
@@ -212,7 +212,7 @@ def exit_code(self:Run)->int:
     s = self.stats()
     if s['prompts']['by_stop_reason'].get('failed'):
         return 1
-    return 4 if _empty_files(s) else 0
+    return 4 if _empty_files(s, by_name(self.recipe['formatter'])) else 0
 
 # %% ../../nbs/run/09_results.ipynb #a8c7689d
 def _named(configs, names):
