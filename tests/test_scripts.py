@@ -135,6 +135,11 @@ def test_format_without_a_row_exits_with_4_and_the_run_does_not(shell, base, ser
     assert shell('run', 'work_dir=w')[0]==0     # the recipe's own file has rows
     assert shell('format', 'w', 'sft')[0]==0
 
+def test_null_is_no_split(here):
+    from rsr.run.recipe import load_recipe
+    for words in (['split.eval='], ['split.eval=null'], ['split.eval=0.2', 'split.eval=']):
+        assert load_recipe('sft', ['data.input_path=in.jsonl', *words])['split'] is None
+
 def test_stages_alone_have_no_held_out_files(shell, base, server):
     server.set(rate=.5)
     code, d, err = shell('run', 'sft_dpo', *base, 'work_dir=w', 'stages=[sft, dpo]')
@@ -394,6 +399,7 @@ def test_ls_without_runs(here, capsys):
     ('help', 'rsr run RECIPE'), ('help run', 'usage: rsr run'), ('run --help', 'usage: rsr run'),
     ('--help run', 'usage: rsr run'), ('help run verifier', 'verifier.model='),
     ('run --help verifier', 'verifier.model='),
+    ('help format labels', 'labels.decide='), ('help run', 'split.eval=   '), ('format --help', 'split.eval=   '),
     ('help kto', 'positive_share'), ('help ls', 'usage: rsr ls'), ('help json', 'json=false')])
 def test_help_by_any_name(words, said, capsys):
     assert main(words.split())==0 and said in capsys.readouterr().out

@@ -253,7 +253,7 @@ def test_texts_and_rows_by_themselves(here, server):
 def test_help_shows_the_arguments():
     for f, words in [(sample, ['base_url=None', 'an OpenAI-compatible endpoint']), (verify, ['metadata=None', '"B"']),
                      (toolkit.Run.check, ['trainer=None', 'tokenizer']), (toolkit.Run.format, ['type=None']),
-                     (load_run, ['a run directory'])]:
+                     (load_run, ['a run directory']), (toolkit.Run.label, ["'pass' or 'fail'"])]:
         assert all(w in f.__doc__ for w in ['Arguments:', *words]), f.__doc__
 
 # ---- data.limit and numbers

@@ -316,7 +316,7 @@ def _shell_rows(*keys):
 # %% ../../nbs/cli/00_usage.ipynb #81114c21
 def _format_rows(rows):
     "Return the rows of `rsr format`."
-    sections, keys = ('formatter', 'split'), ('stages', 'decontaminate')
+    sections, keys = ('formatter', 'split', 'labels'), ('stages', 'decontaminate')
     mine = [r for r in rows if r['section'].partition(':')[0] in sections or r['key'] in keys]
     return [*mine, *_shell_rows('json')]
 
@@ -331,13 +331,15 @@ def _plan_rows(rows):
     return [reference_row('plan', 'pilot', int, 20, '2 or more', 'prompts to sample'), *_recipe_rows(rows)]
 
 # %% ../../nbs/cli/00_usage.ipynb #407d5ed6
+_NO_SPLIT = dict(default=None, what='share of the prompts to hold out; null: no split')   # in place of split's own 0.1
+
 def option_rows(
     name:str   # run, plan, demo, format, prompts
 )->list:       # rows as `reference` returns them
     "Return every option that a command takes."
     from rsr.run.reference import reference
     select = dict(prompts=_prompts_rows, format=_format_rows, plan=_plan_rows).get(name, _recipe_rows)
-    return select(reference())
+    return select([{**r, **_NO_SPLIT} if r['key']=='split.eval' else r for r in reference()])
 
 # %% ../../nbs/cli/00_usage.ipynb #45de6b72
 def _topics(r):

@@ -302,7 +302,7 @@ def scored(self:Store)->str:
 # %% ../../nbs/data/07_store.ipynb #12c3f263
 @patch
 def decide_by(self:Store,
-    name:str   # who decides where annotators differ: majority, or one by name; None: as before, at first majority
+    name:str   # who decides where annotators differ: majority, or an annotator; None: who did so far, else majority
 ):
     "Set who decides where annotators differ."
     if name in (None, self.get('decide', MAJORITY)):

@@ -166,7 +166,7 @@ def scores(self:Run):
 def label(self:Run,
     prompt:str,           # id of the prompt
     idx:int,              # running number of the rollout within it
-    verdict:str,          # pass, fail; None removes the label
+    verdict:str,          # 'pass' or 'fail'; None removes the label
     annotator:str=None    # who says so; None: the user of this machine
 ):
     "Label a response; its equals of the same prompt get the label too."
