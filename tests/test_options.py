@@ -118,7 +118,7 @@ def test_further_files_are_rewritten_at_the_end_but_not_sampled_for(go, server, 
 
 def test_a_split_that_was_chosen_stays(go, capfd):
     run = go('sft_dpo', formatter=dict(pass_threshold=1.))
-    assert command(capfd, 'format', 'w', 'split.eval=0.3')[0]==0
+    assert command(capfd, 'format', 'w', 'split.eval=0.3')[0]==4     # no pair: dpo has no row
     held = (run.path/'eval/sft.jsonl').read_bytes()
     run = go('sft_dpo', formatter=dict(pass_threshold=1.))
     assert (run.path/'eval/sft.jsonl').read_bytes()==held and run.recipe['split']=={'eval':.3}

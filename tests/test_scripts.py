@@ -1,4 +1,5 @@
 "What a script sees: one JSON object, exit codes, progress in a log, a list of runs, and Ctrl-C at any moment."
+import fcntl
 import json
 import os
 import pty
@@ -7,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -100,6 +102,54 @@ def test_json_must_be_true_or_false(here, capsys):
     assert main(['run', 'sft', 'json=1'])==2 and "json: '1' is not true or false" in capsys.readouterr().err
     assert main(['init', 'json=false'])==0 and 'multi_sft' in capsys.readouterr().out
 
+@pytest.mark.parametrize('switch', ['--json', '-json', '--json=true', 'json=yes'])
+def test_any_way_to_ask_for_json_gives_one_object(base, server, capsys, switch):
+    server.set(rate=1.)
+    for line in (['run', 'sft', *base, 'work_dir=w'], ['plan', 'sft', *base, 'work_dir=p', 'pilot=2'], ['ls', '.'],
+                 ['format', 'w'], ['stats', 'w'], ['check', 'w'], ['compare', 'w', 'w'], ['report', 'w'],
+                 ['prompts', 'customer_support', 'n=3', 'out=p.jsonl', 'overwrite=yes'], ['run', 'sfft'], ['stats'],
+                 ['run', 'sft', '--seed'], ['run', 'sft', '--progress=fast']):
+        code = main([*line, switch])
+        out = capsys.readouterr().out
+        assert json.loads(out)['exit_code']==code, line
+
+def test_completing_a_line_that_asks_for_json(capsys):
+    assert main(['completion', 'words', 'run', '--json', 'sam'])==0
+    assert 'sampling.max_rollouts=' in capsys.readouterr().out.split()
+
+def test_a_refused_command_says_nothing_of_the_run_that_is_there(shell, base, server):
+    server.set(rate=1.)
+    main(['run', 'sft', *base, 'work_dir=w'])
+    code, d, err = shell('run', 'work_dir=w', 'sampler.temperature=1.5')
+    assert code==2 and set(d)=={'error', 'exit_code'}
+    with open('w/.lock') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, d, err = shell('run', 'work_dir=w')
+    assert code==2 and set(d)=={'error', 'exit_code'} and 'in use' in d['error']
+
+def test_format_without_a_row_exits_with_4_and_the_run_does_not(shell, base, server):
+    server.set(rate=1.)
+    main(['run', 'sft', *base, 'work_dir=w'])
+    code, d, err = shell('format', 'w', 'multi_sft', 'formatter.min_responses=16')
+    assert code==4 and d['files']=={'train/multi_sft.jsonl':0} and '0 rows: 12 × fewer than min_responses=16' in err
+    assert shell('run', 'work_dir=w')[0]==0     # the recipe's own file has rows
+    assert shell('format', 'w', 'sft')[0]==0
+
+def test_null_is_no_split(here):
+    from rsr.run.recipe import load_recipe
+    for words in (['split.eval='], ['split.eval=null'], ['split.eval=0.2', 'split.eval=']):
+        assert load_recipe('sft', ['data.input_path=in.jsonl', *words])['split'] is None
+
+def test_stages_alone_have_no_held_out_files(shell, base, server):
+    server.set(rate=.5)
+    code, d, err = shell('run', 'sft_dpo', *base, 'work_dir=w', 'stages=[sft, dpo]')
+    assert set(d['files'])=={'train/sft.jsonl', 'train/dpo.jsonl'}=={f'train/{f}' for f in d['stats']['rows']}
+    assert not Path('w/eval').exists()
+    code, d, err = shell('format', 'w', 'split.eval=0.3')
+    assert {'eval/sft.jsonl', 'eval/dpo.jsonl'}<=set(d['files'])
+    code, d, err = shell('format', 'w', 'split=null')
+    assert not any(f.startswith('eval/') for f in d['files']) and not list(Path('w/eval').glob('*.jsonl'))
+
 def test_every_command_that_prints_data(shell, base, server, here):
     server.set(rate=.6)
     assert shell('plan', 'dpo', *base, 'work_dir=w', 'pilot=4')[1]['forecast']['pilot']==4
@@ -167,6 +217,31 @@ def test_ctrl_c_in_the_first_second(base, server):
     for p, out, err in started:
         early = 'Traceback' in err and not re.search(r'rsr/(__init__|cli|data|run)', err)
         assert early or 'Traceback' not in err and p.returncode in (130, -signal.SIGINT), (p.returncode, out, err)
+
+EARLY = """
+import os, signal, sys, rsr.cli
+class Signalled:
+    "Sends a signal to this process when it imports the commands."
+    @staticmethod
+    def find_spec(name, *args):
+        if name=='rsr.cli.entry':
+            os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+sys.meta_path.insert(0, Signalled)
+sys.exit(rsr.cli.main(sys.argv[2:]))
+"""
+
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGHUP'])
+def test_a_signal_while_python_imports(here, name):
+    line = [sys.executable, '-c', EARLY, name, 'init', '--json']
+    p = subprocess.run(line, capture_output=True, text=True, preexec_fn=hears_signals)
+    assert p.returncode==130 and json.loads(p.stdout)==dict(error='Interrupted.', exit_code=130)
+    assert p.stderr.strip()=='Interrupted.'
+
+def test_nohup_is_not_interrupted_while_python_imports(here):
+    line = [sys.executable, '-c', EARLY, 'SIGHUP', 'init', '--json']
+    ignores = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    p = subprocess.run(line, capture_output=True, text=True, preexec_fn=ignores)
+    assert p.returncode==0 and 'recipes' in json.loads(p.stdout)
 
 
 # ---- progress
@@ -268,6 +343,30 @@ def test_ls_reads_whatever_lies_there(base, server, here, shell):
     assert told==['sft', 'loopback-1', 12, 12, 1.]
     assert main(['ls', 'runs'])==0 and main(['ls', 'runs/done'])==0
 
+def test_ls_survives_strange_statistics(base, server, here, shell):
+    server.set(rate=1.)
+    main(['run', 'sft', *base, 'work_dir=runs/good'])
+    strange = ['{"cost": "x"}', '{"cost": [1]}', '{"cost": true}', '{"pass_rate": {"plain": "high"}}', '"x"', '[[]]',
+               '{"pass_rate": 1}', '{"pass_rate": {"plain": [1]}}', '{"pass_rate": {"corrected": {}, "plain": 0.5}}']
+    for i, text in enumerate(strange):
+        shutil.copytree('runs/good', f'runs/{i}')
+        Path(f'runs/{i}/summary/stats.json').write_text(text)
+    code, d, _ = shell('ls', 'runs')
+    assert code==0 and len(d['runs'])==len(strange)+1 and {r['state'] for r in d['runs']}=={'finished'}
+    assert {r['pass_rate'] for r in d['runs']}=={1., .5, None} and {r['cost'] for r in d['runs']}=={None}
+    assert main(['ls', 'runs'])==0
+
+def test_ls_lists_a_run_once(base, server, here):
+    server.set(rate=1.)
+    main(['run', 'sft', *base, 'work_dir=runs/w'])
+    for name in 'a', 'self':
+        (here/'runs'/name).symlink_to('.')
+    (here/'runs'/'alias').symlink_to('w')
+    (here/'other').mkdir()
+    (here/'other'/'link').symlink_to(here/'runs'/'w')
+    assert [r['run'] for r in list_runs('runs')]==['runs/w'] and [r['run'] for r in list_runs('runs/w')]==['runs/w']
+    assert [r['run'] for r in list_runs('other')]==['other/link']
+
 def test_a_run_in_progress_is_running(base, server):
     server.set(median=30., sigma=.01)
     p = subprocess.Popen([RSR, 'run', 'sft', *base, 'work_dir=runs/w', 'progress=none'], stderr=subprocess.DEVNULL)
@@ -300,6 +399,7 @@ def test_ls_without_runs(here, capsys):
     ('help', 'rsr run RECIPE'), ('help run', 'usage: rsr run'), ('run --help', 'usage: rsr run'),
     ('--help run', 'usage: rsr run'), ('help run verifier', 'verifier.model='),
     ('run --help verifier', 'verifier.model='),
+    ('help format labels', 'labels.decide='), ('help run', 'split.eval=   '), ('format --help', 'split.eval=   '),
     ('help kto', 'positive_share'), ('help ls', 'usage: rsr ls'), ('help json', 'json=false')])
 def test_help_by_any_name(words, said, capsys):
     assert main(words.split())==0 and said in capsys.readouterr().out

@@ -101,22 +101,22 @@ def test_pairs_and_plan_pass_over_them_too(here, server):
 
 # ---- a run without rows
 
-@pytest.mark.parametrize('rate,why', [(1., 'dpo.jsonl: 0 rows (3 prompts with no failing response)'),
-                                      (0., 'dpo.jsonl: 0 rows (3 prompts with no passing response)')])
+@pytest.mark.parametrize('rate,why', [(1., '3 × all passed: too easy for this model'),
+                                      (0., '3 × none passed: raise sampling.max_rollouts')])
 def test_a_file_without_rows_says_why(here, server, rate, why, capfd):
     server.set(rate=rate)
     write_jsonl('in.jsonl', rows(3))
     args = 'run', 'sft_dpo', 'in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w', 'sampling.max_rollouts=4'
     assert main(args)==4
     assert why in capfd.readouterr().out and ('sft.jsonl: 3 rows' in load_run('w').summary())==bool(rate)
-    assert load_run('w').exit_code==4 and json.load(open('w/summary/stats.json'))['rows']['dpo.jsonl']['why']
+    assert load_run('w').exit_code==4 and json.load(open('w/summary/stats.json'))['rows']['dpo.jsonl']['without_row']
     assert main(['run', 'work_dir=w'])==4          # the same, when it is resumed
     server.set(rate=None, fault='400')
     write_jsonl('more.jsonl', rows(4))
     assert main([*args, 'data.input_path=more.jsonl'])==1      # a prompt that failed comes first
     write_jsonl('in.jsonl', [*rows(3), dict(rows(1, 3)[0], metadata={})])
     server.set(fault=None)
-    assert main(args)==4 and '1 with no reference answer' in load_run('w').summary()
+    assert main(args)==4 and '1 × no reference answer' in load_run('w').summary()
 
 def test_the_other_codes_come_first(here, server):
     server.set(rate=1.)
@@ -211,7 +211,8 @@ def test_the_verifier_by_its_name(here, server, tmp_path):
 
 def test_a_rubric_implies_its_type(here):
     d = recipe_of('verifier.rubric=helpful_answer', recipe='dpo')
-    assert d['verifier']==dict(rubric='helpful_answer', type='rubric') and d['formatter']==[dict(type='dpo')]
+    assert d['verifier']==dict(rubric='helpful_answer', type='rubric')
+    assert d['formatter']==[dict(type='dpo', rejected='worst')]
     assert recipe_of('verifier.rubric=helpful_answer', recipe='demo')['verifier']['type']=='rubric'
     d = recipe_of(recipe=dict(verifier=dict(rubric='helpful_answer'), formatter='sft'))
     assert d['verifier']['type']=='rubric'
@@ -252,7 +253,7 @@ def test_texts_and_rows_by_themselves(here, server):
 def test_help_shows_the_arguments():
     for f, words in [(sample, ['base_url=None', 'an OpenAI-compatible endpoint']), (verify, ['metadata=None', '"B"']),
                      (toolkit.Run.check, ['trainer=None', 'tokenizer']), (toolkit.Run.format, ['type=None']),
-                     (load_run, ['a run directory'])]:
+                     (load_run, ['a run directory']), (toolkit.Run.label, ["'pass' or 'fail'"])]:
         assert all(w in f.__doc__ for w in ['Arguments:', *words]), f.__doc__
 
 # ---- data.limit and numbers
@@ -456,8 +457,8 @@ def test_odd_command_lines(here, capfd, monkeypatch, line, says):
 
 def test_format_says_why_a_file_is_empty(a_run, capfd, monkeypatch):
     monkeypatch.chdir(a_run)
-    assert main(['format', 'w', 'formatter=[{type: multi_sft, min_responses: 16, name: many}]'])==0
-    assert 'with fewer than 16 unique passing responses' in capfd.readouterr().out
+    assert main(['format', 'w', 'formatter=[{type: multi_sft, min_responses: 16, name: many}]'])==4
+    assert '0 rows: 6 × fewer than min_responses=16 passed' in capfd.readouterr().out
 
 @pytest.mark.parametrize('data', [b'a: [1', b'sampling: {}\nsampling: {}\n', b'', b'x', b'\xff'])
 def test_a_run_whose_recipe_was_spoilt(a_run, tmp_path, capfd, data):

@@ -7,13 +7,14 @@ __all__ = ['ORDER', 'EXIT_CODES', 'help_text', 'help_for', 'completion', 'comple
            'error_data', 'main']
 
 # %% ../../nbs/cli/05_entry.ipynb #28c19a93
-import os, re, signal, sqlite3, sys, traceback, warnings
+import os, re, sqlite3, sys, traceback, warnings
 from contextlib import contextmanager
 from functools import singledispatch
 from pathlib import Path
 import rsr.cli.inspect, rsr.cli.prompts, rsr.cli.runs   # noqa: F401 (their commands register themselves)
 from .make import broken_run_data, next_step
-from .usage import COMMANDS, Usage, command, help_of, json_only, out, print_json, undashed, usage_of, wants_json
+from .usage import COMMANDS, Usage, command, check_undashed, help_of, json_only, out, print_json
+from .usage import undashed_line, usage_of, wants_json
 from ..data.files import SafeStream, hint
 from ..data.terminal import warn
 from ..data.types import RsrError, RunBroken, no_such
@@ -202,22 +203,11 @@ def _report_error(e, argv):
 def error_data(e, argv)->dict:
     "Return the object for an exception that ended a command."
     from rsr.data.secrets import redact
-    found = broken_run_data(e, argv) if getattr(e, 'work_dir', None) else {}
+    began = getattr(e, 'work_dir', None) and exit_code(e)!=2   # else nothing was sampled: the run is as it was
+    found = broken_run_data(e, argv) if began else {}
     if isinstance(e, RunBroken) and not e.answered:
         found['resume'] = None
     return {**found, 'error':redact(str(error_message(e, argv))).removeprefix('rsr: '), 'exit_code':exit_code(e)}
-
-# %% ../../nbs/cli/05_entry.ipynb #797336ea
-def _interrupt(*_):
-    raise KeyboardInterrupt
-
-# %% ../../nbs/cli/05_entry.ipynb #7aba6a1f
-def _listen():
-    "Let SIGTERM and SIGHUP interrupt as Ctrl-C does."
-    signal.signal(signal.SIGTERM, _interrupt)
-    hangup = getattr(signal, 'SIGHUP', None)   # Windows has none
-    if hangup and signal.getsignal(hangup)!=signal.SIG_IGN:
-        signal.signal(hangup, _interrupt)
 
 # %% ../../nbs/cli/05_entry.ipynb #4e3ea3c6
 def _run_command(argv):
@@ -229,9 +219,9 @@ def _run_command(argv):
     if helps:
         out(help_for([name, *argv[helps[0]+1:]]))
         return 0
-    _listen()
-    words = argv[1:] if name=='completion' else [undashed(word) for word in argv[1:]]
-    return COMMANDS[name].run(words, [name, *words])
+    if name!='completion':
+        check_undashed(argv[1:])
+    return COMMANDS[name].run(argv[1:], argv)
 
 # %% ../../nbs/cli/05_entry.ipynb #827239f5
 def _open_descriptors():
@@ -306,6 +296,6 @@ def main(
     argv=None   # words after `rsr`; None: those of this process
 )->int:
     "Run the `rsr` command and return its exit code."
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = undashed_line(sys.argv[1:] if argv is None else argv)
     with _safe_output(), _plain_warnings():
         return _main_json(argv) if wants_json(argv) else _main(argv)[0]

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'SHORT', 'Command', 'command', 'Usage', 'usage_of', 'out', 'as_json', 'Answer', 'print_json', 'give',
-           'json_only', 'print_found', 'open_run', 'refuse_unknown_options', 'undashed', 'split_args', 'shell_options',
-           'wants_json', 'option_rows', 'rows_about', 'about', 'options_text', 'help_of']
+           'json_only', 'print_found', 'open_run', 'refuse_unknown_options', 'undashed', 'undashed_line',
+           'check_undashed', 'split_args', 'shell_options', 'wants_json', 'option_rows', 'rows_about', 'about',
+           'options_text', 'help_of']
 
 # %% ../../nbs/cli/00_usage.ipynb #62dfda85
 import json, math, re, shutil, sys, textwrap
@@ -151,10 +152,24 @@ def undashed(
         return f"{word.lstrip('-')}=true"
     m = _DASHED.match(word)
     if not m:
-        from rsr.data.types import RsrError
-        raise RsrError(f"'{word}': an option needs its value behind '=', e.g. data.input_path=prompts.jsonl")
+        return word   # -h, or an option without its value, which `check_undashed` refuses
     parts = m[1].split('.')
     return '.'.join([*(part.replace('-', '_') for part in parts[:2]), *parts[2:]])+'='+m[2]
+
+# %% ../../nbs/cli/00_usage.ipynb #260173c5
+def undashed_line(
+    words:list   # a command line
+)->list:
+    "Return the words of a command line without the dashes of options; those that are to be completed as they are."
+    return list(words) if words[:1]==['completion'] else [undashed(word) for word in words]
+
+def check_undashed(words:list):
+    "Raise an error for the first option that still has dashes, because its value is missing."
+    from rsr.data.types import RsrError
+    for word in words:
+        if word.startswith('-') and word!='-':
+            raise RsrError(f"'{word}': an option needs its value behind '=', e.g. data.input_path=prompts.jsonl")
+
 
 # %% ../../nbs/cli/00_usage.ipynb #a11cde8b
 def _parse_args(args):
@@ -192,7 +207,7 @@ def _shell_value(name, key, text):
     return value
 
 # %% ../../nbs/cli/00_usage.ipynb #b3e2009b
-_SHELL_OPTION = re.compile(r'-{0,2}(json|progress)=(.*)', re.S)
+_SHELL_OPTION = re.compile(r'(json|progress)=(.*)', re.S)
 _SWITCH = {'true':True, 'yes':True, 'on':True, 'false':False, 'no':False, 'off':False}
 
 def shell_options(
@@ -205,8 +220,12 @@ def shell_options(
     return [a for a in args if not _SHELL_OPTION.match(a)], {'json':False, 'progress':True, **options}
 
 # %% ../../nbs/cli/00_usage.ipynb #666b2311
-def wants_json(words:list)->bool:
-    "Check whether a command line has json=true."
+def wants_json(
+    words:list   # a command line, as `undashed_line` returns it
+)->bool:
+    "Check whether a command line has json=true; one that is to be completed never asks for it."
+    if words[:1]==['completion']:
+        return False
     given = [m[2].lower() for m in map(_SHELL_OPTION.match, words) if m and m[1]=='json']
     return bool(given) and _SWITCH.get(given[-1]) is True
 
@@ -297,7 +316,7 @@ def _shell_rows(*keys):
 # %% ../../nbs/cli/00_usage.ipynb #81114c21
 def _format_rows(rows):
     "Return the rows of `rsr format`."
-    sections, keys = ('formatter', 'split'), ('stages', 'decontaminate')
+    sections, keys = ('formatter', 'split', 'labels'), ('stages', 'decontaminate')
     mine = [r for r in rows if r['section'].partition(':')[0] in sections or r['key'] in keys]
     return [*mine, *_shell_rows('json')]
 
@@ -312,13 +331,15 @@ def _plan_rows(rows):
     return [reference_row('plan', 'pilot', int, 20, '2 or more', 'prompts to sample'), *_recipe_rows(rows)]
 
 # %% ../../nbs/cli/00_usage.ipynb #407d5ed6
+_NO_SPLIT = dict(default=None, what='share of the prompts to hold out; null: no split')   # in place of split's own 0.1
+
 def option_rows(
     name:str   # run, plan, demo, format, prompts
 )->list:       # rows as `reference` returns them
     "Return every option that a command takes."
     from rsr.run.reference import reference
     select = dict(prompts=_prompts_rows, format=_format_rows, plan=_plan_rows).get(name, _recipe_rows)
-    return select(reference())
+    return select([{**r, **_NO_SPLIT} if r['key']=='split.eval' else r for r in reference()])
 
 # %% ../../nbs/cli/00_usage.ipynb #45de6b72
 def _topics(r):

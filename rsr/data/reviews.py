@@ -33,7 +33,8 @@ def check_annotator(
 )->str:
     "Return the name of an annotator, or raise an error for what cannot be one."
     if name is None:
-        return os.environ.get('USER') or 'me'
+        user = os.environ.get('USER', '').strip()
+        return user if _is_name(user) and user!=MAJORITY else 'me'
     if not _is_name(name):
         raise RsrError(f'annotator: {name!r} is not a name (1 to 60 printable characters)')
     if name.strip()==MAJORITY:

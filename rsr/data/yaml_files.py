@@ -20,10 +20,11 @@ def _check_keys(node):
     lines = {}
     for key, _ in node.value:
         name, line = key.value, key.start_mark.line+1
-        first = lines.get(name) if isinstance(name, str) and name!='<<' else None
+        first = lines.get(name) if isinstance(name, str) else None
         if first:
             where = f'twice in line {line}' if first==line else f'in line {first} and again in line {line}'
-            raise RepeatedKey(f"the key '{name}' stands {where}; keep one of them")
+            todo = 'write <<: [*a, *b] to merge several' if name=='<<' else 'keep one of them'
+            raise RepeatedKey(f"the key '{name}' stands {where}; {todo}")
         if isinstance(name, str):
             lines[name] = line
 

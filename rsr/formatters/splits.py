@@ -134,6 +134,7 @@ class Split:
     "Which file each prompt goes to: a side, train or eval, and a stage."
     def __init__(self, formatters, split=None, stages=None):
         self.split = split and check_split(split)
+        self.sides = ('train', 'eval') if split else ('train',)
         self.shares = stages and stage_shares(stages, formatters)
         by_text = self.split and self.split['near'] and self.split['by']=='prompt'
         self.groups = Groups() if by_text else None

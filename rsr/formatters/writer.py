@@ -400,6 +400,11 @@ def _open_writers(formatters, folders, single, prepare, models):
             writers[f.name, side] = Writer(f, folder, one_turn, models)
     return writers
 
+# %% ../../nbs/formatters/04_writer.ipynb #63841176
+def _sides(side):
+    "Return the folders that files go to. Stages alone hold nothing out, and neither does no split at all."
+    return getattr(side, 'sides', ('train', 'eval')) if side else ('train',)
+
 # %% ../../nbs/formatters/04_writer.ipynb #03b41c60
 def write_files(
     groups,           # (prompt, rollouts) pairs: all prompts with their valid rollouts
@@ -411,7 +416,7 @@ def write_files(
     models=None       # {a rollout's sampler: name of the model}, for a column `model`
 )->dict:              # {file: {rows, prompts, …}}
     "Write each formatter's file: JSON Lines in strict UTF-8, or Parquet."
-    folders = {s:Path(out)/s for s in (('train', 'eval') if side else ('train',))}
+    folders = {s:Path(out)/s for s in _sides(side)}
     writers, counts = _open_writers(formatters, folders, single, prepare, models), {}
     error = BaseException
     try:

@@ -52,6 +52,6 @@ def _execute_on_cluster(*args, **kwargs):
 
 
 # The comments behind the arguments go into the docstrings, where help() shows them.
-for _function in sample, load_run, make_rewards, Run.format, Run.copy, Run.check_files:
+for _function in sample, load_run, make_rewards, Run.format, Run.label, Run.copy, Run.check_files:
     document(_function)
 document(_check, Path(__file__).parents[1]/'quality'/'checklist.py', 'checklist', drop=['run'])

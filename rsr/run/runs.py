@@ -6,7 +6,7 @@
 __all__ = ['find_run_dirs', 'describe_run', 'list_runs', 'runs_table']
 
 # %% ../../nbs/run/14_runs.ipynb #10fac3e6
-import orjson, os, platform, sqlite3, time
+import math, orjson, os, platform, sqlite3, time
 from contextlib import closing
 from pathlib import Path
 from ..data.files import error_kind
@@ -27,15 +27,24 @@ def _folders(folder):
         return []
 
 # %% ../../nbs/run/14_runs.ipynb #89c29bc8
+def _paths_to_runs(folder, levels):
+    "Return the paths that lead to run directories in a folder, through links too."
+    if os.path.isfile(os.path.join(folder, 'run.db')):
+        return [Path(folder)]
+    below = _folders(folder) if levels else []
+    return [run for f in below for run in _paths_to_runs(f, levels-1)]
+
 def find_run_dirs(
     folder,        # a folder, or a run directory
     levels:int=2   # how deep to search
 )->list:           # paths
-    "Return the run directories in a folder."
-    if os.path.isfile(os.path.join(folder, 'run.db')):
-        return [Path(folder)]
-    below = _folders(folder) if levels else []
-    return [run for f in below for run in find_run_dirs(f, levels-1)]
+    "Return the run directories in a folder, each once: by the path without a link, if there is one."
+    def through_link(run):
+        return os.path.realpath(run)!=os.path.join(os.path.realpath(folder), os.path.relpath(run, folder))
+    found = {}
+    for run in sorted(_paths_to_runs(folder, levels), key=through_link):
+        found.setdefault(os.path.realpath(run), run)
+    return list(found.values())
 
 # %% ../../nbs/run/14_runs.ipynb #5418061d
 def _process_state(path, noted):
@@ -117,13 +126,18 @@ def _model_name(store, d):
     return str(config.get('model') or served or config.get('type') or '')
 
 # %% ../../nbs/run/14_runs.ipynb #fe9e7439
+def _number(x):
+    "Return a number; None for anything else, infinity too."
+    return x if isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) else None
+
 def _numbers(path, store, stops):
     "Return prompts, rows, pass rate and cost of a run."
     stats = read_note(path/'summary'/'stats.json')
-    rows, rate = sum(c.get('rows', 0) for c in store.get('rows', {}).values()), stats.get('pass_rate') or {}
-    passed = rate.get('corrected') if rate.get('corrected') is not None else rate.get('plain')
+    rows, rate = sum(c.get('rows', 0) for c in store.get('rows', {}).values()), _section(stats, 'pass_rate')
+    plain, corrected = _number(rate.get('plain')), _number(rate.get('corrected'))
+    passed = plain if corrected is None else corrected
     return dict(prompts=sum(stops.values()), done=sum(n for stop, n in stops.items() if stop not in (None, 'budget')),
-                rollouts=store.last_rollout(), rows=rows, pass_rate=passed, cost=stats.get('cost'))
+                rollouts=store.last_rollout(), rows=rows, pass_rate=passed, cost=_number(stats.get('cost')))
 
 # %% ../../nbs/run/14_runs.ipynb #8082cc70
 def _date(path):

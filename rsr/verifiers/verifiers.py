@@ -305,6 +305,11 @@ async def score(self:Verifier,
     return as_score(out, self.name)
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #d32ce247
+def _given_options(fn, options):
+    "Return the options without those that are null and that the function does not take."
+    known = inspect.signature(fn).parameters
+    return {k:v for k, v in options.items() if v is not None or k in known or 'ask' in known}
+
 def _check_options(type, fn, options):
     "Raise unless the function takes these options."
     known = list(inspect.signature(fn).parameters)
@@ -354,6 +359,7 @@ def load_verifier(
         raise RsrError(no_such('verifier', type, VERIFIERS)+'; or path/to/file.py:function')
     fn = load_function(type) if from_file else VERIFIERS[type]
     version = None if from_file else fn.version
+    options = _given_options(fn, options)
     identity = _fingerprint(type, version, options)
     _check_options(type, fn, options)
     _check_signature(type, fn, options)
