@@ -68,7 +68,7 @@ def _rewrite(run, name, options, argv):
          'rsr format output/20260101_120000 formatter.pass_threshold=0.8')
 def format_(args, argv):
     """Rewrite a run's training files with different formatter options, or write one more file. No model calls.
-    The run goes by these options from then on."""
+    The run goes by these options from then on. Exits with 4 if a file has no row."""
     words, shell = shell_options('format', args)
     if not words:
         raise usage_of('format')
@@ -78,7 +78,7 @@ def format_(args, argv):
     rows = _rewrite(run, name, options, argv)
     if shell['json']:
         give(dict(run=str(run.path), files=rows))
-    return 0
+    return 4 if any(file.startswith('train/') and not n for file, n in rows.items()) else 0
 
 # %% ../../nbs/cli/03_runs.ipynb #6ca96e55
 def _stats_data(run):

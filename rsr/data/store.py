@@ -316,7 +316,7 @@ def check_decider(self:Store,
 
 @patch
 def decide_by(self:Store,
-    name:str   # who decides where annotators differ: majority, or one by name; None: as before, at first majority
+    name:str   # who decides where annotators differ: majority, or an annotator; None: who did so far, else majority
 ):
     "Set who decides where annotators differ."
     if self.check_decider(name):

@@ -15,7 +15,7 @@ from ..data.summary import rate_text, stats, write_stats
 from ..data.terminal import warn
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
-from ..formatters.advice import advice, check_columns
+from ..formatters.advice import advice, check_columns, shadowed_columns
 from ..formatters.left_out import remedies_of
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import make_formatter, make_formatters, write_files
@@ -194,7 +194,7 @@ def write_training_files(
     formatters = [*formatters, *_split_differently(store, d, formatters)]
     _prepare_folders(store, formatters)
     rows = write_formats(store, d, formatters, pairs)
-    for note in advice(formatters, rows):
+    for note in [*advice(formatters, rows), *shadowed_columns(store, formatters)]:
         warn(note)
     _note_written(store, d, formatters, rows)
     return rows

@@ -221,6 +221,8 @@ SHORT_FORMS = dict(verifier='type', pairs='strategy', data='input_path', split='
 def _long_form(key, value):
     "Return the dotted key and the value that a short form means; others as they are."
     short = key in SHORT_FORMS and isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    if key=='split.eval' and value is None:
+        return 'split', None
     return (f'{key}.{SHORT_FORMS[key]}', value) if short else (key, value)
 
 # %% ../../nbs/run/02_recipe.ipynb #d3c6f9da

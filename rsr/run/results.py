@@ -166,7 +166,7 @@ def scores(self:Run):
 def label(self:Run,
     prompt:str,           # id of the prompt
     idx:int,              # running number of the rollout within it
-    verdict:str,          # pass, fail; None removes the label
+    verdict:str,          # 'pass' or 'fail'; None removes the label
     annotator:str=None    # who says so; None: the user of this machine
 ):
     "Label a response; its equals of the same prompt get the label too."
@@ -198,11 +198,11 @@ def __repr__(self:Run):
     return visible(f'{self.path}\n{self.summary()}')
 
 # %% ../../nbs/run/09_results.ipynb #71999977
-def _empty_files(s):
-    "Return the training files without a row, once every prompt is done; `s` is from `Run.stats`."
+def _empty_files(s, names):
+    "Return the training files of these formatters without a row, once every prompt is done; `s`: from `Run.stats`."
     if 'open' in s['prompts']['by_stop_reason']:
         return []
-    return [name for name, v in s['rows'].items() if not v['rows'] and not name.startswith('eval/')]
+    return [file for file, v in s['rows'].items() if not v['rows'] and file.rpartition('.')[0] in names]
 
 @patch(as_prop=True)
 def exit_code(self:Run)->int:
@@ -212,7 +212,7 @@ def exit_code(self:Run)->int:
     s = self.stats()
     if s['prompts']['by_stop_reason'].get('failed'):
         return 1
-    return 4 if _empty_files(s) else 0
+    return 4 if _empty_files(s, by_name(self.recipe['formatter'])) else 0
 
 # %% ../../nbs/run/09_results.ipynb #a8c7689d
 def _named(own, extra, names):
