@@ -324,6 +324,15 @@ def test_a_bad_row_is_named_before_anything_is_sampled(here, server, cluster):
     with pytest.raises(RsrError, match='no file or folder'):
         spread(recipe(server, here/'w', ('data.input_path', 'nowhere.jsonl')))
 
+def test_columns_are_checked_and_name_the_servers_model(here, server, cluster):
+    write_jsonl('in.jsonl', rows(4))
+    server.set(rate=1.)
+    with pytest.raises(RsrError, match="columns: no column 'answr'"):
+        spread(recipe(server, here/'w', formatter=[dict(type='sft', columns=['answr'])]))
+    assert server.stats()['requests']==0 and not Path('w').exists()
+    spread(recipe(server, here/'w', formatter=[dict(type='sft', columns=['model'])]))
+    assert [json.loads(line)['model'] for line in Path('w/train/sft.jsonl').read_text().splitlines()]==['loopback-1']*4
+
 def test_inputs_are_read_as_on_one_machine(here, cluster):
     import pyarrow as pa
     import pyarrow.parquet as pq

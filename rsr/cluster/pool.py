@@ -19,6 +19,7 @@ from ..data.ledger import ledger_error
 from ..data.parts import KEY_STRIDE, block_keys, key_range
 from ..data.secrets import redact
 from ..data.types import RsrError, RunBroken
+from ..run.execution import note_served_model
 from ..sampling.budget import ledger_usage
 
 # %% ../../nbs/cluster/03_pool.ipynb #f3bf6285
@@ -160,8 +161,9 @@ async def _result(ref):
 # %% ../../nbs/cluster/03_pool.ipynb #2775cdd4
 @patch
 def _check_init(self:Pool, report):
-    "Stop the run if an actor could not build what the recipe names."
+    "Note which model an actor has found; stop the run if it could not build what the recipe names."
     self.engine.note, self.failed_starts = '', 0
+    note_served_model(self.store, self.loop.sampler_key, report['served'])
     if report['error']:
         where = '' if report['host']==os.uname().nodename else f" (on {report['host']})"
         self.fail(RsrError(report['error']+where))

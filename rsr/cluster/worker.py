@@ -144,12 +144,13 @@ class Worker:
 # %% ../../nbs/cluster/02_worker.ipynb #cadf2bea
 @patch
 def init(self:Worker)->dict:
-    "Build sampler, verifier and formatters; return {pid, host, error}."
-    out = dict(pid=os.getpid(), host=socket.gethostname(), error=None)
+    "Build sampler, verifier and formatters; return {pid, host, error, served}."
+    out = dict(pid=os.getpid(), host=socket.gethostname(), error=None, served=None)
     try:
         parts = build(self.recipe)
         for sampler in (parts['sampler'], *parts['judges']):
             sampler.prepare()
+        out['served'] = getattr(parts['sampler'], 'served', None)
     except RsrError as e:
         out['error'] = redact(e)
     return out
