@@ -19,27 +19,34 @@ def _interrupt(*_):
     raise KeyboardInterrupt
 
 def _listen():
-    "Let SIGTERM and SIGHUP interrupt as Ctrl-C does."
-    signal.signal(signal.SIGTERM, _interrupt)
-    hangup = getattr(signal, 'SIGHUP', None)   # Windows has none
-    if hangup and signal.getsignal(hangup)!=signal.SIG_IGN:   # nohup has it ignored
-        signal.signal(hangup, _interrupt)
-
-def _interrupted(argv):
-    "Say that the command was interrupted before it began; return the exit code."
-    from rsr.cli.usage import undashed_line, wants_json
-    print('Interrupted.', file=sys.stderr)
-    if wants_json(undashed_line(argv)):
-        print('{"error": "Interrupted.", "exit_code": 130}')
-    return 130
+    """Note Ctrl-C, SIGTERM and SIGHUP from now on; return [those that came], and what each has to do later.
+    To raise an error amid an import is not safe: orjson's ends in a segmentation fault."""
+    usual = signal.getsignal(signal.SIGINT) or _interrupt
+    came, later = [], {signal.SIGINT:usual, signal.SIGTERM:_interrupt}
+    if hasattr(signal, 'SIGHUP'):   # Windows has none
+        later[signal.SIGHUP] = _interrupt
+    for number in list(later):
+        if signal.getsignal(number)==signal.SIG_IGN and number!=signal.SIGTERM:
+            del later[number]   # as nohup has SIGHUP, and `&` Ctrl-C
+        else:
+            signal.signal(number, lambda number, _: came.append(number))
+    return came, later
 
 def main(argv=None):
     """Run the `rsr` command and return its exit code.
     Ctrl-C, SIGTERM and SIGHUP are no traceback, not even while Python still imports."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    came, later = _listen()
     try:
-        _listen()
         from rsr.cli.entry import main
+        from rsr.cli.usage import undashed_line, wants_json
+        for number, handler in later.items():
+            signal.signal(number, handler)
+        if came:
+            raise KeyboardInterrupt
         return main(argv)
     except KeyboardInterrupt:
-        return _interrupted(argv)
+        print('Interrupted.', file=sys.stderr)
+        if wants_json(undashed_line(argv)):
+            print('{"error": "Interrupted.", "exit_code": 130}')
+        return 130
