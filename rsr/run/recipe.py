@@ -20,7 +20,7 @@ from ..data.readers import READERS
 from ..data.types import RsrError, no_such
 from ..formatters.splits import check_split
 from ..pairs.strategies import PAIR_DEFAULTS, check_pairs, share_rules
-from .values import HEAD, check_value, in_place, without_defaults
+from .values import HEAD, as_utf8, check_value, in_place, without_defaults
 from ..sampling.budget import Budget, check_price
 from ..sampling.samplers import HttpSampler
 from ..sampling.schedule import Sampling
@@ -166,16 +166,6 @@ def _option_value(key, text):
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
-# %% ../../nbs/run/02_recipe.ipynb #d5c3f3d8
-def _as_utf8(key, text):
-    "Return the text of an option, read as UTF-8 where the system's encoding (LANG=C) had no such characters."
-    if key in ('work_dir', 'data', 'data.input_path'):
-        return text
-    try:
-        return text.encode('utf-8', 'surrogateescape').decode()
-    except UnicodeError:
-        raise RsrError(f'{key}: {ascii(text[:100])} is not UTF-8; give it in UTF-8') from None
-
 # %% ../../nbs/run/02_recipe.ipynb #17cab0c7
 def parse_override(
     s:str   # "key=value"
@@ -186,7 +176,7 @@ def parse_override(
         raise RsrError(f"'{s[:100]}' is not of the form key=value, e.g. data.input_path=prompts.jsonl")
     if key.startswith('-'):
         raise RsrError(f"'{s[:100]}': a key has no dashes in front: {s.lstrip('-')[:100]}")
-    return key, _option_value(key, _as_utf8(key, value))
+    return key, _option_value(key, as_utf8(key, value))
 
 # %% ../../nbs/run/02_recipe.ipynb #484b0e8f
 def _named_formatters(configs, name):

@@ -144,6 +144,7 @@ def _folder():
     except OSError:
         return ''
 
+# %% ../../nbs/run/06_saved_recipe.ipynb #44613826
 def _commands(store, command):
     "Return the commands that a run notes: the first and its folder, and the last that sampled."
     noted = store.get('commands') or dict(first=command, folder=_folder())
