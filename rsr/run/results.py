@@ -172,7 +172,7 @@ def label(self:Run,
     "Label a response; its equals of the same prompt get the label too."
     with closing(Store(self.path)) as st:
         sql = 'SELECT r.key FROM rollouts r JOIN prompts p ON p.key=r.prompt WHERE p.id=? AND r.idx=?'
-        found = st.db.execute(sql, (prompt, idx)).fetchone()
+        found = st.db.execute(sql, (str(prompt), int(idx))).fetchone()   # also of a table
         if not found:
             raise RsrError(f'{self.path}: there is no rollout {idx} of a prompt {prompt!r}')
         st.review(found[0], verdict, annotator=annotator)
