@@ -180,7 +180,8 @@ def test_formatters_by_name(word):
 
 def test_a_formatter_by_name_keeps_the_options_of_the_recipe():
     d = recipe_of('formatter.dpo.min_margin=0.2', 'formatter=dpo', recipe='sft_dpo')
-    assert d['formatter']==[dict(type='dpo', pass_threshold=1., fail_threshold=0., min_margin=.2)]
+    threshold = dict(pass_threshold=1., fail_threshold=0., rejected='worst')
+    assert d['formatter']==[dict(type='dpo', **threshold, min_margin=.2)]
     with pytest.raises(RsrError, match="Did you mean 'dpo'"):
         from rsr.formatters.writer import make_formatters
         make_formatters(recipe_of('formatter=dpoo')['formatter'])
