@@ -27,8 +27,7 @@ $(STAMP): settings.ini setup.py
 	    { echo "No usable Python found. Install Python 3.10 or later with venv, or name one: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }; }
 	@echo "installing rsr and what it needs into $(VENV): some 150 packages, 2 GB; one to two minutes, more on a slow line"
 	@$(PY) -m pip install -qq --disable-pip-version-check --upgrade pip
-	@# --no-compile: Python compiles what it imports, and most of these packages are never imported whole
-	@PYTHONWARNINGS=ignore $(PY) -m pip install -qq --no-compile --disable-pip-version-check -e '.[dev,local,parquet]'
+	@PYTHONWARNINGS=ignore $(PY) -m pip install -qq --disable-pip-version-check -e '.[dev,local,parquet]'
 	@echo "installed"
 	@touch $@
 
