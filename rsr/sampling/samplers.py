@@ -43,6 +43,8 @@ class _Sampler:
     "Call `setup` when the options are set."
     def __post_init__(self):
         self.setup()
+        if getattr(self, 'concurrent_requests', 50) is None:   # a setup of one's own need not think of it
+            self.concurrent_requests = 50
 
 # %% ../../nbs/sampling/04_samplers.ipynb #c84f93fe
 @sampler('openai-compatible-api')
