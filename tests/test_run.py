@@ -471,7 +471,7 @@ def test_plan_then_run_buys_nothing_twice(here, server):
     p = rsr('plan', 'sft', 'pilot=20', *args)
     assert p.returncode==0 and 'for 200 prompts, from 20' in p.stdout and 'US dollars' in p.stdout, p.stderr
     assert 'run all of it with: rsr run sft' in p.stdout and 'budget' not in p.stdout, p.stderr
-    interval = p.stdout.split('rollouts')[1].split('95 %: ')[1].split(')')[0]
+    interval = p.stdout.split('rollouts')[1].split('95%: ')[1].split(')')[0]
     low, high = (int(x.replace(',', '')) for x in interval.split(' to '))
     pilot = {e['prompt'] for e in server.log}
     assert len(pilot)==20
