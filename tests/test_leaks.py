@@ -175,7 +175,7 @@ def test_a_dollar_in_a_text_is_a_dollar(here, server):
     assert body['messages'][0]['content']=='It costs $5, write $x$ and ${y}.' and body['stop']=='$END'
     assert body['token']=='sk-my-0123456789'
     recipe = Path('w/recipe.yaml').read_text()
-    assert recipe.count('${MY_KEY}')==2 and not leaks(['sk-my-0123456789'], p.stdout, p.stderr)
+    assert recipe.count('${MY_KEY}')==4 and not leaks(['sk-my-0123456789'], p.stdout, p.stderr)
     write_jsonl('in.jsonl', rows(3))
     p = rsr('run', 'w/recipe.yaml', env=dict(MY_KEY='sk-my-0123456789'))   # it needs nothing else
     assert p.returncode==0 and len(read_jsonl('w/train/sft.jsonl'))>=1, p.stderr
