@@ -9,7 +9,6 @@ __all__ = ['PILOT', 'OPTIONS', 'ChecklistResult', 'check_waive', 'checklist', 'f
 # %% ../../nbs/quality/05_checklist.ipynb #c08ab76a
 import re, shlex
 from pathlib import Path
-from fastcore.basics import patch
 from ..data.types import RsrError, no_such
 from .check_items import ITEMS, CheckContext
 from ..run.results import Run
@@ -76,12 +75,6 @@ def failed_items(
 )->list:         # their keys
     "Return the items that fail and are not waived."
     return [i['key'] for i in items if i['verdict']=='fail' and not i['waived']]
-
-# %% ../../nbs/quality/05_checklist.ipynb #10468d75
-@patch
-def check(self:Run, **options)->dict:
-    "Run the checklist before training; options as for `checklist`."
-    return checklist(self, **options)
 
 # %% ../../nbs/quality/05_checklist.ipynb #f962e92d
 def shown_verdict(
