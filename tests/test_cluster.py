@@ -27,12 +27,12 @@ ray = pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
 MEM = 80*1024*1024
 
 def patiently(start):
-    "Start a node; Ray gives up after 30 s, which a busy machine may well need."
-    for i in range(4):
+    "Start a node; Ray gives up after 30 s, which a busy machine may well need, more than once."
+    for i in range(12):
         try:
             return start()
         except Exception as e:
-            if i==3 or 'timed out during startup' not in str(e):
+            if i==11 or 'timed out during startup' not in str(e):
                 raise
 
 @pytest.fixture(scope='module')

@@ -1189,7 +1189,7 @@ def test_workers_of_a_killed_parent_end(busy):
         pids = [int(s) for s in p.stdout.readline().split()]
     finally:
         p.kill(), p.wait(), p.stdout.close()
-    assert pids and gone(pids, 8)
+    assert pids and gone(pids, 60)   # seconds: a busy machine is slow to end them, but none may stay
 
 def test_thread():
     got = []
