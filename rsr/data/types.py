@@ -91,7 +91,8 @@ class RsrError(Exception):
 
 class RunBroken(RsrError):
     "The run stopped for an external reason. All completed responses are saved."
-    exit_code, answered = 1, True   # answered: was any request, so that there is something to resume?
+    exit_code = 1
+    answered = True   # was any request, so that there is something to resume?
 
 # %% ../../nbs/data/00_types.ipynb #518bae74
 def no_such(
