@@ -25,9 +25,8 @@ from ..data.types import RsrError
 from .pool import Pool
 from .ray import check_shared, connect, import_ray, read_dataset
 from ..formatters.advice import check_columns
-from ..formatters.splits import Benchmark, clean_input, write_found
 from ..run.execution import at_work, build, close_run, executor, new_work_dir
-from ..run.inputs import check_references, missing_prompts_note, shaped
+from ..run.inputs import add_input, check_references, missing_prompts_note
 from ..run.options import keep_options
 from ..run.results import Run
 from ..run.saved_recipe import recipe_so_far, save_recipe
@@ -73,24 +72,11 @@ def _read_input(src, transform):
     by_ray = isinstance(src, (str, os.PathLike)) or hasattr(src, 'map_batches')
     return read_dataset(src, transform) if by_ray else read_prompts(src, transform)
 
-# %% ../../nbs/cluster/04_driver.ipynb #d284e427
-def _add_decontaminated(store, items, d):
-    "Add the prompts of an input, except those that appear in a benchmark."
-    found = []
-    clean = clean_input(items, Benchmark(d['decontaminate']), found)
-    store.add_prompts(shaped(clean, d['data']), d['data'].get('on_bad_row', 'stop'))
-    store.put('contaminated', len(found))
-    write_found(store.dir/'summary'/'contaminated.jsonl', found)
-
 # %% ../../nbs/cluster/04_driver.ipynb #2f342cb6
 def _add_input(store, d, src):
     "Add the prompts of an input to the ledger."
-    data = d['data']
-    with closing(_read_input(src, data.get('transform'))) as items:   # Ray Data must end before Ray does
-        if d.get('decontaminate'):
-            _add_decontaminated(store, items, d)
-        else:
-            store.add_prompts(shaped(items, data), data.get('on_bad_row', 'stop'))
+    with closing(_read_input(src, d['data'].get('transform'))) as items:   # Ray Data must end before Ray does
+        add_input(store, d, items)
 
 # %% ../../nbs/cluster/04_driver.ipynb #f8946b1f
 def _load_input(store, d, src):
