@@ -10,28 +10,27 @@ import os, shutil, sqlite3, time
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
-from .pool import Pool
-from .ray import check_shared, connect, import_ray, read_dataset
 from ..data.files import fingerprint
 from ..data.index import blocks_left, update_index
 from ..data.ledger import has_blocks, ledger_error
-from ..data.safekeeping import WorkDirGone, check_place, rescue
 from ..data.parts import Cluster
 from ..data.readers import read_prompts
+from ..data.safekeeping import WorkDirGone, check_place, rescue
 from ..data.store import Store
 from ..data.terminal import warn
-from ..data.types import RsrError
-from ..formatters.advice import check_columns
-from ..formatters.splits import Benchmark, clean_input, write_found
-from ..run.execution import at_work, build, close_run, executor, new_work_dir
-from ..run.options import keep_options
-from ..run.saved_recipe import recipe_so_far, save_recipe
-from ..run.inputs import check_references, missing_prompts_note, shaped
-from ..run.results import Run
 from ..data.threads import run_sync
-from ..sampling.loop import Loop
+from ..data.types import RsrError
 
 # %% ../../nbs/cluster/04_driver.ipynb #28fcac6b
+from .pool import Pool
+from .ray import check_shared, connect, import_ray, read_dataset
+from ..formatters.advice import check_columns
+from ..run.execution import at_work, build, close_run, executor, new_work_dir
+from ..run.inputs import add_input, check_references, missing_prompts_note
+from ..run.options import keep_options
+from ..run.results import Run
+from ..run.saved_recipe import recipe_so_far, save_recipe
+from ..sampling.loop import Loop
 from ..sampling.progress import make_progress
 
 # %% ../../nbs/cluster/04_driver.ipynb #9de33630
@@ -73,24 +72,11 @@ def _read_input(src, transform):
     by_ray = isinstance(src, (str, os.PathLike)) or hasattr(src, 'map_batches')
     return read_dataset(src, transform) if by_ray else read_prompts(src, transform)
 
-# %% ../../nbs/cluster/04_driver.ipynb #d284e427
-def _add_decontaminated(store, items, d):
-    "Add the prompts of an input, except those that appear in a benchmark."
-    found = []
-    clean = clean_input(items, Benchmark(d['decontaminate']), found)
-    store.add_prompts(shaped(clean, d['data']), d['data'].get('on_bad_row', 'stop'))
-    store.put('contaminated', len(found))
-    write_found(store.dir/'summary'/'contaminated.jsonl', found)
-
 # %% ../../nbs/cluster/04_driver.ipynb #2f342cb6
 def _add_input(store, d, src):
     "Add the prompts of an input to the ledger."
-    data = d['data']
-    with closing(_read_input(src, data.get('transform'))) as items:   # Ray Data must end before Ray does
-        if d.get('decontaminate'):
-            _add_decontaminated(store, items, d)
-        else:
-            store.add_prompts(shaped(items, data), data.get('on_bad_row', 'stop'))
+    with closing(_read_input(src, d['data'].get('transform'))) as items:   # Ray Data must end before Ray does
+        add_input(store, d, items)
 
 # %% ../../nbs/cluster/04_driver.ipynb #f8946b1f
 def _load_input(store, d, src):
@@ -174,22 +160,33 @@ def _close(store, connected, discard=False):
         import_ray().shutdown()
 
 # %% ../../nbs/cluster/04_driver.ipynb #cf358bdf
+def _new_loop(store, d, o, parts):
+    "Return the loop of a run in blocks, with the options that were last chosen for its files."
+    _use_blocks(store, o)
+    parts['formatters'] = keep_options(store, d, recipe_so_far(store))
+    loop = Loop(store, **parts)
+    loop.setup()
+    return loop
+
+# %% ../../nbs/cluster/04_driver.ipynb #c404ce5e
+def _take_input(store, d, loop, src, choose):
+    "Load and check the input; return the keys of the only prompts to sample, or None."
+    _load_input(store, d, src)
+    _print_warnings(store, d, loop)
+    check_columns(store, loop.formatters)
+    keys = choose(store) if choose else None
+    save_recipe(store, d)
+    return keys
+
+# %% ../../nbs/cluster/04_driver.ipynb #7952ead7
 def _prepare(store, d, o, parts, src, choose):
     "Run all checks and load the input; return the loop, the chosen prompts, and whether Ray was started here."
     connected = False
     try:
-        _use_blocks(store, o)
-        parts['formatters'] = keep_options(store, d, recipe_so_far(store))
-        loop = Loop(store, **parts)
-        loop.setup()
+        loop = _new_loop(store, d, o, parts)
         connected = connect(o)
         check_shared(store.dir, o)
-        _load_input(store, d, src)
-        _print_warnings(store, d, loop)
-        check_columns(store, loop.formatters)
-        keys = choose(store) if choose else None
-        save_recipe(store, d)
-        return loop, keys, connected
+        return loop, _take_input(store, d, loop, src, choose), connected
     except BaseException:
         _close(store, connected, discard=store.fresh)
         raise

@@ -16,7 +16,7 @@ from .ray import import_ray
 from .worker import Worker, equal_shares, needed_env
 from ..data.index import block_sources, update_index
 from ..data.ledger import ledger_error
-from ..data.parts import KEY_STRIDE, block_keys, key_range
+from ..data.parts import KEY_STRIDE, block_keys
 from ..data.secrets import redact
 from ..data.types import RsrError, RunBroken
 from ..run.execution import note_served_model
@@ -187,6 +187,16 @@ def start_failed(self:Pool, e):
     if self.failed_starts>=3:
         self.fail(RunBroken(f'no actor could be started: {redact(e)}'))
 
+# %% ../../nbs/cluster/03_pool.ipynb #3e5191c6
+@patch
+async def _try_actor(self:Pool):
+    "Return a new actor; None, after a second, if it did not start."
+    try:
+        return await self.start_actor()
+    except self.ray.exceptions.RayError as e:
+        self.start_failed(e)
+        await asyncio.sleep(1)
+
 # %% ../../nbs/cluster/03_pool.ipynb #c7def715
 @patch
 def _check_task_error(self:Pool, e):
@@ -229,22 +239,24 @@ async def _collect_blocks(self:Pool, actor, tasks):
 
 # %% ../../nbs/cluster/03_pool.ipynb #c133b11d
 @patch
+async def _work(self:Pool, actor, tasks):
+    "Give an actor blocks, and take in those that end; return the actor, or None if it died."
+    self._start_blocks(actor, tasks)
+    if tasks:
+        return await self._collect_blocks(actor, tasks)
+    await asyncio.sleep(0.1)
+    return actor
+
+# %% ../../nbs/cluster/03_pool.ipynb #7c0c5b6e
+@patch
 async def slot(self:Pool):
     "Keep one actor busy; start another if it dies."
     actor, tasks = None, {}
     try:
         while tasks or not self.stop_reason:
-            try:
-                actor = actor or await self.start_actor()
-            except self.ray.exceptions.RayError as e:
-                self.start_failed(e)
-                await asyncio.sleep(1)
-                continue
-            self._start_blocks(actor, tasks)
-            if tasks:
-                actor = await self._collect_blocks(actor, tasks)
-            else:
-                await asyncio.sleep(0.1)
+            actor = actor or await self._try_actor()
+            if actor:
+                actor = await self._work(actor, tasks)
     finally:
         for task in tasks:
             task.cancel()
@@ -263,8 +275,7 @@ def _block_prompts(self:Pool, block):
 @patch
 def _block_reviews(self:Pool, block):
     "Return (rollout, other, verdict) of the human reviews that hold in a block."
-    first, last = key_range(block)
-    return [(*pair, verdict) for pair, verdict in self.store.reviews().items() if first<=pair[0]<=last]
+    return [(*pair, verdict) for pair, verdict in self.store.reviews(block_keys(block, self.size)).items()]
 
 # %% ../../nbs/cluster/03_pool.ipynb #2cce3e5f
 @patch

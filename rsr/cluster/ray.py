@@ -12,7 +12,7 @@ from pathlib import Path
 from ..data.files import dumps
 from ..data.parts import Cluster
 from ..data.readers import BadRow, READERS, apply_transform, check_row, decode_line, drop_nulls, id_note
-from ..data.readers import load_function, plain_data, to_prompt
+from ..data.readers import load_function, plain_data, read_file, to_prompt
 from ..data.types import RsrError, RunBroken
 from ..data.secrets import redact
 
@@ -234,8 +234,7 @@ def _file_rows(path, shown):
     "Return the (where, row, error) of a file, local or remote."
     if '://' in path:
         return _remote_rows(path, shown)
-    reader = next(r for ending, r in READERS.items() if path.endswith(ending))
-    return ((where.replace(path, shown, 1), row, err) for where, row, err in reader(path))
+    return ((where.replace(path, shown, 1), row, err) for where, row, err in read_file(path))
 
 # %% ../../nbs/cluster/00_ray.ipynb #20c53ad4
 def _checked_json(row):
@@ -294,10 +293,10 @@ def _read_blocks(batch, transform):
 def _file_error(path, shown, e):
     "Return the row that reports a file as a whole."
     problem = redact(str(e).replace(path, shown))
-    hint = ''
     if isinstance(e, FileNotFoundError):
-        hint = '; the input must lie where all nodes of the cluster see it, or in an object store'
-    return shown, None, f'!on {socket.gethostname()}: {type(e).__name__}: {problem}{hint}'
+        problem += '; the input must lie where all nodes of the cluster see it, or in an object store'
+    kind = '' if isinstance(e, RsrError) else f'{type(e).__name__}: '
+    return shown, None, f'!on {socket.gethostname()}: {kind}{problem}'
 
 # %% ../../nbs/cluster/00_ray.ipynb #aa1cd602
 def _read_files(batch, transform, real, given):

@@ -293,6 +293,12 @@ def _send_nowhere(stream):
         os.close(fd)
 
 # %% ../../nbs/data/02_files.ipynb #7f3e5327
+def json_escape(c:str)->str:
+    "Return a character as an escape sequence of JSON."
+    units = c.encode('utf-16-be', 'surrogatepass').hex()
+    return ''.join(f'\\u{units[i:i+4]}' for i in range(0, len(units), 4))
+
+# %% ../../nbs/data/02_files.ipynb #235c2d70
 _SIMPLER = {'–':'-', '—':'-', '…':'...', '×':'x', '→':'->', '≥':'>=', '≤':'<=', '±':'+-', '“':'"', '”':'"', '’':"'"}
 
 def _simpler_letters(e):
@@ -300,12 +306,6 @@ def _simpler_letters(e):
     return ''.join(_SIMPLER.get(c) or json_escape(c) for c in e.object[e.start:e.end]), e.end
 
 codecs.register_error('rsr.simpler', _simpler_letters)
-
-# %% ../../nbs/data/02_files.ipynb #235c2d70
-def json_escape(c:str)->str:
-    "Return a character as an escape sequence of JSON."
-    units = c.encode('utf-16-be', 'surrogatepass').hex()
-    return ''.join(f'\\u{units[i:i+4]}' for i in range(0, len(units), 4))
 
 # %% ../../nbs/data/02_files.ipynb #c80d5b32
 def is_unicode(stream)->bool:

@@ -7,9 +7,11 @@ __all__ = ['block_sources', 'update_index', 'blocks_left', 'index_parts']
 
 # %% ../../nbs/data/10_index.ipynb #49945ecf
 import hashlib, orjson, sqlite3
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from .files import dumps
+from .ledger import has_blocks
 from .parts import BlockStore, TABLES, add_facts, add_rows, block_dir, block_of, key_range
 from .parts import ledger_facts, ledger_rows, part_facts, part_path, part_rows
 from .store import Store
@@ -37,9 +39,12 @@ def _files_of(work, blocks):
     ledgers = [(block, block_dir(work, block)/'run.db') for block in blocks]
     yield from ((block, p) for block, p in parts+ledgers if p.exists())
 
-# %% ../../nbs/data/10_index.ipynb #148872bd
-def block_sources(work_dir, only=None)->dict:
-    "Return {block: (path, stamp)}: the ledger of each block in `only` (default: all), or else its part."
+# %% ../../nbs/data/10_index.ipynb #8632ac7f
+def block_sources(
+    work_dir,   # the run's directory
+    only=None   # these blocks; None: all
+)->dict:        # {block: (path, stamp)}
+    "Find the newest source of each block: its ledger if there is one, else its part."
     work = Path(work_dir)
     files = _all_files(work) if only is None else _files_of(work, only)
     return {block:(path, _stamp(path)) for block, path in files}
@@ -67,29 +72,32 @@ def _replace_block(store, block, facts, rows):
     for table in TABLES:
         add_rows(store, table, rows(table), configs)
 
-# %% ../../nbs/data/10_index.ipynb #cde86629
+# %% ../../nbs/data/10_index.ipynb #51fe39b2
+def _index_part(store, block):
+    "Copy a finished block into the index; return its facts."
+    facts = part_facts(store.dir, block)
+    _replace_block(store, block, facts, lambda table: part_rows(store.dir, block, table))
+    del facts['configs']
+    return facts
+
+# %% ../../nbs/data/10_index.ipynb #99b3f341
 def _index_ledger(store, block, path):
     "Copy an unfinished block into the index; return False if another process is working on it."
     try:
         ledger = BlockStore(path.parent)
     except (RsrError, sqlite3.OperationalError):
         return False
-    try:
+    with closing(ledger):
         _replace_block(store, block, ledger_facts(ledger), lambda table: ledger_rows(ledger, block, table))
-    finally:
-        ledger.close()
     return True
 
 # %% ../../nbs/data/10_index.ipynb #b16e185b
 def _index_block(store, block, path, stamp):
     "Copy a block into the index; return False if another process is working on it."
-    facts = {}
     if path.suffix=='.parquet':
-        facts = part_facts(store.dir, block)
-        _replace_block(store, block, facts, lambda table: part_rows(store.dir, block, table))
-        del facts['configs']
+        facts = _index_part(store, block)
     elif _index_ledger(store, block, path):
-        stamp = _stamp(path)
+        facts, stamp = {}, _stamp(path)
     else:
         return False
     store.begin().execute('INSERT OR REPLACE INTO parts VALUES(?,?,?)', (block, stamp, dumps(facts)))
@@ -129,6 +137,13 @@ def _block_state(settings, rows):
     return h.hexdigest()[:16]
 
 # %% ../../nbs/data/10_index.ipynb #c7426297
+def _blocks_of(store, size):
+    "Yield (block, [(key, id, row), …]) of the current input, in blocks of `size` prompts."
+    rows = store.db.execute('SELECT key, id, row FROM prompts WHERE gen=? ORDER BY key', (store.gen,))
+    for block, group in groupby(rows, key=lambda row: block_of(row[0], size)):
+        yield block, list(group)
+
+# %% ../../nbs/data/10_index.ipynb #eff33471
 def blocks_left(
     store,         # the run's Store, with an up-to-date index
     size:int,      # prompts per block
@@ -136,10 +151,8 @@ def blocks_left(
 )->tuple:          # ({unfinished block: its state when it is done}, {block: prompts} of all blocks)
     "Find the unfinished blocks of a run."
     finished, left, count = _finished_states(store), {}, {}
-    rows = store.db.execute('SELECT key, id, row FROM prompts WHERE gen=? ORDER BY key', (store.gen,))
-    for block, group in groupby(rows, key=lambda row: block_of(row[0], size)):
-        group = list(group)
-        count[block], state = len(group), _block_state(settings, group)
+    for block, rows in _blocks_of(store, size):
+        count[block], state = len(rows), _block_state(settings, rows)
         if finished.get(block)!=state:
             left[block] = state
     return left, count
@@ -149,27 +162,26 @@ def _has_new_blocks(work):
     "Return True if some block is not in the index, or has changed."
     if not (work/'run.db').is_file():
         return True
-    st = Store(work, write=False)
-    try:
-        indexed = _indexed_stamps(st)
-    finally:
-        st.close()
+    with closing(Store(work, write=False)) as store:
+        indexed = _indexed_stamps(store)
     return any(indexed.get(block)!=stamp for block, (_, stamp) in block_sources(work).items())
 
-# %% ../../nbs/data/10_index.ipynb #572ca8e7
+# %% ../../nbs/data/10_index.ipynb #ade6f38f
+def _open_index(work):
+    "Open the index of a run for writing; None if another process is working on it, or the directory is read-only."
+    try:
+        return Store(work, index=True)
+    except (RsrError, OSError, sqlite3.OperationalError):
+        return None
+
+# %% ../../nbs/data/10_index.ipynb #0eafcdce
 def index_parts(
     work_dir   # the run's directory
 )->int:        # how many blocks were copied
     "Update the index of a run in blocks, unless another process is working on it."
     work = Path(work_dir)
-    in_blocks = (work/'parts').is_dir() or (work/'blocks').is_dir()
-    if not in_blocks or not _has_new_blocks(work):
+    store = _open_index(work) if has_blocks(work) and _has_new_blocks(work) else None
+    if not store:
         return 0
-    try:
-        st = Store(work, index=True)
-    except (RsrError, OSError, sqlite3.OperationalError):
-        return 0
-    try:
-        return update_index(st)
-    finally:
-        st.close()
+    with closing(store):
+        return update_index(store)

@@ -222,7 +222,8 @@ def _check_kind(path):
         head = f.read(8)
     expected, kind = _KINDS.get(Path(path).suffix, ''), file_kind(head)
     if kind!=expected and (expected or kind):
-        what = f'it is {kind}' if kind else 'it is empty' if not head else 'it begins otherwise'
+        begins = f"it begins with {ascii(head.decode('latin-1'))}" if head else 'it is empty'
+        what = f'it is {kind}' if kind else begins
         raise RsrError(f'{path} is not {expected or "text in UTF-8"}: {what}. Give it the right ending, or convert it '
                        f"(allowed endings: {', '.join(READERS)})")
 

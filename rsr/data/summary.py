@@ -39,7 +39,7 @@ def samples(
 # %% ../../nbs/data/09_summary.ipynb #9202ed2a
 _RESPONSE = 'SELECT 1 FROM rollouts r WHERE r.prompt=p.key AND r.outcome IN ({})'
 _SCORED = _RESPONSE+''' AND
-    r.key IN (SELECT rollout FROM scores WHERE rollout=r.key AND verifier=? AND value IS NOT NULL)'''
+    r.key IN (SELECT rollout FROM {scores} WHERE rollout=r.key AND verifier=? AND value IS NOT NULL)'''
 
 # %% ../../nbs/data/09_summary.ipynb #86025d79
 def _without(store, found, *args):
@@ -71,9 +71,9 @@ def prompt_counts(
 )->dict:    # {total, satisfied, by_stop_reason, unscored, unanswered: the same, bad_rows, failed}
     "Count the prompts of the input by the reason why sampling stopped."
     by = _count(store, 'SELECT stop, count(*) FROM prompts WHERE gen=? GROUP BY 1 ORDER BY 2 DESC', store.gen)
-    marks = ','.join('?'*len(outcomes))
+    marks, scores = ','.join('?'*len(outcomes)), store.scored()
     return dict(total=sum(by.values()), satisfied=by.get('satisfied', 0), by_stop_reason=by,
-                unscored=_without(store, _SCORED.format(marks), *outcomes, store.get('verifier')),
+                unscored=_without(store, _SCORED.format(marks, scores=scores), *outcomes, store.get('verifier')),
                 unanswered=_without(store, _RESPONSE.format(marks), *outcomes),
                 bad_rows=store.get('bad_rows', 0), failed=failed_prompts(store))
 
@@ -283,7 +283,7 @@ def _cost_rows(d):
     "Yield the rows on tokens, cost and time."
     t = d['tokens']
     judge = f" (judge: {t['judge']:,})" if t['judge'] else ''
-    estimated = '; partly estimated from the text, for the server sends no counts' if t.get('estimated') else ''
+    estimated = '; partly estimated from the text, because the server sends no counts' if t.get('estimated') else ''
     yield 'tokens', f"{t['prompt']:,} prompt, {t['completion']:,} completion{judge}{estimated}"
     if d['cost'] is not None:
         yield 'cost', f"{amount(d['cost'])} US dollars"

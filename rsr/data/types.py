@@ -89,9 +89,11 @@ class RsrError(Exception):
     "An error the user can fix. The message names the value, its location, what is allowed and what to do."
     exit_code = 2   # 1: the run broke; 2: bad recipe or input; 3: a budget stopped it
 
+# %% ../../nbs/data/00_types.ipynb #c289193a
 class RunBroken(RsrError):
     "The run stopped for an external reason. All completed responses are saved."
-    exit_code, answered = 1, True   # answered: was any request, so that there is something to resume?
+    exit_code = 1
+    answered = True   # was any request?
 
 # %% ../../nbs/data/00_types.ipynb #518bae74
 def no_such(

@@ -15,19 +15,25 @@ class RepeatedKey(yaml.YAMLError):
     "A key stands twice in a mapping."
 
 # %% ../../nbs/data/19_yaml_files.ipynb #5cf2054f
+def _repeated(name, first, line):
+    "Return the error for a key that stands in two lines, perhaps the same."
+    where = f'twice in line {line}' if first==line else f'in line {first} and again in line {line}'
+    todo = 'write <<: [*a, *b] to merge several' if name=='<<' else 'keep one of them'
+    return RepeatedKey(f"the key '{name}' stands {where}; {todo}")
+
+# %% ../../nbs/data/19_yaml_files.ipynb #bc259c90
 def _check_keys(node):
     "Raise an error if a key stands twice in a mapping."
     lines = {}
     for key, _ in node.value:
         name, line = key.value, key.start_mark.line+1
-        first = lines.get(name) if isinstance(name, str) else None
-        if first:
-            where = f'twice in line {line}' if first==line else f'in line {first} and again in line {line}'
-            todo = 'write <<: [*a, *b] to merge several' if name=='<<' else 'keep one of them'
-            raise RepeatedKey(f"the key '{name}' stands {where}; {todo}")
-        if isinstance(name, str):
-            lines[name] = line
+        if not isinstance(name, str):
+            continue
+        if name in lines:
+            raise _repeated(name, lines[name], line)
+        lines[name] = line
 
+# %% ../../nbs/data/19_yaml_files.ipynb #eec22176
 class _StrictLoader(yaml.SafeLoader):
     "Reads YAML in which every key stands once."
     def compose_mapping_node(self, anchor):
@@ -55,6 +61,7 @@ def load_yaml(
     except RecursionError:
         raise RsrError(f'{at} is not YAML that can be read: it is nested too deep') from None
 
+# %% ../../nbs/data/19_yaml_files.ipynb #7dd8ea9d
 def read_yaml(path):
     "Read a YAML file as plain data."
     return load_yaml(read_text(path), path)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GIVEN', 'ANSWER_KEYS', 'read_responses', 'add_responses', 'with_responses', 'with_answers', 'first_prompts', 'shaped',
-           'load_input', 'missing_prompts_note', 'check_references']
+           'add_input', 'load_input', 'missing_prompts_note', 'check_references']
 
 # %% ../../nbs/run/03_inputs.ipynb #9e5cd440
 import orjson, os
@@ -216,6 +216,24 @@ def shaped(
     "Return the pairs that a run takes: the first `data.limit`, with their reference answers in place."
     return with_answers(first_prompts(items, data.get('limit')), data)
 
+# %% ../../nbs/run/03_inputs.ipynb #cdccb288
+def add_input(
+    store,   # Store
+    d:dict,  # a checked recipe
+    items    # (where, Prompt | BadRow) pairs
+):
+    "Add the prompts of an input to the ledger, except those that appear in the benchmark of `decontaminate`."
+    data, found = d['data'], []
+    if d.get('decontaminate'):
+        items = clean_input(items, Benchmark(d['decontaminate']), found)
+    items = shaped(items, data)
+    if data.get('responses'):
+        items = with_responses(store, items, data['responses'])
+    store.add_prompts(items, data.get('on_bad_row', 'stop'))
+    if d.get('decontaminate'):
+        store.put('contaminated', len(found))
+        write_found(store.dir/'summary'/'contaminated.jsonl', found)
+
 # %% ../../nbs/run/03_inputs.ipynb #64e51d70
 def _check_folder(store, src):
     "Raise an error that names the folders if the input of an earlier run is not in this one."
@@ -230,20 +248,10 @@ def _check_folder(store, src):
 # %% ../../nbs/run/03_inputs.ipynb #96217ff6
 def load_input(store, d, src=None):
     "Read the input of a run into its ledger; without one, a resumed run keeps the prompts it has."
-    src, data = _input_source(store, d, src), d['data']
-    if src is None:
-        return
-    _check_folder(store, src)
-    items, found = read_prompts(src, data.get('transform')), []
-    if d.get('decontaminate'):
-        items = clean_input(items, Benchmark(d['decontaminate']), found)
-    items = shaped(items, data)
-    if data.get('responses'):
-        items = with_responses(store, items, data['responses'])
-    store.add_prompts(items, data.get('on_bad_row', 'stop'))
-    if d.get('decontaminate'):
-        store.put('contaminated', len(found))
-        write_found(store.dir/'summary'/'contaminated.jsonl', found)
+    src = _input_source(store, d, src)
+    if src is not None:
+        _check_folder(store, src)
+        add_input(store, d, read_prompts(src, d['data'].get('transform')))
 
 # %% ../../nbs/run/03_inputs.ipynb #24770e42
 def missing_prompts_note(

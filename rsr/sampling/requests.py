@@ -48,7 +48,6 @@ def _reset(self:Requests):
     "Set the state of a run that has not started."
     self.round = self.sending = self.pending = 0        # rounds so far; requests in flight; rollouts being scored
     self.unscored = 0                                   # rollouts that are scored, or about to be
-    self.most_pending = 64+4*self.engine.slots          # above this, a slow judge has enough to do
     self.tasks, self.wake = set(), asyncio.Event()      # requests under way; set when something happened
     self.stop_reason = self.stopped_at = self.message = self.error = None
 
@@ -69,6 +68,12 @@ def verifier_key(self:Requests):
 def judge_engines(self:Requests):
     "Return the engines of the judges."
     return self.scorer.engines
+
+# %% ../../nbs/sampling/09_requests.ipynb #07596431
+@patch(as_prop=True)
+def most_pending(self:Requests)->int:
+    "Return how many rollouts may wait for their scores: above this, a slow judge has enough to do."
+    return 64+4*self.sampler.concurrent_requests
 
 # %% ../../nbs/sampling/09_requests.ipynb #6c2fb2fe
 @patch

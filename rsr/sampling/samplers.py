@@ -42,9 +42,9 @@ def sampler(name):
 class _Sampler:
     "Call `setup` when the options are set."
     def __post_init__(self):
+        self.given_requests = self.concurrent_requests   # None: as many as suit the sampler
+        self.concurrent_requests = self.concurrent_requests or 50
         self.setup()
-        if getattr(self, 'concurrent_requests', 50) is None:   # a setup of one's own need not think of it
-            self.concurrent_requests = 50
 
 # %% ../../nbs/sampling/04_samplers.ipynb #c84f93fe
 @sampler('openai-compatible-api')
@@ -91,7 +91,6 @@ def _require_url(self:HttpSampler):
 @patch
 def setup(self:HttpSampler):
     "Set what follows from the options; a subclass extends it."
-    self.concurrent_requests = self.concurrent_requests or 50
     self.max_n, self.most = 2**31, 0   # choices per request that the server is known to return; the most so far
     self.refused = {}                  # fields that the server refuses: {field: the one sent in its place, or None}
     self.served = self.names = None    # the model of a server, if none is named; a task that lists its models

@@ -33,7 +33,6 @@ def join_engines(
             s.joins(loop.store.dir)
     for engine, s in zip((loop.engine, *loop.judge_engines), (loop.sampler, *loop.scorer.judges)):
         engine.slots, engine.limit = s.concurrent_requests, float(s.concurrent_requests)
-    loop.most_pending = 64+4*loop.engine.slots
 
 # %% ../../nbs/sampling/08_scoring.ipynb #f9d92f6b
 async def _verdict_once(sampler, messages, params, keep):

@@ -11,11 +11,11 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..data.text import clean_text
 from ..data.types import Rollout, RsrError
-from .vllm_process import EngineDead, HostError, TemplateError, check_folder
-from .vllm_engines import note_user, running_engine, vllm_engine
 from .errors import CallError, error_kind
 from .replies import outcome_of, unknown_ending
 from .samplers import HttpSampler, sampler
+from .vllm_engines import note_user, running_engine, vllm_engine
+from .vllm_process import EngineDead, HostError, TemplateError, check_folder
 
 # %% ../../nbs/sampling/15_vllm.ipynb #3c78b43d
 def split_params(
@@ -41,7 +41,6 @@ class VllmSampler(HttpSampler):
 @patch
 def setup(self:VllmSampler):
     "Set what follows from the options, and leave memory for the engines of others."
-    self.given = self.concurrent_requests
     super(VllmSampler, self).setup()
     if not self.model:
         raise RsrError('sampler.model is missing: vllm-offline needs a model folder, '
@@ -54,7 +53,7 @@ def setup(self:VllmSampler):
 @patch
 def _set_slots(self:VllmSampler, engine):
     "Set how many requests are in flight, unless the options say it."
-    if not self.given:
+    if not self.given_requests:
         self.concurrent_requests = 2*engine.facts['max_num_seqs'] if engine else 2048
 
 # %% ../../nbs/sampling/15_vllm.ipynb #2ffa3300

@@ -98,6 +98,7 @@ def vllm_engine(
         return _engines[key]
 
 # %% ../../nbs/sampling/14_vllm_engines.ipynb #fbd5b49f
+@atexit.register
 def close_engines():
     "Shut all engines of this process down; the next request starts a new one."
     with _starting:
@@ -105,5 +106,3 @@ def close_engines():
         _engines.clear()
     for engine in engines:
         engine.close()
-
-atexit.register(close_engines)
