@@ -41,7 +41,6 @@ def _computed_columns(formatters):
     "Return (file, column) for each column of a file that rsr computes."
     return [(f.file, c) for f in formatters for c in f.columns or () if c in COMPUTED]
 
-
 # %% ../../nbs/formatters/09_advice.ipynb #ba2e2e10
 def shadowed_columns(
     store,           # Store, with its prompts
