@@ -267,10 +267,13 @@ def makes_pair(
 # %% ../../nbs/formatters/00_pairing.ipynb #bc22979d
 def _mismatch(c, r, min_margin=0., max_margin=None, **lengths):
     "Return why a passed and a failed response do not make a pair, or None."
-    if human_verdict(c, r)=='reject':
+    verdict = human_verdict(c, r)
+    if verdict=='reject':
         return 'rejected in review'
     if c.text.strip()==r.text.strip():
         return 'same text'
+    if verdict:
+        return None
     return margin_problem(c.score-r.score, min_margin, max_margin) or length_problem(c.text, r.text, **lengths)
 
 # %% ../../nbs/formatters/00_pairing.ipynb #69e8ed0d
