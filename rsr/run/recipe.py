@@ -272,12 +272,8 @@ def _check_names(d, sch):
         raise RsrError(no_such('key', k, [*sch, *TOP_KEYS]))
 
 # %% ../../nbs/run/02_recipe.ipynb #72119ff4
-def check_section(
-    name:str,       # as it is named in messages: sampler, assistant …
-    options:dict,   # what was given for it
-    known:dict      # {key: (type, default)}, of `schema`
-):
-    "Check the keys and values of one section."
+def check_section(name:str, options:dict, known:dict):
+    "Check the keys and values of one section; `known`: {key: (type, default)}, of `schema`."
     for k, v in options.items():
         if k in known:
             check_value(f'{name}.{k}', v, *known[k])
