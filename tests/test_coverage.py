@@ -711,6 +711,17 @@ def test_one_job_for_both_sets_and_answers_are_kept(desk, tmp_path):
             coverage(desk, generated, budget=dict(token=1), **kw)
     assert coverage(desk, generated)['found_again'] is None
 
+def test_the_seed_draws_the_prompts_whose_labels_are_looked_for(desk):
+    def drawn(seed):
+        seen = set()
+        def reply(body):
+            seen.add(asked(body))
+            return judge(body)
+        with Loopback(reply=reply) as s:
+            assert coverage(desk, made(30), judge=who(s), again=10, seed=seed)['found_again']['n'] == 10
+        return seen
+    assert drawn(7) == drawn(7) != drawn(0)
+
 def test_the_command_looks_for_labels_stops_at_a_budget_and_goes_on(desk, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_jsonl('made.jsonl', made(30, wrong=range(5)))

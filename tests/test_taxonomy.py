@@ -17,6 +17,8 @@ import pytest
 from rsr.data.readers import check_row
 from rsr.data.text import minhash, normalised
 from rsr.data.types import RsrError
+from rsr.pairs.flaws import load_flaws
+from rsr.rubric.criteria import load_rubric
 from rsr.taxonomy.combinations import SAMPLERS, combinations, marginals, template_prompts
 from rsr.taxonomy.coverage import coverage
 from rsr.taxonomy.designs import Design, covering_rows, independent_rows, possible_pairs
@@ -726,3 +728,10 @@ def test_ids_of_two_plans_do_not_meet():
            for r in template_prompts('customer_support', **{**dict(n=20), **kw})]
     assert len(set(ids)) == len(ids)
     assert [r['id'] for r in template_prompts('customer_support', 20)] == ids[:20]
+
+@pytest.mark.parametrize('load', [load_taxonomy, load_rubric, load_flaws])
+def test_a_key_that_stands_twice_is_refused(load, tmp_path):
+    path = tmp_path/'twice.yaml'
+    path.write_text('name: a\nname: b\n')
+    with pytest.raises(RsrError, match="twice.yaml: the key 'name' stands in line 1 and again in line 2"):
+        load(str(path))

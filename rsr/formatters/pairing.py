@@ -264,14 +264,20 @@ def makes_pair(
         return in_range
     return in_range and not length_problem(chosen[1], rejected[1], **lengths)
 
+# %% ../../nbs/formatters/00_pairing.ipynb #204bafa7
+def _broken_rule(c, r, min_margin=0., max_margin=None, **lengths):
+    "Return what is wrong with the margin or the lengths of two responses, or None."
+    return margin_problem(c.score-r.score, min_margin, max_margin) or length_problem(c.text, r.text, **lengths)
+
 # %% ../../nbs/formatters/00_pairing.ipynb #bc22979d
-def _mismatch(c, r, min_margin=0., max_margin=None, **lengths):
+def _mismatch(c, r, **rule):
     "Return why a passed and a failed response do not make a pair, or None."
-    if human_verdict(c, r)=='reject':
+    verdict = human_verdict(c, r)
+    if verdict=='reject':
         return 'rejected in review'
     if c.text.strip()==r.text.strip():
         return 'same text'
-    return margin_problem(c.score-r.score, min_margin, max_margin) or length_problem(c.text, r.text, **lengths)
+    return None if verdict else _broken_rule(c, r, **rule)
 
 # %% ../../nbs/formatters/00_pairing.ipynb #69e8ed0d
 def _first_pair(c, fits):

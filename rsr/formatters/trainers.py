@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'TRAINERS', 'ROW_FORMATS', 'DATASET_INFO', 'NO_ANSWER', 'COMPUTED', 'Trainer', 'needed_columns',
            'register_trainer', 'sft_messages', 'pool', 'dpo_sharegpt', 'kto_llamafactory', 'sft_trl', 'dpo_trl',
            'kto_trl', 'grpo_trl', 'dpo_axolotl', 'dpo_swift', 'kto_swift', 'grpo_swift', 'grpo_verl', 'dpo_openai',
-           'get_trainer', 'get_row_format', 'trainer_row', 'as_written', 'prompt_counts', 'with_columns', 'is_date',
+           'get_trainer', 'get_row_format', 'trainer_row', 'as_written', 'pass_counts', 'with_columns', 'is_date',
            'write_index']
 
 # %% ../../nbs/formatters/02_trainers.ipynb #b1480075
@@ -317,7 +317,7 @@ def as_written(
 # %% ../../nbs/formatters/02_trainers.ipynb #38b0022a
 COMPUTED = 'pass_rate', 'n_passed', 'n_scored', 'model'   # columns that are not metadata
 
-def prompt_counts(
+def pass_counts(
     rollouts,                   # valid Rollouts of one prompt
     pass_threshold:float=1.0    # score from which a response is correct
 )->dict:
@@ -352,7 +352,7 @@ def with_columns(
     "Return the rows with the formatter's further columns."
     if not f.columns:
         return rows
-    counts = prompt_counts(rollouts, f.options.get('pass_threshold', 1.))
+    counts = pass_counts(rollouts, f.options.get('pass_threshold', 1.))
     known = {**{k:_as_text(prompt.metadata.get(k)) for k in f.columns}, **counts}
     out = []
     for row in rows:

@@ -116,7 +116,7 @@ def _taken_columns(method):
     return names
 
 # %% ../../nbs/formatters/04_writer.ipynb #0cb469ea
-def _check_together(where, options):
+def _check_thresholds(where, options):
     "Raise if thresholds overlap."
     passes, fails = options.get('pass_threshold'), options.get('fail_threshold')
     if passes is not None and fails is not None and fails>=passes:
@@ -166,7 +166,7 @@ def make_formatter(
     own, common = _fill_in(known, options), _fill_in(COMMON, options)
     for option, value in {**own, **common}.items():
         _check_value(where, option, value)
-    _check_together(where, own)
+    _check_thresholds(where, own)
     _check_columns(where, type, common['columns'])
     why = method.why and partial(method.why, **own)
     f = Formatter(type, name or type, own, partial(method.rows, **own), partial(method.need, **own), **common, why=why)

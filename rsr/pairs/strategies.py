@@ -197,9 +197,9 @@ def _check_sampler_options(k, options):
 # %% ../../nbs/pairs/02_strategies.ipynb #a14c5838
 def _check_number(k, v):
     number = isinstance(v, (int, float)) and not isinstance(v, bool) and v>=0
-    least = 2 if k=='n' else 0
+    least = 2 if k=='n' else 0   # a pair needs two responses
     if k in ('n', 'top_k', 'max_chars', 'most_others') and not (number and isinstance(v, int) and v>=least):
-        raise RsrError(f'pairs.{k}: {v!r} is not a whole number')
+        raise RsrError(f'pairs.{k}: {v!r} is not a whole number from {least} up')
     if k in ('chosen', 'rejected', 'temperature') and not number:
         raise RsrError(f'pairs.{k}: {v!r} is not a number of 0 or more')
 
@@ -395,7 +395,7 @@ def _give_up(self:CopyTally, name):
         what = 'flawed copies' if name==_ALL else f'copies with {name}'
         found = f'{self.served[name]} of {self.copies[name]} {what} make a pair, so at most {self.most(name):.1%} do'
         warn(f'pairs: {found} (95%): no more are asked for. Use another pairs.writer or other pairs.flaws; '
-             'pairs.give_up=null asks on')
+             'pairs.give_up=null keeps asking')
     self.over.add(name)
 
 # %% ../../nbs/pairs/02_strategies.ipynb #7aa78882

@@ -208,7 +208,7 @@ class Labels:
 @patch
 def _check_questions(self:Labels):
     "Raise if no criterion asks a question."
-    if all(c.function for c in self.rubric.criteria):
+    if not self.rubric.needs_judge:
         raise RsrError(f"rubric '{self.rubric.name}' consists of functions: there is nothing to label")
 
 # %% ../../nbs/rubric/05_labels.ipynb #d65d4208

@@ -394,9 +394,9 @@ def validate_options(
         raise RsrError(f"rubric '{rubric.name}' consists of functions: there is nothing to label, and no judge to "
                        'compare with labels')
     judge = {k[len('judge.'):]:v for k, v in options.items() if k.startswith('judge.')}
-    if rubric.needs_judge and not judge:
+    if not judge:
         raise RsrError(f"rubric '{rubric.name}' asks a judge: name it with judge.model or judge.base_url "
                        '(judge.model=local is the embedded one)')
     cache = Cache(options.get('cache', f"{options['labels']}.verdicts"))
     more = _chosen(options, ('decide', 'k', 'rejudge', 'seed', 'n_boot'))
-    return validate(rubric, options['labels'], [judge] if judge else None, cache=cache, **more)
+    return validate(rubric, options['labels'], [judge], cache=cache, **more)

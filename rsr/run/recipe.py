@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'ENGINES', 'TOP_KEYS', 'SHORT_FORMS', 'FILE_OPTIONS', 'recipe_names', 'parameters', 'schema', 'read_recipe',
-           'parse_override', 'override', 'check_recipe', 'Recipe', 'load_recipe']
+           'parse_override', 'override', 'check_section', 'check_recipe', 'Recipe', 'load_recipe']
 
 # %% ../../nbs/run/02_recipe.ipynb #b89908d7
 import inspect, yaml
@@ -272,8 +272,8 @@ def _check_names(d, sch):
         raise RsrError(no_such('key', k, [*sch, *TOP_KEYS]))
 
 # %% ../../nbs/run/02_recipe.ipynb #72119ff4
-def _check_section(name, options, known):
-    "Check the keys and values of one section."
+def check_section(name:str, options:dict, known:dict):
+    "Check the keys and values of one section; `known`: {key: (type, default)}, of `schema`."
     for k, v in options.items():
         if k in known:
             check_value(f'{name}.{k}', v, *known[k])
@@ -289,7 +289,7 @@ def _check_sections(d, sch):
             likely = dict(sampler='model', budget='usd', sampling='max_rollouts').get(name, next(iter(known)))
             raise RsrError(f'{name}: {options!r} is not a mapping of options, e.g. {name}.{likely}=…')
         d[name] = options
-        _check_section(name, options, known)
+        check_section(name, options, known)
 
 # %% ../../nbs/run/02_recipe.ipynb #dafda49d
 def _check_paths(d):

@@ -14,11 +14,10 @@ from ..data.files import dumps, fingerprint
 from ..data.statistics import wilson
 from ..data.store import Store
 from ..data.text import clean_text, split_thinking
-from ..data.types import Prompt, RsrError, Score, no_such
+from ..data.types import Prompt, RsrError, Score
 from ..formatters.writer import make_formatter
 from ..rubric.agreement import agreement
-from ..run.recipe import schema
-from ..run.values import check_value
+from ..run.recipe import check_section, schema
 from ..sampling.budget import Budget, model_price
 from ..data.threads import run_sync
 from ..sampling.loop import Loop
@@ -244,11 +243,7 @@ def _budget(limits, sampler):
     "Return the budget of a judge from {tokens, usd, minutes}; a Budget or None as it is."
     if not isinstance(limits, dict):
         return limits
-    known = schema()['budget']
-    for k, v in limits.items():
-        if k not in known:
-            raise RsrError(no_such('key', f'budget.{k}', [f'budget.{x}' for x in known]))
-        check_value(f'budget.{k}', v, *known[k])
+    check_section('budget', limits, schema()['budget'])
     return Budget(**limits, price=model_price(sampler.model, sampler.price))
 
 # %% ../../nbs/taxonomy/07_classify.ipynb #2ded0ff1

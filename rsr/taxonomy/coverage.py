@@ -200,7 +200,7 @@ def coverage(
     "Compare planned, generated and production distributions."
     t = load_taxonomy(t)
     sets = dict(generated=generated) if production is None else dict(generated=generated, production=production)
-    sets, judged = judge_sets(t, sets, judge, work_dir, budget, again, seed)
+    sets, judged = judge_sets(t, sets, judge, work_dir, budget, again, seed=seed)
     if judged and judged['labelling']['stopped']=='interrupted':
         raise KeyboardInterrupt   # a part of production has another distribution
     return compare_sets(t, sets, judged, least, ratio, n_boot, seed)

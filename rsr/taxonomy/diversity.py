@@ -219,9 +219,8 @@ def _shown_pairs(d, k):
 
 # %% ../../nbs/taxonomy/12_diversity.ipynb #bc73177d
 def diversity_table(
-    d:dict,          # of `diversity`
-    k:int=20,        # how many of the worst pairs
-    least:float=.5   # similarity from which a pair is listed
+    d:dict,    # of `diversity`
+    k:int=20   # how many pairs to show, at most
 )->str:
     "Return all views as text."
     out, (title, pairs) = [*_summary_lines(d)], _shown_pairs(d, k)

@@ -14,8 +14,7 @@ from ..data.safekeeping import WorkDirGone, rescue
 from ..data.store import Store
 from ..data.types import RsrError, no_such
 from ..data.variables import mask, refuse_masked, resolve_secrets
-from ..run.recipe import parse_override, schema
-from ..run.values import check_value
+from ..run.recipe import check_section, parse_override, schema
 from ..run.execution import new_work_dir
 from ..sampling.progress import check_progress
 from ..sampling.providers import is_embedded, make_sampler
@@ -71,13 +70,9 @@ def check_options(
     opts           # what was given for it
 )->dict:           # the same
     "Check a sampler's or a budget's options against those of a recipe."
-    known = schema()['budget' if section=='budget' else 'sampler']
     if not isinstance(opts, dict):
         raise RsrError(f'{section}: {opts!r} is not a mapping of options')
-    for k, v in opts.items():
-        if k not in known:
-            raise RsrError(no_such('key', f'{section}.{k}', [f'{section}.{x}' for x in known]))
-        check_value(f'{section}.{k}', v, *known[k])
+    check_section(section, opts, schema()['budget' if section=='budget' else 'sampler'])
     return opts
 
 # %% ../../nbs/taxonomy/17_generate.ipynb #382822fd
