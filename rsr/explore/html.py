@@ -402,6 +402,6 @@ def people_html(
     lines = [' · '.join([f'<b>{line(annotator)}</b>', *(line(name) for name in counts if name!=annotator)])]
     lines += [_agreement_text(kind, a) for kind, a in d.get('agreement', {}).items()]
     if functions:
-        lines.append('The rubric consists of functions: it has no verdicts of a judge to label. '
-                     'A label of a whole response overrides its score.')
+        lines.append('The rubric consists of functions, so there are no judge verdicts to label. '
+                     'A label on a whole response overrides its score.')
     return block(f"<div title='your labels and reviews, and those of others'>{'<br>'.join(lines)}&ensp;</div>")
