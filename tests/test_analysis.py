@@ -188,6 +188,15 @@ def test_what_is_not_a_run_is_said_as_what_it_is(here, capsys):
             assert said in err and 'Traceback' not in err and not out, (command, name, err)
             assert err.isascii() and err.count('\n')==1, (command, name, err)
 
+def test_methods_of_a_run_keep_their_arguments():
+    "Also once the packages that they come from are imported."
+    import rsr.explore.widget
+    import rsr.quality.checklist
+    import rsr.quality.report   # noqa: F401
+    for method, said in (('check', 'waive='), ('report', 'summary/report.html'), ('explore', 'who labels')):
+        doc = getattr(package.Run, method).__doc__
+        assert 'Arguments:' in doc and said in doc, (method, doc)
+
 # ---- in the background
 
 def test_a_run_in_the_background_is_seen_stopped_and_resumed(here, server):
