@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,14 @@ def test_what_is_not_a_run_is_said_as_what_it_is(here, capsys):
             out, err = capsys.readouterr()
             assert said in err and 'Traceback' not in err and not out, (command, name, err)
             assert err.isascii() and err.count('\n')==1, (command, name, err)
+
+def test_methods_of_a_run_keep_their_arguments():
+    "Also once the packages that they come from are imported."
+    for module in 'explore.widget', 'quality.checklist', 'quality.report':
+        import_module(f'rsr.{module}')
+    for method, said in (('check', 'waive='), ('report', 'summary/report.html'), ('explore', 'who labels')):
+        doc = getattr(package.Run, method).__doc__
+        assert 'Arguments:' in doc and said in doc, (method, doc)
 
 # ---- in the background
 

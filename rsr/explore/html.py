@@ -11,6 +11,7 @@ __all__ = ['KINDS', 'COLOURS', 'STYLE', 'W', 'H', 'TOP', 'BASE', 'PAD', 'LEAST_L
 import difflib, html, re, unicodedata
 from ..data.types import failed, passed
 from ..rubric.agreement import with_interval
+from ..style import many
 
 # %% ../../nbs/explore/03_html.ipynb #7743a645
 _CODES = ('\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb'
@@ -379,16 +380,11 @@ def rollout_line(r, pass_threshold=1.0, fail_threshold=None)->str:
     outcome, text = one_line(r['outcome'] or 'in flight', 9), one_line(r['answer'] or r['text'], 40)
     return f"#{r['idx']:<3} {score}  {kind+star:9}  {outcome:9}  {text}"
 
-# %% ../../nbs/explore/03_html.ipynb #6be5599c
-def _counted(n, noun):
-    "Write a number with its noun."
-    return f'{n:,} {noun}' if n==1 else f'{n:,} {noun}s'
-
 # %% ../../nbs/explore/03_html.ipynb #a43635d5
 def _agreement_text(kind, a):
     "Describe how far annotators agree."
     kappa, ac1 = (with_interval(a[k], a['intervals'][k]) for k in ('kappa', 'ac1'))
-    on = _counted(a['cases'], 'response' if kind=='labels' else 'pair')
+    on = many(a['cases'], 'response' if kind=='labels' else 'pair')
     return f"agreement of {', '.join(map(shown, a['annotators']))} on {on}: κ {kappa}, AC1 {ac1}"
 
 # %% ../../nbs/explore/03_html.ipynb #216c5258
@@ -401,11 +397,11 @@ def people_html(
     counts = {annotator:dict(labels=0, pairs=0), **d.get('annotators', {})}
     def line(name):
         n = counts[name]
-        reviews = f", {_counted(n['pairs'], 'pair review')}" if n['pairs'] else ''
-        return f"{shown(name)}: {_counted(n['labels'], 'label')}{reviews}"
+        reviews = f", {many(n['pairs'], 'pair review')}" if n['pairs'] else ''
+        return f"{shown(name)}: {many(n['labels'], 'label')}{reviews}"
     lines = [' · '.join([f'<b>{line(annotator)}</b>', *(line(name) for name in counts if name!=annotator)])]
     lines += [_agreement_text(kind, a) for kind, a in d.get('agreement', {}).items()]
     if functions:
-        lines.append('The rubric consists of functions: it has no verdicts of a judge to label. '
-                     'A label of a whole response overrides its score.')
+        lines.append('The rubric consists of functions, so there are no judge verdicts to label. '
+                     'A label on a whole response overrides its score.')
     return block(f"<div title='your labels and reviews, and those of others'>{'<br>'.join(lines)}&ensp;</div>")

@@ -316,7 +316,7 @@ def decide_by(self:Exploration, name):
 
 # %% ../../nbs/explore/04_state.ipynb #d575b40a
 STALE = ('Not saved: #{chosen} over #{rejected} is not a pair any more (a label, another annotator or new rollouts '
-         'changed it). Shown is the pair as it is now.')
+         'changed it). The pair as it is now is shown.')
 
 # %% ../../nbs/explore/04_state.ipynb #59d358f5
 @patch

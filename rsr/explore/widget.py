@@ -207,15 +207,15 @@ def _pair_text(self:Explorer, by_key):
 def _draw_pair(self:Explorer, ws, by_key):
     "Show the pair, with the buttons that apply: those for reviews only beside the pair that they are about."
     import ipywidgets as w
-    ws['pair'].value, shown = block(self._pair_text(by_key), role='status'), self.on_screen
+    ws['pair'].value, pair = block(self._pair_text(by_key), role='status'), self.on_screen
     _show(ws['pairs'], self.dpo)
-    pair = (shown['chosen'], shown['rejected']) if shown else self.bound.get('verdicts', [(None, [])])[0][0]
-    made = self._renew('verdicts', pair, lambda: [*self._make_verdicts(w, pair).values()])
+    keys = (pair['chosen'], pair['rejected']) if pair else self.bound.get('verdicts', [(None, [])])[0][0]
+    made = self._renew('verdicts', keys, lambda: [*self._make_verdicts(w, keys).values()])
     for name, button in zip(VERDICTS, made):
         ws[name] = button
-        button.disabled = not shown
-    ws['clear'].disabled = not (shown and self.annotator in shown['votes'])
-    _show(ws['show_pair'], self.pairs and not shown)
+        button.disabled = not pair
+    ws['clear'].disabled = not (pair and self.annotator in pair['votes'])
+    _show(ws['show_pair'], self.pairs and not pair)
 
 # %% ../../nbs/explore/06_widget.ipynb #8aad5708
 @patch
@@ -241,11 +241,3 @@ def explore(
 )->Explorer:
     "Explore a run in a notebook."
     return Explorer(run if isinstance(run, Run) else Run(run), annotator)
-
-# %% ../../nbs/explore/06_widget.ipynb #bbbf641c
-@patch
-def explore(self:Run,
-    annotator:str=None   # who labels and reviews; None: the user of this machine
-):
-    "Explore the run in a notebook: move thresholds, read responses, label them, review pairs, write the files."
-    return Explorer(self, annotator)

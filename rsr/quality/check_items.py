@@ -8,7 +8,6 @@ __all__ = ['ITEMS', 'Item', 'COVERAGE', 'FAILS', 'ELSEWHERE', 'NO_FAULT', 'HELD_
            'format_valid', 'held_out', 'dpo_margins', 'grpo_reward']
 
 # %% ../../nbs/quality/04_check_items.ipynb #4de27ec9
-import shlex
 from collections import namedtuple
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..data.statistics import MIN_PROMPTS, compare_rates, rate_difference, initial_rates, change_verdict
 from ..data.store import Store
+from ..data.terminal import shell_word
 from ..data.text import normalised, prompt_text
 from ..data.types import EPS
 from ..formatters.splits import Split
@@ -150,7 +150,7 @@ def _distances(c, pair):
 # %% ../../nbs/quality/04_check_items.ipynb #7a95da8f
 def _shell_path(x, word):
     "Return a path for the shell; the word that stands for it if it is plain data."
-    return shlex.quote(str(x)) if isinstance(x, (str, Path)) else word
+    return shell_word(x) if isinstance(x, (str, Path)) else word
 
 def _coverage_command(ctx):
     "Return the command that compares the prompts of a run with its taxonomy, and with production if it was named."
@@ -219,7 +219,7 @@ def _stable_advice(ctx, few):
         return 'too few prompts were scored: add some to the input, then resume', 'rsr run work_dir=RUN'
     if ctx.earlier:
         before = getattr(ctx.earlier[0], 'path', ctx.earlier[0])
-        return 'find what changed', f'rsr compare {shlex.quote(str(before))} RUN'
+        return 'find what changed', f'rsr compare {shell_word(before)} RUN'
     return ('if the input is sorted, by subject or difficulty, waive this; otherwise find what changed meanwhile',
             'rsr check RUN waive=pass_rate')
 

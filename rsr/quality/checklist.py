@@ -7,8 +7,9 @@ __all__ = ['PILOT', 'OPTIONS', 'ChecklistResult', 'check_waive', 'checklist', 'f
            'verdict_line', 'checklist_table', 'check_trust', 'checklist_options']
 
 # %% ../../nbs/quality/05_checklist.ipynb #c08ab76a
-import re, shlex
+import re
 from pathlib import Path
+from ..data.terminal import shell_word
 from ..data.types import RsrError, no_such
 from .check_items import ITEMS, CheckContext
 from ..run.results import Run
@@ -22,7 +23,7 @@ class ChecklistResult(dict):
 # %% ../../nbs/quality/05_checklist.ipynb #bfbc775b
 def _fill_in(text, path):
     "Return a text with the run's directory in the place of RUN."
-    quoted = shlex.quote(str(path))
+    quoted = shell_word(path)
     return re.sub(r'(?<![\w./-])RUN(?=[_/]|$|[^\w-])', lambda _: quoted, text)
 
 # %% ../../nbs/quality/05_checklist.ipynb #2227b23b
@@ -106,7 +107,7 @@ def _pilot_hint(d, failed):
     if not failed or not {*failed}<={*PILOT}:
         return ''
     waived = [i['key'] for i in d['items'] if i['waived']]
-    return f"; for a pilot: rsr check {shlex.quote(d['run'])} waive={','.join([*waived, *failed])}"
+    return f"; for a pilot: rsr check {shell_word(d['run'])} waive={','.join([*waived, *failed])}"
 
 # %% ../../nbs/quality/05_checklist.ipynb #389af891
 def verdict_line(

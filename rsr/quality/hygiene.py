@@ -10,11 +10,11 @@ __all__ = ['Answer', 'TRUNCATED', 'SAME_PROMPT', 'NEAR_PROMPT', 'SIMILARITY', 'M
            'thinking_in_files', 'refusals_in_files', 'pair_audit']
 
 # %% ../../nbs/quality/01_hygiene.ipynb #54466313
-import shlex
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..data.summary import truncated_counts
+from ..data.terminal import shell_word
 from ..data.text import is_refusal, minhash, normalised, stable_hash
 from ..data.types import Prompt
 from ..formatters.reading import row_parts, training_rows
@@ -337,7 +337,7 @@ def contamination(
         detail += f'; {dropped:,} were left out of the input'
     return finding('fail' if hits else 'pass', len(hits)/max(1, len(prompts)), detail,
                    'leave these prompts out of the files',
-                   f'rsr format RUN decontaminate={shlex.quote(str(benchmark))}')
+                   f'rsr format RUN decontaminate={shell_word(benchmark)}')
 
 # %% ../../nbs/quality/01_hygiene.ipynb #c04d0919
 def thinking_in_files(

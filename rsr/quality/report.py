@@ -8,7 +8,6 @@ __all__ = ['esc', 'html_table', 'figure_html', 'sample_rows', 'page', 'report_ht
 # %% ../../nbs/quality/06_report.ipynb #3f471729
 import base64, html, io, json, yaml
 from pathlib import Path
-from fastcore.basics import patch
 from ..data.files import Atomic
 from ..data.types import RsrError
 from ..explore.figures import all_figures
@@ -200,12 +199,3 @@ def write_report(
     with Atomic(path) as f:
         f.write(report_html(run, **options).encode('utf-8', 'backslashreplace'))
     return path
-
-# %% ../../nbs/quality/06_report.ipynb #1f0a23ad
-@patch
-def report(self:Run,
-    path=None,   # None: summary/report.html in the run
-    **options    # of the checklist: trust, waive …
-)->Path:         # the file
-    "Write figures, tables, checklist and sample rows into one HTML file."
-    return write_report(self, path, **options)

@@ -27,20 +27,14 @@ def _check(self, **options)->dict:
     return checklist(self, **options)
 
 @_method_of_run
-def _report(self, path=None, **options):
-    """Write figures, tables, checklist and sample rows into one HTML file (default: summary/report.html).
-
-    Options are those of the checklist: trust, waive and so on.
-    """
+def _report(self, path=None, **options)->Path:
+    "Write figures, tables, checklist and sample rows into one HTML file."
     from rsr.quality.report import write_report
     return write_report(self, path, **options)
 
 @_method_of_run
 def _explore(self, annotator:str=None):
-    """Explore the run in a notebook: move thresholds, read responses, label them, review pairs, write the files.
-
-    Labels and reviews are kept under the name of the annotator (default: $USER).
-    """
+    "Explore the run in a notebook: move thresholds, read responses, label them, review pairs, write the files."
     from rsr.explore.widget import explore
     return explore(self, annotator)
 
@@ -54,4 +48,7 @@ def _execute_on_cluster(*args, **kwargs):
 # The comments behind the arguments go into the docstrings, where help() shows them.
 for _function in sample, load_run, make_rewards, Run.format, Run.label, Run.copy, Run.check_files:
     document(_function)
-document(_check, Path(__file__).parents[1]/'quality'/'checklist.py', 'checklist', drop=['run'])
+_PACKAGE = Path(__file__).parents[1]
+document(_check, _PACKAGE/'quality'/'checklist.py', 'checklist', drop=['run'])
+document(_report, _PACKAGE/'quality'/'report.py', 'write_report', drop=['run'])
+document(_explore, _PACKAGE/'explore'/'widget.py', 'explore', drop=['run'])
