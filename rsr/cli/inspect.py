@@ -174,24 +174,20 @@ def pairs(args, argv):
     return PAIRS[args[0]](args[1:])
 
 # %% ../../nbs/cli/01_inspect.ipynb #bc50eb5a
-def _judge_options(opts):
-    "Return the options of the judge that labels production inputs."
-    from rsr.data.variables import resolve_secrets
-    from rsr.run.recipe import parse_override
-    options = {k.removeprefix('judge.'):v for k, v in opts.items() if k.startswith('judge.')}
-    return resolve_secrets({k:parse_override(f'sampler.{k}={v}')[1] for k, v in options.items()}, 'judge')
+def _section(opts, name):
+    "Return the options of a section, by their bare names."
+    return {k.removeprefix(f'{name}.'):v for k, v in opts.items() if k.startswith(f'{name}.')}
 
 # %% ../../nbs/cli/01_inspect.ipynb #8218de25
 def _measure(taxonomy, made, opts, progress):
     "Measure diversity, and compare prompts and production, with a judge if one is named."
     from rsr.taxonomy.coverage import compare_sets, judge_sets
     from rsr.taxonomy.diversity import diversity
-    sets, judge = {'generated':made}, _judge_options(opts) or None
+    sets, judge = {'generated':made}, _section(opts, 'judge') or None
     if opts.get('production'):
         sets['production'] = opts['production']
     varied = diversity(made, taxonomy.style_dimension, taxonomy.word_limits, near=opts.get('near', .8))
-    budget = {k.removeprefix('budget.'):v for k, v in opts.items() if k.startswith('budget.')}
-    again = opts.get('again', 500)
+    budget, again = _section(opts, 'budget'), opts.get('again', 500)
     sets, judged = judge_sets(taxonomy, sets, judge, opts.get('work_dir'), budget, again, progress)
     return dict(coverage=compare_sets(taxonomy, sets, judged), diversity=varied), sets.get('production')
 
