@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RSR, read_jsonl, rows, write_jsonl
+from test_crash import hears_signals, wait_for
 
 from rsr import sample
 from rsr.cli import main
@@ -191,15 +192,6 @@ def test_an_interrupted_run(base, server, second):
 
 
 # ---- Ctrl-C before anything has begun
-
-def hears_signals():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)   # a test run in the background ignores Ctrl-C, and its children would
-
-def wait_for(cond, seconds=60):
-    end = time.time()+seconds
-    while not cond():
-        assert time.time()<end, 'timed out'
-        time.sleep(.005)
 
 def test_ctrl_c_in_the_first_second(base, server):
     "At twenty moments; before Python runs any line of rsr, what it prints is its own affair."
