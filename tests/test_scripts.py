@@ -249,6 +249,15 @@ def test_a_log_has_lines(base, server, capfd):
     sample('in.jsonl', 'sft', model='loopback-1', base_url=server.base_url, work_dir='py', progress='lines')
     assert '12 of 12 prompts done' in capfd.readouterr().err
 
+def test_commands_without_progress_take_the_option_too(shell, base, server):
+    server.set(rate=1.)
+    main(['run', 'sft', *base, 'work_dir=w'])
+    for how in 'bar', 'lines', 'none':
+        assert shell('format', 'w', f'progress={how}')[0]==0
+        assert shell('report', 'w', f'progress={how}')[0]==0
+    for command in 'format', 'report':
+        assert 'Allowed: bar, lines, none' in shell(command, 'w', 'progress=fast')[1]['error']
+
 def on_a_terminal(*words, **env):
     "Run a command on a terminal of its own; what it showed."
     pid, fd = pty.fork()

@@ -64,10 +64,10 @@ def report(args, argv):
     A verifier's file in the run directory, or of a run made elsewhere, is run with trust=true only."""
     from rsr.quality.checklist import checklist_options
     from rsr.quality.report import write_report
-    (path,), opts = split_args('report', args, 1, 1, ('trust', 'waive', 'json'))
-    as_data = opts.pop('json', False)
+    words, shell = shell_options('report', args)
+    (path,), opts = split_args('report', words, 1, 1, ('trust', 'waive'))
     written = write_report(open_run(path), **checklist_options(opts))
-    return print_found(dict(run=path, report=str(written)), lambda found: found['report'], as_data)
+    return print_found(dict(run=path, report=str(written)), lambda found: found['report'], shell['json'])
 
 # %% ../../nbs/cli/01_inspect.ipynb #b9ee1aca
 def _copy_progress(pages, total, least=20_000):
