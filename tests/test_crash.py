@@ -22,7 +22,7 @@ def start(server, n, *args, preexec_fn=hears_signals):
            'sampler.concurrent_requests=16', *args]
     return subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=preexec_fn)
 
-def wait_for(cond, seconds=20):
+def wait_for(cond, seconds=60):
     end = time.time()+seconds
     while not cond():
         assert time.time()<end, 'timed out'

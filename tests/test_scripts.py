@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RSR, read_jsonl, rows, write_jsonl
+from test_crash import hears_signals, wait_for
 
 from rsr import sample
 from rsr.cli import main
@@ -192,15 +193,6 @@ def test_an_interrupted_run(base, server, second):
 
 # ---- Ctrl-C before anything has begun
 
-def hears_signals():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)   # a test run in the background ignores Ctrl-C, and its children would
-
-def wait_for(cond, seconds=60):
-    end = time.time()+seconds
-    while not cond():
-        assert time.time()<end, 'timed out'
-        time.sleep(.005)
-
 def test_ctrl_c_in_the_first_second(base, server):
     "At twenty moments; before Python runs any line of rsr, what it prints is its own affair."
     server.set(median=30., sigma=.01)
@@ -256,6 +248,15 @@ def test_a_log_has_lines(base, server, capfd):
     assert 'prompts done' not in capfd.readouterr().err
     sample('in.jsonl', 'sft', model='loopback-1', base_url=server.base_url, work_dir='py', progress='lines')
     assert '12 of 12 prompts done' in capfd.readouterr().err
+
+def test_commands_without_progress_take_the_option_too(shell, base, server):
+    server.set(rate=1.)
+    main(['run', 'sft', *base, 'work_dir=w'])
+    for how in 'bar', 'lines', 'none':
+        assert shell('format', 'w', f'progress={how}')[0]==0
+        assert shell('report', 'w', f'progress={how}')[0]==0
+    for command in 'format', 'report':
+        assert 'Allowed: bar, lines, none' in shell(command, 'w', 'progress=fast')[1]['error']
 
 def on_a_terminal(*words, **env):
     "Run a command on a terminal of its own; what it showed."

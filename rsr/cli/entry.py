@@ -13,10 +13,11 @@ from functools import singledispatch
 from pathlib import Path
 import rsr.cli.inspect, rsr.cli.prompts, rsr.cli.runs   # noqa: F401 (their commands register themselves)
 from .make import broken_run_data, next_step
-from .usage import COMMANDS, Usage, command, check_undashed, help_of, json_only, out, print_json
+from .usage import COMMANDS, Usage, check_undashed, command, help_of, json_only, option_rows, out, print_json
 from .usage import undashed_line, usage_of, wants_json
-from ..data.files import SafeStream, hint
-from ..data.terminal import warn
+from ..data.files import SafeStream, hint, what_to_do
+from ..data.secrets import redact
+from ..data.terminal import visible, warn
 from ..data.types import RsrError, RunBroken, no_such
 
 # %% ../../nbs/cli/05_entry.ipynb #888cdbca
@@ -40,7 +41,6 @@ _HELP = '-h', '--help', 'help'
 
 def _no_such_help(word):
     "Return the error for a word that is neither a command nor a topic, with the nearest of both."
-    from rsr.cli.usage import option_rows
     topics = {t for r in option_rows('run') for t in re.split(': ?', r['section'])}
     near = no_such('command or topic', word, [*ORDER, *topics]).partition(' Allowed:')[0]
     return RsrError(f"{near} Commands: {', '.join(ORDER)}. Topics of run: {', '.join(sorted(topics))}")
@@ -176,7 +176,6 @@ def _ledger_in(argv):
 # %% ../../nbs/cli/05_entry.ipynb #19a8b83e
 @error_message.register
 def _(e:sqlite3.Error, argv):
-    from rsr.data.files import what_to_do
     path = _ledger_in(argv)
     return f"rsr: {path or 'the ledger'} cannot be used ({e}): {what_to_do(e, path)}"
 
@@ -192,8 +191,6 @@ def exit_code(e)->int:
 # %% ../../nbs/cli/05_entry.ipynb #28ece051
 def _report_error(e, argv):
     "Print the message for an exception, and return its exit code."
-    from rsr.data.secrets import redact
-    from rsr.data.terminal import visible
     debug = os.environ.get('RSR_DEBUG') and not isinstance(e, (Usage, SystemExit))
     text = ''.join(traceback.format_exception(e)) if debug else error_message(e, argv)
     print(visible(redact(text)), file=sys.stderr)
@@ -202,7 +199,6 @@ def _report_error(e, argv):
 # %% ../../nbs/cli/05_entry.ipynb #6a1bc780
 def error_data(e, argv)->dict:
     "Return the object for an exception that ended a command."
-    from rsr.data.secrets import redact
     began = getattr(e, 'work_dir', None) and exit_code(e)!=2   # else nothing was sampled: the run is as it was
     found = broken_run_data(e, argv) if began else {}
     if isinstance(e, RunBroken) and not e.answered:

@@ -64,10 +64,10 @@ def report(args, argv):
     A verifier's file in the run directory, or of a run made elsewhere, is run with trust=true only."""
     from rsr.quality.checklist import checklist_options
     from rsr.quality.report import write_report
-    (path,), opts = split_args('report', args, 1, 1, ('trust', 'waive', 'json'))
-    as_data = opts.pop('json', False)
+    words, shell = shell_options('report', args)
+    (path,), opts = split_args('report', words, 1, 1, ('trust', 'waive'))
     written = write_report(open_run(path), **checklist_options(opts))
-    return print_found(dict(run=path, report=str(written)), lambda found: found['report'], as_data)
+    return print_found(dict(run=path, report=str(written)), lambda found: found['report'], shell['json'])
 
 # %% ../../nbs/cli/01_inspect.ipynb #b9ee1aca
 def _copy_progress(pages, total, least=20_000):
@@ -174,24 +174,20 @@ def pairs(args, argv):
     return PAIRS[args[0]](args[1:])
 
 # %% ../../nbs/cli/01_inspect.ipynb #bc50eb5a
-def _judge_options(opts):
-    "Return the options of the judge that labels production inputs."
-    from rsr.data.variables import resolve_secrets
-    from rsr.run.recipe import parse_override
-    options = {k.removeprefix('judge.'):v for k, v in opts.items() if k.startswith('judge.')}
-    return resolve_secrets({k:parse_override(f'sampler.{k}={v}')[1] for k, v in options.items()}, 'judge')
+def _section(opts, name):
+    "Return the options of a section, by their bare names."
+    return {k.removeprefix(f'{name}.'):v for k, v in opts.items() if k.startswith(f'{name}.')}
 
 # %% ../../nbs/cli/01_inspect.ipynb #8218de25
 def _measure(taxonomy, made, opts, progress):
     "Measure diversity, and compare prompts and production, with a judge if one is named."
     from rsr.taxonomy.coverage import compare_sets, judge_sets
     from rsr.taxonomy.diversity import diversity
-    sets, judge = {'generated':made}, _judge_options(opts) or None
+    sets, judge = {'generated':made}, _section(opts, 'judge') or None
     if opts.get('production'):
         sets['production'] = opts['production']
     varied = diversity(made, taxonomy.style_dimension, taxonomy.word_limits, near=opts.get('near', .8))
-    budget = {k.removeprefix('budget.'):v for k, v in opts.items() if k.startswith('budget.')}
-    again = opts.get('again', 500)
+    budget, again = _section(opts, 'budget'), opts.get('again', 500)
     sets, judged = judge_sets(taxonomy, sets, judge, opts.get('work_dir'), budget, again, progress)
     return dict(coverage=compare_sets(taxonomy, sets, judged), diversity=varied), sets.get('production')
 

@@ -8,7 +8,7 @@ __all__ = ['list_shipped', 'prompts', 'init', 'rubric']
 # %% ../../nbs/cli/04_prompts.ipynb #3d889f10
 from pathlib import Path
 from .make import has_name, next_step
-from .usage import command, give, out, print_found, shell_options, usage_of
+from .usage import command, give, out, print_found, shell_options, split_args, usage_of
 from ..data.secrets import redact
 from ..data.terminal import warn
 from ..data.types import RsrError, no_such
@@ -134,21 +134,6 @@ def init(args, argv):
     said = _copy_recipe(words[0], path)
     return print_found(dict(recipe=words[0], path=str(path)), lambda _: said, shell['json'])
 
-# %% ../../nbs/cli/04_prompts.ipynb #d4aeeab9
-def _judge_option(word):
-    "Return (key, value) of an option of the judge."
-    from rsr.data.variables import resolve_secrets
-    from rsr.run.recipe import parse_override
-    key, value = parse_override('sampler.'+word.removeprefix('judge.'))
-    name = key.removeprefix('sampler.')
-    return f'judge.{name}', resolve_secrets({name:value}, 'judge')[name]
-
-# %% ../../nbs/cli/04_prompts.ipynb #a22089b0
-def _rubric_option(word):
-    "Return (key, value) of an option of `rsr rubric`."
-    from rsr.run.recipe import parse_override
-    return _judge_option(word) if word.startswith('judge.') else parse_override(word)
-
 # %% ../../nbs/cli/04_prompts.ipynb #86624133
 def _list_rubrics(as_data):
     "Print the shipped rubrics."
@@ -156,10 +141,10 @@ def _list_rubrics(as_data):
     return list_shipped('rubrics', {name:load_rubric(name).description for name in rubric_names()}, as_data)
 
 # %% ../../nbs/cli/04_prompts.ipynb #581406df
-def _validate(rubric, words, as_data):
+def _validate(rubric, options, as_data):
     "Compare a rubric's judge with human labels, and print the report."
     from rsr.rubric.validate import report_table, validate_options
-    return print_found(validate_options(rubric, dict(map(_rubric_option, words))), report_table, as_data)
+    return print_found(validate_options(rubric, options), report_table, as_data)
 
 # %% ../../nbs/cli/04_prompts.ipynb #6b89b124
 @command('[validate RUBRIC labels=FILE] [judge.model=… k=3] [json=true]',
@@ -172,4 +157,5 @@ def rubric(args, argv):
         return _list_rubrics(shell['json'])
     if words[0]!='validate' or not has_name(words[1:]):
         raise usage_of('rubric')
-    return _validate(words[1], words[2:], shell['json'])
+    (_, name), options = split_args('rubric', words, 2, 2)
+    return _validate(name, options, shell['json'])

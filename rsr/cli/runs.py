@@ -8,7 +8,7 @@ __all__ = ['format_', 'stats', 'ls']
 # %% ../../nbs/cli/03_runs.ipynb #d498d5ee
 import re
 from pathlib import Path
-from .make import has_name, masked_word, rows_of
+from .make import by_path, has_name, masked_word
 from .usage import command, give, open_run, out, print_found, shell_options, split_args, usage_of
 from ..data.secrets import redact
 from ..data.terminal import shell_word, warn
@@ -27,28 +27,23 @@ def _refuse_sampling_options(work_dir, options):
 def _rows_before(run):
     "Return the rows of each file so far; nothing for a run of an older layout, which the rewrite updates."
     try:
-        return {name:counts['rows'] for name, counts in run.stats()['rows'].items()}
+        return {name:counts['rows'] for name, counts in run.file_counts.items()}
     except RsrError:
         return {}
-
-# %% ../../nbs/cli/03_runs.ipynb #2985db8b
-def _warn_of_lost_rows(name, before):
-    "Warn that a file which had rows has none now."
-    if before:
-        warn(f'{name} had {before} rows with other options '
-             '(rsr format uses those in force and those given here)')
 
 # %% ../../nbs/cli/03_runs.ipynb #7ecb255e
 def _print_rows(run, name, n, before):
     "Print a file's path and how many rows it has, with a warning if it has lost all of them."
-    path = run.path/(name if name.startswith('eval/') else 'train/'+name)
+    from rsr.run.train_folder import path_of
+    path = path_of(run.path, name)
     if n:
         out(f"{path}: {n} row{'' if n==1 else 's'}")
-    else:
-        _warn_of_lost_rows(name, before)
-        why = run.stats()['rows'].get(name, {}).get('without_row', {})
-        reasons = ', '.join(f'{count} × {reason}' for reason, count in why.items())
-        out(f'{path}: 0 rows'+(f': {reasons}' if reasons else '')+' (not written: trainers reject an empty file)')
+        return
+    if before:
+        warn(f'{name} had {before} rows with other options (rsr format uses those in force and those given here)')
+    why = run.file_counts.get(name, {}).get('without_row', {})
+    reasons = ', '.join(f'{count} × {reason}' for reason, count in why.items())
+    out(f'{path}: 0 rows'+(f': {reasons}' if reasons else '')+' (not written: trainers reject an empty file)')
 
 # %% ../../nbs/cli/03_runs.ipynb #b49cf9cb
 def _rewrite(run, name, options, argv):
@@ -61,7 +56,7 @@ def _rewrite(run, name, options, argv):
     rows = format_files(run.path, recipe, make_formatters(recipe['formatter']), command)
     for name, n in rows.items():
         _print_rows(run, name, n, before.get(name))
-    return rows_of({name:dict(rows=n) for name, n in rows.items()})
+    return by_path(rows)
 
 # %% ../../nbs/cli/03_runs.ipynb #53e76e4d
 @command('RUN [FORMATTER] [key=value …] [json=true]',
@@ -83,8 +78,8 @@ def format_(args, argv):
 # %% ../../nbs/cli/03_runs.ipynb #6ca96e55
 def _stats_data(run):
     "Return a run's statistics, with a word on its process if that was killed."
-    found = run.stats()
-    return {**found, 'process':run.process} if run.process else found
+    found, process = run.stats(), run.process
+    return {**found, 'process':process} if process else found
 
 # %% ../../nbs/cli/03_runs.ipynb #22dfb643
 @command('RUN [json=true]', 'rsr stats output/20260101_120000')

@@ -14,6 +14,7 @@ from contextlib import contextmanager, redirect_stdout
 from itertools import groupby
 from typing import NamedTuple
 from ..data.terminal import visible, visible_json
+from ..data.types import RsrError, no_such
 
 # %% ../../nbs/cli/00_usage.ipynb #02d68c9a
 COMMANDS = {}
@@ -133,7 +134,6 @@ def open_run(path):
 # %% ../../nbs/cli/00_usage.ipynb #798b8a22
 def refuse_unknown_options(name, given, allowed):
     "Raise an error for the first given option that the command `name` does not take."
-    from rsr.data.types import RsrError, no_such
     for key in given:
         if key not in allowed:
             raise RsrError(f'rsr {name}: '+no_such('option', key, allowed))
@@ -165,18 +165,21 @@ def undashed_line(
 
 def check_undashed(words:list):
     "Raise an error for the first option that still has dashes, because its value is missing."
-    from rsr.data.types import RsrError
     for word in words:
         if word.startswith('-') and word!='-':
             raise RsrError(f"'{word}': an option needs its value behind '=', e.g. data.input_path=prompts.jsonl")
 
 
 # %% ../../nbs/cli/00_usage.ipynb #a11cde8b
-def _parse_args(args):
-    "Return (positional words, {key: value})."
+def _option(word):
+    "Return (key, value) of an option; that of a judge is read as a sampler's, its variables resolved."
+    from rsr.data.variables import resolve_secrets
     from rsr.run.recipe import parse_override
-    words = [a for a in args if '=' not in a]
-    return words, dict(parse_override(a) for a in args if '=' in a)
+    if not word.startswith('judge.'):
+        return parse_override(word)
+    key, value = parse_override('sampler.'+word.removeprefix('judge.'))
+    name = key.removeprefix('sampler.')
+    return f'judge.{name}', resolve_secrets({name:value}, 'judge')[name]
 
 # %% ../../nbs/cli/00_usage.ipynb #7742f65f
 def split_args(
@@ -187,7 +190,7 @@ def split_args(
     options=None    # allowed keys; None: any
 )->tuple:           # (positional words, {key: value})
     "Split a command's words into positional ones and options, or raise its usage."
-    words, opts = _parse_args(args)
+    words, opts = [a for a in args if '=' not in a], dict(_option(a) for a in args if '=' in a)
     if options is not None:
         refuse_unknown_options(name, opts, options)
     if len(words)<least or (most is not None and len(words)>most):
@@ -197,7 +200,6 @@ def split_args(
 # %% ../../nbs/cli/00_usage.ipynb #e0332600
 def _shell_value(name, key, text):
     "Return the value of `json` or `progress`, or raise an error."
-    from rsr.data.types import RsrError
     from rsr.sampling.progress import check_progress
     value = _SWITCH.get(text.lower(), text)
     if key=='progress':
@@ -349,7 +351,6 @@ def _topics(r):
 # %% ../../nbs/cli/00_usage.ipynb #55c42a55
 def _no_such_topic(topic, rows):
     "Return an error that names all topics."
-    from rsr.data.types import RsrError, no_such
     known = dict.fromkeys(t for r in rows for t in _topics(r))
     return RsrError('--help: '+no_such('topic', topic, ['all', *known]))
 

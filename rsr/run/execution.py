@@ -13,10 +13,15 @@ from itertools import chain, count
 from pathlib import Path
 from ..data.ledger import has_blocks, ledger_error, opening_error
 from ..data.safekeeping import WorkDirGone, check_place, rescue
+from ..data.settings import own_sampler
 from ..data.store import Store
 from ..data.terminal import warn
+from ..data.threads import run_sync
 from ..data.types import RsrError, RunBroken
 from ..data.variables import refuse_masked, resolve_secrets
+
+# %% ../../nbs/run/10_execution.ipynb #91e7a3af
+from ..formatters.advice import check_columns
 from ..formatters.splits import stage_shares
 from ..formatters.writer import make_formatters
 from ..pairs.strategies import make_plan, pair_loops, rejected_sampler
@@ -27,20 +32,11 @@ from .results import Run
 from .reward import make_scorer
 from .saved_recipe import recipe_so_far, save_recipe
 from ..sampling.budget import Budget, model_price
-from ..data.threads import run_sync
 from ..sampling.loop import Loop
+from ..sampling.progress import check_progress, make_progress
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
-
-# %% ../../nbs/run/10_execution.ipynb #91e7a3af
 from ..sampling.scoring import join_engines
-
-# %% ../../nbs/run/10_execution.ipynb #fdfa3c13
-from ..sampling.progress import check_progress, make_progress
-
-# %% ../../nbs/run/10_execution.ipynb #1b948970
-from ..data.settings import own_sampler
-from ..formatters.advice import check_columns
 
 # %% ../../nbs/run/10_execution.ipynb #f90ed2ea
 def _unpriced_judge(d, judges):
@@ -151,6 +147,7 @@ def _print_input_notes(store, loop, d):
 # %% ../../nbs/run/10_execution.ipynb #8b4464a8
 _SCORED = 'SELECT count(*) FROM scores WHERE verifier=?'
 
+# %% ../../nbs/run/10_execution.ipynb #3524576f
 def _warn_of_new_scores(store, before):
     "Warn if another verifier than before will score the responses again."
     n, = store.db.execute(_SCORED, (before,)).fetchone()

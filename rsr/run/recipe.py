@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'ENGINES', 'TOP_KEYS', 'SHORT_FORMS', 'FILE_OPTIONS', 'recipe_names', 'parameters', 'schema', 'read_recipe',
-           'parse_override', 'override', 'check_section', 'check_recipe', 'Recipe', 'load_recipe']
+           'parse_override', 'override', 'section_of', 'check_section', 'check_recipe', 'Recipe', 'load_recipe']
 
 # %% ../../nbs/run/02_recipe.ipynb #b89908d7
 import inspect, yaml
@@ -14,10 +14,10 @@ from os import PathLike
 from os.path import isfile
 from pathlib import Path
 from ..data.files import SHIPPED, read_text
-from ..data.yaml_files import RepeatedKey, load_yaml, parse_yaml
 from ..data.parts import Cluster
 from ..data.readers import READERS
 from ..data.types import RsrError, no_such
+from ..data.yaml_files import RepeatedKey, load_yaml, parse_yaml
 from ..formatters.splits import check_split
 from ..pairs.strategies import PAIR_DEFAULTS, check_pairs, share_rules
 from .values import HEAD, as_utf8, check_value, in_place, without_defaults
@@ -256,9 +256,9 @@ def override(
     return d
 
 # %% ../../nbs/run/02_recipe.ipynb #fb8392b7
-def _section_of(key, sch):
+def section_of(key, sch):
     "Return the section that a bare option belongs to, or None."
-    return next((s for s in ('sampling', 'sampler', 'data', 'budget') if key in sch[s]), None)
+    return next((s for s in ('sampling', 'sampler', 'data', 'budget', 'resume') if key in sch[s]), None)
 
 # %% ../../nbs/run/02_recipe.ipynb #9aeacb23
 def _check_names(d, sch):
@@ -266,7 +266,7 @@ def _check_names(d, sch):
     for k in d:
         if k in sch or k in TOP_KEYS:
             continue
-        section = _section_of(k, sch)
+        section = section_of(k, sch)
         if section:
             raise RsrError(f"no key '{k}' at the top of a recipe. Did you mean {section}.{k}?")
         raise RsrError(no_such('key', k, [*sch, *TOP_KEYS]))

@@ -11,18 +11,16 @@ from pathlib import Path
 from ..data.readers import READERS
 from ..data.types import RsrError, no_such
 from .execution import execute
-from .recipe import SHORT_FORMS, TOP_KEYS, load_recipe, schema
 from .live import Live
+from .recipe import SHORT_FORMS, TOP_KEYS, load_recipe, schema, section_of
 from .results import Run
 
 # %% ../../nbs/run/13_run.ipynb #08f32dfe
-_BARE = 'sampling', 'sampler', 'data', 'budget', 'resume'   # sections whose options may have bare names
-
 def _bare_option(key, value, sch):
     "Return an option with the name of its section."
-    for section in _BARE:
-        if key in sch[section]:
-            return f'{section}.{key}', value
+    section = section_of(key, sch)
+    if section:
+        return f'{section}.{key}', value
     raise RsrError(no_such('option', key, [*sch, *TOP_KEYS, *sch['sampling'], *sch['sampler']]))
 
 # %% ../../nbs/run/13_run.ipynb #96c89c6f
