@@ -21,6 +21,8 @@ from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
 
 from rsr.data.secrets import redact
 from rsr.data.terminal import visible
+from rsr.run.execution import build
+from rsr.run.recipe import load_recipe
 
 # ---- a server that says back whatever it got
 
@@ -140,6 +142,17 @@ def test_an_answer_is_never_masked(here, server):
 def test_an_ordinary_value_is_masked_nowhere(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     assert redact(f'see {value} there')==f'see {value} there'
+
+def test_an_address_from_a_variable_is_no_secret(here, server, monkeypatch):
+    write_jsonl('in.jsonl', rows(1))
+    monkeypatch.setenv('SERVER', server.base_url)
+    Path('r.yaml').write_text('sampler: {base_url: "${SERVER}"}\nverifier: {type: "v.py:f"}\n'
+                              'data: {input_path: in.jsonl}\nformatter: [{type: sft}]\nwork_dir: w\n')
+    Path('v.py').write_text('def f(response, metadata): return 1.0\n')
+    p = rsr('run', 'r.yaml')
+    assert p.returncode==0, p.stderr
+    build(load_recipe('r.yaml'))                   # in this process, which then knows the value
+    assert redact(f'{server.base_url} there')==f'{server.base_url} there'
 
 @pytest.mark.parametrize('name', 'AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN HF_TOKEN GOOGLE_API_KEY AZURE_OPENAI_KEY '
                          'WATSONX_APIKEY DB_PASSWORD REPLICATE_API_TOKEN VERTEXAI_CREDENTIALS GROQ_API_KEY_2'.split())

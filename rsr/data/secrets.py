@@ -15,12 +15,13 @@ _secrets = set()
 _PLACEHOLDERS = set('none null empty dummy test true false local token secret password ollama vllm lm-studio changeme '
                     'anything placeholder not-needed no-key no-key-required sk-no-key-required sk-1234 '
                     'your-api-key your_api_key'.split())
+_PLAIN = re.compile(r'[\d.]{1,5}|https?://[\w.-]{1,100}(:\d{1,5})?(/v\d)?/?')   # a number, or the address of a server
 
 # %% ../../nbs/data/11_secrets.ipynb #39cdb75b
 def add_secret(secret:str)->str:
     "Register a secret for `redact`, and return it."
     text = str(secret or '').strip()
-    if len(text)>=4 and text.lower() not in _PLACEHOLDERS and not re.fullmatch(r'[\d.]{1,5}', text):
+    if len(text)>=4 and text.lower() not in _PLACEHOLDERS and not _PLAIN.fullmatch(text):
         _secrets.add(text)
     return secret
 
