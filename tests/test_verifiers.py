@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import rsr.verifiers as rv
-from rsr.data.text import boxes, split_thinking
+from rsr.data.text import boxes
+from rsr.data.thinking import split_thinking
 from rsr.data.types import RsrError, Score
 from rsr.verifiers.algebra import worker_pool
 from rsr.verifiers.maths import extract_math

@@ -11,8 +11,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from ..data.files import dumps
 from ..data.parts import Cluster
-from ..data.readers import BadRow, READERS, apply_transform, check_row, decode_line, drop_nulls, id_note
-from ..data.readers import load_function, plain_data, read_file, to_prompt
+from ..data.readers import BadRow, apply_transform, check_row, id_note
+from ..data.sources import READERS, decode_line, drop_nulls
+from ..data.readers import load_function, to_prompt
+from ..data.sources import plain_data, read_file
 from ..data.types import RsrError, RunBroken
 from ..data.secrets import redact
 

@@ -8,7 +8,8 @@ __all__ = [
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rsr.data.readers import read_prompts, read_rows
+    from rsr.data.readers import read_prompts
+    from rsr.data.sources import read_rows
     from rsr.data.safekeeping import copy_run
     from rsr.data.statistics import corrected_rate
     from rsr.data.store import Store
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _face = face('rsr.data', {
     **dict.fromkeys(('OUTCOMES', 'Prompt', 'Rollout', 'RsrError', 'RunBroken', 'STOPS', 'Score'), 'types'),
-    **dict.fromkeys(('read_prompts', 'read_rows'), 'readers'),
+    'read_prompts': 'readers', 'read_rows': 'sources',
     'Store': 'store', 'copy_run': 'safekeeping', 'corrected_rate': 'statistics'})
 __getattr__ = _face[0]
 __dir__ = _face[1]

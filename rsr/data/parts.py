@@ -66,7 +66,7 @@ TABLES = dict(
     prompts='key:int64 id:str row:str place:str digest:str gen:int64 stop:str',
     rollouts='key:int64 prompt:int64 prompt_id:str idx:int32 step:int32 blind:bool sampler:str max_tokens:int64 '
              'asked:float outcome:str text:str reasoning:str finish_reason:str prompt_tokens:int64 '
-             'completion_tokens:int64 latency:float error:str source:int64',
+             'completion_tokens:int64 latency:float error:str source:int64 more:str',
     scores='rollout:int64 verifier:str value:float reason:str answer:str detail:str',
     calls='key:int64 kind:str rollout:int64 config:str outcome:str text:str prompt_tokens:int64 '
           'completion_tokens:int64 latency:float error:str',
@@ -184,7 +184,9 @@ def part_rows(work_dir, block:int, table:str, size:int=4096):
     "Yield lists of up to `size` rows of a table from its part."
     part = _import_parquet().ParquetFile(part_path(work_dir, table, block))
     for batch in part.iter_batches(size):
-        yield list(zip(*[column.to_pylist() for column in batch.columns]))
+        found = {name:batch.column(name).to_pylist() for name in batch.schema.names}
+        nothing = [None]*batch.num_rows   # a column that the part is older than
+        yield list(zip(*[found.get(name, nothing) for name in COLUMNS[table]]))
 
 # %% ../../nbs/data/13_parts.ipynb #6a1c62e0
 def _merge_sides(store, sides, keys):

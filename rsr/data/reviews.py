@@ -11,7 +11,7 @@ import os, time
 from collections import Counter
 from dataclasses import dataclass, field
 from .files import dumps
-from .text import split_thinking
+from .thinking import split_thinking
 from .types import RsrError, no_such
 
 # %% ../../nbs/data/11_reviews.ipynb #98ff389a

@@ -12,6 +12,7 @@ from collections import Counter
 from itertools import groupby
 from fastcore.basics import patch
 from .files import dumps, fingerprint
+from .images import image_digests, with_sources
 from .ledger import Ledger
 from .readers import BadRow
 from .reviews import MAJORITY, check_annotator, decide, equal_texts, read_votes
@@ -48,12 +49,26 @@ def config(self:Store, key):
     return r and (r[0], orjson.loads(r[1]))
 
 # %% ../../nbs/data/12_store.ipynb #b5c3b2bb
+def _as_row(p):
+    "Return what the ledger keeps of a prompt."
+    asked = {k:v for k, v in (('tools', p.tools), ('request', p.request)) if v}
+    return dict(messages=p.messages, metadata=p.metadata, extra=p.extra, **asked)
+
+def _identity(p):
+    "Return the fingerprint of what a prompt asks: messages, tools, and what its images show."
+    asked = {k:v for k, v in (('tools', p.tools), ('request', p.request)) if v}
+    images = image_digests(p.messages)
+    if images:
+        asked['images'] = list(images.values())
+    messages = with_sources(p.messages, images)
+    return fingerprint({'messages':messages, **asked} if asked else messages)
+
 @patch
 def _insert_prompt(self:Store, where, p, gen):
     "Add one prompt, or update it; return the reason if that is not possible."
     try:
-        digest = fingerprint(p.messages)
-        row = dumps(dict(messages=p.messages, metadata=p.metadata, extra=p.extra))
+        digest = _identity(p)
+        row = dumps(_as_row(p))
     except TypeError as e:
         return f"id '{p.id}' cannot be written as strict UTF-8 JSON (half a character, a lone surrogate?): {e}"
     sql = 'INSERT INTO prompts(id,row,place,digest,gen) VALUES(?,?,?,?,?) ON CONFLICT(id) DO NOTHING'
@@ -69,7 +84,7 @@ def _update_prompt(self:Store, where, id, digest, row, gen):
     if old_gen==gen:
         return f"id '{id}' is already used by {place}"
     if old_digest!=digest:
-        return (f"the messages of id '{id}' differ from those in this run: "
+        return (f"the messages of id '{id}' (or its tools or images) differ from those in this run: "
                 'give the changed prompt a new id, or use a new work_dir')
     self.db.execute('UPDATE prompts SET row=?, place=?, gen=? WHERE key=?', (row, where, gen, key))
     if orjson.loads(old_row)['metadata']!=orjson.loads(row)['metadata']:
@@ -153,13 +168,18 @@ def ask(self:Store,
 
 # %% ../../nbs/data/12_store.ipynb #9fedbd31
 _ANSWER = '''UPDATE rollouts SET outcome=?,text=?,reasoning=?,finish_reason=?,
-    prompt_tokens=?,completion_tokens=?,latency=?,error=? WHERE key=? AND outcome IS NULL'''
+    prompt_tokens=?,completion_tokens=?,latency=?,error=?,more=? WHERE key=? AND outcome IS NULL'''
+
+def _more(r):
+    "Return what a rollout has beside its text, as JSON; None without any."
+    more = dict(tool_calls=r.tool_calls, refusal=r.refusal, logprobs=r.logprobs)
+    return dumps({k:v for k, v in more.items() if v}) if any(more.values()) else None
 
 @patch
 def answer(self:Store, r:Rollout):
     "Record the outcome of a rollout; it needs `key` and `outcome`."
     self.begin().execute(_ANSWER, (r.outcome, r.text, r.reasoning, r.finish_reason, r.prompt_tokens,
-                                   r.completion_tokens, r.latency, r.error, r.key))
+                                   r.completion_tokens, r.latency, r.error, _more(r), r.key))
 
 # %% ../../nbs/data/12_store.ipynb #4122eb75
 @patch
@@ -330,11 +350,13 @@ _FIELDS = dict(   # field of a Rollout: its column
     step='r.step', idx='r.idx', key='r.key', max_tokens='r.max_tokens', sampler='r.sampler', source='r.source')
 
 # %% ../../nbs/data/12_store.ipynb #c424bc05
-def _to_rollout(fields, row):
-    "Make a `Rollout` from a row of columns."
+def _to_rollout(fields, more, row):
+    "Make a `Rollout` from a row of columns, and from the JSON of what it has beside its text."
     r = Rollout(**dict(zip(fields, row)))
     r.scored = bool(r.scored)
     r.detail = orjson.loads(r.detail) if r.detail else None
+    for k, v in orjson.loads(more or '{}').items():
+        setattr(r, k, v)
     return r
 
 # %% ../../nbs/data/12_store.ipynb #6f7147ff
@@ -354,12 +376,13 @@ def _rollouts_between(self:Store, first, last, verifier, outcomes, detail):
     "Return {prompt key: [Rollout, …]} for the prompts with keys from `first` to `last`."
     fields = {**_FIELDS, 'detail':'s.detail'} if detail else _FIELDS
     only = '' if outcomes is None else f" AND r.outcome IN ({','.join('?'*len(outcomes))})"
-    sql = f'''SELECT r.prompt, {', '.join(fields.values())}
+    more = 'r.more' if self.layout>2 else 'NULL'   # an older ledger is read as it is
+    sql = f'''SELECT r.prompt, {more}, {', '.join(fields.values())}
         FROM rollouts r LEFT JOIN scores s ON s.rollout=r.key AND s.verifier=?
         WHERE r.prompt BETWEEN ? AND ?{only} ORDER BY r.prompt, r.idx'''
     rows = self.db.execute(sql, (verifier, first, last, *(outcomes or ())))
     by_prompt = groupby(rows, key=lambda row: row[0])
-    return {key:[_to_rollout(fields, row[1:]) for row in group] for key, group in by_prompt}
+    return {key:[_to_rollout(fields, more, row) for _, more, *row in group] for key, group in by_prompt}
 
 # %% ../../nbs/data/12_store.ipynb #18877e7f
 def _reviews_by_rollout(reviews):
@@ -409,7 +432,7 @@ def walk(self:Store,
             d, mine = orjson.loads(row), rollouts.get(key, [])
             if sides or reviews:
                 _mark(mine, sides, reviews)
-            yield Prompt(id_, d['messages'], d['metadata'], d['extra'], key, stop), stop, mine
+            yield Prompt(id_, key=key, stop=stop, **d), stop, mine
 
 # %% ../../nbs/data/12_store.ipynb #26a4a6f0
 @patch

@@ -14,14 +14,17 @@ from difflib import get_close_matches
 class Prompt:
     "One input row."
     id: str                                        # unique in the run
-    messages: list                                 # [{"role", "content"}, …], ends with a user turn
+    messages: list                                 # [{"role", "content"}, …], as OpenAI's API takes them
     metadata: dict = field(default_factory=dict)   # what the verifier needs, e.g. {"answer": "B"}
     extra: dict = field(default_factory=dict)      # unknown top-level keys, kept
     key: int = None                                # row number in the store
     stop: str = ''                                 # why its sampling stopped; None: not yet; '': not known
+    tools: list = None                             # functions that the model may call, as OpenAI's API takes them
+    request: dict = field(default_factory=dict)    # of its own: tool_choice, parallel_tool_calls
 
     def to_row(self):
-        return dict(id=self.id, messages=self.messages, metadata=self.metadata, **self.extra)
+        tools = {'tools':self.tools} if self.tools else {}
+        return dict(id=self.id, messages=self.messages, **tools, **self.request, metadata=self.metadata, **self.extra)
 
 # %% ../../nbs/data/00_types.ipynb #59e58ef1
 OUTCOMES = 'kept', 'truncated', 'filtered', 'empty', 'failed', 'lost'
@@ -51,6 +54,9 @@ class Rollout:
     detail: dict = None           # the score's detail, if it was requested
     label: bool = None            # the human label; it overrides the score
     pairs: dict = None            # human verdicts on its pairs: {key of the rejected rollout: accept, swap or reject}
+    tool_calls: list = None       # [{id, type, function: {name, arguments}}, …], as OpenAI's API returns them
+    refusal: str = ''             # why the model declines, if the server returns it separately
+    logprobs: dict = None         # of the tokens, as the server sent them, if they were asked for
 
 # %% ../../nbs/data/00_types.ipynb #c31da8ba
 @dataclass

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from dataclasses import replace
 from ..data.reviews import equal_texts, find_cases, read_votes, votes_on
-from ..data.text import split_thinking
+from ..data.thinking import split_thinking
 from ..data.types import OUTCOMES, RsrError, no_such, passed
 from .score_index import Scores, index
 from .thresholds import rows_per_prompt

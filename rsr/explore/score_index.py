@@ -10,7 +10,8 @@ __all__ = ['SIDES', 'REJECTED', 'read_columns', 'find_keys', 'Scores', 'memory_m
 import numpy as np
 import orjson
 from dataclasses import dataclass, field
-from ..data.text import normalised, split_thinking
+from ..data.text import normalised
+from ..data.thinking import split_thinking
 from ..data.types import OUTCOMES, Prompt, Rollout
 from ..formatters.splits import Benchmark, Split
 

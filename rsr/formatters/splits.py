@@ -11,7 +11,7 @@ import orjson
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import Atomic, read_text
-from ..data.readers import read_file
+from ..data.sources import read_file
 from ..data.text import minhash, normalised, prompt_text, stable_hash
 from ..data.types import RsrError, no_such
 

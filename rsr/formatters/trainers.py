@@ -13,7 +13,7 @@ __all__ = ['COLUMNS', 'TRAINERS', 'ROW_FORMATS', 'DATASET_INFO', 'NO_ANSWER', 'C
 import orjson, re
 from dataclasses import dataclass, field, replace
 from ..data.files import Atomic, json_pretty
-from ..data.text import split_thinking
+from ..data.thinking import split_thinking
 from ..data.types import RsrError, no_such, passed
 from .methods import Formatter
 

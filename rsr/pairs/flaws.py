@@ -14,7 +14,7 @@ from pathlib import Path
 from ..data.files import SHIPPED, fingerprint
 from ..data.yaml_files import read_yaml
 from ..data.readers import load_function
-from ..data.text import split_thinking
+from ..data.thinking import split_thinking
 from ..data.types import RsrError, no_such
 from ..verifiers.judge import fence
 

@@ -11,9 +11,10 @@ __all__ = ['MAX_CHARS', 'FORM', 'PRIOR', 'MIN_SEEN', 'FOLDS', 'as_pair', 'read_p
 import math, orjson, re
 from pathlib import Path
 from ..data.files import fingerprint
-from ..data.readers import READERS, read_rows
+from ..data.sources import READERS, read_rows
 from ..data.statistics import wilson
-from ..data.text import THINKING_CLOSED, THINKING_OPENED, clean_text, is_garbled, is_refusal
+from ..data.text import clean_text, is_garbled, is_refusal
+from ..data.thinking import THINKING_CLOSED, THINKING_OPENED
 from ..data.types import RsrError
 from ..formatters.reading import row_parts
 from ..formatters.splits import Groups

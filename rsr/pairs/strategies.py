@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.statistics import wilson
 from ..data.terminal import warn
-from ..data.text import prompt_text, split_thinking
+from ..data.text import prompt_text
+from ..data.thinking import split_thinking
 from ..data.types import EPS, Rollout, RsrError, no_such, passed
 from ..formatters.pairing import implausible, length_problem
 from .flaws import flaw_messages, flaw_of, flaw_problem, introduce_flaw, load_flaws

@@ -14,7 +14,8 @@ from itertools import combinations_with_replacement
 from numbers import Real
 from fastcore.basics import patch
 from ..data.files import dumps
-from ..data.text import clean_text, split_thinking
+from ..data.text import clean_text
+from ..data.thinking import split_thinking
 from ..data.types import RsrError, RunBroken, Score, no_such
 from .criteria import Rubric, load_rubric, rubric_names
 from .verdicts import PROMPT_VERSION, request_verdicts, verdict_key

@@ -11,9 +11,10 @@ from collections import Counter
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import Atomic, dumps, fingerprint
-from ..data.readers import check_row, read_jsonl, read_rows
+from ..data.readers import check_row
+from ..data.sources import read_jsonl, read_rows
 from ..data.reviews import MAJORITY, UNNAMED, check_annotator, verdict_of
-from ..data.text import split_thinking
+from ..data.thinking import split_thinking
 from ..data.types import RsrError, no_such
 from .agreement import agreement, with_interval
 from .criteria import load_rubric

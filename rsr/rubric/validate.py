@@ -11,7 +11,7 @@ import asyncio, json, math, random
 from collections import Counter
 from itertools import combinations
 from ..data.reviews import MAJORITY
-from ..data.text import split_thinking
+from ..data.thinking import split_thinking
 from ..data.types import RsrError, no_such
 from .agreement import agreement, annotator_agreement, auc, auc_interval, with_interval
 from .criteria import load_rubric

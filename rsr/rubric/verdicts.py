@@ -8,7 +8,7 @@ __all__ = ['PROMPT_VERSION', 'judge_messages', 'response_format', 'parse_verdict
 # %% ../../nbs/rubric/02_verdicts.ipynb #89642d02
 import inspect, secrets
 from ..data.files import fingerprint
-from ..data.text import split_thinking
+from ..data.thinking import split_thinking
 from .criteria import Criterion
 from ..sampling.errors import CallError
 from ..verifiers.judge import REPEATED, fence, find_objects

@@ -15,7 +15,7 @@ from os.path import isfile
 from pathlib import Path
 from ..data.files import SHIPPED, read_text
 from ..data.parts import Cluster
-from ..data.readers import READERS
+from ..data.sources import READERS
 from ..data.types import RsrError, no_such
 from ..data.yaml_files import RepeatedKey, load_yaml, parse_yaml
 from ..formatters.splits import check_split

@@ -10,7 +10,8 @@ __all__ = ['HELP', 'SOURCES', 'ELSEWHERE', 'NOTES', 'help_text', 'allowed_by', '
 import functools, inspect, re, yaml
 from dataclasses import MISSING, fields
 from ..data.parts import Cluster
-from ..data.readers import READERS, read_prompts
+from ..data.readers import read_prompts
+from ..data.sources import READERS
 from ..data.store import Store
 from ..data.types import RsrError
 from ..formatters.methods import FORMATTERS, Formatter, dpo

@@ -8,7 +8,7 @@ __all__ = ['as_rows', 'sample']
 # %% ../../nbs/run/13_run.ipynb #0fc1003b
 import os
 from pathlib import Path
-from ..data.readers import READERS
+from ..data.sources import READERS
 from ..data.types import RsrError, no_such
 from .execution import execute
 from .live import Live

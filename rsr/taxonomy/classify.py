@@ -13,7 +13,8 @@ from contextlib import nullcontext
 from ..data.files import dumps, fingerprint
 from ..data.statistics import wilson
 from ..data.store import Store
-from ..data.text import clean_text, split_thinking
+from ..data.text import clean_text
+from ..data.thinking import split_thinking
 from ..data.types import Prompt, RsrError, Score
 from ..formatters.writer import make_formatter
 from ..rubric.agreement import agreement

@@ -9,7 +9,7 @@ __all__ = ['OUTSIDE', 'row_text', 'input_rows', 'row_label', 'levels_of', 'place
 import orjson
 from collections import Counter
 from pathlib import Path
-from ..data.readers import read_rows
+from ..data.sources import read_rows
 from ..data.types import RsrError
 from .dimensions import NONE
 from .taxonomy import EDGE, load_taxonomy

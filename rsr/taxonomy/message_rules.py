@@ -7,7 +7,8 @@ __all__ = ['RULES', 'clean_message', 'count_words', 'why_not', 'clip_to']
 
 # %% ../../nbs/taxonomy/13_message_rules.ipynb #0495bdad
 import bisect, re
-from ..data.text import normalised, split_thinking
+from ..data.text import normalised
+from ..data.thinking import split_thinking
 from ..style import many
 
 # %% ../../nbs/taxonomy/13_message_rules.ipynb #0263e707

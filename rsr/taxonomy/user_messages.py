@@ -8,7 +8,8 @@ __all__ = ['SYSTEM', 'GUIDANCE', 'limits_of', 'wanted', 'likeness', 'opening_req
 
 # %% ../../nbs/taxonomy/14_user_messages.ipynb #12548f06
 from ..data.files import fingerprint
-from ..data.text import normalised, split_thinking
+from ..data.text import normalised
+from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score
 from .message_rules import clean_message, clip_to, why_not
 from .templates import SeenTexts

@@ -9,7 +9,8 @@ __all__ = ['extract_math', 'NotCompared', 'equal_answers']
 import itertools, re
 from fractions import Fraction
 from typing import NamedTuple
-from ..data.text import BOX, boxes, split_thinking
+from ..data.text import BOX, boxes
+from ..data.thinking import split_thinking
 from .multiple_choice import ANSWER_LINK, ANSWER_QUALIFIER, word_pattern
 
 # %% ../../nbs/verifiers/01_maths.ipynb #7e49a405

@@ -7,7 +7,8 @@ __all__ = ['ANSWER_QUALIFIER', 'ANSWER_LINK', 'word_pattern', 'extract_choice']
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #ab48d397
 import re, unicodedata
-from ..data.text import BOX, boxes, split_thinking
+from ..data.text import BOX, boxes
+from ..data.thinking import split_thinking
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #3984869c
 _LATEX = r'''\\(?:(?:text\w*|math(?:rm|bf|it|sf|tt|cal)|bold\w*|bm|bf|rm|it|large|Large|displaystyle|left|right|q?quad

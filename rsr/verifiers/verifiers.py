@@ -15,7 +15,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.readers import load_function
-from ..data.text import boxes, split_thinking
+from ..data.text import boxes
+from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score, no_such
 from .algebra import compare_algebra, worker_pool
 from .maths import NotCompared, equal_answers, extract_math
