@@ -134,11 +134,13 @@ READS = {'rsr.verifiers.multiple_choice':20_000}   # module: characters its patt
 
 SMALL = 5_000    # characters of a first try: what is not linear is slow here already, compared with what is
 
-def suspects(pattern, texts):
-    "Yield those texts on which a pattern needs more than its linear share of `LIMIT`, by far."
-    for text in texts:
-        if seconds(partial(finds, pattern, text(SMALL)))>LIMIT*SMALL/N/8:
-            yield text
+def may_be_slow(call, limit, size=N):
+    "Check whether `call(characters)` may need more than `limit` for `size` characters, by two short tries."
+    first, times = seconds(partial(call, SMALL)), size/SMALL
+    if first<=limit/times**2 if times<=4 else first<=limit/times/8:
+        return False
+    second = seconds(partial(call, 4*SMALL)) if times>4 else PATIENCE
+    return second>5.5*first or second>limit*4/times   # it grows faster than the text, or is slow as it is
 
 def finds(pattern, text):
     "Find every match, as `sub` and `split` do."
@@ -150,7 +152,9 @@ def test_pattern(place):
     "100,000 characters of any text, or all that are read of it, cost a pattern less than 0.2 s."
     pattern = collect()[0][place]
     size = next((n for module, n in READS.items() if place.startswith(module)), N)
-    for text in suspects(pattern, [*TEXTS, *worst_texts(pattern)]):
+    for text in [*TEXTS, *worst_texts(pattern)]:
+        if not may_be_slow(lambda n, text=text: finds(pattern, text(n)), LIMIT, size):
+            continue
         long = text(size)
         assert not is_slow(partial(finds, pattern, long)), (pattern.pattern[:200], long[:200])
 
@@ -202,7 +206,7 @@ def test_function(name):
     "No text of 100,000 characters freezes a function, or makes it raise."
     f = _functions()[name]
     for text in TEXTS:
-        if seconds(partial(f, text(SMALL)))>FUNCTION_LIMIT*SMALL/N/4:
+        if may_be_slow(lambda n, text=text: f(text(n)), FUNCTION_LIMIT):
             call = partial(f, text(N))
             assert any(seconds(call)<FUNCTION_LIMIT for _ in range(4)), (name, text.keywords)
 
