@@ -306,7 +306,8 @@ def rollout_line(r, pass_threshold=1.0, fail_threshold=None)->str:
     score = '   –' if r['score'] is None else f"{r['score']:.2f}"
     kind = verdict(r['score'], pass_threshold, fail_threshold)
     star = '' if r['label'] is None else '*'
-    outcome, said = one_line(r['outcome'] or 'in flight', 9), r['answer'] or r['text'] or calls_text(r.get('tool_calls'))
+    outcome = one_line(r['outcome'] or 'in flight', 9)
+    said = r['answer'] or r['text'] or calls_text(r.get('tool_calls'))
     return f"#{r['idx']:<3} {score}  {kind+star:9}  {outcome:9}  {one_line(said, 40)}"
 
 # %% ../../nbs/explore/03_html.ipynb #a43635d5
