@@ -7,10 +7,15 @@ __all__ = ['esc', 'html_table', 'figure_html', 'sample_rows', 'page', 'report_ht
 
 # %% ../../nbs/quality/07_report.ipynb #3f471729
 import base64, html, io, json, yaml
+from contextlib import closing
 from pathlib import Path
 from ..data.files import Atomic
 from ..data.types import RsrError
+from ..data.store import Store
+from ..explore.conversation import prompt_html, rollout_html
 from ..explore.figures import all_figures
+from ..explore.html import STYLE
+from ..explore.prompts import prompt_rollouts
 from ..pairs.audit import audit
 from .checklist import checklist, shown_verdict, verdict_line
 from ..data.variables import mask
@@ -91,6 +96,32 @@ def _samples_html(run, n):
         parts += [f'<h3>{esc(p.name)}</h3>', *[_row_html(*r) for r in sample_rows(p, n)]]
     return ''.join(parts) or '<p class="none">no training file has been written</p>'
 
+# %% ../../nbs/quality/07_report.ipynb #9a394d7f
+_SHOWN = ("json_type(row,'$.tools') IS NOT NULL", """instr(row,'"type":"image_url"')""", '1')
+
+def _shown_prompts(store, n):
+    "Return the keys of the prompts to show."
+    sql = 'SELECT key FROM prompts WHERE gen=? AND {} ORDER BY key LIMIT ?'
+    found = [[key for key, in store.db.execute(sql.format(which), (store.gen, n))] for which in _SHOWN]
+    return [*dict.fromkeys([*found[0][:1], *found[1][:1], *found[2]])][:n]
+
+# %% ../../nbs/quality/07_report.ipynb #5acd7f85
+def _conversation_html(d, limits):
+    "Show a prompt with its best and its worst response, folded."
+    scored = sorted((r for r in d['rollouts'] if r['score'] is not None), key=lambda r: -r['score'])
+    both = {r['key']:r for r in [*scored[:1], *scored[-1:]] or d['rollouts'][:1]}
+    rollouts = ''.join(rollout_html(r, *limits) for r in both.values())
+    return f"<details><summary>{esc(d['prompt'].id)}</summary>{redact(prompt_html(d)+rollouts)}</details>"
+
+# %% ../../nbs/quality/07_report.ipynb #e9d4125d
+def _conversations_html(run, n):
+    "Return some prompts with responses."
+    options = run.written['formatter'][0]
+    limits = options.get('pass_threshold', 1.), options.get('fail_threshold')
+    with closing(Store(run.path, write=False)) as st:
+        found = [prompt_rollouts(st, key) for key in _shown_prompts(st, n)]
+    return STYLE+''.join(_conversation_html(d, limits) for d in found) if found else ''
+
 # %% ../../nbs/quality/07_report.ipynb #cc205137
 _CSS = '''
 :root{color-scheme:light dark;--ink:#1c1c1c;--page:#fff;--line:#8884;--soft:#8881}
@@ -170,7 +201,8 @@ def _sections(run, rows, options):
     "Return the sections of a report that have something to show."
     parts = {'Figures':_figures_html(run), 'In numbers':f'<pre>{esc(run.summary())}</pre>',
              'Checklist':_checklist_html(run, options), 'Pairs':_pairs_html(run),
-             'Sample rows':_samples_html(run, rows), 'Recipe':_recipe_html(run)}
+             'Conversations':_conversations_html(run, rows), 'Sample rows':_samples_html(run, rows),
+             'Recipe':_recipe_html(run)}
     return [(heading, body) for heading, body in parts.items() if body]
 
 # %% ../../nbs/quality/07_report.ipynb #625c99a6

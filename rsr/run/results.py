@@ -137,7 +137,7 @@ WHERE p.gen=:gen GROUP BY p.key'''
 # %% ../../nbs/run/09_results.ipynb #55791bf6
 @patch(as_prop=True)
 def prompts(self:Run):
-    "Return one row per prompt: id, stop reason, number of rollouts, number scored, mean score; its tools if any has some."
+    "Return one row per prompt: id, stop reason, number of rollouts, number scored, mean score, tools if any has some."
     df = self._query(_PROMPTS)
     return df if df.tools.notna().any() else df.drop(columns='tools')
 
