@@ -16,6 +16,7 @@ from ..data.terminal import warn
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
 from ..formatters.advice import advice, check_columns, shadowed_columns
+from ..formatters.form_checks import check_forms
 from ..formatters.left_out import remedies_of
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import make_formatter, make_formatters, write_files
@@ -40,7 +41,7 @@ def valid_outcomes(d)->tuple:
 def valid_groups(store, d):
     "Yield (prompt, valid rollouts) for each prompt."
     for prompt, _, rollouts in store.walk(outcomes=valid_outcomes(d), detail=bool(d.get('pairs'))):
-        yield prompt, [r for r in rollouts if r.text.strip()]
+        yield prompt, [r for r in rollouts if r.text.strip() or r.tool_calls or r.refusal]
 
 # %% ../../nbs/run/08_files.ipynb #cf733971
 def _without_overlap(groups, benchmark):
@@ -113,10 +114,11 @@ def write_formats(
         groups = _counting_pairs(groups, formatters, pairs)
     if d.get('decontaminate'):
         groups = _without_overlap(groups, Benchmark(d['decontaminate']))
-    split = _make_split(d, formatters)
+    split, holds = _make_split(d, formatters), set(check_forms(store, formatters))
     for path in _reward_files(store, formatters):
         write_reward(path, mask(d['verifier']))
-    rows = write_files(groups, formatters, store.dir, sent_messages(d), store.single_turn(), split, _models(store))
+    rows = write_files(groups, formatters, store.dir, sent_messages(d), store.single_turn(), split, _models(store),
+                       holds)
     remove_stale(store.dir, formatters, {file for file, counts in rows.items() if counts['rows']})
     return rows
 

@@ -23,6 +23,7 @@ from ..data.types import RsrError
 from ..data.variables import mask
 
 # %% ../../nbs/run/09_results.ipynb #72dce83d
+from ..formatters.form_checks import check_forms
 from ..formatters.load_check import check_files
 from ..formatters.writer import make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs, join, pairs_of
@@ -334,7 +335,7 @@ def pair_runs(
     f = make_formatter('dpo', **{**PAIR_DEFAULTS, 'strategy':'two_runs', **options})
     with closing(Store(chosen, write=False)) as a, closing(Store(rejected, write=False)) as b:
         _check_same_verifier(a, b)
-        write_files(join(a, b), [f], out, None, a.single_turn())
+        write_files(join(a, b), [f], out, None, a.single_turn(), holds=set(check_forms(a, [f])))
         return count_pairs(join(a, b), f)
 
 # %% ../../nbs/run/09_results.ipynb #e3eab3c0
