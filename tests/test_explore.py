@@ -19,13 +19,12 @@ from rsr.data.statistics import initial_rates
 from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score, failed, passed
 from rsr.explore import state, thresholds
+from rsr.explore.conversation import prompt_html, rollout_html
 from rsr.explore.html import (
     diff_html,
     one_line,
     preview_html,
-    prompt_html,
     prompt_line,
-    rollout_html,
     rollout_line,
     shown,
     text_box,

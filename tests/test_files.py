@@ -21,6 +21,7 @@ from rsr.formatters.lint import RULES, effect, lint_file
 from rsr.formatters.load_check import check_files, files_table, lint_info, load_file
 from rsr.formatters.pairing import length_ratio
 from rsr.formatters.reading import row_parts
+from rsr.formatters.thinking_forms import full_text, separated
 from rsr.formatters.trainers import ROW_FORMATS, TRAINERS
 from rsr.formatters.writer import make_formatters, write_files
 from rsr.pairs.collect import pairs_of
@@ -251,8 +252,13 @@ def test_a_pair_is_alike_in_length_and_a_prompt_is_lost_only_if_it_has_none(tmp_
         assert {**told}=={why: n for why, n in lost.items() if why!='empty without its thinking'}
         assert counts['rows']==len(rows) and sum(told.values())==150-counts['prompts']
     assert all(length_ratio(r['chosen'][0]['content'], r['rejected'][0]['content'])<=1.5 for r in rows)
-    text = (lambda r: r.text.split('</think>')[1]) if o.get('thinking')=='strip' else lambda r: r.text
+    strip = o.get('thinking')=='strip'
+    def text(r):
+        r = separated(r)
+        return r.text if strip else full_text(r)
     def may(c, r):
+        if not strip and bool(separated(c).reasoning)!=bool(separated(r).reasoning):
+            return False
         scores_fit = c.score>=.7-1e-9 and c.score-r.score>=.15-1e-9 and (r.score<.7-1e-9 or 'strategy' in o)
         return scores_fit and text(c)!=text(r) and length_ratio(text(c), text(r))<=1.5
     assert written[1.5]=={p.messages[0]['content'] for p, rs in groups if any(may(c, r) for c in rs for r in rs)}
@@ -261,7 +267,7 @@ def test_a_pair_is_alike_in_length_and_a_prompt_is_lost_only_if_it_has_none(tmp_
 def test_thinking_stands_in_one_form(tmp_path):
     p = Prompt('1', [U('q')])
     rs = [Rollout('<think>x</think> B', score=1.), Rollout('A', score=0., idx=1)]
-    for how, text in dict(keep='<think>x</think> B', strip='B', reasoning_content='B').items():
+    for how, text in dict(keep='<think>\nx\n</think>\n\nB', strip='B', reasoning_content='B').items():
         fs = make_formatters([dict(type='sft', thinking=how)])
         write_files([(p, rs), (Prompt('2', [U('q2')]), [Rollout('C', score=1.)])], fs, tmp_path/how)
         got = read_jsonl(tmp_path/how/'train'/'sft.jsonl')
@@ -343,17 +349,16 @@ def test_every_effect_is_known():
 
 # ---- bad input: written right, or refused with its id and a reason; nothing is dropped in silence
 
-PARTS = [dict(type='text', text='What is this?'),
-         dict(type='image_url', image_url=dict(url='data:image/png;base64,AA=='))]
+AUDIO = [dict(type='text', text='What is this?'), dict(type='input_audio', input_audio=dict(data='AA=='))]
 CALL = [dict(id='c', type='function', function=dict(name='f', arguments='{}'))]
 REFUSED = {
     'surrogate':(dict(messages=[U('half \ud83d')]), 'surrogate'),
-    'content parts':(dict(messages=[dict(role='user', content=PARTS)]), 'content is list'),
+    'audio':(dict(messages=[dict(role='user', content=AUDIO)]), "type 'input_audio'"),
     'tool turn':(dict(messages=[U('q'), dict(role='assistant', content=None, tool_calls=CALL),
-                                dict(role='tool', content='4'), U('q')]), 'content is NoneType|unknown role'),
-    'tool role':(dict(messages=[U('q'), A('a'), dict(role='tool', content='4'), U('q')]), "unknown role 'tool'"),
+                                dict(role='tool', content='4'), U('q')]), 'take turns'),
+    'tool role':(dict(messages=[U('q'), A('a'), dict(role='tool', content='4'), U('q')]), "from 'tool'"),
     'ends in assistant':(dict(messages=[U('q'), A('a')]), "last message is from 'assistant'"),
-    'developer':(dict(messages=[dict(role='developer', content='x'), U('q')]), "unknown role 'developer'"),
+    'late developer':(dict(messages=[U('q'), dict(role='developer', content='x'), U('q')]), 'developer turn'),
     'no content':(dict(messages=[dict(role='user')]), 'content is NoneType'),
     'sharegpt':(dict(messages=[{'from':'human', 'value':'q'}]), 'unknown role')}
 

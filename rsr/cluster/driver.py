@@ -25,6 +25,7 @@ from ..data.types import RsrError
 from .pool import Pool
 from .ray import check_shared, connect, import_ray, read_dataset
 from ..formatters.advice import check_columns
+from ..formatters.form_checks import check_forms
 from ..run.execution import at_work, build, close_run, executor, new_work_dir
 from ..run.inputs import add_input, check_references, missing_prompts_note
 from ..run.options import keep_options
@@ -174,6 +175,7 @@ def _take_input(store, d, loop, src, choose):
     _load_input(store, d, src)
     _print_warnings(store, d, loop)
     check_columns(store, loop.formatters)
+    check_forms(store, loop.formatters)
     keys = choose(store) if choose else None
     save_recipe(store, d)
     return keys

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'COLOURS', 'STYLE', 'W', 'H', 'TOP', 'BASE', 'PAD', 'LEAST_LIKE', 'MOST_WORDS', 'shown', 'one_line', 'block',
-           'histogram_svg', 'preview_html', 'diff_html', 'text_box', 'prompt_html', 'verdict', 'rollout_html',
-           'prompt_line', 'rollout_line', 'people_html']
+           'histogram_svg', 'preview_html', 'diff_html', 'text_box', 'verdict', 'prompt_line', 'rollout_line',
+           'people_html']
 
 # %% ../../nbs/explore/03_html.ipynb #7a0dbbe0
 import difflib, html, re, unicodedata
+from ..data.messages import calls_text
 from ..data.types import failed, passed
 from ..rubric.agreement import with_interval
 from ..style import many
@@ -58,7 +59,9 @@ STYLE = f'''<style>
 .rsr .rsr-dim, .rsr-dim {{opacity:.75}}
 .rsr .rsr-text {{white-space:pre-wrap; overflow-wrap:anywhere; unicode-bidi:isolate; max-height:26em; overflow:auto;
   margin:2px 0 6px; padding:7px 9px; border:1px solid {_BORDER}; border-radius:4px; {_MONO}}}
-.rsr details {{margin:3px 0}} .rsr summary {{cursor:pointer}}
+.rsr .rsr-call {{border-left:3px solid #0072B2}}
+.rsr .rsr-img {{display:block; max-width:100%; max-height:18em; margin:2px 0 6px; border-radius:4px}}
+.rsr details {{margin:3px 0}} .rsr details details {{margin-left:14px}} .rsr summary {{cursor:pointer}}
 .rsr .rsr-b {{display:inline-block; padding:0 7px; border-radius:9px; color:#fff; font-weight:600; font-size:12px}}
 .rsr del {{color:inherit; background:#D55E0040; text-decoration:line-through; text-decoration-color:#D55E00}}
 .rsr ins {{color:inherit; background:#0072B240; text-decoration:underline; text-decoration-color:#0072B2}}
@@ -268,17 +271,6 @@ def text_box(title, text, rich=None, fold=False)->str:
         return f'<details><summary>{shown(title)}</summary>{body}</details>'
     return f'<div class="rsr-dim">{shown(title)}</div>{body}'
 
-# %% ../../nbs/explore/03_html.ipynb #a56fb5ac
-def prompt_html(
-    d:dict   # from `prompts.prompt_rollouts`
-)->str:
-    "Show the turns of a prompt; those before the last are folded."
-    p = d['prompt']
-    turns = [text_box(m['role'], m['content'], fold=m is not p.messages[-1]) for m in p.messages]
-    facts = [f'{shown(k)}: {shown(one_line(v, 80))}' for k, v in p.metadata.items()]
-    facts.append(f"stopped: {shown(d['stop'] or 'not yet')}")
-    return block(f'<h4 class="rsr-id">{shown(p.id)}</h4>', *turns, f"<div class='rsr-dim'>{' · '.join(facts)}</div>")
-
 # %% ../../nbs/explore/03_html.ipynb #e8c74fc9
 def verdict(
     score:float,                # None: unscored
@@ -291,69 +283,6 @@ def verdict(
     if passed(score, pass_threshold):
         return 'passed'
     return 'failed' if failed(score, pass_threshold, fail_threshold) else 'between'
-
-# %% ../../nbs/explore/03_html.ipynb #8ca0b329
-def _criterion(name, answer, reason):
-    "Return one criterion as a row."
-    return (f"<tr><td>{shown(name)}</td><td>{shown(answer)}</td>"
-            f"<td style='text-align:left;white-space:normal'>{shown(reason)}</td></tr>")
-
-# %% ../../nbs/explore/03_html.ipynb #f2d8ecb6
-def _criteria(detail):
-    "Show the judge's verdict on each criterion, folded."
-    rows = [(k, v) for k, v in (detail or {}).items() if isinstance(v, dict) and 'answer' in v]
-    if not rows:
-        return ''
-    body = ''.join(_criterion(k, v['answer'], v.get('reason')) for k, v in rows)
-    title = f"{len(rows)} {'criterion' if len(rows)==1 else 'criteria'}"
-    return f"<details><summary>{title}</summary><table class='rsr-t'>{body}</table></details>"
-
-# %% ../../nbs/explore/03_html.ipynb #8037e7d0
-def _label_text(r):
-    "Describe the labels of a rollout; empty without one."
-    if r['label'] is None:
-        return ''
-    given = '' if r['given'] is None else f" (scored {r['given']:.2f})"
-    label, by = 'pass' if r['label'] else 'fail', {}
-    for name, v in r.get('votes', {}).items():
-        by.setdefault(v, []).append(shown(name))
-    said = [f"{v} by {', '.join(names)}" for v, names in by.items()]
-    holds = f'; {label} holds' if len(by)>1 else ''
-    return f" · labelled {' and '.join(said) or label}{holds}{given}"
-
-# %% ../../nbs/explore/03_html.ipynb #1d5aae4a
-def _facts(r):
-    "Describe a rollout's outcome, length and answer."
-    parts = [shown(r['outcome'] or 'in flight')]
-    if r['tokens']:
-        parts.append(f"{r['tokens']:,} tokens")
-    if r['answer']:
-        parts.append(f"answer <b>{shown(one_line(r['answer'], 60))}</b>")
-    return ' · '.join(parts)
-
-# %% ../../nbs/explore/03_html.ipynb #d5f067a7
-def _rollout_head(r, kind):
-    "Return the line above a rollout: number, badge, score and facts."
-    colour = COLOURS[kind] if kind in ('passed', 'failed') else '#6b6b6b'
-    badge = f"<span class='rsr-b' style='background:{colour}'>{kind}</span>"
-    score = '' if r['score'] is None else f" <b>{r['score']:.2f}</b>"
-    return f"<div>#{r['idx']} {badge}{score} <span class='rsr-dim'>{_facts(r)}{_label_text(r)}</span></div>"
-
-# %% ../../nbs/explore/03_html.ipynb #4f4cffbd
-def rollout_html(
-    r:dict,                     # one of `prompt_rollouts`
-    pass_threshold:float=1.0,
-    fail_threshold:float=None,
-    rich:str=None               # its text as HTML, from `diff_html`; None: as it is
-)->str:
-    "Show a rollout: its score and the reason, its thinking folded, its text."
-    parts = [_rollout_head(r, verdict(r['score'], pass_threshold, fail_threshold))]
-    if r['reason']:
-        parts.append(f"<div>{shown(r['reason'])}</div>")
-    parts.append(_criteria(r['detail']))
-    if r['thinking']:
-        parts.append(text_box('thinking', r['thinking'], fold=True))
-    return block(*parts, text_box('response', r['text'], rich))
 
 # %% ../../nbs/explore/03_html.ipynb #eac22ecc
 _PROMPT_HEAD = f"{'passed':>9}  {'mean':>5}  {'spread':>11}  {'trunc.':>6}  {'id':18}  prompt"
@@ -377,8 +306,9 @@ def rollout_line(r, pass_threshold=1.0, fail_threshold=None)->str:
     score = '   –' if r['score'] is None else f"{r['score']:.2f}"
     kind = verdict(r['score'], pass_threshold, fail_threshold)
     star = '' if r['label'] is None else '*'
-    outcome, text = one_line(r['outcome'] or 'in flight', 9), one_line(r['answer'] or r['text'], 40)
-    return f"#{r['idx']:<3} {score}  {kind+star:9}  {outcome:9}  {text}"
+    outcome = one_line(r['outcome'] or 'in flight', 9)
+    said = r['answer'] or r['text'] or calls_text(r.get('tool_calls'))
+    return f"#{r['idx']:<3} {score}  {kind+star:9}  {outcome:9}  {one_line(said, 40)}"
 
 # %% ../../nbs/explore/03_html.ipynb #a43635d5
 def _agreement_text(kind, a):

@@ -77,7 +77,9 @@ def _order(c, sort):
     return np.argsort(np.where(np.isnan(values), np.inf, values), kind='stable')
 
 # %% ../../nbs/explore/02_prompts.ipynb #07d5af65
-_LAST_TURN = "json_extract(row, '$.messages[#-1].content')"
+_LAST = '$.messages[#-1].content'
+_PARTS = f'''SELECT group_concat(coalesce(json_extract(value,'$.text'),'[image]'),' ') FROM json_each(row,'{_LAST}')'''
+_LAST_TURN = f"CASE json_type(row,'{_LAST}') WHEN 'array' THEN ({_PARTS}) ELSE json_extract(row,'{_LAST}') END"
 
 # %% ../../nbs/explore/02_prompts.ipynb #d2f7451f
 def _search(store, text):
@@ -162,6 +164,7 @@ def _rollout_dict(r, scored, votes):
     thinking, text = split_thinking(r.text, r.reasoning)
     return dict(key=r.key, idx=r.idx, outcome=r.outcome, score=r.score, given=given, label=r.label, votes=votes,
                 answer=answer, reason=reason or r.error or '', detail=detail, thinking=thinking, text=text,
+                split_off=bool(r.reasoning), tool_calls=r.tool_calls or [], refusal=r.refusal or '',
                 finish_reason=r.finish_reason, tokens=r.completion_tokens, pairs=r.pairs or {})
 
 # %% ../../nbs/explore/02_prompts.ipynb #d1960c72

@@ -9,7 +9,7 @@ __all__ = ['pairs_of', 'count_pairs', 'join']
 from collections import Counter
 from dataclasses import replace
 from ..formatters.methods import dpo_pairs
-from ..formatters.trainers import as_written
+from ..formatters.rows import as_written
 
 # %% ../../nbs/pairs/03_collect.ipynb #e5d5f098
 def _flaw_name(r):

@@ -22,6 +22,7 @@ from ..data.variables import refuse_masked, resolve_secrets
 
 # %% ../../nbs/run/10_execution.ipynb #91e7a3af
 from ..formatters.advice import check_columns
+from ..formatters.form_checks import check_forms
 from ..formatters.splits import stage_shares
 from ..formatters.writer import make_formatters
 from ..pairs.strategies import make_plan, pair_loops, rejected_sampler
@@ -237,6 +238,7 @@ def _prepare_loops(store, d, parts, src, choose):
     _warn_of_new_scores(store, scored_by)
     _print_input_notes(store, loop, d)
     check_columns(store, loop.formatters)
+    check_forms(store, loop.formatters)
     if choose:
         loop.keys = parts['keys'] = choose(store)
     samplers = _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)

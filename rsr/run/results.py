@@ -6,7 +6,7 @@
 __all__ = ['Run', 'load_run', 'in_use', 'run_exit_code', 'pair_runs']
 
 # %% ../../nbs/run/09_results.ipynb #45e7b9f0
-import platform
+import orjson, platform
 from contextlib import closing
 from functools import partial
 from os import PathLike
@@ -23,6 +23,7 @@ from ..data.types import RsrError
 from ..data.variables import mask
 
 # %% ../../nbs/run/09_results.ipynb #72dce83d
+from ..formatters.form_checks import check_forms
 from ..formatters.load_check import check_files
 from ..formatters.writer import make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs, join, pairs_of
@@ -119,37 +120,49 @@ def process(self:Run)->str:
 @patch
 def _query(self:Run, sql):
     """Return the result of a query as a DataFrame.
-    It may use :verifier and :gen, the current verifier and input, and {scores}, the scores with human labels."""
+    It may use :verifier and :gen, the current verifier and input, {scores}, the scores with human labels, and {more},
+    what a rollout has beside its text."""
     import pandas as pd
     with closing(Store(self.path, write=False)) as st:
-        sql = sql.format(scores=st.scored())
+        sql = sql.format(scores=st.scored(), more='r.more' if st.layout>2 else 'NULL')
         return pd.read_sql_query(sql, st.db, params=dict(verifier=st.get('verifier'), gen=st.gen))
 
 # %% ../../nbs/run/09_results.ipynb #8bf3b0d3
 _PROMPTS = '''
 SELECT p.id, p.stop, count(r.key) rollouts, count(s.value) scored, avg(s.value) mean_score,
-    json_extract(p.row, '$.messages') messages, json_extract(p.row, '$.metadata') metadata
+    json_extract(p.row, '$.messages') messages, json_extract(p.row, '$.metadata') metadata,
+    json_extract(p.row, '$.tools') tools
 FROM prompts p LEFT JOIN rollouts r ON r.prompt=p.key LEFT JOIN {scores} s ON s.rollout=r.key AND s.verifier=:verifier
 WHERE p.gen=:gen GROUP BY p.key'''
 
 # %% ../../nbs/run/09_results.ipynb #55791bf6
 @patch(as_prop=True)
 def prompts(self:Run):
-    "Return one row per prompt: id, stop reason, number of rollouts, number scored, mean score."
-    return self._query(_PROMPTS)
+    "Return one row per prompt: id, stop reason, number of rollouts, number scored, mean score, tools if any has some."
+    df = self._query(_PROMPTS)
+    return df if df.tools.notna().any() else df.drop(columns='tools')
 
 # %% ../../nbs/run/09_results.ipynb #10a72601
 _ROLLOUTS = '''
 SELECT p.id prompt, r.idx, r.step, r.outcome, s.value score, r.text, r.reasoning, r.finish_reason,
-    r.prompt_tokens, r.completion_tokens, r.latency, r.error, r.key, r.sampler side
+    r.prompt_tokens, r.completion_tokens, r.latency, r.error, r.key, r.sampler side, {more} more
 FROM rollouts r JOIN prompts p ON p.key=r.prompt LEFT JOIN {scores} s ON s.rollout=r.key AND s.verifier=:verifier
 ORDER BY r.prompt, r.idx'''
+
+# %% ../../nbs/run/09_results.ipynb #715c875d
+_MORE = 'tool_calls', 'refusal', 'logprobs'   # columns of runs whose rollouts have them
+
+def _with_more(df):
+    "Return the rollouts with a column for each thing that one of them has beside its text."
+    found = [orjson.loads(more) if isinstance(more, str) else {} for more in df['more']]
+    named = {k for more in found for k in more}
+    return df.drop(columns='more').assign(**{k:[more.get(k) for more in found] for k in _MORE if k in named})
 
 # %% ../../nbs/run/09_results.ipynb #cc1b900b
 @patch(as_prop=True)
 def rollouts(self:Run):
     "Return one row per rollout, with its score; a strategy for pairs adds the side (chosen, rejected)."
-    df = self._query(_ROLLOUTS)
+    df = _with_more(self._query(_ROLLOUTS))
     with closing(Store(self.path, write=False)) as st:
         sides = {sampler:side for side, samplers in st.get('sides', {}).items() for sampler in samplers}
     return df.assign(side=df.side.map(sides)) if sides else df.drop(columns='side')
@@ -322,7 +335,7 @@ def pair_runs(
     f = make_formatter('dpo', **{**PAIR_DEFAULTS, 'strategy':'two_runs', **options})
     with closing(Store(chosen, write=False)) as a, closing(Store(rejected, write=False)) as b:
         _check_same_verifier(a, b)
-        write_files(join(a, b), [f], out, None, a.single_turn())
+        write_files(join(a, b), [f], out, None, a.single_turn(), holds=set(check_forms(a, [f])))
         return count_pairs(join(a, b), f)
 
 # %% ../../nbs/run/09_results.ipynb #e3eab3c0
