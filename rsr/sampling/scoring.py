@@ -193,7 +193,8 @@ def _after_score(self:Scorer, prompt, score):
 async def _verdict(self:Scorer, prompt, rollout):
     "Call the verifier on a rollout."
     return await self.verifier.score(rollout.text, prompt.metadata, rollout.reasoning, prompt=prompt.messages,
-                                     ask=self.ask_for(rollout), **self.options)
+                                     ask=self.ask_for(rollout), tool_calls=rollout.tool_calls, tools=prompt.tools,
+                                     **self.options)
 
 # %% ../../nbs/sampling/08_scoring.ipynb #04c54f84
 @patch
