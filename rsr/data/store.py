@@ -6,7 +6,7 @@
 __all__ = ['Store', 'VerdictCache']
 
 # %% ../../nbs/data/12_store.ipynb #85a1370b
-import orjson, time
+import orjson, re, time
 from bisect import bisect_right
 from collections import Counter
 from itertools import groupby
@@ -106,19 +106,36 @@ def _insert_all(self:Store, items, gen):
     return n, bad
 
 # %% ../../nbs/data/12_store.ipynb #91ebb04a
+_OWN = re.compile(r"'[^'\n]{0,200}'|\b\d+\b")   # what reasons of one kind differ in: names and numbers
+
 def _more_rows(bad, most=5):
-    "Yield how many more bad rows there are, and the commonest reasons."
+    "Yield how many more bad rows there are, and the commonest kinds of reasons, each by its first."
+    kinds, first = Counter(), {}
+    for row in bad:
+        kind = _OWN.sub('…', row.reason[:500])
+        kinds[kind] += 1
+        first.setdefault(kind, row.reason)
     if bad:
-        counts = Counter(row.reason for row in bad).most_common(most)
-        yield f"… and {len(bad):,} more: {'; '.join(f'{n:,} × {reason}' for reason, n in counts)}"
+        counts = [f'{n:,} × {first[kind]}' for kind, n in kinds.most_common(most)]
+        yield f"… and {len(bad):,} more: {'; '.join(counts)}"
 
 # %% ../../nbs/data/12_store.ipynb #910134f0
+def _unknown_rows(bad):
+    "Yield one text for all rows whose form cannot be told: the columns of the first, and what to do."
+    if bad:
+        others = f' (and {len(bad)-1:,} more rows)' if len(bad)>1 else ''
+        yield f'{bad[0].where}{others}: {bad[0].reason}'
+
+def _bad_rows_text(bad):
+    "Return what is wrong with bad rows: ten of them, then counts."
+    unknown, others = [row for row in bad if row.unknown], [row for row in bad if not row.unknown]
+    return '\n  '.join([*map(str, others[:10]), *_more_rows(others[10:]), *_unknown_rows(unknown)])
+
 def _bad_rows_error(bad):
     "Return the error for bad input rows."
-    rows = '\n  '.join([*map(str, bad[:10]), *_more_rows(bad[10:])])
     what, them = ('row', 'it') if len(bad)==1 else ('rows', 'them')
-    return RsrError(f'{len(bad)} invalid input {what}; nothing was sampled. '
-                    f'Fix {them}, or skip {them} with data.on_bad_row=skip\n  {rows}')
+    return RsrError(f'{len(bad):,} invalid input {what}; nothing was sampled. '
+                    f'Fix {them}, or skip {them} with data.on_bad_row=skip\n  {_bad_rows_text(bad)}')
 
 # %% ../../nbs/data/12_store.ipynb #256fcf9b
 @patch
@@ -134,7 +151,7 @@ def add_prompts(self:Store,
         if bad and on_bad_row!='skip':
             raise _bad_rows_error(bad)
         if not n:
-            raise RsrError('the input has no usable row')
+            raise RsrError('\n  '.join(['the input has no usable row', *filter(None, [_bad_rows_text(bad)])]))
     except BaseException:
         self.db.rollback()
         raise
