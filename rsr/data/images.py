@@ -37,11 +37,12 @@ def _find(source, folder):
     found = next((p for p in (Path(folder or '.')/source, Path(source)) if p.is_file()), None)
     if not found:
         beside = f' beside the input ({folder}) or' if folder and not os.path.isabs(source) else ''
-        raise BadMessage(f"image: no file {source}{beside} here; give a path, an address or a data URL")
+        raise BadMessage(f"image: no file '{source}'{beside} here; give a path, an address or a data URL")
     with open(found, 'rb') as f:
         head = f.read(16)
     if not image_kind(head):
-        raise BadMessage(f'image: {source} is no image (it begins with {ascii(head[:8].decode("latin-1"))}; '
+        begins = ascii(head[:8].decode('latin-1'))
+        raise BadMessage(f"image: '{source}' is no image (it begins with {begins}; "
                          f'allowed: {", ".join(IMAGE_KINDS)})')
     return str(found.resolve())
 

@@ -219,7 +219,7 @@ def _read_message(m, names, images):
     return {'role':role, 'content':_read_content(content, role, images), **more}
 
 # %% ../../nbs/data/03_messages.ipynb #cf9f3e9a
-def _match_results(messages):
+def _match_results(messages, open_end):
     "Give each tool turn the id of the call it answers; raise if calls and results do not match."
     open_calls = []
     for i, m in enumerate(messages):
@@ -231,7 +231,7 @@ def _match_results(messages):
         elif open_calls:
             raise BadMessage(f"messages[{i}] is from '{m['role']}'; the tool call '{open_calls[0]}' has no result")
         open_calls += [call['id'] for call in m.get('tool_calls', ())]
-    if open_calls:
+    if open_calls and not open_end:
         raise BadMessage(f"the tool call '{open_calls[0]}' of the last turn has no result")
 
 # %% ../../nbs/data/03_messages.ipynb #fb59dc98
@@ -291,7 +291,7 @@ def read_messages(
     if left:
         raise BadMessage(f'{len(left)} of the {len(images)} images have no place: write <image> for each in a turn')
     _check_order(read)
-    _match_results(read)
+    _match_results(read, open_end)
     if not open_end:
         check_end(read)
     return read
