@@ -1,4 +1,4 @@
-"Nothing the model gave is dropped, nothing the prompt brought is ignored: from the input row to the file, and to the check."
+"Nothing the model gave is dropped, nothing the prompt brought is ignored: from the input row to file and check."
 import base64
 import json
 import sqlite3
@@ -9,7 +9,8 @@ from conftest import read_jsonl, rsr, write_jsonl
 
 from rsr import load_run, sample
 
-DOT = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')
+DOT = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ'
+                       'RU5ErkJggg==')
 WEATHER = dict(type='function', function=dict(
     name='weather', description='The weather in a city',
     parameters=dict(type='object', properties=dict(city=dict(type='string')), required=['city'])))
@@ -90,12 +91,13 @@ def test_what_was_sent_and_what_is_in_the_ledger(go, server, shape):
 @pytest.mark.parametrize('shape', SHAPES)
 def test_the_check_finds_nothing_dropped(go, shape, recipe):
     more = {} if recipe!='kto' else {'formatter.target':'llamafactory', 'formatter.style':'messages'}
-    run = go(shape, recipe, n_responses=2) if False else go(shape, recipe, **more)
+    run = go(shape, recipe, **more)
     name, = run.stats()['rows']
     assert run.stats()['rows'][name]['rows']>=3, run.stats()['rows']
     p = rsr('check', 'w', 'json=true')
-    items = {item['name']:item for item in json.loads(p.stdout)['items']}
-    assert items['nothing_dropped']['state']=='pass', items['nothing_dropped']
+    assert p.returncode in (0, 1), p.stdout+p.stderr
+    items = {item['key']:item for item in json.loads(p.stdout)['items']}
+    assert items['dropped']['verdict']=='pass', items['dropped']
 
 def test_thinking_that_was_split_off_is_written_and_missed_if_it_is_gone(go):
     run = go('split')
@@ -109,8 +111,8 @@ def test_thinking_that_was_split_off_is_written_and_missed_if_it_is_gone(go):
     path = Path('w/train/sft.jsonl')
     path.write_text(path.read_text().replace('<think>\\nhm\\n</think>\\n\\n', ''))
     p = rsr('check', 'w', 'json=true')
-    items = {item['name']:item for item in json.loads(p.stdout)['items']}
-    assert p.returncode==1 and items['nothing_dropped']['state']=='fail' and '3' in json.dumps(items['nothing_dropped'])
+    items = {item['key']:item for item in json.loads(p.stdout)['items']}
+    assert p.returncode==1 and items['dropped']['verdict']=='fail' and '3' in json.dumps(items['dropped'])
 
 def test_a_run_of_an_earlier_version_is_read_and_written_whole(go):
     go('split')
