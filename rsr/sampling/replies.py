@@ -10,6 +10,7 @@ import json, orjson
 from itertools import accumulate, pairwise
 from ..data.secrets import redact
 from ..data.text import clean_text
+from ..data.thinking import why_empty
 from ..data.types import Rollout
 from .errors import CallError, call_error
 
@@ -59,16 +60,18 @@ def outcome_of(
     text:str,               # the response
     finish_reason:str,      # in the provider's own words; None: not given
     tokens:int=0,           # completion tokens of this response; 0: unknown
-    max_tokens:int=None     # the limit of the request
+    max_tokens:int=None,    # the limit of the request
+    reasoning:str='',       # thinking that the server split off
+    tool_calls=None         # calls that the server has parsed
 )->str:                     # kept, truncated, filtered, empty, or failed: not an answer
     "Return the outcome of a response that arrived."
     outcome = _outcome_by_reason(finish_reason)
     if outcome:
         return outcome
-    if not (text or '').strip():
-        return 'empty'
     fills_limit = not _reason_name(finish_reason) and max_tokens and tokens>=max_tokens
-    return 'truncated' if fills_limit else 'kept'
+    if fills_limit and (text or reasoning or tool_calls):
+        return 'truncated'
+    return 'kept' if tool_calls or not why_empty(text, reasoning) else 'empty'
 
 # %% ../../nbs/sampling/01_replies.ipynb #87a2ace5
 def parse_json(raw):
