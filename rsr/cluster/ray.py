@@ -11,7 +11,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from ..data.files import dumps
 from ..data.parts import Cluster
-from ..data.readers import BadRow, apply_transform, check_row, id_note
+from ..data.inputs import has_rows
+from ..data.messages import BadMessage
+from ..data.readers import BadRow, RowReader, id_note, transformed
+from ..data.row_forms import RESPONSES
 from ..data.sources import READERS, decode_line, drop_nulls
 from ..data.readers import load_function, to_prompt
 from ..data.sources import plain_data, read_file
@@ -182,15 +185,18 @@ def _list_files(system, path):
     if info.type!=fs.FileType.Directory:
         return [path]
     files = system.get_file_info(fs.FileSelector(path, recursive=True))
-    return sorted(f.path for f in files if f.path.endswith(tuple(READERS)))
+    return sorted(f.path for f in files if has_rows(f.path))
 
 # %% ../../nbs/cluster/00_ray.ipynb #79d856a3
+_REMOTE = '.jsonl', '.jsonl.gz', '.parquet'   # what is read from an object store
+
 def _check_names(src, names):
     "Raise an error if a path means no files, or files that cannot be read."
+    allowed = _REMOTE if '://' in str(src) else tuple(READERS)
     if names is None:
         raise RsrError(f'data.input_path: no file or folder {_shown(src)}')
-    if not names or not all(n.endswith(tuple(READERS)) for n in names):
-        raise RsrError(f"data.input_path: cannot read {_shown(src)}; allowed endings: {', '.join(READERS)}")
+    if not names or not all(n.endswith(allowed) for n in names):
+        raise RsrError(f"data.input_path: cannot read {_shown(src)}; allowed endings: {', '.join(allowed)}")
 
 # %% ../../nbs/cluster/00_ray.ipynb #f7f13b4b
 def input_files(
@@ -239,30 +245,37 @@ def _file_rows(path, shown):
     return ((where.replace(path, shown, 1), row, err) for where, row, err in read_file(path))
 
 # %% ../../nbs/cluster/00_ray.ipynb #20c53ad4
-def _checked_json(row):
-    "Check a row and convert it to JSON: (text, None) or (None, reason)."
-    err = check_row(row)
-    if err:
-        return None, err
+def _checked_json(read, row, folder):
+    "Read a row and convert its prompt to JSON: (text, None) or (None, reason)."
     try:
-        return dumps(to_prompt(row).to_row()), None
+        prompt = read(row, folder)
+        if RESPONSES in prompt.extra:
+            raise BadMessage('existing responses are not taken with engine: ray; run it on one machine (engine=null)')
+        return dumps(prompt.to_row()), None
+    except BadMessage as e:
+        return None, str(e)
     except TypeError as e:
         return None, f'cannot be written as strict UTF-8 JSON (half a character, a lone surrogate?): {e}'
 
 # %% ../../nbs/cluster/00_ray.ipynb #88acd9f5
+_NOTE = '~'   # how the reason begins that is no reason, but says what was guessed
+
 def checked_rows(
     rows,            # (where, row, error), as readers yield them
-    transform=None   # row -> row | None
+    transform=None,  # row -> row | None
+    options=None,    # RowOptions
+    folder=None      # of the file: images are looked for beside it
 ):
-    "Yield (where, JSON of the row or None, reason or None) for each row that the transform does not skip."
+    "Yield (where, JSON of the prompt or None, reason or None) for each row not skipped; a guess is noted as a reason."
+    notes = []
+    read = RowReader(options, notes.append)
     for where, row, err in rows:
-        if transform and not err:
-            row, err = apply_transform(transform, row)
-            if row is None and not err:
-                continue
-        text = None
-        if not err:
-            text, err = _checked_json(row)
+        row, err = transformed(transform, row, err)
+        if row is None and not err:
+            continue
+        text, err = (None, err) if err else _checked_json(read, row, folder)
+        while notes:
+            yield '', None, _NOTE+notes.pop(0)
         yield (where+id_note(row), None, err) if err else (where, text, None)
 
 # %% ../../nbs/cluster/00_ray.ipynb #42940563
@@ -285,11 +298,11 @@ def _batches(rows, size=512):
         yield _to_batch(batch)
 
 # %% ../../nbs/cluster/00_ray.ipynb #1b027796
-def _read_blocks(batch, transform):
+def _read_blocks(batch, transform, options=None):
     "Check the rows of a batch of the user's Ray Dataset; runs in a task."
     transform = load_function(transform) if transform else None
     rows = (('', drop_nulls(plain_data(row)), None) for row in batch.to_pylist())
-    yield from _batches(checked_rows(rows, transform))
+    yield from _batches(checked_rows(rows, transform, options))
 
 # %% ../../nbs/cluster/00_ray.ipynb #40d06991
 def _file_error(path, shown, e):
@@ -301,13 +314,14 @@ def _file_error(path, shown, e):
     return shown, None, f'!on {socket.gethostname()}: {kind}{problem}'
 
 # %% ../../nbs/cluster/00_ray.ipynb #aa1cd602
-def _read_files(batch, transform, real, given):
+def _read_files(batch, transform, real, given, options=None):
     "Read and check the rows of files; runs in a task. Paths below `real` are shown below `given`."
     transform = load_function(transform) if transform else None
     for path in map(str, batch['path']):
         shown = _shown(path.replace(real, given, 1))
+        folder = None if '://' in path else Path(path).parent
         try:
-            yield from _batches(checked_rows(_file_rows(path, shown), transform))
+            yield from _batches(checked_rows(_file_rows(path, shown), transform, options, folder))
         except Exception as e:
             yield from _batches([_file_error(path, shown, e)])
 
@@ -318,9 +332,19 @@ def _rows(batches):
         yield from zip(*(batch[name].to_pylist() for name in ('where', 'row', 'error')))
 
 # %% ../../nbs/cluster/00_ray.ipynb #7778d919
-def _prompts(batches):
+def _without_notes(rows, note):
+    "Yield the rows that are no notes; call `note` with each of the notes once."
+    noted = set()
+    for where, row, err in rows:
+        if not (err or '').startswith(_NOTE):
+            yield where, row, err
+        elif note and err not in noted:
+            noted.add(err)
+            note(err[1:])
+
+def _prompts(batches, note=None):
     "Yield (where, Prompt) or (where, BadRow) from batches; raise an error for a file that could not be read."
-    for i, (where, row, err) in enumerate(_rows(batches), 1):
+    for i, (where, row, err) in enumerate(_without_notes(_rows(batches), note), 1):
         if where[:1] in ('', ' '):
             where = f'row {i}{where}'
         if err and err.startswith('!'):
@@ -343,20 +367,22 @@ def _ordered_and_quiet():
         log.setLevel(level)
 
 # %% ../../nbs/cluster/00_ray.ipynb #625839bc
-def _dataset_of_files(src, transform):
+def _dataset_of_files(src, transform, options):
     "Return a Ray Dataset of the checked rows of files."
     import ray.data
     files = [dict(path=p) for p in input_files(src)]
     names = ray.data.from_items(files, override_num_blocks=len(files))
     real = str(src) if '://' in str(src) else os.path.abspath(src)
-    return names.map_batches(_read_files, batch_size=1, fn_kwargs=dict(transform=transform, real=real, given=str(src)))
+    kwargs = dict(transform=transform, real=real, given=str(src), options=options)
+    return names.map_batches(_read_files, batch_size=1, fn_kwargs=kwargs)
 
 # %% ../../nbs/cluster/00_ray.ipynb #0c22b0d2
-def _checked_dataset(src, transform):
+def _checked_dataset(src, transform, options):
     "Return a Ray Dataset of checked rows."
     if isinstance(src, (str, os.PathLike)):
-        return _dataset_of_files(src, transform)
-    return src.map_batches(_read_blocks, batch_size=512, batch_format='pyarrow', fn_kwargs=dict(transform=transform))
+        return _dataset_of_files(src, transform, options)
+    kwargs = dict(transform=transform, options=options)
+    return src.map_batches(_read_blocks, batch_size=512, batch_format='pyarrow', fn_kwargs=kwargs)
 
 # %% ../../nbs/cluster/00_ray.ipynb #a985151f
 def _find_transform(transform):
@@ -370,16 +396,18 @@ def _find_transform(transform):
 # %% ../../nbs/cluster/00_ray.ipynb #f4dc2838
 def read_dataset(
     src,             # a path or address, or a Ray Dataset
-    transform=None   # "file.py:function": row -> row | None
+    transform=None,  # "file.py:function": row -> row | None
+    options=None,    # RowOptions: how rows are read
+    note=None        # is called with each thing that was guessed, as a text
 ):
     "Yield (where, Prompt) or (where, BadRow), in order; Ray Data reads, transforms and checks the rows."
     import ray.data
     transform = _find_transform(transform)
     with _ordered_and_quiet():
         try:
-            dataset = _checked_dataset(src, transform)
+            dataset = _checked_dataset(src, transform, options)
             with closing(iter(dataset.iter_batches(batch_size=1024, batch_format='pyarrow'))) as batches:
-                yield from _prompts(batches)
+                yield from _prompts(batches, note)
         except ray.exceptions.RayError as e:
             what = src if isinstance(src, str) else 'the Dataset'
             raise RunBroken(f'data.input_path: Ray stopped while reading {what}: {redact(e)}') from None

@@ -7,7 +7,8 @@ __all__ = ['STDIN', 'has_stdin', 'read_stdin', 'has_rows', 'listed_paths', 'find
            'read_inputs']
 
 # %% ../../nbs/data/07_inputs.ipynb #7cc73d41
-import glob, orjson, os, re, sys
+import glob, orjson, os, re, select, sys
+from contextlib import suppress
 from pathlib import Path
 from .sources import BOM, READERS, is_saved_dataset, json_array, json_lines, read_file, read_rows, shown_path
 from .sources import unreadable
@@ -16,10 +17,17 @@ from .types import RsrError
 # %% ../../nbs/data/07_inputs.ipynb #8bd9d4d2
 STDIN = '-'
 
-def has_stdin()->bool:
-    "Check whether something may come on standard input: it is no terminal, and not at its end."
+def has_stdin(
+    wait:float=None   # seconds, at most; None: until something comes or the input ends
+)->bool:
+    "Check whether something comes on standard input: it is no terminal, and not at its end."
     stream = getattr(sys.stdin, 'buffer', None)
-    return stream is not None and not sys.stdin.isatty() and bool(stream.peek(1))
+    if stream is None or sys.stdin.isatty():
+        return False
+    with suppress(OSError, ValueError):   # not everything can be waited for
+        if wait is not None and not select.select([stream], [], [], wait)[0]:
+            return False
+    return bool(stream.peek(1))
 
 def read_stdin():
     "Yield (where, row, error) for each row on standard input."
@@ -48,9 +56,9 @@ def _in_folder(path):
     if is_saved_dataset(path):
         return [path]
     if os.path.isfile(os.path.join(path, 'dataset_dict.json')):
-        splits = sorted(name for name in os.listdir(path) if os.path.isdir(os.path.join(path, name)))
+        splits = sorted(orjson.loads((Path(path)/'dataset_dict.json').read_bytes())['splits'])
         raise RsrError(f'data.input_path: {path} holds the splits {", ".join(splits)}; name one: '
-                       f'data.input_path={os.path.join(path, splits[0] if splits else "train")}')
+                       f'data.input_path={os.path.join(path, "train" if "train" in splits else splits[0])}')
     files = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
     found = [f for f in files if has_rows(f) and not any(part.startswith('.') for part in Path(f).parts[1:-1])]
     if not found:
@@ -135,6 +143,10 @@ def _choose_files(address, files, inside, split):
     return sorted(found)
 
 # %% ../../nbs/data/07_inputs.ipynb #e72c35bc
+def _some(names, most=5):
+    "Return the first of some names, and how many more there are."
+    return ', '.join(map(str, names[:most]))+(f' and {len(names)-most:,} more' if len(names)>most else '')
+
 def _import_hub(address):
     "Import huggingface_hub, or raise an error that says how to install it."
     try:
@@ -158,20 +170,21 @@ def _download(address):
         raise RsrError(f'{address} cannot be read: {type(e).__name__}: {why}. A private or gated dataset needs '
                        'HF_TOKEN') from None
 
-def read_hub(address:str):
-    "Yield (where, row, error) for each row of a dataset on the Hugging Face Hub."
-    for f, path in _download(address):
+def read_hub(address:str, note=None):
+    "Yield (where, row, error) for each row of a dataset on the Hugging Face Hub; `note` is called with its files."
+    files = _download(address)
+    if note:
+        note(f"{address}: read from {_some([f for f, _ in files])}")
+    for f, path in files:
         for where, row, error in read_file(path):
             yield where.replace(shown_path(path), f'{address}, {f}', 1), row, error
 
 # %% ../../nbs/data/07_inputs.ipynb #138944ab
-def _read_one(name):
+def _read_one(name, note):
     "Return the rows of one input, as `find_inputs` names them."
     if name==STDIN:
         return read_stdin()
-    if name.startswith('hf://'):
-        return read_hub(name)
-    return read_file(name)
+    return read_hub(name, note) if name.startswith('hf://') else read_file(name)
 
 def is_path_input(src)->bool:
     "Check whether an input is a path or an address, or a list of these."
@@ -179,14 +192,18 @@ def is_path_input(src)->bool:
         isinstance(src, (list, tuple)) and bool(src) and all(isinstance(item, (str, os.PathLike)) for item in src))
 
 def read_inputs(
-    src   # as for `read_rows`, or a list of paths
+    src,        # as for `find_inputs`; or rows, as for `read_rows`
+    note=None   # is called with the files, as a text, if there are several
 ):
     "Yield (where, row, error, folder) from any kind of input; `folder` is that of the file."
     if not is_path_input(src):
         for where, row, error in read_rows(src):
             yield where, row, error, None
         return
-    for name in find_inputs(src):
+    names = find_inputs(src)
+    if note and len(names)>1:
+        note(f'the input is {len(names):,} files: {_some(names)}')
+    for name in names:
         folder = None if name==STDIN or name.startswith('hf://') else Path(name).parent
-        for where, row, error in _read_one(name):
+        for where, row, error in _read_one(name, note):
             yield where, row, error, folder

@@ -137,12 +137,11 @@ COLUMNS = 'id', 'prompt', 'messages', 'system', 'tools', 'images', 'answer'   # 
 @dataclass
 class RowOptions:
     "How rows are read."
-    form: str = None        # what the columns of rows without messages mean; null: recognised by their names
-    last_turn: str = None   # an assistant's turn at the end: the reference answer, an existing response, or an
-                            # error; null: the reference, if the row has no other
+    form: str = None        # how rows without messages are read; null: recognised by the names of their columns
+    last_turn: str = None   # what an assistant's turn at the end is; null: the reference, if the row has no other
     columns: dict = None    # {what rsr looks for: the column that holds it}
     responses: str = None   # column with existing responses
-    group_by: str = None    # column, usually id: rows with the same value are one prompt, with a response each
+    group_by: str = None    # column, usually id: rows with the same value are one prompt with several responses
 
 def row_options(data:dict)->RowOptions:
     "Return the options of a recipe's `data:` section that concern its rows."
@@ -272,7 +271,7 @@ def __call__(self:RowReader,
     if not isinstance(row, dict):
         raise BadMessage(f'the row is {type(row).__name__}, not an object')
     row, form, columns = formed(self._named(row), self.form, keep=[k for k in (self.answer, self.o.responses) if k])
-    if form and not self.o.form:
+    if form and form is not self.form:
         self.say('form', guess_note(form, columns))
     if row.get('messages') is None:
         if RESPONSES in row:
@@ -319,7 +318,7 @@ def _prompt_or_bad(read, where, row, folder):
 
 def _each_prompt(src, transform, read):
     "Yield (where, Prompt) or (where, BadRow), row by row."
-    for where, row, err, folder in read_inputs(src):
+    for where, row, err, folder in read_inputs(src, read.note):
         row, err = transformed(transform, row, err)
         if row is not None or err:
             yield where, BadRow(where+id_note(row), err) if err else _prompt_or_bad(read, where, row, folder)

@@ -128,11 +128,12 @@ def with_answer(row, answer)->dict:
 # %% ../../nbs/data/07_row_forms.ipynb #98942583
 RESPONSES = 'rsr:responses'   # of a formed row: existing responses, as `data.responses` takes them
 _FROM_BODY = 'messages', 'tools', 'tool_choice', 'parallel_tool_calls'
+_OF_BATCH = 'method', 'url', 'error'   # columns that say nothing of the prompt
 
 def _with_request(row):
     "Return a row of a batch with the messages and tools of its request, under its custom_id."
     body, id_ = parsed(row.pop('body', None), 'body'), row.pop('custom_id')
-    row = {k:v for k, v in row.items() if k not in ('id', 'method', 'url', 'error')}
+    row = {k:v for k, v in row.items() if k not in ('id', *_OF_BATCH)}
     asked = {k:body[k] for k in _FROM_BODY if has(body, k)} if isinstance(body, dict) else {}
     return {**row, 'id':id_, **asked}
 
@@ -246,7 +247,7 @@ def formed(
     if not form.fits(free):
         raise BadMessage(f"it is not of the form '{form.name}', which needs the columns {_needed(form)}")
     out = form.read(dict(free))
-    return {**out, **kept}, form, [k for k in free if k not in out or k=='id' and out[k] is not free[k]]
+    return {**out, **kept}, form, [k for k in free if k not in out and k not in _OF_BATCH]
 
 def _needed(form):
     "Return the columns that a form needs, in words."
@@ -258,8 +259,8 @@ OTHERWISE = 'data.columns.prompt=COLUMN, or data.transform=file.py:function'
 def guess_note(form, columns)->str:
     "Return what was guessed of the rows of an input."
     others = ', '.join(name for name in FORMS if name!=form.name)
-    return (f"the rows have no messages; {' and '.join(columns)} were taken for form '{form.name}': {form.says()}. "
-            f'To read the rows in another way: data.form=… ({others}), {OTHERWISE}')
+    read = f"they are read as form '{form.name}', from {', '.join(columns)} ({form.says()})"
+    return (f'the rows have no messages; {read}. To read them in another way: data.form=… ({others}), {OTHERWISE}')
 
 # %% ../../nbs/data/07_row_forms.ipynb #b5eaed91
 def _short(value, most=60):
@@ -282,9 +283,27 @@ def _whole_prompt(row, names):
     asked = next((k for k in names if k not in beside), names[0] if names else '…')
     return f'f"{{row[{asked!r}]}}\\n\\n{{row[{beside[0]!r}]}}"'
 
+_LETTERED = '''def convert(row):
+    options = '\\n'.join(f'{{letter}}. {{choice}}' for letter, choice in zip('ABCDEFGHIJ', row[{choices!r}]))
+    messages = [{{'role': 'user', 'content': f"{{row[{asked!r}]}}\\n{{options}}"}}]
+    return {{'messages': messages, 'metadata': {{'answer': {answer}}}}}'''
+
+def _lettered(row, names):
+    "Return a function for a question with a list of choices, or None if a row has none."
+    choices = next((k for k in ('choices', 'options') if isinstance(row.get(k), list)), None)
+    answer = next((k for k in ANSWER_COLUMNS if has(row, k)), None)
+    if not choices or not answer or not names:
+        return None
+    letter = f"'ABCDEFGHIJ'[row[{answer!r}]]" if isinstance(row[answer], int) else f'row[{answer!r}]'
+    return _LETTERED.format(choices=choices, asked=names[0], answer=letter)
+
+# %% ../../nbs/data/07_row_forms.ipynb #b1447cc7
 def transform_for(row)->str:
     "Return a function that makes messages of a row, as text, ready to be changed."
     names = _texts(row)
+    lettered = _lettered(row, names)
+    if lettered:
+        return lettered
     answer = next((k for k in ANSWER_COLUMNS if has(row, k)), None) or next(iter(names[1:]), None)
     metadata = f"{{'answer': row[{answer!r}]}}" if answer and not has(row, 'metadata') else "row.get('metadata')"
     id_ = "'id': row['id'], " if has(row, 'id') else ''
@@ -292,7 +311,7 @@ def transform_for(row)->str:
             f"    messages = [{{'role': 'user', 'content': {_whole_prompt(row, names)}}}]\n"
             f"    return {{{id_}'messages': messages, 'metadata': {metadata}}}")
 
-# %% ../../nbs/data/07_row_forms.ipynb #b1447cc7
+# %% ../../nbs/data/07_row_forms.ipynb #76a43781
 NO_MESSAGES = 'no messages, and no columns that rsr makes messages of'
 
 def unknown_form(row)->str:
@@ -301,7 +320,10 @@ def unknown_form(row)->str:
     columns = '\n'.join(f'    {str(k):{width}}  {_short(v)}' for k, v in list(row.items())[:20])
     function = '\n'.join(f'    {line}' for line in transform_for(row).split('\n'))
     names = _texts(row)
+    beside = [k for k in _PART_OF_PROMPT if has(row, k)]
     named = f'Or name the columns: data.columns.prompt={names[0]}, and data.columns.answer=COLUMN. ' if names else ''
+    if beside and names:
+        named = f'Or leave {beside[0]} out: data.columns.prompt={names[0]}. '
     return (f'{NO_MESSAGES}\n  Its columns:\n{columns}\n  Write a function that makes messages of a row to convert.py, '
             f'and add data.transform=convert.py:convert:\n{function}\n'
             f'  {named}Forms that rsr knows: {", ".join(FORMS)}')

@@ -225,8 +225,9 @@ def read_saved_dataset(path):
         yield f'{shown_path(path)}, row {i}', drop_nulls(plain_data(row)), None
 
 # %% ../../nbs/data/06_sources.ipynb #43d07003
-READERS = {'.jsonl':read_jsonl, '.jsonl.gz':read_jsonl, '.jsonl.zst':read_jsonl, '.json':read_json, '.json.gz':read_json,
-           '.csv':read_csv, '.csv.gz':read_csv, '.tsv':read_csv, '.tsv.gz':read_csv, '.parquet':read_parquet}
+READERS = {'.jsonl':read_jsonl, '.jsonl.gz':read_jsonl, '.jsonl.zst':read_jsonl, '.json':read_json,
+           '.json.gz':read_json, '.csv':read_csv, '.csv.gz':read_csv, '.tsv':read_csv, '.tsv.gz':read_csv,
+           '.parquet':read_parquet}
 
 # %% ../../nbs/data/06_sources.ipynb #817c8154
 def unreadable(path)->RsrError:

@@ -10,7 +10,8 @@ __all__ = ['HELP', 'SOURCES', 'ELSEWHERE', 'NOTES', 'help_text', 'allowed_by', '
 import functools, inspect, re, yaml
 from dataclasses import MISSING, fields
 from ..data.parts import Cluster
-from ..data.readers import read_prompts
+from ..data.readers import RowOptions
+from ..data.row_forms import FORMS
 from ..data.sources import READERS
 from ..data.store import Store
 from ..data.types import RsrError
@@ -66,11 +67,11 @@ HELP = {
                     'or all of theirs, are left out',
     'pairs':'preference pairs whose two sides are sampled differently; null: pairs of passed and failed rollouts',
     'engine':'where the run is sampled; ray: on a cluster, see `cluster:`',
-    'data.input_path':'the file of prompts; required for a new run',
+    'data.input_path':'the prompts, or a list of several inputs; required for a new run',
     'data.transform':'"file.py:function" that turns a row into id, messages and metadata; '
                      'rows for which it returns null are left out',
-    'data.columns':'{answer: NAME}: the column, or the key of the metadata, that holds the reference answer; '
-                   'null: answer or gold_target',
+    'data.columns':'{answer: NAME}: the column, or the key of the metadata, that holds the reference answer; also id, '
+                   'prompt, messages, system, tools, images; null: by their own names',
     'data.limit':'take the first so many prompts of the input; null: all',
     'split.eval':'share of the prompts to hold out',
     'split.near':'near-duplicate prompts go to the same side',
@@ -162,7 +163,7 @@ def reference_row(section, key, typ, default, allowed, what)->dict:
 
 # %% ../../nbs/run/04_reference.ipynb #c6999223
 SOURCES = dict(sampling=Sampling, sampler=HttpSampler, verifier=HttpSampler, budget=Budget.__init__, cluster=Cluster,
-               data=read_prompts, resume=Loop.__init__, labels=Store.decide_by)
+               data=RowOptions, resume=Loop.__init__, labels=Store.decide_by)
 ELSEWHERE = {'data.on_bad_row':(Store.add_prompts, 'on_bad_row'), 'data.responses':(with_responses, 'column'),
              'labels.decide':(Store.decide_by, 'name'),
              'sampler.type':(make_sampler, 'type'), 'verifier.type':(load_verifier, 'type')}
@@ -171,7 +172,8 @@ ELSEWHERE = {'data.on_bad_row':(Store.add_prompts, 'on_bad_row'), 'data.response
 def _registered_names():
     "Return {key: names} of keys whose values are registered."
     return {'sampler.type':', '.join(sorted({*SAMPLERS, 'vllm-offline'})),
-            'data.input_path':', '.join(READERS),
+            'data.input_path':f"{', '.join(READERS)}, a folder, a pattern, -, hf://datasets/OWNER/NAME",
+            'data.form':', '.join(FORMS),
             'verifier.type':', '.join([*VERIFIERS, 'rubric', 'path/to/file.py:function'])}
 
 # %% ../../nbs/run/04_reference.ipynb #dc53b127

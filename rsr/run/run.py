@@ -8,6 +8,7 @@ __all__ = ['as_rows', 'sample']
 # %% ../../nbs/run/13_run.ipynb #0fc1003b
 import os
 from pathlib import Path
+from ..data.inputs import is_path_input
 from ..data.sources import READERS
 from ..data.types import RsrError, no_such
 from .execution import execute
@@ -73,8 +74,14 @@ def as_rows(
     return [dict(id=str(i), messages=[dict(role='user', content=p)]) for i, p in enumerate(prompts, 1)]
 
 # %% ../../nbs/run/13_run.ipynb #3e8840c4
+def _as_paths(src):
+    "Return an input as a recipe has it: a path, or a list of paths."
+    return str(src) if isinstance(src, (str, os.PathLike)) else list(map(str, src))
+
 def _check_is_path(text):
     "Raise an error if a text that stands for a path seems to be a prompt."
+    if not isinstance(text, str):
+        return
     is_prompt = len(text.split())>1 and '://' not in text and not text.endswith(tuple(READERS))
     if is_prompt and not os.path.exists(text):
         shown = repr(text if len(text)<60 else text[:60]+'…')
@@ -121,7 +128,7 @@ def sample(
     pairs += _as_options(overrides)
     d = load_recipe(_chosen_recipe(recipe, pairs), pairs)
     prompts = as_rows(prompts)
-    if isinstance(prompts, (str, os.PathLike)):
-        _check_is_path(str(prompts))
-        d['data']['input_path'], prompts = str(prompts), None
+    if is_path_input(prompts):
+        _check_is_path(prompts)
+        d['data']['input_path'], prompts = _as_paths(prompts), None
     return Live(d, prompts) if background else execute(d, prompts, progress)
