@@ -9,13 +9,16 @@ __all__ = ['settings_fingerprint', 'execute_cluster']
 import os, shutil, sqlite3, time
 from contextlib import closing
 from copy import deepcopy
+from glob import has_magic
 from pathlib import Path
 from ..data.files import fingerprint
 from ..data.index import blocks_left, update_index
 from ..data.ledger import has_blocks, ledger_error
 from ..data.parts import Cluster
-from ..data.readers import read_prompts
+from ..data.inputs import STDIN, listed_paths
+from ..data.readers import read_prompts, row_options
 from ..data.safekeeping import WorkDirGone, check_place, rescue
+from ..data.sources import is_saved_dataset
 from ..data.store import Store
 from ..data.terminal import warn
 from ..data.threads import run_sync
@@ -68,15 +71,23 @@ def _use_blocks(store, o):
     update_index(store)
 
 # %% ../../nbs/cluster/04_driver.ipynb #04faa209
-def _read_input(src, transform):
+def _by_ray(src):
+    "Check whether Ray Data reads an input: a file, a folder, an object store, or its own Dataset."
+    if not isinstance(src, (str, os.PathLike)):
+        return hasattr(src, 'map_batches')
+    text = str(src)
+    here = text==STDIN or text.startswith('hf://') or len(listed_paths(text))>1 or has_magic(text)
+    return '://' in text and not text.startswith('hf://') or not (here or is_saved_dataset(text))
+
+def _read_input(src, data):
     "Return the (where, Prompt | BadRow) of any kind of input."
-    by_ray = isinstance(src, (str, os.PathLike)) or hasattr(src, 'map_batches')
-    return read_dataset(src, transform) if by_ray else read_prompts(src, transform)
+    read = read_dataset if _by_ray(src) else read_prompts
+    return read(src, data.get('transform'), row_options(data), warn)
 
 # %% ../../nbs/cluster/04_driver.ipynb #2f342cb6
 def _add_input(store, d, src):
     "Add the prompts of an input to the ledger."
-    with closing(_read_input(src, d['data'].get('transform'))) as items:   # Ray Data must end before Ray does
+    with closing(_read_input(src, d['data'])) as items:   # Ray Data must end before Ray does
         add_input(store, d, items)
 
 # %% ../../nbs/cluster/04_driver.ipynb #f8946b1f
