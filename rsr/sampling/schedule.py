@@ -191,7 +191,7 @@ def _is_always_empty(st):
 _EMPTY_ADVICE = {
     'only a tool call written as text':
         'the server does not parse tool calls. Start it with the parser of this model (vLLM: --enable-auto-tool-choice '
-        '--tool-call-parser NAME; SGLang: --tool-call-parser NAME; vllm-offline: {}.engine_args.tool_call_parser=NAME)',
+        '--tool-call-parser NAME; SGLang: --tool-call-parser NAME)',
     'only thinking':
         'the model ends without an answer. Raise {}.max_tokens, or start the server with the reasoning parser of this '
         'model (--reasoning-parser NAME)',
@@ -199,10 +199,19 @@ _EMPTY_ADVICE = {
         "the model ends at once. Check its chat template, and stop strings in {}.extra_params"}
 
 # %% ../../nbs/sampling/07_schedule.ipynb #31f0c441
-def empty_advice(why:str, n:int, section='sampler')->str:
+_OFFLINE = {
+    'only a tool call written as text':'no parser finds the calls. Set {}.engine_args.tool_call_parser=NAME',
+    'only thinking':'the model ends without an answer. Raise {}.max_tokens'}
+
+def empty_advice(
+    why:str,               # one of the reasons of `why_empty`
+    n:int,                 # replies
+    section='sampler',     # of the recipe
+    offline:bool=False     # is there no server?
+)->str:
     "Return what to set after `n` replies without an answer in them."
-    advice = _EMPTY_ADVICE.get(why, '').format(section)
-    return f'{n} replies are empty ({why}): {advice}, and resume'
+    advice = offline and _OFFLINE.get(why) or _EMPTY_ADVICE.get(why, '')
+    return f'{n} replies are empty ({why}): {advice.format(section)}, and resume'
 
 # %% ../../nbs/sampling/07_schedule.ipynb #be67c54e
 @patch
@@ -212,7 +221,8 @@ def empty_hint(self:Schedule, why:str):
     if n<4 or 2*n<answers or why in self.hinted:
         return None
     self.hinted.add(why)
-    return empty_advice(why, n, getattr(self.sampler, 'section', 'sampler'))
+    offline = getattr(self.sampler, 'type', '')=='vllm-offline'
+    return empty_advice(why, n, getattr(self.sampler, 'section', 'sampler'), offline)
 
 # %% ../../nbs/sampling/07_schedule.ipynb #eb860cf8
 @patch
