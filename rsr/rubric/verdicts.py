@@ -200,6 +200,10 @@ async def _text_of(out):
     return out
 
 # %% ../../nbs/rubric/02_verdicts.ipynb #915fa580
+def _form(judge, criteria):
+    "Return the request field with the JSON schema, if the judge takes one."
+    return dict(response_format=response_format(criteria)) if judge.structured else {}
+
 def _with_errors(got, wrong, criteria):
     "Return the verdicts, with ERROR and what is wrong where there is none."
     error = 'ERROR', 'no verdict: '+'; '.join(wrong[:5])[:500]
@@ -215,11 +219,10 @@ async def request_verdicts(
     **more           # calls and tools, as for `judge_messages`
 )->dict:             # {id: (answer, reason)}; the answer is ERROR if there is no verdict
     "Ask one judge, with one repair."
-    params = dict(response_format=response_format(criteria)) if judge.structured else {}
     got, talk = {}, judge_messages(criteria, messages, response, **more)
     for _ in range(2):
         try:
-            text = await _text_of(judge.ask(talk, **params))
+            text = await _text_of(judge.ask(talk, **_form(judge, criteria)))
         except fatal:
             raise
         except Exception as e:
