@@ -13,9 +13,10 @@ from rsr.cli.entry import main
 from rsr.data.files import dumps
 from rsr.data.statistics import change_verdict, compare_rates, rate_difference
 from rsr.data.store import Store, VerdictCache
+from rsr.data.thinking import thinking_marks
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.formatters.writer import make_formatters
-from rsr.pairs.shortcuts import length_auc, thinking_tags
+from rsr.pairs.shortcuts import length_auc
 from rsr.quality.check_items import ITEMS, CheckContext, pass_rate_stable
 from rsr.quality.checklist import checklist, checklist_options, checklist_table
 from rsr.quality.hygiene import repeats
@@ -511,11 +512,11 @@ def test_options():
     with pytest.raises(RsrError, match='labels: True is not a text'):
         checklist_options(dict(labels=True))
 
-@pytest.mark.parametrize('text, what', [('B', 0), ('<think>a</think>B', 1), ('<thinking>a</thinking>B', 1),
-                                        ('<think>a', 2), ('a</think>B', 2), ('</think><think>', 2),
-                                        ('<think>a</think><think>b</think>', 1), ('I think <b>so</b>', 0)])
-def test_thinking_tags(text, what):
-    assert thinking_tags(text)==what
+@pytest.mark.parametrize('text, what', [('B', ''), ('<think>a</think>B', 'whole'), ('<thinking>a</thinking>B', 'whole'),
+                                        ('<think>a', 'torn'), ('a</think>B', 'torn'), ('</think><think>', 'torn'),
+                                        ('<think>a</think><think>b</think>', 'whole'), ('I think <b>so</b>', '')])
+def test_thinking_marks(text, what):
+    assert thinking_marks(text)==what
 
 def test_length_auc_by_hand():
     assert length_auc([3, 3], [3, 3])==.5 and length_auc([9], [1, 2, 3])==1

@@ -163,6 +163,7 @@ def _criterion():
 def _functions():
     "Return {name: function of a text} for what meets the texts of models and users."
     from rsr.data import text as data_text
+    from rsr.data import thinking
     from rsr.data.secrets import redact
     from rsr.formatters.lint import lint_row
     from rsr.pairs import flaws, references, shortcuts
@@ -170,13 +171,15 @@ def _functions():
     from rsr.taxonomy import message_rules, similarity, templates
     from rsr.verifiers import judge, maths, multiple_choice, verifiers
     request = [dict(role='user', content='hello there my friend how are you')]
+    def called(s):
+        return [dict(id='c', type='function', function=dict(name='f', arguments=s))]
     def compare(a, b):
         try:
             maths.equal_answers(a, b, lambda a, b: False)
         except maths.NotCompared:
             pass
     return dict(
-        split_thinking=data_text.split_thinking, boxes=data_text.boxes, is_refusal=data_text.is_refusal,
+        split_thinking=thinking.split_thinking, boxes=data_text.boxes, is_refusal=data_text.is_refusal,
         is_garbled=data_text.is_garbled, normalised=data_text.normalised, clean_text=data_text.clean_text,
         choice=multiple_choice.extract_choice, number=maths.extract_math, reference=lambda s: compare(s, '1'),
         answer=lambda s: compare('1', s), same=lambda s: compare(s, s),
@@ -187,12 +190,14 @@ def _functions():
         verdicts=lambda s: verdicts.parse_verdicts(s, [_criterion()]),
         reason=lambda s: verdicts.parse_verdicts('{"c": {"reason": "'+s+'", "verdict": "YES"}}', [_criterion()]),
         rubric=lambda s: verdicts.judge_messages([_criterion()], [dict(role='user', content=s)], s),
+        rubric_calls=lambda s: verdicts.judge_messages([], [dict(role='tool', content=s)], s, calls=called(s)),
+        pair=lambda s: shortcuts.as_pair(dict(prompt=s, rejected=s, chosen=dict(reasoning=s, tool_calls=called(s)))),
         clean_message=message_rules.clean_message, why_not=lambda s: message_rules.why_not(s, (1, 5), request),
         echo=lambda s: message_rules.why_not('hello there my friend how are you', None, [dict(role='user', content=s)]),
         clip=lambda s: message_rules.clip_to(s, 5), clip_late=lambda s: message_rules.clip_to(s, N//3),
         rules=lambda s: [rule(s) for rule in flaws.RULES.values()],
         checks=lambda s: [f(s, s, s) for f in flaws.CHECKS.values()],
-        facts=lambda s: shortcuts.facts(dict(chosen=s, rejected=s+'a')), tags=shortcuts.thinking_tags,
+        facts=lambda s: shortcuts.facts(dict(chosen=s, rejected=s+'a')), marks=thinking.thinking_marks,
         passages=lambda s: references.nearest_passages(s, [s, s]), words=similarity.words, slots=templates.placeholders,
         bare=lambda s: templates.FILTERS['bare'](s, None), redact=redact,
         lint=lambda s: lint_row(dict(prompt=s, chosen=s, rejected=s), 'dpo', 'trl'))

@@ -63,7 +63,7 @@ def python(*args, cwd=None, stdin=None, timeout=60):
      '{"answer": "B"}', 'a', '{"answer": "B"}'),
     ('<|channel|>analysis<|message|>a', 'a', ''), ('<|channel|>commentary<|message|>a<|call|>', 'a', ''),
     ('<|channel|>final<|message|>B<|end|>', '', 'B'),
-    ('analysisThe user asks. a assistantfinalB', 'analysisThe user asks. a', 'B'),
+    ('analysisThe user asks. a assistantfinalB', 'The user asks. a', 'B'),
     ('analysis of B', '', 'analysis of B'),
     ('B<|im_end|>', '', 'B'), ('1 < 2 and <b>B</b>', '', '1 < 2 and <b>B</b>')])
 def test_split_thinking(text, thinking, answer):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'BadMessage', 'image_part', 'read_tools', 'read_calls', 'check_end', 'images_in', 'read_messages',
-           'calls_text', 'turn_text', 'said']
+           'calls_text', 'turn_text', 'read_completion', 'said']
 
 # %% ../../nbs/data/03_messages.ipynb #2f456e26
 import orjson
@@ -305,6 +305,29 @@ def turn_text(m:dict)->str:
     "Return a message as text: its content, a mark for each image, and its tool calls."
     images = ['[image]' for _ in images_in([m])]
     return '\n'.join(filter(None, [*images, content_text(m['content']), calls_text(m.get('tool_calls'))]))
+
+# %% ../../nbs/data/03_messages.ipynb #9eb8f327
+def _readable_calls(calls):
+    "Return those tool calls that can be read, in OpenAI's form."
+    read = []
+    for call in calls if isinstance(calls, list) else ():
+        try:
+            read += read_calls([call])
+        except BadMessage:
+            pass
+    return read
+
+# %% ../../nbs/data/03_messages.ipynb #3934fd6e
+def read_completion(
+    completion   # of a trainer: a text, a message, or messages; None and [] are empty
+)->tuple:        # (text, thinking that stands apart from it, tool calls)
+    "Return what a completion says."
+    if isinstance(completion, list):
+        completion = completion[-1] if completion else ''
+    if not isinstance(completion, dict):
+        return completion or '', '', []
+    thinking = completion.get('reasoning_content') or completion.get('thinking') or ''
+    return content_text(completion.get('content')), thinking, _readable_calls(completion.get('tool_calls'))
 
 # %% ../../nbs/data/03_messages.ipynb #413a53b2
 def _plain_call(call):

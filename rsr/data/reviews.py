@@ -7,12 +7,13 @@ __all__ = ['LABELS', 'PAIR_VERDICTS', 'UNNAMED', 'MAJORITY', 'check_annotator', 
            'votes_on', 'verdict_of', 'decide', 'write_vote', 'scores_with_labels']
 
 # %% ../../nbs/data/11_reviews.ipynb #ae61857c
-import os, time
+import orjson, os, time
 from collections import Counter
 from dataclasses import dataclass, field
 from .files import dumps
+from .messages import said
 from .thinking import split_thinking
-from .types import RsrError, no_such
+from .types import Rollout, RsrError, no_such
 
 # %% ../../nbs/data/11_reviews.ipynb #98ff389a
 LABELS = 'pass', 'fail'
@@ -67,19 +68,31 @@ def read_votes(
     return [row[1:] for row in sorted(rows)]
 
 # %% ../../nbs/data/11_reviews.ipynb #c4d54f1b
-_TEXTS = '''SELECT prompt, key, coalesce(text,''), coalesce(reasoning,'') FROM rollouts
+_TEXTS = '''SELECT prompt, key, coalesce(text,''), coalesce(reasoning,''), {more} FROM rollouts
     WHERE prompt IN (SELECT prompt FROM rollouts WHERE key IN (SELECT value FROM json_each(?))) ORDER BY key'''
 
 # %% ../../nbs/data/11_reviews.ipynb #478eb594
+def _answer(text, reasoning, more):
+    "Return what a response says, without thinking; `more`: the JSON of what it has beside its text, or None."
+    answer = split_thinking(text, reasoning)[1].strip()
+    calls = orjson.loads(more).get('tool_calls') if more else None
+    return said(Rollout(answer, tool_calls=calls)) if calls else answer
+
+def _stored_more(db):
+    "Return the SQL for what a response has beside its text; ledgers before layout 3 keep nothing there."
+    known = db.execute("SELECT 1 FROM pragma_table_info('rollouts') WHERE name='more'").fetchone()
+    return 'more' if known else 'NULL'
+
+# %% ../../nbs/data/11_reviews.ipynb #3cdbf4b5
 def equal_texts(
     db,        # connection of a ledger
     rollouts   # keys
 )->dict:       # {rollout: [keys of it and its equals, in order]}, for all rollouts of their prompts
     "Group rollouts of a prompt whose responses are equal, thinking and white space at the ends aside."
     groups = {}
-    for prompt, key, text, reasoning in db.execute(_TEXTS, (dumps(sorted({*rollouts}-{0})),)):
-        answer = split_thinking(text, reasoning)[1].strip()
-        groups.setdefault((prompt, answer or key), []).append(key)
+    sql = _TEXTS.format(more=_stored_more(db))
+    for prompt, key, *response in db.execute(sql, (dumps(sorted({*rollouts}-{0})),)):
+        groups.setdefault((prompt, _answer(*response) or key), []).append(key)
     return {key:group for group in groups.values() for key in group}
 
 # %% ../../nbs/data/11_reviews.ipynb #64ecb608

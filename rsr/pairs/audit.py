@@ -192,12 +192,12 @@ def _tag_verdict(tagged, one_sided, unbalanced, n):
 # %% ../../nbs/pairs/06_audit.ipynb #bcf65098
 @audit_item('thinking')
 def pairs_with_tags(ps, groups):
-    "Count pairs with thinking tags in their texts."
-    tags = [[s['tags'] for s in p['sides']] for p in ps]
-    tagged = sum(any(map(any, pair)) for pair in tags)
-    one_sided = sum(any(chosen)!=any(rejected) for chosen, rejected in tags)
-    unbalanced = sum(any(opened!=closed for opened, closed in pair) for pair in tags)
-    detail = _list_counts((tagged, 'with a thinking tag'), (one_sided, 'on one side only'),
+    "Count pairs with thinking in their texts, or beside them."
+    marks = [[s['thinking'] for s in p['sides']] for p in ps]
+    tagged = sum(any(pair) for pair in marks)
+    one_sided = sum(bool(chosen)!=bool(rejected) for chosen, rejected in marks)
+    unbalanced = sum('torn' in pair for pair in marks)
+    detail = _list_counts((tagged, 'with thinking'), (one_sided, 'on one side only'),
                           (unbalanced, 'opened and not closed, or the reverse'))
     todo = 'formatter.thinking: strip (both sides), and drop texts that were cut off while thinking'
     return dict(verdict=_tag_verdict(tagged, one_sided, unbalanced, len(ps)), number=tagged, detail=detail, todo=todo)

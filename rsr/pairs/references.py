@@ -98,14 +98,21 @@ def load_reference(
 # %% ../../nbs/pairs/01_references.ipynb #601f213e
 _USE = 'Use this reference where it helps. Answer as if you knew it; do not mention it.\n\n'
 
+def _with_more(content, text):
+    "Return the content of a message with a text added at the end."
+    if isinstance(content, list):
+        return [*content, {'type':'text', 'text':text}]
+    return f'{content}\n\n{text}'
+
+# %% ../../nbs/pairs/01_references.ipynb #59e17c15
 def with_reference(
     messages:list,
     text:str        # the reference; '' leaves the messages as they are
 )->list:            # new messages
-    "Put a reference into the system turn."
+    "Put a reference into the system or developer turn, or into a system turn of its own."
     if not text.strip():
         return messages
-    system, rest = '', messages
-    if messages[0]['role']=='system':
-        system, rest = messages[0]['content']+'\n\n', messages[1:]
-    return [{'role':'system', 'content':f'{system}{_USE}{text.strip()}'}, *rest]
+    use, (first, *rest) = _USE+text.strip(), messages
+    if first['role'] in ('system', 'developer'):
+        return [{**first, 'content':_with_more(first['content'], use)}, *rest]
+    return [{'role':'system', 'content':use}, *messages]

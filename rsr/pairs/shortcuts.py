@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_CHARS', 'FORM', 'PRIOR', 'MIN_SEEN', 'FOLDS', 'as_pair', 'read_pairs', 'share', 'chance_above', 'length_auc',
-           'side_auc', 'length_odds', 'words', 'count_tags', 'thinking_tags', 'share_resembling', 'facts', 'log_odds',
-           'pair_words', 'side_counts', 'words_accuracy']
+           'side_auc', 'length_odds', 'words', 'share_resembling', 'facts', 'log_odds', 'pair_words', 'side_counts',
+           'words_accuracy']
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #f764e92a
 import math, orjson, re
@@ -13,8 +13,9 @@ from pathlib import Path
 from ..data.files import fingerprint
 from ..data.sources import READERS, read_rows
 from ..data.statistics import wilson
+from ..data.messages import calls_text, read_completion
 from ..data.text import clean_text, is_garbled, is_refusal
-from ..data.thinking import THINKING_CLOSED, THINKING_OPENED
+from ..data.thinking import inline_thinking, thinking_marks
 from ..data.types import RsrError
 from ..formatters.reading import row_parts
 from ..formatters.splits import Groups
@@ -37,29 +38,56 @@ def _column_turns(row):
     return [(role, text) for role, text in turns if text]
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #cd78b759
-_roles = {'human':'user', 'gpt':'assistant'}
+_roles = {'human':'user', 'gpt':'assistant', 'function_call':'assistant', 'observation':'tool'}
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #b4a24e02
-def _history(row, turns):
-    "Return the prompt's messages, or None."
-    turns = turns or _column_turns(row)
-    if not turns or not all(isinstance(text, str) for _, text in turns):
-        return None
-    return [dict(role=_roles.get(role, role), content=clean_text(text)) for role, text in turns]
+def _plain_content(content):
+    "Return the text of a message's content in any trainer's form; None if it has none."
+    if isinstance(content, list):
+        parts = [part.get('text') if isinstance(part, dict) else part for part in content]
+        return '\n'.join(text for text in parts if isinstance(text, str))
+    return content if isinstance(content, str) else None
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #281adfff
-def _last(answers, *names):
-    turns = next((answers[k] for k in names if answers.get(k)), [(None, None)])
-    _, text = turns[-1]
-    return clean_text(text) if isinstance(text, str) else None
+def _history(row, turns):
+    "Return the prompt's messages as texts, or None."
+    turns = turns or _column_turns(row)
+    turns = [(_roles.get(role, role), _plain_content(content)) for role, content in turns]
+    turns = [(role, '' if text is None and role=='assistant' else text) for role, text in turns]   # it called a tool
+    if not turns or any(text is None for _, text in turns):
+        return None
+    return [dict(role=role, content=clean_text(text)) for role, text in turns]
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #05743d99
+def _as_message(answer):
+    "Return an answer as a message with a text as its content; None if it is none."
+    turn = (answer[-1] if answer else None) if isinstance(answer, list) else answer
+    turn = turn if isinstance(turn, dict) else dict(content=turn)
+    content, calls = turn.get('content', turn.get('value')), turn.get('tool_calls')
+    text = _plain_content(content)
+    return None if text is None and not calls else {**turn, 'content':text or ''}
+
+# %% ../../nbs/pairs/04_shortcuts.ipynb #d561d3ee
+def _answer(row, side, *names):
+    "Return all that one side of a row says, as text; None if it is missing."
+    answer = next((row[k] for k in names if row.get(k) is not None), None)
+    if answer is None and side=='chosen' and 'rejected_response' in row:
+        answer = row.get('messages')
+    message = _as_message(answer)
+    if message is None:
+        return None
+    beside = dict(reasoning_content=row.get(f'{side}_reasoning'), tool_calls=row.get(f'{side}_tool_calls'))
+    text, thinking, calls = read_completion({**message, **{k:v for k, v in beside.items() if v}})
+    thinking = thinking if isinstance(thinking, str) else ''
+    text = inline_thinking(text, thinking) if thinking else text
+    return clean_text('\n'.join(filter(None, [text, calls_text(calls)])))
+
+# %% ../../nbs/pairs/04_shortcuts.ipynb #5dc44ad2
 def _pair_texts(row):
     "Return prompt, chosen and rejected of a row; a ValueError says what is missing."
-    turns, answers, _ = row_parts(row, 'dpo')
-    texts = dict(prompt=_history(row, turns),
-                 chosen=_last(answers, 'chosen', 'preferred_output', 'answer'),
-                 rejected=_last(answers, 'rejected', 'non_preferred_output', 'rejected_response'))
+    turns, *_ = row_parts(row, 'dpo')
+    texts = dict(prompt=_history(row, turns), chosen=_answer(row, 'chosen', 'chosen', 'preferred_output'),
+                 rejected=_answer(row, 'rejected', 'rejected', 'non_preferred_output', 'rejected_response'))
     for k, v in texts.items():
         if v is None:
             raise ValueError(f"no {k}: the row has {', '.join(map(str, row)) or 'no columns'}")
@@ -239,24 +267,6 @@ def _form(text, ws):
     found = {k for k, pattern in FORM.items() if pattern.search(end if k.startswith('ends') else text)}
     return found|{f"begins '{' '.join(ws[:n])}'" for n in (1, 3) if len(ws)>=n}
 
-# %% ../../nbs/pairs/04_shortcuts.ipynb #0e1cb748
-def count_tags(
-    text:str   # any text
-)->tuple:      # (opened, closed)
-    "Count the thinking tags in a text."
-    return len(THINKING_OPENED.findall(text)), len(THINKING_CLOSED.findall(text))
-
-# %% ../../nbs/pairs/04_shortcuts.ipynb #9944b0a4
-def thinking_tags(
-    text:str   # an answer
-)->int:        # 0 none, 1 complete blocks, 2 a block that never ends or never began
-    "Classify the thinking tags of an answer."
-    opened, closed = count_tags(text)
-    if not opened and not closed:
-        return 0
-    in_order = opened==closed and THINKING_OPENED.search(text).start()<THINKING_CLOSED.search(text).start()
-    return 1 if in_order else 2
-
 # %% ../../nbs/pairs/04_shortcuts.ipynb #6067dfa8
 def share_resembling(
     texts:list,             # at least one
@@ -270,9 +280,9 @@ def share_resembling(
 def _text_facts(text, ws):
     "Return what the audit needs of one text."
     form, text = _form(text, ws), text[:MAX_CHARS]
-    tags = count_tags(text)
-    refusal = is_refusal(text if any(tags) else text[:2000])
-    return dict(words=len(ws), form=form, tags=tags, refusal=refusal, garbled=is_garbled(text))
+    marks = thinking_marks(text)
+    refusal = is_refusal(text if marks else text[:2000])
+    return dict(words=len(ws), form=form, thinking=marks, refusal=refusal, garbled=is_garbled(text))
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #3ea4dc4d
 def _common_prefix(a, b):

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from fastcore.basics import patch
 from ..data.files import fingerprint
+from ..data.messages import said
 from ..data.statistics import wilson
 from ..data.terminal import warn
 from ..data.text import prompt_text
@@ -156,7 +157,7 @@ async def close(self:RuleSampler):
 
 # %% ../../nbs/pairs/02_strategies.ipynb #d41ac138
 @patch
-async def ask(self:RuleSampler, messages, n=1, seed=None):
+async def ask(self:RuleSampler, messages, n=1, seed=None, **_):
     "Return the flawed copy as the only rollout."
     m = messages[-1]
     text = introduce_flaw(m['content'], self.flaws[m['flaw']])
@@ -252,15 +253,16 @@ def share_rules(
 # %% ../../nbs/pairs/02_strategies.ipynb #8e2e3bf4
 class ChosenResponses:
     "The best response of each prompt's chosen side, read from the ledger."
-    def __init__(self, store, pass_threshold):
-        self.store, self.pass_threshold = store, pass_threshold
+    def __init__(self, store, pass_threshold, texts_only=False):   # texts_only: none that calls a tool
+        self.store, self.pass_threshold, self.texts_only = store, pass_threshold, texts_only
         self.of = functools.lru_cache(4096)(self.find)
 
 # %% ../../nbs/pairs/02_strategies.ipynb #79a8867c
 @patch
 def is_good(self:ChosenResponses, r):
     "Check that a rollout serves the chosen side."
-    ok = r.outcome in ('kept', 'truncated') and bool(r.text.strip())
+    says = r.text.strip() and not r.tool_calls if self.texts_only else r.text.strip() or r.tool_calls
+    ok = r.outcome in ('kept', 'truncated') and bool(says)
     return r.side=='chosen' and passed(r.score, self.pass_threshold) and ok
 
 # %% ../../nbs/pairs/02_strategies.ipynb #9c94bfa5
@@ -300,7 +302,7 @@ def _fits(chosen, rule):
     "Return a function that says whether a rollout may be a prompt's rejected side."
     def fits(prompt, r):
         limits = {k:rule[k] for k in ('max_length_ratio', 'min_rejected_chars')}
-        if length_problem(chosen.of(prompt.key).text, r.text, **limits):
+        if length_problem(said(chosen.of(prompt.key)), said(r), **limits):
             return False
         flaw = (r.detail or {}).get('_flaw') or {}
         return implausible(r, rule['floor']) is None and not flaw.get('problem')
@@ -357,8 +359,9 @@ def note(self:FlawedCopies, prompt, r, score):
     "Return the score with the flaw and what is wrong with the copy."
     c, flaw = self.chosen.of(prompt.key), self.flaw(prompt)
     answers = _rubric_answers(c.detail), _rubric_answers(score.detail)
-    problem = flaw_problem(flaw, split_thinking(c.text)[1], split_thinking(r.text)[1], prompt_text(prompt),
-                           answers if all(answers) else None, self.plan.criteria.get(flaw.name), self.plan.most_others)
+    texts = [split_thinking(x.text, x.reasoning)[1] for x in (c, r)]
+    problem = flaw_problem(flaw, *texts, prompt_text(prompt), answers if all(answers) else None,
+                           self.plan.criteria.get(flaw.name), self.plan.most_others)
     return replace(score, detail={**(score.detail or {}), '_flaw':dict(type=flaw.name, problem=problem)})
 
 # %% ../../nbs/pairs/02_strategies.ipynb #cd50bafd
@@ -442,7 +445,7 @@ def pair_loops(
 
 # %% ../../nbs/pairs/02_strategies.ipynb #4bd7163c
 def _rejected_loop(store, plan, parts, rest, options):
-    chosen = ChosenResponses(store, options['pass_threshold'])
+    chosen = ChosenResponses(store, options['pass_threshold'], texts_only=bool(plan.flaws))
     keys = chosen.keys(parts.get('keys'))
     if not keys:
         return

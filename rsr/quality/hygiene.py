@@ -16,15 +16,16 @@ from pathlib import Path
 from ..data.summary import truncated_counts
 from ..data.terminal import shell_word
 from ..data.text import is_refusal, minhash, normalised, stable_hash
+from ..data.thinking import thinking_marks
 from ..data.types import Prompt
 from ..formatters.reading import row_parts, training_rows
 from ..formatters.splits import Benchmark
 from ..pairs.audit import MIN_PAIRS, audit
-from ..pairs.shortcuts import length_auc, share_resembling, thinking_tags
+from ..pairs.shortcuts import length_auc, share_resembling
 from .method_guide import typical_volume
 
 # %% ../../nbs/quality/01_hygiene.ipynb #a7a398f1
-Answer = namedtuple('Answer', 'good chars digest tags refusal')   # tags: as `thinking_tags` returns them
+Answer = namedtuple('Answer', 'good chars digest tags refusal')   # tags: as `thinking_marks` returns them
 
 # %% ../../nbs/quality/01_hygiene.ipynb #38552ae1
 @dataclass
@@ -46,7 +47,7 @@ def _answer(name, text, label):
     "Return the facts of one answer."
     good = name not in _BAD and label is not False
     digest = stable_hash(normalised(text) or text)
-    return Answer(good, len(text), digest, thinking_tags(text), is_refusal(text))
+    return Answer(good, len(text), digest, thinking_marks(text), is_refusal(text))
 
 # %% ../../nbs/quality/01_hygiene.ipynb #cd5828e6
 def _add_row(rows, row):
@@ -345,10 +346,10 @@ def thinking_in_files(
 )->dict:
     "Check the thinking tags in the answers."
     counts = Counter(a.tags for f in _train_files(files) for answers in f.answers for a in answers)
-    n, broken = counts.total(), counts[2]
+    n, broken = counts.total(), counts['torn']
     if not n:
         return finding('n/a', None, 'no file with answers')
-    tagged = (n-counts[0])/n
+    tagged = (n-counts[''])/n
     if not tagged:
         return finding('pass', 0., f'no thinking tags in {n:,} answers')
     detail = f'{_percent(tagged)} of {n:,} answers have thinking tags, {broken:,} of them broken'

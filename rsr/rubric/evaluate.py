@@ -14,7 +14,8 @@ from itertools import combinations_with_replacement
 from numbers import Real
 from fastcore.basics import patch
 from ..data.files import dumps
-from ..data.text import clean_text
+from ..data.messages import read_completion
+from ..data.text import clean_text, content_text
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, RunBroken, Score, no_such
 from .criteria import Rubric, load_rubric, rubric_names
@@ -55,12 +56,19 @@ def combine(
     return possible.pop() if len(possible)==1 else 'ERROR'
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #516398a5
+def _clean_content(content):
+    "Return the content of a message without what strict UTF-8 does not allow."
+    if isinstance(content, list):
+        return [{**part, 'text':clean_text(part['text'])} if 'text' in part else part for part in content]
+    return content and clean_text(content)
+
+# %% ../../nbs/rubric/03_evaluate.ipynb #4f7f92a9
 def as_messages(
     prompt   # a text, or messages
 )->list:
     "Return a prompt as messages."
     messages = [dict(role='user', content=prompt)] if isinstance(prompt, str) else prompt
-    return [{**m, 'content':clean_text(m['content'])} for m in messages]
+    return [{**m, 'content':_clean_content(m.get('content'))} for m in messages]
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #2d37e6c1
 def _valid(c, answer, reason):
@@ -86,7 +94,7 @@ def _function_answer(c, value):
 # %% ../../nbs/rubric/03_evaluate.ipynb #a23f74d4
 def _last_user_message(messages):
     "Return the text of the last user message, or ''."
-    return next((m['content'] for m in reversed(messages) if m['role']=='user'), '')
+    return next((content_text(m['content']) for m in reversed(messages) if m['role']=='user'), '')
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #e8babf56
 def _taken(fn, **arguments):
@@ -95,9 +103,9 @@ def _taken(fn, **arguments):
     return {k:v for k, v in arguments.items() if k in takes}
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #fdd8a4c8
-def _call_function(c, messages, response, metadata):
+def _call_function(c, messages, response, metadata, calls=None, tools=None):
     "Return (answer, reason) of a criterion that a function answers."
-    named = _taken(c.function, messages=messages, metadata=metadata)
+    named = _taken(c.function, messages=messages, metadata=metadata, tool_calls=calls or [], tools=tools)
     try:
         value = c.function(_last_user_message(messages), response, **named)
     except Exception as e:
@@ -158,12 +166,12 @@ def _cached(keys, cache):
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #d9da1eef
 @patch
-async def _one_judge(self:Rubric, judge, criteria, messages, response, cache, again, fatal):
+async def _one_judge(self:Rubric, judge, criteria, messages, response, cache, again, fatal, **more):
     "Return {id: (answer, reason)} of one judge, from the cache or requested now."
-    keys = {c.id:verdict_key(c, judge.config, messages, response, again) for c in criteria}
+    keys = {c.id:verdict_key(c, judge.config, messages, response, again, **more) for c in criteria}
     out = _cached(keys, cache)
     todo = [c for c in criteria if c.id not in out]
-    requests = [request_verdicts(judge, group, messages, response, fatal) for group in self._groups(todo)]
+    requests = [request_verdicts(judge, group, messages, response, fatal, **more) for group in self._groups(todo)]
     for new in await asyncio.gather(*requests):
         out.update(new)
         for k, verdict in new.items():
@@ -173,7 +181,7 @@ async def _one_judge(self:Rubric, judge, criteria, messages, response, cache, ag
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #e31cc580
 @patch
-def _without_judge(self:Rubric, messages, response, metadata):
+def _without_judge(self:Rubric, messages, response, metadata, calls=None, tools=None):
     "Return {id: (answer, reason)} of the criteria that need no judge."
     turns = sum(m['role']=='user' for m in messages)
     out = {}
@@ -181,7 +189,7 @@ def _without_judge(self:Rubric, messages, response, metadata):
         if turns<c.min_turns:
             out[c.id] = 'NA', f'fewer than {c.min_turns} turns of the user'
         elif c.function:
-            out[c.id] = _call_function(c, messages, response, metadata)
+            out[c.id] = _call_function(c, messages, response, metadata, calls, tools)
     return out
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #a95f35c4
@@ -202,15 +210,21 @@ def _agreed(c, verdicts, how):
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #171b2334
 @patch
-async def ajudge(self:Rubric, prompt, response, ask=None, cache=None, metadata=None, again=0, fatal=()):
+async def _panel(self:Rubric, ask, criteria, *args, **more):
+    "Return what each judge says of these criteria."
+    async with open_judges(self, ask) as judges:
+        return await asyncio.gather(*[self._one_judge(j, criteria, *args, **more) for j in judges])
+
+# %% ../../nbs/rubric/03_evaluate.ipynb #356a6966
+@patch
+async def ajudge(self:Rubric, prompt, response, ask=None, cache=None, metadata=None, again=0, fatal=(),
+                 tool_calls=None, tools=None):
     "Return dict(answers, reasons, judges), with the answers of each judge; raise exceptions in `fatal`."
     messages, response = as_messages(prompt), split_thinking(clean_text(response))[1]
-    cache = Cache() if cache is None else cache
-    got = self._without_judge(messages, response, metadata or {})
+    cache, more = Cache() if cache is None else cache, dict(calls=tool_calls, tools=tools)
+    got = self._without_judge(messages, response, metadata or {}, **more)
     todo = [c for c in self.criteria if c.id not in got]
-    async with open_judges(self, ask) as judges:
-        calls = [self._one_judge(j, todo, messages, response, cache, again, fatal) for j in judges]
-        panel = await asyncio.gather(*calls)
+    panel = await self._panel(ask, todo, messages, response, cache, again, fatal, **more)
     panel = panel if todo else []
     for c in todo:
         got[c.id] = _agreed(c, [verdicts[c.id] for verdicts in panel], self.combine)
@@ -219,9 +233,10 @@ async def ajudge(self:Rubric, prompt, response, ask=None, cache=None, metadata=N
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #31949a68
 @patch
-async def aevaluate(self:Rubric, prompt, response, ask=None, cache=None, metadata=None)->tuple:
+async def aevaluate(self:Rubric, prompt, response, ask=None, cache=None, metadata=None, tool_calls=None,
+                    tools=None)->tuple:
     "Do what `evaluate_response` does, in an event loop."
-    out = await self.ajudge(prompt, response, ask, cache, metadata)
+    out = await self.ajudge(prompt, response, ask, cache, metadata, tool_calls=tool_calls, tools=tools)
     return out['answers'], out['reasons']
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #5d70e730
@@ -231,10 +246,12 @@ def evaluate_response(self:Rubric,
     response:str,    # thinking is removed before it is judged
     ask=None,        # async function, sampler, its options, or a list of these; None: the judges of `with_judge`
     cache=None,      # object with get(key) and put(key, text), e.g. `Cache('verdicts.jsonl')`
-    metadata=None    # of the prompt, for functions that take it
+    metadata=None,   # of the prompt, for functions that take it
+    tool_calls=None, # of the response, as OpenAI's API returns them
+    tools=None       # that the model could call
 )->tuple:            # (answers, reasons), both {criterion id: …}
     "Judge one response."
-    return run_sync(lambda: self.aevaluate(prompt, response, ask, cache, metadata))
+    return run_sync(lambda: self.aevaluate(prompt, response, ask, cache, metadata, tool_calls, tools))
 
 # %% ../../nbs/rubric/03_evaluate.ipynb #a877d9b7
 class RubricVerifier:
@@ -304,14 +321,17 @@ async def score(self:RubricVerifier,
     reasoning='',      # thinking that the server returned separately
     prompt=None,       # messages
     ask=None,          # async (messages, **params) -> text, or a list of such
-    cache=None         # object with get(key) and put(key, text)
+    cache=None,        # object with get(key) and put(key, text)
+    tool_calls=None,   # of the response
+    tools=None         # that the model could call
 )->Score:
     "Score one rollout; unscored if a verdict is missing."
     text = split_thinking(response, reasoning)[1]
     if self.needs_judge and not ask:
         raise RsrError(f'rubric {self.rubric.name!r} asks a judge: name it with verifier.model or verifier.base_url')
     fatal = RunBroken, Stopped
-    out = await self.rubric.ajudge(prompt or [], text, self._judges(ask), cache, metadata, fatal=fatal)
+    out = await self.rubric.ajudge(prompt or [], text, self._judges(ask), cache, metadata, fatal=fatal,
+                                   tool_calls=tool_calls, tools=tools)
     self._count_errors(out['answers'], out['reasons'])
     return self._detailed_score(out['answers'], out['reasons'])
 
@@ -362,9 +382,10 @@ def reward(self:Rubric,
     **_                 # other arguments of the trainer
 )->list:                # [float | None, …]
     "Score completions concurrently, as a reward function of TRL."
-    texts = [c if isinstance(c, str) else c[-1]['content'] for c in completions]
+    said = [read_completion(c) for c in completions]
     async def main():
         async with open_judges(self) as judges:
-            calls = [self.aevaluate(p, t, judges, cache) for p, t in zip(prompts, texts)]
-            return await asyncio.gather(*calls)
+            each = [self.aevaluate(p, text, judges, cache, tool_calls=calls)
+                    for p, (text, _, calls) in zip(prompts, said)]
+            return await asyncio.gather(*each)
     return [self.compute_score(answers) for answers, _ in run_sync(main)]

@@ -11,15 +11,16 @@ from collections import Counter
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import Atomic, dumps, fingerprint
-from ..data.readers import check_row
+from ..data.messages import BadMessage, calls_text, read_calls, read_messages, read_tools, said, turn_text
 from ..data.sources import read_jsonl, read_rows
 from ..data.reviews import MAJORITY, UNNAMED, check_annotator, verdict_of
 from ..data.thinking import split_thinking
-from ..data.types import RsrError, no_such
+from ..data.types import Rollout, RsrError, no_such
 from .agreement import agreement, with_interval
 from .criteria import load_rubric
 from .evaluate import as_messages
 from .scores import checked_answer
+from .verdicts import tools_text
 
 # %% ../../nbs/rubric/05_labels.ipynb #79767c44
 def _label_error(rubric, k, label):
@@ -38,16 +39,26 @@ def _label_error(rubric, k, label):
     return None
 
 # %% ../../nbs/rubric/05_labels.ipynb #adeed450
-def _prompt_error(prompt):
-    "Return what is wrong with a prompt, or None."
-    if not isinstance(prompt, (str, list)):
+def _conversation(row):
+    "Return (messages, tools, tool calls of the response) of a row; raise `BadMessage` for what cannot be read."
+    tools = read_tools(row.get('tools'))
+    messages = read_messages(as_messages(row.get('messages') or row['prompt']), tools)
+    return messages, tools, read_calls(row['tool_calls']) if row.get('tool_calls') else []
+
+# %% ../../nbs/rubric/05_labels.ipynb #d22a5e11
+def _prompt_error(row):
+    "Return what is wrong with the conversation of a row, or None."
+    if not isinstance(row.get('messages') or row['prompt'], (str, list)):
         return 'prompt is not a text'
-    return check_row(dict(id='x', messages=as_messages(prompt)))
+    try:
+        _conversation(row)
+    except BadMessage as e:
+        return str(e)
 
 # %% ../../nbs/rubric/05_labels.ipynb #8d884d39
 def _field_error(row):
     "Return what is wrong with the fields of a labelled row, or None."
-    if not isinstance(row.get('response'), str):
+    if not isinstance(row.get('response'), str) and not row.get('tool_calls'):
         return 'it has no response (a text)'
     if not isinstance(row.get('labels') or {}, dict):
         return 'labels is not an object {criterion: answer}'
@@ -67,16 +78,18 @@ def _row_error(rubric, row):
     prompt = row.get('messages') or row.get('prompt')
     if prompt is None:
         return 'it has neither prompt nor messages'
-    error = _field_error(row) or _prompt_error(prompt)
+    error = _field_error(row) or _prompt_error(row)
     if error:
         return error
     errors = [_label_error(rubric, k, label) for k, label in (row.get('labels') or {}).items()]
     return next(filter(None, errors), None)
 
-# %% ../../nbs/rubric/05_labels.ipynb #8860e0dd
-def _messages(row):
-    "Return the conversation of a row."
-    return as_messages(row.get('messages') or row['prompt'])
+# %% ../../nbs/rubric/05_labels.ipynb #4ed578ef
+def _whole_row(row):
+    "Return a row with its conversation in OpenAI's form."
+    messages, tools, calls = _conversation(row)
+    more = {k:v for k, v in (('tools', tools), ('tool_calls', calls)) if v}
+    return {**row, 'messages':messages, 'response':row.get('response') or '', 'labels':row.get('labels') or {}, **more}
 
 # %% ../../nbs/rubric/05_labels.ipynb #757786cc
 def read_labels(
@@ -92,7 +105,7 @@ def read_labels(
         if error:
             bad.append(f'{where}: {error}')
         else:
-            rows.append({**row, 'messages':_messages(row), 'labels':row.get('labels') or {}})
+            rows.append(_whole_row(row))
     if bad:
         raise RsrError(f'invalid labelled rows: {len(bad)}\n  '+'\n  '.join(bad[:20]))
     if not rows:
@@ -102,8 +115,11 @@ def read_labels(
 # %% ../../nbs/rubric/05_labels.ipynb #aa4417d8
 def _row_key(row):
     "Return what identifies a row: its conversation and its response."
-    answer = split_thinking(row['response'])[1].strip() or row['response']
-    return fingerprint([[[m['role'], m['content']] for m in _messages(row)], answer])
+    messages, tools, calls = _conversation(row)
+    answer = split_thinking(row.get('response'))[1].strip() or row.get('response') or ''
+    talk = [[m['role'], m['content'], *([calls_text(m['tool_calls'])] if 'tool_calls' in m else [])] for m in messages]
+    more = [x for x in (tools, said(Rollout(tool_calls=calls))) if x]
+    return fingerprint([talk, answer, *more])
 
 # %% ../../nbs/rubric/05_labels.ipynb #33558485
 def _rows_by_key(rows):
@@ -121,9 +137,9 @@ def _votes(rows):
         name = row.get('annotator') or UNNAMED
         given = [(votes.setdefault(k, {}), a) for k, a in row['labels'].items()]
         given += [(overall, row['overall'])] if row.get('overall') is not None else []
-        for said, answer in given:
-            contradicted |= said.pop(name, answer)!=answer
-            said[name] = answer   # the latest last
+        for given_by, answer in given:
+            contradicted |= given_by.pop(name, answer)!=answer
+            given_by[name] = answer   # the latest last
     return votes, overall, contradicted
 
 # %% ../../nbs/rubric/05_labels.ipynb #51bc2096
@@ -145,7 +161,7 @@ def decided_rows(
         same = [rows[i] for i in numbers]
         votes, overall, contradicted = _votes(same)
         merged = {k:v for row in same for k, v in row.items() if v is not None}
-        merged.update(labels={k:verdict_of(said, by) for k, said in votes.items()}, votes=votes, overall_votes=overall,
+        merged.update(labels={k:verdict_of(each, by) for k, each in votes.items()}, votes=votes, overall_votes=overall,
                       contradicted=contradicted)
         if overall:
             merged['overall'] = verdict_of(overall, by)
@@ -159,19 +175,19 @@ def _disagreement(answers):
 
 # %% ../../nbs/rubric/05_labels.ipynb #a72dadae
 def dispute(
-    said:list   # of one row: dicts with answers, judges and score, as from `judge_rows`
+    verdicts:list # of one row: dicts with answers, judges and score, as from `judge_rows`
 )->float:       # 0: all agree
     "Return how far the judges of a row disagree, averaged over criteria."
-    each = [answers for d in said for answers in (d.get('judges') or [d['answers']])]
+    each = [answers for d in verdicts for answers in (d.get('judges') or [d['answers']])]
     ids = {k for answers in each for k in answers}
     values = [_disagreement([answers[k] for answers in each if k in answers]) for k in ids]
     return sum(values)/len(values) if values else 0.
 
 # %% ../../nbs/rubric/05_labels.ipynb #bf0b3654
-def _distance(rubric, said):
+def _distance(rubric, verdicts):
     "Return the distance of a row's score from the threshold; -1 if it is unscored."
-    score = said[0].get('score') if said else None
-    return -1 if score is None else abs(said[0]['score']-rubric.pass_threshold)
+    score = verdicts[0].get('score') if verdicts else None
+    return -1 if score is None else abs(verdicts[0]['score']-rubric.pass_threshold)
 
 # %% ../../nbs/rubric/05_labels.ipynb #25ea1a47
 def disputed_first(
@@ -371,13 +387,24 @@ def _button(self:Labeller, c):
     buttons.observe(lambda change: self.clicked(c.id, change['new']), 'value')
     return buttons
 
+# %% ../../nbs/rubric/05_labels.ipynb #1cc8cb5e
+def _shown_prompt(row):
+    "Return the HTML of the tools and the conversation of a row."
+    tools = show_text('tools', tools_text(row['tools'])) if row.get('tools') else ''
+    return tools+''.join(show_text(m['role'], turn_text(m)) for m in row['messages'])
+
+# %% ../../nbs/rubric/05_labels.ipynb #39d0dabe
+def _shown_response(row):
+    "Return the HTML of the response of a row, without its thinking."
+    calls = show_text('tool calls', calls_text(row['tool_calls'])) if row.get('tool_calls') else ''
+    return show_text('response', split_thinking(row['response'])[1])+calls
+
 # %% ../../nbs/rubric/05_labels.ipynb #2edadde5
 @patch
 def fill(self:Labeller):
     "Show the current row."
     row, rubric = self.labels.current, self.labels.rubric
-    self.prompt.value = ''.join(show_text(m['role'], m['content']) for m in row['messages'])
-    self.response.value = show_text('response', split_thinking(row['response'])[1])
+    self.prompt.value, self.response.value = _shown_prompt(row), _shown_response(row)
     self.filling = True
     for k, buttons in self.buttons.items():
         answer = row['labels'].get(k)

@@ -7,10 +7,12 @@ __all__ = ['ajudge_rows', 'judge_rows', 'noise', 'needed_margin', 'run_rows', 's
            'validate', 'report_table', 'validate_options']
 
 # %% ../../nbs/rubric/06_validate.ipynb #8e54518f
-import asyncio, json, math, random
+import asyncio, math, random
 from collections import Counter
+from contextlib import closing
 from itertools import combinations
 from ..data.reviews import MAJORITY
+from ..data.store import Store
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, no_such
 from .agreement import agreement, annotator_agreement, auc, auc_interval, with_interval
@@ -24,7 +26,8 @@ from ..verifiers.judge import Cache
 async def ajudge_rows(rubric, rows, ask=None, k=1, cache=None):
     "Do what `judge_rows` does, in an event loop."
     async with open_judges(rubric, ask) as judges:
-        calls = [rubric.ajudge(row['messages'], row['response'], judges, cache, row.get('metadata'), again=i)
+        calls = [rubric.ajudge(row['messages'], row['response'], judges, cache, row.get('metadata'), again=i,
+                               tool_calls=row.get('tool_calls'), tools=row.get('tools'))
                  for row in rows for i in range(k)]
         out = await asyncio.gather(*calls)
     for d in out:
@@ -64,25 +67,20 @@ def needed_margin(
     return max(margin, k*(score_se or 0))
 
 # %% ../../nbs/rubric/06_validate.ipynb #1eadd2c3
-def _plain(x):
-    "Return a column of a run as plain data."
-    return json.loads(x) if isinstance(x, str) else x
+def _run_row(prompt, r):
+    "Return a rollout as a row to judge; `tools` and `tool_calls` are in it if there are any."
+    more = {k:v for k, v in (('tools', prompt.tools), ('tool_calls', r.tool_calls)) if v}
+    return dict(id=prompt.id, messages=prompt.messages, metadata=prompt.metadata,
+                response=split_thinking(r.text, r.reasoning)[1], **more)
 
 # %% ../../nbs/rubric/06_validate.ipynb #ec66b643
-def _run_row(prompt, rollout):
-    "Return a rollout as a row to judge."
-    answer = split_thinking(rollout['text'], rollout['reasoning'] or '')[1]
-    return dict(id=rollout['prompt'], messages=_plain(prompt['messages']),
-                metadata=_plain(prompt['metadata']) or {}, response=answer)
-
-# %% ../../nbs/rubric/06_validate.ipynb #64b63a41
 def run_rows(
     run   # a `Run`
 )->list:  # rows with id, messages, metadata, response
     "Return the complete responses of a run as rows to judge or to label."
-    prompts = {p['id']:p for p in run.prompts.to_dict('records')}
-    rollouts = [r for r in run.rollouts.to_dict('records') if r['outcome']=='kept']
-    return [_run_row(prompts[r['prompt']], r) for r in rollouts if r['prompt'] in prompts]
+    with closing(Store(run.path, write=False)) as store:
+        walk = store.walk(outcomes=('kept',))
+        return [_run_row(prompt, r) for prompt, _, rollouts in walk for r in rollouts]
 
 # %% ../../nbs/rubric/06_validate.ipynb #dac4eb61
 def score_noise(

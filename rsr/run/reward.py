@@ -11,6 +11,7 @@ import inspect, time
 from dataclasses import fields
 from pathlib import Path
 from ..data.files import Atomic
+from ..data.messages import read_completion
 from ..data.yaml_files import read_yaml
 from ..data.types import RsrError
 from ..data.variables import refuse_masked, resolve_secrets
@@ -45,6 +46,7 @@ def verifier_type(
     "Return the type of a verifier: as given, else rubric if a rubric is named, else mcq-rlvr."
     return options.get('type') or ('rubric' if options.get('rubric') else 'mcq-rlvr')
 
+# %% ../../nbs/run/01_reward.ipynb #70fb7883
 def make_scorer(
     options:dict   # the recipe's `verifier:` section
 )->tuple:          # (verifier or rubric, [options of each judge])
@@ -92,21 +94,19 @@ def asks_model(
     return named or bool(verifier and 'ask' in inspect.signature(verifier).parameters)
 
 # %% ../../nbs/run/01_reward.ipynb #22c0bb5f
-def _completion_text(completion):
-    "Return the text of a completion: of a list of messages, that of the last."
-    if isinstance(completion, str):
-        return completion
-    if isinstance(completion, dict):
-        return completion.get('content') or ''
-    return _completion_text(completion[-1]) if completion else ''
-
-# %% ../../nbs/run/01_reward.ipynb #47bfceb8
-def _score_response(verifier, ask, prompt, response, metadata):
-    "Return a verifier's score of one response, or None if it is unscored."
-    if verifier.inline and hasattr(verifier, 'call'):
-        return as_score(verifier.call(response, metadata), verifier.name).value
+def _named(prompt, calls, metadata):
+    "Return what a verifier can take by name."
     messages = [dict(role='user', content=prompt)] if isinstance(prompt, str) else prompt
-    return run_sync(lambda: verifier.score(response, metadata, prompt=messages, ask=ask)).value
+    return dict(prompt=messages, tool_calls=calls, tools=metadata.get('tools'))
+
+# %% ../../nbs/run/01_reward.ipynb #9f4a4118
+def _score_response(verifier, ask, prompt, completion, metadata):
+    "Return a verifier's score of one completion, or None if it is unscored."
+    response, thinking, calls = read_completion(completion)
+    given = _named(prompt, calls, metadata)
+    if verifier.inline and hasattr(verifier, 'call'):
+        return as_score(verifier.call(response, metadata, thinking, **given), verifier.name).value
+    return run_sync(lambda: verifier.score(response, metadata, thinking, ask=ask, **given)).value
 
 # %% ../../nbs/run/01_reward.ipynb #ad5da74a
 def _make_ask(options):
@@ -125,8 +125,8 @@ def _make_reward(verifier, judges):
     asks = [_make_ask(j) for j in judges]
     ask = asks[0] if len(asks)==1 else asks or None
     def reward(prompt, response, **columns)->float:
-        "Score one response in [0, 1]; return None if it cannot be scored (no reference answer)."
-        return _score_response(verifier, ask, prompt, _completion_text(response), columns)
+        "Score one response in [0, 1]; return None if it cannot be scored, for lack of a reference answer say."
+        return _score_response(verifier, ask, prompt, response, columns)
     return reward
 
 # %% ../../nbs/run/01_reward.ipynb #1a708785

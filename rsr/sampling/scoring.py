@@ -189,11 +189,19 @@ def _after_score(self:Scorer, prompt, score):
                         'Fix it and resume; no rollouts are lost')
 
 # %% ../../nbs/sampling/08_scoring.ipynb #4235d9c4
+def _taken(verifier, prompt, rollout):
+    "Return tool calls and tools, as far as a verifier's `score` takes them."
+    have = dict(tool_calls=rollout.tool_calls, tools=prompt.tools)
+    takes = inspect.signature(verifier.score).parameters
+    return {k:v for k, v in have.items() if k in takes}
+
+# %% ../../nbs/sampling/08_scoring.ipynb #5ffabf9f
 @patch
 async def _verdict(self:Scorer, prompt, rollout):
     "Call the verifier on a rollout."
     return await self.verifier.score(rollout.text, prompt.metadata, rollout.reasoning, prompt=prompt.messages,
-                                     ask=self.ask_for(rollout), **self.options)
+                                     ask=self.ask_for(rollout), **_taken(self.verifier, prompt, rollout),
+                                     **self.options)
 
 # %% ../../nbs/sampling/08_scoring.ipynb #04c54f84
 @patch

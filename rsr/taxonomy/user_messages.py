@@ -153,7 +153,7 @@ class Verdict:
         text, limits = clean_message(text), limits_of(self.t, combination)
         return clip_to(text, limits[1]) if self.clip and limits else text
 
-    async def score(self, text, metadata=None, reasoning='', prompt=None, ask=None):
+    async def score(self, text, metadata=None, reasoning='', prompt=None, ask=None, **_):
         "Return a `Score`: 1.0, or 0.0 with the reason."
         text = self.message(text, metadata['taxonomy'], reasoning)
         why = self.judge(text, metadata, prompt or ())
