@@ -12,12 +12,13 @@ import orjson
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from ..data.messages import BadMessage, images_in, read_calls, read_tools, said
+from ..data.messages import BadMessage, read_calls, read_tools, said
 from ..data.text import content_text
 from ..data.thinking import split_thinking
 from ..data.types import Rollout
 from ..formatters.methods import FORMATTERS
 from ..formatters.reading import training_rows
+from ..formatters.thinking_forms import without_end_tokens
 from .hygiene import finding
 from ..run.files import sent_messages, valid_outcomes
 
@@ -28,10 +29,14 @@ _SHORT = dict(thinking='thinking', calls='tool calls', tools='tools', images='im
 FACTS = np.dtype([('key', 'i8'), *((kind, 'i8') for kind in KINDS)])   # of a response: 0 for what it does not have
 
 # %% ../../nbs/quality/04_dropped.ipynb #55ca1584
+_BETWEEN = '<image>', '</tool_response>', '<tool_response>'   # marks that trainers need between texts
+
 def _squeezed(text):
-    "Return a text without its spaces, and without marks for images."
+    "Return a text without its spaces, and without marks for images and between results of tools."
     text = text or ''
-    return ''.join((text.replace('<image>', '') if '<image>' in text else text).split())
+    for mark in _BETWEEN if '<' in text else ():
+        text = text.replace(mark, '')
+    return ''.join(text.split())
 
 def _number(value):
     "Return a number that stands for a value; 0 for an empty one."
@@ -45,32 +50,50 @@ def _split(text, reasoning=''):
     reasoning = reasoning or ''
     if not any(mark in text or mark in reasoning for mark in _MARK):
         return _squeezed(reasoning), _squeezed(text)
-    return tuple(map(_squeezed, split_thinking(text, reasoning)))
+    return tuple(map(_squeezed, split_thinking(without_end_tokens(text), reasoning)))
 
 # %% ../../nbs/quality/04_dropped.ipynb #0a944b9f
-def _turns_number(history):
-    "Return a number for the texts of the turns before an answer, thinking aside."
-    texts = ((m['role'], content_text(m['content'])) for m in history)
-    return _number(''.join(_split(text)[1] if role=='assistant' else _squeezed(text) for role, text in texts))
+def _said_before(history):
+    "Return thinking and texts of the turns before an answer."
+    turns = [(m, content_text(m['content'])) for m in history]
+    both = [_split(text, m.get('reasoning_content')) if m['role']=='assistant' else ('', _squeezed(text))
+            for m, text in turns]
+    return ''.join(thinking for thinking, _ in both), ''.join(text for _, text in both)
+
+def _image_parts(history):
+    "Return how many parts of turns are no text."
+    return sum(p.get('type')!='text' for m in history if isinstance(m['content'], list) for p in m['content'])
+
+# %% ../../nbs/quality/04_dropped.ipynb #78f3f860
+def _without_empty(value):
+    "Drop what is null or empty at any depth: Parquet adds the one and drops the other."
+    if isinstance(value, dict):
+        value = {k:_without_empty(v) for k, v in value.items()}
+        return {k:v for k, v in value.items() if v not in (None, {}, [])}
+    return [_without_empty(v) for v in value] if isinstance(value, list) else value
 
 def _tools_number(tools):
     "Return a number for the names and the parameters of tools."
-    schemas = [(t['function']['name'], orjson.dumps(t['function'].get('parameters'), option=orjson.OPT_SORT_KEYS))
-               for t in tools or ()]
-    return _number(tuple(sorted(schemas)))
+    schemas = [(t['function']['name'], _without_empty(t['function'].get('parameters'))) for t in tools or ()]
+    return _number(orjson.dumps(sorted(schemas, key=lambda s: s[0]), option=orjson.OPT_SORT_KEYS) if schemas else '')
 
-# %% ../../nbs/quality/04_dropped.ipynb #78f3f860
-Before = namedtuple('Before', 'question calls tools images turns')   # what stands before an answer
+def _calls_number(calls):
+    "Return a number for the names and the arguments of calls."
+    return _number('\n'.join(said(Rollout(tool_calls=[call])) for call in calls))
+
+# %% ../../nbs/quality/04_dropped.ipynb #359d55b8
+Before = namedtuple('Before', 'question thinking calls tools images turns')   # what stands before an answer
 
 def before(
     history:list,   # the turns before the answer, in OpenAI's form
     tools=None      # in OpenAI's form
 )->Before:
-    "Return what a conversation says before the answer, in numbers; the question as text."
+    "Return what a conversation says before the answer."
     asked = next((m for m in reversed(history) if m['role']=='user'), None)
     calls = [call for m in history for call in m.get('tool_calls') or ()]
-    return Before(_squeezed(content_text(asked['content'])) if asked else '', calls, _tools_number(tools),
-                  len(images_in(history)), _turns_number(history))
+    thinking, texts = _said_before(history)
+    return Before(_squeezed(content_text(asked['content'])) if asked else '', thinking, calls, _tools_number(tools),
+                  _image_parts(history), _number(texts))
 
 # %% ../../nbs/quality/04_dropped.ipynb #d301836e
 def facts(
@@ -78,18 +101,16 @@ def facts(
     answer:dict=None   # the assistant's turn; None: the row has none
 )->tuple:              # as in FACTS
     "Return what a response says, in numbers."
-    thinking = text = None
-    calls = b.calls
+    thinking, text, calls = b.thinking, None, b.calls
     if answer:
-        thinking, text = _split(content_text(answer['content']), answer.get('reasoning_content'))
-        calls = [*calls, *(answer.get('tool_calls') or ())]
-    return (hash((b.question, text)), _number(thinking), _number(calls and said(Rollout(tool_calls=calls))),
-            b.tools, b.images, b.turns)
+        own, text = _split(content_text(answer['content']), answer.get('reasoning_content'))
+        thinking, calls = thinking+own, [*calls, *(answer.get('tool_calls') or ())]
+    return hash((b.question, text)), _number(thinking), _calls_number(calls), b.tools, b.images, b.turns
 
 # %% ../../nbs/quality/04_dropped.ipynb #5b316d81
 def _as_answer(r):
     "Return a rollout as the assistant's turn."
-    return dict(role='assistant', content=r.text, reasoning_content=r.reasoning, tool_calls=r.tool_calls)
+    return dict(role='assistant', content=r.text or r.refusal, reasoning_content=r.reasoning, tool_calls=r.tool_calls)
 
 def _ledger_facts(store, outcomes, prepare):
     "Yield the facts of each prompt and of each response."
@@ -160,13 +181,15 @@ def _read(reader, value):
         return None
 
 # %% ../../nbs/quality/04_dropped.ipynb #d55f80fc
-def _read_spoken(text):
-    "Return the calls that a turn has as JSON: one, or a list."
+def _spoken_calls(text):
+    "Return the turn that has its calls as JSON, one or a list, and perhaps its thinking before them."
+    thinking, text = split_thinking(content_text(text))
     try:
         calls = orjson.loads(text)
-    except (orjson.JSONDecodeError, TypeError):
-        return None
-    return _read(read_calls, calls if isinstance(calls, list) else [calls])
+    except orjson.JSONDecodeError:
+        calls = None
+    calls = _read(read_calls, calls if isinstance(calls, list) else calls and [calls])
+    return dict(role='assistant', content='', reasoning_content=thinking, tool_calls=calls)
 
 # %% ../../nbs/quality/04_dropped.ipynb #708fe9f8
 def _content(content):
@@ -181,9 +204,10 @@ def _turn(m, role):
     if not isinstance(m, dict):
         return dict(role=role, content=_content(m))
     speaker, content = m.get('role', m.get('from')), _content(m.get('content', m.get('value')))
-    if speaker in _CALLS:
-        return dict(role='assistant', content='', tool_calls=_read_spoken(content))
     thinking = next((m[k] for k in ('reasoning_content', 'thinking') if isinstance(m.get(k), str)), '')
+    if speaker in _CALLS:
+        spoken = _spoken_calls(content)
+        return {**spoken, 'reasoning_content':spoken['reasoning_content'] or thinking}
     return dict(role=_SPEAKERS.get(speaker, speaker), content=content, reasoning_content=thinking,
                 tool_calls=_read(read_calls, m.get('tool_calls')))
 
@@ -192,16 +216,23 @@ def _turns(value, role):
     return [_turn(m, role) for m in (value if isinstance(value, list) else [value])]
 
 # %% ../../nbs/quality/04_dropped.ipynb #a7d11231
+_SOURCES = 'path', 'url', 'image_url', 'image'   # keys of a part that says where its image is
+
 def _images(row, turns):
     "Return how many images a row shows."
     marks = sum(content_text(m['content']).count('<image>') for m in turns)
     parts = [p for m in turns if isinstance(m['content'], list) for p in m['content'] if p.get('type')!='text']
-    column = row.get('images') or row.get('image')
-    if column is None:
-        return len(parts)
-    return min(len(column) if isinstance(column, list) else 1, marks+len(parts))
+    complete = sum(any(p.get(k) for k in _SOURCES) for p in parts)
+    column = row.get('images') or row.get('image') or []
+    return complete+min(len(column) if isinstance(column, list) else 1, marks+len(parts)-complete)
 
 # %% ../../nbs/quality/04_dropped.ipynb #dd5b9a54
+def _answer_apart(turns):
+    "Return the turns before the answer, and those of the answer: the last ones of the assistant."
+    n = next((i for i, m in enumerate(reversed(turns)) if m['role']!='assistant'), len(turns))
+    return turns[:len(turns)-n], turns[len(turns)-n:]
+
+# %% ../../nbs/quality/04_dropped.ipynb #a2d9df04
 _PROMPTS = 'prompt', 'messages', 'conversations'
 _PAIR = 'chosen', 'rejected', 'preferred_output', 'non_preferred_output', 'completion', 'rejected_response'
 
@@ -212,10 +243,11 @@ def _parts(row, method):
     answers = [_turns(row[k], 'assistant') for k in _PAIR if row.get(k) is not None]
     answers += [_turns(r, 'assistant') for r in row.get('responses') or ()]
     if method in ('sft', 'kto') and not answers or 'rejected_response' in row:
-        history, answers = history[:-1], [history[-1:], *answers]
-    if not history and answers and len(answers[0])>1:   # a pair of whole conversations
-        history, answers = answers[0][:-1], [turns[-1:] for turns in answers]
-    return history, answers
+        history, answer = _answer_apart(history)
+        answers = [answer, *answers]
+    if not history and answers:   # a pair of whole conversations
+        history = _answer_apart(answers[0])[0]
+    return history, [_answer_apart(turns)[1] for turns in answers]
 
 # %% ../../nbs/quality/04_dropped.ipynb #582cb098
 def _as_one(turns):
