@@ -80,7 +80,7 @@ def shape(row):
     (['run', 'no/file.yaml'], ['no recipe file no/file.yaml']),
     (['run', 'sft'], ['data.input_path is missing']),
     (['run', 'sft', 'data.input_path=nothing.jsonl'], ['no file nothing.jsonl']),
-    (['run', 'sft', 'data.input_path=in.csv'], ['allowed endings']),
+    (['run', 'sft', 'data.input_path=in.txt'], ['allowed endings']),
     (['run', 'sft', 'sampling.max_rolouts=3'], ["Did you mean 'sampling.max_rollouts'?"]),
     (['run', 'sft', 'sampling.max_rollouts=many'], ["'many' is not a whole number"]),
     (['run', 'sft', 'sampling.max_rollouts=-1'], ['not in 0 to']),
@@ -98,7 +98,7 @@ def shape(row):
     (['format', 'nowhere'], ['no run here']),
 ])
 def test_bad_input_is_one_message(here, args, words):
-    (here/'in.csv').write_text('a,b\n')
+    (here/'in.txt').write_text('a,b\n')
     (here/'broken.yaml').write_text('sampling:\n  a: [1\n')
     (here/'list.yaml').write_text('- sft\n')
     write_jsonl('in.jsonl', rows(1))

@@ -349,18 +349,24 @@ def test_every_effect_is_known():
 
 # ---- bad input: written right, or refused with its id and a reason; nothing is dropped in silence
 
-AUDIO = [dict(type='text', text='What is this?'), dict(type='input_audio', input_audio=dict(data='AA=='))]
+def image(url):
+    return dict(type='image_url', image_url=dict(url=url))
+
 CALL = [dict(id='c', type='function', function=dict(name='f', arguments='{}'))]
 REFUSED = {
     'surrogate':(dict(messages=[U('half \ud83d')]), 'surrogate'),
-    'audio':(dict(messages=[dict(role='user', content=AUDIO)]), "type 'input_audio'"),
-    'tool turn':(dict(messages=[U('q'), dict(role='assistant', content=None, tool_calls=CALL),
-                                dict(role='tool', content='4'), U('q')]), 'take turns'),
-    'tool role':(dict(messages=[U('q'), A('a'), dict(role='tool', content='4'), U('q')]), "from 'tool'"),
-    'ends in assistant':(dict(messages=[U('q'), A('a')]), "last message is from 'assistant'"),
+    'image gone':(dict(messages=[dict(role='user', content=[image('gone.png')])]), "no file 'gone.png'"),
+    'sound':(dict(messages=[dict(role='user', content=[dict(type='input_audio')])]), "type 'input_audio'"),
+    'no result':(dict(messages=[U('q'), dict(role='assistant', content=None, tool_calls=CALL), U('q')]),
+                 "messages\\[2\\] is from 'user'"),
+    'no call':(dict(messages=[U('q'), A('a'), dict(role='tool', content='4'), U('q')]),
+               "messages\\[2\\] is from 'tool'"),
+    'no such tool':(dict(messages=[U('q'), dict(role='assistant', content=None, tool_calls=CALL),
+                                   dict(role='tool', content='4')], tools=[dict(name='g')]), "no tool 'f'"),
+    'two answers':(dict(messages=[U('q'), A('a')], answer='a'), "last message is from 'assistant'"),
     'late developer':(dict(messages=[U('q'), dict(role='developer', content='x'), U('q')]), 'developer turn'),
     'no content':(dict(messages=[dict(role='user')]), 'content is NoneType'),
-    'sharegpt':(dict(messages=[{'from':'human', 'value':'q'}]), 'unknown role')}
+    'robot':(dict(messages=[{'from':'robot', 'value':'q'}]), "from 'robot'")}
 
 @pytest.mark.parametrize('name', REFUSED)
 def test_input_that_no_file_can_hold_is_refused(name, here):

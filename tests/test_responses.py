@@ -78,7 +78,7 @@ def test_what_cannot_be_used_is_refused(here, server, options, message):
 
 @pytest.mark.parametrize('bad, message', [
     ([4], 'response 1 is int'), ([RIGHT, dict(answer='A')], 'response 2 has no text'),
-    ([dict(content='', tool_calls=[1])], 'calls a tool')])
+    ([dict(content='', tool_calls=[1])], 'names no function')])
 def test_bad_responses_name_their_row(here, server, bad, message):
     p = go(server, dump([RIGHT], bad))
     assert p.returncode==2 and message in p.stderr and 'line 2' in p.stderr and "'q1'" in p.stderr, p.stderr
@@ -110,9 +110,9 @@ def test_what_came_is_not_what_was_cut_here(here, server):
 
 def test_a_bad_row_is_not_hidden_by_its_column(here, server):
     rows = dump([RIGHT])
-    del rows[0]['id']
+    rows[0]['id'] = 1.5
     p = go(server, rows)
-    assert p.returncode==2 and 'no id' in p.stderr and 'no column' not in p.stderr
+    assert p.returncode==2 and 'id is float' in p.stderr and 'no column' not in p.stderr
 
 @pytest.mark.parametrize('column', ['id', 'messages', 'metadata'])
 def test_own_keys_are_no_column(here, server, column):

@@ -271,7 +271,7 @@ def checked_rows(
     read = RowReader(options, notes.append)
     for where, row, err in rows:
         row, err = transformed(transform, row, err)
-        if row is None and not err:
+        if transform and row is None and not err:
             continue
         text, err = (None, err) if err else _checked_json(read, row, folder)
         while notes:

@@ -306,7 +306,7 @@ def id_note(row):
 
 # %% ../../nbs/data/08_readers.ipynb #a1e0d003
 def transformed(transform, row, error):
-    "Return (row, error) after a user's transform, if there is one and the row was read; (None, None): it is skipped."
+    "Return (row, error) after a user's transform, if there is one and the row was read."
     return apply_transform(transform, row) if transform and not error else (row, error)
 
 def _prompt_or_bad(read, where, row, folder):
@@ -320,8 +320,9 @@ def _each_prompt(src, transform, read):
     "Yield (where, Prompt) or (where, BadRow), row by row."
     for where, row, err, folder in read_inputs(src, read.note):
         row, err = transformed(transform, row, err)
-        if row is not None or err:
-            yield where, BadRow(where+id_note(row), err) if err else _prompt_or_bad(read, where, row, folder)
+        if transform and row is None and not err:
+            continue
+        yield where, BadRow(where+id_note(row), err) if err else _prompt_or_bad(read, where, row, folder)
 
 # %% ../../nbs/data/08_readers.ipynb #138025cb
 def _responses_in(prompt, column):

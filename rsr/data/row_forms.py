@@ -247,7 +247,8 @@ def formed(
     if not form.fits(free):
         raise BadMessage(f"it is not of the form '{form.name}', which needs the columns {_needed(form)}")
     out = form.read(dict(free))
-    return {**out, **kept}, form, [k for k in free if k not in out and k not in _OF_BATCH]
+    read = [k for k in free if k not in out and k not in _OF_BATCH] or [k for k in free if k in _needed(form)]
+    return {**out, **kept}, form, read
 
 def _needed(form):
     "Return the columns that a form needs, in words."

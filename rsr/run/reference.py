@@ -67,7 +67,7 @@ HELP = {
                     'or all of theirs, are left out',
     'pairs':'preference pairs whose two sides are sampled differently; null: pairs of passed and failed rollouts',
     'engine':'where the run is sampled; ray: on a cluster, see `cluster:`',
-    'data.input_path':'the prompts, or a list of several inputs; required for a new run',
+    'data.input_path':'prompts: a file, folder, pattern, a list, - or hf://…; required for a new run',
     'data.transform':'"file.py:function" that turns a row into id, messages and metadata; '
                      'rows for which it returns null are left out',
     'data.columns':'{answer: NAME}: the column, or the key of the metadata, that holds the reference answer; also id, '
@@ -172,7 +172,6 @@ ELSEWHERE = {'data.on_bad_row':(Store.add_prompts, 'on_bad_row'), 'data.response
 def _registered_names():
     "Return {key: names} of keys whose values are registered."
     return {'sampler.type':', '.join(sorted({*SAMPLERS, 'vllm-offline'})),
-            'data.input_path':f"{', '.join(READERS)}, a folder, a pattern, -, hf://datasets/OWNER/NAME",
             'data.form':', '.join(FORMS),
             'verifier.type':', '.join([*VERIFIERS, 'rubric', 'path/to/file.py:function'])}
 
@@ -341,6 +340,9 @@ def yaml_value(
 
 # %% ../../nbs/run/04_reference.ipynb #d0c615a0
 NOTES = {
+    'data':f"What is sampled. `input_path` takes files that end in {', '.join(READERS)}; folders of these, and folders "
+           'that `Dataset.save_to_disk` wrote; patterns such as `data/*.parquet`; `-` for standard input; '
+           '`hf://datasets/OWNER/NAME@REVISION/FOLDER:SPLIT`; and lists of these.',
     'recipe':'At the top of the file, next to the sections below.',
     'sampler':'The model that answers. Without `model` and `base_url` it is the embedded model.',
     'verifier':'What scores. All keys except `type` are options of the judge, if the verifier has one, and mean '
