@@ -287,7 +287,7 @@ def test_empty_replies_end_in_a_hint_and_not_in_32_requests(server, capfd):
     assert run.stats()['prompts']['by_stop_reason'] == {'gave_up': 1}
     server.set(reply=lambda body: [dict(content=None, tool_calls=[CALL])])
     go(server.base_url, [row([QUESTION], tools=[WEATHER])], step_size=4, max_rollouts=16, max_steps=8)   # resumed
-    assert server.stats()['requests'] == 9 and [r.outcome for r in ledger()] == ['empty']*8+['kept']
+    assert server.stats()['requests'] == 9 and [r.outcome for r in ledger()][:9] == ['empty']*8+['kept']
 
 def test_one_empty_reply_among_many_is_no_hint(server, capfd):
     server.set(empty=.2)
