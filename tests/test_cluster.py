@@ -486,3 +486,18 @@ def test_prompts_without_a_reference_are_skipped_until_they_have_one(here, serve
     with pytest.raises(RsrError, match='no prompt of the input has a reference answer'):
         execute(recipe(server, 'none'), progress=False)
     assert not (here/'none').exists()
+
+def test_tools_and_calls_on_a_cluster(cluster, server, here, capfd):
+    "Every part of a row is sent and every part of a reply kept; what a worker warns of is printed here, once."
+    tool = dict(type='function', function=dict(name='weather', parameters=dict(
+        type='object', properties=dict(city=dict(type='string')))))
+    write_jsonl('in.jsonl', [{**row, 'tools':[tool]} for row in rows(20)])
+    server.set(calls=.5, rate=1., reasoning=True)
+    spread(recipe(server, 'tools', ('sampling.max_rollouts', 2)))
+    kept = [r for _, _, rollouts in Store('tools', write=False).walk() for r in rollouts if r.outcome=='kept']
+    calls = [r for r in kept if r.tool_calls]
+    assert calls and len(calls)<len(kept) and all(r.reasoning for r in kept)
+    assert {r.tool_calls[0]['function']['name'] for r in calls}=={'weather'}
+    server.set(empty=1., calls=0., reasoning=False)
+    spread(recipe(server, 'empty', ('sampling.max_rollouts', 8)))
+    assert capfd.readouterr().err.count('replies are empty (no text)')==1

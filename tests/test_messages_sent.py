@@ -10,7 +10,7 @@ from loopback import Loopback
 from rsr import sample
 from rsr.data.store import Store
 from rsr.data.threads import run_sync
-from rsr.data.types import RunBroken
+from rsr.data.types import RsrError, RunBroken
 from rsr.sampling.budget import estimate_prompt
 from rsr.sampling.errors import CallError
 from rsr.sampling.events import Events
@@ -287,7 +287,7 @@ def test_empty_replies_end_in_a_hint_and_not_in_32_requests(server, capfd):
     assert run.stats()['prompts']['by_stop_reason'] == {'gave_up': 1}
     server.set(reply=lambda body: [dict(content=None, tool_calls=[CALL])])
     go(server.base_url, [row([QUESTION], tools=[WEATHER])], step_size=4, max_rollouts=16, max_steps=8)   # resumed
-    assert server.stats()['requests'] == 9 and [r.outcome for r in ledger()] == ['empty']*8+['kept']
+    assert server.stats()['requests'] == 9 and [r.outcome for r in ledger()][:9] == ['empty']*8+['kept']
 
 def test_one_empty_reply_among_many_is_no_hint(server, capfd):
     server.set(empty=.2)
@@ -330,6 +330,25 @@ def test_refused_tools_are_an_error_and_never_left_out(server, text):
     with pytest.raises(RunBroken, match=REFUSED[text].replace('-', '.')):
         go(server.base_url, [row([QUESTION], str(i), tools=[WEATHER], parallel_tool_calls=False) for i in range(3)])
     assert all(b['tools'] == [WEATHER] and b['parallel_tool_calls'] is False for b in bodies(server))
+
+# ---- a model that takes none
+
+@pytest.mark.e2e
+def test_the_embedded_model_says_that_it_takes_no_tools_and_no_images(here):
+    (here/'page.png').write_bytes(image())
+    for given, what in (dict(tools=[WEATHER]), 'tools'), (dict(messages=[image_turn(str(here/'page.png'))]), 'images'):
+        with pytest.raises(RsrError, match=f'takes no {what}'):
+            ask_local(**given)
+    assert ask_local().text
+
+def ask_local(messages=(QUESTION,), **own):
+    sampler = make_sampler('local', max_tokens=8)
+    async def run():
+        try:
+            return await sampler.ask(list(messages), **own)
+        finally:
+            await sampler.close()
+    return run_sync(run)[0]
 
 # ---- the loopback server itself
 

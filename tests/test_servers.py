@@ -110,6 +110,8 @@ KINDS = [
     ('request', 400, '`temperature` and `top_p` cannot both be specified for this model.'),
     ('request', 400, 'Invalid token at position 7'),
     ('request', 422, ECHO_422),
+    ('request', 500, 'image input is not supported - hint: you may need to provide the mmproj'),
+    ('request', 500, 'tools param requires --jinja flag'),
     # hopeless
     ('denied', 400, 'API key not valid. Please pass a valid API key.'),
     ('fatal', 401, 'Incorrect API key provided'),

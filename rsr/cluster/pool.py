@@ -6,11 +6,13 @@
 __all__ = ['spent_before', 'Pool']
 
 # %% ../../nbs/cluster/03_pool.ipynb #b3870783
-import asyncio, os, sqlite3, time
+import asyncio, os, re, sqlite3, time
 from collections import Counter, deque
 from itertools import groupby
 from types import SimpleNamespace
 from fastcore.basics import patch
+
+# %% ../../nbs/cluster/03_pool.ipynb #971d9d50
 from .leases import BudgetPool
 from .ray import import_ray
 from .worker import Worker, equal_shares, needed_env
@@ -18,6 +20,7 @@ from ..data.index import block_sources, update_index
 from ..data.ledger import ledger_error
 from ..data.parts import KEY_STRIDE, block_keys
 from ..data.secrets import redact
+from ..data.terminal import warn
 from ..data.types import RsrError, RunBroken
 from ..run.execution import note_served_model
 from ..sampling.budget import ledger_usage
@@ -47,6 +50,7 @@ class Pool:
         self.counts = {'before':Counter(closed=sum(n for b, n in count.items() if b not in left))}
         self.seconds, self.t0, self.saved_at = store.get('seconds', 0.), time.monotonic(), 0.
         self.progress = None                               # called with the pool
+        self.said = set()                                  # warnings of workers that were printed
         self.budget = self._budget()
 
     @property
@@ -311,11 +315,22 @@ def note_estimate(self:Pool, estimated):
         self.budget.estimated = True
         self.store.put('estimated_tokens', True)
 
-# %% ../../nbs/cluster/03_pool.ipynb #676a5d86
+# %% ../../nbs/cluster/03_pool.ipynb #e8c5860f
+@patch
+def repeat(self:Pool, warnings):
+    "Print warnings of workers that were not printed yet, whatever numbers are in them."
+    for text in warnings:
+        kind = re.sub(r'\d+', '', text)
+        if kind not in self.said:
+            self.said.add(kind)
+            warn(text)
+
+# %% ../../nbs/cluster/03_pool.ipynb #6bad0523
 @patch
 def record_progress(self:Pool, block, report):
     "Record what a heartbeat brought back."
     self.counts[block], self.engine.note = Counter(report['n']), report['note']
+    self.repeat(report['said'])
     self.note_estimate(report['estimated'])
     if report['nearly_done']:
         self.nearly_done.add(block)
@@ -373,6 +388,7 @@ def block_returned(self:Pool, block, report):
     "Take in a block that its worker has returned."
     self.live.pop(block, None)
     self.counts[block] = Counter(report['n'])
+    self.repeat(report['said'])
     self.budget.close(block, report['had'], report['spent'])
     self.note_estimate(report['estimated'])
     if report['why']=='broken':

@@ -13,6 +13,7 @@ from .leases import BudgetLease
 from ..data.files import dumps, hint, what_to_do
 from ..data.parts import close_block, open_block
 from ..data.secrets import redact
+from ..data.terminal import LISTENERS
 from ..data.types import RsrError
 from ..run.execution import build
 from ..sampling.budget import Usage, ledger_usage
@@ -137,6 +138,8 @@ class Worker:
         self.recipe, self.dir, self.silence = d, Path(work_dir), silence
         self.last_heartbeat = time.monotonic()
         self.loops = {}      # {block: its loop} of the blocks that are being sampled
+        self.said = []       # warnings of this process, for the driver to print
+        LISTENERS.append(self.said.append)
         self.had = {}        # {block: Usage in its ledger when it was opened}
         self.aio = asyncio.new_event_loop()
         threading.Thread(target=self.aio.run_forever, daemon=True, name='rsr').start()
@@ -172,13 +175,13 @@ def _wishes(loop):
 def heartbeat(self:Worker,
     block:int,   # its number
     order:dict   # {stop, message, grant, slots}
-)->dict:         # {n, had, spent, grant, want, need, estimated, nearly_done, note}; empty if the block is not open
+)->dict:         # {n, had, said, spent, grant, want, need, estimated, nearly_done, note}; {}: not open
     "Take an order for a block, and return its progress."
     self.last_heartbeat = time.monotonic()
     loop = self.loops.get(block)
     if not loop:
         return {}
-    report = dict(had=self.had[block], **_sums(loop), **_wishes(loop))
+    report = dict(had=self.had[block], said=list(self.said), **_sums(loop), **_wishes(loop))
     self.aio.call_soon_threadsafe(self._obey, loop, order)
     return report
 
@@ -235,7 +238,7 @@ def _run(self:Worker, loop, job, report):
         running = _run_beside_others(self.loops, job['block'], loop)
         asyncio.run_coroutine_threadsafe(running, self.aio).result()
     finally:
-        report.update(why=loop.stop_reason, **_sums(loop))
+        report.update(why=loop.stop_reason, said=list(self.said), **_sums(loop))
 
 # %% ../../nbs/cluster/02_worker.ipynb #7b7b2227
 @patch
@@ -264,13 +267,13 @@ def _sample(self:Worker, job, report):
             store.close()
 
 # %% ../../nbs/cluster/02_worker.ipynb #b15a0023
-_NOTHING = dict(n={}, spent=Usage(), estimated=False, had=Usage())   # a report before anything was done
+_NOTHING = dict(n={}, spent=Usage(), estimated=False, had=Usage(), said=())   # a report before anything was done
 
 # %% ../../nbs/cluster/02_worker.ipynb #56ed3e10
 @patch
 def sample(self:Worker,
     job:dict   # {block, prompts, gen, reviews, keys, state, order, known}
-)->dict:       # {block, done, why, error, code, n, spent, estimated, had}
+)->dict:       # {block, done, why, error, code, n, spent, estimated, had, said}
     "Sample a block to its end, or until it is told to stop."
     report = dict(block=job['block'], done=False, why=None, error=None, code=0, **_NOTHING)
     self.last_heartbeat = time.monotonic()

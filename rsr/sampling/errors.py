@@ -190,7 +190,10 @@ def _kind_by_words(status, words, wait):
     if status>=500:
         return _first_match(words, ('context', _CONTEXT), ('filtered', _FILTER), ('quota', _QUOTA))
 
-# %% ../../nbs/sampling/00_errors.ipynb #e5533a49
+# %% ../../nbs/sampling/00_errors.ipynb #5197982b
+_CANNOT_READ = re.compile(r'(?:image|audio|tool|video)s?[^.]{0,20} (?:is|are) not supported|requires --jinja', re.I)
+
+# %% ../../nbs/sampling/00_errors.ipynb #023eab33
 def error_kind(
     status:int,   # HTTP status
     text:str,     # the body, or the message
@@ -201,7 +204,8 @@ def error_kind(
     kind = _kind_by_words(status, words, wait) or _BY_STATUS.get(status)
     if kind:
         return kind
-    return _kind_of_refusal(words) if 400<=status<500 else 'server'
+    refuses = 400<=status<500 or (status==500 and bool(_CANNOT_READ.search(words)))
+    return _kind_of_refusal(words) if refuses else 'server'
 
 # %% ../../nbs/sampling/00_errors.ipynb #1366c629
 def _seconds_until(date):

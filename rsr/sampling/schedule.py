@@ -194,7 +194,7 @@ _EMPTY_ADVICE = {
         '--tool-call-parser NAME; SGLang: --tool-call-parser NAME)',
     'only thinking':
         'the model ends without an answer. Raise {}.max_tokens, or start the server with the reasoning parser of this '
-        'model (--reasoning-parser NAME)',
+        'model (--reasoning-parser NAME), or without one if its thinking is switched off',
     'no text':
         "the model ends at once. Check its chat template, and stop strings in {}.extra_params"}
 
