@@ -246,7 +246,7 @@ def _turns_of(row, method, read=_read_turn):
     "Return (turns of the prompt, {name: turns of an answer}) of a row."
     history, answers = _prompt_turns(row, read), _answer_turns(row, read)
     if _answer_in_conversation(row, method):
-        history, answers['answer'] = history[:-1], history[-1:]
+        history, answers = history[:-1], {'answer':history[-1:], **answers}
     if not history and len(answers.get('chosen', ()))>1:
         history = answers['chosen'][:-1]
     return history, {name:turns[-1:] for name, turns in answers.items()}
