@@ -67,6 +67,7 @@ def tiny_model(
 # %% ../../nbs/formatters/11_load_check.ipynb #32242cbb
 LOADERS = {}   # trainer -> function(path, method, model, out) -> rows kept
 
+# %% ../../nbs/formatters/11_load_check.ipynb #7cf1460a
 def loader(name):
     "Register a function as the loader of a trainer."
     def _(f):
@@ -237,6 +238,7 @@ _USUAL_TAGS = dict(role_tag='from', content_tag='value', user_tag='human', assis
                    observation_tag='observation', function_tag='function_call', system_tag='system')
 _LOOKED_AT = 1000   # rows of a file
 
+# %% ../../nbs/formatters/11_load_check.ipynb #6c80fc20
 def _messages_of(path, column):
     "Yield the messages in a column of the first rows of a file."
     for *_, row, _, _ in islice(training_rows(path), _LOOKED_AT):
@@ -320,6 +322,7 @@ def check_files(
 EFFECTS = dict(refuses='refuses the file', fails='loads it and then fails', drops='leaves it out silently',
                cuts='cuts it silently', alters='reads something else', takes='trains on it silently')
 
+# %% ../../nbs/formatters/11_load_check.ipynb #2a1e92a2
 def _place(problems, most=5):
     "Return the rows of some problems in words, at most five of them by number."
     rows = [p['row'] for p in problems if p['row']]

@@ -102,6 +102,7 @@ def _is_its_own(row, name):
         return bool(row_tools(row)) or row['tools'] in ('null', '[]', '')
     return name=='images' and isinstance(row[name], list)
 
+# %% ../../nbs/formatters/09_row_lint.ipynb #5e0dd01a
 def _taken_columns(row, taken):
     "Yield (rule, reason) for each column with a name that the trainer uses itself."
     for rule, names in taken.items():
@@ -152,6 +153,7 @@ def _as_speakers(roles):
     speakers = [role for i, role in enumerate(roles) if role!='tool' or roles[i-1:i]!=['tool']]
     return ['user' if role=='tool' else role for role in speakers]
 
+# %% ../../nbs/formatters/09_row_lint.ipynb #44f894db
 def _order(turns, sharegpt, last, known=('system', 'user', 'assistant', 'tool')):
     "Yield (rule, reason) for the roles of a conversation that has to end with `last`."
     roles = [_sharegpt_roles.get(role, role) if sharegpt else role for role, _ in turns]
@@ -215,10 +217,12 @@ def _marks_without_images(row, texts, target):
 # %% ../../nbs/formatters/09_row_lint.ipynb #d9560dbd
 _CALLERS = 'function_call', 'tool_call'
 
+# %% ../../nbs/formatters/09_row_lint.ipynb #0df865d7
 def _messages(row):
     "Return the messages in the columns of a row."
     return [m for v in row.values() for m in (v if isinstance(v, list) else [v]) if isinstance(m, dict)]
 
+# %% ../../nbs/formatters/09_row_lint.ipynb #59fbd428
 def _has_calls(row):
     "Check whether a row may have tools or calls."
     return 'tools' in row or 'input' in row or any(
