@@ -29,8 +29,9 @@ def _is_markup(text, token):
 def without_end_tokens(text:str)->str:
     "Strip a text, and the control tokens at its end."
     text = text.strip()
-    while token := next((t for t in END_TOKENS if text.endswith(t) and not _is_markup(text, t)), None):
-        text = text[:-len(token)].rstrip()
+    for _ in range(20):   # more of them are no end of a turn
+        token = next((t for t in END_TOKENS if text.endswith(t) and not _is_markup(text, t)), '')
+        text = text.removesuffix(token).rstrip()
     return text
 
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #b5b6ce3d

@@ -4,6 +4,7 @@ Run by `make test-trainers` in .venv-llamafactory."""
 import tempfile
 
 import pytest
+import rich
 from cases import CASES, A, U, labels, lf_kto, lines, sft
 from written import COLUMNS, write
 
@@ -72,3 +73,57 @@ def test_default_cut_off(model, tmp_path):
     (tmp_path/'f.jsonl').write_bytes(lines([sft(U('q'), A('a')), sft(U('q'), A('x'*2100)), sft(U('x'*2100), A('a'))]))
     r = load_file(tmp_path/'f.jsonl', 'sft', 'llamafactory', model)
     assert r['kept']==r['rows']==3 and r['over_long']==2 and {p['effect'] for p in r['problems']}=={'cuts'}
+
+# ---- thinking, tools, images: every row is kept, and read as it was written
+
+STAGES = dict(sft='sft', dpo='rm', kto='kto')
+
+def said(ds, tok, column='labels'):
+    return [tok.decode([i for i in r[column] if i!=-100]) for r in ds]
+
+@pytest.mark.parametrize('method', ['sft', 'dpo', 'kto'])
+def test_thinking_is_kept(method, model, tmp_path):
+    f, path, n = rich.write(rich.thinking(), method, 'llamafactory', tmp_path)
+    r, = check_files(tmp_path, [f], trainer='llamafactory')
+    assert r['kept']==r['rows']==n>=8 and not r['note']
+    ds, tok = tokenized(path, STAGES[method], model, tmp_path)
+    column = dict(dpo='chosen_labels').get(method, 'labels')
+    assert '<think>\nHm.\n</think>\n\nyes' in said(ds, tok, column)[0]
+
+@pytest.mark.parametrize('method', ['sft', 'dpo', 'kto'])
+def test_tools_are_kept(method, model, tmp_path):
+    f, path, n = rich.write(rich.tools(), method, 'llamafactory', tmp_path)
+    r, = check_files(tmp_path, [f], trainer='llamafactory')
+    assert r['kept']==r['rows']==r['expected']==n>=8 and not r['note'] and not r['problems']
+    ds, tok = tokenized(path, STAGES[method], model, tmp_path)
+    column, ids = dict(dpo=('chosen_labels', 'chosen_input_ids')).get(method, ('labels', 'input_ids'))
+    assert 'weather' in said(ds, tok, column)[0] and 'Bern' in said(ds, tok, column)[0]
+    asked = [tok.decode(r[ids]) for r in ds]
+    assert any('12:00' in a and 'Get the time.' in a for a in asked)
+
+def test_images_are_found(tmp_path):
+    "By its converter; training needs a model with vision."
+    import json
+
+    from llamafactory.data.converter import SharegptDatasetConverter
+    from llamafactory.data.parser import DatasetAttr
+    from llamafactory.hparams import DataArguments
+    for method in STAGES:
+        _, path, n = rich.write(rich.images(tmp_path), method, 'llamafactory', tmp_path/method)
+        attr = DatasetAttr('file', 'x')
+        attr.join(json.loads((path.parent/'dataset_info.json').read_text())[path.stem])
+        convert = SharegptDatasetConverter(dataset_attr=attr, data_args=DataArguments())
+        rows = [convert(json.loads(line)) for line in path.read_bytes().splitlines()]
+        assert len(rows)==n and all(r['_prompt'] and r['_response'] for r in rows)
+        assert [r['_prompt'][0]['content'].count('<image>') for r in rows]==[len(r['_images'] or ()) for r in rows]
+
+def test_two_steps_with_thinking_and_tools(model, tmp_path):
+    from llamafactory.train.tuner import run_exp
+    for name, groups in dict(thinking=rich.thinking(), tools=rich.tools()).items():
+        _, path, n = rich.write(groups, 'sft', 'llamafactory', tmp_path/name)
+        run_exp(dict(model_name_or_path=model, stage='sft', do_train=True, finetuning_type='full', max_steps=2,
+                     dataset_dir=str(path.parent), dataset=path.stem, template='default', report_to='none',
+                     output_dir=str(tmp_path/name/'out'), cache_dir=str(tmp_path/name/'cache'), overwrite_cache=True,
+                     use_cpu=True, bf16=False, per_device_train_batch_size=2, save_strategy='no', disable_tqdm=True))
+        state = (tmp_path/name/'out'/'trainer_state.json').read_text()
+        assert '"global_step": 2' in state

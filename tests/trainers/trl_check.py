@@ -4,6 +4,7 @@ Run by `make test-trainers` in .venv-trl."""
 import tempfile
 
 import pytest
+import rich
 from cases import CASES, A, U, kto, lines, pair, pc, sft
 from written import COLUMNS, write
 
@@ -47,7 +48,7 @@ def test_further_columns(method, model, tmp_path):
         return [0.]*len(completions)
     _, path, n = write(method, 'trl', 'messages', 'jsonl', tmp_path, columns=COLUMNS)
     r = load_file(path, method, 'trl')
-    assert r['kept']==r['expected']==n and not r['problems']
+    assert r['kept']==r['expected']==n and {p['rule'] for p in r['problems']}<={'control'}   # one of the texts has one
     t = trl_trainer(path, method, model, tmp_path, reward=reward, max_steps=2, **config(method))
     assert len(t.train_dataset)==n and t.train().global_step==2
     assert method!='grpo' or set(COLUMNS)<=set(seen[0])
@@ -101,3 +102,54 @@ def test_default_cut_off(method, rows, kept, cut, model, tmp_path):
     assert r['kept']==r['expected']==kept and 'no rule' not in r['note']
     assert sum(p['effect']=='cuts' for p in r['problems'])==cut
     assert load_file(tmp_path/'f.jsonl', method, 'trl')['kept']==len(rows)   # without a model no cut-off is in force
+
+# ---- thinking and tools: every row is kept, and two steps run
+
+TOOL_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m.reasoning_content is string and m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
+    "{{ m['content'] or '' }}{% if m.tool_calls %}{% for c in m.tool_calls %}<tool_call>\n"
+    "{\"name\": \"{{ c.function.name }}\", \"arguments\": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+
+@pytest.fixture(scope='session')
+def tool_model():
+    from rsr.formatters.load_check import _byte_tokenizer
+    tokenizer = _byte_tokenizer()
+    tokenizer.chat_template = TOOL_TEMPLATE
+    return tiny_model(tempfile.mkdtemp(), tokenizer)
+
+def learned(t):
+    "What the loss is on, as text."
+    return [t.processing_class.decode([i for i in r['labels'] if i!=-100]) for r in t.train_dataset]
+
+@pytest.mark.parametrize('form', ['keep', 'reasoning_content'])
+@pytest.mark.parametrize('method', ['sft', 'dpo', 'kto'])
+def test_thinking_is_trained_on(method, form, tool_model, tmp_path):
+    _, path, n = rich.write(rich.thinking(), method, 'trl', tmp_path, thinking=form)
+    assert load_file(path, method, 'trl')['kept']==n>=8
+    t = trl_trainer(path, method, tool_model, tmp_path, max_steps=2, **config(method))
+    assert len(t.train_dataset)==n and t.train().global_step==2
+    assert method!='sft' or {*learned(t)}=={'<think>\nHm.\n</think>\n\nyes<|im_end|>\n'}
+
+@pytest.mark.parametrize('method', ['sft', 'dpo', 'kto'])
+def test_tools_are_trained_on(method, tool_model, tmp_path):
+    _, path, n = rich.write(rich.tools(), method, 'trl', tmp_path)
+    r = load_file(path, method, 'trl')
+    assert r['kept']==n==r['expected']>=8 and not r['problems'] and not r['note']
+    t = trl_trainer(path, method, tool_model, tmp_path, max_steps=2, **config(method))
+    assert len(t.train_dataset)==n and t.train().global_step==2
+    if method=='sft':
+        said, asked = learned(t), [t.processing_class.decode(r['input_ids']) for r in t.train_dataset]
+        assert said[0].startswith('<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}')
+        assert 'Get the time.' in asked[0] and 'Get the' not in asked[2] and '12:00' in asked[1]
+
+@pytest.mark.parametrize('method', ['sft', 'dpo', 'kto', 'grpo'])
+def test_images_are_found(method, tmp_path):
+    from datasets import load_dataset
+    from trl.data_utils import prepare_multimodal_messages
+    _, path, n = rich.write(rich.images(tmp_path), method, 'trl', tmp_path)
+    rows = load_dataset('json', data_files=str(path), split='train', cache_dir=str(tmp_path/'cache'))
+    ready = [prepare_multimodal_messages(r['prompt'], images=r['images']) for r in rows]
+    assert len(ready)==n and ready[0][0]['content'][0]['image'].endswith('.png')
