@@ -16,9 +16,14 @@ from .taxonomy import EDGE, load_taxonomy
 
 # %% ../../nbs/taxonomy/06_labelled_rows.ipynb #4bf8b290
 def _user_text(message):
-    "Return the text of a user message, or None."
-    if isinstance(message, dict) and message.get('role')=='user' and isinstance(message.get('content'), str):
-        return message['content']
+    "Return the text of a user message, that of its parts if it has parts, or None."
+    if not isinstance(message, dict) or message.get('role')!='user':
+        return None
+    content = message.get('content')
+    if isinstance(content, list):
+        texts = [part.get('text') for part in content if isinstance(part, dict)]
+        content = '\n'.join(text for text in texts if isinstance(text, str)) or None
+    return content if isinstance(content, str) else None
 
 # %% ../../nbs/taxonomy/06_labelled_rows.ipynb #0f49fa08
 def row_text(
