@@ -15,15 +15,18 @@ from .dimensions import NONE
 from .taxonomy import EDGE, load_taxonomy
 
 # %% ../../nbs/taxonomy/06_labelled_rows.ipynb #4bf8b290
+def _text_of_parts(parts):
+    "Return the text of the parts of a message, or None."
+    texts = [part.get('text') for part in parts if isinstance(part, dict)]
+    return '\n'.join(text for text in texts if isinstance(text, str)) or None
+
+# %% ../../nbs/taxonomy/06_labelled_rows.ipynb #eeda783f
 def _user_text(message):
-    "Return the text of a user message, that of its parts if it has parts, or None."
-    if not isinstance(message, dict) or message.get('role')!='user':
-        return None
-    content = message.get('content')
-    if isinstance(content, list):
-        texts = [part.get('text') for part in content if isinstance(part, dict)]
-        content = '\n'.join(text for text in texts if isinstance(text, str)) or None
-    return content if isinstance(content, str) else None
+    "Return the text of a user message, or None."
+    if isinstance(message, dict) and message.get('role')=='user':
+        content = message.get('content')
+        content = _text_of_parts(content) if isinstance(content, list) else content
+        return content if isinstance(content, str) else None
 
 # %% ../../nbs/taxonomy/06_labelled_rows.ipynb #0f49fa08
 def row_text(
