@@ -13,6 +13,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from rsr.data.statistics import wilson
+from rsr.data.thinking import MARKS
 from rsr.data.types import Prompt, Rollout, RsrError
 from rsr.formatters.trainers import ROW_FORMATS
 from rsr.formatters.writer import make_formatters, write_files
@@ -451,3 +452,74 @@ def test_pairs_of_a_run_are_audited():
 def test_no_tokens_reported_is_not_length_zero():
     ps = read_pairs([{**p, 'chosen_tokens':0, 'rejected_tokens':0} for p in pairs(60)])
     assert ps[0]['chosen_tokens'] is None and audit(ps)['figures']['length']['unit'] == 'words'
+
+
+# ---- tools, parts, thinking beside the text
+
+CALL = dict(id='c1', type='function', function=dict(name='weather', arguments='{"city": "Oslo"}'))
+RAIN = 'weather({"city": "Oslo"})'
+PARTS = [dict(type='image_url', image_url=dict(url='sky.png')), dict(type='text', text='Will it rain?')]
+
+@pytest.mark.parametrize('row', [
+    dict(prompt=[user(PARTS)], chosen=[dict(says(None), tool_calls=[CALL])], rejected=[says('No.')]),
+    dict(messages=[user(PARTS)], chosen=dict(says(''), tool_calls=[CALL]), rejected=says('No.')),
+    dict(messages=[user(PARTS), dict(says(None), tool_calls=[CALL])], rejected_response='No.'),
+    dict(input=dict(messages=[user(PARTS)]), preferred_output=[dict(says(None), tool_calls=[CALL])],
+         non_preferred_output=[says('No.')]),
+    dict(prompt=[user(PARTS)], chosen='', chosen_tool_calls=[CALL], rejected='No.', tools=[{}]),
+    dict(chosen=[user(PARTS), dict(says(None), tool_calls=[CALL])], rejected=[user(PARTS), says('No.')])])
+def test_calls_and_parts_are_read_in_any_form(row):
+    p = as_pair(row)
+    assert (p['chosen'], p['rejected']) == (RAIN, 'No.')
+    assert [m['content'] for m in p['prompt']] == ['Will it rain?']
+
+def test_sharegpt_with_function_calls():
+    asked = [{'from':'human', 'value':'Rain?'}, {'from':'function_call', 'value':'{"name": "weather"}'},
+             {'from':'observation', 'value':'12 mm'}]
+    p = as_pair(dict(conversations=asked, chosen={'from':'gpt', 'value':'Yes.'},
+                     rejected={'from':'function_call', 'value':'{"name": "clock"}'}))
+    assert [m['role'] for m in p['prompt']] == ['user', 'assistant', 'tool']
+    assert (p['chosen'], p['rejected']) == ('Yes.', '{"name": "clock"}')
+
+def test_a_history_with_calls_and_results():
+    talk = [user('Rain?'), dict(says(None), tool_calls=[CALL]), dict(role='tool', content='12 mm', tool_call_id='c1')]
+    p = as_pair(dict(prompt=talk, chosen=[says('Yes.')], rejected=[says('No.')]))
+    assert [m['content'] for m in p['prompt']] == ['Rain?', '', '12 mm']
+
+@pytest.mark.parametrize('bad', [dict(chosen=7), dict(chosen=[]), dict(chosen=[{}]), dict(chosen=[says(None)]),
+                                 dict(rejected=None), dict(prompt=[user(None)]), dict(prompt=[user(7)]),
+                                 dict(prompt=[])])
+def test_what_has_no_text_and_no_call_is_no_side(bad):
+    with pytest.raises(ValueError, match='^no (prompt|chosen|rejected)'):
+        as_pair(dict(prompt='Rain?', chosen='Yes.', rejected='No.') | bad)
+
+def aside(side, share):
+    "Pairs with thinking beside the text of one side, as an own field or in a message."
+    def change(i, p):
+        if i>=share*len(ps):
+            return p
+        in_message = [dict(says(p[side]), reasoning_content='Let me see.')]
+        return {**p, **({side:in_message} if i%2 else {f'{side}_reasoning':'Hm.'})}
+    ps = pairs(200)
+    return [change(i, p) for i, p in enumerate(ps)]
+
+def test_thinking_on_one_side_only_is_found_wherever_it_stands():
+    d = item(audit(aside('chosen', .5)), 'thinking')
+    assert d['verdict'] == 'bad' and '100 with thinking, 100 on one side only' in d['detail']
+    both = [{**p, 'rejected_reasoning':'Hm.'} for p in aside('chosen', 1)]
+    assert item(audit(both), 'thinking')['verdict'] == 'warn'
+    assert item(audit(pairs(200)), 'thinking')['verdict'] == 'ok'
+
+@pytest.mark.parametrize('family', MARKS, ids=lambda m: m.family)
+def test_the_audit_knows_the_marks_of_every_family(family):
+    ps = [{**p, 'chosen':family.example.replace('B', p['chosen'])} for p in pairs(200)]
+    d = item(audit(ps), 'thinking')
+    assert d['verdict'] == 'bad' and d['detail'] == '200 with thinking, 200 on one side only'
+    torn = [{**p, 'chosen':family.example[:family.example.index('hm')]+p['chosen']} for p in pairs(200)]
+    assert '200 opened and not closed' in item(audit(torn), 'thinking')['detail']
+
+def test_equal_calls_are_the_same_text_and_calls_are_no_empty_side():
+    call = [dict(says(None), tool_calls=[CALL])]
+    ps = [dict(p, chosen=call, rejected=call) if i<5 else dict(p, rejected=call) for i, p in enumerate(pairs(200))]
+    assert '5 with the same text on both' in item(audit(ps), 'unusable')['detail']
+    assert 'empty' not in item(audit(ps), 'unusable')['detail']

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 from conftest import RSR, read_jsonl, rsr, write_jsonl
@@ -12,8 +13,15 @@ from loopback import Loopback
 
 import rsr as package
 from rsr import load_run
+from rsr.data.messages import turn_text
 from rsr.data.store import Store
-from rsr.data.types import RsrError
+from rsr.data.types import Prompt, Rollout, RsrError, Score
+from rsr.formatters.writer import make_formatters
+from rsr.pairs import collect
+from rsr.pairs.collect import count_pairs, join
+from rsr.pairs.references import with_reference
+from rsr.pairs.shortcuts import as_pair
+from rsr.pairs.strategies import ChosenResponses
 from rsr.run.results import pair_runs
 
 VERIFIER = '''
@@ -273,7 +281,8 @@ def test_another_temperature_is_another_side(place):
 def test_a_run_of_an_older_layout_is_brought_up_to_date(here, place):
     assert rsr('run', 'sft', *options(place)).returncode==0
     db = sqlite3.connect('w/run.db')
-    db.executescript('ALTER TABLE rollouts DROP COLUMN source; DROP TABLE reviews; PRAGMA user_version=1')
+    db.executescript('ALTER TABLE rollouts DROP COLUMN source; ALTER TABLE rollouts DROP COLUMN more; '
+                     'DROP TABLE reviews; PRAGMA user_version=1')
     db.close()
     p = rsr('stats', 'w')
     assert p.returncode==2 and 'rsr format w' in p.stderr
@@ -351,3 +360,80 @@ def test_one_flaw_is_given_up_and_the_other_goes_on(place, here):
     assert '0 of 189 copies with wrong_tone make a pair' in p.stderr and asked['wrong_tone']<210
     pairs = load_run('w').pairs()
     assert {x['flaw'] for x in pairs}=={'too_verbose'} and len(pairs)==asked['too_verbose']>200
+
+# ---- tools, parts, thinking beside the text
+
+CALL = dict(id='c1', type='function', function=dict(name='find', arguments='{"q": "hours"}'))
+TOOLS = [dict(type='function', function=dict(name='find'))]
+
+def ledger(path, rollouts, **prompt):
+    "A ledger with one prompt; `rollouts`: (Rollout, score, side)."
+    st = Store(path)
+    st.add_prompts([('row 1', Prompt('a', [dict(role='user', content='Until when are you open?')], **prompt))])
+    ver, (prompt, *_) = st.config_key('verifier', {}), next(iter(st.walk()))
+    st.put('verifier', ver)
+    sides = {}
+    for i, (r, score, side) in enumerate(rollouts):
+        sampler = st.config_key('sampler', dict(side=side))
+        sides.setdefault(side, []).append(sampler)
+        (key,) = st.ask(prompt.key, [i], 1, sampler, None, True)
+        st.answer(replace(r, key=key, outcome='kept'))
+        st.add_score(key, ver, Score(score))
+    st.put('sides', sides)
+    st.stop(prompt.key, 'max_rollouts')
+    st.commit()
+    return st, prompt
+
+def of_side(st):
+    return [(p, rollouts) for p, _, rollouts in st.walk(outcomes=('kept',), detail=True)]
+
+def test_pairs_keep_tools_calls_and_thinking(tmp_path):
+    st, _ = ledger(tmp_path/'r', [(Rollout('', 'Look it up.', tool_calls=[CALL]), 1., 'chosen'),
+                                  (Rollout('Until nine.', 'I guess.'), 0., 'rejected')], tools=TOOLS)
+    (p, rollouts), = of_side(st)
+    pair = collect._as_pair(p, *rollouts, False, 'strong_vs_weak')
+    assert pair['tools']==TOOLS and pair['chosen_tool_calls']==[CALL] and 'rejected_tool_calls' not in pair
+    assert (pair['chosen_reasoning'], pair['rejected_reasoning'])==('Look it up.', 'I guess.')
+    back = as_pair(pair)
+    assert back['chosen']=='<think>\nLook it up.\n</think>\nfind({"q": "hours"})' and 'I guess' in back['rejected']
+
+def test_a_flaw_is_put_into_a_text_only(tmp_path):
+    f, = make_formatters([dict(type='dpo', strategy='flawed', pass_threshold=.8)])
+    called, said = (Rollout('', tool_calls=[CALL]), 1., 'chosen'), (Rollout('Until six.'), .9, 'chosen')
+    both = Rollout('Let me look.', tool_calls=[CALL]), 1., 'chosen'
+    for i, (rollouts, best) in enumerate([([called], None), ([called, both], None), ([called, said], 'Until six.')]):
+        st, prompt = ledger(tmp_path/str(i), rollouts, tools=TOOLS)
+        chosen = ChosenResponses(st, .8, texts_only=True)
+        r = chosen.find(prompt.key)
+        assert (r and r.text)==best and chosen.keys()==([prompt.key] if best else [])
+        reason = 'no rejected side' if best else 'flaw: the chosen response calls a tool'
+        assert count_pairs(of_side(st), f)['dropped']=={reason:1}
+        assert ChosenResponses(st, .8).find(prompt.key).tool_calls   # another strategy takes it
+        st.close()
+
+@pytest.mark.parametrize('role', ['system', 'developer'])
+@pytest.mark.parametrize('content', ['Be brief.', [dict(type='text', text='Be brief.')]])
+def test_a_reference_goes_into_the_first_turn(role, content):
+    first = dict(role=role, content=content)
+    user = dict(role='user', content=[dict(type='image_url', image_url=dict(url='a.png'))])
+    new, *rest = with_reference([first, user], 'Two years.')
+    assert new['role']==first['role'] and rest==[user] and type(new['content']) is type(first['content'])
+    text = turn_text(new)
+    assert text.startswith('Be brief.\n') and text.endswith('\n\nTwo years.') and 'do not mention it' in text
+    (system, *same) = with_reference([user], 'Two years.')
+    assert system['role']=='system' and same==[user]
+
+def test_two_runs_join_only_where_the_tools_are_the_same(tmp_path):
+    runs = [ledger(tmp_path/str(i), [(Rollout('B'), 1., 'chosen')], tools=tools)[0]
+            for i, tools in enumerate([TOOLS, TOOLS, None])]
+    assert len(list(join(runs[0], runs[1])))==1 and not list(join(runs[0], runs[2]))
+
+def test_a_label_holds_for_equal_calls_only(tmp_path):
+    other = {**CALL, 'function':dict(name='find', arguments='{"q":"prices"}')}
+    same = {**CALL, 'id':'c9', 'function':dict(name='find', arguments='{"q":"hours"}')}
+    calls = [[CALL], [other], [same], None]
+    st, _ = ledger(tmp_path/'r', [(Rollout('', tool_calls=c), .5, 'chosen') for c in calls])
+    keys = [r.key for _, rollouts in of_side(st) for r in rollouts]
+    st.review(keys[0], 'pass', annotator='ann')
+    st.commit()
+    assert [st.reviews().get((k, 0)) for k in keys]==['pass', None, 'pass', None]

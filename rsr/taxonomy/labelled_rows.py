@@ -15,10 +15,18 @@ from .dimensions import NONE
 from .taxonomy import EDGE, load_taxonomy
 
 # %% ../../nbs/taxonomy/06_labelled_rows.ipynb #4bf8b290
+def _text_of_parts(parts):
+    "Return the text of the parts of a message, or None."
+    texts = [part.get('text') for part in parts if isinstance(part, dict)]
+    return '\n'.join(text for text in texts if isinstance(text, str)) or None
+
+# %% ../../nbs/taxonomy/06_labelled_rows.ipynb #eeda783f
 def _user_text(message):
     "Return the text of a user message, or None."
-    if isinstance(message, dict) and message.get('role')=='user' and isinstance(message.get('content'), str):
-        return message['content']
+    if isinstance(message, dict) and message.get('role')=='user':
+        content = message.get('content')
+        content = _text_of_parts(content) if isinstance(content, list) else content
+        return content if isinstance(content, str) else None
 
 # %% ../../nbs/taxonomy/06_labelled_rows.ipynb #0f49fa08
 def row_text(
