@@ -7,7 +7,8 @@ __all__ = ['LAST_TURN', 'COLUMNS', 'made_id', 'to_prompt', 'check_row', 'load_fu
            'row_options', 'RowReader', 'BadRow', 'id_note', 'transformed', 'grouped', 'read_prompts']
 
 # %% ../../nbs/data/08_readers.ipynb #cdc505f7
-import hashlib, importlib.util, inspect, os
+import hashlib, importlib.util, inspect, os, sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
@@ -88,12 +89,24 @@ def check_row(
         return str(e)
 
 # %% ../../nbs/data/08_readers.ipynb #2649a045
+@contextmanager
+def _importing_from(folder):
+    "Let imports find the modules of a folder, after all others."
+    sys.path.append(str(folder))
+    try:
+        yield
+    finally:
+        last = len(sys.path)-1-sys.path[::-1].index(str(folder))
+        del sys.path[last]
+
+# %% ../../nbs/data/08_readers.ipynb #0a849af7
 def _import_file(path):
     "Import a Python file as a module with a name of its own."
     unique = hashlib.md5(path.encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(f'rsr_user_{unique}_{Path(path).stem}', path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _importing_from(Path(path).resolve().parent):
+        spec.loader.exec_module(module)
     return module
 
 # %% ../../nbs/data/08_readers.ipynb #c55f721e

@@ -103,6 +103,7 @@ REMEDIES.update({
     'flaw: text is unchanged':'use another pairs.writer; with by: rule, leave out flaws that change nothing',
     'flaw: criterion did not flip':'use another pairs.writer, or name the criteria that it changes in pairs.criteria',
     'flaw: others changed':'raise pairs.most_others, or use another pairs.writer',
+    'flaw: the chosen response calls a tool':'flaws go into texts only; use another pairs.strategy',
 })
 
 # %% ../../nbs/formatters/12_left_out.ipynb #7ddda2ba
