@@ -56,6 +56,7 @@ def shadowed_columns(
 # %% ../../nbs/formatters/12_advice.ipynb #95c46450
 _SHARE = .6, .7   # true labels that KTO wants
 
+# %% ../../nbs/formatters/12_advice.ipynb #4d120c90
 def _share_note(f, counts):
     "Return a note on a share of true labels that KTO does not want."
     share = f.options.get('positive_share')
@@ -66,6 +67,7 @@ def _share_note(f, counts):
 # %% ../../nbs/formatters/12_advice.ipynb #08de7178
 _MANY = 8   # scored responses to a prompt; of more, the worst is too often an accident
 
+# %% ../../nbs/formatters/12_advice.ipynb #a1b4ae96
 def _worst_note(f, counts):
     "Return a note on rejecting the worst of many."
     n = counts.get('choices', 0)
@@ -80,6 +82,7 @@ def _stripped_note(f, counts):
     if n:
         return f'{n:,} row{"" if n==1 else "s"} written without the thinking of their responses (thinking: strip)'
 
+# %% ../../nbs/formatters/12_advice.ipynb #0c4d666b
 def _unread_note(f, counts):
     "Return a note on a field for thinking that the trainer does not read."
     fields = TRAINERS[f.target].forms.fields if f.target else ('reasoning_content',)

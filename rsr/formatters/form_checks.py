@@ -8,13 +8,13 @@ __all__ = ['input_holds', 'missing_forms', 'check_forms']
 # %% ../../nbs/formatters/13_form_checks.ipynb #a667509e
 import orjson
 from ..data.types import RsrError
-from .rows import forms_of, prompt_holds
+from .rows import check_conversations, forms_of, prompt_holds
 from .trainers import TRAINERS
-from .writer import check_conversations
 
 # %% ../../nbs/formatters/13_form_checks.ipynb #26ab533e
 _MARKS = '"tools":', '"tool_calls":', '"role":"tool"', '"image_url"'
 
+# %% ../../nbs/formatters/13_form_checks.ipynb #4d5c92f3
 def _marked_rows(store):
     "Yield (id, row) of the prompts that may hold more than texts."
     where = ' OR '.join('instr(row, ?)' for _ in _MARKS)
@@ -38,6 +38,7 @@ def input_holds(
         holds['different tools'] = [*schemas.values()][-1]
     return holds
 
+# %% ../../nbs/formatters/13_form_checks.ipynb #46b51a81
 def _prompts(store):
     "Return the number of prompts of the current input."
     return store.db.execute('SELECT count(*) FROM prompts WHERE gen=?', (store.gen,)).fetchone()[0]
@@ -45,6 +46,7 @@ def _prompts(store):
 # %% ../../nbs/formatters/13_form_checks.ipynb #e88b4825
 _SOURCES = {'images from files':'path', 'images from addresses':'address', 'images as data':'data'}
 
+# %% ../../nbs/formatters/13_form_checks.ipynb #95d72d87
 def _has_form(forms, method, what):
     "Check whether a trainer takes something in rows of a method; a pool of responses goes with SFT."
     method = 'sft' if method=='multi_sft' else method
@@ -58,7 +60,7 @@ def _has_form(forms, method, what):
         return method in forms.images
     return _SOURCES[what] in forms.sources
 
-# %% ../../nbs/formatters/13_form_checks.ipynb #95d72d87
+# %% ../../nbs/formatters/13_form_checks.ipynb #246804fe
 def missing_forms(f, holds)->list:
     "Return what the prompts of a run hold that a formatter's trainer has no form for."
     if not f.target:
@@ -67,16 +69,18 @@ def missing_forms(f, holds)->list:
         return [what for what in holds if not _has_form(forms_of(f), f.method, what)]
     return [*holds][:1]
 
+# %% ../../nbs/formatters/13_form_checks.ipynb #19305a33
 def _one_turn_only(f, holds):
     "Check whether prompts that hold more than texts meet a trainer that takes single texts only."
     return bool(holds) and f.type in TRAINERS[f.target].strings_only
 
-# %% ../../nbs/formatters/13_form_checks.ipynb #246804fe
+# %% ../../nbs/formatters/13_form_checks.ipynb #cb85146c
 def _takers(f, what):
     "Return the trainers that take something in rows of a formatter's method."
     fits = [t for t in TRAINERS.values() if f.method in t.formats and f.method not in t.strings_only]
     return [t.name for t in fits if _has_form(t.forms, f.method, what)]
 
+# %% ../../nbs/formatters/13_form_checks.ipynb #22901df0
 def _choices(f, what):
     "Return what to choose if a trainer has no form for something, in words."
     takers = _takers(f, what)

@@ -65,14 +65,16 @@ def _arguments(call):
         raise NoForm(NOT_JSON)
     return arguments
 
+# %% ../../nbs/formatters/03_message_forms.ipynb #da31cfd9
 def _named(call):
     "Return a call as {name, arguments}."
     return {'name':call['function']['name'], 'arguments':_arguments(call)}
 
+# %% ../../nbs/formatters/03_message_forms.ipynb #5f2ea287
 def _dumps(value):
     return orjson.dumps(value).decode()
 
-# %% ../../nbs/formatters/03_message_forms.ipynb #da31cfd9
+# %% ../../nbs/formatters/03_message_forms.ipynb #f62c1c7c
 def _body(m, shape):
     "Return the content of an assistant turn with its thinking, where that stands in the text."
     if shape.field or m['role']!='assistant':
@@ -80,6 +82,7 @@ def _body(m, shape):
     text = text_with_thinking(content_text(m['content']), m.get('reasoning_content', ''), shape.thinking, end=False)
     return _content(text, shape)
 
+# %% ../../nbs/formatters/03_message_forms.ipynb #602e0038
 def _content(content, shape):
     "Return content as its trainer takes it: a text, or with images."
     return shape.forms.content(content) if shape.images else content_text(content)
@@ -95,6 +98,7 @@ def _objects(calls):
     "Return calls with arguments as objects."
     return [{**call, 'function':_named(call)} for call in calls]
 
+# %% ../../nbs/formatters/03_message_forms.ipynb #b4e5344b
 def openai_turns(m, shape)->list:
     "Return a turn in OpenAI's form, with arguments as text."
     if m['role']=='tool':
@@ -103,6 +107,7 @@ def openai_turns(m, shape)->list:
         more = {'tool_calls':m['tool_calls']}
     return [_turn(m['role'], _body(m, shape), m, shape, **more)]
 
+# %% ../../nbs/formatters/03_message_forms.ipynb #0dda8757
 def trl_turns(m, shape)->list:
     "Return a turn in OpenAI's form, with arguments as objects if the file is JSON Lines."
     if m['role']=='assistant' and not shape.text_arguments:
@@ -124,6 +129,7 @@ def llamafactory_turns(m, shape)->list:
 # %% ../../nbs/formatters/03_message_forms.ipynb #b891f2b2
 SEVERAL_RESULTS = '\n</tool_response>\n<tool_response>\n'
 
+# %% ../../nbs/formatters/03_message_forms.ipynb #fdcb291a
 def _join_results(turns):
     "Join neighbouring observations."
     out = []
@@ -146,16 +152,18 @@ def swift_turns(m, shape)->list:
 # %% ../../nbs/formatters/03_message_forms.ipynb #183bbd22
 MEDIA_MARK = re.compile(r'<(?:image|video|audio)>')
 
+# %% ../../nbs/formatters/03_message_forms.ipynb #269aaeb1
 def _unmarked(text):
     "Return a text, or raise if a trainer would read a mark in it."
     if MEDIA_MARK.search(text):
         raise NoForm(IMAGE_MARK)
     return text
 
-# %% ../../nbs/formatters/03_message_forms.ipynb #269aaeb1
+# %% ../../nbs/formatters/03_message_forms.ipynb #6939cd52
 def _is_text(part):
     return part['type']=='text'
 
+# %% ../../nbs/formatters/03_message_forms.ipynb #b9b4094a
 def with_marks(content)->str:
     "Return content as a text, with `<image>` for each image."
     if not isinstance(content, list):
@@ -172,14 +180,17 @@ def _as_parts(content, image):
     parts = content if isinstance(content, list) else [{'type':'text', 'text':content or ''}]
     return [{'type':'text', 'text':p['text']} if _is_text(p) else image(p['image_url']['url']) for p in parts]
 
+# %% ../../nbs/formatters/03_message_forms.ipynb #6f1abfd4
 def with_parts(content)->list:
     "Return content as parts, the sources of images apart."
     return _as_parts(content, lambda source: {'type':'image'})
 
+# %% ../../nbs/formatters/03_message_forms.ipynb #dfde7ad5
 def with_sources_in_parts(content)->list:
     "Return content as parts that say where their images are, as Axolotl takes them."
     return _as_parts(content, lambda source: {'type':'image', 'path' if is_path(source) else 'url':source})
 
+# %% ../../nbs/formatters/03_message_forms.ipynb #abedb28b
 def as_sent(content):
     "Return content in OpenAI's form; a missing text is ''."
     return '' if content is None else content

@@ -91,8 +91,7 @@ def one_sided(a, b)->bool:
 
 # %% ../../nbs/formatters/01_pairing.ipynb #f9335dbe
 def pair_problem(
-    chosen,                        # Rollout
-    rejected,                      # Rollout
+    chosen, rejected,              # Rollouts
     pass_threshold:float=1.0,      # score that chosen must reach, in [0, 1]
     min_margin:float=0.15,         # smallest difference of the two scores
     max_margin:float=None,         # largest difference; None: any

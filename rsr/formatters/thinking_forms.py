@@ -20,6 +20,7 @@ THINKING = 'keep', 'inline', 'reasoning_content', 'harmony', 'strip'   # choices
 END_TOKENS = ('<|im_end|>', '<|eot_id|>', '<|eom_id|>', '<|end_of_text|>', '<|endoftext|>', '<|end|>', '<|return|>',
               '<|call|>', '<end_of_turn>', '<eos>', '</s>', '<turn|>', '<|END_OF_TURN_TOKEN|>', '<｜end▁of▁sentence｜>')
 
+# %% ../../nbs/formatters/00_thinking_forms.ipynb #756cc6a8
 def _is_markup(text, token):
     "Check whether a `</s>` closes an `<s>` of HTML."
     return token=='</s>' and '<s>' in text
@@ -36,6 +37,7 @@ def without_end_tokens(text:str)->str:
 _STARTS = r'<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|start\|>|<｜(?:User|Assistant)｜>|<\|turn>|\[INST\]'
 CONTROL_TOKENS = re.compile('|'.join([_STARTS, *(re.escape(t) for t in END_TOKENS if t!='</s>')]))
 
+# %% ../../nbs/formatters/00_thinking_forms.ipynb #48b2d1ae
 def control_token(text:str)->str:
     "Return the first control token of a chat template in a text, or None."
     found = CONTROL_TOKENS.search(text)
@@ -44,6 +46,7 @@ def control_token(text:str)->str:
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #c03c2576
 _BLOCK = re.compile(r'</(?:seed:)?(?:think(?:ing)?|thought|reasoning)\s?>', re.I)
 
+# %% ../../nbs/formatters/00_thinking_forms.ipynb #156c8aac
 def _has_several_blocks(text):
     "Check whether a text has more than one block of thinking."
     return len(_BLOCK.findall(text))>1
@@ -62,10 +65,12 @@ def separated(r):
 def _has_marks(text):
     return bool(thinking_marks(text))
 
+# %% ../../nbs/formatters/00_thinking_forms.ipynb #32ae9b1e
 def has_answer(r)->bool:
     "Check whether a separated rollout has a text or a tool call."
     return bool(r.text.strip() or r.tool_calls)
 
+# %% ../../nbs/formatters/00_thinking_forms.ipynb #69b004a0
 def thinks(r)->bool:
     "Check whether a rollout has thinking, split off or in its text."
     return bool((r.reasoning or '').strip()) or _has_marks(r.text)

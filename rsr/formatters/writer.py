@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMON', 'CHOICES', 'NULLABLE', 'CHECKS', 'options_of', 'option_check', 'is_score', 'is_proper_share', 'is_ratio',
            'is_count', 'is_switch', 'is_name_list', 'is_band', 'make_formatter', 'make_formatters', 'Writer',
-           'check_conversations', 'write_files']
+           'write_files']
 
 # %% ../../nbs/formatters/07_writer.ipynb #217639bd
 import inspect, orjson
@@ -21,8 +21,8 @@ from ..data.types import RsrError, no_such
 from .methods import FORMATTERS, Formatter, SELECT, balance, pool_of
 from .pairing import count_choices
 from .splits import is_number
-from .rows import ANSWERS, as_written, form_row, is_date, prompt_holds, shape_of, thinking_of
-from .rows import with_columns, write_index
+from .rows import as_written, check_conversations, check_strings, fits_strings, form_row
+from .rows import has_thinking_field, is_date, prompt_holds, row_rollouts, with_columns, write_index
 from .thinking_forms import THINKING, thinks
 from .trainers import TRAINERS, get_row_format, get_trainer, needed_columns
 
@@ -145,24 +145,13 @@ def _check_names(where, options, known):
             raise RsrError(f'{where}: '+no_such('option', k, ['type', 'name', *known, *COMMON]))
 
 # %% ../../nbs/formatters/07_writer.ipynb #e2fdc058
-def _has_thinking_field(f):
-    "Check whether answers of a formatter's file have a field for thinking."
-    return f.type!='grpo' and bool(shape_of(f, ()).field)
-
-def _check_style(f):
-    "Raise if plain strings are to hold a field for thinking."
-    if f.style=='standard' and f.thinking=='reasoning_content' and f.type!='grpo':
-        raise RsrError(f"formatter '{f.type}'.thinking: plain strings have no field reasoning_content; "
-                       "use style: messages, or thinking: inline")
-
-# %% ../../nbs/formatters/07_writer.ipynb #46e101bf
 def _fit_to_trainer(f, default_style):
     "Set a formatter's style and file format, unless the recipe did."
     trainer = get_trainer(f.target, f"formatter '{f.method}'.target")
     takes_strings, takes_parquet = f.method in trainer.strings, f.method in trainer.parquet
-    as_strings = takes_strings and not _has_thinking_field(f)
-    _check_style(f)
+    as_strings = takes_strings and not has_thinking_field(f)
     f.style = f.style or (default_style if as_strings else 'messages')
+    check_strings(f)
     f.format = f.format or ('parquet' if takes_parquet else 'jsonl')
     get_row_format(f.method, f.target, f.style)
 
@@ -210,7 +199,7 @@ def make_formatters(
 class Writer:
     "One file being written: the rows of one formatter on one side of the split."
     def __init__(self, f, folder, single=True, models=None, holds=None):
-        single = single and not _HAS_TURNS & set(holds or ())
+        single = single and fits_strings(holds)
         if not single:
             check_conversations(f)
         self.f, self.path, self.holds = f, Path(folder)/f.file, holds
@@ -225,14 +214,6 @@ class Writer:
         self.buffer, self.parquet = [], None       # rows to write, and pyarrow's writer
         self.atomic = Atomic(self.path)
         self.out = self.atomic.__enter__()
-
-_HAS_TURNS = {'tools', 'tool calls', 'images'}   # what plain strings cannot hold
-
-def check_conversations(f):
-    "Raise if a formatter's trainer takes no conversations."
-    if f.target and f.type in TRAINERS[f.target].strings_only:
-        raise RsrError(f"formatter '{f.name}': {f.target} takes {f.type} rows of one user turn only,"
-                       " and the input has conversations; use target: trl")
 
 # %% ../../nbs/formatters/07_writer.ipynb #76788537
 @patch
@@ -280,10 +261,8 @@ def _made(self:Writer, rows):
 @patch
 def _note_stripped(self:Writer, rollouts, made):
     "Count the rows that were written without the thinking of their rollouts."
-    thought = {r.idx for r in rollouts if thinks(r)} if thinking_of(self.f)=='strip' else ()
-    for row, _ in made if thought else ():
-        answers = [*(row[k] for k in ANSWERS if k in row), *row.get('responses', ())]
-        self.stripped += any(r.idx in thought for r in answers)
+    thought = {r.idx for r in rollouts if thinks(r)} if self.f.thinking=='strip' else ()
+    self.stripped += sum(any(r.idx in thought for r in row_rollouts(row)) for row, _ in made)
 
 # %% ../../nbs/formatters/07_writer.ipynb #57516e38
 @patch
@@ -435,10 +414,14 @@ def _sides(side):
     return getattr(side, 'sides', ('train', 'eval')) if side else ('train',)
 
 # %% ../../nbs/formatters/07_writer.ipynb #03b41c60
+def _holds(groups):
+    "Return what the prompts of a list hold; of anything else that can be read once only, None."
+    return set().union(*(prompt_holds(p.messages, p.tools) for p, _ in groups)) if isinstance(groups, list) else None
+
+# %% ../../nbs/formatters/07_writer.ipynb #5f5e7c93
 def write_files(
     groups,           # (prompt, rollouts) pairs: all prompts with their valid rollouts
-    formatters:list,  # [Formatter, …]
-    out,              # the run directory: files go to its train/, those held out to its eval/
+    formatters:list, out,   # [Formatter, …]; the run directory: files go to its train/, those held out to its eval/
     prepare=None,     # messages -> messages as they were sent, for keep_system
     single:bool=True, # is every prompt one user turn?
     side=None,        # (prompt, formatter) -> 'train', 'eval' or None (in no file); None: all to train
@@ -447,8 +430,7 @@ def write_files(
 )->dict:              # {file: {rows, prompts, …}}
     "Write each formatter's file: JSON Lines in strict UTF-8, or Parquet."
     folders = {s:Path(out)/s for s in _sides(side)}
-    if holds is None and isinstance(groups, list):
-        holds = set().union(*(prompt_holds(p.messages, p.tools) for p, _ in groups))
+    holds = _holds(groups) if holds is None else holds
     writers, counts = _open_writers(formatters, folders, single, prepare, models, holds), {}
     error = BaseException
     try:
