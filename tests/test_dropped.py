@@ -274,7 +274,8 @@ def test_the_remedy_names_the_file_that_lost_its_thinking(tmp_path):
     assert 'train/dpo.jsonl' in found['detail'] and 'sft' not in found['detail']
 
 def test_prompts_as_they_were_sent(tmp_path):
-    run = telling(tmp_path/'run', options=['split=null', 'sampler.system_prompt=Think first.', 'formatter.keep_system=true'])
+    run = telling(tmp_path/'run', options=['split=null', 'sampler.system_prompt=Think first.',
+                                           'formatter.keep_system=true'])
     closed(run)
     assert read_jsonl(run.path/'train'/'sft.jsonl')[1]['messages'][0]['role']=='system'
     assert item(run)['verdict']=='pass'

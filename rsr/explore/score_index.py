@@ -373,8 +373,8 @@ def _stand_in(s, i, text, labels, pairs):
     "Return a Rollout with the numbers of entry `i`."
     key, score = int(s.key[i]), float(s.score[i])
     thinking = '' if text is None else '…'*int(text[i]&1)
-    return Rollout(str(i if text is None else text[i]), thinking, outcome=OUTCOMES[s.outcome[i]], idx=int(s.idx[i]), key=key,
-                   score=None if np.isnan(score) else score, side=SIDES[s.pair_side[i]],
+    return Rollout(str(i if text is None else text[i]), thinking, outcome=OUTCOMES[s.outcome[i]], idx=int(s.idx[i]),
+                   key=key, score=None if np.isnan(score) else score, side=SIDES[s.pair_side[i]],
                    label=labels.get(key), pairs=pairs.get(key))
 
 # %% ../../nbs/explore/00_score_index.ipynb #2d06edb1
