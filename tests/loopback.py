@@ -8,6 +8,7 @@ The k-th choice (from 0) of a prompt is the same in every process: right or wron
 reason depend only on (seed, text of the last user message, k). Faults, refusals and `reply` use up no draw."""
 import argparse
 import asyncio
+import base64
 import hashlib
 import importlib
 import inspect
@@ -45,6 +46,8 @@ OPTIONS = dict(
     per='request',             # one latency per 'request', or the slowest of its choices: 'choice'
     n_mode='honour',           # 'clamp': one choice whatever n is; 'refuse': an error where n > 1
     truncate=0., filter=0., empty=0.,    # share of choices cut by length, blocked by a filter, without text
+    calls=0.,                  # share of choices that call the first tool of the request, if it has any
+    image_limit=None,          # bytes of an image: 413 for a larger one
     faults={},                 # {kind: probability}, drawn per request; kinds: FAULTS and the keys of ERRORS
     # one kind for every request, or a list used up in order ('ok' or None: no fault), then none
     fault=None,
@@ -60,7 +63,7 @@ OPTIONS = dict(
     log=True)                  # keep every request in `.log`
 
 FAULTS = 'reset timeout hang_after_headers cut malformed no_choices null_content error200'.split()
-AT_ONCE = {'400', '401', '402', '403', '404', '429', '503', 'quota', 'n', 'context'}
+AT_ONCE = {'image', '400', '401', '402', '403', '404', '429', '503', 'quota', 'n', 'context'}
 
 # kind: (status, message, type, code, param)
 ERRORS = {
@@ -73,6 +76,8 @@ ERRORS = {
             'unsupported_country_region_territory', None),
     '404': (404, "The model `{model}` does not exist or you do not have access to it.", 'invalid_request_error',
             'model_not_found', None),
+    'image': (413, "<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>\r\n"
+              "<center><h1>413 Request Entity Too Large</h1></center>\r\n</body>\r\n</html>\r\n", 'html', None, None),
     '429': (429, "Rate limit reached for {model} in organization org-loopback on requests per min (RPM): "
             "Limit 500, Used 500, Requested 1. Please try again in 120ms. "
             "Visit https://platform.openai.com/account/rate-limits to learn more.",
@@ -187,6 +192,24 @@ def last_user(messages):
     "The text of the last user message."
     return next((plain(m.get('content')) for m in reversed(messages) if m.get('role') == 'user'), '')
 
+def image_sizes(messages):
+    "The bytes of the images in messages that are data URLs."
+    parts = [p for m in messages for p in m.get('content') or () if isinstance(p, dict)]
+    urls = [p['image_url']['url'] for p in parts if p.get('type') == 'image_url']
+    return [len(base64.b64decode(u.partition(',')[2])) for u in urls if u.startswith('data:')]
+
+def tool_call(tool, k, answer):
+    "A call of this tool, with the answer as its first argument."
+    function = tool['function']
+    names = [*(function.get('parameters') or {}).get('properties', {})][:1]
+    arguments = json.dumps(dict.fromkeys(names, answer))
+    return dict(id=f'call_{k}', type='function', function=dict(name=function['name'], arguments=arguments))
+
+def word_logprobs(words, top):
+    "What OpenAI's API says of the probabilities of these tokens."
+    of = lambda w: dict(token=w, logprob=-.5, bytes=list(w.encode()))
+    return dict(content=[of(w) | dict(top_logprobs=[of(w)] * min(1, top)) for w in words], refusal=None)
+
 def mask(key):
     return key if len(key) < 12 else f'{key[:8]}{"*" * (len(key) - 12)}{key[-4:]}'
 
@@ -211,8 +234,8 @@ def usage(messages, done, thought=0):
 
 def completion(id_, body, choices, done, thought=0, model=None):
     "A chat completion of `choices`: (message fields, finish reason)."
-    rows = [dict(index=i, message={'role': 'assistant', **m}, logprobs=None, finish_reason=f)
-            for i, (m, f) in enumerate(choices)]
+    rows = [dict(index=i, message={'role': 'assistant', **{k: v for k, v in m.items() if k != 'logprobs'}},
+                 logprobs=m.get('logprobs'), finish_reason=f) for i, (m, f) in enumerate(choices)]
     return dict(id=f'chatcmpl-{id_:012x}', object='chat.completion', created=int(time.time()),
                 model=body.get('model') or model,
                 choices=rows, usage=usage(body['messages'], done, thought), system_fingerprint='fp_loopback')
@@ -510,6 +533,8 @@ class Loopback:
             return '429'
         if o.bad_request:
             return '400'
+        if o.image_limit and max(image_sizes(entry['body']['messages']), default=0) > o.image_limit:
+            return 'image'
         if o.context_over and self.chars(entry) > o.context_over:
             return 'context'
         if entry['n'] > 1 and o.n_mode == 'refuse':
@@ -581,7 +606,7 @@ class Loopback:
         choices, waits, done, thought = [], [], 0, 0
         for i in range(k, k + n):
             u, v, w = uniforms(prompt, i, o.seed)
-            message, finish, used, thinks = self.choice(i, u < rate, w, cap)
+            message, finish, used, thinks = self.choice(i, u < rate, w, cap, body)
             choices.append((message, finish))
             waits.append(o.median and o.median * math.exp(o.sigma * Z(v)))
             done, thought = done + used, thought + thinks
@@ -591,8 +616,18 @@ class Loopback:
             return wait, conn, kind, (200, 'application/json', spoil(kind, out), ())
         return wait, conn, n, (200, 'application/json', orjson.dumps(out), ())
 
-    def choice(self, k, right, w, cap):
+    def choice(self, k, right, w, cap, body):
         "(message, finish reason, tokens, of them thinking) of one choice."
+        message, finish, used, thinks = self.answer(k, right, w, cap)
+        if body.get('tools') and w < self.o.calls:
+            call = tool_call(body['tools'][0], k, self.o.answers[not right])
+            message, finish = {**message, 'content': None, 'tool_calls': [call]}, 'tool_calls'
+        if body.get('logprobs') and message.get('content'):
+            message['logprobs'] = word_logprobs(message['content'].split(), body.get('top_logprobs') or 0)
+        return message, finish, used, thinks
+
+    def answer(self, k, right, w, cap):
+        "(message, finish reason, tokens, of them thinking) of one choice in text."
         o, thoughts, finish = self.o, [], 'stop'
         words = text(k, o.answers[not right], o.words, w)
         if o.reasoning:
@@ -651,7 +686,7 @@ class Loopback:
             out = [out] * n
         if isinstance(out, list):
             rows = [dict(content=x) if isinstance(x, str) else dict(x) for x in out[:n]]
-            done = sum(len((m.get('content') or '').split()) for m in rows)
+            done = sum(len(plain(m.get('content')).split()) for m in rows)
             rows = [(m, m.pop('finish_reason', 'stop')) for m in rows]
             out = completion(self.count['requests'], entry['body'], rows, done, 0, self.o.model)
         data = out if isinstance(out, bytes) else out.encode() if isinstance(out, str) else orjson.dumps(out)

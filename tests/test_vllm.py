@@ -246,6 +246,60 @@ ask(s, n=2)'''
     sent = dict(n=2, seed=7, top_k=5, top_p=.9, max_tokens=33, temperature=.7)
     assert {k:body[k] for k in sent}==sent
 
+TOOLS = """
+tool = dict(type='function', function=dict(name='weather', parameters=dict(type='object', properties=dict())))
+call = dict(id='c', type='function', function=dict(name='weather', arguments='{"city": "Rome"}'))
+ask = lambda s, q=q, **kw: run_sync(lambda: s.ask(q, 1, 7, **kw))[0]
+"""
+
+def test_tools_and_calls_go_through_the_template(vllm):
+    "Arguments as objects, parts as a text, an empty text beside calls; tools as an argument of the template."
+    code = TOOLS+"""
+talk = [dict(role='user', content=[dict(type='text', text='Is it'), dict(type='text', text='warm?')]),
+        dict(role='assistant', content=None, reasoning_content='Look.', tool_calls=[call]),
+        dict(role='tool', tool_call_id='c', content='31')]
+ask(make(), talk, tools=[tool])"""
+    ask(vllm, code)
+    body = vllm[0].log[-1]['body']
+    assert body['chat_template_kwargs']['tools'][0]['function']['name']=='weather'
+    user, calls, result = body['messages']
+    assert user['content']=='Is it\nwarm?' and calls['content']=='' and calls['reasoning_content']=='Look.'
+    assert calls['tool_calls'][0]['function']['arguments']==dict(city='Rome') and result['content']=='31'
+
+HERMES = 'I look.\n<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
+
+@pytest.mark.parametrize('text, options, want', [
+    (HERMES, '', ['I look.', '', 'weather', '{"city":"Rome"}']),
+    ('<think>hm</think>'+HERMES, '', ['<think>hm</think>I look.', '', 'weather', '{"city":"Rome"}']),
+    ('hm</think> I look. [CALL] weather: {"city"', 'engine_args=dict(tool_call_parser="bracket", '
+     'reasoning_parser="think")', [' I look. ', 'hm', 'weather', '{"city"']),
+    ('<tool_call>{"name"</tool_call>', '', 'only a tool call written as text')])
+def test_calls_and_thinking_are_found(vllm, text, options, want):
+    vllm[0].set(reply=lambda body: text)
+    code = TOOLS+f"""
+r = ask(make({options}), tools=[tool])
+print([r.text, r.reasoning, *r.tool_calls[0]['function'].values()] if r.tool_calls else r.error)"""
+    assert ask(vllm, code)==str(want)
+
+def test_without_tools_nothing_is_taken_for_a_call(vllm):
+    vllm[0].set(reply=lambda body: HERMES)
+    code = TOOLS+"""
+for kw in dict(), dict(tools=[tool], tool_choice='none'):
+    r = ask(make(), **kw)
+    print(r.tool_calls, r.outcome)
+for kw in dict(tools=[tool], tool_choice='required'), dict():
+    try: ask(make(), [dict(role='user', content=[dict(type='image_url', image_url=dict(url='http://x/a.png'))])], **kw)
+    except RsrError as e: print(str(e)[:30])"""
+    assert ask(vllm, code).splitlines()==['None kept']*2+["tool_choice: 'required' needs ",
+                                                         'sampler.type: vllm-offline sam']
+
+def test_logprobs(vllm):
+    code = """
+r = ask(make(logprobs=0))[0]
+print(''.join(t['token'] for t in r.logprobs['content'])==r.text, r.logprobs['content'][0]['top_logprobs'])
+print(ask(make())[0].logprobs)"""
+    assert ask(vllm, code)=='True []\nNone'
+
 @pytest.mark.parametrize('fault,kind', [('context', 'context'), ('500', 'fatal')])
 def test_failures_have_their_kind(vllm, fault, kind):
     vllm[0].set(fault=[fault])
@@ -260,6 +314,7 @@ except CallError as e: print(e.kind)'''
 BAD = {'extra_params=dict(topk=5)':'sampler.extra_params: vLLM',
        'engine_args=dict(tensor_parallel=2)':'sampler.engine_args',
        'engine_args=dict(gpu_memory_utilization=1.2)':'ValueError: Free memory on device',
+       'engine_args=dict(tool_call_parser="hermse")':"sampler.engine_args.tool_call_parser: Tool parser 'hermse' not",
        'max_tokens=5000, engine_args=dict(max_model_len=2048)':'sampler.max_tokens: 5,000 is more than the 2,048',
        'model="./models/mine"':"sampler.model: there is no folder './models/mine'"}
 

@@ -17,6 +17,7 @@ from .types import RsrError
 _HEADS = {b'\x89PNG\r\n\x1a\n':'png', b'\xff\xd8\xff':'jpeg', b'GIF8':'gif', b'BM':'bmp'}
 IMAGE_KINDS = 'png', 'jpeg', 'gif', 'webp', 'bmp'
 
+# %% ../../nbs/data/05_images.ipynb #f66ac37d
 def image_kind(
     head:bytes   # the first bytes of a file
 )->str:          # png, jpeg, gif, webp, bmp; '' for what is no image
@@ -66,6 +67,7 @@ def _with_source(part, sources):
     image = part['image_url']
     return {**part, 'image_url':{**image, 'url':sources.get(image['url'], image['url'])}}
 
+# %% ../../nbs/data/05_images.ipynb #16515495
 def with_sources(
     messages:list,   # in OpenAI's form
     sources:dict     # {source of an image: another one}
@@ -77,51 +79,89 @@ def with_sources(
             if isinstance(m['content'], list) else m for m in messages]
 
 # %% ../../nbs/data/05_images.ipynb #bbf4f4f4
-@lru_cache(8)
-def _read(path, changed, size):
-    "Return the bytes of a file in the state that its time and size name."
-    return Path(path).read_bytes()
-
-def _bytes_of(path):
-    "Return the bytes of an image, or raise an error that names it."
-    try:
-        state = os.stat(path)
-        return _read(path, state.st_mtime_ns, state.st_size)
-    except OSError as e:
-        raise RsrError(f'image {path} cannot be read: {e.strerror}. Put it back, and resume') from None
-
-# %% ../../nbs/data/05_images.ipynb #9c08dc76
 def data_url(data:bytes)->str:
     "Return an image as a data URL."
     return f'data:image/{image_kind(data[:16]) or "png"};base64,{base64.b64encode(data).decode()}'
 
+# %% ../../nbs/data/05_images.ipynb #9c08dc76
+def _unreadable(path, e):
+    "Return the error for an image that cannot be read."
+    return RsrError(f'image {path} cannot be read: {e.strerror}. Put it back, and resume')
+
+# %% ../../nbs/data/05_images.ipynb #db419a7d
+@lru_cache(16)
+def _file_url(path, changed, size, change):
+    "Return the data URL of a file in the state that its time and size name."
+    data = Path(path).read_bytes()
+    return data_url(change(data) if change else data)
+
+# %% ../../nbs/data/05_images.ipynb #19435836
+@lru_cache(16)
+def _changed_url(url, change):
+    "Return another data URL, of the same image changed; one that is not in base64 as it is."
+    head, _, data = url.partition(';base64,')
+    return data_url(change(base64.b64decode(data))) if data and len(head)<80 else url
+
+# %% ../../nbs/data/05_images.ipynb #8c73020b
+def _sent(source, change):
+    "Return the source of an image as it is sent."
+    if not is_path(source):
+        return _changed_url(source, change) if change and source.startswith('data:') else source
+    try:
+        state = os.stat(source)
+        return _file_url(source, state.st_mtime_ns, state.st_size, change)
+    except OSError as e:
+        raise _unreadable(source, e) from None
+
+# %% ../../nbs/data/05_images.ipynb #2fc53637
 def sent_images(
     messages:list,    # in OpenAI's form
     change=None       # bytes -> bytes: what to do with each image, e.g. `smaller`
 )->list:
     "Return messages as a server takes them: paths as data URLs."
-    paths = [s for s in images_in(messages) if is_path(s)]
-    change = change or (lambda data: data)
-    return with_sources(messages, {path:data_url(change(_bytes_of(path))) for path in paths})
+    return with_sources(messages, {source:_sent(source, change) for source in images_in(messages)})
 
 # %% ../../nbs/data/05_images.ipynb #0c1028d7
-def smaller(data:bytes, factor:float=0.5)->bytes:
-    "Return an image with `factor` times the width and height, as PNG or JPEG; needs Pillow."
+def _import_pillow():
+    "Return Pillow's Image, or raise an error that says what to install."
     try:
         from PIL import Image
+        return Image
     except ImportError:
         raise RsrError('an image is too large for the server, and making it smaller needs Pillow: '
                        'pip install pillow') from None
+
+# %% ../../nbs/data/05_images.ipynb #014fce2d
+def _resized(Image, data, factor):
+    "Return an image with `factor` times the width and height."
     with warnings.catch_warnings():
         warnings.simplefilter('error', Image.DecompressionBombWarning)
         image = Image.open(io.BytesIO(data))
         size = [max(1, round(edge*factor)) for edge in image.size]
-        image = image.convert('RGB' if image.mode in ('CMYK', 'YCbCr') else image.mode).resize(size)
+        return image.convert('RGB' if image.mode in ('CMYK', 'YCbCr') else image.mode).resize(size)
+
+# %% ../../nbs/data/05_images.ipynb #020f3629
+def smaller(data:bytes, factor:float=0.5)->bytes:
+    "Return an image with `factor` times the width and height, as PNG or JPEG; needs Pillow."
+    Image = _import_pillow()
+    try:
+        image = _resized(Image, data, factor)
+    except Exception as e:
+        raise BadMessage(f'an image cannot be made smaller: {type(e).__name__}: {e}') from None
     out, kind = io.BytesIO(), 'JPEG' if image_kind(data[:16])=='jpeg' else 'PNG'
     image.save(out, kind)
     return out.getvalue()
 
 # %% ../../nbs/data/05_images.ipynb #af428b00
+def _digest(path):
+    "Return the fingerprint of a file's bytes."
+    try:
+        with open(path, 'rb') as f:
+            return hashlib.sha256(f.read()).hexdigest()[:16]
+    except OSError as e:
+        raise _unreadable(path, e) from None
+
+# %% ../../nbs/data/05_images.ipynb #be3aa162
 def image_digests(messages)->dict:
     "Return {source: fingerprint of its bytes} of the images that are files; an address stands for itself."
-    return {s:hashlib.sha256(_bytes_of(s)).hexdigest()[:16] for s in images_in(messages) if is_path(s)}
+    return {s:_digest(s) for s in images_in(messages) if is_path(s)}

@@ -112,10 +112,13 @@ def minhash(
     return m
 
 # %% ../../nbs/data/02_text.ipynb #56d93b43
-def digest(text:str)->int:
-    "Return the fingerprint of a stripped text as an int, with its length in the high bits."
+def digest(
+    text:str,       # the answer: its length counts
+    whole:str=None  # all that the response says, its tool calls too; None: the text
+)->int:
+    "Return the fingerprint of a stripped text as an int, with the length of the answer in the high bits."
     t = text.strip()
-    return len(t)<<64 | hash(t)&(1<<64)-1
+    return len(t)<<64 | hash(t if whole is None else whole.strip())&(1<<64)-1
 
 # %% ../../nbs/data/02_text.ipynb #e8d04b98
 def stable_hash(*parts)->int:

@@ -19,9 +19,10 @@ class Marks(NamedTuple):
     example: str   # thinking `hm`, answer `B`
 
 # %% ../../nbs/data/01_thinking.ipynb #bbc164cf
-_TAG = r'(?:seed:)?(?:think(?:ing)?|thought|reasoning)'
+_TAG = r'(?:seed:|longcat_|mm:|antml:)?(?:think(?:ing)?|thought|reasoning)'
 MARKS = [
-    Marks('DeepSeek, Qwen, EXAONE, Seed', rf'<{_TAG}\s?>', rf'</{_TAG}\s?>', '<think>hm</think>B'),
+    Marks('DeepSeek, Qwen, EXAONE, GLM', rf'<{_TAG}\s?>', rf'</{_TAG}\s?>', '<think>hm</think>B'),
+    Marks('Seed', rf'<{_TAG}\s?>', rf'</{_TAG}\s?>', '<seed:think>hm</seed:think>B'),
     Marks('Magistral', r'\[THINK\]', r'\[/THINK\]', '[THINK]hm[/THINK]B'),
     Marks('Kimi', '◁think▷', '◁/think▷', '◁think▷hm◁/think▷B'),
     Marks('Gemma', r'<\|channel>\s?thought\b', r'<channel\|>', '<|channel>thought\nhm<channel|>B'),
@@ -30,11 +31,13 @@ MARKS = [
           '<|begin_of_thought|>hm<|end_of_thought|><|begin_of_solution|>B<|end_of_solution|>'),
     Marks('Command A', r'<\|START_THINKING\|>', r'<\|END_THINKING\|>',
           '<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>B<|END_RESPONSE|>'),
+    Marks('Solar', r'<\|think\|>', r'<\|end\|>\s?<\|begin\|>assistant(?:<\|content\|>)?',
+          '<|think|>hm<|end|><|begin|>assistant<|content|>B<|end|>'),
     Marks('Apertus', r'<\|inner_prefix\|>', r'<\|inner_suffix\|>', '<|inner_prefix|>hm<|inner_suffix|>B')]
 
 # %% ../../nbs/data/01_thinking.ipynb #077a3eab
-THINKING_OPENED = re.compile('|'.join(m.opened for m in MARKS), re.I)
-THINKING_CLOSED = re.compile('|'.join(m.closed for m in MARKS), re.I)
+THINKING_OPENED = re.compile('|'.join(dict.fromkeys(m.opened for m in MARKS)), re.I)
+THINKING_CLOSED = re.compile('|'.join(dict.fromkeys(m.closed for m in MARKS)), re.I)
 
 # %% ../../nbs/data/01_thinking.ipynb #221fd3b4
 _HARMONY_FINAL = re.compile(
@@ -103,6 +106,7 @@ _CALLS = [   # (mark before a call, mark behind it), as model families write cal
     (r'<tool_call>', r'</tool_call>'), (r'<tool_calls>', r'</tool_calls>'), (r'<function_call>', r'</function_call>'),
     (r'<function=[\w.-]{1,64}>', r'</function>'), (r'<invoke name=[^>]{1,80}>', r'</invoke>'),
     (r'<minimax:tool_call>', r'</minimax:tool_call>'), (r'<seed:tool_call>', r'</seed:tool_call>'),
+    (r'<longcat_tool_call>', r'</longcat_tool_call>'), (r'<｜DSML｜function_calls>', r'</｜DSML｜function_calls>'),
     (r'<\|tool_call>', r'<tool_call\|>'), (r'<｜tool▁calls▁begin｜>', r'<｜tool▁calls▁end｜>'),
     (r'<\|tool_calls_section_begin\|>', r'<\|tool_calls_section_end\|>'),
     (r'<\|START_ACTION\|>', r'<\|END_ACTION\|>'), (r'<\|action_start\|>', r'<\|action_end\|>'),

@@ -12,7 +12,7 @@ from .errors import CallError
 from .replies import parse_json
 
 # %% ../../nbs/sampling/02_events.ipynb #fe718f0e
-_TEXTS = 'content', 'reasoning_content', 'reasoning', 'refusal'
+_TEXTS = ('content', 'reasoning_content', 'reasoning', 'thinking', 'reasoning_details', 'thinking_blocks', 'refusal')
 
 # %% ../../nbs/sampling/02_events.ipynb #85390088
 class _Message:
@@ -29,6 +29,8 @@ def add(self:_Message, delta):
             continue
         if key=='tool_calls':
             self._add_calls(value)
+        elif key=='function_call':
+            self._add_calls([{'index':0, 'function':value}])
         elif key in _TEXTS and isinstance(value, (str, list)):
             self.pieces.setdefault(key, []).extend([value] if isinstance(value, str) else value)
         else:
@@ -186,13 +188,23 @@ def _index(choice, place):
         raise CallError('malformed', f'a choice of an event has the index {index!r}')
     return index
 
-# %% ../../nbs/sampling/02_events.ipynb #78efa99e
+# %% ../../nbs/sampling/02_events.ipynb #d3ce31f5
+def _add_logprobs(fields, new):
+    "Add the log-probabilities of a piece of text to those of its choice."
+    if isinstance(new, dict):
+        logprobs = fields.setdefault('logprobs', {})
+        for key, value in new.items():
+            if isinstance(value, list):
+                logprobs.setdefault(key, []).extend(value)
+
+# %% ../../nbs/sampling/02_events.ipynb #f946dbef
 @patch
 def _add_choice(self:Events, place, choice):
     "Add one choice of an event; `place` is its place in the event's list."
     index = _index(choice, place)
     fields, message = self.choices.setdefault(index, ({}, _Message()))
     skip = 'index', 'delta', 'message', 'usage', 'logprobs'
+    _add_logprobs(fields, choice.get('logprobs'))
     fields |= {k:v for k, v in choice.items() if k not in skip and v not in (None, '', 'null')}
     if isinstance(choice.get('usage'), dict):
         self.fields.setdefault('usage', choice['usage'])

@@ -11,6 +11,7 @@ import hashlib, os, re, subprocess, sys, tempfile, time, zipfile
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import Atomic
+from ..data.messages import images_in
 from ..data.types import RsrError, no_such
 from ..data.secrets import redact
 from ..data.terminal import warn
@@ -165,7 +166,7 @@ async def _send(self:LiteLLMSampler, messages, n, seed, **params):
     litellm, body = _import_litellm(), self._body(messages, n, seed, **params)
     start = time.perf_counter()
     reply = await _complete(litellm, body)
-    return parse_reply(reply, self.max_tokens, time.perf_counter()-start)
+    return parse_reply(reply, self.max_tokens, time.perf_counter()-start, bool(body.get('logprobs')))
 
 # %% ../../nbs/sampling/16_providers.ipynb #cd401e85
 MODEL = 'SmolLM2-135M-Instruct'
@@ -317,6 +318,38 @@ def _open(self:LocalSampler):
     "Open the session in the running event loop."
     self.prepare()
     super(LocalSampler, self)._open()
+
+# %% ../../nbs/sampling/16_providers.ipynb #c3702650
+@patch
+async def _abilities(self:LocalSampler):
+    "Return what the server says of its chat template and of its model."
+    async with self._new_session(10) as session:
+        async with session.get(self.base_url.removesuffix('/v1')+'/props') as resp:
+            props = await resp.json()
+    return {**(props.get('chat_template_caps') or {}), **(props.get('modalities') or {})}
+
+# %% ../../nbs/sampling/16_providers.ipynb #9e50fa1b
+@patch
+async def _check_able(self:LocalSampler, messages, given):
+    "Raise an error for tools or images that the model would not get."
+    wanted = {'supports_tools':given.get('tools'), 'vision':images_in(messages)}
+    if not any(wanted.values()):
+        return
+    able = await self._abilities()
+    missing = [name for name, value in wanted.items() if value and able.get(name) is False]
+    if missing:
+        what = 'tools' if missing[0]=='supports_tools' else 'images'
+        raise RsrError(f'{self.section}.model: {Path(self.model).name} takes no {what}, and the prompts bring some: '
+                       f'name a .gguf file of a model that does, or a server: {self.section}.base_url=…')
+
+# %% ../../nbs/sampling/16_providers.ipynb #24d47187
+@patch
+async def _send(self:LocalSampler, messages, n, seed, **params):
+    "Send one request and return its rollouts."
+    if self._session is None:
+        self._open()
+    await self._check_able(messages, {**(self.extra_params or {}), **params})
+    return await super(LocalSampler, self)._send(messages, n, seed, **params)
 
 # %% ../../nbs/sampling/16_providers.ipynb #2a29d050
 @patch

@@ -7,16 +7,18 @@ __all__ = ['Requests']
 
 # %% ../../nbs/sampling/09_requests.ipynb #e02fed0e
 import asyncio, sqlite3, time
+from functools import partial
 from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.ledger import ledger_error
 from ..data.secrets import redact
 from ..data.settings import own_sampler
+from ..data.terminal import warn
 from ..data.types import Rollout, RsrError, RunBroken, passed
-from .budget import Budget, estimate_prompt, fill_in_tokens, usage_of
+from .budget import Budget, estimate_prompt, fill_in_tokens, token_limit, usage_of
 from .engine import NeverAnswered, Stopped
 from .errors import CallError
-from .schedule import Schedule, sample_seed
+from .schedule import Schedule, count_requested, sample_seed
 from .scoring import Scorer, engine_for
 
 # %% ../../nbs/sampling/09_requests.ipynb #b0aa07fb
@@ -153,6 +155,15 @@ def _drop_missing(self:Requests, st):
 
 # %% ../../nbs/sampling/09_requests.ipynb #cd2027db
 @patch
+def _note_empty(self:Requests, st, why):
+    "Note a reply without an answer in it; say what to set if there are many."
+    self.note_empty(st, why)
+    if hint := self.empty_hint(why):
+        say = getattr(self.progress, 'say', None) or warn
+        say(hint)
+
+# %% ../../nbs/sampling/09_requests.ipynb #8c98eda5
+@patch
 def _end(self:Requests, st, r):
     "Record the outcome of a rollout."
     self.store.answer(r)
@@ -160,6 +171,8 @@ def _end(self:Requests, st, r):
     self.n['rollouts'] += 1
     self.n['tokens'] += r.prompt_tokens+r.completion_tokens
     st.failed += r.outcome=='failed'
+    if r.outcome=='empty':
+        self._note_empty(st, r.error)
 
 # %% ../../nbs/sampling/09_requests.ipynb #e51bec81
 @patch
@@ -180,32 +193,17 @@ def _mark_initial(self:Requests, st):
         st.initial_round = self.round
     return st.initial_round==self.round or not self.o.early_stop
 
-# %% ../../nbs/sampling/09_requests.ipynb #df6a69f7
-def _count_requested(st, n):
-    "Count `n` samples of a prompt that are about to be sent."
-    st.unsent -= n
-    st.idx += n
-    st.tries += n
-    st.asked += n
-
 # %% ../../nbs/sampling/09_requests.ipynb #00a14c33
-def _token_limit(sampler):
-    "Return how many tokens a response may have; 0 if no model is called."
-    more = getattr(sampler, 'extra_params', None) or {}
-    given = [more[k] for k in ('max_tokens', 'max_completion_tokens') if isinstance(more.get(k), int)]
-    return max(given, default=sampler.max_tokens or 0)
-
-# %% ../../nbs/sampling/09_requests.ipynb #c1f564b6
 @patch
 def _worst(self:Requests, n, prompt=0):
     "Return the worst cost of a request for `n` samples with so many prompt tokens."
-    return usage_of('sampler', prompt, n*_token_limit(self.sampler), self.price, n)
+    return usage_of('sampler', prompt, n*token_limit(self.sampler), self.price, n)
 
 @patch
 def _hold(self:Requests, st, n, change):
     "Reserve the worst cost of a prompt's request, or release it again; `change` does that."
     if self.budget.is_limited:
-        change(self._worst(n, estimate_prompt(self._sent(st))))
+        change(self._worst(n, estimate_prompt(self._sent(st), self._brings(st).get('tools'))))
 
 # %% ../../nbs/sampling/09_requests.ipynb #cb23ce38
 @patch
@@ -222,7 +220,7 @@ def _new_rows(self:Requests, st):
     source = self.side.source(st.prompt) if self.side else None
     numbers = range(st.idx, st.idx+n)
     keys = self.store.ask(st.prompt.key, numbers, st.step, self.sampler_key, self.sampler.max_tokens, initial, source)
-    _count_requested(st, n)
+    count_requested(st, n)
     return list(keys)
 
 # %% ../../nbs/sampling/09_requests.ipynb #61319913
@@ -266,6 +264,14 @@ def asked(self:Requests, st):
     "Return the messages to send for a prompt: its own, unless a side of a pair has others."
     return self.side.messages(st.prompt) if self.side else st.prompt.messages
 
+# %% ../../nbs/sampling/09_requests.ipynb #0b31dab4
+@patch
+def _brings(self:Requests, st):
+    "Return the fields that a prompt adds to its requests."
+    if self.side and self.side.source(st.prompt) is not None:
+        return {}
+    return {**({'tools':st.prompt.tools} if st.prompt.tools else {}), **st.prompt.request}
+
 # %% ../../nbs/sampling/09_requests.ipynb #4108ede8
 @patch
 def _sent(self:Requests, st):
@@ -279,7 +285,8 @@ async def _sample(self:Requests, st, n, idx):
     "Request `n` samples; return (rollouts, error), with None for rollouts that are lost."
     seed = sample_seed(self.o.seed, st.prompt.id, idx)
     try:
-        return await self.engine.call(lambda: self.sampler.ask(self.asked(st), n, seed), st.prompt.key), None
+        call = partial(self.sampler.ask, self.asked(st), n, seed, **self._brings(st))
+        return await self.engine.call(call, st.prompt.key), None
     except CallError as e:
         return [], e
     except NeverAnswered as e:
@@ -341,8 +348,9 @@ def _count_tokens(self:Requests, st, rollouts):
     "Count the tokens of a request in the budget; estimate them if the server sends none."
     if not rollouts:
         return
-    if not getattr(self.sampler, 'calls_no_model', False) and fill_in_tokens(rollouts, self._sent(st)):
-        self.budget.note_estimate(self.store)
+    if not getattr(self.sampler, 'calls_no_model', False):
+        if fill_in_tokens(rollouts, self._sent(st), self._brings(st).get('tools')):
+            self.budget.note_estimate(self.store)
     prompt, completion = sum(r.prompt_tokens for r in rollouts), sum(r.completion_tokens for r in rollouts)
     self.budget.spend(prompt, completion, price=self.price, n=len(rollouts))
 

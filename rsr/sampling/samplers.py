@@ -15,7 +15,9 @@ from fastcore.basics import patch
 from urllib.parse import unquote, urlsplit
 
 # %% ../../nbs/sampling/04_samplers.ipynb #4852ef29
+from ..data.messages import BadMessage, images_in
 from ..data.secrets import redact
+from ..data.sent_messages import for_server, with_system_prompt, with_template
 from ..data.terminal import warn
 from ..data.types import RsrError
 from ..data.variables import add_secrets, public_config
@@ -23,8 +25,9 @@ from .errors import CallError, call_error
 from .events import Body
 from .replies import parse_json, parse_reply
 from .transport import (advice, body_pieces, body_start, check_address, collect, encoded, endpoint,
-                                    http_failures, list_names, model_names, names_no_model, one_large_at_a_time,
-                                    only_model, redirect_target, replacement, shown_address, transport_error)
+                                    http_failures, image_too_large, list_names, model_names, names_no_model,
+                                    one_large_at_a_time, only_model, redirect_target, replacement, shown_address,
+                                    transport_error)
 
 # %% ../../nbs/sampling/04_samplers.ipynb #053f1970
 SAMPLERS = {}
@@ -68,6 +71,7 @@ class HttpSampler(_Sampler):
     price: dict = None               # {prompt, completion}: US dollars per million tokens
     patience: float = 600            # seconds without any answer before the run stops
     max_retries: int = 5             # failures of one request, while others succeed, before it is given up
+    logprobs: int = None             # keep log-probabilities, of each token and so many likely others; null: none
     stream: bool = False             # ask for the response in pieces, for models that only stream
     max_body_mb: int = 64            # megabytes of a reply, decompressed, at most
 
@@ -92,6 +96,7 @@ def _require_url(self:HttpSampler):
 def setup(self:HttpSampler):
     "Set what follows from the options; a subclass extends it."
     self.max_n, self.most = 2**31, 0   # choices per request that the server is known to return; the most so far
+    self.small_images = False          # send images at half their size
     self.refused = {}                  # fields that the server refuses: {field: the one sent in its place, or None}
     self.served = self.names = None    # the model of a server, if none is named; a task that lists its models
     self.section, self.resumed = 'sampler', False   # of the recipe, for messages; part of a resumed run
@@ -116,23 +121,11 @@ def __repr__(self:HttpSampler):
 
 # %% ../../nbs/sampling/04_samplers.ipynb #f783fdf6
 @patch
-def _with_template(self:HttpSampler, messages):
-    "Return the messages with the prompt template around the last turn."
-    if not self.prompt_template:
-        return list(messages)
-    *before, last = messages
-    return [*before, {**last, 'content':self.prompt_template.replace('{prompt}', last['content'])}]
-
-# %% ../../nbs/sampling/04_samplers.ipynb #58f4753c
-@patch
 def prepared(self:HttpSampler, messages):
     "Return the messages with system prompt and template applied."
-    ms = self._with_template(messages)
-    if not self.system_prompt:
-        return ms
-    if ms[0]['role']=='system':
-        return [{'role':'system', 'content':f"{self.system_prompt}\n\n{ms[0]['content']}"}, *ms[1:]]
-    return [{'role':'system', 'content':self.system_prompt}, *ms]
+    if self.prompt_template:
+        messages = with_template(messages, self.prompt_template)
+    return with_system_prompt(messages, self.system_prompt) if self.system_prompt else list(messages)
 
 # %% ../../nbs/sampling/04_samplers.ipynb #91dac366
 @patch
@@ -152,13 +145,27 @@ def _sent_top_p(self:HttpSampler):
     "Return `top_p`, or None at its default of 1."
     return None if self.top_p==1 else self.top_p
 
-# %% ../../nbs/sampling/04_samplers.ipynb #52bcdf50
+# %% ../../nbs/sampling/04_samplers.ipynb #9ecfdec2
+@patch
+def _sent(self:HttpSampler, messages):
+    "Return the messages of a request: prepared, without what the server refuses, images as data URLs."
+    try:
+        return for_server(self.prepared(messages), self.refused, self.small_images)
+    except BadMessage as e:
+        raise CallError('context', str(e)) from None
+
+@patch
+def _sent_logprobs(self:HttpSampler):
+    "Return the fields that ask for log-probabilities."
+    return {} if self.logprobs is None else dict(logprobs=True, top_logprobs=self.logprobs or None)
+
+# %% ../../nbs/sampling/04_samplers.ipynb #b1ebd732
 @patch
 def _body(self:HttpSampler, messages, n, seed, **params):
     "Return the request body as plain data."
-    body = dict(model=self.model or self.served or '', messages=self.prepared(messages), temperature=self.temperature,
+    body = dict(model=self.model or self.served or '', messages=self._sent(messages), temperature=self.temperature,
                 top_p=self._sent_top_p(), max_tokens=self.max_tokens, n=n if n>1 else None, seed=seed,
-                stream=self.stream or None)
+                stream=self.stream or None, **self._sent_logprobs())
     body |= {**(self.extra_params or {}), **params}
     if body['stream']:
         body.setdefault('stream_options', {'include_usage':True})
@@ -300,16 +307,28 @@ async def _send(self:HttpSampler, messages, n, seed, **params):
     if self._session is None:
         self._open()
     start = time.perf_counter()
-    status, headers, got = await self._post(self._body(messages, n, seed, **params))
+    body = self._body(messages, n, seed, **params)
+    status, headers, got = await self._post(body)
     if not 200<=status<300:
         raise await self._http_error(status, got, headers)
     reply = got if isinstance(got, dict) else parse_json(got)
-    return parse_reply(reply, self.max_tokens, time.perf_counter()-start)
+    return parse_reply(reply, self.max_tokens, time.perf_counter()-start, bool(body.get('logprobs')))
 
 # %% ../../nbs/sampling/04_samplers.ipynb #9adddf3a
 _PASSING = 'rate', 'server', 'network', 'timeout', 'malformed', 'filtered', 'context'
 
 # %% ../../nbs/sampling/04_samplers.ipynb #fbce0e22
+_LEFT_OUT = dict(
+    reasoning_content="the server refuses reasoning_content in messages: the thinking of earlier turns is not sent",
+    developer="the server does not know the role developer: its turns are sent as system turns")
+
+@patch
+def _say_left_out(self:HttpSampler, field):
+    "Say, at the first refusal, what of the messages is sent otherwise."
+    if field in _LEFT_OUT and field not in self.refused:
+        warn(f'{self.section}: {_LEFT_OUT[field]}')
+
+# %% ../../nbs/sampling/04_samplers.ipynb #5feccab9
 @patch
 def _do_without(self:HttpSampler, error, body, tried):
     "Note what the server refuses; return whether the request can be sent in another form."
@@ -317,6 +336,7 @@ def _do_without(self:HttpSampler, error, body, tried):
     if not change or change[0] in tried:
         return False
     field, other = change
+    self._say_left_out(field)
     self.refused.pop(other, None)
     self.refused[field] = other
     tried.add(field)
@@ -336,17 +356,30 @@ def _advise(self:HttpSampler, error, body):
         error.args = (f'{error} ({note})',)
     return bool(note)
 
-# %% ../../nbs/sampling/04_samplers.ipynb #f97d378c
+# %% ../../nbs/sampling/04_samplers.ipynb #9500724b
+@patch
+def _shrink_images(self:HttpSampler, error, body, were_small):
+    "Send images at half their size if the server finds one too large; return whether that can help."
+    data = [s for s in images_in(body['messages']) if s.startswith('data:')]
+    if were_small or not data or not image_too_large(str(error)):
+        return False
+    if not self.small_images:
+        warn(f'{self.section}: an image is too large for the server; from now on images are sent at half their width '
+             f'and height ({str(error)[:200]})')
+    self.small_images = True
+    return True
+
+# %% ../../nbs/sampling/04_samplers.ipynb #15357962
 @patch
 async def _send_or_single(self:HttpSampler, messages, n, seed, **params):
     "Send one request, in another form if the server refuses this one; return (rollouts, samples requested)."
     tried = set()
     while True:
-        body = self._body(messages, n, seed, **params)   # as it is sent: others may learn more meanwhile
+        body, small = self._body(messages, n, seed, **params), self.small_images   # others may learn more meanwhile
         try:
             return await self._send(messages, n, seed, **params), n
         except CallError as e:
-            if self._do_without(e, body, tried):
+            if self._do_without(e, body, tried) or self._shrink_images(e, body, small):
                 continue
             if self._advise(e, body) or not _may_be_n(e, n):
                 raise

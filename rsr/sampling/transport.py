@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['STEP', 'LARGE', 'check_address', 'endpoint', 'shown_address', 'redirect_target', 'Inflate', 'body_pieces',
            'one_large_at_a_time', 'collect', 'body_start', 'encoded', 'http_failures', 'transport_error', 'refuses',
-           'replacement', 'advice', 'model_names', 'only_model', 'list_names', 'names_no_model']
+           'replacement', 'image_too_large', 'advice', 'model_names', 'only_model', 'list_names', 'names_no_model']
 
 # %% ../../nbs/sampling/03_transport.ipynb #1382ed28
 import asyncio, json, orjson, re, zlib
 from contextlib import AsyncExitStack
 from fastcore.basics import patch
 from urllib.parse import urljoin, urlsplit, urlunsplit
+from ..data.sent_messages import has_field
 from ..data.secrets import redact
 from ..data.types import RsrError
 from .errors import CallError, error_kind
@@ -290,6 +291,15 @@ def refuses(
     return field in re.findall('[A-Za-z_]+', text) and bool(_UNSUPPORTED.search(text))
 
 # %% ../../nbs/sampling/03_transport.ipynb #ee4d88fb
+_NO_ROLE = re.compile(r'developer|(?:unexpected|unknown|invalid|unsupported)[^.]{0,20}\brole', re.I)
+
+def _refuses_in_messages(text, messages):
+    "Return what of the messages a server refuses and can be sent otherwise; '' if there is nothing."
+    if has_field(messages, 'reasoning_content') and refuses(text, 'reasoning_content'):
+        return 'reasoning_content'
+    return 'developer' if has_field(messages, 'developer') and _NO_ROLE.search(text) else ''
+
+# %% ../../nbs/sampling/03_transport.ipynb #fd831ba7
 def replacement(
     text:str,   # a server's message
     body:dict   # the request
@@ -299,6 +309,8 @@ def replacement(
         return 'stream_options', None
     if body.get('top_p')==1 and refuses(text, 'top_p'):
         return 'top_p', None
+    if _refuses_in_messages(text, body.get('messages') or ()):
+        return _refuses_in_messages(text, body['messages']), None
     for field, other in ('max_tokens', 'max_completion_tokens'), ('max_completion_tokens', 'max_tokens'):
         if field in body and refuses(text, field):
             return field, other
@@ -319,7 +331,32 @@ def _temperature_advice(text, body, section):
         return f'set {section}.temperature=1'
     return f'leave it out: {section}.extra_params={{temperature: null}}'
 
-# %% ../../nbs/sampling/03_transport.ipynb #73f33352
+# %% ../../nbs/sampling/03_transport.ipynb #deae2e7e
+_NO_TOOLS = re.compile(r'tool|function.?call', re.I)
+_TOOL_FIELDS = 'parallel_tool_calls', 'tool_choice', 'tools'
+
+def _tools_advice(text, body, section):
+    "Return what to set after a refusal of tools; '' if nothing of them is refused."
+    field = next((f for f in _TOOL_FIELDS if f in body and refuses(text, f)), None)
+    if field and field!='tools':
+        return f'leave {field} out of the rows, or of {section}.extra_params: the server takes none'
+    if 'tools' in body and _NO_TOOLS.search(text):
+        return ('the prompts bring tools: start the server so that it takes them (vLLM: --enable-auto-tool-choice '
+                '--tool-call-parser NAME; SGLang: --tool-call-parser NAME; llama.cpp: --jinja), or name a model that '
+                'calls tools')
+    return ''
+
+# %% ../../nbs/sampling/03_transport.ipynb #ff511ce1
+_TOO_LARGE = re.compile(
+    r'\b413\b|(?:entity|payload|request|body) (?:is )?too large'
+    r'|image[^.\n]{0,80}(?:too (?:large|big)|exceed|larger than)'
+    r'|(?:too (?:large|big)|exceeds?|larger than)[^.\n]{0,60}image', re.I)
+
+def image_too_large(text:str)->bool:   # a server's message
+    "Return whether a message may say that an image is too large."
+    return bool(_TOO_LARGE.search(text))
+
+# %% ../../nbs/sampling/03_transport.ipynb #b79e602b
 def advice(
     text:str,               # a server's message
     body:dict,              # the request
@@ -332,7 +369,7 @@ def advice(
         return _temperature_advice(text, body, section)
     if 'top_p' in body and refuses(text, 'top_p'):
         return f'set {section}.top_p=1.0'
-    return ''
+    return _tools_advice(text, body, section)
 
 # %% ../../nbs/sampling/03_transport.ipynb #159b51a2
 def _model_rows(reply):

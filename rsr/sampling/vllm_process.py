@@ -264,6 +264,7 @@ async def ask(self:EngineProcess,
 _WORDS = dict(
     ImportError='sampler.type vllm-offline needs vLLM 0.9 or later, and a GPU that it supports: pip install vllm ({}). '
                 'Without one, serve the model elsewhere and set sampler.base_url',
+    BadParser='sampler.engine_args.{}',
     BadParams="sampler.extra_params: vLLM's SamplingParams do not take this: {}",
     BadArguments="sampler.engine_args: {}; vLLM's engine arguments are allowed, "
                  'e.g. tensor_parallel_size, data_parallel_size, max_model_len')

@@ -28,11 +28,16 @@ def numbers(text):
             WORDS.append(word)
     return [NUMBER[word] for word in words]
 
+def decode(ids, skip_special_tokens):
+    "Return the text of ids; words in square brackets are special tokens."
+    text = ''.join(WORDS[i] for i in ids if i>=0)
+    return re.sub(r'\[[A-Z]+\]', '', text) if skip_special_tokens else text
+
 class Tokenizer:
     "Messages there and back: the ids are the bytes of the rendered text. `_tokenizer` makes texts of words."
     rendered = 0
     def __init__(self):
-        self._tokenizer = NS(decode=lambda ids, skip_special_tokens: ''.join(WORDS[i] for i in ids if i>=0))
+        self._tokenizer = NS(decode=decode)
 
     def apply_chat_template(self, messages, tokenize=True, add_generation_prompt=True, return_dict=True, **kw):
         assert tokenize and add_generation_prompt and not return_dict
@@ -41,6 +46,10 @@ class Tokenizer:
         Tokenizer.rendered += 1
         note(rendered=Tokenizer.rendered)
         return [-1-b for b in json.dumps(dict(messages=messages, kw=kw)).encode()]
+
+def token(id):
+    "Return what vLLM says of a token and its probability."
+    return NS(logprob=-.5, decoded_token=WORDS[id] if id>=0 else '')
 
 def note(**facts):
     "Add a line to the file of VLLM_TEST_ENGINES."
@@ -139,5 +148,6 @@ class AsyncLLM:
             answer, why = c['message']['content'], c['finish_reason']
             ids = numbers(answer)+[-1]*(why=='stop')   # the token that ended it
             shown = answer if sampling_params.detokenize else ''
-            outs.append(NS(index=i, text=shown, finish_reason=why, token_ids=ids))
+            outs.append(NS(index=i, text=shown, finish_reason=why, token_ids=ids,
+                           logprobs=[{id: token(id)} for id in ids] if sampling_params.logprobs is not None else None))
         yield NS(prompt_token_ids=prompt['prompt_token_ids'], outputs=outs, finished=True)
