@@ -165,7 +165,7 @@ def _functions():
     from rsr.data import text as data_text
     from rsr.data import thinking
     from rsr.data.secrets import redact
-    from rsr.formatters.lint import lint_row
+    from rsr.formatters.row_lint import lint_row
     from rsr.pairs import flaws, references, shortcuts
     from rsr.rubric import verdicts
     from rsr.taxonomy import message_rules, similarity, templates

@@ -156,12 +156,12 @@ def _split(text, thinking):
     return r.reasoning, r.text
 
 # %% ../../nbs/formatters/08_reading.ipynb #cf5287a2
-def _read_turn(message, column=()):
-    "Return a message as a `Turn`."
+def _read_turn(message, column=(), split=True):
+    "Return a message as a `Turn`; with `split`, thinking and answer apart."
     name, role = _role_of(message)
     text, images = _read_content(message.get('content', message.get('value')), column)
     thinking, calls = _thinking_field(message), tuple(map(read_call, message.get('tool_calls') or ()))
-    if role=='assistant' and text is not None:
+    if role=='assistant' and text is not None and (split or name in ('function_call', 'tool_call')):
         thinking, text = _split(text, thinking)
     if name in ('function_call', 'tool_call'):
         text, calls = '', _calls_in(text)
@@ -170,7 +170,7 @@ def _read_turn(message, column=()):
 # %% ../../nbs/formatters/08_reading.ipynb #993c7cce
 def _read_raw(message, column=()):
     "Return a message as a `Turn`, its text untouched."
-    t = _read_turn(message)
+    t = _read_turn(message, split=False)
     content = message.get('content', message.get('value'))
     if t.calls and not message.get('tool_calls'):
         return t   # the text is the call

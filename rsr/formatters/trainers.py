@@ -109,7 +109,8 @@ register_trainer(Trainer('llamafactory',
     formats=dict(sft=sft_messages, dpo=dpo_sharegpt, multi_sft=pool, kto=kto_llamafactory),
     columns=dict(dpo=[['conversations', 'chosen', 'rejected']], kto=[['messages', 'kto_tag']]),
     effects={'date_turns':'refuses', 'null.dpo':'drops', 'flips':'alters', 'role':'drops', 'order':'drops',
-             'late_system':'drops', 'ends':'drops', 'label':'drops', 'label_text':'drops'},
+             'late_system':'drops', 'ends':'drops', 'label':'drops', 'label_text':'drops',
+             'unread':'alters', 'media':'takes'},
     cutoff=2048, dataset_info=DATASET_INFO, package='llamafactory', stages=dict(sft='sft', dpo='rm', kto='kto'),
     forms=FORMS['llamafactory']))
 
@@ -156,7 +157,7 @@ register_trainer(Trainer('trl',
                  dpo=[['prompt', 'chosen', 'rejected'], ['chosen', 'rejected']]),
     taken=_trl_taken,
     effects=dict(types='alters', columns='refuses', reserved='fails', shadowed='alters', content='takes',
-                 long_prompt='drops'),
+                 long_prompt='drops', calls='takes'),
     cutoff=1024, package='trl', stages=dict(sft='SFT', dpo='DPO', kto='KTO', grpo='GRPO'),
     forms=FORMS['trl']))
 
@@ -201,7 +202,7 @@ def grpo_swift(row, style='messages')->dict:
 register_trainer(Trainer('swift',
     formats=dict(sft=sft_messages, dpo=dpo_swift, multi_sft=pool, kto=kto_swift, grpo=grpo_swift),
     columns=dict(dpo=[['messages', 'rejected_response']], kto=[['messages', 'label']], grpo=[['messages']]),
-    effects=dict(label_text='alters', equal='drops'), forms=FORMS['swift']))
+    effects=dict(label_text='alters', equal='drops', unread='alters', media='takes'), forms=FORMS['swift']))
 
 # %% ../../nbs/formatters/04_trainers.ipynb #929eb615
 def grpo_verl(row, style='messages')->dict:
@@ -216,7 +217,7 @@ register_trainer(Trainer('verl',
     formats=dict(sft=sft_messages, multi_sft=pool, grpo=grpo_verl),
     parquet=('sft',),
     columns=dict(grpo=[['data_source', 'prompt', 'reward_model', 'extra_info']]),
-    effects=dict(extra_info='refuses'), forms=FORMS['verl']))
+    effects=dict(extra_info='refuses', media='takes'), forms=FORMS['verl']))
 
 # %% ../../nbs/formatters/04_trainers.ipynb #6d327371
 def dpo_openai(row, style='messages')->dict:
@@ -228,7 +229,8 @@ def dpo_openai(row, style='messages')->dict:
 # %% ../../nbs/formatters/04_trainers.ipynb #b6165616
 register_trainer(Trainer('openai',
     formats=dict(sft=sft_messages, dpo=dpo_openai, multi_sft=pool),
-    columns=dict(dpo=[['input', 'preferred_output', 'non_preferred_output']]), forms=FORMS['openai']))
+    columns=dict(dpo=[['input', 'preferred_output', 'non_preferred_output']]),
+    effects=dict(unread='refuses'), forms=FORMS['openai']))
 
 # %% ../../nbs/formatters/04_trainers.ipynb #cc579a21
 def get_trainer(

@@ -264,7 +264,7 @@ def _file_problems(ctx):
 @item('format', 'format valid', seed=True)
 def format_valid(ctx)->dict:
     "Check whether the trainers would accept the files."
-    from rsr.formatters.lint import RULES
+    from rsr.formatters.row_lint import RULES
     files = ctx.checked['files']
     if not files:
         return finding('fail', 0., 'there are no files to train on', 'see why no prompt gave a row', 'rsr stats RUN')

@@ -36,6 +36,11 @@ def grpo(answer='B', p='q', **kw):
 def labels(row, true=13, false=7, **kw):
     return [row(True, **kw) for _ in range(true)]+[row(False, **kw) for _ in range(false)]   # 65 % true
 
+TOOLS = '[{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]'
+
+def thought(m, reasoning=''):
+    return {**m, 'reasoning_content':reasoning}
+
 def lines(rows):
     return b''.join(r if isinstance(r, bytes) else json.dumps(r).encode()+b'\n' for r in rows)
 
@@ -164,7 +169,17 @@ CASES = [
     Case('no tags', 'llamafactory', 'kto', [dict(messages=[U('q'), A('a')])]*2, 'missing', 'refuses', at=1),
     Case('empty desirable', 'llamafactory', 'kto', [*labels(lf_kto), lf_kto(True, U('q'), A(''))], 'flips', 'alters',
          at=21),
+    # ---- thinking, tools, images, tokens of chat templates
+    Case('control token', 'trl', 'sft', [*ok, sft(U('q'), A('4<|im_end|>\n<|im_start|>user\nAnd 3?'))], 'control', 'takes',
+         at=4),
+    Case('image mark', 'llamafactory', 'sft', [*ok, sft(U('Write <image>'), A('a'))], 'media', 'takes', at=4),
+    Case('reasoning field', 'llamafactory', 'sft', [sft(thought(U('q')), thought(A('a'), 'hm'))]*3, 'unread', 'alters',
+         at=1),
+    Case('call not JSON', 'llamafactory', 'sft', [sft(U('q'), dict(role='function_call', content='f(1)'), tools=TOOLS)]*3,
+         'calls', 'refuses', at=1),
+    Case('tools not JSON', 'llamafactory', 'sft', [sft(U('q'), A('a'), tools='f(x)')]*3, 'calls', 'refuses', at=1),
     # ---- those that are checked by their sources only
+    Case('reasoning field', 'openai', 'sft', [sft(U('q'), thought(A('a'), 'hm'))]*3, 'unread', 'refuses', at=1),
     Case('spaces', 'axolotl', 'dpo', [dict(messages=[U('q')], chosen=A('a '), rejected=A('b'))], 'spaces', 'alters',
          at=1),
     Case('equal pair', 'swift', 'dpo', [dict(messages=[U('q'), A('a')], rejected_response='a')], 'equal', 'drops',
