@@ -43,9 +43,7 @@ FILTERS = dict(all='all', never='never passed', mixed='mixed', always='always pa
                unscored='unscored')
 
 # %% ../../nbs/explore/02_prompts.ipynb #cff1acf2
-def prompt_masks(
-    c:dict   # from `prompt_counts`
-)->dict:
+def prompt_masks(c:dict)->dict:   # from `prompt_counts`
     "Return {filter: which prompts}."
     scored, passed = c['scored'], c['passed']
     some = scored>0
