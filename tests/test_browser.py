@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from test_explore import HOSTILE, messy
+from test_explore import HOSTILE, messy, talking
 
 from rsr.data.store import Store
 from rsr.explore.score_index import read_scores, read_texts
@@ -308,3 +308,50 @@ def test_filter_search_and_pages(page):
     box.fill(HOSTILE[0])
     box.press('Enter')
     until(page, lambda: all('<script>' in t for t in first.locator('option').all_inner_texts()))
+
+
+# ---- conversations
+
+@pytest.fixture(scope='module')
+def talk(tmp_path_factory):
+    "A run with tools, calls, results and images, all of them hostile, and its page."
+    run = talking(tmp_path_factory.mktemp('talk')/'run')
+    code = f'from rsr.explore.serve import serve; serve({str(run.path)!r}, open_browser=False, annotator="anna")'
+    p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+    yield run, p.stdout.readline().split()[-1]
+    p.send_signal(signal.SIGINT)
+    p.wait(60)
+
+HARM = """() => ({
+    scripts: [...document.scripts].filter(e => e.text.startsWith('window.hacked')).length,
+    images: [...document.images].filter(e => !e.src.startsWith('data:image/')).length,
+    on: document.querySelectorAll('[onerror],[onclick],[onmouseover],[onload]').length,
+    js: document.querySelectorAll('a[href^=javascript]').length, hacked: typeof window.hacked!='undefined'})"""
+
+def test_hostile_calls_results_tools_and_images_stay_texts(browser, talk):
+    run, url = talk
+    page, asked = browser.new_page(viewport=dict(width=1280, height=1400)), []
+    page.on('request', lambda r: asked.append(r.url))
+    page.goto(url)
+    page.wait_for_selector('.rsr-list select option', timeout=90_000)
+    for i in range(len(HOSTILE)):
+        page.locator('.rsr-list select').first.select_option(index=i)
+        page.wait_for_function(f"document.querySelector('.rsr-id')?.innerText=='q{i}'")
+        page.evaluate("document.querySelectorAll('.rsr details').forEach(e => { e.open = true })")
+        seen = page.locator('body').inner_text()
+        assert 'developer' in seen and 'result of' in seen and 'calls' in seen and '\u202e' not in seen
+        assert not any(page.evaluate(HARM).values())
+    assert all(re.match(r'https?://(localhost|127\.0\.0\.1)[:/]|data:|blob:', u) for u in asked), asked
+    page.close()
+
+def test_the_report_shows_conversations_and_fetches_nothing(browser, talk):
+    run, _ = talk
+    for width, scheme in (1200, 'light'), (420, 'dark'):
+        page, asked = browser.new_page(viewport=dict(width=width, height=900), color_scheme=scheme), []
+        page.on('request', lambda r, asked=asked: asked.append(r.url))
+        page.goto(Path(run.report()).resolve().as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")
+        assert 'result of' in page.locator('body').inner_text() and not any(page.evaluate(HARM).values())
+        assert all(u.startswith(('file:', 'data:')) for u in asked)
+        assert page.evaluate('document.documentElement.scrollWidth')<=width
+        page.close()

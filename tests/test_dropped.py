@@ -10,6 +10,7 @@ from conftest import read_jsonl, write_jsonl
 from rsr.cli.entry import main
 from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, Score
+from rsr.explore.score_index import read_scores, read_texts
 from rsr.formatters.writer import make_formatters
 from rsr.quality.check_items import ITEMS, CheckContext
 from rsr.quality.checklist import checklist
@@ -274,7 +275,58 @@ def test_the_remedy_names_the_file_that_lost_its_thinking(tmp_path):
     assert 'train/dpo.jsonl' in found['detail'] and 'sft' not in found['detail']
 
 def test_prompts_as_they_were_sent(tmp_path):
-    run = telling(tmp_path/'run', options=['split=null', 'sampler.system_prompt=Think first.', 'formatter.keep_system=true'])
+    run = telling(tmp_path/'run', options=['split=null', 'sampler.system_prompt=Think first.',
+                                           'formatter.keep_system=true'])
     closed(run)
     assert read_jsonl(run.path/'train'/'sft.jsonl')[1]['messages'][0]['role']=='system'
     assert item(run)['verdict']=='pass'
+
+
+# ---- statistics and tables
+
+def test_statistics_say_what_responses_have_beside_their_answer(tmp_path):
+    run = telling(tmp_path/'run', options=['split=null'])
+    st = Store(run.path)
+    st.begin().execute("UPDATE rollouts SET outcome='empty', text='', reasoning='', more=NULL, error=CASE "
+                       "WHEN prompt<4 THEN 'only thinking' ELSE 'no text' END WHERE idx=3 AND prompt<6")
+    st.begin().execute("""UPDATE rollouts SET more='{"refusal":"no"}' WHERE idx=1 AND prompt=1""")
+    st.commit()
+    st.close()
+    closed(run)
+    s, text = run.stats(), run.summary()
+    assert s['samples']['empty']=={'only thinking':3, 'no text':2} and 'empty 5 (only thinking 3, no text 2)' in text
+    assert s['replies']==dict(replies=91, split_off=54, inline=37, tool_calls=12, refusals=1, images=23)
+    assert 'thinking in 91 of 91 (54 split off, 37 in the text), 12 with tool calls, 1 with refusals' in text
+    assert s['rows']['sft.jsonl']['thinking']=='inline' and 'sft.jsonl: 24 rows (thinking: inline)' in text
+    assert json.loads((run.path/'summary'/'stats.json').read_text())['replies']==s['replies']
+    run.format(thinking='strip')
+    assert 'thinking stripped from 24' in run.summary()
+    df = run.rollouts
+    assert df.tool_calls.notna().sum()==12 and df.tool_calls[4][0]['function']['name']=='look'
+    assert df.refusal.dropna().tolist()==['no'] and 'logprobs' not in df and run.prompts.tools.notna().sum()==12
+
+def test_a_run_of_texts_alone_has_no_more_columns_than_before(tmp_path):
+    run = telling(tmp_path/'run', options=['split=null'])
+    st = Store(run.path)
+    st.begin().execute("UPDATE rollouts SET text='plain '||key, reasoning='', more=NULL")
+    st.begin().execute("UPDATE prompts SET row=json_remove(row,'$.tools')")
+    st.commit()
+    st.close()
+    assert not {'tool_calls', 'refusal', 'logprobs', 'more'} & {*run.rollouts} and 'tools' not in run.prompts
+
+def test_a_ledger_of_before_is_read_as_it_is(tmp_path):
+    "Layout 2 has no column for what is beside the text."
+    run = telling(tmp_path/'run', options=['split=null'])
+    closed(run)
+    st = Store(run.path)
+    st.db.execute('ALTER TABLE rollouts DROP COLUMN more')
+    st.db.execute('PRAGMA user_version=2')
+    st.close()
+    assert run.stats()['replies']['tool_calls']==0 and 'tool_calls' not in run.rollouts
+    st = Store(run.path, write=False)
+    s = read_scores(st)
+    read_texts(s, st)
+    assert st.layout==2 and (s.texts['']!=0).sum()==96-12   # responses that only called have nothing left
+    st.close()
+    found = item(run)
+    assert found['verdict']=='pass' and '24 answers' in found['detail']

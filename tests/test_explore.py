@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from rsr.explore.thresholds import histogram, preview_counts, with_thresholds
 from rsr.explore.widget import Explorer, explore
 from rsr.formatters.methods import FORMATTERS, formatter
 from rsr.formatters.pairing import makes_pair
+from rsr.formatters.thinking_forms import full_text, separated
 from rsr.formatters.writer import make_formatters
 from rsr.run.files import valid_outcomes, write_formats
 from rsr.run.results import Run
@@ -566,7 +568,7 @@ def test_labels_and_pairs_are_kept_and_honoured(run):
     def written():
         ex.run.format('dpo')
         st = Store(run.path, write=False)
-        text = {k:t.strip() for k, t in st.db.execute('SELECT key, text FROM rollouts')}
+        text = {k:full_text(separated(Rollout(t))) for k, t in st.db.execute('SELECT key, text FROM rollouts')}
         st.close()
         turn = prompt['prompt'].messages[-1]['content']
         row = next((r for r in read_jsonl(run.path/'train/dpo.jsonl') if r['conversations'][0]['value']==turn), None)
@@ -959,3 +961,89 @@ def test_a_rubric_of_functions_says_that_there_is_nothing_to_label(run):
     st.close()
     ex = Explorer(run)
     assert ex.ui and 'The rubric consists of functions' in ex.widgets['people'].value
+
+
+# ---- conversations: tools, calls and results, images, thinking that was split off, refusals
+
+def call(name, arguments, id_='call_0'):
+    return dict(id=id_, type='function', function=dict(name=name, arguments=arguments))
+
+def talking(path, evil=HOSTILE, **recipe):
+    "A run in which names, arguments, results, images, tools and refusals are hostile texts."
+    st = Store(path)
+    for p in prompts_of(evil):
+        p.metadata['answer'] = 'A'
+    st.add_prompts((f'row {p.id}', p) for p in prompts_of(evil))
+    st.begin().execute("UPDATE prompts SET row=replace(row,'https://here/','')")   # as paths: of images, or of none
+    s, v = st.config_key('sampler', dict(model='m')), st.config_key('verifier', dict(type='v'))
+    st.put('verifier', v)
+    for q, *_ in list(st.walk()):
+        for j, key in enumerate(st.ask(q.key, range(4), 1, s, 64)):
+            x = evil[(q.key+j)%len(evil)]
+            r = Rollout('' if j==0 else f'Answer {j} {x}', 'so '+x, outcome='kept', key=key)
+            r.tool_calls, r.refusal = [call(x, x)] if j<2 else None, x if j==3 else ''
+            st.answer(r)
+            st.add_score(key, v, Score(float(j<2)))
+    st.close()
+    recipe = dict(sampler=dict(model='m', base_url='http://127.0.0.1:1/v1'), formatter=RECIPE[:1], **recipe)
+    (Path(path)/'recipe.yaml').write_text(yaml.safe_dump(recipe))
+    return Run(path)
+
+def prompts_of(evil):
+    for i, x in enumerate(evil):
+        tool = dict(type='function', function=dict(name=x, description=x, parameters={x:x}))
+        yield Prompt(f'q{i}', [
+            dict(role='developer', content=x),
+            dict(role='user', content=[dict(type='text', text=x), dict(type='image_url', image_url=dict(url='https://here/'+x)),
+                                       dict(type='image_url', image_url=dict(url='https://example.org/'+x))]),
+            dict(role='assistant', content=None, reasoning_content=x, tool_calls=[call(x, x, x)]),
+            dict(role='tool', content=x, tool_call_id=x, name=x)], {x:x}, tools=[tool], request=dict(tool_choice=x))
+
+def test_conversations_with_hostile_texts_are_texts(tmp_path):
+    run = talking(tmp_path/'run')
+    st = Store(run.path, write=False)
+    for p, *_ in list(st.walk()):
+        d = prompt_rollouts(st, p.key)
+        x = HOSTILE[int(p.id[1:])]
+        told = safe(prompt_html(d)).text
+        assert told.count(safe(shown(x)).text)>9
+        for r in d['rollouts']:
+            safe(rollout_html(r))
+            assert not re.search('[\u202e\x07]', rollout_line(r))
+    st.close()
+    page = Path(run.report()).read_text()
+    t = Tags(page[page.index('<h2'):])
+    assert not t.tags & {'script', 'svg', 'iframe', 'object'} and not {a for a in t.attrs if a.startswith('on')}
+    assert not re.search('[\u202e\x07]|src="(?!data:image/)', page)
+
+def test_a_conversation_is_shown_whole(tmp_path):
+    image = tmp_path/'dot.png'
+    image.write_bytes(b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ'
+                                'RU5ErkJggg=='))
+    run = talking(tmp_path/'run', ['plain words', str(image)])
+    st = Store(run.path, write=False)
+    seen = prompt_html(prompt_rollouts(st, 1))
+    for text in ('developer', 'result of', '1 tool: plain words', 'calls', 'thinking', '[image] https://example'):
+        assert text in seen, text
+    assert seen.count('<img')==0 and prompt_html(prompt_rollouts(st, 2)).count('src="data:image/png;base64,')==1
+    first, second, _, last = prompt_rollouts(st, 1)['rollouts']
+    assert 'split off by the server' in rollout_html(first) and '>response<' not in rollout_html(first)
+    assert 'calls' in rollout_html(second) and '>response<' in rollout_html(second)
+    assert '>refusal<' in rollout_html(last)
+    assert 'plain words(plain words)' in rollout_line(prompt_rollouts(st, 2)['rollouts'][0])
+    row = prompt_table(st, read_scores(st))['rows'][0]
+    assert 'plain words' in row['text'], 'the last question, not the result of a tool'
+    st.close()
+
+def test_responses_that_only_call_are_counted_apart_by_their_calls(tmp_path):
+    run = talking(tmp_path/'run', ['x', 'y'])
+    kto = [dict(type='kto', target='swift', pass_threshold=.8, fail_threshold=.4, positive_share=.5)]
+    st = Store(run.path)
+    st.begin().execute("UPDATE prompts SET row=json_remove(row,'$.messages[1].content[2]','$.messages[1].content[1]')")
+    st.begin().execute("UPDATE prompts SET row=json_set(row,'$.messages[2].tool_calls[0].function.arguments','{}')")
+    st.begin().execute("""UPDATE rollouts SET more=json_set(more,'$.tool_calls[0].function.arguments',
+        '{"a":'||idx||'}') WHERE json_type(more,'$.tool_calls') IS NOT NULL""")
+    st.commit()
+    st.close()
+    told, written = told_and_written(run, kto)
+    assert same(told, written)==8

@@ -194,9 +194,8 @@ def stats(
     tokens, cost = _usage(store, price_of)
     out = dict(prompts=prompt_counts(store, outcomes), samples=samples(store),
                scores=score_counts(store, pass_threshold, fail_threshold, outcomes),
-               pass_rate=pass_rate(store, pass_threshold, outcomes),
-               tokens=tokens, cost=cost, seconds=store.get('seconds', 0.), rows=store.get('rows', {}),
-               fingerprints=_made_by(store))
+               pass_rate=pass_rate(store, pass_threshold, outcomes), fingerprints=_made_by(store),
+               tokens=tokens, cost=cost, seconds=store.get('seconds', 0.), rows=store.get('rows', {}))
     more = dict(sides=_side_stats(store, pass_threshold, fail_threshold, outcomes), pairs=store.get('pairs'),
                 replies=reply_counts(store, outcomes))
     return {**out, **{k:v for k, v in more.items() if v}}
@@ -259,11 +258,10 @@ def _outcomes(samples):
 
 def _reply_texts(d):
     "Yield how many responses have thinking, and what else they have."
-    thinking = d['split_off']+d['inline']
-    if thinking:
-        how = ', '.join(f'{n} {what}' for what, n in (('split off', d['split_off']), ('in the text', d['inline'])) if n)
+    how = ', '.join(f'{n} {what}' for what, n in (('split off', d['split_off']), ('in the text', d['inline'])) if n)
+    if how:
         about = 'about ' if d['inline'] and d['replies']>MOST_READ else ''
-        yield f"thinking in {about}{thinking} of {d['replies']} ({how})"
+        yield f"thinking in {about}{d['split_off']+d['inline']} of {d['replies']} ({how})"
     yield from (f"{d[key]} with {key.replace('_', ' ')}" for key in ('tool_calls', 'refusals', 'images') if d[key])
 
 # %% ../../nbs/data/14_summary.ipynb #575eca4d
@@ -400,8 +398,10 @@ def _file_notes(v):
         yield f"{v['full']} with the full number of responses"
     if 'positive_share' in v:
         yield f"{v['positive_share']:.0%} labelled true, {v['left_out']} left out for balance"
-    if v.get('dropped'):
-        yield f"{v['dropped']} dropped: the answer is empty without its thinking"
+    if v.get('stripped') or v.get('thinking'):
+        yield f"thinking stripped from {v['stripped']}" if v.get('stripped') else f"thinking: {v['thinking']}"
+    dropped = v.get('dropped_by', {'empty without its thinking':v.get('dropped')})
+    yield from (f'{n} dropped: {reason}' for reason, n in dropped.items() if n)
 
 # %% ../../nbs/data/14_summary.ipynb #a22eef50
 def _file_rows(d):

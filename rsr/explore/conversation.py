@@ -20,11 +20,13 @@ from ..style import many
 MOST_READ = 20_000_000   # bytes of an image that is looked at
 MOST_SHOWN = 300_000     # bytes of one that is put into a page
 
+# %% ../../nbs/explore/04_conversation.ipynb #c6b6389b
 def _decoded(url):
     "Return the bytes of a data URL; none if it is broken or too long."
     head, _, data = url.partition(',')
     return b64decode(data, validate=True) if head.endswith(';base64') and len(data)<MOST_READ else b''
 
+# %% ../../nbs/explore/04_conversation.ipynb #9564e9d0
 def _bytes_here(source):
     "Return the bytes of an image that lies here; none for another one."
     if source.startswith('data:'):
@@ -44,9 +46,7 @@ def _thumbnail(source):
     return data_url(data) if image_kind(data[:16]) and len(data)<=2*MOST_SHOWN else ''
 
 # %% ../../nbs/explore/04_conversation.ipynb #7f6287c0
-def image_html(
-    source:str   # a path, an address, or a data URL
-)->str:
+def image_html(source:str)->str:   # a path, an address, or a data URL
     "Show an image of a prompt, or say where it is."
     url, name = _thumbnail(source), html.escape(one_line(source, 200 if is_path(source) else 60))
     if url:
@@ -62,9 +62,7 @@ def _pretty(text):
         return text
 
 # %% ../../nbs/explore/04_conversation.ipynb #4e1a382b
-def call_html(
-    call:dict   # in OpenAI's form
-)->str:
+def call_html(call:dict)->str:   # in OpenAI's form
     "Show a tool call: the name of the function and the arguments."
     box = f'<div class="rsr-text rsr-call" dir="auto">{shown(_pretty(call["function"]["arguments"]))}</div>'
     return f'<div><span class="rsr-dim">calls</span> <b>{shown(call["function"]["name"])}</b></div>{box}'
@@ -76,6 +74,7 @@ def _tool_html(function):
     parameters = shown(_pretty(json.dumps(function.get('parameters') or {})))
     return text_box(function['name'], '', f'{about}{parameters}', fold=True)
 
+# %% ../../nbs/explore/04_conversation.ipynb #021e671f
 def tools_html(
     tools:list   # of a prompt, in OpenAI's form; None: it has none
 )->str:
@@ -114,9 +113,7 @@ def turn_html(
     return f'<details><summary>{title}{calls}</summary>{body}</details>'
 
 # %% ../../nbs/explore/04_conversation.ipynb #d2549984
-def turns_html(
-    messages:list   # in OpenAI's form
-)->str:
+def turns_html(messages:list)->str:   # in OpenAI's form
     "Show the turns of a conversation; those before the last user turn are folded."
     names = {call['id']:call['function']['name'] for m in messages for call in m.get('tool_calls') or ()}
     last = max((i for i, m in enumerate(messages) if m['role']=='user'), default=len(messages)-1)
@@ -124,9 +121,7 @@ def turns_html(
                    for i, m in enumerate(messages))
 
 # %% ../../nbs/explore/04_conversation.ipynb #69eee2ef
-def prompt_html(
-    d:dict   # from `prompts.prompt_rollouts`
-)->str:
+def prompt_html(d:dict)->str:   # from `prompts.prompt_rollouts`
     "Show the turns of a prompt, its tools and its metadata."
     p = d['prompt']
     facts = [f'{shown(k)}: {shown(one_line(v, 80))}' for k, v in {**p.request, **p.metadata}.items()]

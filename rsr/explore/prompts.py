@@ -9,12 +9,12 @@ __all__ = ['FILTERS', 'SORTS', 'PAGE_SIZE', 'prompt_counts', 'prompt_masks', 'pr
 # %% ../../nbs/explore/02_prompts.ipynb #8ff3e550
 import numpy as np
 import orjson
-from dataclasses import replace
 from ..data.reviews import equal_texts, find_cases, read_votes, votes_on
 from ..data.thinking import split_thinking
 from ..data.types import OUTCOMES, RsrError, no_such, passed
 from .score_index import Scores, index
 from .thresholds import rows_per_prompt
+from ..formatters.rows import as_written
 
 # %% ../../nbs/explore/02_prompts.ipynb #b30b13c8
 def _fixed_counts(s):
@@ -43,9 +43,7 @@ FILTERS = dict(all='all', never='never passed', mixed='mixed', always='always pa
                unscored='unscored')
 
 # %% ../../nbs/explore/02_prompts.ipynb #cff1acf2
-def prompt_masks(
-    c:dict   # from `prompt_counts`
-)->dict:
+def prompt_masks(c:dict)->dict:   # from `prompt_counts`
     "Return {filter: which prompts}."
     scored, passed = c['scored'], c['passed']
     some = scored>0
@@ -77,9 +75,12 @@ def _order(c, sort):
     return np.argsort(np.where(np.isnan(values), np.inf, values), kind='stable')
 
 # %% ../../nbs/explore/02_prompts.ipynb #07d5af65
-_LAST = '$.messages[#-1].content'
+_LAST, _ROLE = '$.messages[#-1].content', '$.messages[#-1].role'
 _PARTS = f'''SELECT group_concat(coalesce(json_extract(value,'$.text'),'[image]'),' ') FROM json_each(row,'{_LAST}')'''
-_LAST_TURN = f"CASE json_type(row,'{_LAST}') WHEN 'array' THEN ({_PARTS}) ELSE json_extract(row,'{_LAST}') END"
+_ASKED = '''SELECT json_extract(value,'$.content') FROM json_each(row,'$.messages')
+    WHERE json_extract(value,'$.role')='user' ORDER BY key DESC LIMIT 1'''
+_LAST_TURN = f'''CASE WHEN json_type(row,'{_LAST}')='array' THEN ({_PARTS})
+    WHEN json_extract(row,'{_ROLE}')='tool' THEN ({_ASKED}) ELSE json_extract(row,'{_LAST}') END'''
 
 # %% ../../nbs/explore/02_prompts.ipynb #d2f7451f
 def _search(store, text):
@@ -180,15 +181,6 @@ def prompt_rollouts(
     out = [_rollout_dict(r, scores.get(r.key, (None, None, None, None)), opinions.on(r.key)) for r in rollouts]
     return dict(prompt=prompt, stop=stop, rollouts=out)
 
-# %% ../../nbs/explore/02_prompts.ipynb #20a1f87a
-def _usable_rollouts(f, rollouts):
-    "Return the rollouts as a formatter sees them: without empty texts, and without thinking if it is stripped."
-    rollouts = [r for r in rollouts if r.text.strip()]
-    if f.thinking=='keep':
-        return rollouts
-    split = [(r, *split_thinking(r.text, r.reasoning)) for r in rollouts]
-    return [replace(r, text=answer, reasoning=thinking) for r, thinking, answer in split if answer]
-
 # %% ../../nbs/explore/02_prompts.ipynb #d84729f7
 def _pair(row, verdicts):
     "Return a formatter's row as a pair of keys with its verdict; a swapped pair as it was before the swap."
@@ -213,7 +205,7 @@ def prompt_pairs(
 )->list:                     # [{chosen, rejected (keys), margin, verdict, votes}], best first; rejected pairs last
     "Return a prompt's pairs under a DPO formatter, with their reviews."
     prompt, _, rollouts = next(store.walk(keys=[key], outcomes=valid, detail=True))
-    rollouts = _usable_rollouts(f, rollouts)
+    rollouts = as_written(f, rollouts)
     verdicts = {(r.key, other):v for r in rollouts for other, v in (r.pairs or {}).items()}
     scores, opinions = {r.key:r.score for r in rollouts}, Opinions(store, key)
     pairs = [_pair(row, verdicts) for row in f.rows(prompt, rollouts)]

@@ -10,10 +10,12 @@ __all__ = ['SIDES', 'REJECTED', 'read_columns', 'find_keys', 'Scores', 'memory_m
 import numpy as np
 import orjson
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from ..data.text import normalised
-from ..data.thinking import split_thinking
 from ..data.types import OUTCOMES, Prompt, Rollout
+from ..formatters.rows import as_written
 from ..formatters.splits import Benchmark, Split
+from ..formatters.thinking_forms import full_text, thinks
 
 # %% ../../nbs/explore/00_score_index.ipynb #08a02d8f
 def _parse(numbers):
@@ -195,28 +197,39 @@ def text_mode(
 )->str: # '', 'answer', 'normalised' or 'answer normalised'
     "Return which texts a formatter compares: with or without thinking, exactly or by their words."
     parts = []
-    if f.thinking!='keep':
+    if f.thinking=='strip':
         parts.append('answer')
     if f.options.get('unique') in ('normalised', 'near'):
         parts.append('normalised')
     return ' '.join(parts)
 
 # %% ../../nbs/explore/00_score_index.ipynb #c170edd8
-def _text_hash(text, reasoning, mode):
-    "Hash what `mode` compares of a text; 0 if nothing is left of it."
-    if 'answer' in mode:
-        text = split_thinking(text, reasoning)[1]
-    text = (text or '').strip()
+_KEEP, _STRIP = (SimpleNamespace(thinking=thinking, type='dpo') for thinking in ('keep', 'strip'))
+_MARKS = '<', '[', '◁', 'analysis'   # one of these stands in every mark of thinking and every control token
+
+def _written(text, reasoning, more, mode):
+    "Return a response as the formatters of a mode write it: its text, and whether it thinks."
+    if not (reasoning or more or any(mark in text for mark in _MARKS)):
+        return text.strip(), False
+    beside = {k:v for k, v in orjson.loads(more or '{}').items() if k!='logprobs'}
+    found = as_written(_STRIP if 'answer' in mode else _KEEP, [Rollout(text, reasoning or '', **beside)])
+    return (full_text(found[0]), thinks(found[0])) if found else ('', False)
+
+# %% ../../nbs/explore/00_score_index.ipynb #7156e690
+def _text_hash(text, reasoning, more, mode):
+    "Hash what `mode` compares of a response; 0 if nothing is left of it, an odd number if it thinks."
+    text, thinking = _written(text or '', reasoning, more, mode)
     if 'normalised' in mode and text:
         text = normalised(text) or '\0'
-    return hash(text)
+    return hash(text)&~1|thinking or 2 if text else 0
 
-# %% ../../nbs/explore/00_score_index.ipynb #84cc023e
+# %% ../../nbs/explore/00_score_index.ipynb #85cbf279
 def _hash_texts(s, store, mode):
     "Return the keys of the usable rollouts, in order, and the hashes of their texts."
     use = ','.join(f"'{OUTCOMES[o]}'" for o in np.unique(s.outcome[s.valid]))
-    texts = store.db.execute(f'SELECT key,text,reasoning FROM rollouts WHERE outcome IN ({use}) ORDER BY key')
-    hashed = ((key, _text_hash(text, reasoning, mode)) for key, text, reasoning in texts)
+    more = 'more' if store.layout>2 else 'NULL'
+    texts = store.db.execute(f'SELECT key,text,reasoning,{more} FROM rollouts WHERE outcome IN ({use}) ORDER BY key')
+    hashed = ((key, _text_hash(*said, mode)) for key, *said in texts)
     a = np.fromiter(hashed, [('key', np.int64), ('hash', np.int64)])
     return a['key'], a['hash']
 
@@ -280,7 +293,7 @@ class Index:
     group: np.ndarray     # per distinct text of a prompt: the prompt
     high: np.ndarray      # its highest score
     low: np.ndarray       # its lowest score
-    doubtful: np.ndarray  # prompts in which one text has two scores
+    doubtful: np.ndarray  # prompts in which one text has two scores, or some responses think and others do not
     texts_known: bool     # whether the texts have been read
 
 # %% ../../nbs/explore/00_score_index.ipynb #1567d877
@@ -312,6 +325,14 @@ def _best_and_worst(ranked, start, count):
     return best, worst
 
 # %% ../../nbs/explore/00_score_index.ipynb #1209d5f5
+def _half_thinking(prompt, text, n):
+    "Return the prompts with responses that think and others that do not."
+    if text is None:
+        return np.zeros(0, np.int64)
+    count, thinking = np.bincount(prompt, minlength=n), np.bincount(prompt, text&1, n)
+    return np.flatnonzero((thinking>0) & (thinking<count))
+
+# %% ../../nbs/explore/00_score_index.ipynb #a01fec1a
 def _make_index(s, text, every):
     "Sort the rollouts and group their texts."
     at, n = _indexed(s, text, every), len(s.prompts)
@@ -320,9 +341,11 @@ def _make_index(s, text, every):
     count = np.bincount(prompt, minlength=n)
     start = np.cumsum(count)-count
     best, worst = _best_and_worst(score[order], start, count)
-    group, high, low = _text_groups(prompt, score, None if text is None else text[at])
+    text = None if text is None else text[at]
+    group, high, low = _text_groups(prompt, score, text)
+    doubtful = np.union1d(group[high!=low], _half_thinking(prompt, text, n))
     return Index(n=n, prompt=prompt[order], score=score[order], start=start, count=count, best=best, worst=worst,
-                 group=group, high=high, low=low, doubtful=np.unique(group[high!=low]), texts_known=text is not None)
+                 group=group, high=high, low=low, doubtful=doubtful, texts_known=text is not None)
 
 # %% ../../nbs/explore/00_score_index.ipynb #8da4acfd
 def index(
@@ -349,8 +372,9 @@ def _pair_verdicts(reviews):
 def _stand_in(s, i, text, labels, pairs):
     "Return a Rollout with the numbers of entry `i`."
     key, score = int(s.key[i]), float(s.score[i])
-    return Rollout(str(i if text is None else text[i]), outcome=OUTCOMES[s.outcome[i]], idx=int(s.idx[i]), key=key,
-                   score=None if np.isnan(score) else score, side=SIDES[s.pair_side[i]],
+    thinking = '' if text is None else '…'*int(text[i]&1)
+    return Rollout(str(i if text is None else text[i]), thinking, outcome=OUTCOMES[s.outcome[i]], idx=int(s.idx[i]),
+                   key=key, score=None if np.isnan(score) else score, side=SIDES[s.pair_side[i]],
                    label=labels.get(key), pairs=pairs.get(key))
 
 # %% ../../nbs/explore/00_score_index.ipynb #2d06edb1

@@ -31,6 +31,7 @@ FACTS = np.dtype([('key', 'i8'), *((kind, 'i8') for kind in KINDS)])   # of a re
 # %% ../../nbs/quality/04_dropped.ipynb #55ca1584
 _BETWEEN = '<image>', '</tool_response>', '<tool_response>'   # marks that trainers need between texts
 
+# %% ../../nbs/quality/04_dropped.ipynb #e819cc84
 def _squeezed(text):
     "Return a text without its spaces, and without marks for images and between results of tools."
     text = text or ''
@@ -38,6 +39,7 @@ def _squeezed(text):
         text = text.replace(mark, '')
     return ''.join(text.split())
 
+# %% ../../nbs/quality/04_dropped.ipynb #065e6c01
 def _number(value):
     "Return a number that stands for a value; 0 for an empty one."
     return hash(value) if value else 0
@@ -60,6 +62,7 @@ def _said_before(history):
             for m, text in turns]
     return ''.join(thinking for thinking, _ in both), ''.join(text for _, text in both)
 
+# %% ../../nbs/quality/04_dropped.ipynb #8cb8f47a
 def _image_parts(history):
     "Return how many parts of turns are no text."
     return sum(p.get('type')!='text' for m in history if isinstance(m['content'], list) for p in m['content'])
@@ -72,11 +75,13 @@ def _without_empty(value):
         return {k:v for k, v in value.items() if v not in (None, {}, [])}
     return [_without_empty(v) for v in value] if isinstance(value, list) else value
 
+# %% ../../nbs/quality/04_dropped.ipynb #e545b8f0
 def _tools_number(tools):
     "Return a number for the names and the parameters of tools."
     schemas = [(t['function']['name'], _without_empty(t['function'].get('parameters'))) for t in tools or ()]
     return _number(orjson.dumps(sorted(schemas, key=lambda s: s[0]), option=orjson.OPT_SORT_KEYS) if schemas else '')
 
+# %% ../../nbs/quality/04_dropped.ipynb #1ca54b15
 def _calls_number(calls):
     "Return a number for the names and the arguments of calls."
     return _number('\n'.join(said(Rollout(tool_calls=[call])) for call in calls))
@@ -84,6 +89,7 @@ def _calls_number(calls):
 # %% ../../nbs/quality/04_dropped.ipynb #359d55b8
 Before = namedtuple('Before', 'question thinking calls tools images turns')   # what stands before an answer
 
+# %% ../../nbs/quality/04_dropped.ipynb #1ecde976
 def before(
     history:list,   # the turns before the answer, in OpenAI's form
     tools=None      # in OpenAI's form
@@ -112,6 +118,7 @@ def _as_answer(r):
     "Return a rollout as the assistant's turn."
     return dict(role='assistant', content=r.text or r.refusal, reasoning_content=r.reasoning, tool_calls=r.tool_calls)
 
+# %% ../../nbs/quality/04_dropped.ipynb #98c2bb17
 def _ledger_facts(store, outcomes, prepare):
     "Yield the facts of each prompt and of each response."
     for prompt, _, rollouts in store.walk(outcomes=outcomes):
@@ -173,6 +180,7 @@ _SPEAKERS = dict(human='user', gpt='assistant', observation='tool', tool_respons
                  function_call='assistant', tool_call='assistant')   # other names of roles
 _CALLS = 'function_call', 'tool_call'   # speakers whose text is a call, as JSON
 
+# %% ../../nbs/quality/04_dropped.ipynb #3eb6bfea
 def _read(reader, value):
     "Return what a reader makes of a value; None for nothing, and for what it refuses."
     try:
@@ -211,6 +219,7 @@ def _turn(m, role):
     return dict(role=_SPEAKERS.get(speaker, speaker), content=content, reasoning_content=thinking,
                 tool_calls=_read(read_calls, m.get('tool_calls')))
 
+# %% ../../nbs/quality/04_dropped.ipynb #f0204b46
 def _turns(value, role):
     "Return the turns of a text, a message or a list of messages."
     return [_turn(m, role) for m in (value if isinstance(value, list) else [value])]
@@ -236,6 +245,7 @@ def _answer_apart(turns):
 _PROMPTS = 'prompt', 'messages', 'conversations'
 _PAIR = 'chosen', 'rejected', 'preferred_output', 'non_preferred_output', 'completion', 'rejected_response'
 
+# %% ../../nbs/quality/04_dropped.ipynb #082dfbfb
 def _parts(row, method):
     "Return the turns before the answers, and the answers, each as a list of turns."
     prompt = next((row[k] for k in _PROMPTS if row.get(k) is not None), [])
@@ -306,6 +316,7 @@ def _stripped(f):
     "Check whether a file is to have no thinking."
     return f.formatter.thinking=='strip'
 
+# %% ../../nbs/quality/04_dropped.ipynb #2f413e7d
 def _losses(f):
     "Return {kind: answers} of what a file has lost against the wish of its formatter."
     return {kind:n for kind, n in f.lost.items() if n and not (kind=='thinking' and _stripped(f))}

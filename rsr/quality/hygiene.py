@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['Answer', 'TRUNCATED', 'SAME_PROMPT', 'NEAR_PROMPT', 'SIMILARITY', 'MOST_COMPARED', 'SAME_ANSWER', 'SHARE',
            'SHARE_FAIL', 'LITTLE', 'LENGTH_AUC', 'LENGTH_LEAST', 'BROKEN_TAGS', 'REFUSALS', 'BAD_REFUSALS', 'AUDITED',
-           'BROKEN', 'FileRows', 'read_file', 'read_files', 'finding', 'graded', 'worst', 'truncation', 'repeats',
-           'repeated_prompts', 'near_leaks', 'class_balance', 'volume', 'length_bias', 'contamination',
-           'thinking_in_files', 'refusals_in_files', 'pair_audit']
+           'BROKEN', 'FileRows', 'read_file', 'read_files', 'finding', 'problem_texts', 'graded', 'worst', 'truncation',
+           'asked_text', 'repeats', 'repeated_prompts', 'near_leaks', 'class_balance', 'volume', 'length_bias',
+           'contamination', 'thinking_in_files', 'refusals_in_files', 'pair_audit']
 
 # %% ../../nbs/quality/01_hygiene.ipynb #54466313
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
 from pathlib import Path
+from ..data.files import dumps
+from ..data.messages import images_in
 from ..data.summary import truncated_counts
 from ..data.terminal import shell_word
-from ..data.text import is_refusal, minhash, normalised, stable_hash
+from ..data.text import is_refusal, minhash, normalised, prompt_text, stable_hash
 from ..data.thinking import thinking_marks
 from ..data.types import Prompt
 from ..formatters.reading import row_parts, training_rows
@@ -125,6 +127,18 @@ def finding(
     number, odd = None if number is None else round(number, 4), verdict in ('warn', 'fail')
     return dict(verdict=verdict, number=number, detail=detail, next=next if odd else '', command=command if odd else '')
 
+# %% ../../nbs/quality/01_hygiene.ipynb #1513d0c9
+def problem_texts(
+    problems:list,   # [(file, problem of the linter), …]
+    rules:dict       # {rule: Rule}
+)->list:
+    "Say for each file and rule what was found, in how many rows, and the first of them."
+    found = {}
+    for file, p in problems:
+        found.setdefault((file, p['rule']), []).append(p)
+    return [f"{file}: {rules[rule].finds}"+(f" ({len({p['row'] for p in ps}):,} of its rows; row {ps[0]['row']}: "
+            f"{ps[0]['reason']})" if ps[0]['row'] else '') for (file, rule), ps in found.items()]
+
 # %% ../../nbs/quality/01_hygiene.ipynb #da32f07a
 def graded(
     x:float,       # a share
@@ -171,6 +185,14 @@ def truncation(
         verdict = worst([verdict, 'warn' if cut else 'pass'])
         detail += '; drop_truncated is false: truncated answers are in the files'
     return finding(verdict, cut/n, detail, *_more_tokens(2*max_tokens, all_done))
+
+# %% ../../nbs/quality/01_hygiene.ipynb #62687b4c
+def asked_text(
+    prompt   # Prompt
+)->str:
+    "Return what a prompt asks as a text that differs if its images or tools do."
+    beside, text = [*images_in(prompt.messages), *([dumps(prompt.tools)] if prompt.tools else [])], prompt_text(prompt)
+    return ' '.join(f'{word}{stable_hash(*beside):x}' for word in text.split()) if beside else text
 
 # %% ../../nbs/quality/01_hygiene.ipynb #6943bdbf
 def _sample(texts):

@@ -130,12 +130,13 @@ body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page)}
 body{max-width:1100px;margin:2em auto;padding:0 1em}
 h1{font-size:1.6em;margin-bottom:0}h2{margin-top:2em;border-bottom:1px solid var(--line)}
 pre{background:var(--soft);padding:.7em;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}
-table{border-collapse:collapse;font-size:14px}
+table{border-collapse:collapse;font-size:14px;display:block;overflow-x:auto}
 td,th{text-align:left;vertical-align:top;padding:.3em .8em .3em 0;border-bottom:1px solid var(--line)}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(480px,100%),1fr));gap:1em}
 figure{margin:0}img{max-width:100%}figcaption{font-size:13px;opacity:.8}
 .v-pass,.v-ok{color:#0a7d55}.v-warn{color:#b35c00}.v-fail,.v-bad{color:#c0392b;font-weight:bold}
 @media(prefers-color-scheme:dark){.v-pass,.v-ok{color:#3ecf9a}.v-warn{color:#f0a04b}.v-fail,.v-bad{color:#ff7b6b}}
+details .rsr{margin:.5em 0}details .rsr-id{display:none}
 .none{opacity:.7}@media print{details{break-inside:avoid}body{max-width:none}}'''
 
 # %% ../../nbs/quality/07_report.ipynb #38572c7a

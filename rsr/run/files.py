@@ -18,6 +18,7 @@ from ..data.variables import mask, resolve_secrets
 from ..formatters.advice import advice, check_columns, shadowed_columns
 from ..formatters.form_checks import check_forms
 from ..formatters.left_out import remedies_of
+from ..formatters.rows import thinking_of
 from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs
@@ -243,6 +244,17 @@ def recipe_prices(
         known |= {('judge', fingerprint(config)):own for config, own in panel if own}
     return dict(price=price, judge_price=judge_price, known={**known, **_sampler_prices(d, price)})
 
+# %% ../../nbs/run/08_files.ipynb #34dbc755
+def _note_forms(counts, formatters):
+    "Note for each file in which form it has the thinking of its answers, if responses think."
+    replies = counts.get('replies', {})
+    if not (replies.get('split_off') or replies.get('inline')):
+        return
+    for f in formatters:
+        for key in (f.file, f'eval/{f.file}'):
+            if f.target and f.type!='grpo' and counts['rows'].get(key, {}).get('rows'):
+                counts['rows'][key]['thinking'] = thinking_of(f)
+
 # %% ../../nbs/run/08_files.ipynb #10d416f8
 def run_statistics(store, d)->dict:
     "Count what a run sampled and what came of it, under a recipe."
@@ -251,6 +263,7 @@ def run_statistics(store, d)->dict:
     prices = recipe_prices(d)
     price_of = Budget(**prices).price_of if prices['price'] else None
     counts = stats(store, pass_threshold, _fail_threshold(d, options), valid_outcomes(d), price_of)
+    _note_forms(counts, make_formatters(d['formatter']))
     labels = label_statistics(store)
     return {**counts, 'remedies':remedies_of(counts), **(dict(labels=labels) if labels else {})}
 
