@@ -23,8 +23,8 @@ from ..formatters.writer import make_formatters
 from ..pairs.collect import pairs_of
 from .dropped import compare_files, dropped_finding
 from .hygiene import class_balance, contamination, finding, graded, length_bias, near_leaks, pair_audit
-from .hygiene import read_files, refusals_in_files, repeated_prompts, thinking_in_files, truncation
-from .hygiene import volume, worst
+from .hygiene import asked_text, problem_texts, read_files, refusals_in_files, repeated_prompts
+from .hygiene import thinking_in_files, truncation, volume, worst
 from .validation import LABELLED, agreement_finding, validation_report
 from ..run.files import valid_groups, valid_outcomes
 from ..run.results import Run
@@ -270,7 +270,7 @@ def format_valid(ctx)->dict:
         return finding('fail', 0., 'there are no files to train on', 'see why no prompt gave a row', 'rsr stats RUN')
     problems, whole = _format_problems(ctx), _file_problems(ctx)
     hard = {(file, p['row']) for file, p in problems if _is_hard(p)}
-    why = [*dict.fromkeys(f"{file}: {RULES[p['rule']][0]}" for file, p in problems), *whole]
+    why = [*problem_texts(problems, RULES), *whole]
     by = next((r['loaded'] for r in files if r.get('loaded')), 'rules')
     detail = (f"{many(len(files), 'file')}, {sum(r['rows'] for r in files):,} rows, {len(hard):,} that a trainer "
               f'would refuse or misread (checked by {by})')
@@ -418,8 +418,9 @@ def _(ctx):
 # %% ../../nbs/quality/05_check_items.ipynb #0f0eb00d
 @item('duplicates')
 def _(ctx):
-    inside, texts = ctx.prompts_in(), [prompt_text(p) for p, *_ in ctx.store.walk(outcomes=())]
-    return repeated_prompts([t for t in texts if (normalised(t) or t) in inside] or texts, ctx.files)
+    inside, prompts = ctx.prompts_in(), [p for p, *_ in ctx.store.walk(outcomes=())]
+    prompts = [p for p in prompts if (normalised(prompt_text(p)) or prompt_text(p)) in inside] or prompts
+    return repeated_prompts(list(map(asked_text, prompts)), ctx.files)
 
 # %% ../../nbs/quality/05_check_items.ipynb #0a8e958e
 def _of_files(key, name, look):
