@@ -34,13 +34,10 @@ CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT);
 
 # %% ../../nbs/data/10_ledger.ipynb #7a31b68f
 VERSION = 3
-UPGRADES = {1:'''
-BEGIN; ALTER TABLE rollouts ADD COLUMN source INTEGER;
-CREATE TABLE reviews(rollout INTEGER, other INTEGER, verdict TEXT, PRIMARY KEY(rollout, other)) WITHOUT ROWID;
-PRAGMA user_version=2; COMMIT;
-''', 2:'''
-BEGIN; ALTER TABLE rollouts ADD COLUMN more TEXT; PRAGMA user_version=3; COMMIT;
-'''}   # layout: what makes the next one of it
+UPGRADES = {   # layout: what makes the next one of it
+    1:'''BEGIN; ALTER TABLE rollouts ADD COLUMN source INTEGER; PRAGMA user_version=2; CREATE TABLE
+      reviews(rollout INTEGER, other INTEGER, verdict TEXT, PRIMARY KEY(rollout, other)) WITHOUT ROWID; COMMIT;''',
+    2:'BEGIN; ALTER TABLE rollouts ADD COLUMN more TEXT; PRAGMA user_version=3; COMMIT;'}
 READABLE = 2, 3   # layouts that can be read as they are
 
 # %% ../../nbs/data/10_ledger.ipynb #33621425

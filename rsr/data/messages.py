@@ -37,6 +37,7 @@ def image_part(source:str, **more)->dict:
     "Return the part for an image: a path, an address, or a data URL."
     return {'type':'image_url', 'image_url':{'url':source, **more}}
 
+# %% ../../nbs/data/03_messages.ipynb #e55c1d09
 def _read_image(part, images):
     "Return the part of an image; one without a source takes the next of the row's `images`."
     source = _image_source(part)
@@ -57,6 +58,7 @@ def _check_text(text):
         raise BadMessage(f'content holds half a character (a lone surrogate) at position {half.start()}')
     return text
 
+# %% ../../nbs/data/03_messages.ipynb #fe87d14e
 def _with_marks(text, images):
     "Return the parts of a text in which `<image>` stands for an image."
     parts = []
@@ -114,22 +116,41 @@ def _without_nulls(value):
     return [_without_nulls(v) for v in value] if isinstance(value, list) else value
 
 # %% ../../nbs/data/03_messages.ipynb #1baf5fd2
+def _function_in(value):
+    "Return (function, its name) of a tool or a call; the name is '' if it has none."
+    function = value.get('function', value) if isinstance(value, dict) else None
+    name = function.get('name') if isinstance(function, dict) else None
+    return function, name if isinstance(name, str) and name.strip() else ''
+
+# %% ../../nbs/data/03_messages.ipynb #6a831851
+def _read_parameters(function, where):
+    "Return {parameters: their JSON schema} of a function; {} without any."
+    parameters = _parsed(function.get('parameters'), where)
+    if not isinstance(parameters, (dict, type(None))):
+        raise BadMessage(f'{where} is {type(parameters).__name__}, not a JSON schema (an object)')
+    return {} if parameters is None else {'parameters':parameters}
+
+# %% ../../nbs/data/03_messages.ipynb #2eaaf8c1
 def _read_tool(i, tool):
     "Return one tool in OpenAI's form."
     tool = _parsed(tool, f'tools[{i}]')
-    function = tool.get('function', tool) if isinstance(tool, dict) else None
-    name = function.get('name') if isinstance(function, dict) else None
-    if not isinstance(name, str) or not name.strip():
+    function, name = _function_in(tool)
+    if not name:
         raise BadMessage(f'tools[{i}] has no name: write {{"type": "function", "function": {{"name": …, '
                          '"description": …, "parameters": {JSON schema}}}')
-    parameters = _parsed(function.get('parameters'), f'tools[{i}].parameters')
-    if not isinstance(parameters, (dict, type(None))):
-        raise BadMessage(f'tools[{i}].parameters is {type(parameters).__name__}, not a JSON schema (an object)')
     known = {k:v for k, v in function.items() if k!='type' or function is not tool}
-    more = {} if parameters is None else {'parameters':parameters}
-    return {'type':'function', 'function':_without_nulls({**known, **more})}
+    parameters = _read_parameters(function, f'tools[{i}].parameters')
+    return {'type':'function', 'function':_without_nulls({**known, **parameters})}
 
 # %% ../../nbs/data/03_messages.ipynb #d15f6a8d
+def _check_names(tools):
+    "Raise if two functions have the same name."
+    names = [tool['function']['name'] for tool in tools]
+    twice = next((name for name in names if names.count(name)>1), None)
+    if twice:
+        raise BadMessage(f"tools: two functions are named '{twice}'")
+
+# %% ../../nbs/data/03_messages.ipynb #aa6d4331
 def read_tools(
     tools   # the `tools` of a row: a list, or JSON text; None: there are none
 )->list:    # in OpenAI's form; None: there are none
@@ -140,25 +161,25 @@ def read_tools(
     if not isinstance(tools, list):
         raise BadMessage(f'tools is {type(tools).__name__}, not a list')
     read = [_read_tool(i, tool) for i, tool in enumerate(tools)]
-    names = [tool['function']['name'] for tool in read]
-    twice = next((name for name in names if names.count(name)>1), None)
-    if twice:
-        raise BadMessage(f"tools: two functions are named '{twice}'")
+    _check_names(read)
     return read
 
 # %% ../../nbs/data/03_messages.ipynb #1238c007
+def _read_arguments(function):
+    "Return the arguments of a call as JSON text."
+    given = function.get('arguments')
+    return _check_text(given if isinstance(given, str) else orjson.dumps(_without_nulls(given or {})).decode())
+
+# %% ../../nbs/data/03_messages.ipynb #942f6cb7
 def _read_call(i, call, names):
     "Return one tool call in OpenAI's form; `names`: those of the tools, None if the row has none."
-    function = call.get('function', call) if isinstance(call, dict) else None
-    name = function.get('name') if isinstance(function, dict) else None
-    if not isinstance(name, str) or not name:
+    function, name = _function_in(call)
+    if not name:
         raise BadMessage(f'tool_calls[{i}] names no function')
     if names is not None and name not in names:
         raise BadMessage(f'tool_calls[{i}] calls a function that the tools lack: {no_such("tool", name, names)}')
-    given = function.get('arguments')
-    arguments = given if isinstance(given, str) else orjson.dumps(_without_nulls(given or {})).decode()
     return {'id':str(call.get('id') or f'call_{i}'), 'type':'function',
-            'function':{'name':name, 'arguments':_check_text(arguments)}}
+            'function':{'name':name, 'arguments':_read_arguments(function)}}
 
 # %% ../../nbs/data/03_messages.ipynb #8a8b056b
 def read_calls(
@@ -175,8 +196,6 @@ def read_calls(
     return read
 
 # %% ../../nbs/data/03_messages.ipynb #68e51b1d
-_KNOWN_KEYS = {'role', 'content', 'tool_calls', 'function_call', 'tool_call_id', 'name', 'reasoning_content',
-               'reasoning', 'thinking', 'refusal'}
 _LOST_KEYS = 'images', 'image', 'audio', 'videos', 'video'   # keys that change the meaning of a message
 
 # %% ../../nbs/data/03_messages.ipynb #6dcbb0aa
@@ -201,22 +220,26 @@ def _read_assistant(m, names):
     return {**({'reasoning_content':_check_text(thinking)} if thinking else {}),
             **({'tool_calls':read_calls(calls, names)} if calls else {})}
 
+# %% ../../nbs/data/03_messages.ipynb #432c4c69
 def _read_result(m):
     "Return the fields that only a tool's turn has."
     return {k:str(m[k]) for k in ('tool_call_id', 'name') if m.get(k)}
 
 # %% ../../nbs/data/03_messages.ipynb #e61d1ae1
+def _result_text(role, content):
+    "Return the content of a tool's turn that is plain data as JSON; any other as it is."
+    is_data = role=='tool' and isinstance(content, (dict, int, float, bool))
+    return orjson.dumps(content).decode() if is_data else content
+
+# %% ../../nbs/data/03_messages.ipynb #ad52aae5
 def _read_message(m, names, images):
     "Return one message in OpenAI's form."
     _check_keys(m)
     role = 'tool' if m['role']=='function' else m['role']
     more = _read_assistant(m, names) if role=='assistant' else _read_result(m) if role=='tool' else {}
-    content = m.get('content')
-    if content in (None, '', []) and 'tool_calls' in more:
+    if m.get('content') in (None, '', []) and 'tool_calls' in more:
         return {'role':role, 'content':None, **more}
-    if role=='tool' and isinstance(content, (dict, int, float, bool)):
-        content = orjson.dumps(content).decode()   # a result that is plain data
-    return {'role':role, 'content':_read_content(content, role, images), **more}
+    return {'role':role, 'content':_read_content(_result_text(role, m.get('content')), role, images), **more}
 
 # %% ../../nbs/data/03_messages.ipynb #cf9f3e9a
 def _match_results(messages, open_end):
@@ -235,6 +258,13 @@ def _match_results(messages, open_end):
         raise BadMessage(f"the tool call '{open_calls[0]}' of the last turn has no result")
 
 # %% ../../nbs/data/03_messages.ipynb #fb59dc98
+def _may_follow(m):
+    "Return the roles that may speak after a message."
+    if m.get('tool_calls') or m['role']=='tool':
+        return 'tool', 'assistant'
+    return ('assistant',) if m['role']=='user' else ('user',)
+
+# %% ../../nbs/data/03_messages.ipynb #47b05116
 def _check_order(messages):
     "Raise if user and assistant do not take turns."
     expected = ('user',)
@@ -246,8 +276,7 @@ def _check_order(messages):
         elif role not in expected:
             raise BadMessage(f"messages[{i}] is from '{role}'; user and assistant take turns, the user first")
         else:
-            after_calls = m.get('tool_calls') or role=='tool'
-            expected = ('tool', 'assistant') if after_calls else ('assistant',) if role=='user' else ('user',)
+            expected = _may_follow(m)
 
 # %% ../../nbs/data/03_messages.ipynb #ebdce1ef
 def check_end(messages):
@@ -265,14 +294,20 @@ def images_in(messages)->list:
     return [part['image_url']['url'] for part in parts if part['type']=='image_url']
 
 # %% ../../nbs/data/03_messages.ipynb #bc84ed5a
-def _read_each(messages, names, images):
-    "Return all messages in OpenAI's form."
-    read = []
-    for i, m in enumerate(messages):
-        try:
-            read.append(_read_message(m, names, images))
-        except BadMessage as e:
-            raise BadMessage(f'messages[{i}]: {e}') from None
+def _read_one(i, m, names, images):
+    "Return message number `i` in OpenAI's form; an error names it."
+    try:
+        return _read_message(m, names, images)
+    except BadMessage as e:
+        raise BadMessage(f'messages[{i}]: {e}') from None
+
+# %% ../../nbs/data/03_messages.ipynb #7268c5df
+def _read_each(messages, tools, images):
+    "Return all messages in OpenAI's form; each of the images needs a place in them."
+    names, n = None if tools is None else [tool['function']['name'] for tool in tools], len(images)
+    read = [_read_one(i, m, names, images) for i, m in enumerate(messages)]
+    if images:
+        raise BadMessage(f'{len(images)} of the {n} images have no place: write <image> for each in a turn')
     return read
 
 # %% ../../nbs/data/03_messages.ipynb #ab1d25b1
@@ -285,11 +320,7 @@ def read_messages(
     "Bring messages into OpenAI's form, or raise `BadMessage`."
     if not isinstance(messages, list) or not messages:
         raise BadMessage('messages is empty' if messages==[] else f'messages is {type(messages).__name__}, not a list')
-    names = None if tools is None else [tool['function']['name'] for tool in tools]
-    left = list(images)
-    read = _read_each(messages, names, left)
-    if left:
-        raise BadMessage(f'{len(left)} of the {len(images)} images have no place: write <image> for each in a turn')
+    read = _read_each(messages, tools, list(images))
     _check_order(read)
     _match_results(read, open_end)
     if not open_end:
@@ -339,6 +370,7 @@ def _plain_call(call):
         pass
     return f'{name}({arguments})'
 
+# %% ../../nbs/data/03_messages.ipynb #fa84ccd2
 def said(r)->str:
     "Return all that a rollout says as one text; equal for equal responses."
     text = inline_thinking(r.text, r.reasoning)
