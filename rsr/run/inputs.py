@@ -16,7 +16,7 @@ from ..data.messages import BadMessage, read_calls, said
 from ..data.readers import BadRow, read_prompts, row_options
 from ..data.row_forms import ANSWER_KEYS, RESPONSES
 from ..data.sources import READERS
-from ..data.store import bad_rows_text
+from ..data.bad_rows import bad_rows_text
 from ..data.terminal import warn
 from ..data.text import clean_text, content_text
 from ..data.types import Rollout, RsrError, no_such
