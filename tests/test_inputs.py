@@ -182,7 +182,7 @@ def test_requests_and_results_of_a_batch(here, server):
     rollouts = load_run('w').rollouts
     assert list(rollouts.outcome)==['kept']*3 and list(rollouts.text)==[r'It is \boxed{A}.', '', 'I cannot.']
     assert rollouts.reasoning[0]=='hm'
-    p = go(server, 'data.input_path=[a.jsonl,b.jsonl]', 'data.group_by=id', 'verifier=v.py:f', 'sampling.max_rollouts=0')
+    p = go(server, '[a.jsonl,b.jsonl]', 'data.group_by=id', 'verifier=v.py:f', 'sampling.max_rollouts=0')
     assert load_run('w').stats()['samples']['given']==dict(kept=3), p.stderr
 
 # ---- files
@@ -222,8 +222,8 @@ def test_large_integers_keep_their_digits_to_the_file(here, server):
     write_jsonl('in.jsonl', [dict(id='q', messages=[U('prompt 1')], metadata=dict(answer='A', n=2**70, m=2**63))])
     assert go(server, 'in.jsonl', 'sampling.max_rollouts=4').returncode==0
     assert json.loads(load_run('w').prompts.iloc[0].metadata)==dict(answer='A', n=str(2**70), m=2**63)
-    run = sample([dict(id='q', messages=[U('prompt 1')], metadata=dict(answer='A', n=-2**70))], base_url=server.base_url,
-                 work_dir='v', progress=False, max_rollouts=4)
+    large = dict(id='q', messages=[U('prompt 1')], metadata=dict(answer='A', n=-2**70))
+    run = sample([large], base_url=server.base_url, work_dir='v', progress=False, max_rollouts=4)
     assert json.loads(run.prompts.iloc[0].metadata)['n']==str(-2**70)
 
 def test_cells_of_any_size_and_broken_tables(tmp_path):

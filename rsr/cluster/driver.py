@@ -79,6 +79,7 @@ def _by_ray(src):
     here = text==STDIN or text.startswith('hf://') or len(listed_paths(text))>1 or has_magic(text)
     return '://' in text and not text.startswith('hf://') or not (here or is_saved_dataset(text))
 
+# %% ../../nbs/cluster/04_driver.ipynb #8f759571
 def _read_input(src, data):
     "Return the (where, Prompt | BadRow) of any kind of input."
     read = read_dataset if _by_ray(src) else read_prompts

@@ -260,6 +260,7 @@ def _checked_json(read, row, folder):
 # %% ../../nbs/cluster/00_ray.ipynb #88acd9f5
 _NOTE = '~'   # how the reason begins that is no reason, but says what was guessed
 
+# %% ../../nbs/cluster/00_ray.ipynb #3c65ceb3
 def checked_rows(
     rows,            # (where, row, error), as readers yield them
     transform=None,  # row -> row | None
@@ -342,6 +343,7 @@ def _without_notes(rows, note):
             noted.add(err)
             note(err[1:])
 
+# %% ../../nbs/cluster/00_ray.ipynb #93609072
 def _prompts(batches, note=None):
     "Yield (where, Prompt) or (where, BadRow) from batches; raise an error for a file that could not be read."
     for i, (where, row, err) in enumerate(_without_notes(_rows(batches), note), 1):

@@ -17,6 +17,7 @@ from .types import RsrError
 # %% ../../nbs/data/07_inputs.ipynb #8bd9d4d2
 STDIN = '-'
 
+# %% ../../nbs/data/07_inputs.ipynb #1bb92b89
 def has_stdin(
     wait:float=None   # seconds, at most; None: until something comes or the input ends
 )->bool:
@@ -29,6 +30,7 @@ def has_stdin(
             return False
     return bool(stream.peek(1))
 
+# %% ../../nbs/data/07_inputs.ipynb #74d67dab
 def read_stdin():
     "Yield (where, row, error) for each row on standard input."
     if not has_stdin():
@@ -46,11 +48,13 @@ def read_stdin():
 # %% ../../nbs/data/07_inputs.ipynb #a1e47f77
 _NO_ROWS = {'dataset_info.json', 'dataset_infos.json', 'dataset_dict.json', 'state.json', 'config.json'}
 
+# %% ../../nbs/data/07_inputs.ipynb #76b40125
 def has_rows(path)->bool:
     "Check whether a file can be read, and does not describe others."
     name = os.path.basename(path)
     return name.endswith(tuple(READERS)) and name not in _NO_ROWS and not name.startswith(('.', '_'))
 
+# %% ../../nbs/data/07_inputs.ipynb #6cb982d2
 def _in_folder(path):
     "Return the inputs in a folder, sorted."
     if is_saved_dataset(path):
@@ -67,7 +71,7 @@ def _in_folder(path):
                        f"{', '.join(READERS)}")
     return found
 
-# %% ../../nbs/data/07_inputs.ipynb #76b40125
+# %% ../../nbs/data/07_inputs.ipynb #ff452fb8
 def listed_paths(text:str)->list:
     "Return the paths that a text lists, as [a, b] or as a,b; one path as it is."
     if os.path.exists(text):
@@ -77,6 +81,7 @@ def listed_paths(text:str)->list:
         return [text]
     return [part.strip().strip('\'"') for part in inner.split(',') if part.strip()]
 
+# %% ../../nbs/data/07_inputs.ipynb #33fa9961
 def _matching(path):
     "Return the inputs that a pattern matches, sorted."
     found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
@@ -110,6 +115,7 @@ def find_inputs(
 _HF = re.compile(r'\Ahf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/[^/:]+/[^/:]+|[^/:]+))?'
                  r'(?:/(?P<inside>[^:]+))?(?::(?P<split>[\w.-]+))?/?\Z')
 
+# %% ../../nbs/data/07_inputs.ipynb #25ae5a86
 def _hub_address(address):
     "Return (repository, revision, folder or file in it, split) of an address."
     m = _HF.match(address)
@@ -118,12 +124,13 @@ def _hub_address(address):
                        '(revision, folder and split may be left out)')
     return m['repo'], m['revision'], (m['inside'] or '').rstrip('/'), m['split']
 
+# %% ../../nbs/data/07_inputs.ipynb #ac0757a0
 def _of_split(files, split):
     "Return the files whose name, or folder, is that of a split."
     named = re.compile(rf'(?:\A|[/.-]){re.escape(split)}(?:[/.-]|\Z)')
     return [f for f in files if named.search(f)]
 
-# %% ../../nbs/data/07_inputs.ipynb #25ae5a86
+# %% ../../nbs/data/07_inputs.ipynb #ac7b867a
 def _several_folders(address, folders):
     "Return the error for an address whose files lie in several folders."
     m = _HF.match(address)
@@ -131,6 +138,7 @@ def _several_folders(address, folders):
     return RsrError(f'data.input_path: {address} has files in several folders ({", ".join(folders)}); name one: '
                     f"hf://datasets/{m['repo']}{at}/{folders[0]}{split}")
 
+# %% ../../nbs/data/07_inputs.ipynb #2dd907e4
 def _choose_files(address, files, inside, split):
     "Return the files of a dataset that an address names, or raise an error that says how to name them."
     found = [f for f in files if has_rows(f) and (not inside or f==inside or f.startswith(f'{inside}/'))]
@@ -147,6 +155,7 @@ def _some(names, most=5):
     "Return the first of some names, and how many more there are."
     return ', '.join(map(str, names[:most]))+(f' and {len(names)-most:,} more' if len(names)>most else '')
 
+# %% ../../nbs/data/07_inputs.ipynb #018e0041
 def _import_hub(address):
     "Import huggingface_hub, or raise an error that says how to install it."
     try:
@@ -156,6 +165,7 @@ def _import_hub(address):
                        "pip install 'rsr[hub]'") from None
     return huggingface_hub
 
+# %% ../../nbs/data/07_inputs.ipynb #7a078c65
 def _download(address):
     "Download the files of an address; return [(name in the dataset, path here), …]."
     (repo, revision, inside, split), hub = _hub_address(address), _import_hub(address)
@@ -170,6 +180,7 @@ def _download(address):
         raise RsrError(f'{address} cannot be read: {type(e).__name__}: {why}. A private or gated dataset needs '
                        'HF_TOKEN') from None
 
+# %% ../../nbs/data/07_inputs.ipynb #e4923aa2
 def read_hub(address:str, note=None):
     "Yield (where, row, error) for each row of a dataset on the Hugging Face Hub; `note` is called with its files."
     files = _download(address)
@@ -186,11 +197,13 @@ def _read_one(name, note):
         return read_stdin()
     return read_hub(name, note) if name.startswith('hf://') else read_file(name)
 
+# %% ../../nbs/data/07_inputs.ipynb #89a86074
 def is_path_input(src)->bool:
     "Check whether an input is a path or an address, or a list of these."
     return isinstance(src, (str, os.PathLike)) or (
         isinstance(src, (list, tuple)) and bool(src) and all(isinstance(item, (str, os.PathLike)) for item in src))
 
+# %% ../../nbs/data/07_inputs.ipynb #b97c17c6
 def read_inputs(
     src,        # as for `find_inputs`; or rows, as for `read_rows`
     note=None   # is called with the files, as a text, if there are several

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['LAST_TURN', 'COLUMNS', 'made_id', 'to_prompt', 'check_row', 'load_function', 'apply_transform', 'RowOptions',
-           'row_options', 'RowReader', 'BadRow', 'id_note', 'transformed', 'grouped', 'read_prompts']
+           'row_options', 'RowReader', 'BadRow', 'id_note', 'bad_rows_text', 'transformed', 'grouped', 'read_prompts']
 
 # %% ../../nbs/data/08_readers.ipynb #cdc505f7
-import hashlib, importlib.util, inspect, os, sys
-from contextlib import contextmanager
+import hashlib, importlib.util, inspect, os, re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
@@ -27,14 +27,16 @@ def _check_id(id_):
     if isinstance(id_, bool) or not isinstance(id_, (str, int, type(None))):
         raise BadMessage(f'id is {type(id_).__name__}, not a string')
 
+# %% ../../nbs/data/08_readers.ipynb #ade980ac
 def made_id(messages, tools)->str:
     "Return an id for a prompt that has none: a hash of what it asks, equal for equal prompts."
     return fingerprint([messages, tools])
 
-# %% ../../nbs/data/08_readers.ipynb #ade980ac
+# %% ../../nbs/data/08_readers.ipynb #bfa58d0e
 _OWN_KEYS = 'id', 'messages', 'metadata', 'tools', 'images'
 _REQUEST_KEYS = 'tool_choice', 'parallel_tool_calls'   # of a row: sent with its request
 
+# %% ../../nbs/data/08_readers.ipynb #33868518
 def _images_of(row):
     "Return where the images are that stand beside the messages of a row."
     images = row.get('images') or []
@@ -62,6 +64,7 @@ def _read_turns(row):
     tools = read_tools(row.get('tools'))
     return read_messages(row['messages'], tools, _images_of(row), open_end=True), tools
 
+# %% ../../nbs/data/08_readers.ipynb #9c4b3bd7
 def _as_prompt(row, messages, tools, folder):
     "Return the `Prompt` of a row whose messages were read."
     check_end(messages)
@@ -70,6 +73,7 @@ def _as_prompt(row, messages, tools, folder):
     extra = {k:v for k, v in row.items() if k not in (*_OWN_KEYS, *_REQUEST_KEYS)}
     return Prompt(id_, find_images(messages, folder), row.get('metadata') or {}, extra, tools=tools, request=request)
 
+# %% ../../nbs/data/08_readers.ipynb #7e9670fa
 def to_prompt(
     row:dict,      # a decoded input row, with messages
     folder=None    # of the input file: images are looked for beside it
@@ -89,24 +93,12 @@ def check_row(
         return str(e)
 
 # %% ../../nbs/data/08_readers.ipynb #2649a045
-@contextmanager
-def _importing_from(folder):
-    "Let imports find the modules of a folder, after all others."
-    sys.path.append(str(folder))
-    try:
-        yield
-    finally:
-        last = len(sys.path)-1-sys.path[::-1].index(str(folder))
-        del sys.path[last]
-
-# %% ../../nbs/data/08_readers.ipynb #0a849af7
 def _import_file(path):
     "Import a Python file as a module with a name of its own."
     unique = hashlib.md5(path.encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(f'rsr_user_{unique}_{Path(path).stem}', path)
     module = importlib.util.module_from_spec(spec)
-    with _importing_from(Path(path).resolve().parent):
-        spec.loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module
 
 # %% ../../nbs/data/08_readers.ipynb #c55f721e
@@ -147,6 +139,7 @@ def apply_transform(fn, row):
 LAST_TURN = 'reference', 'response', 'refuse'
 COLUMNS = 'id', 'prompt', 'messages', 'system', 'tools', 'images', 'answer'   # what `data.columns` may name
 
+# %% ../../nbs/data/08_readers.ipynb #65473834
 @dataclass
 class RowOptions:
     "How rows are read."
@@ -156,6 +149,7 @@ class RowOptions:
     responses: str = None   # column with existing responses
     group_by: str = None    # column, usually id: rows with the same value are one prompt with several responses
 
+# %% ../../nbs/data/08_readers.ipynb #002838ad
 def row_options(data:dict)->RowOptions:
     "Return the options of a recipe's `data:` section that concern its rows."
     return RowOptions(**{k:data.get(k) for k in RowOptions.__dataclass_fields__})
@@ -170,6 +164,7 @@ _TWO_ANSWERS = ("the last message is from 'assistant', and the row has a referen
                 'data.last_turn=response (an existing response, which is scored) or data.last_turn=reference (the '
                 'reference answer, in place of the other)')
 
+# %% ../../nbs/data/08_readers.ipynb #36143387
 def _as_reference(row, turn):
     "Return a row with the assistant's turn as its reference answer, in the metadata."
     calls, thinking = turn.get('tool_calls'), turn.get('reasoning_content')
@@ -177,6 +172,7 @@ def _as_reference(row, turn):
     more = {k:v for k, v in (('tool_calls', calls), ('reasoning', thinking)) if v}
     return {**row, 'metadata':{**(row.get('metadata') or {}), 'answer':answer, **more}}
 
+# %% ../../nbs/data/08_readers.ipynb #2069a168
 def _as_response(row, turn):
     "Return a row with the assistant's turn as an existing response."
     return {**row, RESPONSES:[*row.get(RESPONSES, []), {**turn, 'content':content_text(turn['content'])}]}
@@ -189,6 +185,7 @@ _NOTES = dict(
     group="the last turn of the rows is the assistant's, and data.group_by is set: each is an existing response of its "
           'prompt. data.last_turn=reference takes it as the reference answer')
 
+# %% ../../nbs/data/08_readers.ipynb #6dc5777b
 class RowReader:
     "Turn the rows of an input into prompts."
     def __init__(self,
@@ -209,7 +206,7 @@ class RowReader:
             self.note(text)
         self.noted.add(key)
 
-# %% ../../nbs/data/08_readers.ipynb #6dc5777b
+# %% ../../nbs/data/08_readers.ipynb #b578725a
 @patch
 def _named(self:RowReader, row):
     "Return a row with the columns that the recipe names under rsr's own names, and JSON text as data."
@@ -220,6 +217,7 @@ def _named(self:RowReader, row):
     row = {k:v for k, v in row.items() if k in self.columns or k not in self.columns.values()}
     return {**row, 'metadata':parsed(row['metadata'], 'metadata')} if isinstance(row.get('metadata'), str) else row
 
+# %% ../../nbs/data/08_readers.ipynb #c4d2cc9c
 @patch
 def _unknown(self:RowReader, row):
     "Return what to say of a row whose form cannot be told: what to do, for the first of them."
@@ -227,7 +225,7 @@ def _unknown(self:RowReader, row):
     self.noted.add('unknown')
     return unknown_form(row) if first else NO_MESSAGES
 
-# %% ../../nbs/data/08_readers.ipynb #b578725a
+# %% ../../nbs/data/08_readers.ipynb #becfe917
 @patch
 def _last_turn(self:RowReader, row):
     "Return what the assistant's turn at the end of a row is."
@@ -241,6 +239,7 @@ def _last_turn(self:RowReader, row):
     self.say('last', _NOTES['reference'])
     return 'reference'
 
+# %% ../../nbs/data/08_readers.ipynb #3ecc678b
 @patch
 def _without_last(self:RowReader, row, messages):
     "Return (row, messages) without the assistant's turn at the end, which goes where it belongs."
@@ -252,10 +251,11 @@ def _without_last(self:RowReader, row, messages):
     put = _as_reference if choice=='reference' else _as_response
     return put(row, messages[-1]), messages[:-1]
 
-# %% ../../nbs/data/08_readers.ipynb #c4d2cc9c
+# %% ../../nbs/data/08_readers.ipynb #0861157d
 _NO_PROMPT = ('the result of a batch without the prompt: give the file of requests too, '
               'data.input_path=[requests.jsonl,results.jsonl] data.group_by=id')
 
+# %% ../../nbs/data/08_readers.ipynb #a3c67bae
 @patch
 def _without_prompt(self:RowReader, row):
     "Return the responses of a row, as a prompt without messages that another row completes."
@@ -263,6 +263,7 @@ def _without_prompt(self:RowReader, row):
         raise BadMessage(_NO_PROMPT)
     return Prompt(str(row['id']), [], extra={RESPONSES:row[RESPONSES]})
 
+# %% ../../nbs/data/08_readers.ipynb #660eff26
 @patch
 def _note_id(self:RowReader, row, prompt, where):
     "Say that ids are made, and raise for the second of two equal prompts without one."
@@ -317,11 +318,56 @@ def id_note(row):
     id_ = row.get('id') if isinstance(row, dict) else None
     return '' if id_ in (None, '') else f' (id {str(id_)[:80]!r})'
 
+# %% ../../nbs/data/08_readers.ipynb #f0463202
+_OWN = re.compile(r"'[^'\n]{0,200}'|\b\d+\b")   # what reasons of one kind differ in: names and numbers
+
+# %% ../../nbs/data/08_readers.ipynb #6623740d
+def _kind(row):
+    "Return what the reasons of alike bad rows have in common."
+    return _OWN.sub('…', row.reason[:500])
+
+# %% ../../nbs/data/08_readers.ipynb #dd97cd27
+def _more_rows(bad, most=5):
+    "Yield how many more bad rows there are, and the commonest kinds of reasons, each by its first."
+    kinds, first = Counter(), {}
+    for row in bad:
+        kind = _kind(row)
+        kinds[kind] += 1
+        first.setdefault(kind, row.reason)
+    if bad:
+        counts = [f'{n:,} × {first[kind]}' for kind, n in kinds.most_common(most)]
+        yield f"… and {len(bad):,} more: {'; '.join(counts)}"
+
+# %% ../../nbs/data/08_readers.ipynb #0d5e6c6e
+def _unknown_rows(bad):
+    "Yield one text for all rows whose form cannot be told: the columns of the first, and what to do."
+    if bad:
+        others = f' (and {len(bad)-1:,} more rows)' if len(bad)>1 else ''
+        yield f'{bad[0].where}{others}: {bad[0].reason}'
+
+# %% ../../nbs/data/08_readers.ipynb #153f1864
+def _shown_rows(bad, most=10, alike=3):
+    "Divide bad rows into those that are shown, and the others: of one kind only a few are shown."
+    seen, shown, others = Counter(), [], []
+    for row in bad:
+        kind = _kind(row)
+        seen[kind] += 1
+        (shown if len(shown)<most and seen[kind]<=alike else others).append(row)
+    return shown, others
+
+# %% ../../nbs/data/08_readers.ipynb #be5a2758
+def bad_rows_text(bad)->str:
+    "Return what is wrong with bad rows: ten of them at most, then counts."
+    shown, others = _shown_rows([row for row in bad if not row.unknown])
+    unknown = [row for row in bad if row.unknown]
+    return '\n  '.join([*map(str, shown), *_more_rows(others), *_unknown_rows(unknown)])
+
 # %% ../../nbs/data/08_readers.ipynb #a1e0d003
 def transformed(transform, row, error):
     "Return (row, error) after a user's transform, if there is one and the row was read."
     return apply_transform(transform, row) if transform and not error else (row, error)
 
+# %% ../../nbs/data/08_readers.ipynb #ab708bb2
 def _prompt_or_bad(read, where, row, folder):
     "Return the prompt of a row, or the `BadRow` that says what is wrong with it."
     try:
@@ -329,6 +375,7 @@ def _prompt_or_bad(read, where, row, folder):
     except BadMessage as e:
         return BadRow(where+id_note(row), str(e))
 
+# %% ../../nbs/data/08_readers.ipynb #ef532110
 def _each_prompt(src, transform, read):
     "Yield (where, Prompt) or (where, BadRow), row by row."
     for where, row, err, folder in read_inputs(src, read.note):
@@ -344,6 +391,7 @@ def _responses_in(prompt, column):
     listed = value if isinstance(value, list) else [] if value is None else [value]
     return {k:v for k, v in ((column, listed), (RESPONSES, prompt.extra.get(RESPONSES) or [])) if k}
 
+# %% ../../nbs/data/08_readers.ipynb #a86662a0
 def _join(first, prompt, column):
     "Add the responses of a row to the prompt of an earlier one; return why that cannot be, or None."
     if first.messages and prompt.messages and (first.messages, first.tools)!=(prompt.messages, prompt.tools):
@@ -354,6 +402,7 @@ def _join(first, prompt, column):
                            metadata={**first.metadata, **prompt.metadata}, extra={**prompt.extra, **first.extra})
     first.extra = {**first.extra, **{k:[*ours[k], *theirs[k]] for k in ours if ours[k] or theirs[k]}}
 
+# %% ../../nbs/data/08_readers.ipynb #95489e68
 def grouped(
     items,            # (where, Prompt | BadRow) pairs
     column:str=None   # with existing responses

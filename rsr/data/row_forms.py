@@ -17,6 +17,7 @@ from .types import RsrError, no_such
 # %% ../../nbs/data/07_row_forms.ipynb #cbac8ea3
 FORMS = {}   # name -> Form, in the order in which they are tried
 
+# %% ../../nbs/data/07_row_forms.ipynb #cb4bbc63
 @dataclass
 class Form:
     "A kind of row, and the function that makes messages of it."
@@ -46,6 +47,7 @@ def has(row, column)->bool:
     "Check whether a row has something in a column."
     return row.get(column) not in (None, '', [])
 
+# %% ../../nbs/data/07_row_forms.ipynb #c60e5b4e
 def take(
     row:dict,   # it loses the column
     *columns    # in the order in which they are tried
@@ -64,15 +66,17 @@ def parsed(value, what):
     except orjson.JSONDecodeError as e:
         raise BadMessage(f'{what} is text that is not JSON: {e}') from None
 
+# %% ../../nbs/data/07_row_forms.ipynb #aae81827
 def text_turn(role, content):
     "Return a turn."
     return {'role':role, 'content':content}
 
-# %% ../../nbs/data/07_row_forms.ipynb #aae81827
+# %% ../../nbs/data/07_row_forms.ipynb #e53b4e4e
 SPEAKERS = {'human':'user', 'user':'user', 'gpt':'assistant', 'chatgpt':'assistant', 'assistant':'assistant',
             'model':'assistant', 'bot':'assistant', 'system':'system', 'developer':'developer',
             'tool':'tool', 'observation':'tool', 'function_response':'tool', 'ipython':'tool'}
 
+# %% ../../nbs/data/07_row_forms.ipynb #1d4f5adb
 def _called(value):
     "Return the turn of an assistant that calls functions, from the JSON text of its calls."
     calls = parsed(value, 'the value of a function_call')
@@ -81,6 +85,7 @@ def _called(value):
         raise BadMessage('the value of a function_call is not JSON with name and arguments')
     return {'role':'assistant', 'content':None, 'tool_calls':calls}
 
+# %% ../../nbs/data/07_row_forms.ipynb #cc266102
 def _spoken_turn(i, turn, what):
     "Return a turn of ShareGPT, or one that has a role already, in the form of messages."
     if not isinstance(turn, dict) or 'role' in turn or 'from' not in turn:
@@ -109,6 +114,7 @@ def said_turns(value):
     turns = as_turns(value) if isinstance(value, list) else None
     return turns if turns and all(isinstance(turn, dict) for turn in turns) else [text_turn('assistant', value)]
 
+# %% ../../nbs/data/07_row_forms.ipynb #fa7d44a0
 def system_turns(row):
     "Take the system prompt out of a row, as turns."
     system = take(row, 'system', 'system_prompt')
@@ -118,6 +124,7 @@ def system_turns(row):
 ANSWER_KEYS = 'answer', 'gold_target'   # where a row or its metadata has the reference answer
 ANSWER_COLUMNS = *ANSWER_KEYS, 'final_answer', 'expected_answer', 'correct_answer', 'ground_truth', 'solution'
 
+# %% ../../nbs/data/07_row_forms.ipynb #0b16a4ff
 def with_answer(row, answer)->dict:
     "Return a row with a reference answer in its metadata, if there is one and it has none."
     metadata = parsed(row.get('metadata'), 'metadata') or {}
@@ -130,6 +137,7 @@ RESPONSES = 'rsr:responses'   # of a formed row: existing responses, as `data.re
 _FROM_BODY = 'messages', 'tools', 'tool_choice', 'parallel_tool_calls'
 _OF_BATCH = 'method', 'url', 'error'   # columns that say nothing of the prompt
 
+# %% ../../nbs/data/07_row_forms.ipynb #dee542eb
 def _with_request(row):
     "Return a row of a batch with the messages and tools of its request, under its custom_id."
     body, id_ = parsed(row.pop('body', None), 'body'), row.pop('custom_id')
@@ -137,6 +145,7 @@ def _with_request(row):
     asked = {k:body[k] for k in _FROM_BODY if has(body, k)} if isinstance(body, dict) else {}
     return {**row, 'id':id_, **asked}
 
+# %% ../../nbs/data/07_row_forms.ipynb #0c2b9d61
 @row_form('batch-result', 'custom_id', ('response', 'error'))
 def batch_result(row):
     "Read response.body.choices of a batch's result as existing responses, and custom_id as the id."
@@ -145,14 +154,16 @@ def batch_result(row):
     choices = body.get('choices') if isinstance(body, dict) else None
     return {**_with_request(row), RESPONSES:choices or []}
 
+# %% ../../nbs/data/07_row_forms.ipynb #4df628b2
 @row_form('batch', 'custom_id', 'body')
 def batch(row):
     "Read body.messages and body.tools of a request, and custom_id as the id; model and options are the recipe's."
     return _with_request(row)
 
-# %% ../../nbs/data/07_row_forms.ipynb #dee542eb
+# %% ../../nbs/data/07_row_forms.ipynb #0049e84e
 _CONVERSATIONS = 'conversations', 'conversation', 'chat', 'dialogue', 'dialog'
 
+# %% ../../nbs/data/07_row_forms.ipynb #5c858593
 @row_form('conversations', _CONVERSATIONS)
 def conversations(row):
     "Read a list of turns, with from and value as in ShareGPT, or with role and content."
@@ -160,6 +171,7 @@ def conversations(row):
     messages = [*system_turns(row), *as_turns_of(row.pop(column), column)]
     return {**row, 'messages':messages}
 
+# %% ../../nbs/data/07_row_forms.ipynb #b3a19b5a
 def as_turns_of(value, column):
     "Return the turns of a column, or raise if it holds none."
     turns = as_turns(value, column)
@@ -167,7 +179,7 @@ def as_turns_of(value, column):
         raise BadMessage(f'{column} is {type(turns).__name__}, not a list of turns')
     return turns
 
-# %% ../../nbs/data/07_row_forms.ipynb #0c2b9d61
+# %% ../../nbs/data/07_row_forms.ipynb #97a3139e
 def _past_turns(history):
     "Return Alpaca's history, a list of (user, assistant) pairs, as turns."
     history = parsed(history, 'history') or []
@@ -175,6 +187,7 @@ def _past_turns(history):
         raise BadMessage('history is not a list of pairs [user, assistant]')
     return [text_turn(role, text) for pair in history for role, text in zip(('user', 'assistant'), pair)]
 
+# %% ../../nbs/data/07_row_forms.ipynb #01423812
 @row_form('alpaca', 'instruction')
 def alpaca(row):
     "Read instruction and input as the user's turn, output as the assistant's; also system and history."
@@ -193,6 +206,7 @@ def _asked_turn(row, text):
     marks = '<image>'*len(images) if isinstance(images, list) and '<image>' not in text else ''
     return text_turn('user', marks+text)
 
+# %% ../../nbs/data/07_row_forms.ipynb #25e5a325
 @row_form('prompt', 'prompt')
 def prompt(row):
     "Read prompt, a text or a list of messages, and completion (or response, output) as the assistant's turn."
@@ -218,19 +232,21 @@ def question(row):
 # %% ../../nbs/data/07_row_forms.ipynb #4850c4de
 _PART_OF_PROMPT = 'choices', 'options', 'context', 'passage', 'document', 'documents', 'article', 'story'
 
+# %% ../../nbs/data/07_row_forms.ipynb #4d71a6b7
 def form_of(row)->Form:
     "Return the form of a row without messages; None if it is none that can be told."
     form = next((form for form in FORMS.values() if form.fits(row)), None)
     torn = form and form.name in ('question', 'prompt') and any(has(row, column) for column in _PART_OF_PROMPT)
     return None if torn else form
 
+# %% ../../nbs/data/07_row_forms.ipynb #82b7f28d
 def named_form(name:str)->Form:
     "Return a form by its name, or raise an error with those that there are."
     if name not in FORMS:
         raise RsrError('data.form: '+no_such('form', name, FORMS))
     return FORMS[name]
 
-# %% ../../nbs/data/07_row_forms.ipynb #4d71a6b7
+# %% ../../nbs/data/07_row_forms.ipynb #a1458601
 def formed(
     row:dict,        # a decoded row; it is not changed
     form:Form=None,  # None: recognise it
@@ -250,6 +266,7 @@ def formed(
     read = [k for k in free if k not in out and k not in _OF_BATCH] or [k for k in free if k in _needed(form)]
     return {**out, **kept}, form, read
 
+# %% ../../nbs/data/07_row_forms.ipynb #2c240d79
 def _needed(form):
     "Return the columns that a form needs, in words."
     return ' and '.join(need if isinstance(need, str) else ' or '.join(need) for need in form.needs)
@@ -257,6 +274,7 @@ def _needed(form):
 # %% ../../nbs/data/07_row_forms.ipynb #9d1cbf15
 OTHERWISE = 'data.columns.prompt=COLUMN, or data.transform=file.py:function'
 
+# %% ../../nbs/data/07_row_forms.ipynb #65bee5c2
 def guess_note(form, columns)->str:
     "Return what was guessed of the rows of an input."
     others = ', '.join(name for name in FORMS if name!=form.name)
@@ -269,13 +287,14 @@ def _short(value, most=60):
     text = ascii(value) if isinstance(value, (bytes, bytearray)) else repr(value)
     return text if len(text)<=most else f'{text[:most]}…'
 
+# %% ../../nbs/data/07_row_forms.ipynb #842632ed
 def _texts(row):
     "Return the columns that hold a text, the likely prompt first."
     names = [k for k, v in row.items() if isinstance(v, str) and v and k not in ('id', 'system')]
     first = [k for k in ('question', 'prompt', 'problem', 'text', 'input') if k in names]
     return [*first[:1], *(k for k in names if k not in first[:1])]
 
-# %% ../../nbs/data/07_row_forms.ipynb #842632ed
+# %% ../../nbs/data/07_row_forms.ipynb #24b5556f
 def _whole_prompt(row, names):
     "Return the expression for the user's turn of a row, in Python."
     beside = [k for k in _PART_OF_PROMPT if has(row, k)]
@@ -289,6 +308,7 @@ _LETTERED = '''def convert(row):
     messages = [{{'role': 'user', 'content': f"{{row[{asked!r}]}}\\n{{options}}"}}]
     return {{'messages': messages, 'metadata': {{'answer': {answer}}}}}'''
 
+# %% ../../nbs/data/07_row_forms.ipynb #853f5c3c
 def _lettered(row, names):
     "Return a function for a question with a list of choices, or None if a row has none."
     choices = next((k for k in ('choices', 'options') if isinstance(row.get(k), list)), None)
@@ -315,6 +335,7 @@ def transform_for(row)->str:
 # %% ../../nbs/data/07_row_forms.ipynb #76a43781
 NO_MESSAGES = 'no messages, and no columns that rsr makes messages of'
 
+# %% ../../nbs/data/07_row_forms.ipynb #27f56687
 def unknown_form(row)->str:
     "Return the message for a row whose form cannot be told: its columns, and what to do."
     width = min(24, max((len(str(k)) for k in row), default=0))

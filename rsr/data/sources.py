@@ -25,12 +25,14 @@ def _decoding_error(line, error):
 # %% ../../nbs/data/06_sources.ipynb #931572b6
 _MANY_DIGITS = re.compile(rb'\d{19}')
 
+# %% ../../nbs/data/06_sources.ipynb #3f5ae1e3
 def exact_int(n):
     "Return an integer that 64 bits can hold; a larger one, or its digits, as text."
     if isinstance(n, str) and len(n)>20:
         return n
     return int(n) if -2**63<=int(n)<2**64 else str(n)
 
+# %% ../../nbs/data/06_sources.ipynb #e46c49fa
 def parse_json(data:bytes):
     "Parse JSON; integers above 64 bits become text."
     parsed = orjson.loads(data)
@@ -58,18 +60,21 @@ def _open_zst(path):
     except ImportError:
         raise RsrError(f'{path}: reading .zst needs zstandard: pip install zstandard') from None
 
+# %% ../../nbs/data/06_sources.ipynb #ff6565c7
 def open_bytes(path):
     "Open a file as bytes, decompressed."
     opener = {'.gz':gzip.open, '.zst':lambda path, mode: _open_zst(path)}.get(Path(path).suffix, open)
     return opener(path, 'rb')
 
-# %% ../../nbs/data/06_sources.ipynb #ff6565c7
+# %% ../../nbs/data/06_sources.ipynb #2e0eaba6
 BOM = b'\xef\xbb\xbf'
 
+# %% ../../nbs/data/06_sources.ipynb #6db9c17c
 def shown_path(path):
     "Return a path as text that can be stored: bytes that are not UTF-8 are spelt out."
     return str(path).encode('utf-8', 'backslashreplace').decode()
 
+# %% ../../nbs/data/06_sources.ipynb #1810402d
 def json_lines(stream, shown):
     "Yield (where, row, error) for each line of JSON that is not blank."
     for i, line in enumerate(stream, 1):
@@ -78,6 +83,7 @@ def json_lines(stream, shown):
         if line.strip():
             yield (f'{shown}, line {i}', *decode_line(line))
 
+# %% ../../nbs/data/06_sources.ipynb #d7868e69
 def read_jsonl(
     path   # a .jsonl file, UTF-8; also .gz or .zst
 ):
@@ -88,6 +94,7 @@ def read_jsonl(
 # %% ../../nbs/data/06_sources.ipynb #f764e04b
 _WHOLE_ROW = 'messages', 'conversations', 'conversation', 'prompt', 'question', 'instruction', 'custom_id'
 
+# %% ../../nbs/data/06_sources.ipynb #1f23f4e4
 def _row_list(data, shown):
     "Return the rows of a parsed JSON file."
     if isinstance(data, dict) and not any(key in data for key in _WHOLE_ROW):
@@ -99,17 +106,19 @@ def _row_list(data, shown):
         return next(iter(lists.values()))
     return data if isinstance(data, list) else [data]
 
+# %% ../../nbs/data/06_sources.ipynb #ce26d27b
 def json_array(data, shown):
     "Yield (where, row, error) for each row of a JSON text."
     for i, row in enumerate(_row_list(parse_json(data), shown), 1):
         yield f'{shown}, row {i}', row, None
 
-# %% ../../nbs/data/06_sources.ipynb #1f23f4e4
+# %% ../../nbs/data/06_sources.ipynb #4ec4891b
 def _has_lines(data):
     "Check whether a text is lines of JSON: several lines, the first of them an object."
     first, end, rest = data.partition(b'\n')
     return bool(end and rest.strip()) and isinstance(decode_line(first)[0], dict)
 
+# %% ../../nbs/data/06_sources.ipynb #217b329a
 def read_json(
     path   # a .json file, UTF-8; also .gz
 ):
@@ -129,6 +138,7 @@ def _delimiter(path, header):
         return '\t'
     return next((c for c in ',;\t' if c in header), ',')
 
+# %% ../../nbs/data/06_sources.ipynb #3cf3451e
 def _column_names(names, shown):
     "Return the names of the columns of a table, or raise an error for those that say nothing."
     names = [name.strip() for name in names]
@@ -138,7 +148,7 @@ def _column_names(names, shown):
                        'The first line of a table names its columns')
     return names
 
-# %% ../../nbs/data/06_sources.ipynb #3cf3451e
+# %% ../../nbs/data/06_sources.ipynb #dea21d43
 def _table(text, shown, delimiter):
     "Yield (where, row, error) for each row of a table whose first row names the columns."
     csv.field_size_limit(2**31-1)
@@ -151,6 +161,7 @@ def _table(text, shown, delimiter):
             yield f'{shown}, line {begins}', None if error else row, error
         begins = reader.line_num+1
 
+# %% ../../nbs/data/06_sources.ipynb #9673ed8c
 def read_csv(
     path   # a .csv or .tsv file, UTF-8; also .gz
 ):
@@ -208,6 +219,7 @@ def is_saved_dataset(path)->bool:
     "Check whether a folder was written by `Dataset.save_to_disk`."
     return all(os.path.isfile(os.path.join(path, name)) for name in ('state.json', 'dataset_info.json'))
 
+# %% ../../nbs/data/06_sources.ipynb #4e5fa968
 def _arrow_batches(path):
     "Yield the record batches of a saved dataset."
     try:
@@ -218,6 +230,7 @@ def _arrow_batches(path):
         with pa.memory_map(str(Path(path)/entry['filename'])) as f:
             yield from pa.ipc.open_stream(f)
 
+# %% ../../nbs/data/06_sources.ipynb #9fa0334a
 def read_saved_dataset(path):
     "Yield (where, row, error) for each row of a folder that `Dataset.save_to_disk` wrote; needs pyarrow."
     rows = (row for batch in _arrow_batches(path) for row in batch.to_pylist())
@@ -235,6 +248,7 @@ def unreadable(path)->RsrError:
     unpack = '. Unpack it first' if Path(path).suffix in ('.zst', '.xz', '.bz2', '.zip', '.gz') else ''
     return RsrError(f"data.input_path: cannot read {path}; allowed endings: {', '.join(READERS)}{unpack}")
 
+# %% ../../nbs/data/06_sources.ipynb #9ef4a693
 def _read_path(path):
     "Return the rows of a file, as its reader yields them."
     for ending, reader in READERS.items():
@@ -252,6 +266,7 @@ def _check_path(path):
 # %% ../../nbs/data/06_sources.ipynb #97085411
 _KINDS = {'.gz':'a gzip file', '.parquet':'a Parquet file', '.zst':'a zstd file'}   # what the file must be
 
+# %% ../../nbs/data/06_sources.ipynb #ca9a3927
 def _check_kind(path):
     "Raise an error unless a file is what its ending says."
     with open(path, 'rb') as f:

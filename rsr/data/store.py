@@ -10,11 +10,10 @@ import orjson, time
 from bisect import bisect_right
 from itertools import groupby
 from fastcore.basics import patch
-from .bad_rows import bad_rows_error, bad_rows_text
 from .files import dumps, fingerprint
 from .images import image_digests, with_sources
 from .ledger import Ledger
-from .readers import BadRow
+from .readers import BadRow, bad_rows_text
 from .reviews import MAJORITY, check_annotator, decide, equal_texts, read_votes
 from .reviews import scores_with_labels, write_vote
 from .types import Prompt, Rollout, RsrError, no_such
@@ -54,7 +53,7 @@ def _as_row(p):
     asked = {k:v for k, v in (('tools', p.tools), ('request', p.request)) if v}
     return dict(messages=p.messages, metadata=p.metadata, extra=p.extra, **asked)
 
-# %% ../../nbs/data/12_store.ipynb #b30f50d6
+# %% ../../nbs/data/12_store.ipynb #0328e126
 def _identity(p):
     "Return the fingerprint of what a prompt asks: messages, tools, and what its images show."
     asked = {k:v for k, v in (('tools', p.tools), ('request', p.request)) if v}
@@ -64,7 +63,7 @@ def _identity(p):
     messages = with_sources(p.messages, images)
     return fingerprint({'messages':messages, **asked} if asked else messages)
 
-# %% ../../nbs/data/12_store.ipynb #fdd18373
+# %% ../../nbs/data/12_store.ipynb #28edfb64
 @patch
 def _insert_prompt(self:Store, where, p, gen):
     "Add one prompt, or update it; return the reason if that is not possible."
@@ -107,6 +106,13 @@ def _insert_all(self:Store, items, gen):
             n += 1
     return n, bad
 
+# %% ../../nbs/data/12_store.ipynb #91ebb04a
+def _bad_rows_error(bad):
+    "Return the error for bad input rows."
+    what, them = ('row', 'it') if len(bad)==1 else ('rows', 'them')
+    return RsrError(f'{len(bad):,} invalid input {what}; nothing was sampled. '
+                    f'Fix {them}, or skip {them} with data.on_bad_row=skip\n  {bad_rows_text(bad)}')
+
 # %% ../../nbs/data/12_store.ipynb #256fcf9b
 @patch
 def add_prompts(self:Store,
@@ -119,7 +125,7 @@ def add_prompts(self:Store,
     try:
         n, bad = self._insert_all(items, gen)
         if bad and on_bad_row!='skip':
-            raise bad_rows_error(bad)
+            raise _bad_rows_error(bad)
         if not n:
             raise RsrError('\n  '.join(['the input has no usable row', *filter(None, [bad_rows_text(bad)])]))
     except BaseException:
@@ -162,7 +168,6 @@ def _more(r):
     more = dict(tool_calls=r.tool_calls, refusal=r.refusal, logprobs=r.logprobs)
     return dumps({k:v for k, v in more.items() if v}) if any(more.values()) else None
 
-# %% ../../nbs/data/12_store.ipynb #5ccd2ce8
 @patch
 def answer(self:Store, r:Rollout):
     "Record the outcome of a rollout; it needs `key` and `outcome`."
@@ -298,7 +303,6 @@ def _version(self:Store):
     "Return what changes whenever this connection or another one writes to the ledger."
     return self.db.execute('PRAGMA data_version').fetchone()[0], self.db.total_changes
 
-# %% ../../nbs/data/12_store.ipynb #63b16aea
 @patch
 def scored(self:Store)->str:
     "Return the table that queries read scores from: with labels in place of the verifier's scores, if there are any."
@@ -323,7 +327,6 @@ def check_decider(self:Store,
         raise RsrError('labels.decide: it cannot be changed while another process writes to the run')
     return True
 
-# %% ../../nbs/data/12_store.ipynb #ff094026
 @patch
 def decide_by(self:Store,
     name:str   # who decides where annotators differ: majority, or an annotator; None: who did so far, else majority

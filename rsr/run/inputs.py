@@ -13,15 +13,14 @@ from dataclasses import replace
 from glob import has_magic
 from ..data.inputs import STDIN, has_stdin, is_path_input, listed_paths
 from ..data.messages import BadMessage, read_calls, said
-from ..data.readers import BadRow, read_prompts, row_options
+from ..data.readers import BadRow, bad_rows_text, read_prompts, row_options
 from ..data.row_forms import ANSWER_KEYS, RESPONSES
 from ..data.sources import READERS
-from ..data.bad_rows import bad_rows_text
 from ..data.terminal import warn
 from ..data.text import clean_text, content_text
 from ..data.types import Rollout, RsrError, no_such
 from ..formatters.splits import Benchmark, clean_input, write_found
-from .recipe import check_responses
+from .values import check_responses
 from ..sampling.replies import outcome_of
 from ..verifiers.verifiers import NO_REFERENCE
 
@@ -30,6 +29,7 @@ def _thinking_in(x):
     "Return the thinking that a response object has beside its text."
     return next((x[k] for k in ('reasoning_content', 'reasoning', 'thinking') if isinstance(x.get(k), str)), '')
 
+# %% ../../nbs/run/03_inputs.ipynb #9cd35c20
 def _make_rollout(x, text):
     "Make the rollout of an existing response, from its object and its text."
     calls = x.get('tool_calls') or ([x['function_call']] if x.get('function_call') else None)
@@ -43,6 +43,7 @@ def _make_rollout(x, text):
 # %% ../../nbs/run/03_inputs.ipynb #1f5fcbfe
 _TEXT_KEYS = 'text', 'content', 'response'
 
+# %% ../../nbs/run/03_inputs.ipynb #0e884cc3
 def _text_of(x):
     "Return the text of a response object, or None."
     text = next((x[k] for k in _TEXT_KEYS if isinstance(x.get(k), str)), None)
@@ -173,8 +174,7 @@ def with_responses(
             check()
         responses, bad = _take_responses(where, p, column)
         yield where, bad or p
-        key = None if bad else _entered_key(store, p.id, where)
-        if key:
+        if not bad and (key := _entered_key(store, p.id, where)):
             add_responses(store, key, responses)
     if column and found is False:
         raise RsrError(_no_column('data.responses', column, columns-{RESPONSES}))
@@ -267,6 +267,7 @@ def _is_missing(path):
     elsewhere = path==STDIN or '://' in path or path.startswith('~') or os.path.isabs(path)
     return not (elsewhere or has_magic(path) or os.path.exists(path))
 
+# %% ../../nbs/run/03_inputs.ipynb #dda73fea
 def _check_folder(store, src):
     "Raise an error that names the folders if the input of an earlier run is not in this one."
     if store.fresh or not is_path_input(src):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'ENGINES', 'TOP_KEYS', 'LISTS', 'SHORT_FORMS', 'FILE_OPTIONS', 'recipe_names', 'parameters', 'schema',
-           'read_recipe', 'parse_override', 'override', 'section_of', 'check_section', 'check_responses',
-           'check_recipe', 'Recipe', 'load_recipe']
+           'read_recipe', 'parse_override', 'override', 'section_of', 'check_section', 'check_recipe', 'Recipe',
+           'load_recipe']
 
 # %% ../../nbs/run/02_recipe.ipynb #b89908d7
 import inspect, yaml
@@ -18,14 +18,12 @@ from pathlib import Path
 from ..data.files import SHIPPED, read_text
 from ..data.inputs import STDIN
 from ..data.parts import Cluster
-from ..data.readers import COLUMNS
-from ..data.row_forms import named_form
 from ..data.sources import READERS
 from ..data.types import RsrError, no_such
 from ..data.yaml_files import RepeatedKey, load_yaml, parse_yaml
 from ..formatters.splits import check_split
 from ..pairs.strategies import PAIR_DEFAULTS, check_pairs, share_rules
-from .values import HEAD, as_utf8, check_value, in_place, without_defaults
+from .values import HEAD, as_utf8, check_data, check_value, in_place, without_defaults
 from ..sampling.budget import Budget, check_price
 from ..sampling.samplers import HttpSampler
 from ..sampling.schedule import Sampling
@@ -320,40 +318,6 @@ def _check_judges(d):
     if not isinstance(judges, list) or not all(isinstance(j, dict) for j in judges):
         raise RsrError(f'verifier.judges: {judges!r} is not a list of mappings')
 
-# %% ../../nbs/run/02_recipe.ipynb #fd72d6fc
-def _check_columns(columns):
-    "Raise unless `data.columns` maps what rsr looks for to the names of columns."
-    for k, v in (columns or {}).items():
-        if k not in COLUMNS:
-            raise RsrError(no_such('key', f'data.columns.{k}', [f'data.columns.{name}' for name in COLUMNS]))
-        if v is not None and not isinstance(v, str):
-            raise RsrError(f'data.columns.{k}: {v!r} is not the name of a column')
-
-# %% ../../nbs/run/02_recipe.ipynb #23ff18e5
-def check_responses(
-    d:dict,                    # a recipe
-    what:str='data.responses'  # what brings existing responses
-):
-    "Raise if existing responses cannot be used with the rest of the recipe."
-    strategy = (d.get('pairs') or {}).get('strategy', 'rubric_selection')
-    if strategy!='rubric_selection':
-        raise RsrError(f'{what}: existing responses belong to neither side of {strategy}; '
-                       'use rubric_selection, or dpo without pairs:')
-    if d.get('engine')=='ray':
-        raise RsrError(f'{what} is not taken with engine: ray; run it on one machine (engine=null)')
-
-def _check_data(d):
-    "Raise unless the options that say how rows are read exist, and fit the rest of the recipe."
-    data = d['data']
-    _check_columns(data.get('columns'))
-    if data.get('form'):
-        named_form(data['form'])
-    for k in 'responses', 'group_by':
-        if data.get(k):
-            check_responses(d, f'data.{k}')
-    if data.get('last_turn')=='response':
-        check_responses(d, 'data.last_turn=response')
-
 # %% ../../nbs/run/02_recipe.ipynb #12e39ff0
 def _check_formatters(d):
     "Raise unless the recipe names formatters, each with a type."
@@ -381,7 +345,7 @@ def check_recipe(
         check_pairs(d['pairs'])
     if d.get('engine') not in (None, *ENGINES):
         raise RsrError('engine: '+no_such('engine', d['engine'], ENGINES))
-    _check_data(d)
+    check_data(d)
     _check_formatters(d)
     return share_rules(d)
 
@@ -432,6 +396,7 @@ def _is_input(option):
     looks_like_one = option==STDIN or option.startswith('hf://') or option.rstrip(']').endswith(tuple(READERS))
     return looks_like_one or exists(option) or has_magic(option)
 
+# %% ../../nbs/run/02_recipe.ipynb #ecb8a404
 def _as_pair(option):
     "Return the (key, value) that an option means."
     return _long_form(*(parse_override(option) if isinstance(option, str) else option))
