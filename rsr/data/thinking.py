@@ -114,7 +114,7 @@ _CALLS = [   # (mark before a call, mark behind it), as model families write cal
     (r'assistantcommentary to=', r'\Z'), (r'<\|channel\|>\s?commentary\b', r'\Z')]
 
 # %% ../../nbs/data/01_thinking.ipynb #a5600a3f
-_CALL_OPENED = re.compile('|'.join(f'({opened})' for opened, _ in _CALLS))
+_CALL_OPENED = re.compile(rf"(?=[<\[]|assistantc|functools\[)(?:{'|'.join(f'({opened})' for opened, _ in _CALLS)})")
 _CALL_CLOSED = [re.compile(closed) for _, closed in _CALLS]
 
 def _without_calls(text):
@@ -133,13 +133,11 @@ def why_empty(
 )->str:                # '' if there is an answer
     "Say why a response without tool calls has no answer in it."
     text = text or ''
-    if text.strip() and not _TOKENS_BEHIND.sub('', _without_calls(text)).strip():
-        return 'only a tool call written as text'
     answer = split_thinking(text, reasoning)[1]
-    if answer and _without_calls(answer).strip():
-        return ''
-    calls = answer or _CALL_OPENED.search(text)
-    return 'only a tool call written as text' if calls else 'only thinking' if text.strip() or reasoning else 'no text'
+    if _CALL_OPENED.search(text):
+        rest = _TOKENS_BEHIND.sub('', _without_calls(text)).strip() and _without_calls(answer).strip()
+        return '' if rest else 'only a tool call written as text'
+    return '' if answer else 'only thinking' if text.strip() or reasoning else 'no text'
 
 # %% ../../nbs/data/01_thinking.ipynb #e5e06dc6
 def inline_thinking(

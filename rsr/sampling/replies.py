@@ -309,7 +309,7 @@ def _add_tokens(rollouts, usage, max_tokens):
     lengths = [len(r.text)+len(r.reasoning)+len(calls_text(r.tool_calls))+1 for r in rollouts]
     for r, n in zip(rollouts, _split_tokens(token_count(usage.get('completion_tokens')), lengths)):
         r.completion_tokens = n
-        if r.outcome in ('kept', 'empty'):
+        if r.outcome in ('kept', 'empty') and r.finish_reason is None:
             set_outcome(r, max_tokens)
     rollouts[0].prompt_tokens = token_count(usage.get('prompt_tokens'))
 
