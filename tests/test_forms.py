@@ -29,7 +29,8 @@ CAT = Path(tempfile.mkdtemp())/'cat.png'
 CAT.write_bytes(b'\x89PNG\r\n\x1a\n')
 PICTURE = dict(type='image_url', image_url=dict(url=str(CAT)))
 ADDRESS = dict(type='image_url', image_url=dict(url='https://example.org/cat.png'))
-HISTORY = [U('Weather?'), dict(role='assistant', content=None, tool_calls=calls('Bern', 'Basel'), reasoning_content='Two.'),
+HISTORY = [U('Weather?'),
+           dict(role='assistant', content=None, tool_calls=calls('Bern', 'Basel'), reasoning_content='Two.'),
            dict(role='tool', content='Sunny', tool_call_id='c0'), dict(role='tool', content='Rain', tool_call_id='c1')]
 
 def texts(**kw):
@@ -39,6 +40,9 @@ def texts(**kw):
 
 def inline(thinking='Hm, so.'):
     return [Rollout(f'<think>{thinking}</think> {r.text}', score=r.score, idx=r.idx, key=r.key) for r in texts()]
+
+CALLED = [Rollout('', score=s, idx=i, key=i+1, tool_calls=calls(*cities), reasoning='I look.')
+          for i, (s, cities) in enumerate([(1., ['Bern']), (0., ['Rome']), (1., ['Bern', 'X'])])]
 
 SHAPES = dict(
     plain=([U('So?')], None, texts()),
@@ -51,8 +55,7 @@ SHAPES = dict(
     past_thinking=([U('Hi'), dict(role='assistant', content='Hello!', reasoning_content='A greeting.'), U('So?')], None,
                    texts(reasoning='Hm, so.')),
     tools=([U('Weather?')], TOOLS, texts()),
-    call=([U('Weather?')], TOOLS, [Rollout('', score=s, idx=i, key=i+1, tool_calls=calls(*cities), reasoning='I look.')
-                                   for i, (s, cities) in enumerate([(1., ['Bern']), (0., ['Rome']), (1., ['Bern', 'X'])])]),
+    call=([U('Weather?')], TOOLS, CALLED),
     results=(HISTORY, TOOLS, texts()),
     image=([dict(role='user', content=[PICTURE, dict(type='text', text='What?')])], None, texts()),
     address=([dict(role='user', content=[ADDRESS, dict(type='text', text='What?')])], None, texts()))
@@ -132,7 +135,8 @@ def test_split_off_or_not_is_one_row(method, target, tmp_path):
 @pytest.mark.parametrize('method', ['sft', 'dpo', 'kto', 'multi_sft'])
 def test_harmony(method, tmp_path):
     prompt = Prompt('q1', [U('So?')])
-    for target, style, mark in (('trl', 'messages', "'thinking': 'Hm, so.'"), ('llamafactory', None, '<|channel|>analysis'),
+    for target, style, mark in (('trl', 'messages', "'thinking': 'Hm, so.'"),
+                                ('llamafactory', None, '<|channel|>analysis'),
                                 ('trl', 'standard', '<|channel|>final<|message|>It is so.<|return|>')):
         if method=='multi_sft' and style=='standard':
             continue

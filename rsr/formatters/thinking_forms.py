@@ -53,10 +53,14 @@ def _has_several_blocks(text):
     return len(_BLOCK.findall(text))>1
 
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #1586f643
+def _may_think(text):
+    "Check in passing whether a text can have marks of thinking: all begin in one of four ways."
+    return '<' in text or '[' in text or '◁' in text or text.startswith(('analysis', 'assistant'))
+
 def separated(r):
     "Return a rollout with the thinking in `reasoning` and the answer, without control tokens behind it, in `text`."
     thinking, text = (r.reasoning or '').strip(), without_end_tokens(r.text or r.refusal or '')
-    if thinking_marks(text) and not _has_several_blocks(text):
+    if _may_think(text) and thinking_marks(text) and not _has_several_blocks(text):
         thinking, text = split_thinking(text, thinking)
     same = thinking==r.reasoning and text==r.text
     return r if same else replace(r, text=text, reasoning=thinking)
@@ -64,7 +68,7 @@ def separated(r):
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #8de90506
 @lru_cache(4096)
 def _has_marks(text):
-    return bool(thinking_marks(text))
+    return _may_think(text) and bool(thinking_marks(text))
 
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #32ae9b1e
 def has_answer(r)->bool:

@@ -22,7 +22,8 @@ from .methods import FORMATTERS, Formatter, SELECT, balance, pool_of
 from .pairing import count_choices
 from .splits import is_number
 from .rows import as_written, check_conversations, check_strings, fits_strings, form_row
-from .rows import has_thinking_field, is_date, prompt_holds, row_rollouts, with_columns, write_index
+from .rows import has_thinking_field, is_date, prompt_holds, row_rollouts, thinking_of
+from .rows import with_columns, write_index
 from .thinking_forms import THINKING, thinks
 from .trainers import TRAINERS, get_row_format, get_trainer, needed_columns
 
@@ -204,7 +205,7 @@ class Writer:
             check_conversations(f)
         self.f, self.path, self.holds = f, Path(folder)/f.file, holds
         self.style, self.models = f.style if single else 'messages', models or {}
-        self.rows = self.prompts = self.stripped = 0
+        self.rows = self.prompts = self.thought = self.stripped = 0   # rows with thinking; those that lost it
         self.sizes = Counter()                     # Multi-SFT: prompts by their number of unique passed responses
         self.dropped = Counter()                   # rows that cannot be written, by reason
         self.without_row = Counter()               # prompts without a row, by reason
@@ -260,9 +261,11 @@ def _made(self:Writer, rows):
 # %% ../../nbs/formatters/07_writer.ipynb #03fb26de
 @patch
 def _note_stripped(self:Writer, rollouts, made):
-    "Count the rows that were written without the thinking of their rollouts."
-    thought = {r.idx for r in rollouts if thinks(r)} if self.f.thinking=='strip' else ()
-    self.stripped += sum(any(r.idx in thought for r in row_rollouts(row)) for row, _ in made)
+    "Count the rows whose rollouts think, and those that were written without it."
+    thought = {r.idx for r in rollouts if thinks(r)}
+    rows = sum(any(r.idx in thought for r in row_rollouts(row)) for row, _ in made) if thought else 0
+    self.thought += rows
+    self.stripped += rows if self.f.thinking=='strip' else 0
 
 # %% ../../nbs/formatters/07_writer.ipynb #57516e38
 @patch
@@ -365,6 +368,8 @@ def _counts(self:Writer):
     lost = dict(dropped=self.dropped.total(), dropped_by=dict(self.dropped.most_common()), stripped=self.stripped,
                 without_row=dict(self.without_row.most_common()))
     counts = dict(rows=self.rows, prompts=self.prompts, full=self.prompts, **{k:n for k, n in lost.items() if n})
+    if self.thought and self.f.target:
+        counts['thinking'] = thinking_of(self.f)
     if any(self.choices):
         counts['choices'] = median(self.choices.elements())
     return {**counts, **self._pool_sizes()} if self.sizes else counts

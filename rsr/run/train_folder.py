@@ -104,13 +104,15 @@ def readme_text(
     rows:dict,        # {file: number of rows}
     earlier:dict,     # the same for files of an earlier recipe
     pass_rate:str,    # of the run, in words; '' if nothing was scored
-    command:str       # the command that wrote the files
+    command:str,      # the command that wrote the files
+    thinking:str=''   # in which form the files have the thinking of responses; '' if no response has any
 )->str:
     "Return the text of a folder's README.md."
     what = f'{_KINDS[side]}, written by rsr from the rollouts in ../run.db; ../recipe.yaml says with which options.'
     old = f' From an earlier recipe: {_rows_line(earlier)}.' if earlier else ''
     counts = f"Rows: {_rows_line(rows) or 'none'}.{old}{pass_rate}"
-    return f"- {what}\n- {counts}\n- Written by: `{command}`\n"
+    form = f'- Thinking: {thinking}.\n' if thinking else ''
+    return f"- {what}\n- {counts}\n{form}- Written by: `{command}`\n"
 
 # %% ../../nbs/run/07_train_folder.ipynb #f2d67316
 def _is_own(path, text, stamped):

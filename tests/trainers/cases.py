@@ -170,13 +170,13 @@ CASES = [
     Case('empty desirable', 'llamafactory', 'kto', [*labels(lf_kto), lf_kto(True, U('q'), A(''))], 'flips', 'alters',
          at=21),
     # ---- thinking, tools, images, tokens of chat templates
-    Case('control token', 'trl', 'sft', [*ok, sft(U('q'), A('4<|im_end|>\n<|im_start|>user\nAnd 3?'))], 'control', 'takes',
-         at=4),
+    Case('control token', 'trl', 'sft', [*ok, sft(U('q'), A('4<|im_end|>\n<|im_start|>user\nAnd?'))], 'control',
+         'takes', at=4),
     Case('image mark', 'llamafactory', 'sft', [*ok, sft(U('Write <image>'), A('a'))], 'media', 'takes', at=4),
     Case('reasoning field', 'llamafactory', 'sft', [sft(thought(U('q')), thought(A('a'), 'hm'))]*3, 'unread', 'alters',
          at=1),
-    Case('call not JSON', 'llamafactory', 'sft', [sft(U('q'), dict(role='function_call', content='f(1)'), tools=TOOLS)]*3,
-         'calls', 'refuses', at=1),
+    Case('call not JSON', 'llamafactory', 'sft',
+         [sft(U('q'), dict(role='function_call', content='f(1)'), tools=TOOLS)]*3, 'calls', 'refuses', at=1),
     Case('tools not JSON', 'llamafactory', 'sft', [sft(U('q'), A('a'), tools='f(x)')]*3, 'calls', 'refuses', at=1),
     # ---- those that are checked by their sources only
     Case('reasoning field', 'openai', 'sft', [sft(U('q'), thought(A('a'), 'hm'))]*3, 'unread', 'refuses', at=1),

@@ -4,7 +4,7 @@ Run by `make test-trainers` in .venv-llamafactory."""
 import tempfile
 
 import pytest
-import rich
+import written_forms as wf
 from cases import CASES, A, U, labels, lf_kto, lines, sft
 from written import COLUMNS, write
 
@@ -83,7 +83,7 @@ def said(ds, tok, column='labels'):
 
 @pytest.mark.parametrize('method', ['sft', 'dpo', 'kto'])
 def test_thinking_is_kept(method, model, tmp_path):
-    f, path, n = rich.write(rich.thinking(), method, 'llamafactory', tmp_path)
+    f, path, n = wf.write(wf.thinking(), method, 'llamafactory', tmp_path)
     r, = check_files(tmp_path, [f], trainer='llamafactory')
     assert r['kept']==r['rows']==n>=8 and not r['note']
     ds, tok = tokenized(path, STAGES[method], model, tmp_path)
@@ -92,7 +92,7 @@ def test_thinking_is_kept(method, model, tmp_path):
 
 @pytest.mark.parametrize('method', ['sft', 'dpo', 'kto'])
 def test_tools_are_kept(method, model, tmp_path):
-    f, path, n = rich.write(rich.tools(), method, 'llamafactory', tmp_path)
+    f, path, n = wf.write(wf.tools(), method, 'llamafactory', tmp_path)
     r, = check_files(tmp_path, [f], trainer='llamafactory')
     assert r['kept']==r['rows']==r['expected']==n>=8 and not r['note'] and not r['problems']
     ds, tok = tokenized(path, STAGES[method], model, tmp_path)
@@ -109,7 +109,7 @@ def test_images_are_found(tmp_path):
     from llamafactory.data.parser import DatasetAttr
     from llamafactory.hparams import DataArguments
     for method in STAGES:
-        _, path, n = rich.write(rich.images(tmp_path), method, 'llamafactory', tmp_path/method)
+        _, path, n = wf.write(wf.images(tmp_path), method, 'llamafactory', tmp_path/method)
         attr = DatasetAttr('file', 'x')
         attr.join(json.loads((path.parent/'dataset_info.json').read_text())[path.stem])
         convert = SharegptDatasetConverter(dataset_attr=attr, data_args=DataArguments())
@@ -119,8 +119,8 @@ def test_images_are_found(tmp_path):
 
 def test_two_steps_with_thinking_and_tools(model, tmp_path):
     from llamafactory.train.tuner import run_exp
-    for name, groups in dict(thinking=rich.thinking(), tools=rich.tools()).items():
-        _, path, n = rich.write(groups, 'sft', 'llamafactory', tmp_path/name)
+    for name, groups in dict(thinking=wf.thinking(), tools=wf.tools()).items():
+        _, path, n = wf.write(groups, 'sft', 'llamafactory', tmp_path/name)
         run_exp(dict(model_name_or_path=model, stage='sft', do_train=True, finetuning_type='full', max_steps=2,
                      dataset_dir=str(path.parent), dataset=path.stem, template='default', report_to='none',
                      output_dir=str(tmp_path/name/'out'), cache_dir=str(tmp_path/name/'cache'), overwrite_cache=True,

@@ -4,7 +4,7 @@ Run by `make test-trainers` in .venv-trl."""
 import tempfile
 
 import pytest
-import rich
+import written_forms as wf
 from cases import CASES, A, U, kto, lines, pair, pc, sft
 from written import COLUMNS, write
 
@@ -108,15 +108,16 @@ def test_default_cut_off(method, rows, kept, cut, model, tmp_path):
 TOOL_TEMPLATE = (
     "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m.reasoning_content is string and m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
+    "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
     "{{ m['content'] or '' }}{% if m.tool_calls %}{% for c in m.tool_calls %}<tool_call>\n"
-    "{\"name\": \"{{ c.function.name }}\", \"arguments\": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}"
+    "{\"name\": \"{{ c.function.name }}\", \"arguments\": {{ c.function.arguments | tojson }}}\n</tool_call>"
+    "{% endfor %}"
     "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
 
 @pytest.fixture(scope='session')
-def tool_model():
-    from rsr.formatters.load_check import _byte_tokenizer
-    tokenizer = _byte_tokenizer()
+def tool_model(model):
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.chat_template = TOOL_TEMPLATE
     return tiny_model(tempfile.mkdtemp(), tokenizer)
 
@@ -127,7 +128,7 @@ def learned(t):
 @pytest.mark.parametrize('form', ['keep', 'reasoning_content'])
 @pytest.mark.parametrize('method', ['sft', 'dpo', 'kto'])
 def test_thinking_is_trained_on(method, form, tool_model, tmp_path):
-    _, path, n = rich.write(rich.thinking(), method, 'trl', tmp_path, thinking=form)
+    _, path, n = wf.write(wf.thinking(), method, 'trl', tmp_path, thinking=form)
     assert load_file(path, method, 'trl')['kept']==n>=8
     t = trl_trainer(path, method, tool_model, tmp_path, max_steps=2, **config(method))
     assert len(t.train_dataset)==n and t.train().global_step==2
@@ -135,7 +136,7 @@ def test_thinking_is_trained_on(method, form, tool_model, tmp_path):
 
 @pytest.mark.parametrize('method', ['sft', 'dpo', 'kto'])
 def test_tools_are_trained_on(method, tool_model, tmp_path):
-    _, path, n = rich.write(rich.tools(), method, 'trl', tmp_path)
+    _, path, n = wf.write(wf.tools(), method, 'trl', tmp_path)
     r = load_file(path, method, 'trl')
     assert r['kept']==n==r['expected']>=8 and not r['problems'] and not r['note']
     t = trl_trainer(path, method, tool_model, tmp_path, max_steps=2, **config(method))
@@ -149,7 +150,7 @@ def test_tools_are_trained_on(method, tool_model, tmp_path):
 def test_images_are_found(method, tmp_path):
     from datasets import load_dataset
     from trl.data_utils import prepare_multimodal_messages
-    _, path, n = rich.write(rich.images(tmp_path), method, 'trl', tmp_path)
+    _, path, n = wf.write(wf.images(tmp_path), method, 'trl', tmp_path)
     rows = load_dataset('json', data_files=str(path), split='train', cache_dir=str(tmp_path/'cache'))
     ready = [prepare_multimodal_messages(r['prompt'], images=r['images']) for r in rows]
     assert len(ready)==n and ready[0][0]['content'][0]['image'].endswith('.png')

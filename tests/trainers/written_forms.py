@@ -1,4 +1,6 @@
 "What the tests of both trainers write with thinking, tools and images."
+import base64
+import json
 from pathlib import Path
 
 from cases import A, U
@@ -6,12 +8,13 @@ from cases import A, U
 from rsr.data.types import Prompt, Rollout
 from rsr.formatters.writer import make_formatters, write_files
 
+PNG = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=')
+
 TOOLS = [dict(type='function', function=dict(name=name, description=f'Get the {name}.', parameters=dict(
     type='object', properties={key:dict(type='string')}, required=[key])))
     for name, key in (('weather', 'city'), ('time', 'zone'))]
 
 def call(name, id='c1', **arguments):
-    import json
     return dict(id=id, type='function', function=dict(name=name, arguments=json.dumps(arguments)))
 
 def thinking(n=8):
@@ -29,15 +32,15 @@ def tools(n=8):
     asks = [Rollout('', score=1., tool_calls=[call('weather', city='Bern')]),
             Rollout('', score=0., idx=1, tool_calls=[call('time', zone='CET')])]
     says = [Rollout('Sunny, and noon.', score=1.), Rollout('Rain.', score=0., idx=1)]
-    kinds = [([U('Weather in Bern?')], TOOLS, asks), (past, TOOLS, says), ([U('Hi'), A('Hello!'), U('So?')], None, says)]
-    return [(Prompt(f'{i}', *[kinds[i%3][0]], tools=kinds[i%3][1]), kinds[i%3][2]) for i in range(n)]
+    chat = [U('Hi'), A('Hello!'), U('So?')]
+    kinds = [([U('Weather in Bern?')], TOOLS, asks), (past, TOOLS, says), (chat, None, says)]
+    return [(Prompt(f'{i}', messages, tools=tools), rs) for i, (messages, tools, rs) in enumerate((kinds*n)[:n])]
 
 def images(folder, n=6):
-    from PIL import Image
     out = []
     for i in range(n):
         path = Path(folder)/f'{i}.png'
-        Image.new('RGB', (32, 32), (i*30, 0, 0)).save(path)
+        path.write_bytes(PNG)
         parts = [dict(type='image_url', image_url=dict(url=str(path))), dict(type='text', text='What?')]
         content = 'No image here' if i==n-1 else parts
         out.append((Prompt(f'{i}', [dict(role='user', content=content)]),
