@@ -279,6 +279,13 @@ def _rows_of(side, counts):
     "Return {file: rows} of the files in train/ or eval/ that have rows."
     return {k:v['rows'] for k, v in counts.items() if k.startswith('eval/')==(side=='eval') and v['rows']}
 
+# %% ../../nbs/run/08_files.ipynb #c8bf4fe9
+def _thinking(counts):
+    "Say in which form the files have the thinking of their responses; '' if no response has any."
+    forms = [(key, c) for key, c in counts.items() if c.get('thinking') and c['rows']]
+    return ', '.join(f"{key} {c['thinking']}"+(f" ({c['stripped']:,} rows lost it)" if c.get('stripped') else '')
+                     for key, c in forms)
+
 # %% ../../nbs/run/08_files.ipynb #af185bad
 def write_readmes(
     store,         # Store, open for writing
@@ -288,7 +295,8 @@ def write_readmes(
     "Write README.md into train/ and eval/."
     stamps, rows, earlier = (store.get(k, {}) for k in ('stamps', 'rows', 'earlier'))
     for side in 'train', 'eval':
-        text = readme_text(side, _rows_of(side, rows), _rows_of(side, earlier), _pass_rate(s), command)
+        text = readme_text(side, _rows_of(side, rows), _rows_of(side, earlier), _pass_rate(s), command,
+                           _thinking(rows))
         stamps[f'{side}/README.md'] = write_readme(store.dir/side, text, stamps.get(f'{side}/README.md'))
     store.put('stamps', stamps)
     store.commit()

@@ -102,8 +102,8 @@ HELP |= {
     'formatter.target':"which trainer the rows are for; null: the formatter's own",
     'formatter.style':'standard: plain strings, if every prompt is one user turn; null: as the trainer has it',
     'formatter.format':'the kind of file; null: jsonl, and parquet for verl',
-    'formatter.thinking':'what happens to the thinking in a response: keep it, strip it, '
-                         'or move it to a field of its own',
+    'formatter.thinking':'the form of the thinking in a response: keep (as the trainer takes it), inline (<think>), '
+                         'reasoning_content (a field), harmony (GPT-OSS), or strip it',
     'pairs.strategy':'how the two sides of a pair are sampled; required in `pairs:`',
     'pairs.by':'what puts the flaw in: a model, or a rule (no model calls)',
     'pairs.temperature':'temperature of all responses',
