@@ -23,7 +23,7 @@ from ..formatters.writer import make_formatters
 from ..pairs.collect import pairs_of
 from .dropped import compare_files, dropped_finding
 from .hygiene import class_balance, contamination, finding, graded, length_bias, near_leaks, pair_audit
-from .hygiene import asked_text, problem_texts, read_files, refusals_in_files, repeated_prompts
+from .hygiene import asked_text, problem_texts, problem_todo, read_files, refusals_in_files, repeated_prompts
 from .hygiene import thinking_in_files, truncation, volume, worst
 from .validation import LABELLED, agreement_finding, validation_report
 from ..run.files import valid_groups, valid_outcomes
@@ -275,8 +275,7 @@ def format_valid(ctx)->dict:
     detail = (f"{many(len(files), 'file')}, {sum(r['rows'] for r in files):,} rows, {len(hard):,} that a trainer "
               f'would refuse or misread (checked by {by})')
     verdict = 'fail' if hard or whole else 'warn' if why else 'pass'
-    return finding(verdict, len(hard), '; '.join([detail, *why[:4]]),
-                   'write the files again; if the input is at fault, convert it with data.transform', 'rsr format RUN')
+    return finding(verdict, len(hard), '; '.join([detail, *why[:4]]), *problem_todo([] if whole else problems))
 
 # %% ../../nbs/quality/05_check_items.ipynb #2e2bf2f9
 HELD_OUT = 0.05, 0.20     # share of the prompts: 10 % is the rule; outside this band it warns. Judgement

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Answer', 'TRUNCATED', 'SAME_PROMPT', 'NEAR_PROMPT', 'SIMILARITY', 'MOST_COMPARED', 'SAME_ANSWER', 'SHARE',
            'SHARE_FAIL', 'LITTLE', 'LENGTH_AUC', 'LENGTH_LEAST', 'BROKEN_TAGS', 'REFUSALS', 'BAD_REFUSALS', 'AUDITED',
-           'BROKEN', 'FileRows', 'read_file', 'read_files', 'finding', 'problem_texts', 'graded', 'worst', 'truncation',
-           'asked_text', 'repeats', 'repeated_prompts', 'near_leaks', 'class_balance', 'volume', 'length_bias',
-           'contamination', 'thinking_in_files', 'refusals_in_files', 'pair_audit']
+           'BROKEN', 'FileRows', 'read_file', 'read_files', 'finding', 'problem_texts', 'problem_todo', 'graded',
+           'worst', 'truncation', 'asked_text', 'repeats', 'repeated_prompts', 'near_leaks', 'class_balance', 'volume',
+           'length_bias', 'contamination', 'thinking_in_files', 'refusals_in_files', 'pair_audit']
 
 # %% ../../nbs/quality/01_hygiene.ipynb #54466313
 from collections import Counter, namedtuple
@@ -138,6 +138,16 @@ def problem_texts(
         found.setdefault((file, p['rule']), []).append(p)
     return [f"{file}: {rules[rule].finds}"+(f" ({len({p['row'] for p in ps}):,} of its rows; row {ps[0]['row']}: "
             f"{ps[0]['reason']})" if ps[0]['row'] else '') for (file, rule), ps in found.items()]
+
+# %% ../../nbs/quality/01_hygiene.ipynb #d3e8fc38
+_IN_ANSWERS = {'control', 'media'}   # rules for what a model said; writing again does not help
+
+def problem_todo(problems:list)->tuple:   # as for `problem_texts`
+    "Return what to do about the linter's problems, and the command."
+    if problems and {p['rule'] for _, p in problems}<=_IN_ANSWERS:
+        return ('let the verifier fail such answers, or label them fail, and write the files again; tokens like '
+                '<|im_end|> mean that the server does not stop at them', 'rsr explore RUN')
+    return 'write the files again; if the input is at fault, convert it with data.transform', 'rsr format RUN'
 
 # %% ../../nbs/quality/01_hygiene.ipynb #da32f07a
 def graded(
