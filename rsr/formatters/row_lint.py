@@ -7,7 +7,7 @@ __all__ = ['RULES', 'Rule', 'effect', 'lint_row']
 
 # %% ../../nbs/formatters/09_row_lint.ipynb #da4d0751
 from typing import NamedTuple
-from ..data.thinking import thinking_marks
+from ..data.thinking import split_thinking, thinking_marks
 from .message_forms import MEDIA_MARK
 from .reading import row_content, row_parts, row_tools
 from .thinking_forms import control_token
@@ -181,7 +181,7 @@ def _odd_text(name, text, label):
         yield 'spaces', f'{name} begins or ends with a space or a line end'
     if (marks := thinking_marks(text)):
         yield 'think', f'{name} has {"torn " if marks=="torn" else ""}marks of thinking'
-    if (token := control_token(text)) and not marks:
+    if (token := control_token(split_thinking(text)[1] if marks else text)):
         yield 'control', f'{name} has the control token {token}'
 
 # %% ../../nbs/formatters/09_row_lint.ipynb #95cdf256
