@@ -168,6 +168,7 @@ def _more(r):
     more = dict(tool_calls=r.tool_calls, refusal=r.refusal, logprobs=r.logprobs)
     return dumps({k:v for k, v in more.items() if v}) if any(more.values()) else None
 
+# %% ../../nbs/data/12_store.ipynb #b093e973
 @patch
 def answer(self:Store, r:Rollout):
     "Record the outcome of a rollout; it needs `key` and `outcome`."
@@ -303,6 +304,7 @@ def _version(self:Store):
     "Return what changes whenever this connection or another one writes to the ledger."
     return self.db.execute('PRAGMA data_version').fetchone()[0], self.db.total_changes
 
+# %% ../../nbs/data/12_store.ipynb #88abf522
 @patch
 def scored(self:Store)->str:
     "Return the table that queries read scores from: with labels in place of the verifier's scores, if there are any."
@@ -327,6 +329,7 @@ def check_decider(self:Store,
         raise RsrError('labels.decide: it cannot be changed while another process writes to the run')
     return True
 
+# %% ../../nbs/data/12_store.ipynb #ef446298
 @patch
 def decide_by(self:Store,
     name:str   # who decides where annotators differ: majority, or an annotator; None: who did so far, else majority
