@@ -436,7 +436,8 @@ def test_odd_arguments_are_understood(here, server, given, kw):
     assert run.stats()['prompts']['satisfied']+run.stats()['prompts']['by_stop_reason'].get('max_rollouts', 0)==1
 
 @pytest.mark.parametrize('line,says', [
-    ('run in.jsonl', 'name a recipe before it: rsr run sft in.jsonl'), ('run sft in.jsonl in.jsonl', 'is already used by'),
+    ('run in.jsonl', 'name a recipe before it: rsr run sft in.jsonl'),
+    ('run sft in.jsonl in.jsonl', 'is already used by'),
     ('run sft sft', 'key=value'), ('run sft --data.input_path in.jsonl', "its value behind '='"),
     ('run --', "behind '='"),
     ('run sft -data.limit=2k in.jsonl', 'Did you mean 2000?'), ('run sft =x', 'key=value'),

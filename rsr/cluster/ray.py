@@ -190,6 +190,7 @@ def _list_files(system, path):
 # %% ../../nbs/cluster/00_ray.ipynb #79d856a3
 _REMOTE = '.jsonl', '.jsonl.gz', '.parquet'   # what is read from an object store
 
+# %% ../../nbs/cluster/00_ray.ipynb #d9e78788
 def _check_names(src, names):
     "Raise an error if a path means no files, or files that cannot be read."
     allowed = _REMOTE if '://' in str(src) else tuple(READERS)

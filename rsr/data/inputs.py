@@ -17,6 +17,9 @@ from .types import RsrError
 # %% ../../nbs/data/07_inputs.ipynb #8bd9d4d2
 STDIN = '-'
 
+# %% ../../nbs/data/07_inputs.ipynb #0b2f61c2
+#| export
+
 # %% ../../nbs/data/07_inputs.ipynb #1bb92b89
 def has_stdin(
     wait:float=None   # seconds, at most; None: until something comes or the input ends
@@ -47,6 +50,9 @@ def read_stdin():
 
 # %% ../../nbs/data/07_inputs.ipynb #a1e47f77
 _NO_ROWS = {'dataset_info.json', 'dataset_infos.json', 'dataset_dict.json', 'state.json', 'config.json'}
+
+# %% ../../nbs/data/07_inputs.ipynb #65b3ff67
+#| export
 
 # %% ../../nbs/data/07_inputs.ipynb #76b40125
 def has_rows(path)->bool:

@@ -163,12 +163,13 @@ def ask(self:Store,
 _ANSWER = '''UPDATE rollouts SET outcome=?,text=?,reasoning=?,finish_reason=?,
     prompt_tokens=?,completion_tokens=?,latency=?,error=?,more=? WHERE key=? AND outcome IS NULL'''
 
+# %% ../../nbs/data/12_store.ipynb #b3ae1c16
 def _more(r):
     "Return what a rollout has beside its text, as JSON; None without any."
     more = dict(tool_calls=r.tool_calls, refusal=r.refusal, logprobs=r.logprobs)
     return dumps({k:v for k, v in more.items() if v}) if any(more.values()) else None
 
-# %% ../../nbs/data/12_store.ipynb #b093e973
+# %% ../../nbs/data/12_store.ipynb #4cb6bcd2
 @patch
 def answer(self:Store, r:Rollout):
     "Record the outcome of a rollout; it needs `key` and `outcome`."
@@ -304,7 +305,7 @@ def _version(self:Store):
     "Return what changes whenever this connection or another one writes to the ledger."
     return self.db.execute('PRAGMA data_version').fetchone()[0], self.db.total_changes
 
-# %% ../../nbs/data/12_store.ipynb #88abf522
+# %% ../../nbs/data/12_store.ipynb #12c3f263
 @patch
 def scored(self:Store)->str:
     "Return the table that queries read scores from: with labels in place of the verifier's scores, if there are any."
@@ -314,7 +315,7 @@ def scored(self:Store)->str:
         self._scored = self._version(), table
     return table
 
-# %% ../../nbs/data/12_store.ipynb #12c3f263
+# %% ../../nbs/data/12_store.ipynb #e74f91b8
 @patch
 def check_decider(self:Store,
     name:str   # as for `decide_by`
@@ -329,7 +330,7 @@ def check_decider(self:Store,
         raise RsrError('labels.decide: it cannot be changed while another process writes to the run')
     return True
 
-# %% ../../nbs/data/12_store.ipynb #ef446298
+# %% ../../nbs/data/12_store.ipynb #660259ed
 @patch
 def decide_by(self:Store,
     name:str   # who decides where annotators differ: majority, or an annotator; None: who did so far, else majority

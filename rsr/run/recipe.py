@@ -362,6 +362,7 @@ def _without_thresholds(f):
 # %% ../../nbs/run/02_recipe.ipynb #2ea36260
 FILE_OPTIONS = 'formatter', 'split', 'stages', 'decontaminate', 'labels'
 
+# %% ../../nbs/run/02_recipe.ipynb #c6c62175
 class Recipe(dict):
     "A checked recipe, and where its options come from."
     source = given = noted = None   # its file or name; its FILE_OPTIONS as that says them; what the run notes of them
