@@ -362,7 +362,7 @@ REFUSED = {
     'no result':(dict(messages=[U('q'), dict(role='assistant', content=None, tool_calls=CALL), U('q')]),
                  "messages\\[2\\] is from 'user'"),
     'no call':(dict(messages=[U('q'), A('a'), dict(role='tool', content='4'), U('q')]),
-               "messages\\[2\\] is from 'tool'"),
+               'messages\\[2\\] is a tool result, and no turn before it calls a tool'),
     'no such tool':(dict(messages=[U('q'), dict(role='assistant', content=None, tool_calls=CALL),
                                    dict(role='tool', content='4')], tools=[dict(name='g')]), "no tool 'f'"),
     'two answers':(dict(messages=[U('q'), A('a')], answer='a'), "last message is from 'assistant'"),

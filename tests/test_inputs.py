@@ -89,7 +89,7 @@ def test_a_form_of_ones_own():
     try:
         notes = []
         (_, p), = read_prompts([dict(lines=['a', 'b'])], note=notes.append)
-        assert p.messages==[U('a\nb')] and "form 'lines', from lines (lines as the user's turn)" in notes[0]
+        assert p.messages==[U('a\nb')] and "form 'lines' (from lines): lines as the user's turn. To" in notes[0]
     finally:
         del FORMS['lines']
 
@@ -117,7 +117,7 @@ def test_a_guess_is_said_once(here, server):
     p = go(server, 'in.jsonl')
     assert p.returncode==0 and load_run('w').stats()['prompts']['total']==50, p.stderr
     said = p.stderr.splitlines()
-    assert len(said)==2 and "form 'question', from question, answer" in said[0] and 'data.form=' in said[0]
+    assert len(said)==2 and "form 'question' (from question, answer)" in said[0] and 'data.form=' in said[0]
     assert 'no id' in said[1] and 'data.columns.id' in said[1]
     assert not go(server, 'in.jsonl', 'data.limit=60').stderr.count('missing from the input')
 
@@ -319,3 +319,20 @@ def test_the_hub(here, server):
         assert p.returncode==2 and 'HF_TOKEN' in p.stderr and 'Traceback' not in p.stderr, p.stderr
     finally:
         hub.shutdown()
+
+def test_results_of_calls_stand_in_the_order_of_the_calls():
+    calls = [{**C('weather', '{}'), 'id':id_} for id_ in 'ab']
+    results = [dict(role='tool', content=id_, tool_call_id=id_) for id_ in 'ba']
+    (_, p), = read_prompts([dict(id='q', messages=[U('q'), A(None, tool_calls=calls), *results], tools=[WEATHER])])
+    assert [m['content'] for m in p.messages[2:]]==['a', 'b']   # trainers without ids tell them apart by the order
+
+@pytest.mark.parametrize('row, said', [
+    (dict(messages=[U('q'), A(None, tool_calls=[C('weather', '{"city":')]), dict(role='tool', content='x')]),
+     'arguments of tool_calls[0] are not a JSON object'),
+    (dict(messages=[U('<image><image>q')], images=['a.png']), 'more <image> marks (2) than there are images left (1)'),
+    (dict(messages=[U('q'), A(None, tool_calls=[C('weather', '{}')]), U('r')]), "the tool call 'c' has no result"),
+    (dict(prompt='q'), "data.group_by: no column 'nr'")])
+def test_a_bad_row_says_what_is_wrong(row, said):
+    options = RowOptions(group_by='nr') if 'prompt' in row else RowOptions()
+    (_, bad), = read_prompts([dict(row, id='q')], options=options)
+    assert isinstance(bad, BadRow) and said in str(bad), bad

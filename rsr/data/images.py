@@ -42,7 +42,7 @@ def _find(source, folder):
         head = f.read(16)
     if not image_kind(head):
         begins = ascii(head[:8].decode('latin-1'))
-        raise BadMessage(f"image: '{source}' is no image (it begins with {begins}; "
+        raise BadMessage(f"image: '{source}' is not an image (it begins with {begins}; "
                          f'allowed: {", ".join(IMAGE_KINDS)})')
     return str(found.resolve())
 

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .files import fingerprint
 from .images import find_images
 from .inputs import read_inputs
-from .messages import BadMessage, calls_text, check_end, read_messages, read_tools
+from .messages import BadMessage, calls_text, check_arguments, check_end, read_messages, read_tools
 from .row_forms import ANSWER_KEYS, FORMS, NO_MESSAGES, RESPONSES, formed, guess_note, has, named_form, parsed
 from .row_forms import unknown_form
 from .text import content_text
@@ -62,7 +62,9 @@ def _read_turns(row):
     "Return (messages, tools) of a row; the last turn may be the assistant's."
     _check_shape(row)
     tools = read_tools(row.get('tools'))
-    return read_messages(row['messages'], tools, _images_of(row), open_end=True), tools
+    messages = read_messages(row['messages'], tools, _images_of(row), open_end=True)
+    check_arguments(messages[:-1])   # those of a response may be torn
+    return messages, tools
 
 # %% ../../nbs/data/08_readers.ipynb #9c4b3bd7
 def _as_prompt(row, messages, tools, folder):
@@ -212,7 +214,8 @@ def _named(self:RowReader, row):
     "Return a row with the columns that the recipe names under rsr's own names, and JSON text as data."
     missing = next((column for column in self.columns.values() if column not in row), None)
     if missing:
-        raise BadMessage(f'data.columns: {no_such("column", missing, row)}')
+        option = 'data.group_by' if missing==self.o.group_by else 'data.columns'
+        raise BadMessage(f'{option}: {no_such("column", missing, row)}')
     row = {**row, **{name:row[column] for name, column in self.columns.items()}}
     row = {k:v for k, v in row.items() if k in self.columns or k not in self.columns.values()}
     return {**row, 'metadata':parsed(row['metadata'], 'metadata')} if isinstance(row.get('metadata'), str) else row

@@ -261,7 +261,7 @@ def formed(
     if not form:
         return row, None, []
     if not form.fits(free):
-        raise BadMessage(f"it is not of the form '{form.name}', which needs the columns {_needed(form)}")
+        raise BadMessage(f"the row does not fit the form '{form.name}', which needs {_needed(form)}")
     out = form.read(dict(free))
     read = [k for k in free if k not in out and k not in _OF_BATCH] or [k for k in free if k in _needed(form)]
     return {**out, **kept}, form, read
@@ -278,8 +278,8 @@ OTHERWISE = 'data.columns.prompt=COLUMN, or data.transform=file.py:function'
 def guess_note(form, columns)->str:
     "Return what was guessed of the rows of an input."
     others = ', '.join(name for name in FORMS if name!=form.name)
-    read = f"they are read as form '{form.name}', from {', '.join(columns)} ({form.says()})"
-    return (f'the rows have no messages; {read}. To read them in another way: data.form=… ({others}), {OTHERWISE}')
+    read = f"they are read as form '{form.name}' (from {', '.join(columns)}): {form.says()}"
+    return f'the rows have no messages; {read}. To read them another way: data.form=NAME ({others}), {OTHERWISE}'
 
 # %% ../../nbs/data/07_row_forms.ipynb #b5eaed91
 def _short(value, most=60):
