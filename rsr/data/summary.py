@@ -238,7 +238,7 @@ def rate_text(
         return f"unknown: {_plural(n, 'response')}, none with a score" if n else 'unknown: no response to score'
     raw = f"raw {_percent(rate['pooled'])} of rollouts, mean over prompts {_percent(rate['plain'])}"
     if rate['corrected'] is None:
-        return f'{raw}; not corrected for early stopping, for no initial sample has a score'
+        return f'{raw}; not corrected for early stopping, because no initial sample has a score'
     return f'{_corrected(rate)}; {raw}'
 
 # %% ../../nbs/data/14_summary.ipynb #76eca46f

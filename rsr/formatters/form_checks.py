@@ -35,7 +35,7 @@ def input_holds(
             n += 1
             schemas.setdefault(orjson.dumps(tools, option=orjson.OPT_SORT_KEYS), id_)
     if schemas and (len(schemas)>1 or n<_prompts(store)):
-        holds['different tools'] = [*schemas.values()][-1]
+        holds['tools that differ between prompts'] = [*schemas.values()][-1]
     return holds
 
 # %% ../../nbs/formatters/14_form_checks.ipynb #46b51a81
@@ -54,7 +54,7 @@ def _has_form(forms, method, what):
         return method in forms.tools
     if what=='a tool call beside a text':
         return forms.call_text
-    if what=='different tools':
+    if what=='tools that differ between prompts':
         return not forms.one_schema or method not in forms.tools
     if what=='images':
         return method in forms.images
@@ -85,7 +85,7 @@ def _choices(f, what):
     "Return what to choose if a trainer has no form for something, in words."
     takers = _takers(f, what)
     other = f'target: {" or ".join(takers)}' if takers else 'another method (sft takes most forms)'
-    return f'Choose {other}, or leave it out of the input (data.transform)'
+    return f'Choose {other}, or change the prompts with data.transform'
 
 # %% ../../nbs/formatters/14_form_checks.ipynb #94c8a7a3
 def check_forms(
@@ -98,6 +98,6 @@ def check_forms(
         if not single:
             check_conversations(f)
         for what in missing_forms(f, holds):
-            raise RsrError(f"formatter '{f.name}': {f.target} has no form for {what} in {f.method} rows, and prompt "
-                           f"'{holds[what]}' has them. {_choices(f, what)}")
+            raise RsrError(f"formatter '{f.name}': {f.target} has no form for {what} in {f.method} rows "
+                           f"(first in prompt '{holds[what]}'). {_choices(f, what)}")
     return holds

@@ -320,7 +320,7 @@ def check_files(
 
 # %% ../../nbs/formatters/11_load_check.ipynb #9789f7b8
 EFFECTS = dict(refuses='refuses the file', fails='loads it and then fails', drops='leaves it out silently',
-               cuts='cuts it silently', alters='reads something else', takes='trains on it silently')
+               cuts='cuts it silently', alters='may read something else', takes='trains on it silently')
 
 # %% ../../nbs/formatters/11_load_check.ipynb #2a1e92a2
 def _place(problems, most=5):

@@ -55,7 +55,7 @@ RULES.update(
     share=Rule('a share of true labels outside 60 to 70 %', 'takes'),
     equal=Rule('a chosen answer that equals the rejected one', 'takes'),
     spaces=Rule('an answer with spaces at its ends'),
-    think=Rule('thinking in the text, which chat templates strip, add or double', 'alters'),
+    think=Rule('thinking in the text, which some chat templates strip, add or double', 'alters'),
     unread=Rule('a field for thinking that the trainer does not read'),
     control=Rule('a control token of a chat template inside an answer', 'takes'),
     media=Rule('a literal `<image>`, `<video>` or `<audio>`, which a model with vision fails on'),

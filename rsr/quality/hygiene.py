@@ -386,7 +386,7 @@ def thinking_in_files(
         return finding('pass', 0., f'no thinking tags in {n:,} answers')
     detail = f'{_percent(tagged)} of {n:,} answers have thinking tags, {broken:,} of them broken'
     return finding(worst(['warn', graded(broken/n, BROKEN_TAGS)]), tagged, detail,
-                   'make sure that the chat template keeps them, or strip them',
+                   'check that the chat template of the model keeps them; to train without thinking, strip them',
                    'rsr format RUN formatter.thinking=strip')
 
 # %% ../../nbs/quality/01_hygiene.ipynb #08bc4e79

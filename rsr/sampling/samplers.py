@@ -293,7 +293,7 @@ async def _model_note(self:HttpSampler):
 async def _http_error(self:HttpSampler, status, raw, headers):
     "Return the CallError for a response with an error status."
     text = raw.decode('utf-8', 'replace')
-    message = f'HTTP {status}: {redact(text)[:1000]}'
+    message = f'HTTP {status}: '+' '.join(redact(text)[:1000].split())
     note = await self._model_note() if names_no_model(status, text) else ''
     if status==404 and not note:
         note = (f' (check the model name, and that {self.section}.base_url ends as the server expects, '
