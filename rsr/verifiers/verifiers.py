@@ -99,7 +99,7 @@ def mcq_rlvr(
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #0df6b5aa
 _JOINS = re.compile(r'(?:[\s$,;]|\\[()\[\]]|\b(?:and|or)\b|\\text\s?\{\s?(?:and|or)\s?\})+')
-_SENTENCE = re.compile(r'\s*(?:the|our|final)\s+(?:final\s+)?answer\s+is\b', re.I)
+_SENTENCE = re.compile(r'\s{0,9}(?:the|our|final)\s{1,9}(?:final\s{1,9})?answer\s{1,9}is\b', re.I)
 
 def _result_of(solution):
     "Return what follows GSM8K's `####`, or stands in the last box, or all of the text."
