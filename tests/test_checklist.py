@@ -188,10 +188,11 @@ def long_chosen(run, _):
     chosen(run, lambda i, t: t+f' And then, {i}, there is more to be said of it all.'*3)
 def decline(run, _):
     chosen(run, lambda i, t: t if i%10 else f"I'm sorry, but I cannot help you with question {i} of this list.")
-def think_all(run, _):
+def think_some(run, _):
     say = lambda m: {**m, 'value':'<think>let me see</think>'+m['value']}
     edit(run, 'train/dpo.jsonl',
-         lambda rs: [{**r, 'chosen':say(r['chosen']), 'rejected':say(r['rejected'])} for r in rs])
+         lambda rs: [{**r, 'chosen':say(r['chosen']), 'rejected':say(r['rejected'])} if i%2 else r
+                     for i, r in enumerate(rs)])
 def think_open(run, _):
     say = lambda m: {**m, 'value':'<think>let me see '+m['value']}
     edit(run, 'train/dpo.jsonl',
@@ -216,7 +217,7 @@ DEFECTS = [('dpo', drift, 'pass rate stable', 'fail'), ('dpo', bad_role, 'format
            ('dpo', cut, 'truncation', 'fail'), ('dpo', repeated, 'duplicates', 'fail'),
            ('kto', few_true, 'class balance', 'fail'), ('dpo', few_rows, 'volume', 'warn'),
            ('dpo', long_chosen, 'length bias', 'fail'), ('dpo', in_bench, 'contamination', 'fail'),
-           ('dpo', think_all, 'thinking tags', 'warn'),
+           ('dpo', think_some, 'thinking tags', 'warn'),
            ('dpo', think_open, 'thinking tags', 'fail'), ('dpo', decline, 'refusals', 'fail'),
            ('grpo', cheated, 'GRPO reward on edge cases', 'fail')]
 
@@ -277,7 +278,7 @@ def test_a_fall_of_the_pass_rate_in_a_sorted_input_is_waived(copy):
 
 def test_thinking_in_the_ledger_is_stripped(copy):
     run = copy('dpo')
-    sql(run, "UPDATE rollouts SET text='<think>let me see</think>'||text")
+    sql(run, "UPDATE rollouts SET text='<think>let me see</think>'||text WHERE prompt%2")
     assert main(['format', str(run)])==0
     i = given(checklist(run), 'thinking')
     assert i['verdict']=='warn' and main(shlex.split(i['command'])[1:])==0

@@ -44,7 +44,7 @@ def shape(row):
     write_jsonl('gsm8k.jsonl', [json.loads(line) for line in GSM8K.read_text().splitlines()[:6]])
     p = rsr('run', 'sft', 'data.input_path=gsm8k.jsonl', 'data.transform=gsm.py:shape', 'verifier.type=math-rlvr',
             'sampling.max_rollouts=4', 'sampler.max_tokens=160', 'work_dir=w')
-    assert p.returncode==0, p.stderr
     s = load_run('w').stats()
+    assert p.returncode==(0 if s['scores']['passed'] else 4), p.stderr   # the embedded model seldom solves one
     assert s['prompts']['total']==6 and s['scores']['unscored']==0
     assert s['scores']['passed']+s['scores']['failed']==s['samples']['by_outcome']['kept']

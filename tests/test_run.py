@@ -410,7 +410,7 @@ def test_input_forms(here, server):
 def test_bad_rows_stop_before_the_first_call(here, server):
     lines = ['{"id": ', '{"messages": []}', '{"id": "a", "messages": []}',
              '{"id":"b","messages":[{"role":"bot","content":"x"}]}',
-             '{"id":"c","messages":[{"role":"user","content":["x"]}]}',
+             '{"id":"c","messages":[{"role":"user","content":[7]}]}',
              '{"id":"d","messages":[{"role":"user","content":"x"}],"answer":"A"}',
              '{"id":"d","messages":[{"role":"user","content":"x"}]}']
     (here/'bad.jsonl').write_text('\n'.join(lines)+'\n')
@@ -418,7 +418,7 @@ def test_bad_rows_stop_before_the_first_call(here, server):
     p = rsr(*args)
     assert p.returncode==2 and 'Traceback' not in p.stderr and not (here/'w').exists() and not server.log
     for i, why in [(1, 'broken JSON'), (2, 'messages is empty'), (3, 'messages is empty'), (4, "unknown role 'bot'"),
-                   (5, 'a part of content is str'), (7, "'d' is already used by bad.jsonl, line 6")]:
+                   (5, 'a part of content is int'), (7, "'d' is already used by bad.jsonl, line 6")]:
         assert any(f'line {i}' in ln and why in ln for ln in p.stderr.splitlines()), (i, why, p.stderr)
     p = rsr(*args, 'data.on_bad_row=skip')
     assert p.returncode==0 and load_run('w').stats()['prompts']['bad_rows']==6

@@ -1006,7 +1006,7 @@ SCORE = [   # response, truth, value
     ('{"reasoning": "48+24", "answer": 72}', '72', 1),
     ('{"answer": "72", "unit": "clips"}', '72', 1), ('<answer>72</answer>', '72', 1),
     ('<answer>\n72\n</answer>', '72', 1), ('答案是72。', '72', 1), ('答案：72个', '72', 1),
-    ('The answer is seventy-two.', '72', 0), ('The answer is not 72.', '72', 0), ("I think it's 72", '72', 1),
+    ('The answer is seventy-two.', '72', 1), ('The answer is not 72.', '72', 0), ("I think it's 72", '72', 1),
     ('72.', '72', 1), ('$72', '72', 1), ('72 clips', '72', 1),
     ('= 72', '72', 1), ('72/1', '72', 1), ('144/2', '72', 1), ('The probability is 3/8.', '\\frac{3}{8}', 1),
     ('The probability is \\frac{3}{8}.', '0.375', 1),
@@ -1448,7 +1448,7 @@ def test_unknown_names_and_options():
 
 def test_fingerprints(mine, tmp_path):
     fp = lambda *a, **kw: load_verifier(*a, **kw).fingerprint
-    assert fp('mcq-rlvr') == fp('mcq-rlvr') == 'mcq-rlvr@1' != fp('math-rlvr')
+    assert fp('mcq-rlvr') == fp('mcq-rlvr') == 'mcq-rlvr@2' != fp('math-rlvr')
     assert fp('math-rlvr', time_limit=3) not in (fp('math-rlvr'), fp('math-rlvr', time_limit=4))
     assert fp('mcq-llm-as-judge', model='a') != fp('mcq-llm-as-judge', model='b')
     assert fp('mcq-llm-as-judge', model='a', api_key='k') == fp('mcq-llm-as-judge', model='a', api_key='other')
@@ -1465,7 +1465,7 @@ def test_what_a_run_asks_of_a_verifier(mine):
     assert has('math-rlvr') == (False, False, False, True)
     assert has('mcq-llm-as-judge') == (False, True, True, True)
     assert has(mine('short')) == (False, False, False, False)
-    assert load_verifier('mcq-rlvr').config == dict(type='mcq-rlvr', fingerprint='mcq-rlvr@1')
+    assert load_verifier('mcq-rlvr').config == dict(type='mcq-rlvr', fingerprint='mcq-rlvr@2')
 
 def test_registering():
     @verifier('always-right', version=3)
@@ -1479,6 +1479,18 @@ def test_registering():
 
 def test_judge_function_is_plain():
     assert asyncio.run(mcq_llm_as_judge('Paris', {'answer': 'B'}, judge('x\nANSWER: B'))) == Score(1.0, '', 'B')
+
+# ---- cases from public reports
+
+CASES = [json.loads(line) for line in (Path(__file__).parent/'verifier_cases.jsonl').read_text().splitlines()]
+
+@pytest.mark.parametrize('case', CASES, ids=lambda c: f"{c['kind']}-{c['truth']}"[:60])
+def test_case_of_a_public_report(case):
+    "A response, a reference answer, and the scores that are right; `open`: it is not read so yet."
+    score = asyncio.run(load_verifier(case['type']).score(case['response'], {'answer':case['truth']}))
+    if case.get('open') and score.value not in case['want']:
+        pytest.xfail('not read yet')
+    assert score.value in case['want'] or 'timeout' in score.reason
 
 # ---- tools, parts, thinking beside the text
 

@@ -133,8 +133,7 @@ def _hub_address(address):
 # %% ../../nbs/data/07_inputs.ipynb #ac0757a0
 def _of_split(files, split):
     "Return the files whose name, or folder, is that of a split."
-    named = re.compile(rf'(?:\A|[/.-]){re.escape(split)}(?:[/.-]|\Z)')
-    return [f for f in files if named.search(f)]
+    return [f for f in files if split in re.split('[/.-]', f)]
 
 # %% ../../nbs/data/07_inputs.ipynb #ac7b867a
 def _several_folders(address, folders):

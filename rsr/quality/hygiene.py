@@ -384,9 +384,11 @@ def thinking_in_files(
     tagged = (n-counts[''])/n
     if not tagged:
         return finding('pass', 0., f'no thinking tags in {n:,} answers')
+    if tagged==1 and not broken:
+        return finding('pass', 1., f'all {n:,} answers think first, in whole blocks; a chat template must keep them')
     detail = f'{_percent(tagged)} of {n:,} answers have thinking tags, {broken:,} of them broken'
     return finding(worst(['warn', graded(broken/n, BROKEN_TAGS)]), tagged, detail,
-                   'check that the chat template of the model keeps them; to train without thinking, strip them',
+                   'a model that is to think should see it in every answer: sample the others again, or strip them all',
                    'rsr format RUN formatter.thinking=strip')
 
 # %% ../../nbs/quality/01_hygiene.ipynb #08bc4e79

@@ -20,14 +20,63 @@ def _limit_memory(memory):
     except (ImportError, ValueError, OSError):
         pass
 
-# %% ../../nbs/verifiers/02_algebra.ipynb #474d64d2
+# %% ../../nbs/verifiers/02_algebra.ipynb #ecaae343
+def _polynomial(expression):
+    "Return an expression as a polynomial with rational coefficients; None if it is none."
+    import sympy
+    symbols = sorted(expression.free_symbols, key=str)
+    if not symbols or not expression.is_polynomial(*symbols):
+        return None
+    polynomial = sympy.Poly(expression, *symbols)
+    return polynomial if all(c.is_Rational for c in polynomial.coeffs()) else None
+
+# %% ../../nbs/verifiers/02_algebra.ipynb #ba55a2cb
+def _difference(read, s):
+    "Return left side minus right side of an equation as a polynomial; None if it is none."
+    import sympy
+    sides = [read(side) for side in s.split('=')]
+    if len(sides)!=2 or not all(side and isinstance(side[0], sympy.Expr) for side in sides):
+        return None
+    return _polynomial(sympy.nsimplify(sympy.expand(sides[0][0]-sides[1][0]), rational=True))
+
+# %% ../../nbs/verifiers/02_algebra.ipynb #5763412c
+def _same_equation(read, a, b):
+    "Tell whether two polynomial equations are the same; None if that is not what they are."
+    if a.count('=')!=1 or b.count('=')!=1:
+        return None
+    p, q = _difference(read, a), _difference(read, b)
+    if p is None or q is None or p.gens!=q.gens:
+        return None
+    if p.monic()==q.monic():
+        return True
+    if len(p.gens)>1:
+        return False
+    return None if p.count_roots() or q.count_roots() else False
+
+# %% ../../nbs/verifiers/02_algebra.ipynb #4589de85
+def _far_apart(a, b):
+    "Check whether two parsed numbers differ by more than a thousandth of themselves."
+    import sympy
+    a, b = (x[0] if x else None for x in (a, b))
+    if not all(isinstance(x, sympy.Expr) and x.is_number and x.is_finite for x in (a, b)):
+        return False
+    x, y = abs(sympy.N(a, 20)), abs(sympy.N(b, 20))
+    return bool(abs(sympy.N(a-b, 20))>max(x, y)/1000)
+
+# %% ../../nbs/verifiers/02_algebra.ipynb #05242814
 def _load_algebra():
     "Return a function that compares two LaTeX expressions."
     from math_verify import LatexExtractionConfig, parse, verify
     config = [LatexExtractionConfig(boxed_match_priority=0)]
+    def read(s):
+        return parse(f'\\boxed{{{s}}}', config, parsing_timeout=None)
     def same(*pair):
-        parsed = [parse(f'\\boxed{{{s}}}', config, parsing_timeout=None) for s in pair]
-        return bool(verify(*parsed, timeout_seconds=None, raise_on_error=True))
+        known = _same_equation(read, *pair)
+        if known is not None:
+            return known
+        parsed = [read(s) for s in pair]
+        equal = bool(verify(*parsed, timeout_seconds=None, raise_on_error=True))
+        return equal and not _far_apart(*parsed)
     return same
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #9e876c0e
@@ -73,7 +122,8 @@ def _serve(memory):
 # %% ../../nbs/verifiers/02_algebra.ipynb #43e14f93
 def _child_source(memory):
     "Return the program of a child that may use `memory` bytes."
-    functions = _limit_memory, _load_algebra, _compare_job, _alarm_setter, _serve
+    comparing = _polynomial, _difference, _same_equation, _far_apart, _load_algebra, _compare_job
+    functions = _limit_memory, *comparing, _alarm_setter, _serve
     sources = '\n'.join(map(inspect.getsource, functions))
     return f'import sys; sys.path[:] = {sys.path!r}\n{sources}\n_serve({memory})'
 

@@ -9,16 +9,18 @@ __all__ = ['extract_math', 'NotCompared', 'equal_answers']
 import itertools, re
 from fractions import Fraction
 from typing import NamedTuple
+from ..data.numerals import in_ascii, in_digits
 from ..data.text import BOX, boxes
 from ..data.thinking import split_thinking
 from .multiple_choice import ANSWER_LINK, ANSWER_QUALIFIER, word_pattern
 
 # %% ../../nbs/verifiers/01_maths.ipynb #7e49a405
 _SYMBOLS = {'−':'-', '–':'-', '×':r'\times ', '·':r'\cdot ', '÷':'/', 'π':r'\pi ', '√':r'\sqrt ', '∞':r'\infty ',
-            '≤':r'\le ', '≥':r'\ge ', '²':'^2', '³':'^3', '½':r'\frac{1}{2}', '¼':r'\frac{1}{4}', '¾':r'\frac{3}{4}',
+            '≤':r'\le ', '≥':r'\ge ',
             '°':r'^\circ ', '±':r'\pm ', '∪':r'\cup ', '\u202f':' ', '\xa0':' ', '~':' ', '{,}':','}
 _COMMANDS = {r'\dfrac':r'\frac', r'\tfrac':r'\frac', r'\cfrac':r'\frac', r'\left':'', r'\right':'',
              r'\displaystyle':'', r'\quad':' ', r'\$':'$', r'\%':'%', r'\!':'',
+             r'\varnothing':r'\emptyset',
              **dict.fromkeys((r'\,', r'\;', r'\:', r'\ ', r'\(', r'\)', r'\[', r'\]'), ' ')}
 _SPELLINGS = {**_SYMBOLS, **_COMMANDS}
 
@@ -34,9 +36,18 @@ _SPELLING = re.compile('|'.join(map(_spelling_pattern, _SPELLINGS)))
 # %% ../../nbs/verifiers/01_maths.ipynb #5c354c58
 _TEXT = re.compile(r'\\(?:text\w*|math(?:rm|bf|it|sf)|[mh]box|operatorname)\s?\{([^{}]*)\}')
 
-# %% ../../nbs/verifiers/01_maths.ipynb #cbfa7aae
+# %% ../../nbs/verifiers/01_maths.ipynb #03eb9fec
+def _without_commands(s):
+    "Return LaTeX without commands for its looks: spaces in numbers, an upright e, the `th` of the 12th."
+    s = re.sub(r',\\!\s?', ',', s).rstrip('\\')
+    s = re.sub(r'(?<![a-zA-Z])\\mathrm\s?\{e\}', 'e', s)
+    return re.sub(r'(?<=\d)\s?(?:\^\s?\{?)?\\(?:text|mathrm)\s?\{\s?(?:st|nd|rd|th)\s?\}\}?', '', s)
+
+# %% ../../nbs/verifiers/01_maths.ipynb #d31fdf9f
 def _tidy(s):
     "Return an expression in one spelling, without formatting."
+    s = in_ascii(s)
+    s = _without_commands(s) if '\\' in s else s
     s = re.sub(r'(?<=\w)\*\*(?=[\w(-])', '^', s).replace('**', '').replace('`', '')
     s = _SPELLING.sub(lambda m: _SPELLINGS[m[0]], s)
     s = (s[:-99]+re.sub(r'[\s.,;:。，、；]{1,99}\Z', '', s[-99:])).strip()
@@ -44,6 +55,8 @@ def _tidy(s):
         if len(s)>1 and s[0]=='$'==s[-1]:
             s = s[1:-1].strip()
     s = re.sub(r'(?<![\\a-zA-Z])pi\b', r'\\pi', s)
+    if 'exp' in s:
+        s = re.sub(r'(?<![\\a-zA-Z])exp\s?\(([^()]*)\)', r'e^{\1}', s)
     return re.sub(r'(?<!\\)\bsqrt\s?\(([^()]*)\)', r'\\sqrt{\1}', s)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #4c0e91d1
@@ -104,7 +117,10 @@ def _number(s):
     "Return a text as a `_Number`, ignoring currency and units, or None if it is anything else."
     if len(s)>200:
         return None
-    m = _NUMBER.fullmatch(_tidy(_TEXT.sub(r' \1 ', s)))
+    s = _tidy(_TEXT.sub(r' \1 ', s))
+    m = None if s.lstrip('-').startswith('0,') else _NUMBER.fullmatch(s)   # 0,5 has no thousands
+    if not m or not _is_unit(m['unit']):
+        m = _NUMBER.fullmatch(in_digits(s))
     if not m or not _is_unit(m['unit']):
         return None
     value = _magnitude(m)
@@ -233,40 +249,90 @@ def _marked_answer(text):
     return None
 
 # %% ../../nbs/verifiers/01_maths.ipynb #9484367c
+_SENTENCE = re.compile(r'\A\\text\s?\{[^{}]*\b(?:is|are)(?:\s{0,9}:)?\s{0,9}\}\s*')   # \text{The answer is } 16
+
 def _boxed_answer(text):
     "Return the content of the last box that is not empty, or None."
-    contents = [content.strip() for *_, content in boxes(text) if content.strip()]
-    if contents:
-        return re.sub(BOX, '', contents[-1])
+    found = [(end, content.strip()) for _, end, content in boxes(text) if content.strip()]
+    *_, last = None, *re.finditer(BOX, text)
+    if found and last.start()>=found[-1][0] and '}' not in text[last.end():]:
+        return None   # the last box was cut off, and with it the answer
+    if found:
+        return _SENTENCE.sub('', re.sub(BOX, '', found[-1][1]))
     m = re.search(r'\\boxed\s+(-?[\d.,/]*\d)', text)
     return m[1] if m else None
 
 # %% ../../nbs/verifiers/01_maths.ipynb #a735708a
+_ROOT_BEFORE = re.compile(r'(?:(?<![\w.])-?[\d.]{1,9}\s?)?\\sqrt\{\Z')   # a plain-text root, see `in_ascii`
+
 def _last_number(text):
     "Return the last number of a text, or the formula that contains it; None if there is no number."
     *_, last = None, *re.finditer(_VALUE, text)
     if not last:
         return None
+    root = text[:last.start()].endswith('{') and _ROOT_BEFORE.search(text[max(0, last.start()-40):last.start()])
+    if root:
+        return f'{root[0]}{last[0].strip()}}}'
     around = [m for m in _INLINE.finditer(text) if m.start()<=last.start()<m.end()]
     formula = next(filter(None, around[-1].groups()), '') if around else ''
     return formula.strip() if formula and not _PROSE.search(formula) else last[0].strip()
 
-# %% ../../nbs/verifiers/01_maths.ipynb #3da67af1
+# %% ../../nbs/verifiers/01_maths.ipynb #12b8c1df
+_FINAL = re.compile(r'final\s+answer', re.I)
+
+def _stated_behind_boxes(text):
+    "Return the final answer that is stated behind the last box, or None."
+    found = boxes(text)
+    behind = text[found[-1][1]:] if found else ''
+    m = _FINAL.search(behind)
+    if not m or 'oxed' in behind:
+        return None
+    answer = _marked_answer(_plain_text(behind[m.start():]))
+    return answer if answer and re.search(r'\d', answer) and not _PROSE.search(answer) else None
+
+# %% ../../nbs/verifiers/01_maths.ipynb #43bdf35d
+_GIVES_UP = re.compile(r"""(?:\b(?:could|can|was|am|were)\s?(?:not|n't)|\bcannot|\bunable\s+to)\s+
+  (?:(?:able|possible)\s+to\s+)?(?:finish|solve|complete|determine|find|answer)\b
+  |\b(?:let's|let\s+us|let\s+me|we\s+(?:should|must))\s+try\s+(?:another|again|a\s+different)\b""", re.X|re.I)
+
+def _gives_up(text):
+    "Check whether the last sentence of a text gives up, or starts again."
+    end = text[-400:].strip().rstrip('.!')
+    *_, m = None, *_GIVES_UP.finditer(end)
+    return bool(m) and not re.search(r'[.!?]\s+[A-Z]|\n', end[m.end():])
+
+# %% ../../nbs/verifiers/01_maths.ipynb #8b133726
+def _plain_text(text):
+    "Return a text without the marks of bold type."
+    return re.sub(r'(?<!\w)\*\*|\*\*(?!\w)|__', '', text).replace('：', ':')
+
+# %% ../../nbs/verifiers/01_maths.ipynb #d16f8dac
+_ONE_WORD = re.compile(r'\W{0,9}(?:\\text\w{0,9}\s?\{)?[^\W\d_]{3,40}\W{0,9}')
+_OTHER_LETTERS = re.compile(r'[^\W\d_a-zA-Z\u0370-\u03ff]')
+
+def _is_bare(text):
+    "Check whether a text is nothing but an expression, or a single word."
+    if re.search(r'\n|oxed', text.strip()) or not re.search(r'\w', text):
+        return False
+    prose = _PROSE.search(text) or not text.isascii() and _OTHER_LETTERS.search(text)
+    return not prose or bool(_ONE_WORD.fullmatch(text))
+
+# %% ../../nbs/verifiers/01_maths.ipynb #3d96454d
 def extract_math(
     text:str   # a response, including any thinking
 )->str:        # an expression, as written, or None
     "Return the last box, or else the last marked answer, or else the last number."
     text = split_thinking(text)[1][-20_000:]
-    boxed = _boxed_answer(text)
-    if boxed is not None:
-        return boxed
-    text = re.sub(r'(?<!\w)\*\*|\*\*(?!\w)|__', '', text).replace('：', ':')
+    found = (_stated_behind_boxes(text) or _boxed_answer(text)) if 'ox' in text else None
+    if found is not None:
+        return found
+    text = _plain_text(in_ascii(text))
     marked = _marked_answer(text)
     if marked:
         return marked
-    if not re.search(r'\n|oxed', text) and re.search(r'\w', text) and not _PROSE.search(text):
+    if _is_bare(text):
         return _worked(text) or text
-    return _last_number(text)
+    return None if _gives_up(text) else _last_number(text)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #c9540056
 class NotCompared(Exception):
@@ -297,12 +363,47 @@ def _same_words(reference, answer):
 # %% ../../nbs/verifiers/01_maths.ipynb #175cbc22
 def _right_side(s):
     "Return the right-hand sides of `x = 7`, of `3 + 4 = 7`, of `x = 1, x = 2`."
-    s = re.sub(r'(?<![\w\\])[a-zA-Z]\w{0,9}\s*=\s*', '', s)
+    value = s.rpartition('=')[2].strip()
+    if s.count('=')==1 and _number(value):
+        return value
+    s = re.sub(r'(?<![\w\\:])[a-zA-Z]\w{0,9}\s*=\s*', '', s)
     return s if ',' in s else re.split('(?<![<>!])=', s)[-1].strip()
 
-# %% ../../nbs/verifiers/01_maths.ipynb #f16e19fa
+# %% ../../nbs/verifiers/01_maths.ipynb #d1d7df5d
+_UNKNOWN = re.compile(r'(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])')
+_TERM_OF_UNKNOWN = re.compile(r'\d\s?[a-zA-Z]|[a-zA-Z]\s?\^')
+_VALUE_OF = re.compile(r"(?:\\lim|\\int|[a-zA-Z]'{0,3}\s?\()")
+
+def _is_equation(s):
+    "Check whether a text is an equation between quantities, and not the value of one of them."
+    if s.count('=')!=1 or _VALUE_OF.match(s):
+        return False
+    left = _TEXT.sub('', s[:200]).partition('=')[0]
+    several = _TERM_OF_UNKNOWN.search(left) or len({*_UNKNOWN.findall(left)})>1
+    return bool(several and re.search('[-+]', left))
+
+# %% ../../nbs/verifiers/01_maths.ipynb #ef1838f7
+def _equation_for_number(reference, answer):
+    "Check whether one of two texts is an equation, and the other the number on its right."
+    if _number(answer) and _is_equation(reference):
+        return True
+    return bool(_number(reference) and re.search(r'=\s?0\Z', answer) and _is_equation(answer))
+
+def _values(reference, answer):
+    "Return the right sides of two statements about a value; None if they are something else."
+    sides = [s.partition('=') for s in (reference, answer)]
+    if any(s.count('=')!=1 for s in (reference, answer)) or not all(_VALUE_OF.match(left) for left, *_ in sides):
+        return None
+    return [right.strip() for *_, right in sides]
+
+# %% ../../nbs/verifiers/01_maths.ipynb #055707e0
+_RESIDUE = re.compile(r'[a-zA-Z]\s*\\equiv\s*(-?\d+)\s*(?:\\[pb]?mod|\().*')
+
 def _drop_left_side(reference, answer):
     "Return both, with the left-hand side removed if only one of them has one."
+    residue = _RESIDUE.fullmatch(answer[:100])
+    if residue and 'equiv' not in reference:
+        return reference, residue[1]
     if '=' in answer and '=' not in reference:
         return reference, _right_side(answer)
     if '=' in reference and '=' not in answer:
@@ -311,12 +412,18 @@ def _drop_left_side(reference, answer):
             return value, answer
     return reference, answer
 
-# %% ../../nbs/verifiers/01_maths.ipynb #d1d7df5d
+# %% ../../nbs/verifiers/01_maths.ipynb #4ddaa38d
 def _with_commas(s):
     "Replace `and` and `or` by commas."
-    return re.sub(r'\\text\s?\{\s*(?:and|or)\s*\}|\s(?:and|or)\s', ', ', s)
+    return re.sub(r',?\s?\\text\s?\{\s*(?:and|or)\s*\}|,?\s(?:and|or)\s', ', ', s)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #c27792d9
+def _differ(reference, answer, algebra):
+    "Check whether an equation stands against a number, or two statements give different values."
+    values = _values(reference, answer)
+    return _equation_for_number(reference, answer) or bool(values) and not equal_answers(*values, algebra)
+
+# %% ../../nbs/verifiers/01_maths.ipynb #19744f5d
 def equal_answers(
     reference:str,   # the reference answer
     answer:str,      # from `extract_math`
@@ -333,11 +440,12 @@ def equal_answers(
     same = _same_words(reference, answer)
     if same is not None:
         return same
+    if _differ(reference, answer, algebra):
+        return False
     simpler = _drop_left_side(reference, answer)
     if simpler!=(reference, answer):
         return equal_answers(*simpler, algebra)
-    if a and not re.search(r'[\d\\]', answer):
-        return False
-    return algebra(_with_commas(reference), _with_commas(answer))
+    may_be_equal = not a or re.search(r'[\d\\]', answer)
+    return bool(may_be_equal) and algebra(_with_commas(reference), _with_commas(answer))
 
 

@@ -56,7 +56,7 @@ _CLAUSE_END = rf'''{_SENTENCE_END}|\s*[,;:|(]|\s*[-–](?=\s)|\s*—|\s*[/&+]\s*
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #c41fd74c
 _SEVERAL = rf'(?i:both|either|neither)\b|[A-J]{{2,6}}(?=\W|\Z|{_CJK})|[A-J](?:\s+[A-J])+{_CLOSE}'
 _ONE = rf'''[A-HJa-hj](?:{_CLOSE}(?!\s*\?)|(?={_CLAUSE_END}))|[B-HJ](?=\s+\w)
-  |[Ii]{_CLOSE}|I(?=\.?\s*(?:\n|\Z)|:)'''
+  |[Ii]{_CLOSE}|I(?=\.?\s*(?:\n|\Z)|:|\.\s+\S)'''
 _LETTER = rf'{_OPEN}(?:(?P<l>{_ONE})|(?P<n>{_SEVERAL}))'
 _FIRM_LETTER = rf'{_OPEN}(?P<l>[A-HJa-hj])(?:{_CLOSE})?(?={_SENTENCE_END})'
 _LABEL = (r"(?:(?<![\w'-])[(\[⟦]|(?<![\w'(\[⟦-])|(?<=[\w'-][(\[⟦]))(?P<l>[A-J])"
@@ -145,7 +145,8 @@ _NEXT_OPTION = {letter:re.compile(rf'\A[)\]:.]*[^.!?\n]{{0,80}}?{_SEPARATOR}[(\[
 
 def _in_option_list(letter, rest):
     "Tell whether `rest`, the text behind a letter, goes on with the next option."
-    return _NEXT_OPTION[letter].match(rest)
+    m = _NEXT_OPTION[letter].match(rest)
+    return bool(m) and 'answer' not in m[0].lower()
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #c2762082
 def _letter_of(text, m):
@@ -180,7 +181,22 @@ _WITHDRAWN = re.compile(r'''\A[^.!?\n]*[.!?\n]+(?:[^\S\n]\s*)?(?:(?:oh|hm+|ah)\W
   (?:wait\W+no\b|(?:wait|no|actually|sorry)\b[^.!?\n]{0,40}
   \b(?:wrong|incorrect|mistaken?|not\s+(?:right|correct|true|it))\b|scratch\s+that|on\s+second\s+thought)''', re.X|re.I)
 
-# %% ../../nbs/verifiers/00_multiple_choice.ipynb #53a81f99
+# %% ../../nbs/verifiers/00_multiple_choice.ipynb #6d165abb
+_REJECTED = re.compile(r"\A[)\]⟧]*\s+(?:is|was)\s+(?:also\s+)?(?:incorrect|wrong|false|not)\b", re.I)
+_CUT_OFF = re.compile(r'(?:therefore|thus|hence|so)\W+[a-hj]\Z', re.I)
+_CASE = re.compile(r"""\bif\b[^.!?\n]{1,80}?\bthen\s+(?:the\s+)?answer\s+(?:is|would\s+be)\s+
+  [(\[]?(?P<l>[A-J])\b""", re.X|re.I)
+
+def _is_cut_off(text, start, end):
+    "Check whether text[start:end] ends the text with a small letter that nothing closes."
+    return end==len(text) and text[end-1:].islower() and bool(_CUT_OFF.fullmatch(text[start:end]))
+
+def _open_cases(text):
+    "Return where the last of several cases with different answers ends; -1 if there are none."
+    cases = list(_CASE.finditer(text))
+    return cases[-1].end() if len({m['l'].upper() for m in cases})>1 else -1
+
+# %% ../../nbs/verifiers/00_multiple_choice.ipynb #52e31e38
 def _doubted(before, rest, statement):
     "Tell whether the words around a letter make it a first thought, a condition or a doubt."
     if _FIRST_THOUGHT.search(before):
@@ -194,6 +210,8 @@ def _hedged(text, start, end, statement):
     "Tell whether the statement text[start:end] is withdrawn, negated or in doubt."
     before = re.split(r'[.!?\n]|\b(?:but|however|yet)\b', text[max(0, start-200):start])[-1]
     rest = re.split(r'[.!?\n]', text[end:end+200])[0]
+    if _REJECTED.match(rest) or _is_cut_off(text, start, end):
+        return True
     if _FIRST_THOUGHT.search(rest) or _BUT.search(rest) or _WITHDRAWN.match(text[end:end+300]):
         return True
     if statement[0]=='⟦':
@@ -208,7 +226,7 @@ def _position(m):
 def _statements(text, patterns):
     "Return (end, letter) of every statement, in order; the letter is None if several are meant."
     matches = [m for p in patterns.values() for m in p.finditer(text)]
-    found, several_end = [], -1
+    found, several_end = [], _open_cases(text)
     for m in sorted(matches, key=_position):
         letter, end = _letter_of(text, m)
         if _position(m)<several_end or _hedged(text, m.start(), end, m[0].lower()):
@@ -229,7 +247,7 @@ _WRONG = re.compile(r"""(?<![\w'-])(?P<l>[A-J])[)\]⟧]*(?:'s|\s+(?:is|was|can|w
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #4d871198
 _NAMED = (_statement(r'(?<![a-z])(?:option|choice|alternative|选项)\s*', _FIRM_LETTER),
           re.compile(r'(?<!\w)(?:\((?=[A-J]\))|is:?\s+(?=[A-J][):]))(?P<l>[A-J])'))
-_LISTED = re.compile(r'''^[(\[]?(?P<l>[A-HJa-hj])
+_LISTED = re.compile(r'''^(?!\AA:\s+(?:Let|We|First|To)\b)[(\[]?(?P<l>[A-HJa-hj])
   (?:(?:[)\]]+[.:]?|[:,]|\.(?=\s)|\s+[-–—](?=\s)|(?=\s+(?:because|since|as)\b))[ \t]*\S
   |[)\]]*[.!]?$)''', re.M|re.X)
 
@@ -237,9 +255,16 @@ def _letters(patterns, text):
     "Return the letters that any of the compiled patterns finds."
     return {m['l'].upper() for p in patterns for m in p.finditer(text)}
 
-# %% ../../nbs/verifiers/00_multiple_choice.ipynb #b160b5a7
+# %% ../../nbs/verifiers/00_multiple_choice.ipynb #fd181120
+def _is_cut_part(text):
+    "Check whether a text is the part (a) of an answer that was cut off."
+    return bool(re.match(r'\([a-h]\)\s', text)) and text[-1:].isalpha() and bool(re.search(r'[.:]\s+\S', text))
+
+# %% ../../nbs/verifiers/00_multiple_choice.ipynb #10a371d8
 def _single_option(text):
     "Return the only option that the text names or labels, or None."
+    if _is_cut_part(text):
+        return None
     lines = [line for line in text.split('\n') if line.strip()]
     ends = [_LISTED.match(line) for line in lines[:1]+lines[-1:]]
     ends = [m for m in ends if m]

@@ -85,7 +85,7 @@ def _letter_problem(metadata):
     "Say why a reference answer is no letter; '' if it is one."
     return _reference_letter(metadata)[1]
 
-@verifier('mcq-rlvr', blocking=False, problem=_letter_problem)
+@verifier('mcq-rlvr', version=2, blocking=False, problem=_letter_problem)
 def mcq_rlvr(
     response:str,    # a response, including any thinking
     metadata:dict    # `answer` (or `gold_target`): a letter, "B", "(b)", "B."
@@ -98,12 +98,20 @@ def mcq_rlvr(
     return Score(float(choice==right), '' if choice else 'no answer', choice)
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #0df6b5aa
+_JOINS = re.compile(r'(?:[\s$,;]|\\[()\[\]]|\b(?:and|or)\b|\\text\s?\{\s?(?:and|or)\s?\})+')
+_SENTENCE = re.compile(r'\s{0,9}(?:the|our|final)\s{1,9}(?:final\s{1,9})?answer\s{1,9}is\b', re.I)
+
 def _result_of(solution):
     "Return what follows GSM8K's `####`, or stands in the last box, or all of the text."
     if '####' in solution:
         return solution.rpartition('####')[2]
-    contents = [content for *_, content in boxes(solution) if content.strip()]
-    return contents[-1] if contents else solution
+    found = [box for box in boxes(solution) if box[2].strip()]
+    between = [solution[a[1]:b[0]] for a, b in zip(found, found[1:])]
+    if between and all(map(_JOINS.fullmatch, between)):
+        return ', '.join(content for *_, content in found)   # several values
+    if found:
+        return found[-1][2]
+    return extract_math(solution) or solution if _SENTENCE.match(solution) else solution
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #e8470c63
 def _as_text(reference):
@@ -132,7 +140,7 @@ def _math_problem(metadata):
     return ''
 
 # %% ../../nbs/verifiers/04_verifiers.ipynb #d98f889a
-@verifier('math-rlvr', version=2, problem=_math_problem)
+@verifier('math-rlvr', version=3, problem=_math_problem)
 def math_rlvr(
     response:str,           # a response, including any thinking
     metadata:dict,          # `answer` (or `gold_target`): a number or text, "#### 42", LaTeX
@@ -159,7 +167,7 @@ def _is_letter(metadata):
 def _rlvr_problem(metadata):
     return (_letter_problem if _is_letter(metadata) else _math_problem)(metadata)
 
-@verifier('rlvr', version=2, problem=_rlvr_problem)
+@verifier('rlvr', version=3, problem=_rlvr_problem)
 def rlvr(
     response:str,           # a response, including any thinking
     metadata:dict,          # `answer` (or `gold_target`)
