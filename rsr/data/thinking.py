@@ -128,7 +128,8 @@ _CALLS = [   # (mark before a call, mark behind it), as model families write cal
     (r'<\|tool_call>', r'<tool_call\|>'), (r'<｜tool▁calls▁begin｜>', r'<｜tool▁calls▁end｜>'),
     (r'<\|tool_calls_section_begin\|>', r'<\|tool_calls_section_end\|>'),
     (r'<\|START_ACTION\|>', r'<\|END_ACTION\|>'), (r'<\|action_start\|>', r'<\|action_end\|>'),
-    (r'\[TOOL_CALLS\]\s?(?:[\w.-]{1,64}\s?)?(?=[\[{])', r'\Z'), (r'<\|python_tag\|>', r'\Z'), (r'<\|tool_call\|>', r'\Z'), (r'functools\[', r'\Z'),
+    (r'\[TOOL_CALLS\]\s?(?:[\w.-]{1,64}\s?)?(?=[\[{])', r'\Z'),
+    (r'<\|python_tag\|>', r'\Z'), (r'<\|tool_call\|>', r'\Z'), (r'functools\[', r'\Z'),
     (r'assistantcommentary to=', r'\Z'), (r'<\|channel\|>\s?commentary\b', r'\Z')]
 
 # %% ../../nbs/data/01_thinking.ipynb #a5600a3f
