@@ -73,6 +73,7 @@ def _with_marks(text, images):
 _TEXT_PARTS = 'text', 'input_text', 'output_text'
 _IMAGE_PARTS = 'image_url', 'image', 'input_image'
 
+# %% ../../nbs/data/03_messages.ipynb #a704e9b2
 def _read_part(part, images):
     "Return one part in its usual form."
     if isinstance(part, str):
@@ -337,6 +338,7 @@ def calls_text(calls)->str:
     "Return tool calls as text, a line each: `name(arguments)`."
     return '\n'.join(f"{call['function']['name']}({call['function']['arguments']})" for call in calls or ())
 
+# %% ../../nbs/data/03_messages.ipynb #d9d6f9f0
 def turn_text(m:dict)->str:
     "Return a message as text: its content, a mark for each image, and its tool calls."
     images = ['[image]' for _ in images_in([m])]

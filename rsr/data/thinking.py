@@ -44,6 +44,7 @@ _HARMONY_FINAL = re.compile(
     r'<\|channel\|>\s?final\b[^<]{0,99}(?:<\|constrain\|>[^<]{0,99})?<\|message\|>|assistantfinal')
 _BARE_HARMONY = re.compile(r'(?:assistant)?analysis(?=[A-Z"“\'(])')
 
+# %% ../../nbs/data/01_thinking.ipynb #b58756c8
 def _is_harmony(text):
     "Check whether a text is in the harmony format."
     return '<|channel|>' in text or bool(_BARE_HARMONY.match(text))
@@ -51,6 +52,7 @@ def _is_harmony(text):
 # %% ../../nbs/data/01_thinking.ipynb #c04dbf11
 _TOKEN = re.compile(r'<\|\w+\|>')
 
+# %% ../../nbs/data/01_thinking.ipynb #c48c766f
 def _harmony_places(text):
     "Return where thinking ends, and where the final message begins and ends, in a harmony text."
     found = list(_HARMONY_FINAL.finditer(text))
@@ -69,6 +71,7 @@ def _answer_start(text):
 _QUOTED = re.compile(rf"(?P<quote>[`\"'])(?:{THINKING_OPENED.pattern}|{THINKING_CLOSED.pattern}|<\|channel\|>)"
                      r"(?:\s|\\n){0,4}(?P=quote)", re.I)
 
+# %% ../../nbs/data/01_thinking.ipynb #7856cf28
 def without_quoted_marks(text:str)->str:
     "Return a text of the same length in which marks of thinking that it quotes are blanked."
     return _QUOTED.sub(lambda m: ' '*len(m[0]), text)
@@ -79,11 +82,13 @@ _MARKUP = re.compile(rf'{THINKING_OPENED.pattern}|{THINKING_CLOSED.pattern}|<\|c
 _TOKENS_BEFORE = re.compile(r'\A(?:\s{0,9}<\|(?:begin_of_solution|START_RESPONSE)\|>){1,2}')
 _TOKENS_BEHIND = re.compile(r'(?:<\|\w{1,40}\|>\s{0,9}){1,9}\Z')
 
+# %% ../../nbs/data/01_thinking.ipynb #50b26906
 def _without_marks(thinking):
     "Return thinking without its marks; those that it quotes stay."
     quoted = {m.start() for m in _QUOTED.finditer(thinking)}
     return _MARKUP.sub(lambda m: m[0] if m.start()-1 in quoted else '', thinking)
 
+# %% ../../nbs/data/01_thinking.ipynb #7e1f5dca
 def _without_tokens(answer):
     "Return an answer without the control tokens around it."
     return _TOKENS_BEHIND.sub('', _TOKENS_BEFORE.sub('', answer).rstrip()).strip()

@@ -83,10 +83,12 @@ REMEDIES.update({
     ONE_SIDED:'use formatter.thinking: strip (both sides), or sample both sides with thinking, or both without',
     'tool call':'use another formatter.target (trl and swift take most), or sampler.extra_params.tool_choice: none',
     NOT_JSON:'use a stronger model, or a server that parses tool calls strictly',
-    LONG_INTEGER:'ask for such numbers as text, in the schema of the tool; or use target: openai or axolotl',
     TEXT_AND_CALL:'use formatter.target: trl or swift, which take a text beside a call',
     IMAGE_MARK:'use formatter.target: trl, which takes images as parts, or write the mark differently in the input',
 })
+
+# %% ../../nbs/formatters/12_left_out.ipynb #795e84e0
+REMEDIES[LONG_INTEGER] = 'ask for such numbers as text, in the schema of the tool; or use target: openai or axolotl'
 
 # %% ../../nbs/formatters/12_left_out.ipynb #2e6117ee
 REMEDIES.update({

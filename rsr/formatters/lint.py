@@ -26,6 +26,7 @@ def _fixed_keys(value):
     optional |= {'text', 'path', 'url', 'image_url'} if value.get('type') in ('text', 'image', 'image_url') else set()
     return sorted(set(value)-optional)
 
+# %% ../../nbs/formatters/10_lint.ipynb #77cfb842
 _FREE = 'tools', '.arguments', 'image_url'   # places whose keys differ by nature
 
 # %% ../../nbs/formatters/10_lint.ipynb #46f35b43
@@ -59,6 +60,7 @@ def _arguments(value, at='', inside=False):
 # %% ../../nbs/formatters/10_lint.ipynb #e6e63e29
 _text_columns = 'prompt', 'completion', 'chosen', 'rejected'
 
+# %% ../../nbs/formatters/10_lint.ipynb #6e59a460
 def _difference(at, old, kind):
     "Return the rule for a kind that differs from the rows before."
     if kind[:5]==old[:5]=='keys ':
