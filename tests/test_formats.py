@@ -11,6 +11,7 @@ from conftest import read_jsonl, rows, rsr, write_jsonl
 
 from rsr import load_run, sample
 from rsr.data.types import RsrError
+from rsr.formatters.lint import lint_file
 
 def go(server, n=60, recipe='sft', work_dir='run', **kw):
     return sample(rows(n), recipe, base_url=server.base_url, work_dir=work_dir, progress=False, **kw)
@@ -245,7 +246,6 @@ def test_every_reason_for_a_dropped_pair_has_a_remedy():
 
 def test_columns_of_the_sampling_in_every_file(here, server):
     "pass_rate, n_passed, n_scored and model, beside keys of the metadata; lint and check accept them."
-    from rsr.formatters.lint import lint_file
     data = rows(24)
     for i, r in enumerate(data):
         r['metadata']['level'] = i%3
@@ -311,3 +311,15 @@ def test_a_rejected_response_below_the_floor_is_sampled_again(here, server):
     assert run.stats()['rows']['dpo.jsonl']['without_row']=={'rejected too short':1}
     assert '1 × rejected too short: raise sampling.max_rollouts, or lower min_rejected_chars' in run.summary()
     assert run.format('dpo', min_rejected_chars=None)=={'dpo.jsonl':6}
+
+def test_dates_in_every_call_are_named(tmp_path):
+    def row(*dates):
+        call = [dict(type='function', function=dict(name='f', arguments=dict(day=day, unit='C'))) for day in dates]
+        said = dict(role='assistant', content='', tool_calls=call)
+        return dict(prompt=[dict(role='user', content='q')], completion=[said])
+    path = tmp_path/'a.jsonl'
+    path.write_text(''.join(json.dumps(row(day))+'\n' for day in ('2026-01-02', '2026-01-03')))
+    found = [p for p in lint_file(path, 'sft', 'trl')['problems'] if p['rule']=='dates']
+    assert len(found)==1 and 'arguments.day' in found[0]['reason']
+    path.write_text(''.join(json.dumps(row(day))+'\n' for day in ('2026-01-02', 'today')))
+    assert not [p for p in lint_file(path, 'sft', 'trl')['problems'] if p['rule']=='dates']

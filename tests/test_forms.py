@@ -166,6 +166,9 @@ def test_a_pair_thinks_on_both_sides_or_on_none(tmp_path):
     assert not why_left_out(keep, groups)
 
 @pytest.mark.parametrize('target,r,reason', [
+    ('trl', Rollout('', tool_calls=[dict(id='x', type='function', function=dict(
+        name='f', arguments='{"n": 12345678901234567890123}'))]),
+     'tool call: an integer above 64 bits in its arguments'),
     ('llamafactory', Rollout('I look.', tool_calls=calls('Bern')), 'tool call beside a text'),
     ('llamafactory', Rollout('', tool_calls=[dict(id='1', type='function', function=dict(name='f', arguments='f('))]),
      'tool call: its arguments are not JSON'),

@@ -336,3 +336,34 @@ def test_a_bad_row_says_what_is_wrong(row, said):
     options = RowOptions(group_by='nr') if 'prompt' in row else RowOptions()
     (_, bad), = read_prompts([dict(row, id='q')], options=options)
     assert isinstance(bad, BadRow) and said in str(bad), bad
+
+DEEP = {}
+for _ in range(300):
+    DEEP = {'a':DEEP}
+
+@pytest.mark.parametrize('row,says', [
+    (dict(question='q', tools=[dict(name='f', parameters=DEEP)]), 'tools[0] cannot be written as JSON'),
+    (dict(question='q', tools=[dict(name='f', description='\ud800')]), 'tools[0] cannot be written as JSON'),
+    (dict(conversations=[{'from':['human'], 'value':'q'}]), "is from ['human']"),
+    (dict(prompt='<image>', images=['iVBORw0KGgo'*500]), 'as a data URL'),
+    (dict(messages=[dict(role='user', content='q'), dict(role='assistant', content='a', reasoning=['hm'])]),
+     'its thinking is list, not a text')])
+def test_odd_values_are_told_and_do_not_end_the_reading(row, says):
+    bad = [p for _, p in read_prompts([row, dict(question='next')])]
+    assert isinstance(bad[0], BadRow) and says in bad[0].reason and len(bad[0].reason)<300
+    assert bad[1].messages[0]['content']=='next'
+
+def test_many_levels_beside_many_digits(here):
+    deep = '['*1000+']'*1000
+    Path('a.jsonl').write_text('{"question":"q","n":[12345678901234567890123,'+deep+']}\n{"question":"next"}\n')
+    bad, good = (p for _, p in read_prompts('a.jsonl'))
+    assert 'broken JSON' in bad.reason and good.messages[0]['content']=='next'
+
+def test_nulls_that_a_json_file_has_are_kept(here):
+    schema = dict(type='object', properties=dict(unit=dict(enum=['C', None], default=None)))
+    made = dict(function=dict(name='f', arguments=dict(unit=None)))
+    write_jsonl('a.jsonl', [dict(messages=[dict(role='user', content='q'), dict(role='assistant', tool_calls=[made]),
+                                           dict(role='tool', content='x')], tools=[dict(name='f', parameters=schema)])])
+    (_, p), = read_prompts('a.jsonl')
+    assert p.tools[0]['function']['parameters']==schema
+    assert p.messages[1]['tool_calls'][0]['function']['arguments']=='{"unit":null}'

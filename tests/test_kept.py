@@ -135,3 +135,14 @@ def test_a_model_that_only_thinks_or_writes_calls_as_text_is_said(here, server):
             'work_dir=w')
     assert p.returncode==4 and 'tool-call-parser' in p.stderr, p.stderr
     assert len(server.log)<=16
+
+@pytest.mark.parametrize('tools', [
+    [dict(name='now', parameters=dict(type='object', properties={}))],
+    [WEATHER, dict(name='zip', parameters=dict(type='object', properties=dict(place=dict(type='string'))))]])
+def test_verl_refuses_tools_that_parquet_changes_before_the_first_request(here, server, tools):
+    write_jsonl('in.jsonl', [dict(id='q', messages=[user('Q')], metadata=dict(answer='A'), tools=tools)])
+    args = ['run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'sampler.model=m',
+            'work_dir=w']
+    p = rsr(*args, 'formatter.target=verl')
+    assert p.returncode==2 and 'Parquet changes' in p.stderr and 'target: ' in p.stderr, p.stderr
+    assert not server.log

@@ -132,3 +132,10 @@ def test_in_a_notebook(here, server):
     with pytest.raises(RsrError, match='no column'):
         sample(dump([RIGHT]), 'dpo', data=dict(responses='g'), work_dir='w2', **opts)
     assert json.loads((here/'w'/'summary'/'stats.json').read_text())['samples']['given']==dict(kept=2)
+
+@pytest.mark.parametrize('given', ['[]', '0', 'false', '{"a":null}', '[1]'])
+def test_arguments_that_are_no_object_stay_what_they_are(given):
+    from rsr.sampling.replies import parse_reply
+    call = dict(id='1', type='function', function=dict(name='f', arguments=json.loads(given)))
+    r, = parse_reply(dict(choices=[dict(message=dict(content=None, tool_calls=[call]), finish_reason='tool_calls')]))
+    assert r.outcome=='kept' and r.tool_calls[0]['function']['arguments']==given

@@ -34,12 +34,18 @@ def is_path(source:str)->bool:
 # %% ../../nbs/data/05_images.ipynb #776e4d94
 def _find(source, folder):
     "Return the absolute path of an image; raise for a file that is missing or no image."
-    found = next((p for p in (Path(folder or '.')/source, Path(source)) if p.is_file()), None)
+    found = next((p for p in (Path(folder or '.')/source, Path(source)) if os.path.isfile(p)), None)
+    if not found and len(source)>1000:
+        raise BadMessage(f'image: {source[:30]!r}… is no path; write an image in base64 as a data URL, '
+                         'data:image/png;base64,…')
     if not found:
         beside = f' beside the input ({folder}) or' if folder and not os.path.isabs(source) else ''
         raise BadMessage(f"image: no file '{source}'{beside} here; give a path, an address or a data URL")
-    with open(found, 'rb') as f:
-        head = f.read(16)
+    try:
+        with open(found, 'rb') as f:
+            head = f.read(16)
+    except OSError as e:
+        raise BadMessage(f"image: '{source}' cannot be read: {e.strerror}") from None
     if not image_kind(head):
         begins = ascii(head[:8].decode('latin-1'))
         raise BadMessage(f"image: '{source}' is not an image (it begins with {begins}; "

@@ -74,6 +74,7 @@ def _with_marks(text, images):
 _TEXT_PARTS = 'text', 'input_text', 'output_text'
 _IMAGE_PARTS = 'image_url', 'image', 'input_image'
 
+# %% ../../nbs/data/03_messages.ipynb #a704e9b2
 def _read_part(part, images):
     "Return one part in its usual form."
     if isinstance(part, str):
@@ -112,11 +113,12 @@ def _parsed(value, what):
         raise BadMessage(f'{what} is text that is not JSON: {e}') from None
 
 # %% ../../nbs/data/03_messages.ipynb #b1f23d11
-def _without_nulls(value):
-    "Drop null values at any depth: Arrow gives every object the keys of all."
-    if isinstance(value, dict):
-        return {k:_without_nulls(v) for k, v in value.items() if v is not None}
-    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+def _json_text(value, what):
+    "Return a value as JSON text; raise for what JSON cannot hold: half a character, or hundreds of levels."
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as e:
+        raise BadMessage(f'{what} cannot be written as JSON: {e}') from None
 
 # %% ../../nbs/data/03_messages.ipynb #1baf5fd2
 def _function_in(value):
@@ -143,7 +145,8 @@ def _read_tool(i, tool):
                          '"description": …, "parameters": {JSON schema}}}')
     known = {k:v for k, v in function.items() if k!='type' or function is not tool}
     parameters = _read_parameters(function, f'tools[{i}].parameters')
-    return {'type':'function', 'function':_without_nulls({**known, **parameters})}
+    _json_text(function, f'tools[{i}]')
+    return {'type':'function', 'function':{k:v for k, v in {**known, **parameters}.items() if v is not None}}
 
 # %% ../../nbs/data/03_messages.ipynb #d15f6a8d
 def _check_names(tools):
@@ -171,7 +174,8 @@ def read_tools(
 def _read_arguments(function):
     "Return the arguments of a call as JSON text."
     given = function.get('arguments')
-    return _check_text(given if isinstance(given, str) else orjson.dumps(_without_nulls(given or {})).decode())
+    given = {} if given is None else given
+    return _check_text(given if isinstance(given, str) else _json_text(given, 'arguments'))
 
 # %% ../../nbs/data/03_messages.ipynb #942f6cb7
 def _read_call(i, call, names):
@@ -219,7 +223,9 @@ def _check_keys(m):
 def _read_assistant(m, names):
     "Return the fields that only an assistant's turn has."
     calls = m.get('tool_calls') or ([m['function_call']] if m.get('function_call') else None)
-    thinking = next((m[k] for k in ('reasoning_content', 'reasoning', 'thinking') if isinstance(m.get(k), str)), '')
+    thinking = next((m[k] for k in ('reasoning_content', 'reasoning', 'thinking') if m.get(k)), '')
+    if not isinstance(thinking, str):
+        raise BadMessage(f'its thinking is {type(thinking).__name__}, not a text')
     return {**({'reasoning_content':_check_text(thinking)} if thinking else {}),
             **({'tool_calls':read_calls(calls, names)} if calls else {})}
 
@@ -232,7 +238,7 @@ def _read_result(m):
 def _result_text(role, content):
     "Return the content of a tool's turn that is plain data as JSON; any other as it is."
     is_data = role=='tool' and isinstance(content, (dict, int, float, bool))
-    return orjson.dumps(content).decode() if is_data else content
+    return _json_text(content, 'content') if is_data else content
 
 # %% ../../nbs/data/03_messages.ipynb #ad52aae5
 def _read_message(m, names, images):
@@ -362,6 +368,7 @@ def calls_text(calls)->str:
     "Return tool calls as text, a line each: `name(arguments)`."
     return '\n'.join(f"{call['function']['name']}({call['function']['arguments']})" for call in calls or ())
 
+# %% ../../nbs/data/03_messages.ipynb #d9d6f9f0
 def turn_text(m:dict)->str:
     "Return a message as text: its content, a mark for each image, and its tool calls."
     images = ['[image]' for _ in images_in([m])]

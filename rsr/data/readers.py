@@ -377,6 +377,8 @@ def _prompt_or_bad(read, where, row, folder):
         return read(row, folder, where)
     except BadMessage as e:
         return BadRow(where+id_note(row), str(e))
+    except (TypeError, ValueError, RecursionError) as e:   # values that no check names
+        return BadRow(where+id_note(row), f'it cannot be read: {type(e).__name__}: {str(e)[:200]}')
 
 # %% ../../nbs/data/08_readers.ipynb #ef532110
 def _each_prompt(src, transform, read):

@@ -93,7 +93,7 @@ def _spoken_turn(i, turn, what):
     speaker, value = turn['from'], turn.get('value')
     if speaker=='function_call':
         return _called(value)
-    if speaker not in SPEAKERS:
+    if not isinstance(speaker, str) or speaker not in SPEAKERS:
         raise BadMessage(f"{what}[{i}] is from {speaker!r} (allowed: {', '.join(SPEAKERS)}, function_call)")
     return {**{k:v for k, v in turn.items() if k not in ('from', 'value')}, **text_turn(SPEAKERS[speaker], value)}
 

@@ -36,7 +36,12 @@ def exact_int(n):
 def parse_json(data:bytes):
     "Parse JSON; integers above 64 bits become text."
     parsed = orjson.loads(data)
-    return json.loads(data, parse_int=exact_int) if _MANY_DIGITS.search(data) else parsed
+    if not _MANY_DIGITS.search(data):
+        return parsed
+    try:
+        return json.loads(data, parse_int=exact_int)
+    except RecursionError:
+        raise orjson.JSONDecodeError('too many levels', '', 0) from None
 
 # %% ../../nbs/data/06_sources.ipynb #a9929f78
 def decode_line(line):
@@ -184,16 +189,25 @@ def plain_data(o):
         return exact_int(o)
     return None if isinstance(o, float) and o!=o else o
 
+# %% ../../nbs/data/06_sources.ipynb #9eaf23ca
+def _deep_nulls(value):
+    "Drop null keys at any depth."
+    if isinstance(value, dict):
+        return {k:_deep_nulls(v) for k, v in value.items() if v is not None}
+    return [_deep_nulls(v) for v in value] if isinstance(value, list) else value
+
 # %% ../../nbs/data/06_sources.ipynb #bb00c942
 def _without_nulls(m):
     "Drop a message's null keys, except its content."
     if not isinstance(m, dict) or not m.keys()&{'role', 'from'}:
         return m
-    return {k:v for k, v in m.items() if v is not None or k=='content'}
+    m = {k:v for k, v in m.items() if v is not None or k=='content'}
+    return {**m, 'tool_calls':_deep_nulls(m['tool_calls'])} if m.get('tool_calls') else m
 
 # %% ../../nbs/data/06_sources.ipynb #91246f0c
 def drop_nulls(row):
-    "Drop the null keys of a row's messages, whatever their column is called."
+    "Drop the null keys of a row's messages, whatever their column is called, and of its tools."
+    row = {**row, 'tools':_deep_nulls(row['tools'])} if row.get('tools') else row
     return {k:[_without_nulls(m) for m in v] if isinstance(v, list) else v for k, v in row.items()}
 
 # %% ../../nbs/data/06_sources.ipynb #6ccfc39f

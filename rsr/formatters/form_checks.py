@@ -21,6 +21,24 @@ def _marked_rows(store):
     for id_, row in store.db.execute(f'SELECT id, row FROM prompts WHERE gen=? AND ({where})', (store.gen, *_MARKS)):
         yield id_, orjson.loads(row)
 
+# %% ../../nbs/formatters/14_form_checks.ipynb #422d9cf6
+_UNEVEN = 'tools with parameters that differ or are empty, which Parquet changes'
+
+def _has_empty(value):
+    "Check whether there is an object without keys in a value."
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value=={} or any(map(_has_empty, inner))
+
+def _fits_column(tools):
+    "Check whether a column of Parquet holds tools as they are; True without pyarrow, which writing asks for."
+    try:
+        import pyarrow as pa
+        return not _has_empty(tools) and pa.array([tools]).to_pylist()==[tools]
+    except ImportError:
+        return True
+    except (pa.ArrowException, OverflowError):
+        return False
+
 # %% ../../nbs/formatters/14_form_checks.ipynb #47c65780
 def input_holds(
     store      # Store, with its prompts
@@ -36,6 +54,8 @@ def input_holds(
             schemas.setdefault(orjson.dumps(tools, option=orjson.OPT_SORT_KEYS), id_)
     if schemas and (len(schemas)>1 or n<_prompts(store)):
         holds['tools that differ between prompts'] = [*schemas.values()][-1]
+    if schemas and not _fits_column(orjson.loads(next(iter(schemas)))):
+        holds[_UNEVEN] = next(iter(schemas.values()))
     return holds
 
 # %% ../../nbs/formatters/14_form_checks.ipynb #46b51a81
@@ -54,7 +74,7 @@ def _has_form(forms, method, what):
         return method in forms.tools
     if what=='a tool call beside a text':
         return forms.call_text
-    if what=='tools that differ between prompts':
+    if what in ('tools that differ between prompts', _UNEVEN):
         return not forms.one_schema or method not in forms.tools
     if what=='images':
         return method in forms.images

@@ -7,7 +7,7 @@ __all__ = ['REMEDIES', 'why_left_out', 'remedy', 'remedies_of']
 
 # %% ../../nbs/formatters/12_left_out.ipynb #69a426fa
 from collections import Counter
-from .message_forms import IMAGE_MARK, NOT_JSON, TEXT_AND_CALL
+from .message_forms import IMAGE_MARK, LONG_INTEGER, NOT_JSON, TEXT_AND_CALL
 from .pairing import ONE_SIDED
 from .rows import NO_ANSWER, as_written, form_row
 
@@ -86,6 +86,9 @@ REMEDIES.update({
     TEXT_AND_CALL:'use formatter.target: trl or swift, which take a text beside a call',
     IMAGE_MARK:'use formatter.target: trl, which takes images as parts, or write the mark differently in the input',
 })
+
+# %% ../../nbs/formatters/12_left_out.ipynb #795e84e0
+REMEDIES[LONG_INTEGER] = 'ask for such numbers as text, in the schema of the tool; or use target: openai or axolotl'
 
 # %% ../../nbs/formatters/12_left_out.ipynb #2e6117ee
 REMEDIES.update({

@@ -26,6 +26,7 @@ def _fixed_keys(value):
     optional |= {'text', 'path', 'url', 'image_url'} if value.get('type') in ('text', 'image', 'image_url') else set()
     return sorted(set(value)-optional)
 
+# %% ../../nbs/formatters/10_lint.ipynb #77cfb842
 _FREE = 'tools', '.arguments', 'image_url'   # places whose keys differ by nature
 
 # %% ../../nbs/formatters/10_lint.ipynb #46f35b43
@@ -44,9 +45,22 @@ def _kinds(value, at=''):
     elif value is not None:
         yield at, KINDS.get(type(value), type(value).__name__), value
 
+# %% ../../nbs/formatters/10_lint.ipynb #2f1095a3
+def _arguments(value, at='', inside=False):
+    "Yield (place, value) for every text and number in arguments of tool calls that are objects."
+    if isinstance(value, dict):
+        for k, v in value.items():
+            yield from _arguments(v, f'{at}.{k}' if at else k, inside or k=='arguments')
+    elif isinstance(value, list):
+        for v in value:
+            yield from _arguments(v, at+'[]', inside)
+    elif inside and value is not None and not at.endswith('.arguments'):
+        yield at, value
+
 # %% ../../nbs/formatters/10_lint.ipynb #e6e63e29
 _text_columns = 'prompt', 'completion', 'chosen', 'rejected'
 
+# %% ../../nbs/formatters/10_lint.ipynb #6e59a460
 def _difference(at, old, kind):
     "Return the rule for a kind that differs from the rows before."
     if kind[:5]==old[:5]=='keys ':
@@ -94,6 +108,8 @@ def add(self:Columns, row, size):
         new_kind, new_date = self._kind(at, kind, late), self._date(at, kind, value, late)
         if new_kind or new_date:
             found[at] = new_kind or new_date
+    for at, value in _arguments(row):
+        self.dates[at] = self.dates.get(at, True) and isinstance(value, str) and bool(_iso.fullmatch(value))
     self.size += size
     self.names.update(dict.fromkeys(row))
     return list(found.values())

@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 from ..data.messages import calls_text
-from ..data.thinking import harmony_text, inline_thinking, split_thinking, thinking_marks
+from ..data.thinking import harmony_text, inline_thinking, split_thinking, thinking_marks, without_quoted_marks
 
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #ae62a458
 THINKING = 'keep', 'inline', 'reasoning_content', 'harmony', 'strip'   # choices of formatter.thinking
@@ -50,7 +50,7 @@ _BLOCK = re.compile(r'</(?:seed:)?(?:think(?:ing)?|thought|reasoning)\s?>', re.I
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #156c8aac
 def _has_several_blocks(text):
     "Check whether a text has more than one block of thinking."
-    return len(_BLOCK.findall(text))>1
+    return len(_BLOCK.findall(without_quoted_marks(text)))>1
 
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #1586f643
 def _may_think(text):

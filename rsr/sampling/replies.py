@@ -143,13 +143,15 @@ def _arguments(value):
     "Return the arguments of a call as text."
     if isinstance(value, str):
         return clean_text(value) if value.strip() else '{}'
-    return clean_text(json.dumps(value or {}, ensure_ascii=False, separators=(',', ':')))
+    value = {} if value is None else value
+    return clean_text(json.dumps(value, ensure_ascii=False, separators=(',', ':')))
 
 # %% ../../nbs/sampling/01_replies.ipynb #9efc41e4
 def _read_call(i, call):
     "Return one tool call in OpenAI's form; raise TypeError if it names no function."
+    call = call if isinstance(call, dict) else {}
     function = call.get('function') or call.get('custom') or call
-    name = function.get('name')
+    name = function.get('name') if isinstance(function, dict) else None
     if not isinstance(name, str) or not name:
         raise TypeError('a tool call that names no function')
     arguments = function.get('arguments', function.get('input'))

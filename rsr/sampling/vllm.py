@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from ..data.messages import images_in
 from ..data.sent_messages import for_chat_template
 from ..data.text import clean_text
-from ..data.thinking import THINKING_CLOSED, THINKING_OPENED
+from ..data.thinking import THINKING_CLOSED, THINKING_OPENED, without_quoted_marks
 from ..data.types import Rollout, RsrError
 from .errors import CallError, error_kind
 from .replies import parse_json, read_reply_calls, set_outcome
@@ -136,9 +136,10 @@ def written_calls(
     text:str   # a response
 )->tuple:      # (the text before its calls, the calls or None)
     "Find the tool calls that are written into a text as JSON."
-    start = max((m.end() for m in THINKING_CLOSED.finditer(text)), default=0)
+    bare = without_quoted_marks(text)
+    start = max((m.end() for m in THINKING_CLOSED.finditer(bare)), default=0)
     before, pieces = _call_pieces(text, start)
-    if not pieces or THINKING_OPENED.search(text, start):
+    if not pieces or THINKING_OPENED.search(bare, start):
         return text, None
     try:
         read = [parse_json(piece) for piece in pieces]
