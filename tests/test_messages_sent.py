@@ -40,7 +40,7 @@ def go(base_url, data, recipe='sft', work_dir='run', **kw):
 
 @pytest.fixture(autouse=True)
 def one(here):
-    (here/'v.py').write_text('def one(response, metadata): return 1.0\n')
+    (here/'v.py').write_text('def one(response, metadata, tool_calls=None): return 1.0\n')
 
 def row(messages, id='q', **kw):
     return dict(id=id, messages=messages, metadata=dict(answer='A'), **kw)
