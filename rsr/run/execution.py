@@ -202,6 +202,12 @@ def _prepare_samplers(parts, max_rollouts, resumed):
         s.prepare()
     return samplers
 
+# %% ../../nbs/run/10_execution.ipynb #ab111e5f
+def _check_abilities(sampler, holds, used):
+    "Raise if the prompts bring what the sampler knows its model does not take, and it is used at all."
+    if sampler in used and hasattr(sampler, 'check_prompts'):
+        sampler.check_prompts(holds)
+
 # %% ../../nbs/run/10_execution.ipynb #cc1d7102
 def note_served_model(
     store,         # Store
@@ -238,10 +244,11 @@ def _prepare_loops(store, d, parts, src, choose):
     _warn_of_new_scores(store, scored_by)
     _print_input_notes(store, loop, d)
     check_columns(store, loop.formatters)
-    check_forms(store, loop.formatters)
+    holds = check_forms(store, loop.formatters)
     if choose:
         loop.keys = parts['keys'] = choose(store)
     samplers = _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
+    _check_abilities(parts['sampler'], holds, samplers)
     join_engines(loop, samplers)
     note_served_model(store, loop.sampler_key, getattr(loop.sampler, 'served', None))
     save_recipe(store, d)

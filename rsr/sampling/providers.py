@@ -7,7 +7,8 @@ __all__ = ['MODEL', 'LiteLLMSampler', 'missing_key', 'cache_dir', 'fetch_model',
            'make_sampler']
 
 # %% ../../nbs/sampling/16_providers.ipynb #d835950a
-import hashlib, os, re, subprocess, sys, tempfile, time, zipfile
+import asyncio, hashlib, os, re, subprocess, sys, tempfile, time, zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import Atomic
@@ -330,9 +331,9 @@ async def _abilities(self:LocalSampler):
 
 # %% ../../nbs/sampling/16_providers.ipynb #9e50fa1b
 @patch
-async def _check_able(self:LocalSampler, messages, given):
+async def _check_able(self:LocalSampler, tools, images):
     "Raise an error for tools or images that the model would not get."
-    wanted = {'supports_tools':given.get('tools'), 'vision':images_in(messages)}
+    wanted = {'supports_tools':tools, 'vision':images}
     if not any(wanted.values()):
         return
     able = await self._abilities()
@@ -342,13 +343,26 @@ async def _check_able(self:LocalSampler, messages, given):
         raise RsrError(f'{self.section}.model: {Path(self.model).name} takes no {what}, and the prompts bring some: '
                        f'name a .gguf file of a model that does, or a server: {self.section}.base_url=…')
 
+# %% ../../nbs/sampling/16_providers.ipynb #8d232e0d
+@patch
+def check_prompts(self:LocalSampler,
+    holds   # what the prompts bring: tools, images …
+):
+    "Raise an error before the first request if the prompts bring what the model would not get."
+    def ask():
+        return asyncio.run(self._check_able('tools' in holds, 'images' in holds))
+    with ThreadPoolExecutor(1) as pool:   # an event loop may be running here
+        pool.submit(ask).result()
+    self._large = None
+
 # %% ../../nbs/sampling/16_providers.ipynb #24d47187
 @patch
 async def _send(self:LocalSampler, messages, n, seed, **params):
     "Send one request and return its rollouts."
     if self._session is None:
         self._open()
-    await self._check_able(messages, {**(self.extra_params or {}), **params})
+    given = {**(self.extra_params or {}), **params}
+    await self._check_able(given.get('tools'), images_in(messages))
     return await super(LocalSampler, self)._send(messages, n, seed, **params)
 
 # %% ../../nbs/sampling/16_providers.ipynb #2a29d050
