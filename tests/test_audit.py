@@ -484,7 +484,7 @@ def test_sharegpt_with_function_calls():
 def test_a_history_with_calls_and_results():
     talk = [user('Rain?'), dict(says(None), tool_calls=[CALL]), dict(role='tool', content='12 mm', tool_call_id='c1')]
     p = as_pair(dict(prompt=talk, chosen=[says('Yes.')], rejected=[says('No.')]))
-    assert [m['content'] for m in p['prompt']] == ['Rain?', '', '12 mm']
+    assert [m['content'] for m in p['prompt']] == ['Rain?', 'weather({"city":"Oslo"})', '12 mm']
 
 @pytest.mark.parametrize('bad', [dict(chosen=7), dict(chosen=[]), dict(chosen=[{}]), dict(chosen=[says(None)]),
                                  dict(rejected=None), dict(prompt=[user(None)]), dict(prompt=[user(7)]),

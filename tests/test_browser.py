@@ -270,13 +270,17 @@ def test_after_a_label_nothing_is_judged_that_is_not_on_screen(page, run):
     before, two = said(run), shown(page)
     page.keyboard.press('2')
     page.wait_for_selector('text=labelled fail by anna')
+    labelled = until(page, lambda: len(said(run))>len(before) and said(run))
     for key in 'asr':
         page.wait_for_function(f"[...document.querySelectorAll('button.rsr-key-{key}')]"
                                ".every(b => b.disabled || !b.offsetParent)")
-    for key in 'asr':
         page.keyboard.press(key)
-    page.locator('.rsr-label-left button').first.click()   # no label
-    until(page, lambda: said(run)==before)
+    assert said(run)==labelled
+    def take_back():
+        page.locator('.rsr-label-left button').first.click()   # no label
+        page.wait_for_timeout(500)
+        return said(run)==before
+    until(page, take_back)
     assert shown(page)==two
 
 def test_two_annotators_at_once(page, run):

@@ -289,7 +289,7 @@ def rollout_turn(r)->Turn:
 # %% ../../nbs/formatters/08_reading.ipynb #6b35ad26
 def _full(t):
     "Return a turn as (role, text with its thinking and calls); None for what is missing."
-    calls = [f'{name}({_loads(arguments)})' for name, arguments in t.calls]
+    calls = [f'{name}({a if isinstance(a, str) else orjson.dumps(a, default=str).decode()})' for name, a in t.calls]
     text = inline_thinking(t.text, t.thinking) if t.thinking else t.text
     return t.role, text if text is None else '\n'.join(filter(None, [text, *calls]))
 
