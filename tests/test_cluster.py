@@ -108,7 +108,7 @@ def start(d, **kw):
     t.start()
     return t, out
 
-def wait_for(cond, seconds=60):
+def wait_for(cond, seconds=240):
     end = time.time()+seconds
     while not (r := cond()):
         assert time.time()<end, 'timed out'
