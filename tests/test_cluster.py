@@ -226,13 +226,18 @@ def test_ctrl_c_keeps_what_is_in_flight(here, server, cluster):
     server.set(median=.3, rate=0.)
     write_jsonl('in.jsonl', rows(40))
     was = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ended = threading.Event()
     def interrupt():
-        wait_for(lambda: server.stats()['samples']>40)
-        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(lambda: server.stats()['samples']>40 or ended.is_set())
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
     threading.Thread(target=interrupt, daemon=True).start()
     try:
         run = spread(recipe(server, here/'w'))
+    except KeyboardInterrupt:   # pytest itself would end with it
+        pytest.fail('Ctrl-C came through')
     finally:
+        ended.set()
         signal.signal(signal.SIGINT, was)
     s = balanced('w', server)
     assert run.stop_reason=='interrupted'
