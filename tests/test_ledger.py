@@ -161,6 +161,12 @@ def test_the_wal_of_another_run(done, server):
     p.kill()
     p.wait()
     shutil.copy('w2/run.db-wal', 'w/run.db-wal')
+    seen = []
+    def settled():   # what was under way when the process was killed has arrived
+        seen.append(len(server.log))
+        time.sleep(.3)
+        return len(server.log) == seen[-1]
+    wait_for(settled)
     before, asked = contents('w'), len(server.log)
     for args in [('format', 'w'), command(server)]:
         p = rsr(*args)
