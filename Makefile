@@ -40,7 +40,7 @@ demo: model  ## sample 32 short questions with the embedded model; writes to out
 
 test: model  ## pytest, then every notebook (about ten minutes on two idle cores)
 	@command -v chromium >/dev/null || echo "no chromium here: the tests in a browser are left out (on Debian: apt-get install chromium)"
-	$(RUN) python -m pytest -n 4 --dist loadfile
+	$(RUN) python -m pytest -n 3 --dist loadfile
 	$(RUN) nbdev_test --do_print
 
 test-cluster: install  ## also over two hosts (network namespaces: as root, with iproute2), and from an object store (moto)
