@@ -38,7 +38,7 @@ demo: model  ## sample 32 short questions with the embedded model; writes to out
 	@echo "sampling 32 short questions with the embedded model: one to two minutes, five on a busy machine"
 	@$(RUN) rsr demo
 
-test: model  ## pytest, then every notebook (about ten minutes on two idle cores)
+test: model  ## pytest, then every notebook (about twenty minutes on two cores)
 	@command -v chromium >/dev/null || echo "no chromium here: the tests in a browser are left out (on Debian: apt-get install chromium)"
 	$(RUN) python -m pytest -n 3 --dist loadfile
 	$(RUN) nbdev_test --do_print
