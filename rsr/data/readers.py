@@ -16,8 +16,8 @@ from .files import fingerprint
 from .images import find_images
 from .inputs import read_inputs
 from .messages import BadMessage, calls_text, check_arguments, check_end, read_messages, read_tools
-from .row_forms import ANSWER_KEYS, FORMS, NO_MESSAGES, RESPONSES, formed, guess_note, has, named_form, parsed
-from .row_forms import unknown_form
+from .row_forms import ANSWER_KEYS, FORMS, NO_MESSAGES, RESPONSES, formed, guess_note, has, named_form
+from .row_forms import parsed_text, unknown_form
 from .text import content_text
 from .types import Prompt, RsrError, no_such
 
@@ -218,7 +218,7 @@ def _named(self:RowReader, row):
         raise BadMessage(f'{option}: {no_such("column", missing, row)}')
     row = {**row, **{name:row[column] for name, column in self.columns.items()}}
     row = {k:v for k, v in row.items() if k in self.columns or k not in self.columns.values()}
-    return {**row, 'metadata':parsed(row['metadata'], 'metadata')} if isinstance(row.get('metadata'), str) else row
+    return {**row, 'metadata':parsed_text(row['metadata'], 'metadata')} if isinstance(row.get('metadata'), str) else row
 
 # %% ../../nbs/data/09_readers.ipynb #c4d2cc9c
 @patch
