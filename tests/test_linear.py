@@ -174,7 +174,7 @@ def _functions():
     from rsr.pairs import flaws, references, shortcuts
     from rsr.rubric import verdicts
     from rsr.taxonomy import message_rules, similarity, templates
-    from rsr.verifiers import judge, maths, multiple_choice, verifiers
+    from rsr.verifiers import answers, judge, letter_judge, maths, multiple_choice
     request = [dict(role='user', content='hello there my friend how are you')]
     def called(s):
         return [dict(id='c', type='function', function=dict(name='f', arguments=s))]
@@ -188,9 +188,9 @@ def _functions():
         is_garbled=data_text.is_garbled, normalised=data_text.normalised, clean_text=data_text.clean_text,
         choice=multiple_choice.extract_choice, number=maths.extract_math, reference=lambda s: compare(s, '1'),
         answer=lambda s: compare('1', s), same=lambda s: compare(s, s),
-        mcq=lambda s: verifiers.mcq_rlvr(s, {'answer':s}), maths=lambda s: verifiers.math_rlvr('1', {'answer':s}),
-        rlvr=lambda s: verifiers.rlvr('1', {'answer':s}), letter=verifiers._named_letter,
-        letter_request=lambda s: verifiers._judge_messages(s, s), objects=judge.find_objects,
+        mcq=lambda s: answers.mcq_rlvr(s, {'answer':s}), maths=lambda s: answers.math_rlvr('1', {'answer':s}),
+        rlvr=lambda s: answers.rlvr('1', {'answer':s}), letter=letter_judge._named_letter,
+        letter_request=lambda s: letter_judge._judge_messages(s, s), objects=judge.find_objects,
         fence=lambda s: judge.fence(s, 'RESPONSE', 'mark'),
         verdicts=lambda s: verdicts.parse_verdicts(s, [_criterion()]),
         reason=lambda s: verdicts.parse_verdicts('{"c": {"reason": "'+s+'", "verdict": "YES"}}', [_criterion()]),
@@ -224,7 +224,7 @@ def _nested(depth):
     return out
 
 def _score(found, name, response, reference):
-    from rsr.verifiers.verifiers import VERIFIERS
+    from rsr.verifiers.registry import VERIFIERS
     found.append(VERIFIERS[name](response, {'answer':reference}))
 
 ODD = [10**5000, 10**100_000, float('inf'), float('nan'), {'a':1}, b'x', '\ud800', '9'*N, '9**9**9**9', '10^{1000000}',

@@ -20,7 +20,8 @@ from rsr.sampling.budget import Budget
 from rsr.sampling.providers import make_sampler
 from rsr.sampling.samplers import HttpSampler
 from rsr.sampling.schedule import Sampling
-from rsr.verifiers.verifiers import VERIFIERS, load_verifier
+from rsr.verifiers.registry import VERIFIERS
+from rsr.verifiers.verifiers import load_verifier
 
 ROWS = reference()
 BASE = dict(formatter=[dict(type='sft')])

@@ -20,19 +20,13 @@ from rsr.data.thinking import MARKS, split_thinking
 from rsr.data.types import RsrError, Score
 from rsr.run.reward import make_rewards
 from rsr.verifiers.algebra import worker_pool
+from rsr.verifiers.answers import math_rlvr, mcq_rlvr
+from rsr.verifiers.letter_judge import mcq_llm_as_judge
 from rsr.verifiers.maths import extract_math
 from rsr.verifiers.multiple_choice import extract_choice
-from rsr.verifiers.verifiers import (
-    VERIFIERS,
-    Verifier,
-    as_score,
-    load_verifier,
-    math_rlvr,
-    mcq_llm_as_judge,
-    mcq_rlvr,
-    verifier,
-    verify,
-)
+from rsr.verifiers.one_response import verify
+from rsr.verifiers.registry import VERIFIERS, as_score, verifier
+from rsr.verifiers.verifiers import Verifier, load_verifier
 
 ROOT = str(Path(rv.__file__).parent.parent)
 
@@ -1095,7 +1089,7 @@ def test_pathological_texts_cold():
     "Each in a process of its own, so that the start of a worker is part of the time."
     code = '''
         import sys, time
-        from rsr.verifiers.verifiers import verify
+        from rsr.verifiers.one_response import verify
         text = sys.stdin.read()
         start = time.monotonic()
         print(verify('math-rlvr', text, {'answer': '7'}), time.monotonic() - start)'''
@@ -1132,7 +1126,7 @@ PAIR = ("next((v for _ in range(9) if (v := verify('math-rlvr', r'\\boxed{2\\sqr
         "verify('mcq-rlvr', 'The answer is (B).', {'answer': 'B'})")
 
 def test_unguarded_script(tmp_path):
-    (tmp_path/'script.py').write_text(f'from rsr.verifiers.verifiers import verify\nprint({PAIR})\n')
+    (tmp_path/'script.py').write_text(f'from rsr.verifiers.one_response import verify\nprint({PAIR})\n')
     # not on the script's path, but in the working directory of the child
     (tmp_path/'json.py').write_text('raise RuntimeError("not this one")')
     d = tmp_path/'elsewhere'
@@ -1141,13 +1135,13 @@ def test_unguarded_script(tmp_path):
     assert python(str(d/'script.py'), cwd=tmp_path) == '1.0 1.0\n'
 
 def test_standard_input(tmp_path):
-    assert python('-', stdin=f'from rsr.verifiers.verifiers import verify\nprint({PAIR})\n',
+    assert python('-', stdin=f'from rsr.verifiers.one_response import verify\nprint({PAIR})\n',
                   cwd=tmp_path) == '1.0 1.0\n'
 
 def test_exit_is_clean_and_takes_the_workers_along(tmp_path):
     code = '''
         import threading
-        from rsr.verifiers.verifiers import verify
+        from rsr.verifiers.one_response import verify
         from rsr.verifiers.algebra import worker_pool
         t = threading.Thread(target=verify, args=('math-rlvr', r'\\boxed{9^{9^{9}}}', {'answer': '7'}), daemon=True)
         t.start()
@@ -1176,7 +1170,8 @@ def test_workers_of_a_killed_parent_end(busy):
     "An idle one reads the end of its input; a busy one is ended by its own alarm, even inside C code."
     code = '''
         import threading, time
-        from rsr.verifiers.verifiers import verify, math_rlvr
+        from rsr.verifiers.answers import math_rlvr
+        from rsr.verifiers.one_response import verify
         from rsr.verifiers.algebra import worker_pool
         verify('math-rlvr', r'\\boxed{\\sqrt{4}}', {'answer': 'x'})
         BUSY
@@ -1278,7 +1273,7 @@ def test_without_math_verify(tmp_path):
     code = '''
         import sys
         sys.path.insert(0, sys.argv[1])
-        from rsr.verifiers.verifiers import verify
+        from rsr.verifiers.one_response import verify
         print(verify('math-rlvr', '42', {'answer': '42'}))
         try: verify('math-rlvr', 'x+1', {'answer': '1+x'})
         except Exception as e: print(type(e).__name__, e)'''

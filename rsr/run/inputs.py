@@ -22,7 +22,7 @@ from ..data.types import Rollout, RsrError, no_such
 from ..formatters.splits import Benchmark, clean_input, write_found
 from .values import check_responses
 from ..sampling.replies import outcome_of
-from ..verifiers.verifiers import NO_REFERENCE
+from ..verifiers.registry import NO_REFERENCE
 
 # %% ../../nbs/run/03_inputs.ipynb #80139ed0
 def _thinking_in(x):

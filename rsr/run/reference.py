@@ -25,12 +25,15 @@ from ..rubric.evaluate import rubric_scorer
 from .inputs import with_responses
 from .recipe import ENGINES, TOP_KEYS, parameters, schema
 from .values import CHOICES, check_value, value_range
+
+# %% ../../nbs/run/04_reference.ipynb #b4f05518
 from ..sampling.budget import Budget
 from ..sampling.loop import Loop
 from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler, SAMPLERS
 from ..sampling.schedule import Sampling
-from ..verifiers.verifiers import VERIFIERS, load_verifier
+from ..verifiers.registry import VERIFIERS
+from ..verifiers.verifiers import load_verifier
 
 # %% ../../nbs/run/04_reference.ipynb #6b1329f4
 @functools.lru_cache(100)

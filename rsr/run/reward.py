@@ -21,7 +21,8 @@ from ..data.threads import run_sync
 from ..sampling.engine import Engine
 from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler
-from ..verifiers.verifiers import VERIFIERS, as_score, load_verifier
+from ..verifiers.registry import VERIFIERS, as_score
+from ..verifiers.verifiers import load_verifier
 
 # %% ../../nbs/run/01_reward.ipynb #ff7fa208
 def _sampler_options(options):
