@@ -16,7 +16,7 @@ from ..data.yaml_files import read_yaml
 from ..data.types import RsrError
 from ..data.variables import refuse_masked, resolve_secrets
 from ..rubric.criteria import rubric_names
-from ..rubric.evaluate import rubric_scorer
+from ..rubric.prompt_rubrics import rubric_scorer
 from ..data.threads import run_sync
 from ..sampling.engine import Engine
 from ..sampling.providers import make_sampler

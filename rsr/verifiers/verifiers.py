@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import fingerprint
-from ..data.readers import load_function
+from ..data.functions import load_function, source_of
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score, no_such
 from ..sampling.samplers import HttpSampler
@@ -129,7 +129,7 @@ def _rule_id(type, version):
     if version is not None:
         return f'{type}@{version}'
     path, _, name = str(type).rpartition(':')
-    digest = hashlib.sha256(Path(path).read_bytes()+name.encode()).hexdigest()
+    digest = hashlib.sha256(source_of(path)+name.encode()).hexdigest()
     return f'{name}@{digest[:16]}'
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #549649d6
