@@ -20,6 +20,7 @@ def _module_file(folder, parts):
     path = folder.joinpath(*parts)
     return next((p for p in (path/'__init__.py', path.with_name(f'{path.name}.py')) if p.is_file()), None)
 
+# %% ../../nbs/data/28_functions.ipynb #afb1a087
 def _is_installed(name):
     "Tell whether Python finds a module of this name elsewhere."
     try:
@@ -40,30 +41,32 @@ def is_neighbour(
     return (folder/name).is_dir() and any((folder/name).glob('*.py')) and not _is_installed(name)
 
 # %% ../../nbs/data/28_functions.ipynb #d104f1a4
-def _names(tree, package):
-    "Yield the dotted names that a file imports, as lists; `package`: where a relative import starts."
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split('.') for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            start = package[:len(package)+1-node.level] if node.level else []
-            base = [*start, *(node.module or '').split('.')] if node.module else start
-            yield from ([*base, alias.name] for alias in node.names)
+def _names_in(node, package):
+    "Return the dotted names that a statement imports, as lists."
+    if isinstance(node, ast.Import):
+        return [alias.name.split('.') for alias in node.names]
+    start = package[:len(package)+1-node.level] if node.level else []   # . is the package of the file
+    base = [*start, *node.module.split('.')] if node.module else start
+    return [[*base, alias.name] for alias in node.names]
 
 # %% ../../nbs/data/28_functions.ipynb #3c912e82
-def _imports_of(path, folder):
-    "Return the files below a folder that one of its files imports."
+def _tree(path):
+    "Return the syntax tree of a file; of one that has none an empty one: its import says what is wrong."
     try:
-        tree = ast.parse(path.read_bytes())
+        return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError):
-        return []   # what is wrong with it is said when it is imported
-    found, package = [], list(path.relative_to(folder).parent.parts)
-    for name in _names(tree, package):
-        if is_neighbour(folder, name[0]):
-            found += [_module_file(folder, name[:i]) for i in range(1, len(name)+1)]
-    return [file for file in found if file]
+        return ast.Module([], [])
 
 # %% ../../nbs/data/28_functions.ipynb #ac276bd4
+def _imports_of(path, folder):
+    "Return the files below a folder that one of its files imports."
+    package = list(path.relative_to(folder).parent.parts)
+    nodes = [n for n in ast.walk(_tree(path)) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    names = [name for n in nodes for name in _names_in(n, package) if is_neighbour(folder, name[0])]
+    found = (_module_file(folder, name[:i]) for name in names for i in range(1, len(name)+1))
+    return {file for file in found if file}
+
+# %% ../../nbs/data/28_functions.ipynb #20cd46a4
 def source_files(
     path   # of a Python file
 )->list:   # of paths: the file, then its neighbours by name
@@ -71,7 +74,7 @@ def source_files(
     path = Path(path).resolve()
     seen, todo = {path}, [path]
     while todo:
-        new = {*_imports_of(todo.pop(), path.parent)}-seen
+        new = _imports_of(todo.pop(), path.parent)-seen
         seen |= new
         todo += new
     return [path, *sorted(seen-{path})]
@@ -95,6 +98,7 @@ def source_text(
 # %% ../../nbs/data/28_functions.ipynb #e2c275d1
 _PREFIX = 'rsr_user_'
 
+# %% ../../nbs/data/28_functions.ipynb #a716e7af
 def _import_in(package, folder):
     "Return the `__import__` of the files in a folder, whose modules are below a package made for it."
     def import_(name, globals=None, locals=None, fromlist=(), level=0):
@@ -127,37 +131,48 @@ class _Finder:
             spec.loader = _Loader(name, spec.origin)
         return spec
 
+# %% ../../nbs/data/28_functions.ipynb #77b49147
 def _install_finder():
     "Put the finder in front of Python's own, once."
     if not any(getattr(finder, '__name__', '')==_Finder.__name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder)
 
-# %% ../../nbs/data/28_functions.ipynb #77b49147
+# %% ../../nbs/data/28_functions.ipynb #79685b48
+def _empty_package(name, folder):
+    "Return a package without code, whose modules lie in a folder."
+    package = ModuleType(name)
+    package.__path__ = [str(folder)]
+    package.__spec__ = ModuleSpec(name, None, is_package=True)
+    return package
+
+# %% ../../nbs/data/28_functions.ipynb #701bf068
 def _package_for(path):
     "Return the name of the package for a file and its neighbours as they are now; make it if there is none yet."
     digest = hashlib.sha256(str(path).encode()+b'\0'+source_of(path)).hexdigest()[:12]
     package = f'{_PREFIX}{digest}'
     if package not in sys.modules:
-        module = sys.modules[package] = ModuleType(package)
-        module.__path__ = [str(path.parent)]
-        module.__spec__ = ModuleSpec(package, None, is_package=True)
+        sys.modules[package] = _empty_package(package, path.parent)
     return package
 
-# %% ../../nbs/data/28_functions.ipynb #79685b48
+# %% ../../nbs/data/28_functions.ipynb #bbef7108
+def _run(spec):
+    "Make a module and run its code; dataclasses look it up in `sys.modules`."
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
+
+# %% ../../nbs/data/28_functions.ipynb #b549c3c0
 def _import_file(path):
     "Import a Python file anew, as a module with a name of its own."
     _install_finder()
     importlib.invalidate_caches()
     path = Path(path).resolve()
     name = f'{_package_for(path)}.{path.stem.replace(".", "_")}'
-    spec = spec_from_file_location(name, path, loader=_Loader(name, str(path)))
-    module = sys.modules[name] = module_from_spec(spec)   # dataclasses look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return _run(spec_from_file_location(name, path, loader=_Loader(name, str(path))))
 
 # %% ../../nbs/data/28_functions.ipynb #e80d9037
 def _split_spec(spec):
@@ -177,6 +192,15 @@ def _not_found(e, path):
     return f' in {Path(path).resolve().parent}, nor installed. Put it beside the file, or install it'
 
 # %% ../../nbs/data/28_functions.ipynb #f24d196f
+def _named(module, name, spec):
+    "Return a function of a module."
+    function = getattr(module, name, None)
+    if not callable(function):
+        functions = [k for k, v in vars(module).items() if inspect.isfunction(v)]
+        raise RsrError(f"'{spec}': {no_such('function', name, functions)}")
+    return function
+
+# %% ../../nbs/data/28_functions.ipynb #700129c7
 def load_function(
     spec:str   # "path/to/file.py:function"
 ):
@@ -187,21 +211,21 @@ def load_function(
     except Exception as e:
         why = f'{type(e).__name__}: {e}{_not_found(e, path)}'
         raise RsrError(f"'{spec}': {path} could not be imported: {why}") from e
-    function = getattr(module, name, None)
-    if not callable(function):
-        functions = [k for k, v in vars(module).items() if inspect.isfunction(v)]
-        raise RsrError(f"'{spec}': {no_such('function', name, functions)}")
-    return function
+    return _named(module, name, spec)
 
 # %% ../../nbs/data/28_functions.ipynb #76c9a487
+def _waiting(fn):
+    "Return a function that waits for the result of one that may be async."
+    def call(row):
+        out = fn(row)
+        return run_sync(lambda: out) if inspect.isawaitable(out) else out
+    return call
+
+# %% ../../nbs/data/28_functions.ipynb #ed893d4e
 def load_transform(
     transform   # row -> row | None, sync or async; or "file.py:function"; or None
 ):              # row -> row | None, or None
     "Return a transform as a function that can be called without an event loop."
     if not transform:
         return None
-    fn = transform if callable(transform) else load_function(transform)
-    def one(row):
-        out = fn(row)
-        return run_sync(lambda: out) if inspect.isawaitable(out) else out
-    return one
+    return _waiting(transform if callable(transform) else load_function(transform))

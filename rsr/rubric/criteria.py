@@ -206,7 +206,8 @@ def _check_coverage(criteria, categories, at):
 # %% ../../nbs/rubric/00_criteria.ipynb #7382ab05
 def check_options(rubric, at):
     "Raise unless the options that say how to judge are allowed."
-    for k, allowed in dict(mode=MODES, combine=COMBINES, structured=('auto', True, False), reference=(None, True, False)).items():
+    choices = dict(mode=MODES, combine=COMBINES, structured=('auto', True, False), reference=(None, True, False))
+    for k, allowed in choices.items():
         if getattr(rubric, k) not in allowed:
             raise RsrError(f'{at}: {k}: {no_such("choice", getattr(rubric, k), allowed)}')
     p = rubric.pass_threshold

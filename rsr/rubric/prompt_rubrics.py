@@ -22,6 +22,7 @@ OWN = 'metadata'   # as `verifier.rubric`: each prompt has a rubric of its own
 NO_RUBRIC = 'there is no metadata.rubric'
 _TEXTS, _POINTS = ('criterion', 'description', 'title'), ('points', 'weight')
 
+# %% ../../nbs/rubric/07_prompt_rubrics.ipynb #953d801c
 def _listed(metadata):
     "Return (name of the field, the list of criteria) of a prompt; raise if there is none."
     name = next((k for k in ('rubric', 'rubrics') if (metadata or {}).get(k) is not None), None)
@@ -36,12 +37,13 @@ def _listed(metadata):
                        '[{"criterion": "names a dose", "points": 5}]')
     return name, listed
 
-# %% ../../nbs/rubric/07_prompt_rubrics.ipynb #953d801c
+# %% ../../nbs/rubric/07_prompt_rubrics.ipynb #36655d5f
 def _short(value):
     "Return a value for a message, in at most 60 characters."
     text = repr(value)
     return text if len(text)<=60 else f'{text[:60]}…'
 
+# %% ../../nbs/rubric/07_prompt_rubrics.ipynb #39165e20
 def _text_of(one, at):
     "Return (text, title) of a criterion."
     named = [(k, one[k]) for k in _TEXTS if one.get(k) is not None]
@@ -66,6 +68,7 @@ def _points_of(one, at):
 _QUESTION = 'Is this true of the response? {}'
 _FAULT = 'Is this true of the response? It describes a fault, and YES means that the response has it: {}'
 
+# %% ../../nbs/rubric/07_prompt_rubrics.ipynb #a7a6a582
 def _criterion(i, one, at):
     "Return the i-th criterion of a prompt, from 1; raise an error that names the field."
     one = dict(criterion=one) if isinstance(one, str) else one
@@ -120,6 +123,7 @@ def _is_fault(c, answer):
     "Tell whether an answer costs points."
     return answer==('YES' if c.weight<0 else 'NO')
 
+# %% ../../nbs/rubric/07_prompt_rubrics.ipynb #2efb4fd0
 @patch
 def summary(self:PromptRubric, answers, reasons)->str:
     "Return in a few words what decided the score."
@@ -129,6 +133,7 @@ def summary(self:PromptRubric, answers, reasons)->str:
     lost = [f'{c.name[:60]} ({c.weight:+g})' for c in self.criteria if c.weight and _is_fault(c, answers[c.id])]
     return f"not met, or a fault: {'; '.join(lost)}"[:500] if lost else 'all met'
 
+# %% ../../nbs/rubric/07_prompt_rubrics.ipynb #3d0e7572
 @patch
 def facts(self:PromptRubric, c)->dict:
     "Return the text and the points of a criterion, for the detail of a score."

@@ -73,6 +73,7 @@ def judge_ask(
     async def ask(messages, **params):
         call = engine.call(lambda: _verdict_once(sampler, messages, params, keep))
         return _verdict_text(await _kept_call(call, keep))
+    ask.config = getattr(sampler, 'config', None)   # tells a verifier what its judge can do
     return ask
 
 # %% ../../nbs/sampling/08_scoring.ipynb #aa14b943
@@ -161,6 +162,7 @@ def _ask_one(self:Scorer, rollout, i):
     async def ask(messages, **params):
         keep = partial(self._keep_call, rollout, i, messages)
         return await judge_ask(self.judges[i], self.engines[i], keep)(messages, **params)
+    ask.config = getattr(self.judges[i], 'config', None)
     return ask
 
 # %% ../../nbs/sampling/08_scoring.ipynb #9333e84c
