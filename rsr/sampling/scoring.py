@@ -108,6 +108,7 @@ def _judge_config(self:Scorer, i):
     stages = getattr(self.verifier, 'judge_stages', ())
     return {**self.judges[i].config, **({'stage':stages[i]} if stages else {})}
 
+# %% ../../nbs/sampling/08_scoring.ipynb #c65a3276
 @patch
 def _price_of(self:Scorer, i):
     "Return the price per token of the i-th judge."
@@ -183,11 +184,18 @@ def _after_error(self:Scorer, prompt, e):
                     f"last on prompt '{prompt.id}': {type(e).__name__}: {e}. "
                     'Fix it and resume; no rollouts are lost') from None
 
+# %% ../../nbs/sampling/08_scoring.ipynb #8e0a8ef6
+def _gave_verdicts(score):
+    "Check whether a judge gave verdicts that leave a response unscored: two that contradict each other."
+    detail = score.detail or {}
+    parts = [part.get('detail') or {} for part in (detail.get('components') or {}).values()]
+    return any(d.get('verdicts') for d in [detail, *parts])
+
 # %% ../../nbs/sampling/08_scoring.ipynb #32b9c84e
 @patch
 def _count_verdict(self:Scorer, score):
     "Count how often in a row a judge gave no verdict."
-    no_verdict = score.value is None and bool(self.judges)
+    no_verdict = score.value is None and bool(self.judges) and not _gave_verdicts(score)
     self.errors_in_a_row = self.errors_in_a_row+1 if no_verdict else 0
 
 # %% ../../nbs/sampling/08_scoring.ipynb #e962de4a
@@ -214,6 +222,7 @@ def _known_stages(self:Scorer, rollout):
     found = {name:self.store.score_of(rollout.key, key) for name, key in self.stage_keys.items()}
     return {name:score for name, score in found.items() if score and score.value is not None}
 
+# %% ../../nbs/sampling/08_scoring.ipynb #9adecd84
 @patch
 def _keep_stage(self:Scorer, rollout, name, score):
     "Record the score of one stage."
@@ -274,6 +283,7 @@ async def _group_verdict(self:Scorer, prompt, rollouts):
     return await self.verifier.score_group(prompt, rollouts, asks,
                                            **_taken(self.verifier.score_group, stages=stages, **self.options))
 
+# %% ../../nbs/sampling/08_scoring.ipynb #e6f3f286
 @patch
 async def score_group(self:Scorer,
     prompt,     # Prompt

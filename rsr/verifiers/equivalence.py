@@ -204,7 +204,7 @@ def _key(kind, ask, prompt, *seen):
 # %% ../../nbs/verifiers/10_equivalence.ipynb #c1d7fcea
 async def _verdict(ask, cache, prompt, reference, answer, swapped):
     "Return (verdict and reason, ''), or (None, what is wrong with the judge's reply)."
-    properties = dict(reason=dict(type='string'), verdict=dict(type='string', enum=VERDICTS))
+    properties = dict(reason=dict(type='string'), verdict=dict(type='string', enum=list(VERDICTS)))
     async def make():
         return await _ask_twice(ask, judge_messages(prompt, reference, answer, swapped), parse_verdict, properties)
     return await _once(cache, _key('verdict', ask, prompt, reference, answer, swapped), make)

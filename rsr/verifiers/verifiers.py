@@ -51,7 +51,8 @@ def call(self:Verifier, response, metadata=None, reasoning='', tool_calls=None, 
     if tool_calls and 'tool_calls' not in self.takes:
         return Score(None, CALLS_TOOL)
     thinking, answer = split_thinking(response, reasoning)
-    have = {**self.options, 'reasoning':thinking, 'tool_calls':tool_calls or [], **have}
+    have = {**self.options, 'rollouts':[], 'cache':self.memory, 'reasoning':thinking, 'tool_calls':tool_calls or [],
+            **have}
     return self.fn(answer, dict(metadata or {}), **{k:v for k, v in have.items() if k in self.takes})
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #b325a08b
@@ -134,12 +135,14 @@ def _given_options(fn, options):
     known = inspect.signature(fn).parameters
     return {k:v for k, v in options.items() if v is not None or k in known or 'ask' in known}
 
+# %% ../../nbs/verifiers/18_verifiers.ipynb #2b261a2d
 def _known_options(fn):
     "Return the names of the options of a function; those of its judge too, if it asks one."
     names = [*inspect.signature(fn).parameters]
     own = [name for name in names[2:] if name not in GIVEN]
     return own+[f.name for f in fields(HttpSampler)] if 'ask' in names else own
 
+# %% ../../nbs/verifiers/18_verifiers.ipynb #50f58db9
 def _check_options(type, fn, options):
     "Raise unless the function takes these options."
     known = _known_options(fn)
@@ -153,7 +156,7 @@ def _check_signature(type, fn, options):
     sig = inspect.signature(fn)
     known = sig.parameters
     try:
-        sig.bind('', {}, **{k:None for k in (*GIVEN, *options) if k in known})
+        sig.bind('', {}, **{k:None for k in (*GIVEN, *options) if k in [*known][2:]})
     except TypeError as e:
         name = str(type).rpartition(':')[2]
         raise RsrError(f'verifier {type}: its signature is {name}{sig}, '
@@ -171,6 +174,7 @@ def _rule_id(type, version):
 # %% ../../nbs/verifiers/18_verifiers.ipynb #549649d6
 _NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout'}
 
+# %% ../../nbs/verifiers/18_verifiers.ipynb #25de2725
 def _fingerprint(type, version, options):
     "Return what identifies the rule behind a score."
     rule = _rule_id(type, version)
