@@ -13,6 +13,7 @@ import rsr as package
 from rsr import make_rewards, sample
 from rsr.data.functions import load_function, source_files
 from rsr.data.types import RsrError, RunBroken, Score
+from rsr.rubric.prompt_rubrics import PromptRubric, PromptRubricVerifier
 from rsr.verifiers.equivalence import equivalence
 from rsr.verifiers.judge import Cache
 from rsr.verifiers.verifiers import load_verifier
@@ -81,8 +82,8 @@ def test_table_swapped(reference, answer, want, calls):
     with Loopback(reply=judge) as s:
         options = dict(base_url=s.base_url, model='j', swap=True)
         assert package.verify('equivalence', answer, {'answer': reference}, **options) == want
-        order = [b['messages'][1]['content'].find('BEGIN ANSWER')>b['messages'][1]['content'].find('BEGIN REFERENCE')
-                 for b in asked_of(s)]
+        users = [b['messages'][1]['content'] for b in asked_of(s)]
+        order = [user.find('BEGIN ANSWER')>user.find('BEGIN REFERENCE') for user in users]
         assert sorted(order) == [False, True]
 
 def test_a_verdict_that_depends_on_the_order_is_none():
@@ -162,7 +163,8 @@ def test_a_judge_that_takes_a_schema_gets_one():
     asyncio.run(equivalence('ice', {'answer': 'frozen'}, ask))
     ask.config = dict(type='local')
     asyncio.run(equivalence('ice', {'answer': 'frozen'}, ask))
-    assert seen[0] is None and seen[1]['json_schema']['schema']['properties']['verdict']['enum'] == ['SAME', 'DIFFERENT']
+    properties = seen[1]['json_schema']['schema']['properties']
+    assert seen[0] is None and properties['verdict']['enum'] == ['SAME', 'DIFFERENT']
 
 @pytest.mark.parametrize('option, value', [('swap', 'both'), ('shorten', 3), ('longest', 0), ('shorten_above', '9')])
 def test_wrong_options(option, value):
@@ -267,8 +269,8 @@ def test_orders_that_disagree_do_not_stop_a_run(here):
         user = body['messages'][1]['content']
         return verdict('SAME' if user.find('BEGIN ANSWER')>user.find('BEGIN REFERENCE') else 'DIFFERENT')
     with Loopback(reply=reply) as s:
-        p = go(s, 'verifier.type=equivalence', f'verifier.base_url={s.base_url}', 'verifier.model=j', 'verifier.swap=true',
-               'sampling.early_stop=false', 'sampling.max_rollouts=4')
+        p = go(s, 'verifier.type=equivalence', f'verifier.base_url={s.base_url}', 'verifier.model=j',
+               'verifier.swap=true', 'sampling.early_stop=false', 'sampling.max_rollouts=4')
         assert p.returncode in (0, 4), p.stderr
         assert {v for v, _ in scores()}=={None} and len(scores())>=12
 
@@ -309,14 +311,16 @@ def patients(*rubrics):
 def judged(s, *more, **kw):
     return go(s, 'verifier.rubric=metadata', f'verifier.base_url={s.base_url}', 'verifier.model=j', *more, **kw)
 
-@pytest.mark.parametrize('names, want', [(['calls'], 1.), (['calls', 'aspirin'], .625), (['calls', 'waits'], .2),
-                                         (['aspirin'], 0.), (['aspirin', 'waits'], 0.), (list(CRITERIA), .125)])
+POINTS = [(['calls'], 1.), (['calls', 'aspirin'], .625), (['calls', 'waits'], .2), (['aspirin'], 0.),
+          (['aspirin', 'waits'], 0.), (list(CRITERIA), .125)]
+
 @pytest.mark.parametrize('form', ['HealthBench', 'RaR'])
-def test_points(here, names, want, form):
-    write_jsonl('in.jsonl', patients(own(*names, form=form)))
+def test_points(here, form):
+    write_jsonl('in.jsonl', patients(*[own(*names, form=form) for names, _ in POINTS]))
     with clinic() as s:
-        assert judged(s).returncode in (0, 4)
-        assert {v for v, _ in scores()}=={want}
+        assert judged(s).returncode==0
+    got = package.load_run('run').rollouts.groupby('prompt').score.unique()
+    assert {k: list(v) for k, v in got.items()}=={f'p{i}': [want] for i, (_, want) in enumerate(POINTS)}
 
 def test_detail_report_compare_and_check(here):
     write_jsonl('in.jsonl', patients(own('calls', 'waits'), own('aspirin'), json.dumps(own('calls'))))
@@ -341,22 +345,27 @@ def test_detail_report_compare_and_check(here):
 
 WRONG = {'metadata.rubric': 'kind', 'metadata.rubric[1]': ['x', 3],
          'metadata.rubric[0].points': [dict(criterion='x', points='5')],
-         'metadata.rubric[0].weight': [dict(title='x', weight=True)], 'metadata.rubric[0].criterion': [dict(criterion=7)],
+         'metadata.rubric[0].weight': [dict(title='x', weight=True)],
+         'metadata.rubric[0].criterion': [dict(criterion=7)],
          'metadata.rubric: no criterion': [dict(criterion='x', points=-2)],
          'metadata.rubric[0]: it has no text': [dict(points=2)],
          'metadata.rubric: []': []}
 
 @pytest.mark.parametrize('where', WRONG)
-def test_a_wrong_rubric_is_found_before_the_first_request(here, where):
-    write_jsonl('in.jsonl', patients(WRONG[where]))
+def test_a_wrong_rubric_is_named(where):
+    assert PromptRubricVerifier(PromptRubric()).problem(dict(rubric=WRONG[where])).startswith(where)
+
+def test_a_wrong_rubric_is_found_before_the_first_request(here):
+    wrong = WRONG['metadata.rubric[1]']
+    write_jsonl('in.jsonl', patients(wrong))
     with clinic() as s:
         p = judged(s)
-        assert p.returncode==2 and "'p0'" in p.stderr and where in p.stderr and not s.log, p.stderr
-    write_jsonl('in.jsonl', patients(WRONG[where], own('calls')))
+        assert p.returncode==2 and "'p0'" in p.stderr and 'metadata.rubric[1]' in p.stderr and not s.log, p.stderr
+    write_jsonl('in.jsonl', patients(wrong, own('calls')))
     with clinic() as s:
         p = judged(s, work_dir='two')
-        assert p.returncode==0 and 'p0' in p.stderr and where in p.stderr and len(scores('two'))==4, p.stderr
-        assert not any('hurts 0' in json.dumps(e['body']) for e in s.log)
+        assert p.returncode==0 and 'p0' in p.stderr and 'metadata.rubric[1]' in p.stderr, p.stderr
+        assert len(scores('two'))==4 and not any('hurts 0' in json.dumps(e['body']) for e in s.log)
 
 def test_a_changed_rubric_is_judged_again(here):
     write_jsonl('in.jsonl', patients(own('aspirin'), own('calls')))
@@ -390,7 +399,8 @@ def test_two_judges_of_one_prompts_rubric(here):
     with clinic() as s, Loopback(reply=strict) as t:
         verifier = dict(type='rubric', rubric='metadata', combine='strictest',
                         judges=[dict(base_url=s.base_url, model='a'), dict(base_url=t.base_url, model='b')])
-        run = sample('in.jsonl', 'sft', verifier=verifier, base_url=s.base_url, model='m', work_dir='run', progress=False)
+        run = sample('in.jsonl', 'sft', verifier=verifier, base_url=s.base_url, model='m', work_dir='run',
+                     progress=False)
         assert set(run.scores.score)=={0.} and t.log
 
 def test_reward_of_one_prompts_rubric():
@@ -495,7 +505,8 @@ def test_what_a_function_may_not_return(here, name):
     write_jsonl('in.jsonl', questions(2))
     with server(['It turns to ice.']) as s:
         p = go(s, f'verifier.type=f.py:{name}')
-        assert p.returncode==1 and f'verifier f.py:{name} returned' in p.stderr and 'Traceback' not in p.stderr, p.stderr
+        assert p.returncode==1 and f'verifier f.py:{name} returned' in p.stderr, p.stderr
+        assert 'Traceback' not in p.stderr
 
 def test_rewards_of_a_function(here):
     write('my', score=SCORE, words='LIMIT = 3\ndef count(text): return len(text.split())\n', f=RETURNS)
