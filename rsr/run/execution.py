@@ -109,6 +109,14 @@ def _pair_parts(plan, verifier):
     sampled = plan.rejected and not plan.by_rule
     return dict(plan=plan, rejected=make_sampler(**plan.rejected) if sampled else None)
 
+# %% ../../nbs/run/10_execution.ipynb #8fd6006b
+def _check_fewest(verifier, sampling):
+    "Raise if no prompt can get as many rollouts as a verifier of groups needs."
+    fewest = getattr(verifier, 'fewest', 1)
+    if 0<sampling.max_rollouts<fewest:
+        raise RsrError(f'sampling.max_rollouts: {sampling.max_rollouts} responses to a prompt are fewer than the '
+                       f'{fewest} that {verifier.name} needs. Raise it, or let the verifier need fewer (min_votes)')
+
 # %% ../../nbs/run/10_execution.ipynb #372dd617
 def build(
     d:dict   # a checked recipe; its formatters are completed in place
@@ -120,6 +128,7 @@ def build(
     chosen, sampling = (plan.chosen, plan.sampling) if plan else (sampler, {})
     parts = dict(sampler=make_sampler(**chosen), sampling=Sampling(**{**d['sampling'], **sampling}))
     parts['verifier'], judges = make_scorer(verifier)
+    _check_fewest(parts['verifier'], parts['sampling'])
     parts['budget'] = _make_budget(d, parts['verifier'], judges)
     parts['judges'] = [make_sampler(section='verifier', **j) for j in judges]
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)

@@ -10,10 +10,10 @@ __all__ = ['verifier_type', 'make_scorer', 'scoring_files', 'asks_model', 'make_
 import inspect, time
 from dataclasses import fields
 from pathlib import Path
-from ..data.files import Atomic
+from ..data.files import Atomic, dumps
 from ..data.messages import read_completion
 from ..data.yaml_files import read_yaml
-from ..data.types import RsrError
+from ..data.types import Prompt, Rollout, RsrError
 from ..data.variables import refuse_masked, resolve_secrets
 from ..rubric.criteria import rubric_names
 from ..rubric.evaluate import rubric_scorer
@@ -24,7 +24,7 @@ from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler
 from ..verifiers.registry import VERIFIERS, as_score
 from ..verifiers.verifiers import load_verifier
-from ..verifiers.stack import Stack, Stage, read_stages, sections
+from ..verifiers.stack import OWN, Stack, Stage, read_stages, sections
 
 # %% ../../nbs/run/01_reward.ipynb #ff7fa208
 def _sampler_options(options):
@@ -72,7 +72,8 @@ def _make_stage(own, options):
     try:
         verifier, judges = _make_one(options)
     except RsrError as e:
-        raise RsrError(f"stage '{own['name']}': {e}") from None
+        also = f"; and of a stage: {', '.join(OWN)}" if 'Allowed: ' in str(e) else ''
+        raise RsrError(f"stage '{own['name']}': {e}{also}") from None
     return Stage(verifier, **own, judges=len(judges)), judges
 
 # %% ../../nbs/run/01_reward.ipynb #f8345f10
@@ -119,6 +120,7 @@ def _asks_model(options):
     verifier = VERIFIERS.get(options.get('type'))
     return named or bool(verifier and 'ask' in inspect.signature(verifier).parameters)
 
+# %% ../../nbs/run/01_reward.ipynb #0bddef5e
 def asks_model(
     options:dict   # the recipe's `verifier:` section
 )->bool:
@@ -153,9 +155,14 @@ def _make_ask(options):
     return ask
 
 # %% ../../nbs/run/01_reward.ipynb #d55800ab
-def _make_reward(verifier, judges):
+def _asks_of(judges):
+    "Return what asks the judges: a function, a list of several, or None."
     asks = [_make_ask(j) for j in judges]
-    ask = asks[0] if len(asks)==1 else asks or None
+    return asks[0] if len(asks)==1 else asks or None
+
+# %% ../../nbs/run/01_reward.ipynb #2eceea6f
+def _make_reward(verifier, judges):
+    ask = _asks_of(judges)
     def reward(prompt, response, **columns)->float:
         "Score one response in [0, 1]; return None if it cannot be scored, for lack of a reference answer say."
         return _score_response(verifier, ask, prompt, response, columns)
@@ -183,6 +190,44 @@ def _make_verl_reward(reward):
         return reward(prompt, solution_str, answer=ground_truth) or 0.0
     return compute_score
 
+# %% ../../nbs/run/01_reward.ipynb #43b8e65b
+def _as_rollout(completion):
+    "Return a completion of a trainer as a `Rollout`."
+    response, thinking, calls = read_completion(completion)
+    return Rollout(response, thinking, outcome='kept', tool_calls=calls or None)
+
+# %% ../../nbs/run/01_reward.ipynb #e91c85d1
+def _by_prompt(prompts):
+    "Return the positions in a batch of each prompt: [[0, 1, …], …]."
+    groups = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault(dumps(prompt), []).append(i)
+    return list(groups.values())
+
+# %% ../../nbs/run/01_reward.ipynb #0cb6cba8
+def _score_batch(verifier, ask, prompts, completions, rows):
+    "Return the values of a verifier of groups for a batch."
+    values = [None]*len(completions)
+    for places in _by_prompt(prompts):
+        named = _named(prompts[places[0]], None, rows[places[0]])
+        prompt = Prompt('', named['prompt'], rows[places[0]], tools=named['tools'])
+        rollouts = [_as_rollout(completions[i]) for i in places]
+        scores = run_sync(lambda p=prompt, r=rollouts: verifier.score_group(p, r, [ask]*len(r)))
+        for i, score in zip(places, scores):
+            values[i] = score.value
+    return values
+
+# %% ../../nbs/run/01_reward.ipynb #4d7c35cc
+def _make_group_rewards(verifier, judges):
+    ask = _asks_of(judges)
+    def refuse(*args, **columns):
+        "Raise: one response has no reward of its own."
+        raise RsrError(f'{verifier.name} scores all responses to a prompt together: use trl_reward')
+    def trl_reward(prompts, completions, **columns)->list:
+        "Score a batch; each column is a list as long as the batch."
+        return _score_batch(verifier, ask, prompts, completions, _rows_of_batch(columns, len(completions)))
+    return refuse, trl_reward, refuse
+
 # %% ../../nbs/run/01_reward.ipynb #eb27b69f
 def make_rewards(
     type:str=None,   # as verifier.type; None: rubric if one is named, else mcq-rlvr
@@ -190,7 +235,10 @@ def make_rewards(
 )->tuple:            # (reward, trl_reward, compute_score)
     "Make the reward functions of a verifier or rubric."
     refuse_masked(options, 'verifier')
-    reward = _make_reward(*make_scorer(dict(type=type, **resolve_secrets(options, 'verifier'))))
+    verifier, judges = make_scorer(dict(type=type, **resolve_secrets(options, 'verifier')))
+    if getattr(verifier, 'group', False):
+        return _make_group_rewards(verifier, judges)
+    reward = _make_reward(verifier, judges)
     return reward, _make_trl_reward(reward), _make_verl_reward(reward)
 
 # %% ../../nbs/run/01_reward.ipynb #18ce88d9

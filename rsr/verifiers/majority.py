@@ -117,4 +117,8 @@ def _settled(prompt, rollouts, left, consensus=0.6, min_votes=8, answer='math-rl
     "Check whether no answer can have a consensus after `left` more rollouts."
     return not _can_win(_votes(rollouts, answer)[2], left, consensus, min_votes)
 
-majority.settled = _settled
+def _fewest(min_votes=8):
+    "Return how many rollouts of a prompt it takes to score one."
+    return min_votes
+
+majority.settled, majority.fewest = _settled, _fewest

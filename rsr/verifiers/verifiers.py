@@ -124,6 +124,13 @@ def settled(self:Verifier, prompt, rollouts, left:int)->bool:
     check = getattr(self.fn, 'settled', None)
     return bool(check and check(prompt, rollouts, left, **named_options(check, self.options)))
 
+# %% ../../nbs/verifiers/18_verifiers.ipynb #a04e82b9
+@patch(as_prop=True)
+def fewest(self:Verifier)->int:
+    "Return how many rollouts of a prompt a verifier of groups needs to score one of them, as far as it says."
+    count = getattr(self.fn, 'fewest', None)
+    return count(**named_options(count, self.options)) if count else 1
+
 # %% ../../nbs/verifiers/18_verifiers.ipynb #d32ce247
 GIVEN = 'ask', 'prompt', 'reasoning', 'tool_calls', 'tools', 'rollouts'   # given to a function by name
 
