@@ -117,6 +117,7 @@ def _settled(prompt, rollouts, left, consensus=0.6, min_votes=8, answer='math-rl
     "Check whether no answer can have a consensus after `left` more rollouts."
     return not _can_win(_votes(rollouts, answer)[2], left, consensus, min_votes)
 
+# %% ../../nbs/verifiers/16_majority.ipynb #7d233f15
 def _fewest(min_votes=8):
     "Return how many rollouts of a prompt it takes to score one."
     return min_votes
