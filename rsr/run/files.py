@@ -32,6 +32,7 @@ from .train_folder import readme_text, remove_stale, stamp, write_readme
 from ..sampling.budget import Budget, model_price
 from ..sampling.providers import make_sampler
 from ..verifiers.judge import judge_prices
+from ..verifiers.stack import sections
 
 # %% ../../nbs/run/08_files.ipynb #1c27b614
 def valid_outcomes(d)->tuple:
@@ -227,6 +228,12 @@ def _judges_options(verifier):
     except RsrError:
         return verifier
 
+# %% ../../nbs/run/08_files.ipynb #979495dc
+def _stage_prices(verifier):
+    "Return {(judge, fingerprint): price} of the judges of a stack."
+    each = [(name, pair) for name, given in sections(verifier) if name for pair in judge_prices(given)]
+    return {('judge', fingerprint({**config, 'stage':name})):own for name, (config, own) in each if own}
+
 # %% ../../nbs/run/08_files.ipynb #1d8f3c77
 def recipe_prices(
     d:dict   # a checked recipe
@@ -242,6 +249,7 @@ def recipe_prices(
     if verifier.get('judges'):
         panel = judge_prices(_judges_options(verifier))
         known |= {('judge', fingerprint(config)):own for config, own in panel if own}
+    known |= _stage_prices(_judges_options(verifier))
     return dict(price=price, judge_price=judge_price, known={**known, **_sampler_prices(d, price)})
 
 # %% ../../nbs/run/08_files.ipynb #34dbc755

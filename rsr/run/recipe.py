@@ -27,6 +27,7 @@ from .values import HEAD, as_utf8, check_data, check_value, in_place, without_de
 from ..sampling.budget import Budget, check_price
 from ..sampling.samplers import HttpSampler
 from ..sampling.schedule import Sampling
+from ..verifiers.stack import default_name, read_stages
 
 # %% ../../nbs/run/02_recipe.ipynb #dcc171e1
 RECIPES = SHIPPED/'recipes'
@@ -218,18 +219,26 @@ def _long_form(key, value):
     short = key in SHORT_FORMS and isinstance(value, (str, int, float)) and not isinstance(value, bool)
     if key=='split.eval' and value is None:
         return 'split', None
+    if key=='verifier' and isinstance(value, (list, tuple)):
+        return 'verifier.stages', list(value)
     return (f'{key}.{SHORT_FORMS[key]}', value) if short else (key, value)
 
 # %% ../../nbs/run/02_recipe.ipynb #d3c6f9da
+def _name_type(verifier):
+    "Fill in the type of a verifier that its other options tell, in place."
+    if verifier.get('stages') is not None:
+        verifier['type'] = 'stack'
+    elif verifier.get('rubric') and not verifier.get('type'):
+        verifier['type'] = 'rubric'
+
 def _write_out(d):
     "Write the short forms of a recipe out, in place."
     for section in SHORT_FORMS:
         key, value = _long_form(section, d.get(section))
         if key!=section:
-            d[section] = {SHORT_FORMS[section]:value}
-    verifier = d.get('verifier')
-    if isinstance(verifier, dict) and verifier.get('rubric') and not verifier.get('type'):
-        verifier['type'] = 'rubric'
+            d[section] = {key.partition('.')[2]:value}
+    if isinstance(d.get('verifier'), dict):
+        _name_type(d['verifier'])
     return d
 
 # %% ../../nbs/run/02_recipe.ipynb #aca6baa6
@@ -241,6 +250,32 @@ def _chosen_formatters(d, value):
         own = _named_formatters(have, c['type'])[:1] if isinstance(c, dict) and list(c)==['type'] else []
         out += own or [c]
     return out
+
+# %% ../../nbs/run/02_recipe.ipynb #0a1990ca
+def _stage(stages, name, key):
+    "Return the stage of this name or position."
+    stages[:] = [dict(type=s) if isinstance(s, str) else s for s in stages]
+    names = [s.get('name') or default_name(s) for s in stages]
+    if name in names:
+        return stages[names.index(name)]
+    if name.isdecimal() and int(name)<len(stages):
+        return stages[int(name)]
+    raise RsrError(f'{key}: '+no_such('stage', name, names))
+
+# %% ../../nbs/run/02_recipe.ipynb #cbec0749
+def _override_verifier(d, rest, value, key):
+    "Set an option of `verifier:`, or of one of its stages."
+    verifier = d['verifier'] = d.get('verifier') or {}
+    head, _, option = rest.partition('.')
+    if head=='stages' and option:
+        name, _, option = option.partition('.')
+        _set_nested(_stage(verifier.get('stages') or [], name, key), option or 'type', value)
+        return
+    if head=='stages' or (head in ('type', 'rubric') and verifier.get('stages') and value not in (None, 'stack')):
+        kept = ('on_unscored',) if head=='stages' else ()
+        d['verifier'] = {k:v for k, v in verifier.items() if k in kept}
+    _set_nested(d, key, value)
+    _name_type(d['verifier'])
 
 # %% ../../nbs/run/02_recipe.ipynb #528936b6
 def override(
@@ -254,6 +289,8 @@ def override(
         d['formatter'] = _formatter_list(d)
         share_rules(d)
         _override_formatters(d['formatter'], rest, value, key)
+    elif head=='verifier' and rest:
+        _override_verifier(d, rest, value, key)
     elif head=='formatter':
         d['formatter'] = _chosen_formatters(d, value)
     else:
@@ -318,6 +355,12 @@ def _check_judges(d):
     if not isinstance(judges, list) or not all(isinstance(j, dict) for j in judges):
         raise RsrError(f'verifier.judges: {judges!r} is not a list of mappings')
 
+# %% ../../nbs/run/02_recipe.ipynb #5b7c5555
+def _check_stages(d):
+    "Raise unless the stages of a stack can be read."
+    if d['verifier'].get('stages') is not None:
+        read_stages(d['verifier'])
+
 # %% ../../nbs/run/02_recipe.ipynb #12e39ff0
 def _check_formatters(d):
     "Raise unless the recipe names formatters, each with a type."
@@ -339,6 +382,7 @@ def check_recipe(
     _check_paths(d)
     _check_prices(d)
     _check_judges(d)
+    _check_stages(d)
     if d.get('split') is not None:
         check_split(d['split'])
     if d.get('pairs') is not None:

@@ -18,11 +18,13 @@ from ..data.variables import refuse_masked, resolve_secrets
 from ..rubric.criteria import rubric_names
 from ..rubric.evaluate import rubric_scorer
 from ..data.threads import run_sync
+from ..sampling.budget import check_price
 from ..sampling.engine import Engine
 from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler
 from ..verifiers.registry import VERIFIERS, as_score
 from ..verifiers.verifiers import load_verifier
+from ..verifiers.stack import Stack, Stage, read_stages, sections
 
 # %% ../../nbs/run/01_reward.ipynb #ff7fa208
 def _sampler_options(options):
@@ -36,6 +38,7 @@ def _judge_options(name, options):
     judge = _sampler_options(options)
     if not (judge.get('model') or judge.get('base_url')):
         raise RsrError(f"verifier '{name}' asks a model: set verifier.model or verifier.base_url")
+    check_price(judge.get('price'), 'verifier.price')
     if judge.get('model')=='local':
         judge.update(type='local', model='')
     return {'temperature':0.0, **judge}
@@ -44,14 +47,14 @@ def _judge_options(name, options):
 def verifier_type(
     options:dict   # the recipe's `verifier:` section
 )->str:
-    "Return the type of a verifier: as given, else rubric if a rubric is named, else mcq-rlvr."
+    "Return the type of a verifier: as given, else stack with stages, rubric if one is named, else mcq-rlvr."
+    if options.get('stages'):
+        return 'stack'
     return options.get('type') or ('rubric' if options.get('rubric') else 'mcq-rlvr')
 
 # %% ../../nbs/run/01_reward.ipynb #70fb7883
-def make_scorer(
-    options:dict   # the recipe's `verifier:` section
-)->tuple:          # (verifier or rubric, [options of each judge])
-    "Make the verifier or rubric of a recipe, and return it with the options of its judges."
+def _make_one(options):
+    "Make a single verifier or rubric, and return it with the options of its judges."
     options = {**options, 'type':verifier_type(options)}
     name = options.pop('type')
     if name=='rubric':
@@ -63,6 +66,25 @@ def make_scorer(
         return verifier, []
     return verifier, [_judge_options(verifier.name, options)]
 
+# %% ../../nbs/run/01_reward.ipynb #134fbef5
+def _make_stage(own, options):
+    "Return (Stage, options of its judges); an error names the stage."
+    try:
+        verifier, judges = _make_one(options)
+    except RsrError as e:
+        raise RsrError(f"stage '{own['name']}': {e}") from None
+    return Stage(verifier, **own, judges=len(judges)), judges
+
+# %% ../../nbs/run/01_reward.ipynb #f8345f10
+def make_scorer(
+    options:dict   # the recipe's `verifier:` section
+)->tuple:          # (verifier, rubric or stack, [options of each judge])
+    "Make the verifier of a recipe, and return it with the options of its judges."
+    if not options.get('stages'):
+        return _make_one(options)
+    made = [_make_stage(own, given) for own, given in read_stages(options)]
+    return Stack([stage for stage, _ in made]), [judge for _, judges in made for judge in judges]
+
 # %% ../../nbs/run/01_reward.ipynb #45bcad43
 def _rubric_functions(rubric):
     "Return the functions that a rubric names, without importing them."
@@ -72,10 +94,8 @@ def _rubric_functions(rubric):
     return [str(c['function']) for c in criteria or () if isinstance(c, dict) and c.get('function')]
 
 # %% ../../nbs/run/01_reward.ipynb #16e762e1
-def scoring_files(
-    options:dict   # the recipe's `verifier:` section
-)->list:
-    "Return the Python files that scoring imports; [] for a verifier of rsr's own."
+def _scoring_files(options):
+    "Return the Python files that one verifier imports."
     name, rubric = str(options.get('type') or ''), options.get('rubric')
     if name=='rubric':
         functions = _rubric_functions(rubric)
@@ -85,14 +105,25 @@ def scoring_files(
     found = [Path(f.rpartition(':')[0]) for f in functions]
     return [folder/p if (folder/p).is_file() else p for p in found]
 
+# %% ../../nbs/run/01_reward.ipynb #5174f82d
+def scoring_files(
+    options:dict   # the recipe's `verifier:` section
+)->list:
+    "Return the Python files that scoring imports; [] for verifiers of rsr's own."
+    return [file for _, given in sections(options) for file in _scoring_files(given)]
+
 # %% ../../nbs/run/01_reward.ipynb #4c1e8577
+def _asks_model(options):
+    "Check whether one verifier calls a model."
+    named = any(options.get(k) for k in ('model', 'base_url', 'judges'))
+    verifier = VERIFIERS.get(options.get('type'))
+    return named or bool(verifier and 'ask' in inspect.signature(verifier).parameters)
+
 def asks_model(
     options:dict   # the recipe's `verifier:` section
 )->bool:
     "Check whether scoring calls a model, with the keys of the environment."
-    named = any(options.get(k) for k in ('model', 'base_url', 'judges'))
-    verifier = VERIFIERS.get(options.get('type'))
-    return named or bool(verifier and 'ask' in inspect.signature(verifier).parameters)
+    return any(_asks_model(given) for _, given in sections(options))
 
 # %% ../../nbs/run/01_reward.ipynb #22c0bb5f
 def _named(prompt, calls, metadata):
@@ -171,18 +202,29 @@ _TEMPLATE = (
 
 # %% ../../nbs/run/01_reward.ipynb #74dd1247
 def _absolute_paths(options):
-    "Make the paths of a verifier's file and of a rubric's file absolute, in place."
-    file, _, function = str(options['type']).rpartition(':')
+    "Make the paths of a verifier's file and of a rubric's file absolute, in place; also those of stages."
+    for stage in options.get('stages') or ():
+        if isinstance(stage, dict):
+            _absolute_paths(stage)
+    file, _, function = str(options.get('type')).rpartition(':')
     if file.endswith('.py'):
         options['type'] = f'{Path(file).resolve()}:{function}'
     rubric = options.get('rubric')
     if isinstance(rubric, str) and Path(rubric).is_file():
         options['rubric'] = str(Path(rubric).resolve())
 
+# %% ../../nbs/run/01_reward.ipynb #eecfe92e
+def _without_secrets(options):
+    "Copy verifier options without what is null or masked."
+    kept = {k:v for k, v in options.items() if v not in (None, '***')}
+    if kept.get('stages'):
+        kept['stages'] = [_without_secrets(s) if isinstance(s, dict) else s for s in kept['stages']]
+    return kept
+
 # %% ../../nbs/run/01_reward.ipynb #4c621906
 def _portable_options(options):
     "Return verifier options without secrets, and with absolute paths."
-    options = {'type':verifier_type(options), **{k:v for k, v in options.items() if v not in (None, '***')}}
+    options = {'type':verifier_type(options), **_without_secrets(options)}
     _absolute_paths(options)
     return options
 

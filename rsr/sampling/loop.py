@@ -39,8 +39,21 @@ def can_pull(self:Loop):
 
 # %% ../../nbs/sampling/10_loop.ipynb #00f2d0bc
 @patch
+async def _rescore_group(self:Loop, st):
+    "Score the rollouts of a prompt together, then decide on it."
+    try:
+        await self._score_group(st)
+        self.advance(st)
+    except Exception as e:
+        self._break(e)
+
+@patch
 def _start_rescore(self:Loop, st):
     "Start to score the rollouts that the current verifier has not scored."
+    if self.by_group:
+        st.rescore.clear()
+        self._start(self._rescore_group(st))
+        return
     st.pending += len(st.rescore)
     self.unscored += len(st.rescore)
     self._start(self._rescore(st))

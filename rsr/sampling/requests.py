@@ -7,6 +7,7 @@ __all__ = ['Requests']
 
 # %% ../../nbs/sampling/09_requests.ipynb #e02fed0e
 import asyncio, sqlite3, time
+from dataclasses import replace
 from functools import partial
 from fastcore.basics import patch
 from ..data.files import fingerprint
@@ -42,6 +43,8 @@ class Requests(Schedule):
         self.keys, self.mix = keys, mix
         self.engine = engine_for(sampler)
         self.scorer = Scorer(verifier, store, self.budget, judges, self.n)
+        self.by_group = getattr(verifier, 'group', False)
+        self.sees_several = self.by_group or getattr(verifier, 'sees_several', False)
         self._reset()
 
 # %% ../../nbs/sampling/09_requests.ipynb #d7deff7c
@@ -121,9 +124,18 @@ def setup(self:Requests):
 
 # %% ../../nbs/sampling/09_requests.ipynb #41783d66
 @patch
+def _is_settled(self:Requests, st):
+    "Check whether no further rollout of a prompt can change what a verifier of groups says."
+    settled = getattr(self.verifier, 'settled', None)
+    left = self.o.max_rollouts-st.valid
+    return bool(self.by_group and settled and settled(st.prompt, st.rollouts, left))
+
+@patch
 def _decide(self:Requests, st, needs):
     "Close an idle prompt, or decide on its next samples."
     reason = self.why_done(st, needs)
+    if not reason and self.o.early_stop and self._is_settled(st):
+        reason = 'gave_up'
     if reason:
         self._close(st, reason)
     else:
@@ -318,6 +330,7 @@ async def _request(self:Requests, st, keys, idx):
     try:
         if rollouts is None:
             self._lose(st, keys, error)
+            await self._score_group(st)
         else:
             await self._arrived(st, keys, rollouts, error)
     except Exception as e:
@@ -369,7 +382,9 @@ def _record(self:Requests, st, keys, rollouts, error):
 @patch
 async def _score_all(self:Requests, st, rollouts):
     "Score the answers of a request."
-    if len(rollouts)==1 or self.verifier.inline:
+    if self.by_group:
+        await self._score_group(st)
+    elif len(rollouts)==1 or self.verifier.inline:
         for r in rollouts:
             await self._score(st, r)
     else:
@@ -382,8 +397,11 @@ async def _arrived(self:Requests, st, keys, rollouts, error):
     valid = self._record(st, keys, rollouts, error)
     st.valid += len(valid)
     st.inflight -= len(keys)
-    st.pending += len(valid)
-    self.unscored += len(valid)
+    if self.sees_several:
+        st.rollouts += valid
+    if not self.by_group:
+        st.pending += len(valid)
+        self.unscored += len(valid)
     await self._score_all(st, valid)
     self.advance(st)
 
@@ -402,7 +420,7 @@ async def _score(self:Requests, st, r):
     "Score a rollout and record the score."
     self.pending += 1
     try:
-        score = await self.scorer.score(st.prompt, r)
+        score = await self.scorer.score(st.prompt, r, st.rollouts)
     finally:
         self.pending -= 1
         self.unscored -= 1
@@ -413,6 +431,49 @@ async def _score(self:Requests, st, r):
     self.store.add_score(r.key, self.verifier_key, score)
     if score.value is not None:
         self._note_score(st, r, score)
+
+# %% ../../nbs/sampling/09_requests.ipynb #cece75bf
+@patch
+def _forget_scores(self:Requests, st):
+    "Take the scores of a prompt out of the counts, because all are about to be given anew."
+    self.n['scored'] -= len(st.seen)
+    self.n['passed'] -= self.tally(st)[0]
+    st.seen.clear()
+
+@patch
+def _note_group(self:Requests, st, rollouts, scores):
+    "Record the scores of a prompt's rollouts, in place of earlier ones; a human label stays."
+    self._forget_scores(st)
+    for r, score in zip(rollouts, scores):
+        self.store.add_score(r.key, self.verifier_key, score)
+        if r.label is not None:
+            score = replace(score, value=float(r.label))
+        r.score = None
+        if score.value is not None:
+            self._note_score(st, r, score)
+
+# %% ../../nbs/sampling/09_requests.ipynb #f5252df0
+@patch
+async def _score_together(self:Requests, st):
+    "Score the rollouts of a prompt, again while others arrive."
+    while st.stale and not st.inflight:
+        st.stale, rollouts = False, list(st.rollouts)
+        self._note_group(st, rollouts, await self.scorer.score_group(st.prompt, rollouts))
+
+@patch
+async def _score_group(self:Requests, st):
+    "Score all rollouts of a prompt, if the verifier scores groups and none is on its way."
+    if not (self.by_group and st.rollouts):
+        return
+    st.stale = True
+    if st.inflight or st.pending:
+        return
+    st.pending, self.pending = 1, self.pending+1
+    try:
+        await self._score_together(st)
+    finally:
+        st.pending, self.pending = 0, self.pending-1
+        self.wake.set()
 
 # %% ../../nbs/sampling/09_requests.ipynb #8871b857
 @patch

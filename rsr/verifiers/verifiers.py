@@ -15,11 +15,11 @@ from ..data.readers import load_function
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score, no_such
 from ..sampling.samplers import HttpSampler
-from . import answers, letter_judge
+from . import answers, letter_judge, majority
 from .registry import VERIFIERS, as_score
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #24a95c0f
-TYPES = answers, letter_judge   # modules that register verifiers when they are imported
+TYPES = answers, letter_judge, majority   # modules that register verifiers when they are imported
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #8435687f
 @dataclass
@@ -35,6 +35,7 @@ class Verifier:
     def __post_init__(self):
         names = [*inspect.signature(self.fn).parameters]
         self.takes, self.group = {*names}, names[:2]==['prompt', 'rollouts']
+        self.sees_several = 'rollouts' in self.takes and not self.group
         self.raw = getattr(self.fn, 'raw', False)
         self.needs_judge = 'ask' in self.takes
         self.config = dict(type=self.name, fingerprint=self.fingerprint)
@@ -82,12 +83,46 @@ async def score(self:Verifier,
 )->Score:
     "Score one response."
     from asyncio import to_thread
+    if self.group:
+        raise RsrError(f'verifier {self.name} scores all responses to a prompt together: use its score_group')
     have = dict(prompt=prompt, ask=ask, tools=tools, rollouts=rollouts or [])
     call = functools.partial(self.call, response, metadata, reasoning, tool_calls, **have)
     out = call() if self.inline or self.is_async else await to_thread(call)
     if inspect.isawaitable(out):
         out = await out
     return as_score(out, self.name, self.raw)
+
+# %% ../../nbs/verifiers/18_verifiers.ipynb #0666a9cb
+def _check_group(out, rollouts, name):
+    "Raise unless a verifier of groups returned a list with something for each rollout."
+    if not isinstance(out, (list, tuple)) or len(out)!=len(rollouts):
+        got = f'{len(out)} values' if isinstance(out, (list, tuple)) else repr(out)
+        raise RsrError(f'verifier {name} returned {got} for {len(rollouts)} rollouts; allowed: a list with a number, '
+                       'a Score or None for each')
+
+# %% ../../nbs/verifiers/18_verifiers.ipynb #c6c3cb9a
+@patch
+async def score_group(self:Verifier,
+    prompt,      # Prompt
+    rollouts,    # its valid Rollouts
+    asks=()      # for each rollout, what asks a judge about it
+)->list:         # a Score for each
+    "Score the rollouts of a prompt together."
+    from asyncio import to_thread
+    named = named_options(self.fn, {'ask':asks[-1] if asks else None, **self.options})
+    call = functools.partial(self.fn, prompt, rollouts, **named)
+    out = call() if self.inline or self.is_async else await to_thread(call)
+    if inspect.isawaitable(out):
+        out = await out
+    _check_group(out, rollouts, self.name)
+    return [as_score(one, self.name, self.raw) for one in out]
+
+# %% ../../nbs/verifiers/18_verifiers.ipynb #592b92f2
+@patch
+def settled(self:Verifier, prompt, rollouts, left:int)->bool:
+    "Check whether `left` more rollouts of a prompt cannot change what a verifier of groups says."
+    check = getattr(self.fn, 'settled', None)
+    return bool(check and check(prompt, rollouts, left, **named_options(check, self.options)))
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #d32ce247
 _GIVEN = 'ask', 'prompt', 'reasoning', 'tool_calls', 'tools', 'rollouts'   # given to a function by name
