@@ -202,16 +202,17 @@ _TEMPLATE = (
 
 # %% ../../nbs/run/01_reward.ipynb #74dd1247
 def _absolute_paths(options):
-    "Make the paths of a verifier's file and of a rubric's file absolute, in place; also those of stages."
+    "Make the paths of a verifier's, a rubric's and a schema's file absolute, in place; also those of stages."
     for stage in options.get('stages') or ():
         if isinstance(stage, dict):
             _absolute_paths(stage)
     file, _, function = str(options.get('type')).rpartition(':')
     if file.endswith('.py'):
         options['type'] = f'{Path(file).resolve()}:{function}'
-    rubric = options.get('rubric')
-    if isinstance(rubric, str) and Path(rubric).is_file():
-        options['rubric'] = str(Path(rubric).resolve())
+    for key in ('rubric', 'schema'):
+        path = options.get(key)
+        if isinstance(path, str) and Path(path).is_file():
+            options[key] = str(Path(path).resolve())
 
 # %% ../../nbs/run/01_reward.ipynb #eecfe92e
 def _without_secrets(options):

@@ -12,16 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from ..data.text import clean_text
 from ..data.types import RsrError, Score
-from .registry import is_blank, verifier, written
-from .text_answers import BadPattern, linear_pattern
+from .registry import is_blank, verifier
+from .text_answers import BadPattern, check_choice, linear_pattern
 
 # %% ../../nbs/verifiers/08_json_schema.ipynb #01488a00
 DEEPEST = 64          # levels
 LONGEST = 1_000_000   # characters
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #25f29396
 class NotJson(ValueError):
     "Raised with the reason if a text is not JSON."
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #9e7b43dc
 def _finite(text):
     "Return a number with a decimal point or an exponent; a whole one as an int."
     x = float(text)
@@ -29,6 +31,7 @@ def _finite(text):
         raise NotJson('a number is too large')
     return int(x) if x.is_integer() and abs(x)<2**53 else x
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #d6494c2a
 def _refused(name):
     raise NotJson(f'{name} is not JSON')
 
@@ -40,6 +43,7 @@ class _Object(dict):
     def __repr__(self):
         return '{…}' if self else '{}'
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #c322badb
 class _Array(list):
     "An array of JSON."
     def __repr__(self):
@@ -76,6 +80,7 @@ _START = re.compile(r'\{(?=\s{0,99}["}])|\[(?=\s{0,99}["{\[\]\d\-tfn])')
 _TRIES = 2000        # starts that turn out not to be JSON
 _READ = 20           # times the length of the text, read in vain
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #f7f2ab7e
 def _fenced(text):
     "Yield the content of the fenced blocks, the last one first."
     return (m[1].strip() for m in reversed(list(_FENCE.finditer(text))))
@@ -102,6 +107,7 @@ def _parsed(text):
     except NotJson:
         return None
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #68c4bcc2
 def _in_prose(text, array):
     "Return (value, text) of the last object, or the last array, in a text, or None."
     found = _outermost(text)
@@ -123,25 +129,29 @@ def find_json(
 # %% ../../nbs/verifiers/08_json_schema.ipynb #c8a91d1d
 _STEPS = 200_000   # keywords applied, and a tenth for each member of what they are applied to
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #f5fe3a19
 class _TooLong(Exception):
     "Raised when a check has used up its steps."
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #e39edaf1
 class _Budget(threading.local):
     "The steps that are left to the check of this thread."
     left = 0
 
 _budget = _Budget()
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #b455087c
 def _take(steps):
     _budget.left -= steps
     if _budget.left<0:
         raise _TooLong
 
-# %% ../../nbs/verifiers/08_json_schema.ipynb #f5fe3a19
+# %% ../../nbs/verifiers/08_json_schema.ipynb #7bad38b4
 def _size(value):
     "Return the number of members of an object or array; a text counts a tenth."
     return len(value) if isinstance(value, (dict, list)) else len(value)//10 if isinstance(value, str) else 0
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #9cb2771f
 def _counted(name, keyword):
     "Return a function that applies a keyword of a schema, and counts its steps."
     whole = name.startswith('unevaluated')   # compares each member with each
@@ -157,6 +167,7 @@ def _pattern(validator, pattern, instance, schema):
     if isinstance(instance, str) and not linear_pattern(pattern).search(instance):
         yield ValidationError(f'the text does not match {pattern!r}')
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #43fab83b
 def _pattern_properties(validator, patterns, instance, schema):
     for pattern, own in patterns.items() if isinstance(instance, dict) else ():
         _take(len(instance))
@@ -165,7 +176,7 @@ def _pattern_properties(validator, patterns, instance, schema):
             if compiled.search(key):
                 yield from validator.descend(value, own, path=key, schema_path=pattern)
 
-# %% ../../nbs/verifiers/08_json_schema.ipynb #43fab83b
+# %% ../../nbs/verifiers/08_json_schema.ipynb #06a78913
 def _additional_properties(validator, own, instance, schema):
     from jsonschema import ValidationError
     known, patterns = schema.get('properties') or {}, schema.get('patternProperties') or {}
@@ -178,6 +189,7 @@ def _additional_properties(validator, own, instance, schema):
         else:
             yield from validator.descend(instance[key], own, path=key)
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #f875a697
 def _unique_items(validator, unique, instance, schema):
     from jsonschema import ValidationError
     if unique and isinstance(instance, list):
@@ -199,10 +211,12 @@ def _checker(draft):
 class BadSchema(ValueError):
     "Raised with the place and the reason if a schema cannot be used."
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #fa3fdf6d
 def _place(path):
     "Return where something is in a schema."
     return ''.join(f'[{p}]' if isinstance(p, int) else f'.{p}' for p in path)[:200]
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #f882ba62
 def _check_keywords(draft, schema):
     "Raise unless the schema is valid by the schema of schemas."
     from jsonschema import FormatChecker, SchemaError
@@ -211,7 +225,7 @@ def _check_keywords(draft, schema):
     except SchemaError as e:
         raise BadSchema(f'schema{_place(e.absolute_path)}: {e.message[:200]}') from None
 
-# %% ../../nbs/verifiers/08_json_schema.ipynb #fa3fdf6d
+# %% ../../nbs/verifiers/08_json_schema.ipynb #26ea0c41
 def _check_patterns(value):
     "Raise for a pattern in a schema that RE2 does not take."
     if isinstance(value.get('pattern'), str):
@@ -222,6 +236,7 @@ def _check_patterns(value):
         if 'unevaluatedProperties' in value:
             raise BadSchema('unevaluatedProperties beside patternProperties is not supported')
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #052d7cfe
 def _check_pattern(keyword, pattern):
     try:
         linear_pattern(pattern)
@@ -251,6 +266,7 @@ def _first_error(checker, value):
     _budget.left = _STEPS
     return next(checker.iter_errors(value), None)
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #cab77cd8
 def _check_ends(checker):
     "Raise if the check of a small value does not end."
     try:
@@ -297,6 +313,7 @@ def schema_checker(
 class NotChecked(Exception):
     "Raised with the reason if a value could not be checked by a schema."
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #7eecd207
 def schema_error(
     checker,   # from `schema_checker`
     value      # from `parse_json`
@@ -340,16 +357,19 @@ def _schema_of(metadata, schema):
     except BadSchema as e:
         return None, f'{where} is not a schema: {e}'
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #c42275dc
 def _schema_problem(metadata, schema=None):
     return _schema_of(metadata, schema)[1]
 
-# %% ../../nbs/verifiers/08_json_schema.ipynb #c42275dc
+# %% ../../nbs/verifiers/08_json_schema.ipynb #9a6e8015
 def _with_schema(options):
     "Return the options with the schema in place of its path: what a file holds decides which scores are comparable."
     return {**options, 'schema':read_schema(options['schema'])} if options.get('schema') else options
 
-def _schema_ready(schema=None):
+# %% ../../nbs/verifiers/08_json_schema.ipynb #62ace022
+def _schema_ready(schema=None, only_json=False):
     "Raise if the schema of the recipe cannot be used."
+    check_choice('json-schema', 'only_json', only_json)
     why = '' if schema is None else _schema_problem({}, schema)
     if why:
         raise RsrError(f'verifier json-schema: {why}')
@@ -372,7 +392,7 @@ def _check_found(checker, found):
 def json_schema(
     response:str,           # a response, without its thinking
     metadata:dict,          # `schema`, if this prompt has its own
-    schema=None,            # a JSON schema: a mapping, or the path of a JSON file; null: each prompt has one in metadata
+    schema=None,            # a mapping, or the path of a JSON file; null: each prompt has one in metadata.schema
     only_json:bool=False    # the response must be nothing but JSON, without fence and prose
 )->Score:
     "Score 1.0 if the JSON in the response is valid by a JSON schema, else 0.0."

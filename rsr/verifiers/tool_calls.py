@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Mapping
 from ..data.messages import BadMessage, parsed, read_calls
 from ..data.thinking import why_empty
-from ..data.types import RsrError, Score
+from ..data.types import Score
 from .json_schema import BadSchema, NotChecked, NotJson, parse_json, schema_checker, schema_error
 from .registry import NO_REFERENCE, is_blank, reference_answer, verifier, written
-from .text_answers import f1_words
+from .text_answers import check_choice, f1_words
 
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #542bb393
 def _given_calls(metadata):
@@ -77,6 +77,7 @@ def _closed(schema):
 class BadTools(ValueError):
     "Raised with the reason if the tools of a prompt cannot be used."
 
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #cc1227cb
 def _checker_of(name, schema):
     "Return what checks the arguments of a function."
     try:
@@ -84,13 +85,12 @@ def _checker_of(name, schema):
     except BadSchema as e:
         raise BadTools(f'the parameters of the tool {name!r} are not a schema: {e}') from None
 
-# %% ../../nbs/verifiers/09_tool_calls.ipynb #cc1227cb
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #7b8c3d3b
 def _call_of(call):
     "Return (name, arguments text) of a call as an API returns it; the name is '' if there is none."
     function = call.get('function', call) if isinstance(call, Mapping) else {}
     function = function if isinstance(function, Mapping) else {}
-    name = function.get('name')
-    arguments = function.get('arguments')
+    name, arguments = function.get('name'), function.get('arguments')
     return (name if isinstance(name, str) else ''), ('{}' if arguments is None else arguments)
 
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #03cca655
@@ -119,6 +119,7 @@ def _as_number(text, kind):
     fits = isinstance(x, int) or isinstance(x, float) and kind=='number'
     return x if fits and not isinstance(x, bool) else text
 
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #f1289347
 def _as_container(text, kind):
     "Return a text that is the JSON of an object or array as that, else as it is."
     try:
@@ -144,12 +145,17 @@ def _to_type(value, kind):
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #4b06156a
 _TYPES = dict(string=str, integer=int, number=(int, float), boolean=bool, object=dict, array=list, null=type(None))
 
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #a7e16265
+#| export
+
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #b0db6311
 def _has_type(value, kind):
     "Check whether a value has a type of JSON Schema."
     if isinstance(value, bool) or kind=='boolean':
         return isinstance(value, bool) and kind=='boolean'
     return isinstance(value, _TYPES.get(kind, object))
 
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #8e3eb06b
 def _typed(value, schema):
     "Return a value in the first type of a schema in which there is one, if it has none of them yet."
     kinds = schema.get('type')
@@ -176,16 +182,16 @@ def _followed(schema, root):
             return schema
     return {}
 
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #1e2fc59c
 def _at(root, keys):
     "Return the part of a schema at a path, or None."
     for key in keys:
         root = root.get(key.replace('~1', '/').replace('~0', '~')) if isinstance(root, Mapping) else None
     return root
 
-# %% ../../nbs/verifiers/09_tool_calls.ipynb #1e2fc59c
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #a5dcad11
 def _by_schema(value, schema, root, convert):
     "Return a value as a schema has it: types (if `convert`), and without what may be left out."
-    own = schema if isinstance(schema, Mapping) else {}
     schema = _followed(schema, root)
     value = _typed(value, schema) if convert else value
     if isinstance(value, list):
@@ -198,14 +204,18 @@ def _by_schema(value, schema, root, convert):
     required = schema.get('required') or ()
     return {k:v for k, v in members.items() if not _left_out(v, properties.get(k), k in required)}
 
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #9b7cbc53
 def _left_out(value, schema, required):
     "Check whether a member of an object means the same as its absence."
     if isinstance(schema, Mapping) and 'default' in schema:
         return same_key(value)==same_key(schema['default'])
     return value is None and not required
 
-# %% ../../nbs/verifiers/09_tool_calls.ipynb #a5dcad11
-def same_key(value, loose=False):
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #db0cf4b3
+def same_key(
+    value,             # plain data
+    loose:bool=False   # compare texts by their words
+)->str:
     "Return a text that is the same for equal values of JSON; `loose`: texts by their words."
     def plain(x):
         if isinstance(x, dict):
@@ -232,18 +242,23 @@ def call_key(
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #728735e4
 CHECKS = 'reference', 'valid'
 
-def _calls_ready(check='reference'):
-    if check not in CHECKS:
-        raise RsrError(f'verifier tool-call: check is {check!r}; allowed: {", ".join(CHECKS)}')
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #90253730
+def _calls_ready(check='reference', partial=False, strict=False, loose_text=False):
+    "Raise if an option has a wrong value."
+    check_choice('tool-call', 'check', check, CHECKS)
+    for option, value in dict(partial=partial, strict=strict, loose_text=loose_text).items():
+        check_choice('tool-call', option, value)
 
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #f096737b
 def _calls_problem(metadata, check='reference'):
     return reference_calls(metadata)[1] if check=='reference' else ''
 
-# %% ../../nbs/verifiers/09_tool_calls.ipynb #90253730
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #f663a6be
 def _written(calls):
     "Return calls as a short text, for the ledger."
     return '; '.join(f'{name}({arguments})' for name, arguments in map(_call_of, calls))[:500] or None
 
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #8cde4c96
 def _score_valid(calls, tools):
     "Score 1.0 if each call is valid."
     if calls and not tools:
@@ -253,7 +268,7 @@ def _score_valid(calls, tools):
     why = next(filter(None, errors), '')
     return Score(float(not why), why and f'not a valid call: {why}', _written(calls))
 
-# %% ../../nbs/verifiers/09_tool_calls.ipynb #f096737b
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #6c6e1035
 def _response_key(call, schemas, convert, loose):
     "Return the key of a response's call; one that equals no other if its arguments are no object."
     name, arguments = _call_of(call)
@@ -262,11 +277,24 @@ def _response_key(call, schemas, convert, loose):
     except (NotJson, TypeError, ValueError, RecursionError):
         return object()
 
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #8bc5e5e6
 def _compare(calls, reference, schemas, strict, loose):
     "Return (number of calls that match, the larger number of calls)."
     wanted = Counter(call_key(name, arguments, schemas, True, loose) for name, arguments in reference)
     made = Counter(_response_key(call, schemas, not strict, loose) for call in calls)
     return (wanted & made).total(), max(len(reference), len(calls))
+
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #8561c690
+def _known_reference(metadata, tools):
+    "Return (reference calls, schemas of the tools); raise `NotChecked` if there is no reference that can be met."
+    reference, why = reference_calls(metadata)
+    schemas = tool_schemas(tools)
+    unknown = next((name for name, _ in reference or () if tools and name not in schemas), None)
+    if unknown:
+        why = f'the reference calls {unknown!r}, which the tools lack'
+    if why:
+        raise NotChecked(why)
+    return reference, schemas
 
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #4a9987b6
 def _no_call_reason(response, calls, reference):
@@ -277,16 +305,17 @@ def _no_call_reason(response, calls, reference):
         return 'a tool call written as text'
     return 'no tool call' if reference and not calls else ''
 
-def _score_reference(response, calls, reference, schemas, partial, **how):
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #24b1a2e1
+def _score_reference(response, calls, reference, schemas, partial, strict, loose):
     "Score the calls of a response by those of the reference."
     why = _no_call_reason(response, calls, reference)
     if why or not reference:
         return Score(float(not why), why, _written(calls))
-    same, most = _compare(calls, reference, schemas, **how)
+    same, most = _compare(calls, reference, schemas, strict, loose)
     value = same/most if partial else float(same==most)
     return Score(value, '' if same==most else 'other calls than the reference', _written(calls))
 
-# %% ../../nbs/verifiers/09_tool_calls.ipynb #24b1a2e1
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #791dbefd
 @verifier('tool-call', version=1, problem=_calls_problem, ready=_calls_ready)
 def tool_call(
     response:str,             # a response, without its thinking
@@ -303,13 +332,6 @@ def tool_call(
     try:
         if check=='valid':
             return _score_valid(calls, tools)
-        reference, why = reference_calls(metadata)
-        if why:
-            return Score(None, why)
-        schemas = tool_schemas(tools)
-        unknown = next((name for name, _ in reference if tools and name not in schemas), None)
-        if unknown:
-            return Score(None, f'the reference calls {unknown!r}, which the tools lack')
-        return _score_reference(response, calls, reference, schemas, partial, strict=strict, loose=loose_text)
+        return _score_reference(response, calls, *_known_reference(metadata, tools), partial, strict, loose_text)
     except (BadTools, NotChecked) as e:
         return Score(None, str(e))
