@@ -110,22 +110,24 @@ def call_error(
     return f'arguments not valid by the schema: {error[0]}' if error else ''
 
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #9a2d4b66
+def _json_in(text):
+    "Return the value of a JSON text, or None."
+    try:
+        return parse_json(text.strip())
+    except NotJson:
+        return None
+
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #f1289347
 def _as_number(text, kind):
     "Return a text as a number of JSON, or as it is if it is none."
-    try:
-        x = parse_json(text.strip())
-    except NotJson:
-        return text
+    x = _json_in(text)
     fits = isinstance(x, int) or isinstance(x, float) and kind=='number'
     return x if fits and not isinstance(x, bool) else text
 
-# %% ../../nbs/verifiers/09_tool_calls.ipynb #f1289347
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #23e35bee
 def _as_container(text, kind):
     "Return a text that is the JSON of an object or array as that, else as it is."
-    try:
-        x = parse_json(text)
-    except NotJson:
-        return text
+    x = _json_in(text)
     return x if isinstance(x, dict if kind=='object' else list) else text
 
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #7409969f
@@ -263,8 +265,7 @@ def _score_valid(calls, tools):
     "Score 1.0 if each call is valid."
     if calls and not tools:
         return Score(None, 'the prompt has no tools')
-    schemas = tool_schemas(tools)
-    errors = (call_error(call, schemas) for call in calls)
+    errors = (call_error(call, tool_schemas(tools)) for call in calls)
     why = next(filter(None, errors), '')
     return Score(float(not why), why and f'not a valid call: {why}', _written(calls))
 
