@@ -21,7 +21,7 @@ from rsr.sampling.providers import make_sampler
 from rsr.sampling.samplers import HttpSampler
 from rsr.sampling.schedule import Sampling
 from rsr.verifiers.registry import VERIFIERS
-from rsr.verifiers.verifiers import GIVEN, load_verifier
+from rsr.verifiers.verifiers import load_verifier
 
 ROWS = reference()
 BASE = dict(formatter=[dict(type='sft')])
@@ -58,7 +58,7 @@ def test_every_option_of_a_strategy(name):
 def test_every_option_of_a_verifier():
     for name in VERIFIERS:
         v = load_verifier(name)
-        filled_in = {'response', 'metadata', *GIVEN}
+        filled_in = {'response', 'metadata', 'ask', 'prompt', 'reasoning', 'tool_calls', 'tools', 'rollouts'}
         assert set(map(tail, keys(f'verifier: {name}'))) == v.takes - filled_in
     with pytest.raises(RsrError) as e:
         make_scorer(dict(type='rubric', no_such_option=1))

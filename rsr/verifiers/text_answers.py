@@ -192,6 +192,7 @@ _QUOTES = str.maketrans('‘’‚“”„′″‐‑‒–—−', "'''\"\"\"
 # %% ../../nbs/verifiers/07_text_answers.ipynb #3192d21c
 def _folded(text):
     "Return a text in one Unicode form, without case."
+    text = clean_text(text)
     pieces = (text[i:i+_PIECE] for i in range(0, len(text), _PIECE))
     text = ''.join(unicodedata.normalize('NFKC', piece) for piece in pieces)
     return text.translate(_QUOTES).casefold()
@@ -309,7 +310,7 @@ def linear_pattern(
         compiled = re2.compile(clean_text(pattern), options)
     except re2.error as e:
         why = e.args[0].decode('utf-8', 'replace') if isinstance(e.args[0], bytes) else str(e)
-        raise BadPattern(why+_pattern_hint(pattern)) from None
+        raise BadPattern(why[:200]+_pattern_hint(pattern)) from None
     if compiled.programsize>_LARGEST:
         raise BadPattern(f'it is too large: {compiled.programsize:,} instructions, at most {_LARGEST:,}')
     return compiled
@@ -335,7 +336,7 @@ def _pattern_of(metadata, pattern):
     try:
         return linear_pattern(given), ''
     except BadPattern as e:
-        return None, f'{where} {given[:100]!r} is not a pattern: {e}'
+        return None, f'{where} {clean_text(given[:100])!r} is not a pattern: {e}'
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #1980d2be
 def _regex_problem(metadata, pattern=None):

@@ -133,12 +133,14 @@ def _given_options(fn, options):
     known = inspect.signature(fn).parameters
     return {k:v for k, v in options.items() if v is not None or k in known or 'ask' in known}
 
+# %% ../../nbs/verifiers/18_verifiers.ipynb #2b261a2d
 def _known_options(fn):
     "Return the names of the options of a function; those of its judge too, if it asks one."
     names = [*inspect.signature(fn).parameters]
     own = [name for name in names[2:] if name not in GIVEN]
     return own+[f.name for f in fields(HttpSampler)] if 'ask' in names else own
 
+# %% ../../nbs/verifiers/18_verifiers.ipynb #50f58db9
 def _check_options(type, fn, options):
     "Raise unless the function takes these options."
     known = _known_options(fn)
@@ -152,7 +154,7 @@ def _check_signature(type, fn, options):
     sig = inspect.signature(fn)
     known = sig.parameters
     try:
-        sig.bind('', {}, **{k:None for k in (*GIVEN, *options) if k in known})
+        sig.bind('', {}, **{k:None for k in (*GIVEN, *options) if k in [*known][2:]})
     except TypeError as e:
         name = str(type).rpartition(':')[2]
         raise RsrError(f'verifier {type}: its signature is {name}{sig}, '
@@ -170,6 +172,7 @@ def _rule_id(type, version):
 # %% ../../nbs/verifiers/18_verifiers.ipynb #549649d6
 _NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout'}
 
+# %% ../../nbs/verifiers/18_verifiers.ipynb #25de2725
 def _fingerprint(type, version, options):
     "Return what identifies the rule behind a score."
     rule = _rule_id(type, version)
