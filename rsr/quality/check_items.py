@@ -106,6 +106,9 @@ def rubric_validated(ctx)->dict:
         return finding('n/a', None, f"the verifier is {ctx.scorer.get('type', 'not known')}, not a rubric")
     if not ctx.scorer.get('judges'):
         return finding('n/a', None, 'every criterion of the rubric is a function')
+    if 'criteria' not in ctx.scorer['rubric']:
+        return finding('n/a', None, 'each prompt has a rubric of its own, and no criterion is asked often enough to '
+                       'compare it with labels')
     report, criteria = ctx.report, {c['id'] for c in ctx.scorer['rubric']['criteria']}
     todo = f'have {LABELLED} responses of the run labelled, and compare', 'rsr check RUN labels=FILE'
     if report is None:
