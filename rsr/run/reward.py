@@ -47,6 +47,14 @@ def verifier_type(
     "Return the type of a verifier: as given, else rubric if a rubric is named, else mcq-rlvr."
     return options.get('type') or ('rubric' if options.get('rubric') else 'mcq-rlvr')
 
+# %% ../../nbs/run/01_reward.ipynb #151f7485
+_FREE = dict(prompt=0., completion=0.)   # US dollars per million tokens
+
+def _client_options(client, options):
+    "Return the options of a verifier's own client, which costs nothing unless a price is given."
+    given = {k:v for k, v in _sampler_options(options).items() if v is not None}
+    return {'price':_FREE, **given, 'type':client}
+
 # %% ../../nbs/run/01_reward.ipynb #70fb7883
 def make_scorer(
     options:dict   # the recipe's `verifier:` section
@@ -59,9 +67,11 @@ def make_scorer(
     if name in rubric_names() and name not in VERIFIERS:
         raise RsrError(f"no verifier '{name}', but a rubric: verifier.rubric={name}")
     verifier = load_verifier(name, **options)
+    client = getattr(verifier.fn, 'client', None)
+    judge = _judge_options(verifier.name, options) if verifier.needs_judge or client else None
     if not verifier.needs_judge:
         return verifier, []
-    return verifier, [_judge_options(verifier.name, options)]
+    return verifier, [_client_options(client, options) if client else judge]
 
 # %% ../../nbs/run/01_reward.ipynb #45bcad43
 def _rubric_functions(rubric):
@@ -113,7 +123,7 @@ def _score_response(verifier, ask, prompt, completion, metadata):
 def _make_ask(options):
     "Return a function that sends messages to a judge and returns its text."
     async def ask(messages, **params):
-        s = make_sampler(**options)
+        s = make_sampler(section='verifier', **options)
         try:
             (r,) = await Engine(1, s.patience, s.max_retries).call(lambda: s.ask(messages, **params))
         finally:

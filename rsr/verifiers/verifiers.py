@@ -15,11 +15,11 @@ from ..data.readers import load_function
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score, no_such
 from ..sampling.samplers import HttpSampler
-from . import answers, letter_judge
+from . import answers, letter_judge, reward_model
 from .registry import VERIFIERS, as_score
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #24a95c0f
-TYPES = answers, letter_judge   # modules that register verifiers when they are imported
+TYPES = answers, letter_judge, reward_model   # modules that register verifiers when they are imported
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #8435687f
 @dataclass
@@ -36,7 +36,8 @@ class Verifier:
         names = [*inspect.signature(self.fn).parameters]
         self.takes, self.group = {*names}, names[:2]==['prompt', 'rollouts']
         self.raw = getattr(self.fn, 'raw', False)
-        self.needs_judge = 'ask' in self.takes
+        asks = getattr(self.fn, 'asks', None)   # of its options: does it ask a model?
+        self.needs_judge = 'ask' in self.takes and (asks is None or asks(self.options))
         self.config = dict(type=self.name, fingerprint=self.fingerprint)
         self.inline = not self.is_async and not getattr(self.fn, 'blocking', True)
 
@@ -133,7 +134,7 @@ def _rule_id(type, version):
     return f'{name}@{digest[:16]}'
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #549649d6
-_NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout'}
+_NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout', 'batch', 'device'}
 
 def _fingerprint(type, version, options):
     "Return what identifies the rule behind a score."
