@@ -1,8 +1,6 @@
 "Reward models: on servers of two kinds, in the process, and what a run makes of rewards that are not in [0, 1]."
 import asyncio
-import json
 import math
-import sqlite3
 
 import pytest
 from loopback import Loopback, drawn_reward
@@ -14,7 +12,6 @@ from rsr.sampling.engine import NeverAnswered
 from rsr.sampling.errors import CallError
 from rsr.sampling.providers import make_sampler
 from rsr.sampling.scoring import judge_ask
-from rsr.verifiers.verifiers import load_verifier
 
 PROMPT = [dict(role='user', content='2+2?')]
 CONTENT = '2+2?\n\nIt is {}.'.format   # as `chat_template: none` sends it

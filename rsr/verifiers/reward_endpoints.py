@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fastcore.basics import patch
 from ..data.messages import turn_text
-from ..data.types import Rollout, RsrError
+from ..data.types import Rollout
 from ..data.variables import public_config
 from ..sampling.errors import CallError
 from ..sampling.providers import CLIENTS

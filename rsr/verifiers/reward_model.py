@@ -123,8 +123,8 @@ def _one_of(values, label):
     if label is None and len(values)<3:
         return values[-1] if values else None
     if label is None or label>=len(values):
-        raise RsrError(f'the reward model returned {len(values)} numbers where one is wanted: set verifier.label to the '
-                       f'place of the reward, 0 to {len(values)-1}')
+        raise RsrError(f'the reward model returned {len(values)} numbers where one is wanted: set verifier.label to '
+                       f'the place of the reward, 0 to {len(values)-1}')
     return values[label]
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #67dbe69c
