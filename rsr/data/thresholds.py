@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OF', 'KINDS', 'is_relative', 'relative_options', 'quantile', 'spread', 'is_finite', 'is_threshold', 'is_margin',
-           'in_run', 'in_prompt', 'in_numbers', 'in_words', 'scores_by_prompt', 'numbers_for']
+           'in_run', 'in_prompt', 'in_numbers', 'in_words', 'scores_by_prompt', 'numbers_for', 'nice_step',
+           'score_range', 'ticks']
 
 # %% ../../nbs/data/28_thresholds.ipynb #ff95e4a0
 import math
@@ -139,3 +140,34 @@ def numbers_for(
 )->dict:                  # unchanged if nothing in it is relative
     "Return the options of a formatter with all thresholds as numbers."
     return in_numbers(options, scores_by_prompt(store, outcomes)) if relative_options(options) else options
+
+# %% ../../nbs/data/28_thresholds.ipynb #42ec54ac
+def nice_step(
+    span:float,   # above 0
+    n:int=5       # steps, about
+)->float:         # 1, 2 or 5 times a power of ten
+    "Return a step that divides an axis for the eye."
+    scale = 10.**math.floor(math.log10(span/n))
+    return next(m*scale for m in (1, 2, 5, 10) if m*scale>=span/n*(1-1e-9))
+
+def score_range(
+    values        # scores and thresholds; None and infinity are left out
+)->tuple:         # (low, high)
+    "Return the ends of an axis of scores."
+    known = [float(v) for v in values if v is not None and math.isfinite(v)]
+    low, high = min(known, default=0.), max(known, default=1.)
+    if 0<=low and high<=1:
+        return 0., 1.
+    if low==high:
+        low, high = low-abs(low)/2, high+abs(high)/2
+    step = nice_step(high-low)
+    return round(math.floor(low/step+1e-9)*step, 12), round(math.ceil(high/step-1e-9)*step, 12)
+
+# %% ../../nbs/data/28_thresholds.ipynb #6c0a6fa8
+def ticks(
+    low:float, high:float   # ends of an axis
+)->list:
+    "Return the places of an axis that get a number."
+    step = nice_step(high-low)
+    first, last = math.ceil(low/step-1e-9), math.floor(high/step+1e-9)
+    return [round(i*step, 12) for i in range(first, last+1)]

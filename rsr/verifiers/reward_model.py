@@ -291,8 +291,8 @@ def _check_kinds(texts, switches):
 def _check_server(endpoint, chat_template):
     "Raise unless an endpoint gets what it takes."
     if endpoint=='sglang' and not chat_template:
-        raise RsrError('verifier.endpoint: sglang takes plain text: set verifier.chat_template to the name or folder of '
-                       "the model's tokenizer, to a .jinja file, or to none")
+        raise RsrError('verifier.endpoint: sglang takes plain text: set verifier.chat_template to the name or folder '
+                       "of the model's tokenizer, to a .jinja file, or to none")
     if endpoint=='score' and chat_template:
         raise RsrError('verifier.chat_template: score sends prompt and response apart; leave it out')
     load_template(chat_template)
