@@ -23,7 +23,7 @@ def _counts(loop):
     "Return the counts of a loop by their names in a snapshot."
     n = loop.n
     counts = {k:n[k] for k in ('closed', 'satisfied', 'rollouts', 'scored', 'tokens')}
-    known = n['scored'] and loop.pass_at<math.inf   # not of a quantile
+    known = n['scored'] and getattr(loop, 'pass_at', 0)<math.inf   # not of a quantile
     pass_rate = n['passed']/n['scored'] if known else None
     return dict(counts, outcomes={k:n[k] for k in _OUTCOMES if n[k]}, pass_rate=pass_rate)
 
