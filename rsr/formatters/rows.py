@@ -218,7 +218,7 @@ def with_columns(
     "Return the rows with the formatter's further columns."
     if not f.columns:
         return rows
-    counts = pass_counts(rollouts, f.options.get('pass_threshold', 1.))
+    counts = pass_counts(rollouts, f.options_for(rollouts).get('pass_threshold', 1.))
     known = {**{k:_as_text(prompt.metadata.get(k)) for k in f.columns}, **counts}
     out = []
     for row in rows:

@@ -37,9 +37,9 @@ TOOL_CALLS_ONLY = 'flaw: the chosen response calls a tool'
 
 def _why_none(formatter, prompt, rollouts):
     "Return why a prompt has no pair."
-    why = formatter.why_no_row(prompt, rollouts)
-    passing = [r for r in rollouts if r.side=='chosen' and passed(r.score, formatter.options['pass_threshold'])]
-    of_calls = formatter.options['strategy']=='flawed' and passing and all(r.tool_calls for r in passing)
+    why, options = formatter.why_no_row(prompt, rollouts), formatter.options_for(rollouts)
+    passing = [r for r in rollouts if r.side=='chosen' and passed(r.score, options['pass_threshold'])]
+    of_calls = options['strategy']=='flawed' and passing and all(r.tool_calls for r in passing)
     return TOOL_CALLS_ONLY if of_calls and why=='no rejected side' else why
 
 # %% ../../nbs/pairs/03_collect.ipynb #6bc7f9a6
@@ -51,7 +51,7 @@ def pairs_of(
     strategy = formatter.options['strategy']
     for prompt, rollouts in groups:
         rollouts = as_written(formatter, rollouts)
-        made, _ = dpo_pairs(rollouts, **formatter.options)
+        made, _ = dpo_pairs(rollouts, **formatter.options_for(rollouts))
         if not made:
             yield None, _why_none(formatter, prompt, rollouts)
         for c, r, swapped in made:
