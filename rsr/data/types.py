@@ -79,7 +79,7 @@ def components(
 )->dict:          # {name: number or None}
     "Return the values of a score's parts; {} if it has none."
     parts = (detail or {}).get('components') or {}
-    return {name:part.get('value') for name, part in parts.items()}
+    return {name:part.get('value') for name, part in parts.items() if isinstance(part, dict)}
 
 # %% ../../nbs/data/00_types.ipynb #e0945f6f
 EPS = 1e-9   # 0.8 may be computed as 0.7999999999999999

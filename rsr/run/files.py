@@ -25,7 +25,7 @@ from ..pairs.collect import count_pairs
 from ..rubric.agreement import label_statistics
 from .options import by_name, decider, formatter_config, note_choices, noted_options
 from .options import shared_options, with_options
-from .reward import write_reward
+from .reward import check_where, write_reward
 from .saved_recipe import saved_recipe, write_recipe
 from .train_folder import file_key, file_paths, keep_edited, path_of
 from .train_folder import readme_text, remove_stale, stamp, write_readme
@@ -40,9 +40,14 @@ def valid_outcomes(d)->tuple:
     return ('kept',) if d['sampler'].get('drop_truncated', True) else ('kept', 'truncated')
 
 # %% ../../nbs/run/08_files.ipynb #c9f83f88
-def valid_groups(store, d):
-    "Yield (prompt, valid rollouts) for each prompt."
-    for prompt, _, rollouts in store.walk(outcomes=valid_outcomes(d), detail=bool(d.get('pairs'))):
+def _needs_detail(d, formatters):
+    "Check whether files need more of a score than its value."
+    wheres = [c.get('where') for c in d['formatter']]+[f.where for f in formatters]
+    return bool(d.get('pairs')) or any(wheres)
+
+def valid_groups(store, d, formatters=()):
+    "Yield (prompt, valid rollouts) for each prompt; `formatters`: those beside the recipe's."
+    for prompt, _, rollouts in store.walk(outcomes=valid_outcomes(d), detail=_needs_detail(d, formatters)):
         yield prompt, [r for r in rollouts if r.text.strip() or r.tool_calls or r.refusal]
 
 # %% ../../nbs/run/08_files.ipynb #cf733971
@@ -111,7 +116,7 @@ def write_formats(
     pairs:dict=None    # receives {formatter: pair counts} of strategies
 )->dict:               # {file: counts}
     "Write the files of these formatters."
-    groups = valid_groups(store, d)
+    groups = valid_groups(store, d, formatters)
     if pairs is not None:
         groups = _counting_pairs(groups, formatters, pairs)
     if d.get('decontaminate'):
@@ -373,6 +378,7 @@ def format_files(
     store, command = _open_to_format(path), command or f'rsr format {path}'
     try:
         check_columns(store, formatters)
+        check_where([dict(name=f.name, where=f.where) for f in formatters], d['verifier'])
         saved = saved_recipe(path)
         noted = noted_options(store, saved)
         d = {**d, 'formatter':[*{**by_name(noted['now']['formatter']), **by_name(d['formatter'])}.values()]}

@@ -437,8 +437,9 @@ async def _score(self:Requests, st, r):
 def _forget_scores(self:Requests, st):
     "Take the scores of a prompt out of the counts, because all are about to be given anew."
     self.n['scored'] -= len(st.seen)
-    self.n['passed'] -= self.tally(st)[0]
+    self.n['passed'] -= sum(passed(score, self.pass_at) for score, _ in st.seen)
     st.seen.clear()
+    st.barred.clear()
 
 @patch
 def _note_group(self:Requests, st, rollouts, scores):
