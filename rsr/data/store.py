@@ -186,16 +186,11 @@ def add_score(self:Store, rollout:int, verifier:int, s):
 
 # %% ../../nbs/data/13_store.ipynb #bf10e230
 @patch
-def score_of(self:Store,
-    rollout:int,    # key of the rollout
-    verifier:int    # row in `configs`
-)->Score:           # None: that verifier has not seen it
-    "Return a verifier's score of a rollout."
+def score_of(self:Store, rollout:int, verifier:int)->Score:
+    "Return a verifier's score of a rollout (keys in the ledger), or None if it has not seen it."
     sql = 'SELECT value,reason,answer,detail FROM scores WHERE rollout=? AND verifier=?'
     found = self.db.execute(sql, (rollout, verifier)).fetchone()
-    if found:
-        *plain, detail = found
-        return Score(*plain, detail and orjson.loads(detail))
+    return found and Score(*found[:3], found[3] and orjson.loads(found[3]))
 
 # %% ../../nbs/data/13_store.ipynb #16ce6306
 @patch

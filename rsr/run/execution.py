@@ -47,6 +47,7 @@ def _price_option(d, verifier, i):
         return f'verifier.stages.{stages[i]}.price'
     return f'verifier.judges[{i}].price' if d['verifier'].get('judges') else 'verifier.price'
 
+# %% ../../nbs/run/10_execution.ipynb #d9892d10
 def _unpriced_judge(d, verifier, judges):
     "Return the option that lacks the price of a judge, or None; `judges` are their options."
     for i, judge in enumerate(judges):

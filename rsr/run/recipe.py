@@ -24,11 +24,11 @@ from ..data.yaml_files import RepeatedKey, load_yaml, parse_yaml
 from ..formatters.splits import check_split
 from ..pairs.strategies import PAIR_DEFAULTS, check_pairs, share_rules
 from .reward import check_where
-from .values import HEAD, as_utf8, check_data, check_value, in_place, without_defaults
+from .values import HEAD, as_utf8, check_data, check_value, in_place, set_nested, without_defaults
 from ..sampling.budget import Budget, check_price
 from ..sampling.samplers import HttpSampler
 from ..sampling.schedule import Sampling
-from ..verifiers.stack import default_name, read_stages
+from ..verifiers.stack import find_stage, name_type, read_stages
 
 # %% ../../nbs/run/02_recipe.ipynb #dcc171e1
 RECIPES = SHIPPED/'recipes'
@@ -201,16 +201,6 @@ def _override_formatters(configs, rest, value, key):
     for c in found:
         c[option or head] = value
 
-# %% ../../nbs/run/02_recipe.ipynb #c5e67eeb
-def _set_nested(d, key, value):
-    "Set a dotted key in nested mappings, which are created if they are missing."
-    *path, last = key.split('.')
-    for k in path:
-        if not isinstance(d.get(k), dict):
-            d[k] = {}
-        d = d[k]
-    d[last] = value
-
 # %% ../../nbs/run/02_recipe.ipynb #4ad26e7c
 SHORT_FORMS = dict(verifier='type', pairs='strategy', data='input_path', split='eval')   # section: its main option
 
@@ -225,13 +215,6 @@ def _long_form(key, value):
     return (f'{key}.{SHORT_FORMS[key]}', value) if short else (key, value)
 
 # %% ../../nbs/run/02_recipe.ipynb #d3c6f9da
-def _name_type(verifier):
-    "Fill in the type of a verifier that its other options tell, in place."
-    if verifier.get('stages') is not None:
-        verifier['type'] = 'stack'
-    elif verifier.get('rubric') and not verifier.get('type'):
-        verifier['type'] = 'rubric'
-
 def _write_out(d):
     "Write the short forms of a recipe out, in place."
     for section in SHORT_FORMS:
@@ -239,7 +222,7 @@ def _write_out(d):
         if key!=section:
             d[section] = {key.partition('.')[2]:value}
     if isinstance(d.get('verifier'), dict):
-        _name_type(d['verifier'])
+        name_type(d['verifier'])
     return d
 
 # %% ../../nbs/run/02_recipe.ipynb #aca6baa6
@@ -252,31 +235,28 @@ def _chosen_formatters(d, value):
         out += own or [c]
     return out
 
-# %% ../../nbs/run/02_recipe.ipynb #0a1990ca
-def _stage(stages, name, key):
-    "Return the stage of this name or position."
-    stages[:] = [dict(type=s) if isinstance(s, str) else s for s in stages]
-    names = [s.get('name') or default_name(s) for s in stages]
-    if name in names:
-        return stages[names.index(name)]
-    if name.isdecimal() and int(name)<len(stages):
-        return stages[int(name)]
-    raise RsrError(f'{key}: '+no_such('stage', name, names))
+# %% ../../nbs/run/02_recipe.ipynb #1d90ce9c
+def _override_stage(verifier, rest, value, key):
+    "Set an option of one stage: `rest` is NAME.option."
+    name, _, option = rest.partition('.')
+    set_nested(find_stage(verifier.get('stages') or [], name, key), option or 'type', value)
 
-# %% ../../nbs/run/02_recipe.ipynb #cbec0749
+# %% ../../nbs/run/02_recipe.ipynb #acd42b4d
+def _takes_place(verifier, option, value):
+    "Check whether an option of `verifier:` stands for another verifier than the one there."
+    return option=='stages' or (option in ('type', 'rubric') and 'stages' in verifier and value not in (None, 'stack'))
+
+# %% ../../nbs/run/02_recipe.ipynb #3741e2d6
 def _override_verifier(d, rest, value, key):
     "Set an option of `verifier:`, or of one of its stages."
     verifier = d['verifier'] = d.get('verifier') or {}
-    head, _, option = rest.partition('.')
-    if head=='stages' and option:
-        name, _, option = option.partition('.')
-        _set_nested(_stage(verifier.get('stages') or [], name, key), option or 'type', value)
+    if rest.startswith('stages.'):
+        _override_stage(verifier, rest.partition('.')[2], value, key)
         return
-    if head=='stages' or (head in ('type', 'rubric') and verifier.get('stages') and value not in (None, 'stack')):
-        kept = ('on_unscored',) if head=='stages' else ()
-        d['verifier'] = {k:v for k, v in verifier.items() if k in kept}
-    _set_nested(d, key, value)
-    _name_type(d['verifier'])
+    if _takes_place(verifier, rest, value):
+        d['verifier'] = {k:v for k, v in verifier.items() if k=='on_unscored' and rest=='stages'}
+    set_nested(d, key, value)
+    name_type(d['verifier'])
 
 # %% ../../nbs/run/02_recipe.ipynb #528936b6
 def override(
@@ -295,7 +275,7 @@ def override(
     elif head=='formatter':
         d['formatter'] = _chosen_formatters(d, value)
     else:
-        _set_nested(d, key, value)
+        set_nested(d, key, value)
     return d
 
 # %% ../../nbs/run/02_recipe.ipynb #fb8392b7
@@ -356,12 +336,6 @@ def _check_judges(d):
     if not isinstance(judges, list) or not all(isinstance(j, dict) for j in judges):
         raise RsrError(f'verifier.judges: {judges!r} is not a list of mappings')
 
-# %% ../../nbs/run/02_recipe.ipynb #5b7c5555
-def _check_stages(d):
-    "Raise unless the stages of a stack can be read."
-    if d['verifier'].get('stages') is not None:
-        read_stages(d['verifier'])
-
 # %% ../../nbs/run/02_recipe.ipynb #12e39ff0
 def _check_formatters(d):
     "Raise unless the recipe names formatters, each with a type."
@@ -384,7 +358,8 @@ def check_recipe(
     _check_paths(d)
     _check_prices(d)
     _check_judges(d)
-    _check_stages(d)
+    if d['verifier'].get('stages') is not None:
+        read_stages(d['verifier'])
     if d.get('split') is not None:
         check_split(d['split'])
     if d.get('pairs') is not None:

@@ -107,6 +107,7 @@ def _judge_config(self:Scorer, i):
     stages = getattr(self.verifier, 'judge_stages', ())
     return {**self.judges[i].config, **({'stage':stages[i]} if stages else {})}
 
+# %% ../../nbs/sampling/08_scoring.ipynb #c65a3276
 @patch
 def _price_of(self:Scorer, i):
     "Return the price per token of the i-th judge."
@@ -212,6 +213,7 @@ def _known_stages(self:Scorer, rollout):
     found = {name:self.store.score_of(rollout.key, key) for name, key in self.stage_keys.items()}
     return {name:score for name, score in found.items() if score and score.value is not None}
 
+# %% ../../nbs/sampling/08_scoring.ipynb #9adecd84
 @patch
 def _keep_stage(self:Scorer, rollout, name, score):
     "Record the score of one stage."
@@ -272,6 +274,7 @@ async def _group_verdict(self:Scorer, prompt, rollouts):
     return await self.verifier.score_group(prompt, rollouts, asks,
                                            **_taken(self.verifier.score_group, stages=stages, **self.options))
 
+# %% ../../nbs/sampling/08_scoring.ipynb #e6f3f286
 @patch
 async def score_group(self:Scorer,
     prompt,     # Prompt

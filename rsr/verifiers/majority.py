@@ -10,7 +10,7 @@ from collections import Counter
 from functools import lru_cache
 from ..data.text import normalised
 from ..data.thinking import split_thinking
-from ..data.types import RsrError, Score, no_such
+from ..data.types import EPS, RsrError, Score, no_such
 from .algebra import compare_algebra, worker_pool
 from .maths import NotCompared, equal_answers, extract_math
 from .multiple_choice import extract_choice
@@ -20,6 +20,7 @@ from .registry import verifier
 def _same_text(a, b):
     return normalised(a)==normalised(b)
 
+# %% ../../nbs/verifiers/16_majority.ipynb #58085151
 @lru_cache(100_000)
 def _same_maths(a, b):
     "Check whether two answers are equal as `math-rlvr` sees it; answers that cannot be compared are not."
@@ -100,9 +101,8 @@ def majority(
     n = sum(votes.values())
     if n<min_votes:
         return [Score(None, f'{n} of {min_votes} votes', a) for a in answers]
-    (winner, most), = votes.most_common(1)
-    share = most/n
-    if share<consensus-1e-9:
+    winner, share = votes.most_common(1)[0][0], max(votes.values())/n
+    if share<consensus-EPS:
         return [Score(None, f'no consensus: {share:.0%} of {n} votes', a) for a in answers]
     return [_verdict(a, number, winner, share) for a, number in zip(answers, numbers)]
 
@@ -110,8 +110,9 @@ def majority(
 def _can_win(votes, left, consensus, min_votes):
     "Check whether an answer could have a consensus after `left` more votes."
     n, most = sum(votes.values()), max(votes.values(), default=0)
-    return n+left>=min_votes and most+left>=consensus*(n+left)-1e-9
+    return n+left>=min_votes and most+left>=consensus*(n+left)-EPS
 
+# %% ../../nbs/verifiers/16_majority.ipynb #a46f6679
 def _settled(prompt, rollouts, left, consensus=0.6, min_votes=8, answer='math-rlvr'):
     "Check whether no answer can have a consensus after `left` more rollouts."
     return not _can_win(_votes(rollouts, answer)[2], left, consensus, min_votes)

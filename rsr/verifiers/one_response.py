@@ -45,6 +45,7 @@ def _load_stage(own, options):
         raise RsrError(f"stage '{own['name']}': {e}") from None
     return Stage(verifier, **own, judges=int(verifier.needs_judge))
 
+# %% ../../nbs/verifiers/20_one_response.ipynb #ddedf174
 def _load(type, options):
     "Load a verifier or, from a list, a stack."
     options = resolve_secrets(options, 'verifier')
@@ -56,6 +57,7 @@ def _load(type, options):
 # %% ../../nbs/verifiers/20_one_response.ipynb #78e9d5fd
 _SAMPLER = [f.name for f in fields(HttpSampler)]
 
+# %% ../../nbs/verifiers/20_one_response.ipynb #8869a067
 def _judge_of(verifier):
     "Return the judge that a verifier's options name."
     options = {k:v for k, v in verifier.options.items() if k in _SAMPLER and v is not None}
@@ -71,6 +73,7 @@ def _judges_of(verifier):
         return [judge for stage in verifier.stages for judge in _judges_of(stage.verifier)]
     return [_judge_of(verifier)] if verifier.needs_judge else []
 
+# %% ../../nbs/verifiers/20_one_response.ipynb #918d9972
 async def _score_with(verifier, judges, *args, **have):
     "Score a response with these judges, and close them."
     asks = [judge.ask for judge in judges]
@@ -84,12 +87,14 @@ async def _score_with(verifier, judges, *args, **have):
 # %% ../../nbs/verifiers/20_one_response.ipynb #3fd9dbb0
 _WITHIN = 2.6   # seconds for a verifier that takes a limit
 
+# %% ../../nbs/verifiers/20_one_response.ipynb #0db9f48b
 def _limit(verifier):
     "Give a verifier, or the stages of a stack, a limit of time if it takes one."
     for v in [stage.verifier for stage in getattr(verifier, 'stages', ())] or [verifier]:
         if 'within' in v.takes:
             v.options.setdefault('within', _WITHIN)
 
+# %% ../../nbs/verifiers/20_one_response.ipynb #b086f18b
 def _score_now(verifier, response, metadata, reasoning, tool_calls, **have):
     "Return the `Score` of one response."
     if isinstance(verifier, Stack) or verifier.needs_judge:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHEN', 'ON_UNSCORED', 'Stage', 'state_of', 'stage_runs', 'count_stage', 'stack_score', 'default_name', 'read_stages',
-           'sections', 'Stack']
+           'sections', 'find_stage', 'name_type', 'Stack']
 
 # %% ../../nbs/verifiers/19_stack.ipynb #4f6c875e
 import asyncio, re
@@ -18,6 +18,7 @@ from .verifiers import named_options
 WHEN = 'always', 'failed', 'unscored', 'passed'
 ON_UNSCORED = 'unscored', 'skip'
 
+# %% ../../nbs/verifiers/19_stack.ipynb #9d0306f6
 @dataclass
 class Stage:
     "A verifier of a stack, and what its value counts for."
@@ -128,6 +129,7 @@ def stack_score(
 _NAME = re.compile(r'[A-Za-z_]\w{0,59}')
 _OWN = [f.name for f in fields(Stage) if f.name not in ('verifier', 'judges')]
 
+# %% ../../nbs/verifiers/19_stack.ipynb #95c8b3eb
 def default_name(options):
     "Return the name of a stage that has none: its type, or its function."
     kind = str(options.get('type') or ('rubric' if options.get('rubric') else ''))
@@ -214,6 +216,31 @@ def sections(
     except RsrError:
         return [(None, stage) for stage in options['stages'] if isinstance(stage, dict)]
 
+# %% ../../nbs/verifiers/19_stack.ipynb #cc131452
+def find_stage(
+    stages:list,   # of a recipe; names of types become mappings, in place
+    name:str,      # of the stage, or its position from 0
+    key:str        # for the error
+)->dict:
+    "Return the stage of this name or position."
+    stages[:] = [dict(type=s) if isinstance(s, str) else s for s in stages]
+    names = [s.get('name') or default_name(s) for s in stages]
+    if name in names:
+        return stages[names.index(name)]
+    if name.isdecimal() and int(name)<len(stages):
+        return stages[int(name)]
+    raise RsrError(f'{key}: '+no_such('stage', name, names))
+
+# %% ../../nbs/verifiers/19_stack.ipynb #0cba2a9a
+def name_type(
+    verifier:dict   # a recipe's `verifier:` section; changed in place
+):
+    "Fill in the type of a verifier that its other options tell."
+    if verifier.get('stages') is not None:
+        verifier['type'] = 'stack'
+    elif verifier.get('rubric') and not verifier.get('type'):
+        verifier['type'] = 'rubric'
+
 # %% ../../nbs/verifiers/19_stack.ipynb #3fb49de8
 class Stack:
     "Several verifiers as one."
@@ -242,6 +269,7 @@ def _named(metadata):
     given = (metadata or {}).get('verifier')
     return [given] if isinstance(given, str) else given
 
+# %% ../../nbs/verifiers/19_stack.ipynb #85a02419
 @patch
 def stages_for(self:Stack,
     metadata:dict   # of a prompt
@@ -308,6 +336,31 @@ async def _call_stage(stage, response, metadata, reasoning, have):
 def _nothing(name, score):
     return None
 
+# %% ../../nbs/verifiers/19_stack.ipynb #8bac00f3
+class _Response:
+    "A response that a stack is scoring: what counts so far, and all that has run."
+    def __init__(self, args, have, asks, known=None, keep=_nothing):
+        self.args, self.have, self.asks, self.known, self.keep = args, have, asks, known or {}, keep
+        self.counted, self.ran = [], {}
+    def add(self, stage, score):
+        self.ran[stage.name] = score
+        self.counted = count_stage(self.counted, stage, score)
+    def score(self):
+        return stack_score(self.counted, self.ran)
+
+# %% ../../nbs/verifiers/19_stack.ipynb #13eff8f8
+@patch
+async def run(self:_Response, stage):
+    "Let a stage score the response, if it is to run and its score is not known."
+    if not stage_runs(stage, self.counted):
+        return
+    score = self.known.get(stage.name)
+    if score is None:
+        score = await _call_stage(stage, *self.args, {**self.have, 'ask':self.asks[stage.name]})
+        self.keep(stage.name, score)
+    self.add(stage, score)
+
+# %% ../../nbs/verifiers/19_stack.ipynb #e28a85f3
 @patch
 async def score(self:Stack,
     response:str,     # with or without its thinking
@@ -324,51 +377,32 @@ async def score(self:Stack,
 )->Score:
     "Score one response."
     have = dict(prompt=prompt, cache=cache, tool_calls=tool_calls, tools=tools, rollouts=rollouts)
-    asks, counted, ran = self._asks(ask), [], {}
+    one = _Response((response, metadata, reasoning), have, self._asks(ask), known, keep)
     for stage in self.stages_for(metadata):
-        if stage_runs(stage, counted):
-            score = (known or {}).get(stage.name)
-            if score is None:
-                score = await _call_stage(stage, response, metadata, reasoning, {**have, 'ask':asks[stage.name]})
-                keep(stage.name, score)
-            ran[stage.name] = score
-            counted = count_stage(counted, stage, score)
-    return stack_score(counted, ran)
-
-# %% ../../nbs/verifiers/19_stack.ipynb #b89403e9
-class _Scoring:
-    "One rollout of a prompt, while a stack scores them together."
-    def __init__(self, rollout, ask, known=None, keep=_nothing):
-        self.rollout, self.asks, self.known, self.keep = rollout, ask, known or {}, keep
-        self.counted, self.ran = [], {}
-    def add(self, stage, score):
-        self.ran[stage.name] = score
-        self.counted = count_stage(self.counted, stage, score)
-
-# %% ../../nbs/verifiers/19_stack.ipynb #07b77c1e
-async def _score_one(stage, prompt, one, rollouts, cache):
-    "Let a stage score one rollout, unless its score is known."
-    if stage.name in one.known:
-        return one.add(stage, one.known[stage.name])
-    r = one.rollout
-    have = dict(prompt=prompt.messages, ask=one.asks[stage.name], cache=cache, tool_calls=r.tool_calls,
-                tools=prompt.tools, rollouts=rollouts)
-    score = await _call_stage(stage, r.text, prompt.metadata, r.reasoning, have)
-    one.keep(stage.name, score)
-    one.add(stage, score)
+        await one.run(stage)
+    return one.score()
 
 # %% ../../nbs/verifiers/19_stack.ipynb #436ee60a
-async def _score_several(stage, prompt, all_of_them, rollouts, cache):
-    "Let a stage score the rollouts that it is called for."
-    called = [one for one in all_of_them if stage_runs(stage, one.counted)]
-    if not getattr(stage.verifier, 'group', False):
-        await asyncio.gather(*[_score_one(stage, prompt, one, rollouts, cache) for one in called])
-        return
-    asks = [one.asks[stage.name] for one in all_of_them]
-    scores = dict(zip(map(id, all_of_them), await stage.verifier.score_group(prompt, rollouts, asks)))
-    for one in called:
-        one.keep(stage.name, scores[id(one)])
-        one.add(stage, scores[id(one)])
+async def _run_group(stage, prompt, rollouts, each):
+    "Let a stage that scores groups score all rollouts; its scores count for those that it is called for."
+    asks = [one.asks[stage.name] for one in each]
+    scores = await stage.verifier.score_group(prompt, rollouts, asks)
+    for one, score in zip(each, scores):
+        if stage_runs(stage, one.counted):
+            one.keep(stage.name, score)
+            one.add(stage, score)
+
+# %% ../../nbs/verifiers/19_stack.ipynb #bc77d19f
+@patch
+def _responses(self:Stack, prompt, rollouts, asks, cache, stages):
+    "Return the `_Response` of each rollout."
+    asks, stages = asks or [None]*len(rollouts), stages or [{}]*len(rollouts)
+    same = dict(prompt=prompt.messages, tools=prompt.tools, cache=cache, rollouts=rollouts)
+    out = []
+    for r, ask, more in zip(rollouts, asks, stages):
+        args, have = (r.text, prompt.metadata, r.reasoning), {**same, 'tool_calls':r.tool_calls}
+        out.append(_Response(args, have, self._asks(ask), **more))
+    return out
 
 # %% ../../nbs/verifiers/19_stack.ipynb #c6366b84
 @patch
@@ -380,11 +414,13 @@ async def score_group(self:Stack,
     stages=None    # for each rollout, `known` and `keep` as for `score`
 )->list:           # a Score for each
     "Score the rollouts of a prompt together."
-    asks, stages = asks or [None]*len(rollouts), stages or [{}]*len(rollouts)
-    each = [_Scoring(r, self._asks(ask), **more) for r, ask, more in zip(rollouts, asks, stages)]
+    each = self._responses(prompt, rollouts, asks, cache, stages)
     for stage in self.stages_for(prompt.metadata):
-        await _score_several(stage, prompt, each, rollouts, cache)
-    return [stack_score(one.counted, one.ran) for one in each]
+        if getattr(stage.verifier, 'group', False):
+            await _run_group(stage, prompt, rollouts, each)
+        else:
+            await asyncio.gather(*[one.run(stage) for one in each])
+    return [one.score() for one in each]
 
 # %% ../../nbs/verifiers/19_stack.ipynb #1bb1aa0e
 @patch
