@@ -24,7 +24,6 @@ from ..formatters.writer import make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs
 from ..rubric.agreement import label_statistics
 
-
 # %% ../../nbs/run/08_files.ipynb #8925b4d5
 from .options import by_name, decider, formatter_config, note_choices, noted_options
 from .options import shared_options, with_options
