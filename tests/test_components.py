@@ -151,3 +151,70 @@ def test_the_command_line_takes_where_and_rewrites_files_with_another(own):
     assert p.returncode==2 and "no component 'brevity'" in p.stderr and 'Traceback' not in p.stderr
     p = rsr('format', 'run', 'formatter.where=null')
     assert p.returncode==0 and len(answers('sft'))>0, p.stderr
+
+# ---- tables and statistics
+
+def letters(body):
+    "A judge of letters that reads the option off the text, as the letter judge asks."
+    messages = body['messages']
+    if 'You read which option' not in messages[0]['content']:
+        return None
+    shown = messages[-1]['content'].split('The response:')[1]
+    return 'It says so.\nANSWER: '+('A' if RIGHT in shown else 'NONE')
+
+CASCADE = [dict(type='mcq-rlvr', name='rule'), dict(type='mine.py:brief', weight=0, pass_threshold=0)]
+
+def cascade(s, **more):
+    judge = dict(type='mcq-llm-as-judge', name='judge', when='failed', base_url=s.base_url, model='j',
+                 price=dict(prompt=1, completion=1))
+    return go(s, [dict(type='sft')], [*CASCADE, judge], price=dict(prompt=1, completion=1), **more)
+
+def test_scores_have_a_column_for_each_component(own):
+    with Loopback(rate=.5, words=12, reply=letters) as s:
+        go(s, [dict(type='sft')], 'mine.py:brief', n=6)        # a stage of the stack is the run's own verifier at first
+        run = cascade(s, n=6)
+    df = run.scores
+    assert len(df)==run.stats()['samples']['asked']==df.key.nunique()
+    assert df.verifier.map(lambda c: json.loads(c)['type']).unique().tolist()==['stack']
+    assert {'rule', 'brief', 'judge', 'decided'}<={*df.columns} and df.brief.notna().all()
+    assert (df.judge.isna()==(df.rule==1)).all() and df.judge.isna().any() and df.judge.notna().any()
+    joined = run.rollouts.merge(df[['key', 'brief']], on='key')
+    assert joined.brief.tolist()==pytest.approx(joined.text.map(brevity).tolist())
+
+def test_back_to_a_stage_alone_its_rows_are_shown(own, server):
+    go(server, [dict(type='sft')], n=3)
+    df = go(server, [dict(type='sft')], 'mine.py:right', n=3).scores
+    kinds = df.verifier.map(lambda c: json.loads(c)['type'])
+    assert (kinds!='stack').sum()==(kinds=='stack').sum()==df.key.nunique()
+    assert df[kinds!='stack'].brief.isna().all() and df[kinds=='stack'].brief.notna().all()
+
+def test_a_component_whose_name_is_taken_gets_another_column(own, server):
+    Path('odd.py').write_text("def f(response, metadata):\n    return {'answer':1, 'decided':0, 'prompt':.5, 'fine':1}\n")
+    df = go(server, [dict(type='sft', pass_threshold=.1)], 'odd.py:f', n=2).scores
+    assert {'component answer', 'component prompt', 'component decided', 'fine', 'decided'}<={*df.columns}
+    assert df['component answer'].eq(1).all() and df.decided.isna().all() and df.answer.isna().all()
+
+def test_statistics_count_each_stage_and_what_it_cost(own):
+    with Loopback(rate=.5, words=12, reply=letters) as s:
+        run = cascade(s)
+        asked = [e for e in s.log if 'You read which option' in e['body']['messages'][0]['content']]
+    c = run.stats()['components']
+    df, parts = run.scores, c['components']
+    assert list(parts)==['rule', 'brief', 'judge'] and c['verdicts']==len(df)
+    assert parts['rule']['ran']==len(df) and parts['rule']['passed']==(df.rule==1).sum()
+    assert parts['judge']['ran']==parts['judge']['calls']==len(asked)==df.judge.notna().sum()
+    assert [parts[k]['decided'] for k in parts]==[(df.decided==k).sum() for k in parts]
+    assert sum(parts[k]['decided'] for k in parts)+c['together']==c['verdicts']
+    assert parts['judge']['tokens']==run.stats()['tokens']['judge']>0
+    assert parts['judge']['cost']==pytest.approx(parts['judge']['tokens']/1e6) and 'cost' not in parts['rule']
+    assert json.loads(Path('run/summary/stats.json').read_text())['components']==c
+    p = rsr('stats', 'run')
+    head = next(line for line in p.stdout.splitlines() if line.startswith('component '))
+    assert head.split()[:7]==['component', 'ran', 'passed', 'failed', 'unscored', 'mean', 'decided'] and 'US dollars' in head
+    assert any(line.startswith('judge ') for line in p.stdout.splitlines())
+    assert json.loads(rsr('stats', 'run', 'json=true').stdout)['components']==c
+
+def test_a_run_without_components_says_nothing_of_them(own, server):
+    run = go(server, [dict(type='sft')], 'mcq-rlvr', n=2)
+    assert 'components' not in run.stats() and 'component ' not in run.summary()
+    assert not {'decided'} & {*run.scores.columns}

@@ -19,7 +19,7 @@ from ..data.statistics import wilson
 from ..data.terminal import warn
 from ..data.text import prompt_text
 from ..data.thinking import split_thinking
-from ..data.types import EPS, Rollout, RsrError, no_such, passed
+from ..data.types import EPS, Rollout, RsrError, criteria, no_such, passed
 from ..formatters.pairing import implausible, length_problem
 from .flaws import flaw_messages, flaw_of, flaw_problem, introduce_flaw, load_flaws
 from .references import load_reference, with_reference
@@ -358,7 +358,7 @@ def messages(self:FlawedCopies, prompt):
 
 # %% ../../nbs/pairs/02_strategies.ipynb #93dca29e
 def _rubric_answers(detail):
-    return {k:v.get('answer') for k, v in (detail or {}).items() if isinstance(v, dict) and 'answer' in v}
+    return {k:v['answer'] for k, v in criteria(detail).items()}
 
 # %% ../../nbs/pairs/02_strategies.ipynb #bf60f275
 @patch

@@ -9,6 +9,7 @@ __all__ = ['valid_outcomes', 'valid_groups', 'PairCounts', 'sent_messages', 'wri
 
 # %% ../../nbs/run/08_files.ipynb #65f03bf5
 from collections import Counter
+from ..data.component_summary import component_stats
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.store import Store
 from ..data.summary import rate_text, stats, write_stats
@@ -279,8 +280,8 @@ def run_statistics(store, d)->dict:
     price_of = Budget(**prices).price_of if prices['price'] else None
     counts = stats(store, pass_threshold, _fail_threshold(d, options), valid_outcomes(d), price_of)
     _note_forms(counts, make_formatters(d['formatter']))
-    labels = label_statistics(store)
-    return {**counts, 'remedies':remedies_of(counts), **(dict(labels=labels) if labels else {})}
+    more = dict(labels=label_statistics(store), components=component_stats(store, valid_outcomes(d), price_of))
+    return {**counts, 'remedies':remedies_of(counts), **{k:v for k, v in more.items() if v}}
 
 # %% ../../nbs/run/08_files.ipynb #ec89e3a1
 def _pass_rate(s):
