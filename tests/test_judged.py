@@ -326,7 +326,8 @@ def test_points(here, form):
 def test_the_criteria_of_a_column(here, column):
     "A row as HealthBench has it, but for its ids."
     more = dict(rubrics=own('calls', 'waits')) if column=='rubrics' else dict(metadata=dict(criteria=own('calls')))
-    write_jsonl('in.jsonl', [dict(prompt_id='x', prompt=[dict(role='user', content='Ow.')], example_tags=['t'], **more)])
+    row = dict(prompt_id='x', prompt=[dict(role='user', content='Ow.')], example_tags=['t'], **more)
+    write_jsonl('in.jsonl', [row])
     with clinic() as s:
         p = judged(s)
         assert p.returncode==2 and 'data.columns.rubric=COLUMN' in p.stderr
