@@ -8,16 +8,21 @@ __all__ = ['Exchange', 'plain_base', 'keep_object', 'encode', 'decode', 'load', 
            'solve', 'Lent']
 
 # %% ../../nbs/sandbox/01_solution.ipynb #89703a16
-import atexit, builtins, importlib, inspect, io, json, os, socket, sys, types
+import atexit, builtins, importlib, io, json, os, sys, types
 from .values import from_data, to_data
 
 # %% ../../nbs/sandbox/01_solution.ipynb #d9c34efa
 class Exchange:
-    "Exchange messages with the process on the other end of a socket."
-    def __init__(self, channel, handle, **state):
-        self.channel, self.handle, self.lines = channel, handle, channel.makefile('rb')
-        self.kept = {}
+    "Exchange messages with the process on the other end of two pipes."
+    def __init__(self, pipes, handle, **state):
+        self.lines, self.out = (open(number, mode) for number, mode in zip(pipes, ('rb', 'wb')))
+        self.handle, self.kept = handle, {}
         vars(self).update(state)
+
+    def send(self, message):
+        "Send a message."
+        self.out.write(json.dumps(message).encode()+b'\n')
+        self.out.flush()
 
     def receive(self):
         "Return the next message."
@@ -28,14 +33,14 @@ class Exchange:
 
     def ask(self, **request):
         "Send a request and return the reply; answer requests of the other side until it comes."
-        self.channel.sendall(json.dumps(request).encode()+b'\n')
+        self.send(request)
         while 'do' in (message := self.receive()):
             self.answer(message)
         return message
 
     def answer(self, request):
         "Send the reply to a request."
-        self.channel.sendall(json.dumps(self.handle(self, request)).encode()+b'\n')
+        self.send(self.handle(self, request))
 
 # %% ../../nbs/sandbox/01_solution.ipynb #c34c1788
 _BASES = {int: int.__int__, float: float.__float__, str: str.__str__, list: list.__iter__, tuple: tuple.__iter__,
@@ -62,7 +67,7 @@ def _reference(solution, value):
         return ['yours', vars(value)['key']]
     if isinstance(value, types.ModuleType):
         return ['module', value.__name__]
-    kind, names = 'coroutine' if inspect.iscoroutine(value) else 'object', []
+    kind, names = 'coroutine' if isinstance(value, types.CoroutineType) else 'object', []
     if isinstance(value, type) and issubclass(value, BaseException):
         kind, names = 'exception', [c.__name__ for c in value.__mro__]
     return ['object', keep_object(solution, value), kind, encode(solution, plain_base(value)), names]
@@ -237,11 +242,11 @@ def solution_answer(solution, request):
 
 # %% ../../nbs/sandbox/01_solution.ipynb #2418da41
 def solve(
-    channel,      # a socket to whoever sends requests
+    pipes,        # descriptors to read requests from and to write replies to
     output:int    # most bytes of a program's standard output
 ):
     "Answer requests until the other side hangs up."
-    solution = Exchange(channel, solution_answer, output=output)
+    solution = Exchange(pipes, solution_answer, output=output)
     while True:
         solution.answer(solution.receive())
 

@@ -234,12 +234,12 @@ def _prepare(tests, job):
 
 # %% ../../nbs/sandbox/02_tests.ipynb #e67fa8d5
 def run_tests(
-    channel,   # a socket to the solution process
+    pipes,     # descriptors to read from and write to the solution process
     job,       # {code, blocks: [{source, line, setup}], called, dotted, stop, same_process}
     say        # a function that gets each result by name: test, error; or failed, no_module
 ):
     "Run tests against the code of the solution process."
-    tests = Exchange(channel, tests_answer, changed=[], classes={}, by_name={})
+    tests = Exchange(pipes, tests_answer, changed=[], classes={}, by_name={})
     new_stdout()
     try:
         scope = _prepare(tests, job)

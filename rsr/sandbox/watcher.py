@@ -8,7 +8,7 @@ __all__ = ['process_table', 'offspring', 'exact_memory', 'over_limit', 'set_limi
            'watch', 'main', 'program_text']
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #1d80b59a
-import json, os, select, signal, socket, sys, time
+import json, os, select, signal, sys, time
 from .solution import solve
 from .tests import run_tests
 
@@ -121,34 +121,35 @@ class SitePackages:
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #5ac4b05a
 def start_solution(limits):
-    "Fork the solution process; return the socket that leads to it, and its id."
-    ours, theirs = socket.socketpair()
+    "Fork the solution process; return the descriptors that lead from and to it, and its id."
+    (requests, ours_out), (ours_in, replies) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid:
-        theirs.close()
-        return ours, pid
+        os.close(requests)
+        os.close(replies)
+        return (ours_in, ours_out), pid
     try:
         set_process(private=False)
-        leave_files(theirs.fileno())
+        leave_files(requests, replies)
         set_limits(limits)
-        solve(socket.socket(fileno=3), limits['output'])
+        solve((3, 4), limits['output'])
     finally:
         os._exit(0)
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #9d24dc0c
-def start_tests(limits, job, channel):
+def start_tests(limits, job, pipes):
     "Fork a process that runs tests; return the descriptor at which their results arrive."
     reading, writing = os.pipe()
     if os.fork():
         os.close(writing)
         return reading
     def say(**result):
-        os.write(4, json.dumps(result).encode()+b'\n')
+        os.write(5, json.dumps(result).encode()+b'\n')
     try:
         set_process(private=True)
-        leave_files(channel.fileno(), writing)
+        leave_files(*pipes, writing)
         set_limits(limits)
-        run_tests(socket.socket(fileno=3), job, say)
+        run_tests((3, 4), job, say)
         say(done=True)
     finally:
         os._exit(0)
@@ -159,7 +160,7 @@ class Watcher:
     def __init__(self, limits):
         self.limits, self.start, self.checked = limits, time.monotonic(), time.monotonic()
         self.private, self.status = set_process(private=True), None
-        self.channel, self.solution = start_solution(limits)
+        self.pipes, self.solution = start_solution(limits)
 
     def reap(self):
         "Collect ended children; return how the solution process ended, or None."
@@ -209,11 +210,13 @@ def _ended(watcher, why):
 # %% ../../nbs/sandbox/03_watcher.ipynb #a2ab7ee7
 def pass_on(watcher, line):
     "Send a request to the solution process; return the reply as it came."
+    reading, writing = watcher.pipes
     try:
-        watcher.channel.sendall(line)
-    except OSError:
+        while line:
+            line = line[os.write(writing, line):]
+    except BrokenPipeError:
         return _ended(watcher, 'ended')
-    reply = next(lines_from(watcher, watcher.channel.fileno()))
+    reply = next(lines_from(watcher, reading))
     if isinstance(reply, bytes):
         return dict(reply=reply.decode('utf-8', 'replace'))
     return _ended(watcher, reply)
@@ -221,8 +224,9 @@ def pass_on(watcher, line):
 # %% ../../nbs/sandbox/03_watcher.ipynb #2d6a6ffc
 def collect_tests(watcher, job):
     "Run tests; return their results."
-    reading = start_tests(watcher.limits, job, watcher.channel)
-    watcher.channel.close()
+    reading = start_tests(watcher.limits, job, watcher.pipes)
+    for number in watcher.pipes:
+        os.close(number)
     results = []
     for line in lines_from(watcher, reading):
         if not isinstance(line, bytes):
