@@ -31,7 +31,7 @@ class Limits:
     @property
     def wall(self):
         "Return the seconds after which a session ends that computes nothing, or on a busy machine."
-        return 4*self.cpu+5
+        return 3*self.cpu+3
 
 # %% ../../nbs/sandbox/05_local_sessions.ipynb #86d9afb7
 @dataclass(frozen=True)

@@ -228,14 +228,15 @@ def _prepare(tests, job):
     module, scope = types.ModuleType('solution'), types.ModuleType('tests')
     sys.modules.update(solution=module, tests=scope)
     names = load_names(tests, job)
-    vars(module).update(names)
-    vars(scope).update(names if job['same_process'] else test_scope(names, job['called'], job['dotted']))
+    own = names if job['same_process'] else test_scope(names, job['called'], job['dotted'])
+    vars(module).update({k:v for k, v in names.items() if k in own or k in job['imported']})
+    vars(scope).update(own)
     return vars(scope)
 
 # %% ../../nbs/sandbox/02_tests.ipynb #e67fa8d5
 def run_tests(
     pipes,     # descriptors to read from and write to the solution process
-    job,       # {code, blocks: [{source, line, setup}], called, dotted, stop, same_process}
+    job,       # {code, blocks: [{source, line, setup}], called, dotted, imported, stop, same_process}
     say        # a function that gets each result by name: test, error; or failed, no_module
 ):
     "Run tests against the code of the solution process."

@@ -233,7 +233,7 @@ def collect_tests(watcher, job):
             return dict(_ended(watcher, line), results=results)
         results.append(json.loads(line))
         if 'done' in results[-1]:
-            return dict(results=results[:-1])
+            return dict(results=results[:-1], status=watcher.reap())
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #450b03d7
 def kill_offspring():

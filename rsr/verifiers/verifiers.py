@@ -15,11 +15,11 @@ from ..data.readers import load_function
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score, no_such
 from ..sampling.samplers import HttpSampler
-from . import answers, letter_judge
+from . import answers, code, letter_judge
 from .registry import VERIFIERS, as_score
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #24a95c0f
-TYPES = answers, letter_judge   # modules that register verifiers when they are imported
+TYPES = answers, letter_judge, code   # modules that register verifiers when they are imported
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #8435687f
 @dataclass
@@ -133,7 +133,7 @@ def _rule_id(type, version):
     return f'{name}@{digest[:16]}'
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #549649d6
-_NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout'}
+_NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout', 'concurrent_runs', 'sandbox_url', 'unsafe'}
 
 def _fingerprint(type, version, options):
     "Return what identifies the rule behind a score."
