@@ -66,8 +66,7 @@ def is_raw(
     options:dict   # the recipe's `verifier:` section
 )->bool:
     "Check whether a verifier's scores are any numbers, not only those in [0, 1]."
-    stages = options.get('stages') or ()
-    return getattr(VERIFIERS.get(options.get('type')), 'raw', False) or any(map(is_raw, stages))
+    return any(getattr(VERIFIERS.get(given.get('type')), 'raw', False) for _, given in sections(options))
 
 # %% ../../nbs/run/01_reward.ipynb #70fb7883
 def _make_one(options):

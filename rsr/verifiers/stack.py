@@ -237,6 +237,8 @@ def name_type(
 ):
     "Fill in the type of a verifier that its other options tell."
     if verifier.get('stages') is not None:
+        given = verifier['stages'] if isinstance(verifier['stages'], (list, tuple)) else ()
+        verifier['stages'] = [dict(type=s) if isinstance(s, str) else s for s in given] or verifier['stages']
         verifier['type'] = 'stack'
     elif verifier.get('rubric') and not verifier.get('type'):
         verifier['type'] = 'rubric'

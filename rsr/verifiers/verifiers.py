@@ -14,8 +14,8 @@ from ..data.functions import load_function, source_of
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score, no_such
 from ..sampling.samplers import HttpSampler
-from . import answers, equivalence, json_schema, letter_judge, majority, reward_model, text_answers
-from . import tool_calls
+from . import answers, code, equivalence, json_schema, letter_judge, majority, reward_model
+from . import text_answers, tool_calls
 from .judge import Recent
 from .registry import VERIFIERS, as_score
 
@@ -27,6 +27,7 @@ TYPES = (   # modules that register verifiers when they are imported
     tool_calls,
     letter_judge,
     equivalence,
+    code,
     majority,
     reward_model)
 
@@ -190,7 +191,8 @@ def _rule_id(type, version):
     return f'{name}@{digest[:16]}'
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #549649d6
-_NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout', 'batch', 'device'}
+_NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout', 'batch', 'device', 'concurrent_runs', 'sandbox_url',
+                 'unsafe'}
 
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #25de2725
