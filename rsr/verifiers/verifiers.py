@@ -46,6 +46,8 @@ class Verifier:
         self.takes, self.group = {*names}, names[:2]==['prompt', 'rollouts']
         self.sees_several = 'rollouts' in self.takes and not self.group
         self.raw = getattr(self.fn, 'raw', False)
+        if hasattr(self.fn, 'needs'):
+            self.needs = self.fn.needs   # what a prompt lacks that cannot be scored
         asks = getattr(self.fn, 'asks', None)   # of its options: does it ask a model?
         self.needs_judge = 'ask' in self.takes and (asks is None or asks(self.options))
         self.memory = Recent()
