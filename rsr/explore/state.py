@@ -17,7 +17,7 @@ from ..data.terminal import shell_word
 from ..data.thresholds import relative_options
 from ..data.types import RsrError
 from .prompts import PAGE_SIZE, prompt_pairs, prompt_rollouts, prompt_table, unreviewed
-from .score_index import index, read_scores, read_splits, read_texts, take_reviews, text_mode
+from .score_index import index, read_scores, read_splits, read_texts, read_wheres, take_reviews, text_mode
 from .thresholds import THRESHOLDS, config_name, histogram, preview_counts, recipe_yaml
 from .thresholds import thresholds_of, with_thresholds
 from ..formatters.writer import make_formatters
@@ -74,6 +74,7 @@ def _store(self:Exploration, write=False):
 def read_rest(self:Exploration, store, formatters):
     "Read texts and splits."
     read_splits(self.scores, store, self.recipe, formatters)
+    read_wheres(self.scores, store, formatters)
     for mode in {'', *map(text_mode, formatters)}:
         read_texts(self.scores, store, mode)
         index(self.scores, mode)

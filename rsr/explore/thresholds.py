@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from ..data.thresholds import score_range
 from ..data.types import EPS, failed, passed
-from .score_index import Scores, index, stand_ins, text_mode
+from .score_index import Scores, barred, index, index_for, stand_ins, text_mode
 from ..formatters.methods import FORMATTERS, balanced_counts, in_band, pool_size
 from ..formatters.pairing import makes_pair
 from ..formatters.writer import options_of
@@ -127,7 +127,7 @@ def _call_formatter(s, f, e, places, mode):
     e['rows'] = e['rows'].astype(int)
     if e['margin'] is None:
         e['margin'] = np.full(len(s.prompts), np.nan)
-    for place, prompt, rollouts in stand_ins(s, places, mode):
+    for place, prompt, rollouts in stand_ins(s, places, mode, barred(s, f)):
         rows = f.rows(prompt, rollouts)
         e['rows'][place] = len(rows)
         e['margin'][place] = sum(r['margin'] for r in rows)
@@ -152,7 +152,7 @@ def rows_per_prompt(
     mode = text_mode(f)
     if f.type not in ESTIMATES:
         return dict(rows=None, exact=False)   # a formatter of your own
-    ix = index(s, mode, f.type=='dpo')
+    ix = index_for(s, f, mode)
     e = dict(exact=ix.texts_known or (not mode and f.type in ('sft', 'grpo')))
     e.update(ESTIMATES[f.type](ix, f.options))
     if f.type=='dpo':
@@ -160,6 +160,7 @@ def rows_per_prompt(
             e['exact'] = False
         else:
             _correct_pairs(s, f, e, ix, mode)
+    e['exact'] = e['exact'] and (not f.where or f.where in s.fulfils)
     return e
 
 # %% ../../nbs/explore/01_thresholds.ipynb #ad71b5d9

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from fastcore.basics import patch
 from typing import NamedTuple
+from ..data.conditions import read_condition
 from ..data.text import minhash, normalised, stable_hash
 from ..data.thresholds import in_numbers, in_prompt, in_run, in_words, relative_options
-from ..data.types import EPS, RsrError, passed
+from ..data.types import EPS, RsrError, components, passed
 from .pairing import find_pairs, makes_pair, passed_and_failed, passed_failed_pairs
 from .thinking_forms import full_text
 
@@ -60,15 +61,60 @@ class Formatter:
     thinking: str = 'keep'        # keep, inline, reasoning_content, harmony, strip
     keep_system: bool = False     # sampler.system_prompt and prompt_template go into the rows
     columns: list = None          # further columns: keys of the metadata, pass_rate, n_passed, n_scored, model
+    where: str = None             # what else a response that passes must fulfil, e.g. code >= 1 and style > 0.6; None: nothing
     why: object = None            # (prompt, rollouts) -> why a prompt with scores gives no row
 
-    @property
-    def file(self):
-        return f'{self.name}.{self.format}'
+    def __post_init__(self):
+        _check_where(self)
 
-    @property
-    def method(self):
-        return 'sft' if self.options.get('unroll') else self.type   # an unrolled pool trains as SFT
+# %% ../../nbs/formatters/02_methods.ipynb #2095a27f
+@patch(as_prop=True)
+def file(self:Formatter):
+    return f'{self.name}.{self.format}'
+
+@patch(as_prop=True)
+def method(self:Formatter):
+    return 'sft' if self.options.get('unroll') else self.type   # an unrolled pool trains as SFT
+
+
+# %% ../../nbs/formatters/02_methods.ipynb #bef42366
+def _check_where(f):
+    "Raise an error that names the formatter, unless its condition can be read."
+    try:
+        return f.where is None or read_condition(f.where)
+    except RsrError as e:
+        raise RsrError(f"formatter '{f.type}'.where: {e}") from None
+
+
+# %% ../../nbs/formatters/02_methods.ipynb #a2d8b92f
+@patch
+def _may_pass(self:Formatter, r)->bool:
+    "Check whether a rollout passes; under a quantile, whether it has a score."
+    limit = self.options.get('pass_threshold', 1.)
+    return r.score is not None if isinstance(limit, dict) else passed(r.score, limit)
+
+# %% ../../nbs/formatters/02_methods.ipynb #abc29081
+@patch
+def counts(self:Formatter, r)->bool:
+    "Check whether a rollout counts: one that passes must fulfil `where`, or have a label; with a quantile, any."
+    if not self.where or r.label or not self._may_pass(r):
+        return True
+    return read_condition(self.where).check({**components(r.detail), 'score':r.score})
+
+@patch
+def counted(self:Formatter, rollouts)->list:
+    "Return the rollouts that count."
+    return [r for r in rollouts if self.counts(r)] if self.where else list(rollouts)
+
+
+# %% ../../nbs/formatters/02_methods.ipynb #02207ce4
+@patch
+def _why_where(self:Formatter, left_out)->str:
+    "Return the reason for a prompt all of whose passed rollouts are left out by `where`."
+    known = {name for r in left_out for name in components(r.detail)}
+    missing = [name for name in read_condition(self.where).names if name not in known]
+    return 'where is false for all that passed'+(f" (no component '{missing[0]}')" if missing else '')
+
 
 # %% ../../nbs/formatters/02_methods.ipynb #4c4acad5
 @patch
@@ -124,11 +170,14 @@ _UNFINISHED = {None:'not finished', 'budget':'stopped by a budget', 'no_referenc
                'failed':'the requests failed'}
 
 @patch
-def why_no_row(self:Formatter, prompt, rollouts)->str:
-    "Return why a prompt gives no row in the file."
+def why_no_row(self:Formatter, prompt, rollouts, every=())->str:
+    "Return why a prompt gives no row in the file; `every`: its rollouts with those that do not count."
     stop = getattr(prompt, 'stop', '')
     if stop in _UNFINISHED and not (stop=='failed' and rollouts):
         return _UNFINISHED[stop]
+    left_out = [r for r in every if not self.counts(r)]
+    if left_out and not any(map(self._may_pass, rollouts)):
+        return self._why_where(left_out)
     if not rollouts:
         return 'no complete response'
     if all(r.score is None for r in rollouts):

@@ -28,7 +28,7 @@ from .thinking_forms import THINKING, thinks
 from .trainers import TRAINERS, get_row_format, get_trainer, needed_columns
 
 # %% ../../nbs/formatters/07_writer.ipynb #1c811323
-COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False, columns=None)   # of all
+COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False, columns=None, where=None)   # of all
 
 # %% ../../nbs/formatters/07_writer.ipynb #60797eab
 def options_of(fn)->dict:
@@ -41,7 +41,7 @@ CHOICES = dict(select=SELECT, rejected=('worst', 'near_mean'), inverted=('drop',
                unique=('exact', 'normalised', 'near'), thinking=THINKING,
                style=('messages', 'standard'), format=('jsonl', 'parquet'))
 NULLABLE = ('fail_threshold', 'max_margin', 'floor', 'max_length_ratio', 'min_rejected_chars', 'band', 'target',
-            'style', 'format', 'strategy', 'columns')
+            'style', 'format', 'strategy', 'columns', 'where')
 
 # %% ../../nbs/formatters/07_writer.ipynb #703cc2b8
 CHECKS = {}   # option -> (check, what its value has to be)
@@ -324,7 +324,7 @@ def write(self:Writer, prompt, rollouts, prepare=None):
         self._count(prompt, usable, made)
         self._note_stripped(rollouts, made)
     else:
-        self.without_row[why[0] if why else self.f.why_no_row(prompt, usable)] += 1
+        self.without_row[why[0] if why else self.f.why_no_row(prompt, usable, rollouts)] += 1
     if self.f.type=='multi_sft':
         self.sizes[len(pool_of(usable, **self.f.options_for(usable)))] += 1
 

@@ -9,6 +9,7 @@ __all__ = ['valid_outcomes', 'valid_groups', 'PairCounts', 'sent_messages', 'for
 
 # %% ../../nbs/run/08_files.ipynb #65f03bf5
 from collections import Counter
+from ..data.component_summary import component_stats
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.store import Store
 from ..data.summary import rate_text, stats, write_stats
@@ -29,7 +30,7 @@ from ..rubric.agreement import label_statistics
 # %% ../../nbs/run/08_files.ipynb #8925b4d5
 from .options import by_name, decider, formatter_config, note_choices, noted_options
 from .options import shared_options, with_options
-from .reward import is_raw, write_reward
+from .reward import check_where, is_raw, write_reward
 from .saved_recipe import saved_recipe, write_recipe
 from .train_folder import file_key, file_paths, keep_edited, path_of
 from .train_folder import readme_text, remove_stale, stamp, write_readme
@@ -44,9 +45,14 @@ def valid_outcomes(d)->tuple:
     return ('kept',) if d['sampler'].get('drop_truncated', True) else ('kept', 'truncated')
 
 # %% ../../nbs/run/08_files.ipynb #c9f83f88
-def valid_groups(store, d):
-    "Yield (prompt, valid rollouts) for each prompt."
-    for prompt, _, rollouts in store.walk(outcomes=valid_outcomes(d), detail=bool(d.get('pairs'))):
+def _needs_detail(d, formatters):
+    "Check whether files need more of a score than its value."
+    wheres = [c.get('where') for c in d['formatter']]+[f.where for f in formatters]
+    return bool(d.get('pairs')) or any(wheres)
+
+def valid_groups(store, d, formatters=()):
+    "Yield (prompt, valid rollouts) for each prompt; `formatters`: those beside the recipe's."
+    for prompt, _, rollouts in store.walk(outcomes=valid_outcomes(d), detail=_needs_detail(d, formatters)):
         yield prompt, [r for r in rollouts if r.text.strip() or r.tool_calls or r.refusal]
 
 # %% ../../nbs/run/08_files.ipynb #cf733971
@@ -127,7 +133,8 @@ def write_formats(
     pairs:dict=None    # receives {formatter: pair counts} of strategies
 )->dict:               # {file: counts}
     "Write the files of these formatters."
-    groups, formatters = valid_groups(store, d), formatters_in_run(store, d, formatters)
+    formatters = formatters_in_run(store, d, formatters)
+    groups = valid_groups(store, d, formatters)
     if pairs is not None:
         groups = _counting_pairs(groups, formatters, pairs)
     if d.get('decontaminate'):
@@ -300,7 +307,8 @@ def run_statistics(store, d)->dict:
     price_of = Budget(**prices).price_of if prices['price'] else None
     counts = stats(store, pass_threshold, fail_threshold_of(d, options), valid_outcomes(d), price_of)
     _note_forms(counts, make_formatters(d['formatter']))
-    more = dict(labels=label_statistics(store), thresholds=_relative_numbers(store, d))
+    more = dict(labels=label_statistics(store), thresholds=_relative_numbers(store, d),
+                components=component_stats(store, valid_outcomes(d), price_of))
     return {**counts, 'remedies':remedies_of(counts), **{k:v for k, v in more.items() if v}}
 
 # %% ../../nbs/run/08_files.ipynb #ec89e3a1
@@ -408,6 +416,7 @@ def format_files(
     try:
         check_columns(store, formatters)
         check_range(d['formatter'], is_raw(d['verifier']) or _has_raw(store))
+        check_where([dict(name=f.name, where=f.where) for f in formatters], d['verifier'])
         saved = saved_recipe(path)
         noted = noted_options(store, saved)
         d = {**d, 'formatter':[*{**by_name(noted['now']['formatter']), **by_name(d['formatter'])}.values()]}

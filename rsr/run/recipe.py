@@ -23,7 +23,7 @@ from ..data.types import RsrError, no_such
 from ..data.yaml_files import RepeatedKey, load_yaml, parse_yaml
 from ..formatters.splits import check_split
 from ..pairs.strategies import PAIR_DEFAULTS, check_pairs, share_rules
-from .reward import is_raw
+from .reward import check_where, is_raw
 from .values import HEAD, as_utf8, check_data, check_value, in_place, set_nested, without_defaults
 from ..sampling.budget import Budget, check_price
 from ..sampling.samplers import HttpSampler
@@ -345,6 +345,7 @@ def _check_formatters(d):
     for f in d['formatter']:
         if not isinstance(f, dict) or 'type' not in f:
             raise RsrError(f'formatter: {f!r} has no type')
+    check_where(d['formatter'], d['verifier'])
 
 # %% ../../nbs/run/02_recipe.ipynb #acad2287
 def check_recipe(

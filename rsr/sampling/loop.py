@@ -231,7 +231,7 @@ def start(self:Loop):
     self.before = self._count_before()
     self.seconds_before, self.started = self.store.get('seconds', 0.), time.monotonic()
     self.kept_at = self.seconds_before-60   # so that the first round's rows are noted at once
-    self.source = self.store.walk(self.verifier_key, keys=self.keys, detail=bool(self.side))
+    self.source = self.store.walk(self.verifier_key, keys=self.keys, detail=bool(self.side or self.with_where))
 
 # %% ../../nbs/sampling/11_loop.ipynb #1b610986
 @patch

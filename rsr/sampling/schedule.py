@@ -34,6 +34,7 @@ class PromptState:
     "A prompt that is being sampled."
     prompt: object
     seen: list = field(default_factory=list)      # (score, digest) of valid, scored rollouts
+    barred: list = field(default_factory=list)    # for each, the numbers of formatters for which it does not count
     valid: int = 0           # valid rollouts
     tries: int = 0           # samples requested, without lost ones
     failed: int = 0          # of these, without any answer
@@ -105,6 +106,8 @@ class Schedule:
         self.auto = self.o.step_size=='auto'
         limit = formatters[0].options.get('pass_threshold', 1.0)
         self.pass_at = math.inf if isinstance(limit, dict) else limit   # a quantile is not known yet
+        self.with_where = [i for i, f in enumerate(formatters) if getattr(f, 'where', None)]
+        self.pairs_at = next((i for i, f in enumerate(formatters) if getattr(f, 'type', '')=='dpo'), 0)
         self._clear()
 
 # %% ../../nbs/sampling/07_schedule.ipynb #0ea14416
@@ -119,19 +122,27 @@ def _clear(self:Schedule):
     self.empties, self.hinted = Counter(), set()   # empty replies by reason; reasons that the user was told of
     self.prior, self.fit_at = (.5, .5), 64    # Beta(a, b) of the pass rates; refitted at so many scored rollouts
 
+# %% ../../nbs/sampling/07_schedule.ipynb #778175a0
+@patch
+def counted(self:Schedule, st, i:int)->list:
+    "Return (score, digest) of those scored rollouts of a prompt that count for the i-th formatter."
+    if i not in self.with_where:
+        return st.seen
+    return [sample for sample, barred in zip(st.seen, st.barred) if i not in barred]
+
 # %% ../../nbs/sampling/07_schedule.ipynb #5512dd27
 @patch
 def needs(self:Schedule, st):
     "Return what each unsatisfied formatter still needs: [(passes, fails), …]."
-    one_side = self.side and [self.side.need(st.prompt, st.seen)]
-    needs = one_side or [f.need(st.seen) for f in self.formatters]
+    one_side = self.side and [self.side.need(st.prompt, self.counted(st, self.pairs_at))]
+    needs = one_side or [f.need(self.counted(st, i)) for i, f in enumerate(self.formatters)]
     return [need for need in needs if need!=(0, 0)]
 
 # %% ../../nbs/sampling/07_schedule.ipynb #b20a3a3e
 @patch
 def tally(self:Schedule, st):
     "Return (passed, not passed) of a prompt's scored rollouts."
-    n = sum(passed(score, self.pass_at) for score, _ in st.seen)
+    n = sum(passed(score, self.pass_at) for score, _ in self.counted(st, 0))
     return n, len(st.seen)-n
 
 # %% ../../nbs/sampling/07_schedule.ipynb #50b84555
@@ -357,6 +368,8 @@ def see(self:Schedule, st, r):
     "Note a scored rollout in the state of its prompt, and tell the side of the pair."
     sample = self.as_seen(st, r)
     st.seen.append(sample)
+    if self.with_where:
+        st.barred.append(frozenset(i for i in self.with_where if not self.formatters[i].counts(r)))
     if self.side:
         self.side.saw(st.prompt, sample)
 
