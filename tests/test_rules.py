@@ -504,7 +504,11 @@ def test_problems():
     assert load_verifier('tool-call', check='valid').problem({})==''
     out = tool_call('', {'answer': [dict(name='wether')]}, [called(PARIS)], [WEATHER])
     assert (out.value, out.reason)==(None, "the reference calls 'wether', which the tools lack")
+    v = load_verifier('tool-call')
+    assert v.problem({'answer': [dict(name='wether')]}, [WEATHER])==out.reason
+    assert v.problem({'answer': [dict(name='weather')]}, [WEATHER])==v.problem({'answer': [dict(name='weather')]})==''
     broken = tool(type='objekt', properties={})
+    assert 'are not a schema' in load_verifier('tool-call', check='valid').problem({}, [broken])
     assert 'are not a schema' in tool_call('', {}, [called({})], [broken], check='valid').reason
     for options in (dict(check='all'), dict(partial=1), dict(strict='no'), dict(loose_text=None, partial='x')):
         with pytest.raises(RsrError, match='verifier tool-call'):

@@ -77,11 +77,12 @@ def named_options(fn, options)->dict:
 # %% ../../nbs/verifiers/18_verifiers.ipynb #2110b275
 @patch
 def problem(self:Verifier,
-    metadata:dict   # of a prompt
+    metadata:dict,  # of a prompt
+    tools=None      # that the model can call there
 )->str:
     "Say why no response to a prompt can be scored; '' if one can, or if only a call can tell."
     check = getattr(self.fn, 'problem', None)
-    return check(dict(metadata or {}), **named_options(check, self.options)) if check else ''
+    return check(dict(metadata or {}), **named_options(check, {**self.options, 'tools':tools})) if check else ''
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #3d9e7a4f
 @patch
