@@ -342,7 +342,9 @@ WRONG = [('x', 'Expecting value'), ([], 'it is list'), (5, 'it is int'), ({'type
          ({'$ref': '#/$defs/d0', '$defs': {**DOUBLE, 'd60': {}}}, 'no end'), (DEEP, 'nested more than 64 deep'),
          ({'patternProperties': {'a': {}}, 'unevaluatedProperties': False}, 'is not supported'),
          ({'const': float('nan')}, 'not JSON compliant'), ({'const': {1}}, 'not JSON serializable'),
-         ({'$id': 'http://a/b', '$ref': 'c.json'}, 'nothing is fetched')]
+         ({'$id': 'http://a/b', '$ref': 'c.json'}, 'nothing is fetched'),
+         ({'city': 'string'}, 'no keyword of JSON Schema'),
+         ({'name': 'x', 'schema': {'type': 'objekt'}}, 'schema.type')]
 
 @pytest.mark.parametrize('schema,why', WRONG)
 def test_wrong_schemas(schema, why):
@@ -533,6 +535,26 @@ def test_valid_calls(call, why):
     assert error.endswith(why) and bool(error)==bool(why)
     out = tool_call('', {}, [called(PARIS), call], tools, check='valid')
     assert out.value==(not why) and out.reason==(why and f'not a valid call: {error}')
+
+XLAM = dict(name='f', parameters=dict(city=dict(type='str'), n=dict(type='List[int], optional'),
+    x=dict(type='float', default=1.0),
+                                      any=dict(type='Any', default='')))
+BFCL = dict(name='g', parameters=dict(type='dict', required=['x'], properties=dict(
+    x=dict(type='float'), t=dict(type='tuple', items=dict(type='integer')),
+    o=dict(type='dict', properties=dict(a=dict(type='str'))))))
+
+@pytest.mark.parametrize('name,arguments,want', [
+    ('f', dict(city='Paris'), 1), ('f', dict(city='Paris', n=[1], x=2, any=[]), 1), ('f', {}, 0),
+    ('f', dict(city=5), 0),
+    ('f', dict(city='Paris', town='x'), 0), ('f', dict(city='Paris', n='1'), 0), ('g', dict(x=1), 1),
+    ('g', dict(x='1'), 0),
+    ('g', dict(x=1, t=[1], o=dict(a='b')), 1), ('g', dict(x=1, t=['a']), 0), ('g', dict(x=1, o=dict(a=1)), 0)])
+def test_tools_as_data_sets_have_them(name, arguments, want):
+    assert tool_call('', {}, [called(arguments, name)], [XLAM, BFCL], check='valid').value==want
+
+def test_types_of_data_sets_convert_values():
+    metadata = {'answer': [dict(name='g', arguments=dict(x='1.0', t='[1, 2]'))]}
+    assert tool_call('', metadata, [called(dict(x=1, t=[1, 2]), 'g')], [BFCL]).value==1.
 
 def test_valid_without_calls_or_tools():
     assert verify('tool-call', 'Sunny.', {}, check='valid')==1.
