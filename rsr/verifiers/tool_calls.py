@@ -60,6 +60,7 @@ _PYTHON_TYPES = {'str':'string', 'int':'integer', 'float':'number', 'bool':'bool
 _TYPE_NAME = re.compile(r'(?:optional\[)?([a-z]{1,9})')
 _NOT_SCHEMAS = 'default', 'enum', 'const', 'examples', 'required'
 
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #fb51c87c
 def _json_type(kind):
     "Return the name of a type in JSON Schema: `List[int]` is array, and `Any` is None."
     m = _TYPE_NAME.match(kind.strip().lower())
@@ -83,6 +84,7 @@ def _is_required(parameter):
     "Check whether a parameter that stands without a schema must be given."
     return 'default' not in parameter and 'optional' not in str(parameter.get('type', '')).lower()
 
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #4d5ca4d1
 def _as_schema(parameters):
     "Return the parameters of a function as a JSON schema."
     values = parameters.values() if isinstance(parameters, Mapping) else ()
