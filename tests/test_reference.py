@@ -58,7 +58,7 @@ def test_every_option_of_a_strategy(name):
 def test_every_option_of_a_verifier():
     for name in VERIFIERS:
         v = load_verifier(name)
-        filled_in = {'response', 'metadata', 'ask', 'prompt', 'reasoning'}
+        filled_in = {'response', 'metadata', 'ask', 'prompt', 'reasoning', 'tool_calls', 'tools', 'rollouts'}
         assert set(map(tail, keys(f'verifier: {name}'))) == v.takes - filled_in
     with pytest.raises(RsrError) as e:
         make_scorer(dict(type='rubric', no_such_option=1))

@@ -16,7 +16,7 @@ from .ledger import Ledger
 from .readers import BadRow, bad_rows_text
 from .reviews import MAJORITY, check_annotator, decide, equal_texts, read_votes
 from .reviews import label_scores, score_ends, scores_with_labels, write_vote
-from .types import Prompt, Rollout, RsrError, no_such
+from .types import Prompt, Rollout, RsrError, Score, no_such
 
 # %% ../../nbs/data/13_store.ipynb #d43e03ce
 class Store(Ledger):
@@ -183,6 +183,14 @@ def add_score(self:Store, rollout:int, verifier:int, s):
     detail = s.detail and dumps(s.detail)
     self.begin().execute('INSERT OR REPLACE INTO scores VALUES(?,?,?,?,?,?)',
                          (rollout, verifier, s.value, s.reason, s.answer, detail))
+
+# %% ../../nbs/data/13_store.ipynb #bf10e230
+@patch
+def score_of(self:Store, rollout:int, verifier:int)->Score:
+    "Return a verifier's score of a rollout (keys in the ledger), or None if it has not seen it."
+    sql = 'SELECT value,reason,answer,detail FROM scores WHERE rollout=? AND verifier=?'
+    found = self.db.execute(sql, (rollout, verifier)).fetchone()
+    return found and Score(*found[:3], found[3] and orjson.loads(found[3]))
 
 # %% ../../nbs/data/13_store.ipynb #16ce6306
 @patch

@@ -24,15 +24,18 @@ from ..formatters.splits import Benchmark, Split
 from ..formatters.writer import check_range, make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs
 from ..rubric.agreement import label_statistics
+
+# %% ../../nbs/run/08_files.ipynb #8925b4d5
 from .options import by_name, decider, formatter_config, note_choices, noted_options
 from .options import shared_options, with_options
-from .reward import is_raw, write_reward
+from .reward import client_prices, is_raw, write_reward
 from .saved_recipe import saved_recipe, write_recipe
 from .train_folder import file_key, file_paths, keep_edited, path_of
 from .train_folder import readme_text, remove_stale, stamp, write_readme
 from ..sampling.budget import Budget, model_price
 from ..sampling.providers import make_sampler
 from ..verifiers.judge import judge_prices
+from ..verifiers.stack import sections
 
 # %% ../../nbs/run/08_files.ipynb #1c27b614
 def valid_outcomes(d)->tuple:
@@ -240,6 +243,12 @@ def _judges_options(verifier):
     except RsrError:
         return verifier
 
+# %% ../../nbs/run/08_files.ipynb #979495dc
+def _stage_prices(verifier):
+    "Return {(judge, fingerprint): price} of the judges of a stack."
+    each = [(name, pair) for name, given in sections(verifier) if name for pair in judge_prices(given)]
+    return {('judge', fingerprint({**config, 'stage':name})):own for name, (config, own) in each if own}
+
 # %% ../../nbs/run/08_files.ipynb #1d8f3c77
 def recipe_prices(
     d:dict   # a checked recipe
@@ -250,13 +259,13 @@ def recipe_prices(
     if not price:
         return dict(price=None)
     judge_price, known = model_price(verifier.get('model'), verifier.get('price'), 'verifier.price'), {}
-    if verifier.get('type')=='reward-model' and not verifier.get('price'):
-        judge_price = 0., 0.   # a server of one's own
     if judge_price:
         known['judge', verifier.get('model') or ''] = judge_price
     if verifier.get('judges'):
         panel = judge_prices(_judges_options(verifier))
         known |= {('judge', fingerprint(config)):own for config, own in panel if own}
+    known |= _stage_prices(_judges_options(verifier))
+    known |= {('judge', fingerprint(config)):own for config, own in client_prices(_judges_options(verifier))}
     return dict(price=price, judge_price=judge_price, known={**known, **_sampler_prices(d, price)})
 
 # %% ../../nbs/run/08_files.ipynb #34dbc755

@@ -33,7 +33,7 @@ from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler, SAMPLERS
 from ..sampling.schedule import Sampling
 from ..verifiers.registry import VERIFIERS
-from ..verifiers.verifiers import load_verifier
+from ..verifiers.verifiers import GIVEN, load_verifier
 
 # %% ../../nbs/run/04_reference.ipynb #6b1329f4
 @functools.lru_cache(100)
@@ -193,7 +193,7 @@ def _schema_rows():
 def _verifier_rows():
     "Yield the options that only some verifiers have."
     for name, fn in VERIFIERS.items():
-        for k, (typ, default) in parameters(fn, 2, ('ask', 'prompt', 'reasoning')).items():
+        for k, (typ, default) in parameters(fn, 2, GIVEN).items():
             yield reference_row(f'verifier: {name}', f'verifier.{k}', typ, default, '', help_text(fn, k))
 
 # %% ../../nbs/run/04_reference.ipynb #fca9a571

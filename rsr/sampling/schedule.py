@@ -49,6 +49,8 @@ class PromptState:
     asked: int = 0           # samples requested: its place in the queue
     error: str = None        # why it cannot be sampled any more
     rescore: list = field(default_factory=list)   # rollouts that the current verifier has not scored
+    rollouts: list = field(default_factory=list)  # valid ones, for a verifier that looks at several
+    stale: bool = False      # has one come since they were scored together?
 
 # %% ../../nbs/sampling/07_schedule.ipynb #8457e51c
 def _own_messages(prompt):
@@ -110,6 +112,7 @@ class Schedule:
 def _clear(self:Schedule):
     "Set the state of a schedule that knows no prompts yet."
     self.sampler_key = None                   # the sampler's row in `configs`
+    self.sees_several = self.by_group = False   # the verifier: looks at several rollouts; scores them together
     self.open, self.more = {}, True           # open prompts by key; are there more in the ledger?
     self.heap, self.seq = [], count(1)        # the queue, and its running numbers
     self.n, self.closed = Counter(), Counter()   # for the progress line; closed prompts by (passed, not passed)
@@ -170,7 +173,7 @@ def _limit_reached(self:Schedule, st, needs):
 def _is_unscorable(self:Schedule, st):
     "Check whether a whole step brought no score."
     step_done = st.valid and (self.auto or st.valid%self.o.step_size==0)
-    return bool(step_done and not st.seen)
+    return bool(step_done and not st.seen and not self.by_group)
 
 # %% ../../nbs/sampling/07_schedule.ipynb #f27a7dd1
 MOST_EMPTY = 8   # replies
@@ -371,6 +374,8 @@ def _is_attempt(self:Schedule, r):
 def _add_valid(self:Schedule, st, r):
     "Add a valid rollout to a prompt's state, by its score; without one it waits for the verifier."
     st.valid += 1
+    if self.sees_several:
+        st.rollouts.append(r)
     if r.score is None:
         st.rescore.append(r)
     else:
