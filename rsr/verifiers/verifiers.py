@@ -31,6 +31,7 @@ TYPES = (   # modules that register verifiers when they are imported
     majority,
     reward_model)
 
+
 # %% ../../nbs/verifiers/18_verifiers.ipynb #8435687f
 @dataclass
 class Verifier:
@@ -193,6 +194,7 @@ def _rule_id(type, version):
 # %% ../../nbs/verifiers/18_verifiers.ipynb #549649d6
 _NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout', 'batch', 'device', 'concurrent_runs', 'sandbox_url',
                  'unsafe'}
+
 
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #25de2725
