@@ -50,6 +50,7 @@ def _needs_detail(d, formatters):
     wheres = [c.get('where') for c in d['formatter']]+[f.where for f in formatters]
     return bool(d.get('pairs')) or any(wheres)
 
+# %% ../../nbs/run/10_files.ipynb #2a63d58c
 def valid_groups(store, d, formatters=()):
     "Yield (prompt, valid rollouts) for each prompt; `formatters`: those beside the recipe's."
     for prompt, _, rollouts in store.walk(outcomes=valid_outcomes(d), detail=_needs_detail(d, formatters)):

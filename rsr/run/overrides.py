@@ -87,25 +87,33 @@ def _recipe_path(recipe):
         raise RsrError(no_such('recipe', recipe, recipe_names())+', or a path to a .yaml file')
     return shipped
 
+# %% ../../nbs/run/02_overrides.ipynb #d2677538
+def _sections(d, path)->dict:
+    "Return what a recipe's file holds, or raise if it is not a mapping of sections."
+    if not isinstance(d, dict):
+        problem = 'the recipe is empty' if d is None else f'a recipe is a mapping of sections, not {type(d).__name__}'
+        raise RsrError(f'{path}: {problem}')
+    return d
+
 # %% ../../nbs/run/02_overrides.ipynb #7a9ce207
 def _read_file(recipe):
     "Read the file of a recipe as plain data."
     path = _recipe_path(recipe)
     text = read_text(path)
     d = load_yaml(without_defaults(text), path)
-    if text.startswith(HEAD) and isinstance(d, dict):
-        d = in_place(d, path)
-    if not isinstance(d, dict):
-        problem = 'the recipe is empty' if d is None else f'a recipe is a mapping of sections, not {type(d).__name__}'
-        raise RsrError(f'{path}: {problem}')
-    return d
+    return in_place(_sections(d, path), path) if text.startswith(HEAD) else _sections(d, path)
+
+# %% ../../nbs/run/02_overrides.ipynb #8c6c4dbd
+def _split_names(text)->list:
+    "Return the names in a text with commas."
+    return [name.strip() for name in text.split(',') if name.strip()]
 
 # %% ../../nbs/run/02_overrides.ipynb #8237865f
 def formatter_list(d):
     "Return the formatters of a recipe as a list of dicts."
     configs = d.get('formatter') or []
     if isinstance(configs, str):
-        configs = [name.strip() for name in configs.split(',') if name.strip()]
+        configs = _split_names(configs)
     if isinstance(configs, dict):
         configs = [configs]
     if not isinstance(configs, (list, tuple)):
@@ -116,7 +124,7 @@ def formatter_list(d):
 def recipes_named(recipe):
     "Return the recipes that are named together, or None for a single one."
     if isinstance(recipe, str) and ',' in recipe and not isfile(recipe):
-        return [name.strip() for name in recipe.split(',') if name.strip()]
+        return _split_names(recipe)
     return list(recipe) if isinstance(recipe, (list, tuple)) else None
 
 # %% ../../nbs/run/02_overrides.ipynb #0221ec5d
@@ -168,16 +176,21 @@ def _option_value(key, text):
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
+# %% ../../nbs/run/02_overrides.ipynb #e6894d9e
+def _check_form(s, key):
+    "Raise unless an option has a key, without dashes."
+    if not key:
+        raise RsrError(f"'{s[:100]}' is not of the form key=value, e.g. data.input_path=prompts.jsonl")
+    if key.startswith('-'):
+        raise RsrError(f"'{s[:100]}': a key has no dashes in front: {s.lstrip('-')[:100]}")
+
 # %% ../../nbs/run/02_overrides.ipynb #17cab0c7
 def parse_override(
     s:str   # "key=value"
 )->tuple:   # (key, value)
     "Split an option into its key and its value."
     key, eq, value = s.partition('=')
-    if not eq or not key:
-        raise RsrError(f"'{s[:100]}' is not of the form key=value, e.g. data.input_path=prompts.jsonl")
-    if key.startswith('-'):
-        raise RsrError(f"'{s[:100]}': a key has no dashes in front: {s.lstrip('-')[:100]}")
+    _check_form(s, key if eq else '')
     return key, _option_value(key, as_utf8(key, value))
 
 # %% ../../nbs/run/02_overrides.ipynb #484b0e8f

@@ -123,6 +123,7 @@ def _is_shipped(recipe):
 def _without_thresholds(f):
     return {k:v for k, v in f.items() if k not in ('pass_threshold', 'fail_threshold')}
 
+# %% ../../nbs/run/03_recipe.ipynb #9eb93ec2
 def _drop_thresholds(d, type):
     "Drop the thresholds of a shipped recipe, which are for right and wrong, if a rubric or a reward model scores."
     raw = is_raw(dict(type=type))

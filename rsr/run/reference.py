@@ -231,8 +231,8 @@ def reference()->list:   # [{section, key, type, default, allowed, what}, …]
         plain[r['section']].append(r)
     first = [r for section in ('data', 'sampling', 'sampler', 'verifier') for r in plain.pop(section)]
     rest = [r for rows in plain.values() for r in rows]
-    return [*_top_rows(), *first, *_verifier_rows(), *_rubric_option_rows(), *_stack_rows(), *_common_formatter_rows(),
-            *_formatter_rows(), *_pair_rule_rows(), *_strategy_rows(), *_split_rows(), *rest, *_rubric_rows(),
+    return [*_top_rows(), *first, *_verifier_rows(), *_rubric_option_rows(), *_stack_rows(),
+            *_common_formatter_rows(), *_formatter_rows(), *_pair_rule_rows(), *_strategy_rows(), *_split_rows(), *rest, *_rubric_rows(),
             *_stage_rows()]
 
 # %% ../../nbs/run/06_reference.ipynb #57c5d8bf
