@@ -6,8 +6,7 @@
 __all__ = ['snapshot', 'duration', 'snapshot_html', 'Live']
 
 # %% ../../nbs/run/13_live.ipynb #64060782
-import math
-import html, threading, time
+import html, math, threading, time
 from copy import deepcopy
 from fastcore.basics import patch
 from ..data.statistics import amount
@@ -16,16 +15,21 @@ from ..data.terminal import visible
 from .execution import build, carry_out, execute, new_work_dir, prepare, total_prompts
 from .results import Run
 
+# %% ../../nbs/run/13_live.ipynb #2114b8a6
+def _pass_rate(loop):
+    "Return the pass rate so far; None if nothing is scored, or the threshold is a quantile."
+    known = loop.n['scored'] and getattr(loop, 'pass_at', 0)<math.inf
+    return loop.n['passed']/loop.n['scored'] if known else None
+
 # %% ../../nbs/run/13_live.ipynb #8b0f2161
 _OUTCOMES = 'kept', 'truncated', 'filtered', 'empty', 'failed', 'lost'
 
+# %% ../../nbs/run/13_live.ipynb #6b964693
 def _counts(loop):
     "Return the counts of a loop by their names in a snapshot."
-    n = loop.n
-    counts = {k:n[k] for k in ('closed', 'satisfied', 'rollouts', 'scored', 'tokens')}
-    known = n['scored'] and getattr(loop, 'pass_at', 0)<math.inf   # not of a quantile
-    pass_rate = n['passed']/n['scored'] if known else None
-    return dict(counts, outcomes={k:n[k] for k in _OUTCOMES if n[k]}, pass_rate=pass_rate)
+    counts = {k:loop.n[k] for k in ('closed', 'satisfied', 'rollouts', 'scored', 'tokens')}
+    outcomes = {k:loop.n[k] for k in _OUTCOMES if loop.n[k]}
+    return dict(counts, outcomes=outcomes, pass_rate=_pass_rate(loop))
 
 # %% ../../nbs/run/13_live.ipynb #f3c22cbe
 def snapshot(
