@@ -28,7 +28,7 @@ from rsr.verifiers.verifiers import load_verifier
 ROWS = reference()
 BASE = dict(formatter=[dict(type='sft')])
 SECTIONS = list(dict.fromkeys(r['section'] for r in ROWS))
-PAGE = Path(__file__).resolve().parents[1]/'nbs'/'run'/'04_reference.ipynb'
+PAGE = Path(__file__).resolve().parents[1]/'nbs'/'run'/'06_reference.ipynb'
 
 def keys(section):
     return [r['key'] for r in ROWS if r['section'] == section]
