@@ -212,8 +212,7 @@ def _setup_result(e):
 def load_names(tests, job):
     "Load the code, here or in the solution process; return its names."
     if job['same_process']:
-        here = Exchange.__new__(Exchange)
-        here.kept = {}
+        here = types.SimpleNamespace(kept={}, prepare=lambda: None)
         load(here, job['code'])
         return {k:v for k, v in vars(here.module).items() if not k.startswith('__')}
     reply = tests.ask(do='load', code=job['code'])
