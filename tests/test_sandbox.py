@@ -617,7 +617,7 @@ def test_filters_of_calls(machine):
 @sandboxed
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('call', [
-    'os.fork()', 'os.posix_spawn("/bin/true", ["true"], {})', 'subprocess.run(["true"])', 'os.system("true") or 1/0',
+    'os.fork()', 'os.posix_spawn("/bin/true", ["true"], {})', 'subprocess.run(["true"])', 'assert os.system("true")==0',
     'multiprocessing.Process(target=print).start()', 'assert libc.syscall(57)!=-1', 'assert libc.vfork()!=-1',
     'assert libc.syscall(56, 17, 0, 0, 0, 0)!=-1', 'assert libc.syscall(0x40000000|57)!=-1', 'assert libc.unshare(0x10000000)!=-1'])
 def test_no_process_starts(call, form):
@@ -628,7 +628,7 @@ def test_no_process_starts(call, form):
         try:
             {call}
             answer = {SECRET!r}
-        except (OSError, AssertionError, ZeroDivisionError):
+        except (OSError, AssertionError):
             answer = 'refused'
         def f(x): return answer
         if os.getpid()==pid: print(answer)"""
