@@ -14,8 +14,8 @@ from ..data.functions import load_function, source_of
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score, no_such
 from ..sampling.samplers import HttpSampler
-from . import answers, equivalence, json_schema, letter_judge, majority, reward_model, text_answers
-from . import tool_calls
+from . import answers, constraints, equivalence, json_schema, letter_judge, majority, reward_model
+from . import text_answers, tool_calls
 from .judge import Recent
 from .registry import VERIFIERS, as_score
 
@@ -25,6 +25,7 @@ TYPES = (   # modules that register verifiers when they are imported
     text_answers,
     json_schema,
     tool_calls,
+    constraints,
     letter_judge,
     equivalence,
     majority,
@@ -191,7 +192,6 @@ def _rule_id(type, version):
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #549649d6
 _NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout', 'batch', 'device'}
-
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #25de2725
 def _fingerprint(type, version, options):
