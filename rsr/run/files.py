@@ -30,7 +30,7 @@ from ..rubric.agreement import label_statistics
 # %% ../../nbs/run/08_files.ipynb #8925b4d5
 from .options import by_name, decider, formatter_config, note_choices, noted_options
 from .options import shared_options, with_options
-from .reward import check_where, is_raw, write_reward
+from .reward import check_where, client_prices, is_raw, write_reward
 from .saved_recipe import saved_recipe, write_recipe
 from .train_folder import file_key, file_paths, keep_edited, path_of
 from .train_folder import readme_text, remove_stale, stamp, write_readme
@@ -267,14 +267,13 @@ def recipe_prices(
     if not price:
         return dict(price=None)
     judge_price, known = model_price(verifier.get('model'), verifier.get('price'), 'verifier.price'), {}
-    if verifier.get('type')=='reward-model' and not verifier.get('price'):
-        judge_price = 0., 0.   # a server of one's own
     if judge_price:
         known['judge', verifier.get('model') or ''] = judge_price
     if verifier.get('judges'):
         panel = judge_prices(_judges_options(verifier))
         known |= {('judge', fingerprint(config)):own for config, own in panel if own}
     known |= _stage_prices(_judges_options(verifier))
+    known |= {('judge', fingerprint(config)):own for config, own in client_prices(_judges_options(verifier))}
     return dict(price=price, judge_price=judge_price, known={**known, **_sampler_prices(d, price)})
 
 # %% ../../nbs/run/08_files.ipynb #34dbc755
