@@ -4,13 +4,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback
 from test_explore import same, told_and_written
 
 import rsr as r
-from rsr.data.types import RsrError
 
 QUIET = dict(work_dir='run', progress=False)
 RIGHT = r'\boxed{A}'
@@ -57,7 +55,7 @@ def test_sampling_goes_on_until_each_file_has_what_it_needs_under_its_where(own)
     df = run.rollouts
     good = df[(df.score==1)&(df.text.map(brevity)> .7)].groupby('prompt').size()
     assert set(satisfied.id)==set(good.index)
-    for id_, of in df.groupby('prompt'):            # no sample is bought behind the first that fulfils it
+    for _, of in df.groupby('prompt'):            # no sample is bought behind the first that fulfils it
         fits = (of.score==1)&(of.text.map(brevity)> .7)
         assert not fits.iloc[:-1].any()
     why = run.stats()['rows']['sft.jsonl'].get('without_row', {})
@@ -81,7 +79,7 @@ def test_a_resume_knows_what_counts(own):
 def test_what_passes_without_where_is_neither_chosen_nor_rejected(own):
     with Loopback(rate=.5, words=12) as s:
         formatters = [dict(type=t, where='brief > 0.7', fail_threshold=None) for t in ('dpo', 'kto')]
-        run = go(s, formatters, n=30)
+        go(s, formatters, n=30)
     pairs = read_jsonl('run/train/dpo.jsonl')
     assert pairs
     for row in pairs:
@@ -112,9 +110,10 @@ def test_the_explorer_tells_what_is_written(own, seed):
     where = 'brief > 0.7 or score < 1'
     for at in (1., .5):
         configs = [dict(type=t, where=where, pass_threshold=at, **more) for t, more in
-                   (('sft', {}), ('dpo', {}), ('kto', {}), ('multi_sft', dict(min_responses=2)), ('grpo', dict(band=[0, 1])))]
-        configs += [dict(type='dpo', name='plain', max_pairs_per_prompt=3), dict(type='kto', name='strip', thinking='strip',
-                                                                                 where="not brief > 0.7")]
+                   (('sft', {}), ('dpo', {}), ('kto', {}), ('multi_sft', dict(min_responses=2)),
+                    ('grpo', dict(band=[0, 1])))]
+        configs += [dict(type='dpo', name='plain', max_pairs_per_prompt=3),
+                    dict(type='kto', name='strip', thinking='strip', where='not brief > 0.7')]
         assert same(*told_and_written(run, configs))>60
     told, _ = told_and_written(run, configs, read=False)
     assert not told['sft.jsonl']['exact'] and told['plain.jsonl']['file']=='plain.jsonl'
@@ -128,7 +127,8 @@ def test_a_function_may_name_components_and_a_wrong_one_is_a_reason(own, server)
 
 @pytest.mark.parametrize('where, text', [
     ('brif > 0.5', "no component 'brif'. Did you mean 'brief'?"), ('brief >', 'it cannot be read'),
-    ('brief = 1', 'equality is written =='), ('brief', 'is compared with nothing'), ('brief + 1 > 2', 'neither a component'),
+    ('brief = 1', 'equality is written =='), ('brief', 'is compared with nothing'),
+    ('brief + 1 > 2', 'neither a component'),
     ('__import__("os").system("touch pwned") > 0', 'neither a component nor a number'), ('[1]', 'is not a condition'),
     ('5', 'is not a condition'), ('brief > 1 '*100, 'at most 500')])
 def test_a_wrong_condition_ends_before_anything_is_sampled(own, server, where, text):
@@ -171,7 +171,7 @@ def cascade(s, **more):
 
 def test_scores_have_a_column_for_each_component(own):
     with Loopback(rate=.5, words=12, reply=letters) as s:
-        go(s, [dict(type='sft')], 'mine.py:brief', n=6)        # a stage of the stack is the run's own verifier at first
+        go(s, [dict(type='sft')], 'mine.py:brief', n=6)        # a stage of the stack is the run's verifier at first
         run = cascade(s, n=6)
     df = run.scores
     assert len(df)==run.stats()['samples']['asked']==df.key.nunique()
@@ -210,7 +210,8 @@ def test_statistics_count_each_stage_and_what_it_cost(own):
     assert json.loads(Path('run/summary/stats.json').read_text())['components']==c
     p = rsr('stats', 'run')
     head = next(line for line in p.stdout.splitlines() if line.startswith('component '))
-    assert head.split()[:7]==['component', 'ran', 'passed', 'failed', 'unscored', 'mean', 'decided'] and 'US dollars' in head
+    assert head.split()[:7]==['component', 'ran', 'passed', 'failed', 'unscored', 'mean', 'decided']
+    assert 'US dollars' in head
     assert any(line.startswith('judge ') for line in p.stdout.splitlines())
     assert json.loads(rsr('stats', 'run', 'json=true').stdout)['components']==c
 

@@ -28,7 +28,8 @@ from .thinking_forms import THINKING, thinks
 from .trainers import TRAINERS, get_row_format, get_trainer, needed_columns
 
 # %% ../../nbs/formatters/07_writer.ipynb #1c811323
-COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False, columns=None, where=None)   # of all
+COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False, columns=None,
+              where=None)   # of all
 
 # %% ../../nbs/formatters/07_writer.ipynb #60797eab
 def options_of(fn)->dict:

@@ -124,8 +124,9 @@ async def _score(self:Arrivals, st, r):
 def _forget_scores(self:Arrivals, st):
     "Take the scores of a prompt out of the counts, because all are about to be given anew."
     self.n['scored'] -= len(st.seen)
-    self.n['passed'] -= self.tally(st)[0]
+    self.n['passed'] -= sum(passed(score, self.pass_at) for score, _ in st.seen)
     st.seen.clear()
+    st.barred.clear()
 
 # %% ../../nbs/sampling/10_arrivals.ipynb #f5aa5965
 @patch

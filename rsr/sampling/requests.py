@@ -335,27 +335,6 @@ async def _request(self:Requests, st, keys, idx):
     except Exception as e:
         self._break(e)
 
-# %% ../../nbs/sampling/09_requests.ipynb #cece75bf
-@patch
-def _forget_scores(self:Requests, st):
-    "Take the scores of a prompt out of the counts, because all are about to be given anew."
-    self.n['scored'] -= len(st.seen)
-    self.n['passed'] -= sum(passed(score, self.pass_at) for score, _ in st.seen)
-    st.seen.clear()
-    st.barred.clear()
-
-@patch
-def _note_group(self:Requests, st, rollouts, scores):
-    "Record the scores of a prompt's rollouts, in place of earlier ones; a human label stays."
-    self._forget_scores(st)
-    for r, score in zip(rollouts, scores):
-        self.store.add_score(r.key, self.verifier_key, score)
-        if r.label is not None:
-            score = replace(score, value=float(r.label))
-        r.score = None
-        if score.value is not None:
-            self._note_score(st, r, score)
-
 # %% ../../nbs/sampling/09_requests.ipynb #8871b857
 @patch
 def stop(self:Requests, why, exc=None):
