@@ -71,6 +71,12 @@ def _scales(store):
     scorers = [config, *(s['verifier'] for s in config.get('stages') or ())]
     return {c['id']:c.get('scale') for s in scorers for c in (s.get('rubric') or {}).get('criteria', ())}
 
+# %% ../../nbs/explore/12_breakdown_figures.ipynb #da6ebf28
+def _is_own(store):
+    "Tell whether the criteria are those of each prompt, so that c1 is another one for every prompt."
+    _, config = store.config(store.get('verifier')) or (0, {})
+    return bool((config.get('rubric') or {}).get('own'))
+
 # %% ../../nbs/explore/12_breakdown_figures.ipynb #b2cf8635
 def _by_points(rows, scales):
     "Return the criteria, those with the fewest points first and those without any last."
@@ -105,6 +111,8 @@ def criteria_data(
         rows = v.rows(_ANSWERS.replace('{found}', found))
         if not rows:
             return dict(n=0, why=why_empty(v, 'No score has the answers of a rubric'))
+        if _is_own(v.store):
+            return dict(n=0, why='Each prompt has criteria of its own')
         n, = v.rows(f'SELECT count(DISTINCT rollout) FROM ({found}) WHERE a IS NOT NULL')[0]
         scales = _scales(v.store)
     return dict(_criteria_table(rows, by, scales), share=share, by=by, n=n, why=None)

@@ -137,12 +137,16 @@ def _criterion(name, answer, reason):
             f"<td style='text-align:left;white-space:normal'>{shown(reason)}</td></tr>")
 
 # %% ../../nbs/explore/04_conversation.ipynb #d6cceab0
+def _criterion_name(key, verdict):
+    "Return the name of a criterion; if it is one of the prompt's own, its text and its points."
+    return f"{verdict['criterion']} ({verdict.get('points', 1):+g})" if 'criterion' in verdict else key
+
 def _criteria(detail):
     "Show the judge's verdict on each criterion, folded."
     rows = criteria(detail).items()
     if not rows:
         return ''
-    body = ''.join(_criterion(k, v['answer'], v.get('reason')) for k, v in rows)
+    body = ''.join(_criterion(_criterion_name(k, v), v['answer'], v.get('reason')) for k, v in rows)
     title = f"{len(rows)} {'criterion' if len(rows)==1 else 'criteria'}"
     return f"<details><summary>{title}</summary><table class='rsr-t'>{body}</table></details>"
 

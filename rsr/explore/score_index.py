@@ -12,6 +12,7 @@ import orjson
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from ..data.conditions import read_condition
+from ..data.reviews import label_scores
 from ..data.text import normalised
 from ..data.types import OUTCOMES, Prompt, Rollout, components, passed
 from ..formatters.rows import as_written
@@ -88,13 +89,20 @@ def _read_rollouts(db):
     return key, owner, packed>>4, (packed&15)-1
 
 # %% ../../nbs/explore/00_score_index.ipynb #49277c72
+def _scale(store, verifier):
+    "Return what scores are multiplied by to be read as whole numbers of 63 bits: less for very large rewards."
+    sql = 'SELECT max(abs(value)) FROM scores WHERE verifier=?'
+    most = store.db.execute(sql, (verifier,)).fetchone()[0] or 1.
+    return _SCALE if most<=10**6 else max(1, int(4e18/most))
+
 def _read_values(store, key):
     "Return the score of each rollout from the current verifier; NaN without one."
-    where = f"verifier={int(store.get('verifier') or 0)} AND value IS NOT NULL"
-    rollout, scaled = read_columns(store.db, 'scores', 'rollout', f'CAST(value*{_SCALE}+.5 AS INTEGER)', where=where)
+    verifier = int(store.get('verifier') or 0)
+    where, scale = f'verifier={verifier} AND value IS NOT NULL', _scale(store, verifier)
+    rollout, scaled = read_columns(store.db, 'scores', 'rollout', f'CAST(round(value*{scale}) AS INTEGER)', where=where)
     at, there = find_keys(key, rollout)
     values = np.full(len(key), np.nan)
-    values[at[there]] = scaled[there]/_SCALE
+    values[at[there]] = scaled[there]/scale
     return values
 
 # %% ../../nbs/explore/00_score_index.ipynb #465b6319
@@ -117,8 +125,10 @@ def _apply_labels(s, labels):
     "Let labels override the verifier's scores, and forget what was computed from the old ones."
     s.cache = {}
     s.score = s.raw.copy()
+    known = s.raw[~np.isnan(s.raw)]
+    worth = label_scores(known.min(initial=0.), known.max(initial=1.))
     for i in np.flatnonzero(np.isin(s.key, [*labels])):
-        s.score[i] = labels[int(s.key[i])]
+        s.score[i] = worth[labels[int(s.key[i])]]
 
 # %% ../../nbs/explore/00_score_index.ipynb #d353360f
 def _with_pairs(s, reviews):
@@ -206,7 +216,7 @@ def text_mode(
     return ' '.join(parts)
 
 # %% ../../nbs/explore/00_score_index.ipynb #c170edd8
-_KEEP, _STRIP = (SimpleNamespace(thinking=thinking, type='dpo', counted=list) for thinking in ('keep', 'strip'))
+_KEEP, _STRIP = (SimpleNamespace(thinking=thinking, type='dpo') for thinking in ('keep', 'strip'))
 _MARKS = '<', '[', '◁', 'analysis'   # one of these stands in every mark of thinking and every control token
 
 def _written(text, reasoning, more, mode):
@@ -290,8 +300,8 @@ class Index:
     score: np.ndarray     # its score
     start: np.ndarray     # per prompt: where its rollouts begin
     count: np.ndarray     # how many it has
-    best: np.ndarray      # its highest score; -1 without one
-    worst: np.ndarray     # its lowest score; 2 without one
+    best: np.ndarray      # its highest score; -inf without one
+    worst: np.ndarray     # its lowest score; inf without one
     group: np.ndarray     # per distinct text of a prompt: the prompt
     high: np.ndarray      # its highest score
     low: np.ndarray       # its lowest score
@@ -321,9 +331,9 @@ def _indexed(s, text, every, out):
 
 # %% ../../nbs/explore/00_score_index.ipynb #2105029d
 def _best_and_worst(ranked, start, count):
-    "Return each prompt's highest and lowest score; -1 and 2 without one."
+    "Return each prompt's highest and lowest score; minus infinity and infinity without one."
     some = count>0
-    best, worst = np.full(len(count), -1.), np.full(len(count), 2.)
+    best, worst = np.full(len(count), -np.inf), np.full(len(count), np.inf)
     best[some] = ranked[(start+count-1)[some]]
     worst[some] = ranked[start[some]]
     return best, worst
@@ -341,7 +351,7 @@ def _make_index(s, text, every, out=None):
     "Sort the rollouts and group their texts."
     at, n = _indexed(s, text, every, out), len(s.prompts)
     prompt, score = s.prompt[at], s.score[at]
-    order = np.argsort(prompt*4+score, kind='stable')   # scores are in [0, 1]
+    order = np.lexsort((score, prompt))
     count = np.bincount(prompt, minlength=n)
     start = np.cumsum(count)-count
     best, worst = _best_and_worst(score[order], start, count)

@@ -9,7 +9,7 @@ __all__ = ['STRATEGIES', 'PAIR_DEFAULTS', 'Plan', 'strategy', 'strong_vs_weak', 
            'rejected_sampler', 'pair_loops']
 
 # %% ../../nbs/pairs/02_strategies.ipynb #c999d642
-import functools, inspect
+import functools, inspect, math
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from fastcore.basics import patch
@@ -299,7 +299,7 @@ def chosen_side(
 # %% ../../nbs/pairs/02_strategies.ipynb #487d3f4b
 def _right_margin(chosen, rejected, rule, swap):
     "Check the difference of two scores against the rule."
-    most = 1. if rule['max_margin'] is None else rule['max_margin']
+    most = math.inf if rule['max_margin'] is None else rule['max_margin']
     def within(margin):
         return rule['min_margin']-EPS<=margin<=most+EPS
     return within(chosen-rejected) or swap and within(rejected-chosen)

@@ -23,7 +23,7 @@ from ..data.types import RsrError, no_such
 from ..data.yaml_files import RepeatedKey, load_yaml, parse_yaml
 from ..formatters.splits import check_split
 from ..pairs.strategies import PAIR_DEFAULTS, check_pairs, share_rules
-from .reward import check_where
+from .reward import check_where, is_raw
 from .values import HEAD, as_utf8, check_data, check_value, in_place, set_nested, without_defaults
 from ..sampling.budget import Budget, check_price
 from ..sampling.samplers import HttpSampler
@@ -380,6 +380,14 @@ def _is_shipped(recipe):
 def _without_thresholds(f):
     return {k:v for k, v in f.items() if k not in ('pass_threshold', 'fail_threshold')}
 
+def _drop_thresholds(d, type):
+    "Drop the thresholds of a shipped recipe, which are for right and wrong, if a rubric or a reward model scores."
+    raw = is_raw(dict(type=type))
+    if type=='rubric' or raw:
+        d['formatter'] = [_without_thresholds(f) for f in _formatter_list(d)]
+    if raw and d.get('pairs'):
+        d['pairs'] = {k:v for k, v in d['pairs'].items() if k!='min_margin'}
+
 # %% ../../nbs/run/02_recipe.ipynb #2ea36260
 FILE_OPTIONS = 'formatter', 'split', 'stages', 'decontaminate', 'labels'
 
@@ -443,8 +451,8 @@ def load_recipe(
 )->Recipe:
     "Read a recipe, apply overrides, and check it."
     d, pairs = Recipe(_write_out(read_recipe(recipe))), _as_pairs(overrides)
-    if _is_shipped(recipe) and ('verifier.type', 'rubric') in pairs:
-        d['formatter'] = [_without_thresholds(f) for f in _formatter_list(d)]
+    if _is_shipped(recipe):
+        _drop_thresholds(d, dict(pairs).get('verifier.type'))
     d.source, d.given = recipe, deepcopy({k:d.get(k) for k in (*FILE_OPTIONS, 'pairs')})
     d.command = 'rsr.sample(…)' if isinstance(recipe, dict) else f'rsr.sample(…, recipe={str(recipe)!r})'
     for k, v in pairs:

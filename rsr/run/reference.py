@@ -21,7 +21,7 @@ from ..formatters.trainers import ROW_FORMATS
 from ..formatters.writer import COMMON, make_formatter, options_of
 from ..pairs.strategies import PAIR_DEFAULTS, STRATEGIES, check_pairs, make_plan
 from ..rubric.criteria import Criterion, Rubric, load_rubric, rubric_names
-from ..rubric.evaluate import rubric_scorer
+from ..rubric.prompt_rubrics import OWN, rubric_scorer
 from .inputs import with_responses
 from .recipe import ENGINES, TOP_KEYS, parameters, schema
 from .values import CHOICES, check_value, value_range
@@ -95,7 +95,7 @@ HELP |= {
     'verifier.prompt_template':'text with {prompt}, put around the message that the judge gets',
     'verifier.price':"{prompt, completion} of the judge: US dollars per million tokens; null: the price list's, "
                      'or that of `sampler:`',
-    'verifier.rubric':'a shipped rubric, or the path of a YAML file',
+    'verifier.rubric':'a shipped rubric, the path of a YAML file, or metadata: each prompt has its own',
     'verifier.judges':'several judges: a list of mappings with the options of `sampler:`, '
                       'each on top of those in `verifier:`'}
 
@@ -227,7 +227,7 @@ def _rubric_allowed(key):
 # %% ../../nbs/run/04_reference.ipynb #c6e27ce1
 def _rubric_option_rows():
     "Yield the options of a rubric under `verifier:`."
-    names = ', '.join([*rubric_names(), 'a path'])
+    names = ', '.join([*rubric_names(), 'a path', OWN])
     yield reference_row('verifier: rubric', 'verifier.rubric', str, None, names, help_text(load_rubric, 'src'))
     for k in _rubric_keys():
         if k!='rubric':

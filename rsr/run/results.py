@@ -30,7 +30,7 @@ from ..formatters.load_check import check_files
 from ..formatters.writer import make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs, join, pairs_of
 from ..pairs.strategies import PAIR_DEFAULTS
-from .files import format_files, run_statistics, valid_groups, valid_outcomes, written_recipe
+from .files import formatters_in_run, format_files, run_statistics, valid_groups, valid_outcomes, written_recipe
 from .options import by_name, noted_options, with_options
 from .reward import asks_model, edge_table, make_rewards, scoring_files
 from .saved_recipe import saved_recipe
@@ -330,6 +330,7 @@ def pairs(self:Run)->list:
     if not formatter:
         raise RsrError(f'{self.path}: this run writes no pairs (no formatter of type dpo)')
     with closing(Store(self.path, write=False)) as st:
+        formatter, = formatters_in_run(st, d, [formatter])
         return [pair for pair, _ in pairs_of(valid_groups(st, d), formatter) if pair]
 
 # %% ../../nbs/run/09_results.ipynb #b28b9294

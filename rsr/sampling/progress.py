@@ -7,7 +7,7 @@ __all__ = ['PROGRESS', 'check_progress', 'run_counts', 'Pace', 'waiting_text', '
            'times_text', 'ProgressLines', 'ProgressBar', 'make_progress']
 
 # %% ../../nbs/sampling/18_progress.ipynb #139084c1
-import os, shutil, sys, time
+import math, os, shutil, sys, time
 from collections import deque
 from fastcore.basics import patch
 from ..data.files import SafeStream
@@ -78,7 +78,8 @@ def progress_text(
     "Return the counts of a run, and what it is waiting for."
     n = run_counts(loop)
     speed = f' ({pace:,.3g}/s)' if pace else ''
-    rate = f", passed {n['passed']/n['scored']:.0%} of {short_count(n['scored'])}" if n['scored'] else ''
+    known = n['scored'] and getattr(loop, 'pass_at', 0)<math.inf   # not of a quantile
+    rate = f", passed {n['passed']/n['scored']:.0%} of {short_count(n['scored'])}" if known else ''
     failed = f", failed {n['failed']:,}" if n['failed'] else ''
     rollouts = f"{short_count(n['rollouts'])}{speed}{rate}"
     text = f"satisfied {n['satisfied']:,}{failed}, rollouts {rollouts}, tokens {short_count(n['tokens'])}"

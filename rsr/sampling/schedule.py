@@ -6,7 +6,7 @@
 __all__ = ['MOST_EMPTY', 'Sampling', 'PromptState', 'PairSide', 'Schedule', 'empty_advice', 'count_requested', 'sample_seed']
 
 # %% ../../nbs/sampling/07_schedule.ipynb #8b275aaf
-import hashlib, heapq
+import hashlib, heapq, math
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
@@ -104,8 +104,9 @@ class Schedule:
         self.formatters, self.sampler, self.side = formatters, sampler, side
         self.o = sampling or Sampling()
         self.auto = self.o.step_size=='auto'
-        self.pass_at = formatters[0].options.get('pass_threshold', 1.0)
-        self.with_where = [i for i, f in enumerate(formatters) if getattr(f, 'where', None)]
+        limit = formatters[0].options.get('pass_threshold', 1.0)
+        self.pass_at = math.inf if isinstance(limit, dict) else limit   # a quantile is not known yet
+        self.with_where = [i for i, f in enumerate(formatters) if getattr(f, 'where', None) and not isinstance(f.options.get('pass_threshold'), dict)]
         self.pairs_at = next((i for i, f in enumerate(formatters) if getattr(f, 'type', '')=='dpo'), 0)
         self._clear()
 

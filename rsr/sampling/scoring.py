@@ -73,6 +73,7 @@ def judge_ask(
     async def ask(messages, **params):
         call = engine.call(lambda: _verdict_once(sampler, messages, params, keep))
         return _verdict_text(await _kept_call(call, keep))
+    ask.config = getattr(sampler, 'config', None)   # tells a verifier what its judge can do
     return ask
 
 # %% ../../nbs/sampling/08_scoring.ipynb #aa14b943
@@ -162,6 +163,7 @@ def _ask_one(self:Scorer, rollout, i):
     async def ask(messages, **params):
         keep = partial(self._keep_call, rollout, i, messages)
         return await judge_ask(self.judges[i], self.engines[i], keep)(messages, **params)
+    ask.config = getattr(self.judges[i], 'config', None)
     return ask
 
 # %% ../../nbs/sampling/08_scoring.ipynb #9333e84c
@@ -182,11 +184,18 @@ def _after_error(self:Scorer, prompt, e):
                     f"last on prompt '{prompt.id}': {type(e).__name__}: {e}. "
                     'Fix it and resume; no rollouts are lost') from None
 
+# %% ../../nbs/sampling/08_scoring.ipynb #8e0a8ef6
+def _gave_verdicts(score):
+    "Check whether a judge gave verdicts that leave a response unscored: two that contradict each other."
+    detail = score.detail or {}
+    parts = [part.get('detail') or {} for part in (detail.get('components') or {}).values()]
+    return any(d.get('verdicts') for d in [detail, *parts])
+
 # %% ../../nbs/sampling/08_scoring.ipynb #32b9c84e
 @patch
 def _count_verdict(self:Scorer, score):
     "Count how often in a row a judge gave no verdict."
-    no_verdict = score.value is None and bool(self.judges)
+    no_verdict = score.value is None and bool(self.judges) and not _gave_verdicts(score)
     self.errors_in_a_row = self.errors_in_a_row+1 if no_verdict else 0
 
 # %% ../../nbs/sampling/08_scoring.ipynb #e962de4a

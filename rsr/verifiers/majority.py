@@ -15,6 +15,7 @@ from .algebra import compare_algebra, worker_pool
 from .maths import NotCompared, equal_answers, extract_math
 from .multiple_choice import extract_choice
 from .registry import verifier
+from .text_answers import extract_exact, same_answer
 
 # %% ../../nbs/verifiers/16_majority.ipynb #78ff5c7f
 def _same_text(a, b):
@@ -34,7 +35,8 @@ def _same_maths(a, b):
 # %% ../../nbs/verifiers/16_majority.ipynb #5e53f7d9
 EXTRACTORS = {   # name: (answer of a response or None, are two answers the same?)
     'math-rlvr':(extract_math, _same_maths),
-    'mcq-rlvr':(extract_choice, _same_text)}
+    'mcq-rlvr':(extract_choice, _same_text),
+    'exact':(extract_exact, same_answer)}
 
 # %% ../../nbs/verifiers/16_majority.ipynb #d98f781f
 def _answer(rollout, extract):
@@ -117,4 +119,9 @@ def _settled(prompt, rollouts, left, consensus=0.6, min_votes=8, answer='math-rl
     "Check whether no answer can have a consensus after `left` more rollouts."
     return not _can_win(_votes(rollouts, answer)[2], left, consensus, min_votes)
 
-majority.settled = _settled
+# %% ../../nbs/verifiers/16_majority.ipynb #7d233f15
+def _fewest(min_votes=8):
+    "Return how many rollouts of a prompt it takes to score one."
+    return min_votes
+
+majority.settled, majority.fewest = _settled, _fewest

@@ -8,18 +8,27 @@ __all__ = ['TYPES', 'CALLS_TOOL', 'GIVEN', 'Verifier', 'named_options', 'load_ve
 # %% ../../nbs/verifiers/18_verifiers.ipynb #93a9d056
 import functools, hashlib, inspect
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import fingerprint
-from ..data.readers import load_function
+from ..data.functions import load_function, source_of
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score, no_such
 from ..sampling.samplers import HttpSampler
-from . import answers, letter_judge, majority
+from . import answers, equivalence, json_schema, letter_judge, majority, reward_model, text_answers
+from . import tool_calls
+from .judge import Recent
 from .registry import VERIFIERS, as_score
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #24a95c0f
-TYPES = answers, letter_judge, majority   # modules that register verifiers when they are imported
+TYPES = (   # modules that register verifiers when they are imported
+    answers,
+    text_answers,
+    json_schema,
+    tool_calls,
+    letter_judge,
+    equivalence,
+    majority,
+    reward_model)
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #8435687f
 @dataclass
@@ -37,7 +46,9 @@ class Verifier:
         self.takes, self.group = {*names}, names[:2]==['prompt', 'rollouts']
         self.sees_several = 'rollouts' in self.takes and not self.group
         self.raw = getattr(self.fn, 'raw', False)
-        self.needs_judge = 'ask' in self.takes
+        asks = getattr(self.fn, 'asks', None)   # of its options: does it ask a model?
+        self.needs_judge = 'ask' in self.takes and (asks is None or asks(self.options))
+        self.memory = Recent()
         self.config = dict(type=self.name, fingerprint=self.fingerprint)
         self.inline = not self.is_async and not getattr(self.fn, 'blocking', True)
 
@@ -51,7 +62,8 @@ def call(self:Verifier, response, metadata=None, reasoning='', tool_calls=None, 
     if tool_calls and 'tool_calls' not in self.takes:
         return Score(None, CALLS_TOOL)
     thinking, answer = split_thinking(response, reasoning)
-    have = {**self.options, 'reasoning':thinking, 'tool_calls':tool_calls or [], **have}
+    have = {**self.options, 'rollouts':[], 'cache':self.memory, 'reasoning':thinking, 'tool_calls':tool_calls or [],
+            **have}
     return self.fn(answer, dict(metadata or {}), **{k:v for k, v in have.items() if k in self.takes})
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #b325a08b
@@ -79,13 +91,14 @@ async def score(self:Verifier,
     ask=None,       # async messages -> text
     tool_calls=None,# of the response
     tools=None,     # that the model could call
-    rollouts=None   # the prompt's valid rollouts so far
+    rollouts=None,  # the prompt's valid rollouts so far
+    cache=None      # object with get(key) and put(key, text); None: what is kept in memory
 )->Score:
     "Score one response."
     from asyncio import to_thread
     if self.group:
         raise RsrError(f'verifier {self.name} scores all responses to a prompt together: use its score_group')
-    have = dict(prompt=prompt, ask=ask, tools=tools, rollouts=rollouts or [])
+    have = dict(prompt=prompt, ask=ask, tools=tools, rollouts=rollouts or [], cache=cache or self.memory)
     call = functools.partial(self.call, response, metadata, reasoning, tool_calls, **have)
     out = call() if self.inline or self.is_async else await to_thread(call)
     if inspect.isawaitable(out):
@@ -124,8 +137,15 @@ def settled(self:Verifier, prompt, rollouts, left:int)->bool:
     check = getattr(self.fn, 'settled', None)
     return bool(check and check(prompt, rollouts, left, **named_options(check, self.options)))
 
+# %% ../../nbs/verifiers/18_verifiers.ipynb #a04e82b9
+@patch(as_prop=True)
+def fewest(self:Verifier)->int:
+    "Return how many rollouts of a prompt a verifier of groups needs to score one of them, as far as it says."
+    count = getattr(self.fn, 'fewest', None)
+    return count(**named_options(count, self.options)) if count else 1
+
 # %% ../../nbs/verifiers/18_verifiers.ipynb #d32ce247
-GIVEN = 'ask', 'prompt', 'reasoning', 'tool_calls', 'tools', 'rollouts'   # given to a function by name
+GIVEN = 'ask', 'prompt', 'reasoning', 'tool_calls', 'tools', 'rollouts', 'cache'   # given to a function by name
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #640f4502
 def _given_options(fn, options):
@@ -166,11 +186,12 @@ def _rule_id(type, version):
     if version is not None:
         return f'{type}@{version}'
     path, _, name = str(type).rpartition(':')
-    digest = hashlib.sha256(Path(path).read_bytes()+name.encode()).hexdigest()
+    digest = hashlib.sha256(source_of(path)+name.encode()).hexdigest()
     return f'{name}@{digest[:16]}'
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #549649d6
-_NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout'}
+_NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout', 'batch', 'device'}
+
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #25de2725
 def _fingerprint(type, version, options):
@@ -180,6 +201,11 @@ def _fingerprint(type, version, options):
     return f'{rule}-{fingerprint(identity)}' if identity else rule
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #6fd39dcd
+def _prepared(fn, options):
+    "Return the options as the function's `prepare` has them: what a file holds, in place of its path."
+    prepare = getattr(fn, 'prepare', None)
+    return prepare(options) if prepare else options
+
 def _check_ready(fn, options):
     "Raise if something that the function needs is missing: a program, a package, an option."
     ready = getattr(fn, 'ready', None)
@@ -197,7 +223,7 @@ def load_verifier(
         raise RsrError(no_such('verifier', type, VERIFIERS)+'; or path/to/file.py:function')
     fn = load_function(type) if from_file else VERIFIERS[type]
     version = None if from_file else fn.version
-    options = _given_options(fn, options)
+    options = _prepared(fn, _given_options(fn, options))
     identity = _fingerprint(type, version, options)
     _check_options(type, fn, options)
     _check_signature(type, fn, options)
