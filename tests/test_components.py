@@ -189,7 +189,8 @@ def test_back_to_a_stage_alone_its_rows_are_shown(own, server):
     assert df[kinds!='stack'].brief.isna().all() and df[kinds=='stack'].brief.notna().all()
 
 def test_a_component_whose_name_is_taken_gets_another_column(own, server):
-    Path('odd.py').write_text("def f(response, metadata):\n    return {'answer':1, 'decided':0, 'prompt':.5, 'fine':1}\n")
+    Path('odd.py').write_text('def f(response, metadata):\n'
+                              "    return {'answer':1, 'decided':0, 'prompt':.5, 'fine':1}\n")
     df = go(server, [dict(type='sft', pass_threshold=.1)], 'odd.py:f', n=2).scores
     assert {'component answer', 'component prompt', 'component decided', 'fine', 'decided'}<={*df.columns}
     assert df['component answer'].eq(1).all() and df.decided.isna().all() and df.answer.isna().all()
@@ -219,3 +220,20 @@ def test_a_run_without_components_says_nothing_of_them(own, server):
     run = go(server, [dict(type='sft')], 'mcq-rlvr', n=2)
     assert 'components' not in run.stats() and 'component ' not in run.summary()
     assert not {'decided'} & {*run.scores.columns}
+
+def test_where_goes_with_thresholds_by_quantile(own):
+    "Of the best of a prompt, those that are right; of the best of the run, too."
+    with Loopback(rate=.5, words=12) as s:
+        run = go(s, [dict(type='sft')], [dict(type='mine.py:brief'), dict(type='mine.py:right', weight=0)], n=8,
+                 sampling=dict(max_rollouts=8, step_size=8, early_stop=False))
+    assert len(run.rollouts)==64
+    for of in ('prompt', 'run'):
+        limit = dict(quantile=.5, of=of)
+        run.format('sft', pass_threshold=limit, where='right >= 1')
+        run.format('kto', pass_threshold=limit, where='right >= 1', fail_threshold=None)
+        df = run.rollouts
+        best = df.groupby('prompt').score.transform(lambda x: x.sort_values().iloc[4]) if of=='prompt' else \
+            df.score.sort_values().iloc[32]
+        good = df[(df.score>=best-1e-9)&df.text.str.contains(RIGHT, regex=False)]
+        assert {row['completion'] for row in read_jsonl('run/train/kto.jsonl') if row['label']}<={*good.text}
+        assert len(read_jsonl('run/train/sft.jsonl'))==good.prompt.nunique()

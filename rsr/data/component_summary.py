@@ -76,7 +76,7 @@ def component_stats(
     "Count what the components of the current verifier's scores say; {} if they have none."
     stages = _stages(store)
     parts = {} if stages is None else _part_rows(store, stages, outcomes)
-    if not parts and not stages:
+    if not parts:
         return {}
     decided, used = _decided(store, outcomes), _usage(store, price_of)
     nothing = dict(ran=0, passed=0, failed=0, unscored=0, mean=None)

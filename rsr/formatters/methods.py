@@ -126,12 +126,12 @@ def bind(
     type:str,       # a name in FORMATTERS
     options:dict,   # all of its options
     where:str=None  # what else a response that passes must fulfil; None: nothing
-)->dict:            # options, rows, need, why, where of a Formatter
+)->dict:            # options, rows, need, why of a Formatter
     "Give the functions of a training method their options."
     method, relative = FORMATTERS[type], relative_options(options)
     def give(fn):
         return _with_prompt(fn, options, where) if relative or where else partial(fn, **options)
-    return dict(options=options, rows=give(method.rows), why=method.why and give(method.why), where=where,
+    return dict(options=options, rows=give(method.rows), why=method.why and give(method.why),
                 need=_need_all if relative else partial(method.need, **options))
 
 # %% ../../nbs/formatters/02_methods.ipynb #d2d08f41
@@ -167,7 +167,7 @@ def counted(self:Formatter, rollouts)->list:
 @patch
 def without_where(self:Formatter)->Formatter:
     "Return the formatter as if every response counted."
-    return replace(self, **bind(self.type, self.options)) if self.where else self
+    return replace(self, where=None, **bind(self.type, self.options)) if self.where else self
 
 # %% ../../nbs/formatters/02_methods.ipynb #02207ce4
 @patch

@@ -200,7 +200,7 @@ def make_formatter(
         _check_value(where, option, value)
     _check_thresholds(where, own)
     _check_columns(where, type, common['columns'])
-    f = Formatter(type, name or type, **bind(type, own, common.pop('where')), **common)
+    f = Formatter(type, name or type, **bind(type, own, common['where']), **common)
     f.target = f.target or method.target
     if f.target:
         _fit_to_trainer(f, method.style)
@@ -339,7 +339,7 @@ def _count(self:Writer, prompt, rollouts, made):
     if self.f.type=='kto':
         self._note_labels(prompt, made)
     if self.f.type=='dpo':
-        self.choices[count_choices(rollouts, self.f.options_for(rollouts)['pass_threshold'])] += 1
+        self.choices[count_choices(self.f.counted(rollouts), self.f.options_for(rollouts)['pass_threshold'])] += 1
 
 # %% ../../nbs/formatters/07_writer.ipynb #56e78938
 def _keep_lines(path, stay):

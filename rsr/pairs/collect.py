@@ -38,7 +38,8 @@ TOOL_CALLS_ONLY = 'flaw: the chosen response calls a tool'
 def _why_none(formatter, prompt, rollouts):
     "Return why a prompt has no pair."
     why, options = formatter.why_no_row(prompt, rollouts), formatter.options_for(rollouts)
-    passing = [r for r in formatter.counted(rollouts) if r.side=='chosen' and passed(r.score, options['pass_threshold'])]
+    good = [r for r in formatter.counted(rollouts) if passed(r.score, options['pass_threshold'])]
+    passing = [r for r in good if r.side=='chosen']
     of_calls = options['strategy']=='flawed' and passing and all(r.tool_calls for r in passing)
     return TOOL_CALLS_ONLY if of_calls and why=='no rejected side' else why
 
