@@ -9,7 +9,7 @@ NBS = Path(__file__).resolve().parent
 ROOT, INDEX = NBS.parent, NBS/'index.ipynb'
 
 # Packages by layer, lowest first: a notebook imports only from a lower layer, or from a lower number of its own folder.
-LAYERS = (('style', 'data'), ('sampling', 'formatters'), ('verifiers',), ('rubric',), ('pairs',), ('run',),
+LAYERS = (('style', 'data'), ('sampling', 'formatters', 'sandbox'), ('verifiers',), ('rubric',), ('pairs',), ('run',),
           ('taxonomy', 'explore', 'cluster'), ('quality',), ('cli',))
 PACKAGES = [p for layer in LAYERS for p in layer]
 # Tutorials in the order in which they are best read

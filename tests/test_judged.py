@@ -322,6 +322,20 @@ def test_points(here, form):
     got = package.load_run('run').rollouts.groupby('prompt').score.unique()
     assert {k: list(v) for k, v in got.items()}=={f'p{i}': [want] for i, (_, want) in enumerate(POINTS)}
 
+@pytest.mark.parametrize('column', ['rubrics', 'metadata.criteria'])
+def test_the_criteria_of_a_column(here, column):
+    "A row as HealthBench has it, but for its ids."
+    more = dict(rubrics=own('calls', 'waits')) if column=='rubrics' else dict(metadata=dict(criteria=own('calls')))
+    row = dict(prompt_id='x', prompt=[dict(role='user', content='Ow.')], example_tags=['t'], **more)
+    write_jsonl('in.jsonl', [row])
+    with clinic() as s:
+        p = judged(s)
+        assert p.returncode==2 and 'data.columns.rubric=COLUMN' in p.stderr
+        p = judged(s, f'data.columns.rubric={column}', 'data.columns.id=prompt_id')
+        assert p.returncode in (0, 4) and {v for v, _ in scores()}=={.2 if column=='rubrics' else 1.}, p.stderr
+        p = judged(s, 'data.columns.rubric=rubricks', work_dir='two')
+        assert p.returncode==2 and 'data.columns.rubric: no column' in p.stderr, p.stderr
+
 def test_detail_report_compare_and_check(here):
     write_jsonl('in.jsonl', patients(own('calls', 'waits'), own('aspirin'), json.dumps(own('calls'))))
     with clinic() as s:

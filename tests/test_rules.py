@@ -118,11 +118,13 @@ SAME = [('Paris', ' paris '), ('The Beatles', 'beatles'), ('a cat', 'Cat.'), ('1
         ('1e3', '1000'), ('２５', '25'), ('ﬁne', 'fine'), ('ÉCOLE', 'e\u0301cole'),
         ('don’t', "don't"), ('«oui»', 'Oui'),
         ('new   york', 'New York'), ('1990–95', '1990-95'), ('(b)', 'B'), ('北京。', '北京'), ('“北京”', '北京'),
-        ('Straße', 'STRASSE'), ('ｱｲ', 'アイ'), (r'\text{Paris}', 'Paris'), (r'50\%', '50%'), ('$5', '5'), ('*', '*')]
+        ('Straße', 'STRASSE'), ('ｱｲ', 'アイ'), (r'\text{Paris}', 'Paris'), (r'50\%', '50%'), ('$5', '5'), ('*', '*'),
+        ('m²', 'm^2'), ('10⁻³', '10^{-3}'), ('٤٢', '42'), ('४२', '42'), ('H₂O', 'H2O')]
 DIFFER = [('007', '7'), ('.5', '5'), ('5!', '5'), ('50%', '0.5'), ('50%', '50'), ('C++', 'C'), ('C#', 'C'),
           ('(1, 2)', '[1, 2]'), ('-5', '5'), ('no', 'not'), ('1,23', '123'), ('7', '7 km'), ('1.234', '1234'),
           ('Paris', 'Paris, France'), ('北京', '北京市'), ('θ', 'the θ b'), ('1e400', '1e401'), ('', 'a'), ('a', 'the'),
-          ('1/2', '12'), ('2^3', '23'), ('x_1', 'x1'), ('1:30', '130'), ('0.30', '0.031')]
+          ('1/2', '12'), ('2^3', '23'), ('x_1', 'x1'), ('1:30', '130'), ('0.30', '0.031'),
+          ('5²', '52'), ('½', '12'), ('1½', '11/2')]
 
 @pytest.mark.parametrize('a,b', SAME)
 def test_same(a, b):
@@ -502,7 +504,11 @@ def test_problems():
     assert load_verifier('tool-call', check='valid').problem({})==''
     out = tool_call('', {'answer': [dict(name='wether')]}, [called(PARIS)], [WEATHER])
     assert (out.value, out.reason)==(None, "the reference calls 'wether', which the tools lack")
+    v = load_verifier('tool-call')
+    assert v.problem({'answer': [dict(name='wether')]}, [WEATHER])==out.reason
+    assert v.problem({'answer': [dict(name='weather')]}, [WEATHER])==v.problem({'answer': [dict(name='weather')]})==''
     broken = tool(type='objekt', properties={})
+    assert 'are not a schema' in load_verifier('tool-call', check='valid').problem({}, [broken])
     assert 'are not a schema' in tool_call('', {}, [called({})], [broken], check='valid').reason
     for options in (dict(check='all'), dict(partial=1), dict(strict='no'), dict(loose_text=None, partial='x')):
         with pytest.raises(RsrError, match='verifier tool-call'):
@@ -556,7 +562,8 @@ RUNS = [('regex', ['verifier.pattern=^So'], {}, 0, ''),
     ('f1', ['formatter.pass_threshold=0.5'], dict(answer='in Paris'), 0, ''),
         ('json-schema', ['verifier.schema=s.json'], {}, 0, ''),
         ('exact', [], dict(answer={'a': 1}), 2, 'neither text nor a number'),
-        ('regex', [], {}, 2, 'no pattern'), ('regex', ['verifier.pattern=(So'], {}, 2, 'missing ): (So'),
+        ('regex', [], {}, 2, 'no prompt of the input has a pattern that regex can use'),
+        ('regex', ['verifier.pattern=(So'], {}, 2, 'missing ): (So'),
         ('regex', [], dict(pattern='(So'), 2, 'missing ): (So'), ('json-schema', [], {}, 2, 'no schema'),
         ('json-schema', ['verifier.schema=none.json'], {}, 2, 'none.json: No such file'),
         ('json-schema', [], dict(schema={'type': 'objekt'}), 2, 'schema.type'),

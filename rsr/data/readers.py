@@ -103,7 +103,8 @@ def apply_transform(fn, row):
 
 # %% ../../nbs/data/09_readers.ipynb #6e686821
 LAST_TURN = 'reference', 'response', 'refuse'
-COLUMNS = 'id', 'prompt', 'messages', 'system', 'tools', 'images', 'answer'   # what `data.columns` may name
+COLUMNS = 'id', 'prompt', 'messages', 'system', 'tools', 'images', 'answer', 'rubric'   # what `data.columns` may name
+_LATER = 'answer', 'rubric'   # of these, what goes into the metadata, once the row is read
 
 # %% ../../nbs/data/09_readers.ipynb #65473834
 @dataclass
@@ -160,9 +161,10 @@ class RowReader:
     ):
         self.o, self.note, self.noted, self.made = options or RowOptions(), note, set(), {}
         self.form = named_form(self.o.form) if self.o.form else None
-        columns = {k:v for k, v in (self.o.columns or {}).items() if v and k!='answer'}
+        columns = {k:v for k, v in (self.o.columns or {}).items() if v and k not in _LATER}
         grouped = {} if self.o.group_by in (None, 'id') else {'id':self.o.group_by}
         self.columns, self.answer = {**columns, **grouped}, (self.o.columns or {}).get('answer')
+        self.kept = [c for c in (self.answer, (self.o.columns or {}).get('rubric'), self.o.responses) if c]
         if 'prompt' in columns and not self.form:
             self.form = FORMS['prompt']
 
@@ -251,7 +253,7 @@ def __call__(self:RowReader,
     "Return the `Prompt` of a row, or raise `BadMessage`."
     if not isinstance(row, dict):
         raise BadMessage(f'the row is {type(row).__name__}, not an object')
-    row, form, columns = formed(self._named(row), self.form, keep=[k for k in (self.answer, self.o.responses) if k])
+    row, form, columns = formed(self._named(row), self.form, keep=self.kept)
     if form and form is not self.form:
         self.say('form', guess_note(form, columns))
     if row.get('messages') is None:

@@ -86,6 +86,13 @@ def _check_where(f):
         raise RsrError(f"formatter '{f.type}'.where: {e}") from None
 
 
+# %% ../../nbs/formatters/02_methods.ipynb #a2d8b92f
+@patch
+def _may_pass(self:Formatter, r)->bool:
+    "Check whether a rollout passes; under a quantile, whether it has a score."
+    limit = self.options.get('pass_threshold', 1.)
+    return r.score is not None if isinstance(limit, dict) else passed(r.score, limit)
+
 # %% ../../nbs/formatters/02_methods.ipynb #abc29081
 def _counts(r, where, pass_threshold):
     "Check whether a rollout counts: one that passes must fulfil `where`, or have a label."

@@ -132,7 +132,7 @@ def _as_comparable(value):
 def _check_thresholds(where, options):
     "Raise if thresholds overlap; of a number and a quantile, only the files can tell."
     passes, fails = options.get('pass_threshold'), options.get('fail_threshold')
-    if passes is None or fails is None:
+    if passes is None or fails is None or options.get('strategy'):   # whose pairs go by the margin
         return
     (by, high), (other, low) = _as_comparable(passes), _as_comparable(fails)
     if by==other and (low>high if by else low>=high):

@@ -19,7 +19,7 @@ from ..verifiers.judge import judge_options, judge_sampler
 
 # %% ../../nbs/rubric/07_prompt_rubrics.ipynb #ddc9bbdc
 OWN = 'metadata'   # as `verifier.rubric`: each prompt has a rubric of its own
-NO_RUBRIC = 'there is no metadata.rubric'
+NO_RUBRIC = 'there is no metadata.rubric; data.columns.rubric=COLUMN takes it from a column'
 _TEXTS, _POINTS = ('criterion', 'description', 'title'), ('points', 'weight')
 
 # %% ../../nbs/rubric/07_prompt_rubrics.ipynb #953d801c
@@ -151,7 +151,7 @@ class PromptRubricVerifier(RubricVerifier):
         except RsrError as e:
             return Score(None, str(e))
 
-    def problem(self, metadata)->str:
+    def problem(self, metadata, tools=None)->str:
         "Say why no response to a prompt can be scored; '' if one can."
         rubric = self.rubric_for(metadata)
         return rubric.reason if isinstance(rubric, Score) else ''

@@ -30,7 +30,7 @@ from ..rubric.agreement import label_statistics
 # %% ../../nbs/run/08_files.ipynb #8925b4d5
 from .options import by_name, decider, formatter_config, note_choices, noted_options
 from .options import shared_options, with_options
-from .reward import check_where, is_raw, write_reward
+from .reward import check_where, client_prices, is_raw, write_reward
 from .saved_recipe import saved_recipe, write_recipe
 from .train_folder import file_key, file_paths, keep_edited, path_of
 from .train_folder import readme_text, remove_stale, stamp, write_readme
@@ -133,7 +133,8 @@ def write_formats(
     pairs:dict=None    # receives {formatter: pair counts} of strategies
 )->dict:               # {file: counts}
     "Write the files of these formatters."
-    groups, formatters = valid_groups(store, d, formatters), formatters_in_run(store, d, formatters)
+    formatters = formatters_in_run(store, d, formatters)
+    groups = valid_groups(store, d, formatters)
     if pairs is not None:
         groups = _counting_pairs(groups, formatters, pairs)
     if d.get('decontaminate'):
@@ -266,14 +267,13 @@ def recipe_prices(
     if not price:
         return dict(price=None)
     judge_price, known = model_price(verifier.get('model'), verifier.get('price'), 'verifier.price'), {}
-    if verifier.get('type')=='reward-model' and not verifier.get('price'):
-        judge_price = 0., 0.   # a server of one's own
     if judge_price:
         known['judge', verifier.get('model') or ''] = judge_price
     if verifier.get('judges'):
         panel = judge_prices(_judges_options(verifier))
         known |= {('judge', fingerprint(config)):own for config, own in panel if own}
     known |= _stage_prices(_judges_options(verifier))
+    known |= {('judge', fingerprint(config)):own for config, own in client_prices(_judges_options(verifier))}
     return dict(price=price, judge_price=judge_price, known={**known, **_sampler_prices(d, price)})
 
 # %% ../../nbs/run/08_files.ipynb #34dbc755
@@ -414,8 +414,8 @@ def format_files(
     store, command = _open_to_format(path), command or f'rsr format {path}'
     try:
         check_columns(store, formatters)
-        check_where([dict(name=f.name, where=f.where) for f in formatters], d['verifier'])
         check_range(d['formatter'], is_raw(d['verifier']) or _has_raw(store))
+        check_where([dict(name=f.name, where=f.where) for f in formatters], d['verifier'])
         saved = saved_recipe(path)
         noted = noted_options(store, saved)
         d = {**d, 'formatter':[*{**by_name(noted['now']['formatter']), **by_name(d['formatter'])}.values()]}

@@ -197,20 +197,35 @@ def _take_answer(prompt, column, responses):
     elif all(prompt.metadata.get(key) in (None, '') for key in ANSWER_KEYS):
         _lift(prompt, [key for key in ANSWER_KEYS if key!=responses])
 
+# %% ../../nbs/run/03_inputs.ipynb #5dbc9327
+def _take_rubric(prompt, column):
+    "Put the criteria of a prompt where a rubric looks for them; `column` names them."
+    value = prompt.extra.pop(column, prompt.metadata.get(column)) if column else None
+    if value is not None:
+        prompt.metadata = {**prompt.metadata, 'rubric':value}
+
+# %% ../../nbs/run/03_inputs.ipynb #a60bc260
+def _column(data, name):
+    "Return the column that `data.columns` names for an answer or a rubric, or ''."
+    return ((data.get('columns') or {}).get(name) or '').removeprefix('metadata.')
+
 # %% ../../nbs/run/03_inputs.ipynb #3a55d1ae
 def with_answers(
     items,      # (where, Prompt | BadRow) pairs
     data:dict   # the recipe's `data:` section: columns, responses
 ):
-    "Yield the same pairs, with the reference answer of each prompt in its metadata."
-    column, columns = ((data.get('columns') or {}).get('answer') or '').removeprefix('metadata.'), set()
+    "Yield the same pairs, with the reference answer and the rubric of each prompt in its metadata."
+    answer, rubric = (_column(data, name) for name in ('answer', 'rubric'))
+    columns = set()
     for where, p in items:
         if not isinstance(p, BadRow):
             columns.update(p.extra, p.metadata)
-            _take_answer(p, column, data.get('responses'))
+            _take_answer(p, answer, data.get('responses'))
+            _take_rubric(p, rubric)
         yield where, p
-    if column and columns and column not in columns:
-        raise RsrError(_no_column('data.columns.answer', column, columns-{RESPONSES}))
+    for name, column in (('answer', answer), ('rubric', rubric)):
+        if column and columns and column not in columns:
+            raise RsrError(_no_column(f'data.columns.{name}', column, columns-{RESPONSES}))
 
 # %% ../../nbs/run/03_inputs.ipynb #6d2246fc
 def first_prompts(
@@ -318,11 +333,12 @@ def missing_prompts_note(
 # %% ../../nbs/run/03_inputs.ipynb #e361753d
 def _find_unscorable(store, verifier):
     "Return (number of prompts, {key: (id, why it cannot be scored)})."
-    sql = "SELECT key, id, json_extract(row, '$.metadata') FROM prompts WHERE gen=? ORDER BY key"
+    parts = "json_extract(row, '$.metadata'), json_extract(row, '$.tools')"
+    sql = f'SELECT key, id, {parts} FROM prompts WHERE gen=? ORDER BY key'
     n, found = 0, {}
-    for key, id, metadata in store.db.execute(sql, (store.gen,)):
+    for key, id, metadata, tools in store.db.execute(sql, (store.gen,)):
         n += 1
-        why = verifier.problem(orjson.loads(metadata or '{}'))
+        why = verifier.problem(orjson.loads(metadata or '{}'), orjson.loads(tools or 'null'))
         if why:
             found[key] = id, why
     return n, found

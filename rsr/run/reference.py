@@ -73,8 +73,9 @@ HELP = {
     'data.input_path':'prompts: a file, folder, pattern, a list, - or hf://…; required for a new run',
     'data.transform':'"file.py:function" that turns a row into id, messages and metadata; '
                      'rows for which it returns null are left out',
-    'data.columns':'{answer: NAME}: the column, or the key of the metadata, that holds the reference answer; also id, '
-                   'prompt, messages, system, tools, images; null: by their own names',
+    'data.columns':'{answer: NAME}: the column, or the key of the metadata, that holds the reference answer; also '
+                   'rubric (criteria of each prompt), id, prompt, messages, system, tools, images; null: by their '
+                   'own names',
     'data.limit':'take the first so many prompts of the input; null: all',
     'split.eval':'share of the prompts to hold out',
     'split.near':'near-duplicate prompts go to the same side',

@@ -407,3 +407,4 @@ def json_schema(
     return _check_found(checker, found) if found else Score(0.0, 'no JSON')
 
 json_schema.prepare = _with_schema
+json_schema.needs = 'JSON schema'

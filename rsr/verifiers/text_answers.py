@@ -10,6 +10,7 @@ __all__ = ['READS', 'MUST', 'references', 'references_problem', 'extract_exact',
 import functools, itertools, json, re, unicodedata
 from collections import Counter
 from fractions import Fraction
+from ..data.numerals import in_ascii
 from ..data.text import boxes, clean_text
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score
@@ -187,12 +188,13 @@ def extract_exact(
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #a03b3f93
 _PIECE = 1000   # characters
+_RAISED = re.compile(r'\^\{([\w+-]{1,9})\}')
 _QUOTES = str.maketrans('‘’‚“”„′″‐‑‒–—−', "'''\"\"\"'\"------")
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #3192d21c
 def _folded(text):
     "Return a text in one Unicode form, without case."
-    text = clean_text(text)
+    text = _RAISED.sub(r'^\1', in_ascii(clean_text(text)))
     pieces = (text[i:i+_PIECE] for i in range(0, len(text), _PIECE))
     text = ''.join(unicodedata.normalize('NFKC', piece) for piece in pieces)
     return text.translate(_QUOTES).casefold()
@@ -373,6 +375,8 @@ def regex(
     m = compiled.fullmatch(text) if whole else compiled.search(text)
     right = bool(m)==(must=='match')
     return Score(float(right), '' if right else 'no match' if must=='match' else 'a match', m and m[0][:500])
+
+regex.needs = 'pattern'
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #13458c17
 _NO_SPACES = (r'[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff'

@@ -251,10 +251,6 @@ def _calls_ready(check='reference', partial=False, strict=False, loose_text=Fals
     for option, value in dict(partial=partial, strict=strict, loose_text=loose_text).items():
         check_choice('tool-call', option, value)
 
-# %% ../../nbs/verifiers/09_tool_calls.ipynb #f096737b
-def _calls_problem(metadata, check='reference'):
-    return reference_calls(metadata)[1] if check=='reference' else ''
-
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #f663a6be
 def _written(calls):
     "Return calls as a short text, for the ledger."
@@ -265,8 +261,11 @@ def _score_valid(calls, tools):
     "Score 1.0 if each call is valid."
     if calls and not tools:
         return Score(None, 'the prompt has no tools')
-    errors = (call_error(call, tool_schemas(tools)) for call in calls)
-    why = next(filter(None, errors), '')
+    try:
+        errors = (call_error(call, tool_schemas(tools)) for call in calls)
+        why = next(filter(None, errors), '')
+    except (BadTools, NotChecked) as e:
+        return Score(None, str(e))
     return Score(float(not why), why and f'not a valid call: {why}', _written(calls))
 
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #6c6e1035
@@ -287,15 +286,27 @@ def _compare(calls, reference, schemas, strict, loose):
 
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #8561c690
 def _known_reference(metadata, tools):
-    "Return (reference calls, schemas of the tools); raise `NotChecked` if there is no reference that can be met."
+    "Return (reference calls, '') if the tools have them all, else (None, why there are none)."
     reference, why = reference_calls(metadata)
     schemas = tool_schemas(tools)
     unknown = next((name for name, _ in reference or () if tools and name not in schemas), None)
     if unknown:
-        why = f'the reference calls {unknown!r}, which the tools lack'
-    if why:
-        raise NotChecked(why)
-    return reference, schemas
+        return None, f'the reference calls {unknown!r}, which the tools lack'
+    return reference, why
+
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #c9d641ab
+def _tools_problem(tools):
+    "Say why calls cannot be checked by the schemas of the tools; '' if they can."
+    try:
+        for name, schema in tool_schemas(tools).items():
+            _checker_of(name, schema)
+    except BadTools as e:
+        return str(e)
+    return ''
+
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #b7b2afd6
+def _calls_problem(metadata, check='reference', tools=None):
+    return _tools_problem(tools) if check=='valid' else _known_reference(metadata, tools)[1]
 
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #4a9987b6
 def _no_call_reason(response, calls, reference):
@@ -330,9 +341,9 @@ def tool_call(
 )->Score:
     "Score 1.0 if the tool calls of a response are those of the reference, in any order, else 0.0."
     calls = tool_calls or []
-    try:
-        if check=='valid':
-            return _score_valid(calls, tools)
-        return _score_reference(response, calls, *_known_reference(metadata, tools), partial, strict, loose_text)
-    except (BadTools, NotChecked) as e:
-        return Score(None, str(e))
+    if check=='valid':
+        return _score_valid(calls, tools)
+    reference, why = _known_reference(metadata, tools)
+    if why:
+        return Score(None, why)
+    return _score_reference(response, calls, reference, tool_schemas(tools), partial, strict, loose_text)
