@@ -86,13 +86,6 @@ def _check_where(f):
         raise RsrError(f"formatter '{f.type}'.where: {e}") from None
 
 
-# %% ../../nbs/formatters/02_methods.ipynb #a2d8b92f
-@patch
-def _may_pass(self:Formatter, r)->bool:
-    "Check whether a rollout passes; under a quantile, whether it has a score."
-    limit = self.options.get('pass_threshold', 1.)
-    return r.score is not None if isinstance(limit, dict) else passed(r.score, limit)
-
 # %% ../../nbs/formatters/02_methods.ipynb #abc29081
 def _counts(r, where, pass_threshold):
     "Check whether a rollout counts: one that passes must fulfil `where`, or have a label."
@@ -162,8 +155,9 @@ def with_options(self:Formatter, options:dict)->Formatter:
 # %% ../../nbs/formatters/02_methods.ipynb #13d0c30f
 @patch
 def counts(self:Formatter, r)->bool:
-    "Check whether a rollout counts; the thresholds are numbers."
-    return not self.where or _counts(r, self.where, self.options.get('pass_threshold', 1.))
+    "Check whether a rollout counts; as long as its threshold is a quantile, any does."
+    least = self.options.get('pass_threshold', 1.)
+    return not self.where or isinstance(least, dict) or _counts(r, self.where, least)
 
 @patch
 def counted(self:Formatter, rollouts)->list:
