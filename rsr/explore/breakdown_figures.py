@@ -173,6 +173,8 @@ def components_data(
         part, share = sample_prompts(v, most)
         found = _COMPONENTS.format(part=part)
         ranges = v.rows(_RANGES.format(found=found), most=MOST_COMPONENTS)
+        order = {s['name']:i for i, s in enumerate(_scorer(v.store).get('stages') or ())}
+        ranges.sort(key=lambda row: order.get(row[0], len(order)))
         parts = [_component_bins(v, found, bins, *row) for row in ranges]
         why = None if parts else why_empty(v, 'No score has components')
     return dict(components=parts, share=share, n=max((c['ran'] for c in parts), default=0), why=why)
