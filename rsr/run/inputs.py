@@ -333,11 +333,12 @@ def missing_prompts_note(
 # %% ../../nbs/run/03_inputs.ipynb #e361753d
 def _find_unscorable(store, verifier):
     "Return (number of prompts, {key: (id, why it cannot be scored)})."
-    sql = "SELECT key, id, json_extract(row, '$.metadata') FROM prompts WHERE gen=? ORDER BY key"
+    parts = "json_extract(row, '$.metadata'), json_extract(row, '$.tools')"
+    sql = f'SELECT key, id, {parts} FROM prompts WHERE gen=? ORDER BY key'
     n, found = 0, {}
-    for key, id, metadata in store.db.execute(sql, (store.gen,)):
+    for key, id, metadata, tools in store.db.execute(sql, (store.gen,)):
         n += 1
-        why = verifier.problem(orjson.loads(metadata or '{}'))
+        why = verifier.problem(orjson.loads(metadata or '{}'), orjson.loads(tools or 'null'))
         if why:
             found[key] = id, why
     return n, found

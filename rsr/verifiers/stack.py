@@ -292,18 +292,18 @@ def _naming_problem(named, stages):
     return '' if unknown is None else 'metadata.verifier: '+no_such('stage', unknown, names)
 
 # %% ../../nbs/verifiers/19_stack.ipynb #96af8bac
-def _stage_problem(stage, metadata):
+def _stage_problem(stage, metadata, tools):
     "Say why a stage can score no response to a prompt; '' if it can."
     problem = getattr(stage.verifier, 'problem', None)
-    why = problem(metadata) if problem else ''
+    why = problem(metadata, tools) if problem else ''
     return f'{stage.name}: {why}' if why else ''
 
 # %% ../../nbs/verifiers/19_stack.ipynb #278f3068
-def _problem_of(stages, metadata):
+def _problem_of(stages, metadata, tools):
     "Say why stages can score no response to a prompt; '' if they can."
-    why = [(stage, _stage_problem(stage, metadata)) for stage in stages if stage.when=='always']
+    why = [(stage, _stage_problem(stage, metadata, tools)) for stage in stages if stage.when=='always']
     lacks = [(stage, text) for stage, text in why if text]
-    rescued = any(s.when=='unscored' and not _stage_problem(s, metadata) for s in stages)
+    rescued = any(s.when=='unscored' and not _stage_problem(s, metadata, tools) for s in stages)
     if rescued or not lacks:
         return ''
     fatal = [text for stage, text in lacks if stage.on_unscored=='unscored']
@@ -312,10 +312,11 @@ def _problem_of(stages, metadata):
 # %% ../../nbs/verifiers/19_stack.ipynb #37e38c00
 @patch
 def problem(self:Stack,
-    metadata:dict   # of a prompt
+    metadata:dict,  # of a prompt
+    tools=None      # that the model can call there
 )->str:
     "Say why no response to a prompt can be scored; '' if one can."
-    return _naming_problem(_named(metadata), self.stages) or _problem_of(self.stages_for(metadata), metadata)
+    return _naming_problem(_named(metadata), self.stages) or _problem_of(self.stages_for(metadata), metadata, tools)
 
 # %% ../../nbs/verifiers/19_stack.ipynb #181e897a
 @patch

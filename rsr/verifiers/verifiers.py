@@ -48,6 +48,8 @@ class Verifier:
         self.takes, self.group = {*names}, names[:2]==['prompt', 'rollouts']
         self.sees_several = 'rollouts' in self.takes and not self.group
         self.raw = getattr(self.fn, 'raw', False)
+        if hasattr(self.fn, 'needs'):
+            self.needs = self.fn.needs   # what a prompt lacks that cannot be scored
         asks = getattr(self.fn, 'asks', None)   # of its options: does it ask a model?
         self.needs_judge = 'ask' in self.takes and (asks is None or asks(self.options))
         self.memory = Recent()
@@ -77,11 +79,12 @@ def named_options(fn, options)->dict:
 # %% ../../nbs/verifiers/18_verifiers.ipynb #2110b275
 @patch
 def problem(self:Verifier,
-    metadata:dict   # of a prompt
+    metadata:dict,  # of a prompt
+    tools=None      # that the model can call there
 )->str:
     "Say why no response to a prompt can be scored; '' if one can, or if only a call can tell."
     check = getattr(self.fn, 'problem', None)
-    return check(dict(metadata or {}), **named_options(check, self.options)) if check else ''
+    return check(dict(metadata or {}), **named_options(check, {**self.options, 'tools':tools})) if check else ''
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #3d9e7a4f
 @patch
