@@ -367,7 +367,7 @@ def _scored(values, response, label, reduce, length):
 @verifier('reward-model', ready=check_reward_options, raw=True)
 async def reward_model(
     response:str, metadata:dict, ask=None, prompt=None, reasoning='',
-    model:str=None,               # name on the server; without a base_url, a name on the hub or a folder
+    model:str='',                 # name on the server; without a base_url, a name on the hub or a folder
     endpoint:str='classify',      # classify, pooling, score (vLLM), sglang: how the server is asked
     chat_template:str=None,       # a tokenizer, a .jinja file, or none; null: the server's or the model's own
     keep_thinking:bool=False,     # let the model read the thinking too
