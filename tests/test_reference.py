@@ -151,7 +151,7 @@ def recipe_with(r, key, value):
     d = load_recipe({**BASE, **more}, [(key, value)])
     make_formatters(d['formatter'])
     if head == 'verifier' and name:
-        asks = name == 'rubric' or load_verifier(name).needs_judge
+        asks = name in ('rubric', 'reward-model') or load_verifier(name).needs_judge
         judge = {'base_url': 'http://localhost:1/v1'} if asks else {}
         judge |= {'rubric': 'helpful_answer'} if name == 'rubric' else {}
         make_scorer({**judge, **d['verifier']})
