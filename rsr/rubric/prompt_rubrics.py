@@ -151,7 +151,7 @@ class PromptRubricVerifier(RubricVerifier):
         except RsrError as e:
             return Score(None, str(e))
 
-    def problem(self, metadata)->str:
+    def problem(self, metadata, tools=None)->str:
         "Say why no response to a prompt can be scored; '' if one can."
         rubric = self.rubric_for(metadata)
         return rubric.reason if isinstance(rubric, Score) else ''

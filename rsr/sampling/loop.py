@@ -85,7 +85,7 @@ def _stop_unscored(self:Loop):
 def _lacks_reference(self:Loop, st):
     "Check whether a prompt that needs rollouts has no reference answer that the verifier can use."
     problem = getattr(self.verifier, 'problem', None)
-    return bool(problem and problem(st.prompt.metadata) and self.needs(st))
+    return bool(problem and problem(st.prompt.metadata, st.prompt.tools) and self.needs(st))
 
 @patch
 def _open_prompt(self:Loop, prompt, rollouts):

@@ -14,8 +14,8 @@ from ..data.functions import load_function, source_of
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score, no_such
 from ..sampling.samplers import HttpSampler
-from . import answers, code, equivalence, json_schema, letter_judge, majority, reward_model
-from . import text_answers, tool_calls
+from . import answers, code, constraints, equivalence, json_schema, letter_judge, majority
+from . import reward_model, text_answers, tool_calls
 from .judge import Recent
 from .registry import VERIFIERS, as_score
 
@@ -25,6 +25,7 @@ TYPES = (   # modules that register verifiers when they are imported
     text_answers,
     json_schema,
     tool_calls,
+    constraints,
     letter_judge,
     equivalence,
     code,
@@ -47,6 +48,8 @@ class Verifier:
         self.takes, self.group = {*names}, names[:2]==['prompt', 'rollouts']
         self.sees_several = 'rollouts' in self.takes and not self.group
         self.raw = getattr(self.fn, 'raw', False)
+        if hasattr(self.fn, 'needs'):
+            self.needs = self.fn.needs   # what a prompt lacks that cannot be scored
         asks = getattr(self.fn, 'asks', None)   # of its options: does it ask a model?
         self.needs_judge = 'ask' in self.takes and (asks is None or asks(self.options))
         self.memory = Recent()
@@ -76,11 +79,12 @@ def named_options(fn, options)->dict:
 # %% ../../nbs/verifiers/18_verifiers.ipynb #2110b275
 @patch
 def problem(self:Verifier,
-    metadata:dict   # of a prompt
+    metadata:dict,  # of a prompt
+    tools=None      # that the model can call there
 )->str:
     "Say why no response to a prompt can be scored; '' if one can, or if only a call can tell."
     check = getattr(self.fn, 'problem', None)
-    return check(dict(metadata or {}), **named_options(check, self.options)) if check else ''
+    return check(dict(metadata or {}), **named_options(check, {**self.options, 'tools':tools})) if check else ''
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #3d9e7a4f
 @patch
@@ -193,7 +197,6 @@ def _rule_id(type, version):
 # %% ../../nbs/verifiers/18_verifiers.ipynb #549649d6
 _NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout', 'batch', 'device', 'concurrent_runs', 'sandbox_url',
                  'unsafe'}
-
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #25de2725
 def _fingerprint(type, version, options):
