@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATTERS', 'SELECT', 'BAND_ROLLOUTS', 'Method', 'formatter', 'Formatter', 'bind', 'select', 'select_best',
-           'select_first', 'select_shortest', 'select_longest', 'select_random', 'sft', 'dpo_pairs', 'dpo',
-           'unique_texts', 'pool_size', 'pool_of', 'multi_sft', 'kto', 'balanced_counts', 'balance', 'in_band', 'grpo']
+           'select_first', 'select_shortest', 'select_longest', 'select_random', 'sft', 'dpo', 'pool_size', 'pool_of',
+           'multi_sft', 'kto', 'balanced_counts', 'balance', 'in_band', 'grpo']
 
 # %% ../../nbs/formatters/02_methods.ipynb #0a83cc3b
 from dataclasses import dataclass, replace
@@ -13,10 +13,10 @@ from functools import partial
 from fastcore.basics import patch
 from typing import NamedTuple
 from ..data.conditions import read_condition
-from ..data.text import minhash, normalised, stable_hash
+from ..data.text import stable_hash, unique_texts
 from ..data.thresholds import in_numbers, in_prompt, in_run, in_words, relative_options
-from ..data.types import EPS, RsrError, components, passed
-from .pairing import find_pairs, makes_pair, passed_and_failed, passed_failed_pairs
+from ..data.types import RsrError, components, passed
+from .pairing import dpo_pairs, need_pair, passed_and_failed
 from .thinking_forms import full_text
 
 # %% ../../nbs/formatters/02_methods.ipynb #6c40a821
@@ -69,13 +69,14 @@ class Formatter:
 
 # %% ../../nbs/formatters/02_methods.ipynb #2095a27f
 @patch(as_prop=True)
-def file(self:Formatter):
+def file(self:Formatter)->str:
+    "Return the name of its file."
     return f'{self.name}.{self.format}'
 
 @patch(as_prop=True)
-def method(self:Formatter):
-    return 'sft' if self.options.get('unroll') else self.type   # an unrolled pool trains as SFT
-
+def method(self:Formatter)->str:
+    "Return the method that its file trains: an unrolled pool trains as SFT."
+    return 'sft' if self.options.get('unroll') else self.type
 
 # %% ../../nbs/formatters/02_methods.ipynb #bef42366
 def _check_where(f):
@@ -84,7 +85,6 @@ def _check_where(f):
         return f.where is None or read_condition(f.where)
     except RsrError as e:
         raise RsrError(f"formatter '{f.type}'.where: {e}") from None
-
 
 # %% ../../nbs/formatters/02_methods.ipynb #abc29081
 def _counts(r, where, pass_threshold):
@@ -97,6 +97,7 @@ def _counted(rollouts, where, options):
     "Return the rollouts that count; the thresholds are numbers."
     least = options.get('pass_threshold', 1.)
     return [r for r in rollouts if _counts(r, where, least)] if where else rollouts
+
 
 
 # %% ../../nbs/formatters/02_methods.ipynb #4c4acad5
@@ -265,51 +266,13 @@ def sft(prompt, rollouts,
     correct = [r for r in rollouts if passed(r.score, pass_threshold)]
     return [{**_asked(prompt), 'response':SELECT[select](correct, prompt)}] if correct else []
 
-# %% ../../nbs/formatters/02_methods.ipynb #4c13e4c5
-def _any_pair(ok, others, rule):
-    return any(makes_pair(c, r, **rule) for c in ok for r in others)
-
-def _widest_margin(ok, bad):
-    return max(score for score, _ in ok)-min(score for score, _ in bad)
-
-# %% ../../nbs/formatters/02_methods.ipynb #f3700347
-def _need_pair(seen, pass_threshold=1.0, fail_threshold=0.0, min_margin=0.0, max_margin=None, strategy=None,
-               max_length_ratio=None, min_rejected_chars=None, **_):
-    "Return (passes, fails) still needed for a pair."
-    rule = dict(min_margin=min_margin, max_margin=max_margin, max_length_ratio=max_length_ratio,
-                min_rejected_chars=min_rejected_chars)
-    ok, bad = passed_and_failed(seen, lambda x: x[0], pass_threshold, fail_threshold)
-    if strategy:   # whatever is worse by the margin may be rejected
-        return int(not ok), int(not _any_pair(ok, seen, rule))
-    if not ok or not bad:
-        return int(not ok), int(not bad)
-    if _widest_margin(ok, bad)<min_margin-EPS:
-        return 1, 1
-    if _any_pair(ok, bad, rule):
-        return 0, 0
-    if not _any_pair(ok, bad, {**rule, 'min_rejected_chars':None}):
-        return (1, 0) if len(ok)>=len(bad) else (0, 1)
-    return 0, 1   # the failed ones are too short
-
-# %% ../../nbs/formatters/02_methods.ipynb #41f97281
-def dpo_pairs(
-    rollouts,        # Rollouts of one prompt
-    strategy=None,   # options as for `dpo`
-    fail_threshold=0.0, floor=None, inverted='drop', rejected='worst', max_pairs_per_prompt=1, **rule
-)->tuple:            # ([(chosen, rejected, swapped), …], reason if there are none)
-    "Return the pairs of a prompt under the options of a dpo formatter, or why there are none."
-    rule.update(order=rejected, most=max_pairs_per_prompt)
-    if strategy:
-        return find_pairs(rollouts, inverted=inverted, floor=floor, **rule)
-    return passed_failed_pairs(rollouts, fail_threshold=fail_threshold, **rule)
-
 # %% ../../nbs/formatters/02_methods.ipynb #28e93792
 def _why_no_pair(prompt, rollouts, **options):
     "Return why scored responses give no pair."
     return dpo_pairs(rollouts, **options)[1]
 
 # %% ../../nbs/formatters/02_methods.ipynb #154c3c09
-@formatter('dpo', _need_pair, 'llamafactory', why=_why_no_pair)
+@formatter('dpo', need_pair, 'llamafactory', why=_why_no_pair)
 def dpo(prompt, rollouts,
     pass_threshold:float=1.0,      # score from which a response may be chosen
     fail_threshold:float=0.0,      # score up to which a response may be rejected; None: whatever does not pass
@@ -328,32 +291,6 @@ def dpo(prompt, rollouts,
                          pass_threshold=pass_threshold, min_margin=min_margin, max_margin=max_margin,
                          max_length_ratio=max_length_ratio, min_rejected_chars=min_rejected_chars)
     return [{**_asked(prompt), 'chosen':c, 'rejected':r, 'margin':c.score-r.score} for c, r, _ in pairs]
-
-# %% ../../nbs/formatters/02_methods.ipynb #2dc494ba
-def _without_near(texts, threshold):
-    "Return the texts without near-duplicates of an earlier one."
-    kept, hashes = [], []
-    for text in dict.fromkeys(texts):
-        h = minhash(text)
-        if all(h.jaccard(other)<threshold for other in hashes):
-            kept.append(text)
-            hashes.append(h)
-    return kept
-
-# %% ../../nbs/formatters/02_methods.ipynb #e48721a9
-def unique_texts(
-    texts:list,          # in order of preference
-    unique:str='exact',  # exact, normalised, near
-    threshold:float=0.8  # Jaccard similarity from which texts are near-duplicates
-)->list:                 # the first of each kind
-    "Return the texts without those that repeat an earlier one."
-    if unique=='near':
-        return _without_near(texts, threshold)
-    first = {}
-    for text in texts:
-        key = normalised(text) if unique=='normalised' else text
-        first.setdefault(key, text)
-    return list(first.values())
 
 # %% ../../nbs/formatters/02_methods.ipynb #76d153e5
 def _need_multi(seen, pass_threshold=1.0, num_responses=16, **_):
@@ -415,7 +352,7 @@ def _no_label(prompt, rollouts, **_):
     return 'none passed or failed'
 
 # %% ../../nbs/formatters/02_methods.ipynb #579ed3b2
-@formatter('kto', _need_pair, 'trl', 'standard', why=_no_label)
+@formatter('kto', need_pair, 'trl', 'standard', why=_no_label)
 def kto(prompt, rollouts,
     pass_threshold:float=1.0,    # score from which the label is true
     fail_threshold:float=0.0,    # score up to which the label is false; None: whatever does not pass

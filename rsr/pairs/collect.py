@@ -9,7 +9,7 @@ __all__ = ['TOOL_CALLS_ONLY', 'pairs_of', 'count_pairs', 'join']
 from collections import Counter
 from dataclasses import replace
 from ..data.types import passed
-from ..formatters.methods import dpo_pairs
+from ..formatters.pairing import dpo_pairs
 from ..formatters.rows import as_written
 
 # %% ../../nbs/pairs/03_collect.ipynb #e5d5f098

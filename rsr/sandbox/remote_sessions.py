@@ -109,7 +109,7 @@ def _read_lines(text, mark):
 def ask(self:RemoteSession, **request):
     "Send a request; return the reply."
     mark = secrets.token_hex(16)
-    limits = json.dumps(dict(asdict(self.limits), wall=self.limits.wall))
+    limits = json.dumps(dict(asdict(self.limits), wall=self.limits.wall, filter=''))
     program = f'import sys\nsys.argv[1:] = [{limits!r}]\n{watcher_program()}'
     result = self.run(program, f'{mark}\n{json.dumps(request)}\n', 'python')
     replies = _read_lines(result.get('stdout'), mark)

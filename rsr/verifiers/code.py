@@ -177,10 +177,10 @@ def _call_outcome(session, tests, code, case, options):
 # %% ../../nbs/verifiers/12_code.ipynb #f2b8a6c6
 def _exit_text(reply):
     "Return the reason why a program ended with an exit code."
-    lines = str(reply.get('error_text')).strip().split('\n')
-    status = reply.get('status')
-    crashed = isinstance(status, int) and status<0
-    return _end_text(status) if crashed else _error_text(lines[-1]) or f'exit code {shown(status)}'
+    lines, status = str(reply.get('error_text') or '').strip().split('\n'), reply.get('status')
+    if not isinstance(status, int) or status<0:
+        return _end_text(status)
+    return _error_text(lines[-1]) or f'exit code {status}'
 
 # %% ../../nbs/verifiers/12_code.ipynb #38814645
 def _program_outcome(session, tests, code, case, options):
@@ -191,11 +191,11 @@ def _program_outcome(session, tests, code, case, options):
     else:
         reply = session.run_program(code, stdin, options['language'])
     _check_reply(reply)
-    if 'error' in reply or reply.get('status')!=0:
-        return _error_in(reply) or _exit_text(reply)
     out = str(reply.get('value'))
     if len(out)>options['limits'].output:
         return 'too much output'
+    if 'error' in reply or reply.get('status')!=0:
+        return _error_in(reply) or _exit_text(reply)
     return '' if same_output(out, expected) else f'printed {shown(repr(out), 40)}, not {shown(repr(expected), 40)}'
 
 # %% ../../nbs/verifiers/12_code.ipynb #3be56879
@@ -225,7 +225,7 @@ def outcomes(
     return found
 
 # %% ../../nbs/verifiers/12_code.ipynb #58cbfc7e
-_ALONE = 'timeout', 'out of memory', 'too many processes', 'too much output', ENDED
+_ALONE = 'timeout', 'out of memory', 'too many threads', 'too much output', ENDED
 
 # %% ../../nbs/verifiers/12_code.ipynb #b1f3bbeb
 def _reason(found, count, partial):
