@@ -237,3 +237,67 @@ def test_where_goes_with_thresholds_by_quantile(own):
         good = df[(df.score>=best-1e-9)&df.text.str.contains(RIGHT, regex=False)]
         assert {row['completion'] for row in read_jsonl('run/train/kto.jsonl') if row['label']}<={*good.text}
         assert len(read_jsonl('run/train/sft.jsonl'))==good.prompt.nunique()
+
+# ---- what looks at details: checklist, comparison, report, labels
+
+RUBRIC = '''
+name: brief_and_right
+categories: {content: 0.7, form: 0.3}
+criteria:
+  - {id: answer, category: content, function: 'checks.py:right', weight: 2}
+  - {id: decided, category: form, function: 'checks.py:brief'}
+'''
+
+def test_a_rubric_in_a_stack_is_read_by_everything_that_reads_rubrics(own):
+    "Its criteria are named as what a stack has beside them."
+    from rsr.explore.breakdown_figures import components_data, criteria_data
+    from rsr.quality.checklist import checklist
+    from rsr.quality.compare import compare
+    from rsr.quality.report import report_html
+    Path('rubric.yaml').write_text(RUBRIC)
+    Path('checks.py').write_text('def right(prompt, response):\n    return "boxed{A}" in response\n'
+                                 'def brief(prompt, response):\n    return len(response)<90\n')
+    with Loopback(rate=.5, words=12) as s:
+        stack = [dict(type='mine.py:right', name='answer'), dict(rubric='rubric.yaml', name='judged', pass_threshold=.5)]
+        run = go(s, [dict(type='sft', pass_threshold=.8, where='judged >= 1')], stack)
+        other = go(s, [dict(type='sft', pass_threshold=.8)], [stack[0], dict(type='mine.py:brief')], work_dir='other')
+        alone = go(s, [dict(type='sft')], dict(type='rubric', rubric='rubric.yaml'), work_dir='alone')
+    assert all(len(t)<90 and RIGHT in t for t in answers('sft')) and answers('sft')
+    assert criteria_data(run)['criteria']==criteria_data(alone)['criteria']
+    assert {c['name'] for c in components_data(run)['components']}=={'answer', 'judged'}
+    assert criteria_data(other)['why'] and components_data(alone)['why']
+    for r_ in (run, other, alone):
+        assert checklist(r_)['items'] and '<h2' in report_html(r_)
+    assert compare(run, other) and compare(run, alone) and compare(other, run)
+    p = rsr('compare', 'run', 'other')
+    assert p.returncode==0 and 'Traceback' not in p.stderr+p.stdout, p.stderr
+    assert 'judged' in p.stdout and 'brief' in p.stdout
+
+def test_labels_count_in_place_of_the_stack(own):
+    with Loopback(rate=.5, words=12) as s:
+        run = go(s, [dict(type='sft')], n=4)
+    first = run.rollouts.iloc[0]
+    run.label(first.prompt, int(first.idx), 'fail' if first.score else 'pass')
+    assert run.rollouts.iloc[0].score==1-first.score
+    assert run.scores.iloc[0].score==first.score and run.scores.iloc[0].right==first.score   # as given
+    parts = run.stats()['components']['components']
+    assert parts['right']['passed']==run.scores.right.sum()
+
+HOSTILE = '<script>window.hacked=1</script><img src=x onerror=alert(1)>\u202e$\\frac{'
+
+def test_hostile_names_and_reasons_are_text(own, server):
+    Path('evil.py').write_text(f"""from rsr.data.types import Score
+def reasons(response, metadata):
+    return Score(1., {HOSTILE!r}, {HOSTILE!r})
+def names(response, metadata):
+    return {{{HOSTILE!r}: 1, 'x'*3000: .5, '': 0, 'a\\nb\\x1b[31m': 1}}
+""")
+    from rsr.quality.report import report_html
+    for verifier in ('evil.py:names', [dict(type='evil.py:reasons', name='evil'), 'mine.py:brief']):
+        run = go(server, [dict(type='sft', pass_threshold=.1)], verifier, n=2, work_dir=f'run{len(verifier)}')
+        html = report_html(run)
+        assert '<script' not in html and '<img src=x' not in html and '\u202e' not in html and '\x1b' not in html
+        p = rsr('stats', str(run.path))
+        assert p.returncode==0 and '\x1b' not in p.stdout and '\u202e' not in p.stdout
+        assert max(map(len, p.stdout.splitlines()))<400
+        assert not run.scores.empty

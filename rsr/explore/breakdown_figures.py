@@ -8,6 +8,7 @@ __all__ = ['ANSWERS', 'BY', 'MOST_COMPONENTS', 'criteria_data', 'plot_criteria',
 
 # %% ../../nbs/explore/12_breakdown_figures.ipynb #d356d72b
 from ..data.statistics import corrected_rate
+from ..data.terminal import visible
 from ..data.types import RsrError, no_such
 from .ledger_view import KINDS, count_bins, figure, sample_prompts, share_note, view, why_empty
 from .score_figures import pass_rates_data
@@ -208,7 +209,7 @@ def plot_components(ax, d):
     for i, c in enumerate(d['components']):
         _draw_component(ax, i, c, labelled)
         ax.text(1.02, i+.3, _component_note(c), fontsize=8, va='bottom')
-    row_names(ax, [c['name'] for c in d['components']])
+    row_names(ax, [visible(c['name']) for c in d['components']])
     ax.set_xlim(-.01, 1.01)
     title = f'Components of the scores of {many(d["n"], "rollout")}{share_note(d)}'
     raw = any((c['lo'], c['hi'])!=(0, 1) for c in d['components'])
