@@ -60,6 +60,10 @@ OPTIONS = dict(
     bad_request=False,         # 400 for all; a string is its message
     context_over=None,         # more characters than this in the messages: 400, context length exceeded
     flavour='openai',          # whose error bodies: 'openai', 'vllm', 'llamacpp'
+    # /classify, /pooling, /score as 'vllm' or 'sglang' has them, beside /v1; None: no such path
+    rewards=None,
+    # text -> its reward: a number, or a list; None: drawn by the text; 'short': a row too few, 'nan', 'text'
+    reward=None,
     log=True)                  # keep every request in `.log`
 
 FAULTS = 'reset timeout hang_after_headers cut malformed no_choices null_content error200'.split()
@@ -253,6 +257,43 @@ def spoil(kind, out):
         out = {'error': details, 'user_id': 'user_loopback'}
     data = orjson.dumps(out)
     return data[:len(data) * 2 // 3] if kind == 'malformed' else data
+
+# ---- rewards
+
+def reward_texts(body, dialect, path):
+    "The texts of a request for rewards, or why it is refused."
+    if dialect == 'sglang':
+        texts = body.get('text')
+        return ([texts] if isinstance(texts, str) else texts) or 'Either text or input_ids should be provided.'
+    if path.endswith('/score'):
+        pair = body.get('text_1'), body.get('text_2')
+        if not all(isinstance(p, list) and p for p in pair) or len(pair[0]) != len(pair[1]):
+            return 'Input lengths must be either 1:1, 1:N or N:N'
+        return ['\n\n'.join(two) for two in zip(*pair)]
+    if 'messages' in body:
+        return [''.join(f"<|{m['role']}|>{plain(m.get('content'))}" for m in body['messages'])]
+    texts = body.get('input')
+    return ([texts] if isinstance(texts, str) else texts) or 'Field required: input'
+
+def drawn_reward(text):
+    "A reward of a text between -10 and 10."
+    return round(20 * uniforms(text, 0)[0] - 10, 4)
+
+def reward_rows(values, texts, dialect, path):
+    "The body of an answer with rewards."
+    tokens = [len(t) // 4 + 1 for t in texts]
+    lists = [v if isinstance(v, list) else [v] for v in values]
+    if dialect == 'sglang':
+        return [dict(embedding=v, meta_info=dict(id=f'{i:x}', prompt_tokens=n, e2e_latency=.01))
+                for i, (v, n) in enumerate(zip(lists, tokens))]
+    kind = path.rpartition('/')[2]
+    row = dict(classify=lambda v: dict(label='LABEL_0', probs=v, num_classes=len(v)),
+               pooling=lambda v: dict(object='pooling', data=v), score=lambda v: dict(object='score', score=v[0]))[kind]
+    counts = dict(prompt_tokens=sum(tokens), total_tokens=sum(tokens), completion_tokens=0, prompt_tokens_details=None)
+    return dict(id=f'{kind}-0', object='list', created=int(time.time()), model='reward-1',
+                data=[dict(index=i, **row(v)) for i, v in enumerate(lists)][::-1], usage=counts)
+
+REWARD_PATHS = dict(vllm=('/classify', '/pooling', '/score', '/v1/score'), sglang=('/classify',))
 
 # ---- HTTP
 
@@ -459,7 +500,8 @@ class Loopback:
         entry = dict(time=time.time(), method=method, path=path, prompt=None, n=None, seed=None, status=None,
                      fault=None, k=None,
                      headers=headers, body=None)
-        if path.startswith('/v1/') and self.o.log and method != 'GET':   # the list of models is no request
+        scores = self.o.rewards and path in REWARD_PATHS[self.o.rewards]
+        if (path.startswith('/v1/') or scores) and self.o.log and method != 'GET':   # the list of models is no request
             self.log.append(entry)
         try:
             body = entry['body'] = orjson.loads(data) if data else {}
@@ -467,6 +509,8 @@ class Loopback:
             return self.tell(conn, entry, *error('400', self.o.flavour, why=f'invalid JSON: {e}'))
         if (method, path) == ('POST', '/v1/chat/completions'):
             return self.chat(conn, entry)
+        if scores and method == 'POST':
+            return self.score(conn, entry, path)
         if path.startswith('/v1/') and not self.allowed(headers):
             return self.tell(conn, entry, *self.unauthorized(headers))
         try:
@@ -513,6 +557,29 @@ class Loopback:
         if o.reply and not kind:
             return self.reply(conn, entry)
         self.after(*self.sample(conn, entry, kind))
+
+    def score(self, conn, entry, path):
+        "A request for rewards: refused, spoiled, or answered after its latency."
+        body, dialect = entry['body'], self.o.rewards
+        texts = reward_texts(body, dialect, path)
+        entry.update(prompt=texts[0], n=1, texts=texts)
+        self.arrive(conn, entry)
+        kind = entry['fault'] = None if self.allowed(entry['headers']) else '401'
+        kind = entry['fault'] = kind or self.fault()
+        if kind:
+            self.by_fault[kind] += 1
+        if kind in ERRORS:
+            return self.after(self.wait(), conn, kind, self.error(kind, entry))
+        if isinstance(texts, str):
+            return self.after(0, conn, 0, (400, 'application/json', orjson.dumps(dict(error=dict(message=texts))), ()))
+        if self.o.context_over and max(map(len, texts)) > self.o.context_over:
+            why = f'the input is longer than the maximum model length of {self.o.context_over // 4} tokens'
+            return self.after(0, conn, 0, (400, 'application/json', orjson.dumps(dict(error=dict(message=why))), ()))
+        of = self.o.reward if callable(self.o.reward) else drawn_reward
+        wrong = dict(nan=math.nan, text='high').get(self.o.reward) if isinstance(self.o.reward, str) else None
+        values = [of(t) if wrong is None else wrong for t in texts]
+        out = reward_rows(values[1:] if self.o.reward == 'short' else values, texts, dialect, path)
+        self.after(self.wait(), conn, kind or 0, (200, 'application/json', json.dumps(out).encode(), ()))
 
     def arrive(self, conn, entry):
         conn.call = entry
@@ -763,7 +830,7 @@ def main():
     p.add_argument('--port', type=int, default=0)
     p.add_argument('--until-eof', action='store_true', help='end with standard input')
     for k, v in OPTIONS.items():
-        if k != 'reply':
+        if k not in ('reply', 'reward'):
             p.add_argument(f'--{k}', type=value, default=False if k == 'log' else v)
     args = vars(p.parse_args())
     until_eof = args.pop('until_eof')

@@ -15,6 +15,7 @@ import pytest
 from conftest import rows, write_jsonl
 from loopback import Loopback, spawn
 
+from rsr.data.functions import load_transform
 from rsr.data.readers import read_prompts
 from rsr.data.store import Store
 from rsr.data.summary import stats
@@ -349,7 +350,8 @@ def test_inputs_are_read_as_on_one_machine(here, cluster):
     write_jsonl('d/a.jsonl', mixed)
     pq.write_table(pa.Table.from_pylist(rows(2000, 10)), 'd/b.parquet')
     Path('t.py').write_text("def odd(row): return None if row['id']=='q11' else {**row, 'seen':True}\n")
-    one = [*read_prompts('d/a.jsonl', 't.py:odd'), *read_prompts('d/b.parquet', 't.py:odd')]
+    odd = load_transform('t.py:odd')
+    one = [*read_prompts('d/a.jsonl', odd), *read_prompts('d/b.parquet', odd)]
     assert list(read_dataset('d', 't.py:odd'))==one
     data = ray.data.from_items(rows(700))
     assert [(w, p.id) for w, p in read_dataset(data)]==[(f'row {i+1}', f'q{i}') for i in range(700)]

@@ -32,7 +32,7 @@ from rsr.explore.html import (
 )
 from rsr.explore.prompts import prompt_rollouts, prompt_table
 from rsr.explore.score_figures import scores_data
-from rsr.explore.score_index import read_scores, read_splits, read_texts, text_mode
+from rsr.explore.score_index import read_scores, read_splits, read_texts, read_wheres, text_mode
 from rsr.explore.state import Exploration
 from rsr.explore.thresholds import histogram, preview_counts, with_thresholds
 from rsr.explore.widget import Explorer, explore
@@ -95,6 +95,7 @@ def told_and_written_by(st, run, configs, read=True):
         read_texts(s, st, m)
     if read:
         read_splits(s, st, d, fs)
+        read_wheres(s, st, fs)
     return {w['file']:w for w in preview_counts(s, fs)}, write_formats(st, d, make_formatters(configs))
 
 def same(told, written):

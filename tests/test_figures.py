@@ -315,7 +315,7 @@ def test_tables_that_are_not_pandas(full):
 
 @pytest.mark.parametrize('call, says', [
     (lambda r: scores_data(r, pass_treshold=.5), "Did you mean 'pass_threshold'"),
-    (lambda r: scores_data(r, pass_threshold=2), 'not a number in'),
+    (lambda r: scores_data(r, pass_threshold='high'), 'not a number'),
     (lambda r: scores_data(pd.DataFrame(dict(score=[1]))), "a column 'prompt'"),
     (lambda r: scores_data(pd.DataFrame(dict(prompt=['a'], score=['good']))),
      "the column 'score' .* is not of numbers"),

@@ -550,6 +550,15 @@ def test_a_script_whose_reader_goes(here, server):
     wait_for(lambda: os.path.exists('ended'))
     assert Path('ended').read_text() in ('0', '')
 
+def test_a_warning_whose_reader_is_gone_ends_nothing(here, server):
+    "The warning of the served model's name comes before the first request: the pipe is closed by then."
+    write_jsonl('in.jsonl', rows(4))
+    Path('s.py').write_text('import os, sys, rsr\nread, write = os.pipe()\nos.close(read)\nos.dup2(write, 2)\n'
+                            f'run = rsr.sample("in.jsonl", base_url="{server.base_url}", work_dir="w")\n'
+                            'open("ended", "w").write(str(run.exit_code))\n')
+    subprocess.run([sys.executable, 's.py'], timeout=60)
+    assert Path('ended').read_text()=='0'
+
 def test_stats_to_head(done):
     p = subprocess.run(['bash', '-c', f'{{ {RSR} stats w; echo $? > code; }} | true'], capture_output=True, text=True)
     assert Path('code').read_text().strip() == '0' and not p.stderr

@@ -174,7 +174,16 @@ def _functions():
     from rsr.pairs import flaws, references, shortcuts
     from rsr.rubric import verdicts
     from rsr.taxonomy import message_rules, similarity, templates
-    from rsr.verifiers import answers, judge, letter_judge, maths, multiple_choice
+    from rsr.verifiers import (
+        answers,
+        json_schema,
+        judge,
+        letter_judge,
+        maths,
+        multiple_choice,
+        text_answers,
+        tool_calls,
+    )
     request = [dict(role='user', content='hello there my friend how are you')]
     def called(s):
         return [dict(id='c', type='function', function=dict(name='f', arguments=s))]
@@ -189,6 +198,15 @@ def _functions():
         choice=multiple_choice.extract_choice, number=maths.extract_math, reference=lambda s: compare(s, '1'),
         answer=lambda s: compare('1', s), same=lambda s: compare(s, s),
         mcq=lambda s: answers.mcq_rlvr(s, {'answer':s}), maths=lambda s: answers.math_rlvr('1', {'answer':s}),
+        exact=lambda s: text_answers.exact(s, {'answer':[s, 'B']}),
+        exact_to=lambda s: text_answers.exact('1', {'answer':s}),
+        final=text_answers.extract_exact, key=text_answers.answer_key, f1=lambda s: text_answers.f1(s, {'answer':s}),
+        f1_all=lambda s: text_answers.f1(s, {'answer':s}, read='response'),
+        regex=lambda s: text_answers.regex(s, {'pattern':'(a+)+$'}),
+        pattern=lambda s: text_answers.regex('1', {'pattern':s}),
+        json=json_schema.find_json, schema=lambda s: json_schema.json_schema(s, {'schema':s}),
+        tool_call=lambda s: tool_calls.tool_call(s, {'answer':s}, called(s), None),
+        call_error=lambda s: tool_calls.call_error(called(s)[0], {'f':{}}),
         rlvr=lambda s: answers.rlvr('1', {'answer':s}), letter=letter_judge._named_letter,
         letter_request=lambda s: letter_judge._judge_messages(s, s), objects=judge.find_objects,
         fence=lambda s: judge.fence(s, 'RESPONSE', 'mark'),

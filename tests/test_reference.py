@@ -58,7 +58,7 @@ def test_every_option_of_a_strategy(name):
 def test_every_option_of_a_verifier():
     for name in VERIFIERS:
         v = load_verifier(name)
-        filled_in = {'response', 'metadata', 'ask', 'prompt', 'reasoning'}
+        filled_in = {'response', 'metadata', 'ask', 'prompt', 'reasoning', 'tool_calls', 'tools', 'rollouts', 'cache'}
         assert set(map(tail, keys(f'verifier: {name}'))) == v.takes - filled_in
     with pytest.raises(RsrError) as e:
         make_scorer(dict(type='rubric', no_such_option=1))
@@ -149,7 +149,9 @@ def recipe_with(r, key, value):
     d = load_recipe({**BASE, **more}, [(key, value)])
     make_formatters(d['formatter'])
     if head == 'verifier' and name:
-        judge = {'base_url': 'http://localhost:1/v1', 'rubric': 'helpful_answer'} if name == 'rubric' else {}
+        asks = name == 'rubric' or load_verifier(name).needs_judge
+        judge = {'base_url': 'http://localhost:1/v1'} if asks else {}
+        judge |= {'rubric': 'helpful_answer'} if name == 'rubric' else {}
         make_scorer({**judge, **d['verifier']})
     if d.get('pairs'):
         check_pairs(d['pairs'])

@@ -20,8 +20,9 @@ from rsr.data.threads import run_sync
 from rsr.data.types import RsrError, RunBroken
 from rsr.rubric.agreement import accuracy, agreement, auc, auc_interval, gwet_ac1, interval, kappa
 from rsr.rubric.criteria import RUBRICS, load_rubric, rubric_names
-from rsr.rubric.evaluate import RubricVerifier, combine, rubric_scorer
+from rsr.rubric.evaluate import RubricVerifier, combine
 from rsr.rubric.labels import Labels, decided_rows, disputed_first, label, read_labels
+from rsr.rubric.prompt_rubrics import rubric_scorer
 from rsr.rubric.validate import (
     idle_criteria,
     judge_rows,

@@ -16,6 +16,7 @@ from ..data.index import blocks_left, update_index
 from ..data.ledger import has_blocks, ledger_error
 from ..data.parts import Cluster
 from ..data.inputs import STDIN, listed_paths
+from ..data.functions import load_transform
 from ..data.readers import read_prompts, row_options
 from ..data.safekeeping import WorkDirGone, check_place, rescue
 from ..data.sources import is_saved_dataset
@@ -82,8 +83,10 @@ def _by_ray(src):
 # %% ../../nbs/cluster/04_driver.ipynb #8f759571
 def _read_input(src, data):
     "Return the (where, Prompt | BadRow) of any kind of input."
-    read = read_dataset if _by_ray(src) else read_prompts
-    return read(src, data.get('transform'), row_options(data), warn)
+    transform, options = data.get('transform'), row_options(data)
+    if _by_ray(src):
+        return read_dataset(src, transform, options, warn)
+    return read_prompts(src, load_transform(transform), options, warn)
 
 # %% ../../nbs/cluster/04_driver.ipynb #2f342cb6
 def _add_input(store, d, src):

@@ -16,7 +16,8 @@ from ..data.messages import BadMessage
 from ..data.readers import BadRow, RowReader, id_note, transformed
 from ..data.row_forms import RESPONSES
 from ..data.sources import READERS, decode_line, drop_nulls
-from ..data.readers import load_function, to_prompt
+from ..data.functions import load_transform
+from ..data.readers import to_prompt
 from ..data.sources import plain_data, read_file
 from ..data.types import RsrError, RunBroken
 from ..data.secrets import redact
@@ -302,7 +303,7 @@ def _batches(rows, size=512):
 # %% ../../nbs/cluster/00_ray.ipynb #1b027796
 def _read_blocks(batch, transform, options=None):
     "Check the rows of a batch of the user's Ray Dataset; runs in a task."
-    transform = load_function(transform) if transform else None
+    transform = load_transform(transform)
     rows = (('', drop_nulls(plain_data(row)), None) for row in batch.to_pylist())
     yield from _batches(checked_rows(rows, transform, options))
 
@@ -318,7 +319,7 @@ def _file_error(path, shown, e):
 # %% ../../nbs/cluster/00_ray.ipynb #aa1cd602
 def _read_files(batch, transform, real, given, options=None):
     "Read and check the rows of files; runs in a task. Paths below `real` are shown below `given`."
-    transform = load_function(transform) if transform else None
+    transform = load_transform(transform)
     for path in map(str, batch['path']):
         shown = _shown(path.replace(real, given, 1))
         folder = None if '://' in path else Path(path).parent
@@ -393,7 +394,7 @@ def _find_transform(transform):
     if not transform or callable(transform):
         return transform
     transform = os.path.abspath(transform)
-    load_function(transform)
+    load_transform(transform)
     return transform
 
 # %% ../../nbs/cluster/00_ray.ipynb #f4dc2838

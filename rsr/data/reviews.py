@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'PAIR_VERDICTS', 'UNNAMED', 'MAJORITY', 'check_annotator', 'read_votes', 'equal_texts', 'Case', 'find_cases',
-           'votes_on', 'verdict_of', 'decide', 'write_vote', 'scores_with_labels']
+           'votes_on', 'verdict_of', 'decide', 'write_vote', 'label_scores', 'score_ends', 'scores_with_labels']
 
 # %% ../../nbs/data/12_reviews.ipynb #ae61857c
 import orjson, os, time
@@ -208,6 +208,21 @@ def write_vote(
     if verdict is not None:
         db.execute('INSERT INTO annotations VALUES(?,?,?,?,?)', (rollout, other, annotator, verdict, time.time()))
 
+# %% ../../nbs/data/12_reviews.ipynb #4e4fe21e
+def label_scores(
+    low:float, high:float   # the lowest and the highest score of the run
+)->dict:                    # {True: score of what was labelled pass, False: of what was labelled fail}
+    "Return the scores that labels stand for."
+    return {True:max(1., high), False:min(0., low)}
+
+_ENDS = ("SELECT min(value), max(value) FROM scores WHERE "
+         "verifier=(SELECT CAST(value AS INTEGER) FROM meta WHERE key='verifier')")
+
+def score_ends(db)->tuple:
+    "Return the lowest and the highest score of the current verifier."
+    low, high = db.execute(_ENDS).fetchone()
+    return low or 0., high or 0.
+
 # %% ../../nbs/data/12_reviews.ipynb #1319fba3
 _LABELLED = '''CREATE TEMP TABLE IF NOT EXISTS label_values(rollout INTEGER PRIMARY KEY, value REAL);
 CREATE TEMP VIEW IF NOT EXISTS labelled_scores AS
@@ -231,9 +246,11 @@ def scores_with_labels(
     verdicts:dict   # from `decide`
 )->str:             # the table or view to read scores from
     "Let labels stand in place of the current verifier's scores, for queries on this connection."
-    labels = {rollout:float(v=='pass') for (rollout, other), v in verdicts.items() if not other}
+    labels = {rollout:v=='pass' for (rollout, other), v in verdicts.items() if not other}
     if not labels:
         return 'scores'
+    worth = label_scores(*score_ends(db))
+    labels = {rollout:worth[label] for rollout, label in labels.items()}
     read_only, = db.execute('PRAGMA query_only').fetchone()
     db.execute('PRAGMA query_only=0')   # it would forbid temporary tables too
     _fill_view(db, labels)

@@ -15,8 +15,9 @@ from .images import image_digests, with_sources
 from .ledger import Ledger
 from .readers import BadRow, bad_rows_text
 from .reviews import MAJORITY, check_annotator, decide, equal_texts, read_votes
-from .reviews import scores_with_labels, write_vote
-from .types import Prompt, Rollout, RsrError, no_such
+from .reviews import label_scores, score_ends, scores_with_labels, write_vote
+from .types import Prompt, Rollout, RsrError, Score, no_such
+
 
 # %% ../../nbs/data/13_store.ipynb #d43e03ce
 class Store(Ledger):
@@ -183,6 +184,14 @@ def add_score(self:Store, rollout:int, verifier:int, s):
     detail = s.detail and dumps(s.detail)
     self.begin().execute('INSERT OR REPLACE INTO scores VALUES(?,?,?,?,?,?)',
                          (rollout, verifier, s.value, s.reason, s.answer, detail))
+
+# %% ../../nbs/data/13_store.ipynb #bf10e230
+@patch
+def score_of(self:Store, rollout:int, verifier:int)->Score:
+    "Return a verifier's score of a rollout (keys in the ledger), or None if it has not seen it."
+    sql = 'SELECT value,reason,answer,detail FROM scores WHERE rollout=? AND verifier=?'
+    found = self.db.execute(sql, (rollout, verifier)).fetchone()
+    return found and Score(*found[:3], found[3] and orjson.loads(found[3]))
 
 # %% ../../nbs/data/13_store.ipynb #16ce6306
 @patch
@@ -394,13 +403,13 @@ def _reviews_by_rollout(reviews):
     return out
 
 # %% ../../nbs/data/13_store.ipynb #18c2b5b6
-def _mark(rollouts, sides, reviews):
+def _mark(rollouts, sides, reviews, worth):
     "Set side, label and pair verdicts of rollouts; a label sets the score."
     for r in rollouts:
         r.side = sides.get(r.sampler, '')
         r.label, r.pairs = reviews.get(r.key, (None, None))
         if r.label is not None:
-            r.score = float(r.label)
+            r.score = worth[r.label]
 
 # %% ../../nbs/data/13_store.ipynb #cd2f1a86
 @patch
@@ -421,6 +430,7 @@ def walk(self:Store,
     verifier = self.get('verifier') if verifier is None else verifier
     keys = keys if keys is None else sorted(map(int, keys))
     sides, reviews = self._sides(), _reviews_by_rollout(self.reviews(keys))
+    worth = label_scores(*score_ends(self.db)) if reviews else {}
     after = 0
     while rows := self._next_prompts(after, size, keys):
         first, after = rows[0][0], rows[-1][0]
@@ -428,7 +438,7 @@ def walk(self:Store,
         for key, id_, row, stop in rows:
             d, mine = orjson.loads(row), rollouts.get(key, [])
             if sides or reviews:
-                _mark(mine, sides, reviews)
+                _mark(mine, sides, reviews, worth)
             yield Prompt(id_, key=key, stop=stop, **d), stop, mine
 
 # %% ../../nbs/data/13_store.ipynb #26a4a6f0

@@ -286,12 +286,19 @@ def _side_text(side):
     scored = c['passed']+c['failed']+c['between']
     return f"passed {c['passed']} of {scored} scored; pass rate {rate_text(side['pass_rate'], c)}"
 
+# %% ../../nbs/data/15_summary.ipynb #3d03cae2
+def _threshold_text(option, d):
+    "Format a threshold that depends on the run's scores."
+    return f"{option} {'–' if d['value'] is None else format(d['value'], '.4g')} ({d['given']})"
+
 # %% ../../nbs/data/15_summary.ipynb #1691a067
 def _score_rows(d):
     "Yield the rows on scores and pass rates."
     c, rate = d['scores'], d['pass_rate']
     yield 'scores', (f"passed {c['passed']}, failed {c['failed']}, between thresholds {c['between']}, "
                      f"unscored {c['unscored']}")
+    for name, options in d.get('thresholds', {}).items():
+        yield 'thresholds', f'{name}: '+', '.join(_threshold_text(k, v) for k, v in options.items())
     if 'sides' not in d:
         yield 'pass rate', rate_text(rate, c)
     for name, side in d.get('sides', {}).items():

@@ -7,6 +7,7 @@ __all__ = ['LISTENERS', 'visible', 'visible_json', 'shell_word', 'warn']
 
 # %% ../../nbs/data/20_terminal.ipynb #2ece7368
 import re, shlex, sys
+from contextlib import suppress
 from .files import json_escape
 from .secrets import redact
 
@@ -56,6 +57,7 @@ LISTENERS = []   # functions that are told of each warning: standard error of a 
 def warn(message):
     "Print a warning to standard error, without secrets and control characters."
     text = visible(redact(message))
-    print(f'rsr: {text}', file=sys.stderr)
+    with suppress(OSError, ValueError):   # its reader is gone, or it is closed
+        print(f'rsr: {text}', file=sys.stderr)
     for listener in LISTENERS:
         listener(text)

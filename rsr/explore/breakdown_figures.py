@@ -54,6 +54,12 @@ def _scales(store):
     criteria = (config.get('rubric') or {}).get('criteria', ())
     return {c['id']:c.get('scale') for c in criteria}
 
+# %% ../../nbs/explore/12_breakdown_figures.ipynb #da6ebf28
+def _is_own(store):
+    "Tell whether the criteria are those of each prompt, so that c1 is another one for every prompt."
+    _, config = store.config(store.get('verifier')) or (0, {})
+    return bool((config.get('rubric') or {}).get('own'))
+
 # %% ../../nbs/explore/12_breakdown_figures.ipynb #b2cf8635
 def _by_points(rows, scales):
     "Return the criteria, those with the fewest points first and those without any last."
@@ -87,6 +93,8 @@ def criteria_data(
         rows = v.rows(f'{_ANSWERS}{part}) WHERE a IS NOT NULL GROUP BY 1, 2, 3')
         if not rows:
             return dict(n=0, why=why_empty(v, 'No score has the answers of a rubric'))
+        if _is_own(v.store):
+            return dict(n=0, why='Each prompt has criteria of its own')
         n, = v.rows('SELECT count(*) FROM {join} WHERE {valid} AND s.detail IS NOT NULL'+part)[0]
         scales = _scales(v.store)
     return dict(_criteria_table(rows, by, scales), share=share, by=by, n=n, why=None)

@@ -34,19 +34,26 @@ def _pixels(w, n):
     return w.Layout(width=f'{n}px')
 
 # %% ../../nbs/explore/06_controls.ipynb #d110bc0f
-def _slider(w, kind, tip):
+@patch
+def axis(self:Controls)->tuple:
+    "Return the ends of the axis of scores, and a hundredth of it: a step of the sliders."
+    low, high = self.histogram['edges'][0], self.histogram['edges'][-1]
+    return low, high, round((high-low)/100, 12)
+
+def _slider(w, kind, tip, low, high, step):
     "Return a slider whose handles stand below the histogram's lines."
     layout = w.Layout(width='554px', margin='0 0 0 5px')
-    return kind(min=0, max=1, step=.01, readout=False, tooltip=tip, layout=layout)
+    return kind(min=low, max=high, step=step, readout=False, tooltip=tip, layout=layout)
 
 # %% ../../nbs/explore/06_controls.ipynb #14d70561
 @patch
 def _make_sliders(self:Controls, w):
     "Make the histogram and its sliders."
-    margin = w.FloatSlider(min=0, max=1, step=.01, description='minimum margin', layout=_pixels(w, 560),
+    low, high, step = self.axis()
+    margin = w.FloatSlider(min=0, max=high-low, step=step, description='minimum margin', layout=_pixels(w, 560),
                            style=dict(description_width='140px'))
-    both = _slider(w, w.FloatRangeSlider, 'fail and pass threshold')
-    one = _slider(w, w.FloatSlider, 'pass threshold')
+    both = _slider(w, w.FloatRangeSlider, 'fail and pass threshold', *self.axis())
+    one = _slider(w, w.FloatSlider, 'pass threshold', *self.axis())
     both.observe(lambda change: self.dragged(*change['new']), 'value')
     one.observe(lambda change: self.dragged(None, change['new']), 'value')
     margin.observe(lambda change: self.margin_dragged(change['new']), 'value')
@@ -63,8 +70,9 @@ def slid(self:Controls, fail, pass_):
     "Set both thresholds."
     if self.filling or (fail, pass_)==(self.fail_threshold, self.pass_threshold):
         return
+    low, _, step = self.axis()
     if fail is not None:
-        fail = min(fail, max(0., round(pass_-.01, 4))) if pass_ else None
+        fail = min(fail, max(low, round(pass_-step, 4))) if pass_>low else None
     self.filling = True
     self.set(pass_threshold=pass_, fail_threshold=fail)
     self.filling = False
@@ -74,22 +82,24 @@ def slid(self:Controls, fail, pass_):
 @patch
 def dragged(self:Controls, fail, pass_):
     "Apply a move of the threshold slider."
+    step = self.axis()[2]
     if fail is not None:
-        fail = _unrounded(fail, self.fail_threshold)
-    self.slid(fail, _unrounded(pass_, self.pass_threshold))
+        fail = _unrounded(fail, self.fail_threshold, step)
+    self.slid(fail, _unrounded(pass_, self.pass_threshold, step))
 
 # %% ../../nbs/explore/06_controls.ipynb #0214503d
 @patch
 def margin_dragged(self:Controls, margin):
     "Apply a move of the margin slider."
     if not self.filling:
-        self.min_margin = _unrounded(margin, self.min_margin)
+        self.min_margin = _unrounded(margin, self.min_margin, self.axis()[2])
 
 # %% ../../nbs/explore/06_controls.ipynb #f4275bac
 @patch
 def _make_fields(self:Controls, w):
     "Make the fields for thresholds, and a box for doing without a fail threshold."
-    common = dict(min=0, max=1, step=.01, style=dict(description_width='45px'))
+    least, most, step = self.axis()
+    common = dict(min=least, max=most, step=step, style=dict(description_width='45px'))
     low = w.BoundedFloatText(description='fail ≤', layout=_pixels(w, 118), **common)
     high = w.BoundedFloatText(description='pass ≥', layout=_pixels(w, 118), **common)
     rest = w.Checkbox(description='count everything below the pass threshold as failed', indent=False,
@@ -103,7 +113,9 @@ def _make_fields(self:Controls, w):
 @patch
 def all_failed(self:Controls, yes):
     "Drop the fail threshold, or set one a little below the pass threshold."
-    self.slid(None if yes else max(0., round(self.pass_threshold-.4, 2)), self.pass_threshold)
+    low, high, _ = self.axis()
+    below = max(low, round(self.pass_threshold-.4*(high-low), 2))
+    self.slid(None if yes else below, self.pass_threshold)
 
 # %% ../../nbs/explore/06_controls.ipynb #5fb6d93f
 @patch

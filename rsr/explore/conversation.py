@@ -13,6 +13,7 @@ from pathlib import Path
 from ..data.images import data_url, image_kind, is_path, smaller
 from ..data.messages import images_in
 from ..data.text import clean_text, content_text
+from ..data.types import components, criteria
 from .html import COLOURS, block, one_line, shown, text_box, verdict
 from ..style import many
 
@@ -136,14 +137,44 @@ def _criterion(name, answer, reason):
             f"<td style='text-align:left;white-space:normal'>{shown(reason)}</td></tr>")
 
 # %% ../../nbs/explore/04_conversation.ipynb #d6cceab0
+def _criterion_name(key, verdict):
+    "Return the name of a criterion; if it is one of the prompt's own, its text and its points."
+    return f"{verdict['criterion']} ({verdict.get('points', 1):+g})" if 'criterion' in verdict else key
+
 def _criteria(detail):
     "Show the judge's verdict on each criterion, folded."
-    rows = [(k, v) for k, v in (detail or {}).items() if isinstance(v, dict) and 'answer' in v]
+    rows = criteria(detail).items()
     if not rows:
         return ''
-    body = ''.join(_criterion(k, v['answer'], v.get('reason')) for k, v in rows)
+    body = ''.join(_criterion(_criterion_name(k, v), v['answer'], v.get('reason')) for k, v in rows)
     title = f"{len(rows)} {'criterion' if len(rows)==1 else 'criteria'}"
     return f"<details><summary>{title}</summary><table class='rsr-t'>{body}</table></details>"
+
+# %% ../../nbs/explore/04_conversation.ipynb #8ece0486
+def _value(x):
+    "Format the value of a component."
+    if x is None:
+        return 'unscored'
+    return f'{x:.2f}' if isinstance(x, (int, float)) else shown(one_line(str(x), 20))
+
+def _component(name, part):
+    "Return one component as a row."
+    return (f"<tr><td>{shown(one_line(str(name), 60))}</td><td>{_value(part.get('value'))}</td>"
+            f"<td>{shown(one_line(str(part.get('answer') or ''), 60))}</td>"
+            f"<td style='text-align:left;white-space:normal'>{shown(part.get('reason') or '')}</td></tr>")
+
+# %% ../../nbs/explore/04_conversation.ipynb #a77c14c4
+def _components(detail):
+    "Show the components of a score, folded, with their values in the head."
+    values = components(detail)
+    if not values:
+        return ''
+    head = ' · '.join(f'{shown(one_line(str(name), 40))} <b>{_value(x)}</b>' for name, x in list(values.items())[:12])
+    by = detail.get('decided')
+    decided = f" <span class='rsr-dim'>decided by {shown(one_line(str(by), 40))}</span>" if by else ''
+    body = ''.join(_component(k, v) for k, v in detail['components'].items() if isinstance(v, dict))
+    more = ' …' if len(values)>12 else ''
+    return f"<details><summary>{head}{more}{decided}</summary><table class='rsr-t'>{body}</table></details>"
 
 # %% ../../nbs/explore/04_conversation.ipynb #43dd8eba
 def _label_text(r):
@@ -187,7 +218,7 @@ def rollout_html(
     parts = [_rollout_head(r, verdict(r['score'], pass_threshold, fail_threshold))]
     if r['reason']:
         parts.append(f"<div>{shown(r['reason'])}</div>")
-    parts.append(_criteria(r['detail']))
+    parts += [_components(r['detail']), _criteria(r['detail'])]
     if r['thinking']:
         how = 'thinking, split off by the server' if r.get('split_off') else 'thinking'
         parts.append(text_box(how, r['thinking'], fold=True))

@@ -10,6 +10,7 @@ __all__ = ['KINDS', 'COLOURS', 'STYLE', 'W', 'H', 'TOP', 'BASE', 'PAD', 'LEAST_L
 # %% ../../nbs/explore/03_html.ipynb #7a0dbbe0
 import difflib, html, re, unicodedata
 from ..data.messages import calls_text
+from ..data.thresholds import ticks
 from ..data.types import failed, passed
 from ..rubric.agreement import with_interval
 from ..style import many
@@ -80,19 +81,22 @@ def block(*parts, role='')->str:
 W, H, TOP, BASE = 560, 220, 44, 188   # pixels
 PAD = 9   # half a handle, so that the slider below has the same scale
 
-def _x(score):
-    "Return the pixel of a score."
-    return PAD+score*(W-2*PAD)
+def _scale(edges):
+    "Return a function from a score to its pixel, and from a score to its share of the axis."
+    low, high = edges[0], edges[-1]
+    def share(score):
+        return (score-low)/(high-low)
+    return lambda score: PAD+share(score)*(W-2*PAD), share
 
 # %% ../../nbs/explore/03_html.ipynb #a8ac08b7
-def _bar(lo, hi, y, height, kind, count):
+def _bar(x, lo, hi, y, height, kind, count):
     "Draw one part of a bar as SVG."
     tip = f'{count:,} {kind}, scores from {lo:.2g} to {hi:.2g}'
-    return (f'<rect x="{_x(lo)+.5:.1f}" y="{y:.1f}" width="{_x(hi)-_x(lo)-1:.1f}" height="{height:.1f}" '
+    return (f'<rect x="{x(lo)+.5:.1f}" y="{y:.1f}" width="{x(hi)-x(lo)-1:.1f}" height="{height:.1f}" '
             f'fill="{COLOURS[kind]}"><title>{tip}</title></rect>')
 
 # %% ../../nbs/explore/03_html.ipynb #06059766
-def _bars(h, tallest):
+def _bars(h, tallest, x):
     "Draw the stacked bars as SVG."
     out = []
     for i, (lo, hi) in enumerate(zip(h['edges'], h['edges'][1:])):
@@ -102,7 +106,7 @@ def _bars(h, tallest):
             if count:
                 height = max(1.5, (BASE-TOP)*count/tallest)
                 y -= height
-                out.append(_bar(lo, hi, y, height, kind, count))
+                out.append(_bar(x, lo, hi, y, height, kind, count))
     return ''.join(out)
 
 # %% ../../nbs/explore/03_html.ipynb #7197dc19
@@ -121,38 +125,38 @@ def _digits(x):
     return f'{x:.2f}' if abs(x-round(x, 2))<1e-9 else f'{x:.4g}'
 
 # %% ../../nbs/explore/03_html.ipynb #1b742acd
-def _line(score, text, colour, y, left, dashes):
+def _line(x, text, colour, y, left, dashes):
     "Draw a threshold as a line, with its name to the left or right of the top."
-    x = _x(score)
     at = f'x="{x-4:.1f}" text-anchor="end"' if left else f'x="{x+4:.1f}"'
     return (f'<path d="M{x:.1f} {y-9}V{BASE}" stroke="{colour}" stroke-width="2" stroke-dasharray="{dashes}"/>'
             f'<text {at} y="{y}" font-size="11" font-weight="600">{text}</text>')
 
 # %% ../../nbs/explore/03_html.ipynb #4152f0bb
-def _bracket(pass_threshold, margin):
+def _bracket(pass_threshold, margin, x):
     "Draw the minimum margin below the pass threshold."
     low = pass_threshold-margin
-    return (f'<path d="M{_x(max(0, low)):.1f} {BASE-4}H{_x(pass_threshold):.1f}" stroke="currentColor" '
+    return (f'<path d="M{max(PAD, x(low)):.1f} {BASE-4}H{x(pass_threshold):.1f}" stroke="currentColor" '
             f'stroke-width="3" opacity=".55"><title>margin {margin:.2f}: next to a response that just passes, '
             f'the rejected one scores at most {low:.2f}</title></path>')
 
 # %% ../../nbs/explore/03_html.ipynb #9dc7cf24
-def _thresholds(pass_threshold, fail_threshold, margin):
+def _thresholds(pass_threshold, fail_threshold, margin, x, share):
     "Draw thresholds and margin as SVG."
-    out = _line(pass_threshold, f'pass ≥ {_digits(pass_threshold)}', COLOURS['passed'], 13, pass_threshold>.8, 'none')
+    text, left = f'pass ≥ {_digits(pass_threshold)}', share(pass_threshold)>.8
+    out = _line(x(pass_threshold), text, COLOURS['passed'], 13, left, 'none')
     if fail_threshold is not None and fail_threshold<pass_threshold:
-        text = f'fail ≤ {_digits(fail_threshold)}'
-        out += _line(fail_threshold, text, COLOURS['failed'], 26, fail_threshold>.2, '5 3')
-    return out+(_bracket(pass_threshold, margin) if margin else '')
+        text, left = f'fail ≤ {_digits(fail_threshold)}', share(fail_threshold)>.2
+        out += _line(x(fail_threshold), text, COLOURS['failed'], 26, left, '5 3')
+    return out+(_bracket(pass_threshold, margin, x) if margin else '')
 
 # %% ../../nbs/explore/03_html.ipynb #c672d99a
-def _axis():
+def _axis(edges, x):
     "Draw the axis as SVG."
     out = [f'<path d="M{PAD} {BASE}H{W-PAD}" stroke="currentColor"/>']
-    for v in range(0, 11, 2):
-        x, anchor = _x(v/10), {0:'start', 10:'end'}.get(v, 'middle')
-        out.append(f'<path d="M{x:.1f} {BASE}v4" stroke="currentColor"/>')
-        out.append(f'<text x="{x:.1f}" y="{BASE+15}" font-size="10.5" text-anchor="{anchor}">{v/10:g}</text>')
+    for v in ticks(edges[0], edges[-1]):
+        at, anchor = x(v), {edges[0]:'start', edges[-1]:'end'}.get(v, 'middle')
+        out.append(f'<path d="M{at:.1f} {BASE}v4" stroke="currentColor"/>')
+        out.append(f'<text x="{at:.1f}" y="{BASE+15}" font-size="10.5" text-anchor="{anchor}">{v:g}</text>')
     out.append(f'<text x="{W/2}" y="{H-3}" font-size="11" text-anchor="middle">score</text>')
     return ''.join(out)
 
@@ -182,9 +186,10 @@ def histogram_svg(
 )->str:
     "Draw the distribution of scores with its thresholds."
     tallest = max((int(sum(parts)) for parts in zip(*(h[k] for k in KINDS))), default=0) or 1
+    x, share = _scale(h['edges'])
     svg = (f'<svg role="img" aria-label="{_in_words(h)}" width="{W}" height="{H}" viewBox="0 0 {W} {H}" '
-           f'style="display:block;max-width:100%;fill:currentColor">{_grid(tallest)}{_bars(h, tallest)}'
-           f'{_thresholds(pass_threshold, fail_threshold, margin)}{_axis()}</svg>')
+           f'style="display:block;max-width:100%;fill:currentColor">{_grid(tallest)}{_bars(h, tallest, x)}'
+           f'{_thresholds(pass_threshold, fail_threshold, margin, x, share)}{_axis(h["edges"], x)}</svg>')
     return block(svg, _legend(h))
 
 # %% ../../nbs/explore/03_html.ipynb #9b5227e9

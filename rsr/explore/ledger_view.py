@@ -16,10 +16,11 @@ from fastcore.basics import patch
 from ..data.files import dumps
 from ..data.ledger import SCHEMA
 from ..data.store import Store
+from ..data.thresholds import is_finite, numbers_for
 from ..data.types import EPS, RsrError, no_such
 from .score_index import memory_map
-from ..formatters.writer import make_formatter, make_formatters
-from ..run.files import valid_outcomes
+from ..formatters.writer import make_formatter
+from ..run.files import fail_threshold_of, valid_outcomes
 from ..run.results import Run, load_run
 from ..style import pct, say_nothing, style, tidy
 
@@ -72,19 +73,12 @@ def count(self:View, sql, **more):
     "Return the distinct rows of a query with their number: GROUP BY in half the time, since nothing is sorted."
     return [(*row, n) for row, n in Counter(self.query(sql, **more)).items()]
 
-# %% ../../nbs/explore/09_ledger_view.ipynb #20b7cd0b
-def _fail_threshold(d, options):
-    "Return the fail threshold of a recipe's first formatter."
-    if options.get('strategy'):
-        return None
-    return options.get('fail_threshold', None if d['verifier'].get('type')=='rubric' else 0.0)
-
 # %% ../../nbs/explore/09_ledger_view.ipynb #e26b7332
-def _recipe_limits(d):
-    "Return the thresholds of a recipe."
-    options = make_formatter(**d['formatter'][0]).options
-    margins = [f.options['min_margin'] for f in make_formatters(d['formatter']) if 'min_margin' in f.options]
-    return dict(pass_threshold=options.get('pass_threshold', 1.0), fail_threshold=_fail_threshold(d, options),
+def _recipe_limits(store, d, valid):
+    "Return the thresholds of a recipe as numbers."
+    options = [numbers_for(store, make_formatter(**config).options, valid) for config in d['formatter']]
+    margins = [o['min_margin'] for o in options if 'min_margin' in o]
+    return dict(pass_threshold=options[0].get('pass_threshold', 1.0), fail_threshold=fail_threshold_of(d, options[0]),
                 min_margin=margins[0] if margins else 0.0)
 
 # %% ../../nbs/explore/09_ledger_view.ipynb #5696c080
@@ -95,8 +89,8 @@ def _check_limits(limits):
             raise RsrError(no_such('threshold', k, LIMITS))
         if v is None and k=='fail_threshold':
             continue
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0<=v<=1:
-            raise RsrError(f'{k}: {v!r} is not a number in [0, 1]')
+        if not is_finite(v):
+            raise RsrError(f'{k}: {v!r} is not a number')
 
 # %% ../../nbs/explore/09_ledger_view.ipynb #1bb2ffaf
 _NUMBERS = 'score', 'prompt_tokens', 'completion_tokens', 'latency', 'max_tokens', 'blind', 'step'
@@ -188,7 +182,8 @@ def _open(run, limits):
         d = run.written
         store = Store(run.path, write=False)
         memory_map(store)
-        return View(store, {**_recipe_limits(d), **limits}, valid_outcomes(d), d)
+        valid = valid_outcomes(d)
+        return View(store, {**_recipe_limits(store, d, valid), **limits}, valid, d)
     if hasattr(run, 'to_pandas'):   # polars, pyarrow, datasets
         run = run.to_pandas()
     if hasattr(run, 'iloc') and hasattr(run, 'columns'):
@@ -213,7 +208,7 @@ def _samplers(store, side):
 def view(
     run,             # Run, its path, or a DataFrame with the columns of `run.rollouts`
     side:str=None,   # chosen or rejected: only this side of a run that makes pairs
-    **limits         # pass_threshold, fail_threshold, min_margin: each in [0, 1], instead of the recipe's
+    **limits         # pass_threshold, fail_threshold, min_margin, instead of the recipe's
 ):                   # a View, closed at the end
     "Open a run for reading, with its thresholds."
     _check_limits(limits)

@@ -10,34 +10,47 @@ __all__ = ['scores_data', 'plot_scores', 'beta_masses', 'pass_rates_data', 'plot
 import math
 from collections import Counter
 from ..data.statistics import corrected_rate, fit_beta
+from ..data.thresholds import score_range
 from ..data.types import EPS, RsrError, no_such
 from .ledger_view import KINDS, bin_edges, count_bins, figure, sample_prompts, share_note, view
 from .ledger_view import weighted_quantiles, why_empty
 from ..style import COLOURS, LOOKS, count_ticks, head, ink, many, pct, stack
 
 # %% ../../nbs/explore/11_score_figures.ipynb #5da2f4e7
-def _unit_axis(ax):
-    "Let the x axis go from 0 to 1, and put whole numbers on the y axis."
-    ax.set_xlim(-.01, 1.01)
+def _score_axis(ax, edges=(0., 1.)):
+    "Let the x axis go from the first to the last edge, and put whole numbers on the y axis."
+    room = (edges[-1]-edges[0])/100
+    ax.set_xlim(edges[0]-room, edges[-1]+room)
     count_ticks(ax.yaxis)
 
+def _score_name(low, high, name='score'):
+    "Return the name of an axis of scores."
+    return f'{name} (0 to 1)' if 0<=low and high<=1 else name
+
+_ENDS = 'SELECT min(s.value), max(s.value) FROM {join} WHERE {valid}'
+
+def _score_ends(v):
+    "Return the ends of an axis for the scores and thresholds of a View."
+    return score_range([*v.rows(_ENDS)[0], v.limits['pass_threshold'], v.limits['fail_threshold']])
+
 # %% ../../nbs/explore/11_score_figures.ipynb #305e0bdc
-_SCORES = 'SELECT {kind}, CAST(s.value*:bins+1e-9 AS INT) FROM {join} WHERE {valid}'
+_SCORES = 'SELECT {kind}, CAST((s.value-:low)/(:high-:low)*:bins+1e-9 AS INT) FROM {join} WHERE {valid}'
 
 # %% ../../nbs/explore/11_score_figures.ipynb #ec402d98
 def scores_data(
     run,           # Run, path or DataFrame
-    bins:int=20,   # of equal width on [0, 1]
+    bins:int=20,   # of equal width
     **limits       # pass_threshold, fail_threshold instead of the recipe's; side
 )->dict:           # {edges, bins: {passed, between, failed}, counts: {…, unscored}, the thresholds, n, why}
     "Count the scores of the valid rollouts per bin, by what they count as."
     with view(run, **limits) as v:
-        rows = v.count(_SCORES, bins=bins)
+        low, high = _score_ends(v)
+        rows = v.count(_SCORES, bins=bins, low=low, high=high)
         counts = {k:sum(n for kind, _, n in rows if kind==k) for k in KINDS}
         n = sum(counts.values())-counts['unscored']
         why = None if n else why_empty(v)
     scored = [r for r in rows if r[0]!='unscored']
-    return dict(edges=bin_edges(bins), bins=count_bins(scored, KINDS[:3], bins), counts=counts, n=n,
+    return dict(edges=bin_edges(bins, low, high), bins=count_bins(scored, KINDS[:3], bins), counts=counts, n=n,
                 pass_threshold=v.limits['pass_threshold'], fail_threshold=v.limits['fail_threshold'], why=why)
 
 # %% ../../nbs/explore/11_score_figures.ipynb #f5f39497
@@ -55,9 +68,9 @@ def plot_scores(ax, d):
     stack(ax, d['edges'], d['bins'], lambda k: f'{k} {counts[k]:,} ({pct(counts[k]/d["n"])})')
     _draw_thresholds(ax, d)
     if counts['unscored']:
-        ax.bar([0], [0], label=f'unscored {counts["unscored"]:,} (not drawn)', **LOOKS['open'])
-    _unit_axis(ax)
-    head(ax, f'Scores of {many(d["n"], "rollout")}', 'score (0 to 1)', 'rollouts')
+        ax.bar([d['edges'][0]], [0], label=f'unscored {counts["unscored"]:,} (not drawn)', **LOOKS['open'])
+    _score_axis(ax, d['edges'])
+    head(ax, f'Scores of {many(d["n"], "rollout")}', _score_name(d['edges'][0], d['edges'][-1]), 'rollouts')
 
 # %% ../../nbs/explore/11_score_figures.ipynb #799d8cb7
 def beta_masses(
@@ -156,7 +169,7 @@ def plot_pass_rates(ax, d):
     ax.plot(middle, d['expected'], 'o--', color=COLOURS['vermillion'], ms=4, lw=1.2,
             label=f'fitted, Beta({a:.2g}, {b:.2g})')
     _draw_means(ax, d)
-    _unit_axis(ax)
+    _score_axis(ax)
     ax.set_ylim(0, 1.06*max(*d['prompts'], *d['expected']))
     count_ticks(ax.xaxis, percent=True)
     head(ax, f'Pass rates of {many(d["n"], "prompt")} ({many(d["rollouts"], "scored rollout")})',
@@ -237,6 +250,14 @@ def _error_bars(means, intervals):
     "Return the lengths of the error bars below and above; 0 without an interval."
     return [[0 if i is None else abs(m-i[side]) for m, i in zip(means, intervals)] for side in (0, 1)]
 
+# %% ../../nbs/explore/11_score_figures.ipynb #bac1f598
+def _room_around(bottom, top):
+    "Return the ends of an axis with some room around its values."
+    if 0<=bottom and top<=1:
+        return max(-.02, bottom-.08), min(1.02, top+.08)
+    room = .08*(top-bottom) or 1.
+    return bottom-room, top+room
+
 # %% ../../nbs/explore/11_score_figures.ipynb #e1702e2c
 @figure(score_length_data, 'Whether longer responses score more: a slope here is a length bias in the training set.')
 def plot_score_length(ax, d):
@@ -246,15 +267,15 @@ def plot_score_length(ax, d):
     ax.errorbar(x, y, [low, high], fmt='o-', color=COLOURS['blue'], ms=5, lw=1.2, capsize=3,
                 label=f'mean of about {round(d["n"]/len(x)):,} rollouts, 95 % interval')
     bottom, top = min(m-e for m, e in zip(y, low)), max(m+e for m, e in zip(y, high))
-    ax.set_ylim(max(-.02, bottom-.08), min(1.02, top+.08))
+    ax.set_ylim(*_room_around(bottom, top))
     ax.set_xlim(left=0)
     count_ticks(ax.xaxis)
     rho = '' if d['rho'] is None else f'; Spearman ρ = {d["rho"]:+.2f}'.replace('-', '−')
     title = f'Score against length, {many(d["n"], "rollout")}{share_note(d)}{rho}'
-    head(ax, title, f'length of a response ({d["unit"]})', 'mean score (0 to 1)', columns=2)
+    head(ax, title, f'length of a response ({d["unit"]})', _score_name(bottom, top, 'mean score'), columns=2)
 
 # %% ../../nbs/explore/11_score_figures.ipynb #5a71d15e
-_MARGIN = '''SELECT hi, lo, CAST((hi-lo)*:bins+1e-9 AS INT), hi-lo<:m, count(*), sum(hi-lo) FROM
+_MARGIN = '''SELECT hi, lo, CAST((hi-lo)/:most*:bins+1e-9 AS INT), hi-lo<:m, count(*), sum(hi-lo) FROM
         (SELECT max(CASE WHEN s.value>=:pass THEN s.value END) hi,
             min(CASE WHEN s.value<:pass AND s.value<=:fail THEN s.value END) lo
         FROM {join} WHERE {valid} AND s.value IS NOT NULL GROUP BY r.prompt)
@@ -270,18 +291,19 @@ def _without_pair(rows):
 # %% ../../nbs/explore/11_score_figures.ipynb #c0d32b97
 def margins_data(
     run,           # Run, path or DataFrame
-    bins:int=20,   # of equal width on [0, 1]
+    bins:int=20,   # of equal width
     **limits       # pass_threshold, fail_threshold, min_margin instead of the recipe's; side
 )->dict:           # {edges, prompts per bin, below, mean, only_passed, only_failed, neither, min_margin, n, why}
     "Count the prompts by the widest margin that each has to offer."
     with view(run, **limits) as v:
-        margin = v.limits['min_margin']
-        rows = v.rows(_MARGIN, bins=bins, m=margin-EPS)
+        margin, (low, high) = v.limits['min_margin'], _score_ends(v)
+        rows = v.rows(_MARGIN, bins=bins, m=margin-EPS, most=high-low)
         both = [r[2:] for r in rows if r[2] is not None]
         n = sum(prompts for _, _, prompts, _ in both)
         why = None if n else why_empty(v, 'No prompt has both a passed and a failed response')
     binned = count_bins([('n', b, prompts) for b, _, prompts, _ in both], ['n'], bins)['n']
-    return dict(edges=bin_edges(bins), prompts=binned, below=sum(prompts for _, low, prompts, _ in both if low),
+    below = sum(prompts for _, too_small, prompts, _ in both if too_small)
+    return dict(edges=bin_edges(bins, 0., high-low), prompts=binned, below=below,
                 mean=sum(total for *_, total in both)/n if n else None, **_without_pair(rows), min_margin=margin,
                 n=n, why=why)
 
@@ -301,7 +323,7 @@ def plot_margins(ax, d):
     if d['min_margin']:
         ax.axvline(d['min_margin'], color=ink(ax), ls='--', lw=1.4, label=f'min_margin {d["min_margin"]:g}')
     ax.axvline(d['mean'], color=ink(ax), ls=':', lw=1.6, label=f'mean {d["mean"]:.2f}')
-    _unit_axis(ax)
+    _score_axis(ax, d['edges'])
     none = f'{d["only_passed"]:,} only passed, {d["only_failed"]:,} only failed, {d["neither"]:,} neither'
     title = f'Margins of {many(d["n"], "prompt")}\nwithout a pair: {none}'
     head(ax, title, 'best passed score − worst failed score', 'prompts', columns=4)

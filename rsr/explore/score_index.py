@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'REJECTED', 'read_columns', 'find_keys', 'Scores', 'memory_map', 'read_scores', 'take_reviews', 'text_mode',
-           'read_texts', 'read_splits', 'Index', 'index', 'stand_ins']
+           'read_texts', 'read_splits', 'Index', 'index', 'read_wheres', 'barred', 'index_for', 'stand_ins']
 
 # %% ../../nbs/explore/00_score_index.ipynb #3edb0e81
 import numpy as np
 import orjson
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from ..data.conditions import read_condition
+from ..data.reviews import label_scores
 from ..data.text import normalised
-from ..data.types import OUTCOMES, Prompt, Rollout
+from ..data.types import OUTCOMES, Prompt, Rollout, components, passed
 from ..formatters.rows import as_written
 from ..formatters.splits import Benchmark, Split
 from ..formatters.thinking_forms import full_text, thinks
@@ -70,6 +72,7 @@ class Scores:
     judged: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))   # places of prompts with reviewed pairs
     done: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))     # … reviewed by this annotator
     texts: dict = field(default_factory=dict)     # {mode: hash per rollout; 0 if nothing is left of the text}
+    fulfils: dict = field(default_factory=dict)   # {`where` of a formatter: whether each rollout fulfils it}
     split: np.ndarray = None                      # per prompt: 0 train, 1 eval, -1 in no file; None: not read yet
     stages: np.ndarray = None                     # per prompt: its stage of training; None: no stages
     cache: dict = field(default_factory=dict)     # what was computed from the arrays
@@ -86,13 +89,20 @@ def _read_rollouts(db):
     return key, owner, packed>>4, (packed&15)-1
 
 # %% ../../nbs/explore/00_score_index.ipynb #49277c72
+def _scale(store, verifier):
+    "Return what scores are multiplied by to be read as whole numbers of 63 bits: less for very large rewards."
+    sql = 'SELECT max(abs(value)) FROM scores WHERE verifier=?'
+    most = store.db.execute(sql, (verifier,)).fetchone()[0] or 1.
+    return _SCALE if most<=10**6 else max(1, int(4e18/most))
+
 def _read_values(store, key):
     "Return the score of each rollout from the current verifier; NaN without one."
-    where = f"verifier={int(store.get('verifier') or 0)} AND value IS NOT NULL"
-    rollout, scaled = read_columns(store.db, 'scores', 'rollout', f'CAST(value*{_SCALE}+.5 AS INTEGER)', where=where)
+    verifier = int(store.get('verifier') or 0)
+    where, scale = f'verifier={verifier} AND value IS NOT NULL', _scale(store, verifier)
+    rollout, scaled = read_columns(store.db, 'scores', 'rollout', f'CAST(round(value*{scale}) AS INTEGER)', where=where)
     at, there = find_keys(key, rollout)
     values = np.full(len(key), np.nan)
-    values[at[there]] = scaled[there]/_SCALE
+    values[at[there]] = scaled[there]/scale
     return values
 
 # %% ../../nbs/explore/00_score_index.ipynb #465b6319
@@ -115,8 +125,10 @@ def _apply_labels(s, labels):
     "Let labels override the verifier's scores, and forget what was computed from the old ones."
     s.cache = {}
     s.score = s.raw.copy()
+    known = s.raw[~np.isnan(s.raw)]
+    worth = label_scores(known.min(initial=0.), known.max(initial=1.))
     for i in np.flatnonzero(np.isin(s.key, [*labels])):
-        s.score[i] = labels[int(s.key[i])]
+        s.score[i] = worth[labels[int(s.key[i])]]
 
 # %% ../../nbs/explore/00_score_index.ipynb #d353360f
 def _with_pairs(s, reviews):
@@ -204,7 +216,7 @@ def text_mode(
     return ' '.join(parts)
 
 # %% ../../nbs/explore/00_score_index.ipynb #c170edd8
-_KEEP, _STRIP = (SimpleNamespace(thinking=thinking, type='dpo') for thinking in ('keep', 'strip'))
+_KEEP, _STRIP = (SimpleNamespace(thinking=thinking, type='dpo', counted=list) for thinking in ('keep', 'strip'))
 _MARKS = '<', '[', '◁', 'analysis'   # one of these stands in every mark of thinking and every control token
 
 def _written(text, reasoning, more, mode):
@@ -288,8 +300,8 @@ class Index:
     score: np.ndarray     # its score
     start: np.ndarray     # per prompt: where its rollouts begin
     count: np.ndarray     # how many it has
-    best: np.ndarray      # its highest score; -1 without one
-    worst: np.ndarray     # its lowest score; 2 without one
+    best: np.ndarray      # its highest score; -inf without one
+    worst: np.ndarray     # its lowest score; inf without one
     group: np.ndarray     # per distinct text of a prompt: the prompt
     high: np.ndarray      # its highest score
     low: np.ndarray       # its lowest score
@@ -308,18 +320,20 @@ def _text_groups(prompt, score, text):
     return p[first], np.maximum.reduceat(x, first), np.minimum.reduceat(x, first)
 
 # %% ../../nbs/explore/00_score_index.ipynb #d0fe5e23
-def _indexed(s, text, every):
+def _indexed(s, text, every, out):
     "Return the places of the rollouts that belong into an index."
     ok = s.valid & ~np.isnan(s.score) & (every | (s.pair_side!=REJECTED))
+    if out is not None:
+        ok &= ~out
     if text is not None:
         ok &= text!=0
     return np.flatnonzero(ok)
 
 # %% ../../nbs/explore/00_score_index.ipynb #2105029d
 def _best_and_worst(ranked, start, count):
-    "Return each prompt's highest and lowest score; -1 and 2 without one."
+    "Return each prompt's highest and lowest score; minus infinity and infinity without one."
     some = count>0
-    best, worst = np.full(len(count), -1.), np.full(len(count), 2.)
+    best, worst = np.full(len(count), -np.inf), np.full(len(count), np.inf)
     best[some] = ranked[(start+count-1)[some]]
     worst[some] = ranked[start[some]]
     return best, worst
@@ -333,11 +347,11 @@ def _half_thinking(prompt, text, n):
     return np.flatnonzero((thinking>0) & (thinking<count))
 
 # %% ../../nbs/explore/00_score_index.ipynb #a01fec1a
-def _make_index(s, text, every):
+def _make_index(s, text, every, out=None):
     "Sort the rollouts and group their texts."
-    at, n = _indexed(s, text, every), len(s.prompts)
+    at, n = _indexed(s, text, every, out), len(s.prompts)
     prompt, score = s.prompt[at], s.score[at]
-    order = np.argsort(prompt*4+score, kind='stable')   # scores are in [0, 1]
+    order = np.lexsort((score, prompt))
     count = np.bincount(prompt, minlength=n)
     start = np.cumsum(count)-count
     best, worst = _best_and_worst(score[order], start, count)
@@ -358,6 +372,51 @@ def index(
     if (mode, every) not in s.cache:
         s.cache[mode, every] = _make_index(s, s.texts.get(mode), every)
     return s.cache[mode, every]
+
+# %% ../../nbs/explore/00_score_index.ipynb #5f07e547
+def _fulfilling(store, condition):
+    "Return the keys of the rollouts whose current score fulfils a condition."
+    sql = 'SELECT rollout,value,detail FROM scores WHERE verifier=? AND value IS NOT NULL'
+    for key, value, detail in store.db.execute(sql, (store.get('verifier'),)):
+        if condition.check({**components(detail and orjson.loads(detail)), 'score':value}):
+            yield key
+
+def read_wheres(
+    s:Scores,
+    store,
+    formatters:list
+):
+    "Find out which rollouts fulfil `where` of each formatter."
+    for where in {f.where for f in formatters if f.where}:
+        s.fulfils[where] = np.isin(s.key, [*_fulfilling(store, read_condition(where))])
+
+# %% ../../nbs/explore/00_score_index.ipynb #820f2097
+def barred(
+    s:Scores,
+    f              # Formatter
+)->np.ndarray:     # None: all count, or what they fulfil has not been read
+    "Return which rollouts pass without fulfilling a formatter's `where`, and have no label that says that they pass."
+    if f.where not in s.fulfils:
+        return None
+    good = [key for key, label in _labels(s.reviews).items() if label]
+    passes = passed(s.score, f.options.get('pass_threshold', 1.))
+    return passes & ~s.fulfils[f.where] & ~np.isin(s.key, good)
+
+# %% ../../nbs/explore/00_score_index.ipynb #5ccd1b85
+def index_for(
+    s:Scores,
+    f,             # Formatter
+    mode:str=''    # as returned by `text_mode`
+)->Index:
+    "Return the index of the rollouts that count for a formatter."
+    every, out = f.type=='dpo', barred(s, f)
+    if out is None:
+        return index(s, mode, every)
+    key = mode, every, f.where, f.options.get('pass_threshold', 1.)
+    if key not in s.cache:
+        s.cache = {k:v for k, v in s.cache.items() if k[:3]!=key[:3]}
+        s.cache[key] = _make_index(s, s.texts.get(mode), every, out)
+    return s.cache[key]
 
 # %% ../../nbs/explore/00_score_index.ipynb #041835b6
 def _pair_verdicts(reviews):
@@ -380,12 +439,14 @@ def _stand_in(s, i, text, labels, pairs):
 # %% ../../nbs/explore/00_score_index.ipynb #2d06edb1
 def stand_ins(
     s:Scores,
-    which,        # places of prompts
-    mode:str=''   # as returned by `text_mode`
+    which,         # places of prompts
+    mode:str='',   # as returned by `text_mode`
+    out=None       # which rollouts to leave out, as from `barred`
 ):
     "Yield (place, Prompt, [Rollout, …]) with a hash in place of each text."
     text, labels, pairs = s.texts.get(mode), _labels(s.reviews), _pair_verdicts(s.reviews)
     usable = s.valid if text is None else s.valid & (text!=0)
+    usable = usable if out is None else usable & ~out
     for place in which:
         first, last = np.searchsorted(s.prompt, [place, place+1])
         key = int(s.prompts[place])

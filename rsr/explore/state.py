@@ -6,7 +6,7 @@
 __all__ = ['MOST_AT_ONCE', 'STALE', 'MOST_TRIED', 'Exploration', 'two_to_show', 'changed_options']
 
 # %% ../../nbs/explore/05_state.ipynb #287d5210
-import threading, time
+import numpy as np, threading, time
 from contextlib import closing
 from traitlets import Bool, Dict, Float, HasTraits, Int, List, Unicode
 from fastcore.basics import patch
@@ -14,9 +14,10 @@ from ..data.files import dumps
 from ..data.reviews import check_annotator
 from ..data.store import Store
 from ..data.terminal import shell_word
+from ..data.thresholds import relative_options
 from ..data.types import RsrError
 from .prompts import PAGE_SIZE, prompt_pairs, prompt_rollouts, prompt_table, unreviewed
-from .score_index import index, read_scores, read_splits, read_texts, take_reviews, text_mode
+from .score_index import index, read_scores, read_splits, read_texts, read_wheres, take_reviews, text_mode
 from .thresholds import THRESHOLDS, config_name, histogram, preview_counts, recipe_yaml
 from .thresholds import thresholds_of, with_thresholds
 from ..formatters.writer import make_formatters
@@ -73,6 +74,7 @@ def _store(self:Exploration, write=False):
 def read_rest(self:Exploration, store, formatters):
     "Read texts and splits."
     read_splits(self.scores, store, self.recipe, formatters)
+    read_wheres(self.scores, store, formatters)
     for mode in {'', *map(text_mode, formatters)}:
         read_texts(self.scores, store, mode)
         index(self.scores, mode)
@@ -94,6 +96,24 @@ def _is_of_functions(store)->bool:
     "Check whether the run is scored by a rubric that asks no judge."
     scorer = store.get('verifier') and store.config(store.get('verifier'))
     return bool(scorer) and scorer[1].get('type')=='rubric' and not scorer[1].get('judges')
+
+# %% ../../nbs/explore/05_state.ipynb #a3b140a5
+@patch
+def by_prompt(self:Exploration)->list:
+    "Return the scores of each prompt that has any."
+    s = self.scores
+    ok = s.valid & ~np.isnan(s.score)
+    ends = np.flatnonzero(np.diff(s.prompt[ok]))+1
+    return [part.tolist() for part in np.split(s.score[ok], ends) if len(part)]
+
+@patch
+def in_numbers(self:Exploration, configs)->list:
+    "Return the formatters of a recipe, with all thresholds as numbers."
+    formatters = make_formatters(configs)
+    if not any(relative_options(f.options) for f in formatters):
+        return formatters
+    scores = self.by_prompt()
+    return [f.in_numbers(scores) for f in formatters]
 
 # %% ../../nbs/explore/05_state.ipynb #c89ae464
 @patch
@@ -131,7 +151,7 @@ def named(self:Exploration)->list:
 @patch
 def limits(self:Exploration, only='')->list:
     "Return the thresholds of each formatter, or of one."
-    return [thresholds_of(f) for f in make_formatters(self.configs) if only in ('', f.name)]
+    return [thresholds_of(f) for f in self.in_numbers(self.configs) if only in ('', f.name)]
 
 # %% ../../nbs/explore/05_state.ipynb #4f4cdbd6
 @patch
@@ -193,9 +213,9 @@ def move(self:Exploration, name=''):
 def recount(self:Exploration, first=False):
     "Recompute row counts and histogram; at first, also the counts of the recipe itself."
     if first:
-        own = preview_counts(self.scores, make_formatters(self.recipe['formatter']))
+        own = preview_counts(self.scores, self.in_numbers(self.recipe['formatter']))
         self.before = {w['file']:w['rows'] for w in own}
-    self.counts = preview_counts(self.scores, make_formatters(self.configs))
+    self.counts = preview_counts(self.scores, self.in_numbers(self.configs))
     self.histogram = histogram(self.scores, self.pass_threshold, self.fail_threshold)
 
 # %% ../../nbs/explore/05_state.ipynb #4927b23a
@@ -225,7 +245,8 @@ def dpo(self:Exploration):
     "Return the formatter whose pairs are reviewed; None without one."
     found = [f for f in make_formatters(self.configs) if f.type=='dpo']
     selected = [f for f in found if f.name==self.formatter]
-    return next(iter(selected+found), None)
+    f = next(iter(selected+found), None)
+    return f.in_run(self.by_prompt()) if f and relative_options(f.options) else f
 
 # %% ../../nbs/explore/05_state.ipynb #e682e696
 def two_to_show(

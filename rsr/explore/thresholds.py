@@ -9,8 +9,9 @@ __all__ = ['ESTIMATES', 'MOST_CALLS', 'READS_TEXT', 'THRESHOLDS', 'estimate', 'r
 # %% ../../nbs/explore/01_thresholds.ipynb #58642251
 import numpy as np
 import yaml
+from ..data.thresholds import score_range
 from ..data.types import EPS, failed, passed
-from .score_index import Scores, index, stand_ins, text_mode
+from .score_index import Scores, barred, index, index_for, stand_ins, text_mode
 from ..formatters.methods import FORMATTERS, balanced_counts, in_band, pool_size
 from ..formatters.pairing import makes_pair
 from ..formatters.writer import options_of
@@ -66,7 +67,7 @@ def _kto(ix, o):
 # %% ../../nbs/explore/01_thresholds.ipynb #af2fc3ce
 def _ith_scores(ix, i):
     "Return each prompt's i-th best and i-th worst score; if there is none, scores that never pair."
-    chosen, rejected = np.full(ix.n, -1.), np.full(ix.n, 2.)
+    chosen, rejected = np.full(ix.n, -np.inf), np.full(ix.n, np.inf)
     has = ix.count>i
     chosen[has] = ix.score[(ix.start+ix.count-1-i)[has]]
     rejected[has] = ix.score[(ix.start+i)[has]]
@@ -126,7 +127,7 @@ def _call_formatter(s, f, e, places, mode):
     e['rows'] = e['rows'].astype(int)
     if e['margin'] is None:
         e['margin'] = np.full(len(s.prompts), np.nan)
-    for place, prompt, rollouts in stand_ins(s, places, mode):
+    for place, prompt, rollouts in stand_ins(s, places, mode, barred(s, f)):
         rows = f.rows(prompt, rollouts)
         e['rows'][place] = len(rows)
         e['margin'][place] = sum(r['margin'] for r in rows)
@@ -151,7 +152,7 @@ def rows_per_prompt(
     mode = text_mode(f)
     if f.type not in ESTIMATES:
         return dict(rows=None, exact=False)   # a formatter of your own
-    ix = index(s, mode, f.type=='dpo')
+    ix = index_for(s, f, mode)
     e = dict(exact=ix.texts_known or (not mode and f.type in ('sft', 'grpo')))
     e.update(ESTIMATES[f.type](ix, f.options))
     if f.type=='dpo':
@@ -159,6 +160,7 @@ def rows_per_prompt(
             e['exact'] = False
         else:
             _correct_pairs(s, f, e, ix, mode)
+    e['exact'] = e['exact'] and (not f.where or f.where in s.fulfils)
     return e
 
 # %% ../../nbs/explore/01_thresholds.ipynb #ad71b5d9
@@ -254,9 +256,9 @@ def _sorted_scores(s):
     return s.cache['sorted']
 
 # %% ../../nbs/explore/01_thresholds.ipynb #5d0e7a31
-def _count_ranges(scores, ranges, bins):
+def _count_ranges(scores, ranges, bins, low, high):
     "Count per bin the sorted scores of each range of places."
-    edges = np.arange(1, bins)/bins-EPS
+    edges = low+(high-low)*np.arange(1, bins)/bins-EPS
     places = np.r_[0, np.searchsorted(scores, edges), len(scores)]
     return {k:np.diff(np.clip(places, *r)) for k, r in ranges.items()}
 
@@ -272,7 +274,9 @@ def histogram(
     low = int(failed(scores, pass_threshold, fail_threshold).sum())
     top = len(scores)-int(passed(scores, pass_threshold).sum())
     ranges = dict(failed=(0, low), between=(low, top), passed=(top, len(scores)))
-    counts = _count_ranges(scores, ranges, bins)
+    ends = score_range([*scores[:1], *scores[-1:], pass_threshold, fail_threshold])
+    counts = _count_ranges(scores, ranges, bins, *ends)
     total = {k:stop-start for k, (start, stop) in ranges.items()}
     unscored = int((s.valid & np.isnan(s.score)).sum())
-    return dict(edges=[i/bins for i in range(bins+1)], **counts, total=total, unscored=unscored)
+    edges = [ends[0]+(ends[1]-ends[0])*i/bins for i in range(bins+1)]
+    return dict(edges=edges, **counts, total=total, unscored=unscored)

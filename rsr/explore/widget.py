@@ -68,13 +68,29 @@ def _show(widget, yes):
     "Show or hide a widget."
     widget.layout.display = '' if yes else 'none'
 
+# %% ../../nbs/explore/07_widget.ipynb #95b6d6a5
+def _set_ends(widget, low, high, step):
+    "Set the ends of a slider or a field."
+    if (widget.min, widget.max)!=(low, high):
+        widget.max = max(widget.max, high)   # never below the lower end
+        widget.min, widget.max, widget.step = low, high, step
+
+@patch
+def _fit_axis(self:Explorer, ws):
+    "Let sliders and fields go from one end of the histogram to the other."
+    low, high, step = self.axis()
+    for name in 'both', 'one', 'low', 'high':
+        _set_ends(ws[name], low, high, step)
+    _set_ends(ws['margin'], 0., high-low, step)
+
 # %% ../../nbs/explore/07_widget.ipynb #32fe2ab4
 @patch
 def _draw_thresholds(self:Explorer, ws):
     "Show the thresholds in the widgets that apply."
     fail, pass_ = self.fail_threshold, self.pass_threshold
+    self._fit_axis(ws)
     ws['formatter'].value, ws['margin'].value = self.formatter, self.min_margin
-    ws['rest'].value, ws['high'].value, ws['low'].value = fail is None, pass_, fail or 0.
+    ws['rest'].value, ws['high'].value, ws['low'].value = fail is None, pass_, self.axis()[0] if fail is None else fail
     if fail is None:
         ws['one'].value = pass_
     elif fail<=pass_:

@@ -14,10 +14,10 @@ from .rows import NO_ANSWER, as_written, form_row
 # %% ../../nbs/formatters/12_left_out.ipynb #9bdefb7e
 def _why_not(f, prompt, rollouts, holds):
     "Return why a prompt gives no row in a formatter's file, or None."
-    rollouts = as_written(f, rollouts)
-    rows = f.rows(prompt, rollouts)
+    usable = as_written(f, rollouts)
+    rows = f.rows(prompt, usable)
     if not rows:
-        return f.why_no_row(prompt, rollouts)
+        return f.why_no_row(prompt, usable, rollouts)
     reasons = [form_row(f, row, 'messages', holds)[1] for row in rows]
     return None if None in reasons else reasons[0]
 
@@ -50,6 +50,8 @@ REMEDIES.update({
 # %% ../../nbs/formatters/12_left_out.ipynb #a487ef65
 REMEDIES.update({
     'none passed':'raise sampling.max_rollouts, use a stronger model, or lower pass_threshold',
+    'where is false':'raise sampling.max_rollouts, use a stronger model, or loosen formatter.where (rsr stats and '
+                     'run.scores show the components)',
     'all passed':'too easy for this model: add harder prompts, or raise sampler.temperature',
     'none failed':'the others score between the thresholds: raise fail_threshold, or set it to null',
     'none passed or failed':'they score between the thresholds: raise fail_threshold, or lower pass_threshold',

@@ -8,6 +8,7 @@ __all__ = ['ONE_SIDED', 'implausible', 'length_ratio', 'length_problem', 'margin
            'passed_failed_pairs']
 
 # %% ../../nbs/formatters/01_pairing.ipynb #82c1914a
+import math
 from ..data.text import is_garbled, is_refusal
 from ..data.types import EPS, failed, passed
 from .thinking_forms import full_text, has_answer, thinks
@@ -270,7 +271,7 @@ def makes_pair(
     **lengths                # max_length_ratio, min_rejected_chars: as for `length_problem`
 )->bool:
     "Check whether two scored texts are far enough apart in score and fit in length."
-    margin, most = chosen[0]-rejected[0], 1. if max_margin is None else max_margin
+    margin, most = chosen[0]-rejected[0], math.inf if max_margin is None else max_margin
     in_range = (min_margin-EPS<=margin) & (margin<=most+EPS)
     if all(limit is None for limit in lengths.values()):
         return in_range

@@ -129,6 +129,11 @@ def _margin_detail(low, quantiles, binary, stark):
         return detail+'; scores are 0 or 1'
     return detail+'; stark' if stark else detail
 
+# %% ../../nbs/pairs/06_audit.ipynb #ec2f55aa
+def _raw_detail(q):
+    "Describe the margins of rewards, on whose scale no margin is small or large by itself."
+    return f"rewards; median {q['50']:.3g}, middle half {q['25']:.3g} to {q['75']:.3g}"
+
 # %% ../../nbs/pairs/06_audit.ipynb #25103a20
 @audit_item('margins')
 def margins(ps, groups):
@@ -139,6 +144,8 @@ def margins(ps, groups):
         return _NO_SCORES
     d = margin_figures(m)
     low, binary = float((m<MIN_MARGIN-EPS).mean()), bool(np.isin(np.abs(m), (0, 1)).all())
+    if (np.abs(m)>1+EPS).any():
+        return dict(verdict='ok', number=low, detail=_raw_detail(d['quantiles']), todo='', **d)
     stark = not binary and d['median']>STARK
     detail = _margin_detail(low, d['quantiles'], binary, stark)
     return dict(verdict=_margin_verdict(low, stark), number=low, detail=detail, todo=_margin_advice(low), **d)

@@ -35,11 +35,11 @@ def _as_pair(prompt, c, r, swapped, strategy):
 # %% ../../nbs/pairs/03_collect.ipynb #d97a3aab
 TOOL_CALLS_ONLY = 'flaw: the chosen response calls a tool'
 
-def _why_none(formatter, prompt, rollouts):
+def _why_none(formatter, prompt, rollouts, every):
     "Return why a prompt has no pair."
-    why = formatter.why_no_row(prompt, rollouts)
-    passing = [r for r in rollouts if r.side=='chosen' and passed(r.score, formatter.options['pass_threshold'])]
-    of_calls = formatter.options['strategy']=='flawed' and passing and all(r.tool_calls for r in passing)
+    why, options = formatter.why_no_row(prompt, rollouts, every), formatter.options_for(rollouts)
+    passing = [r for r in rollouts if r.side=='chosen' and passed(r.score, options['pass_threshold'])]
+    of_calls = options['strategy']=='flawed' and passing and all(r.tool_calls for r in passing)
     return TOOL_CALLS_ONLY if of_calls and why=='no rejected side' else why
 
 # %% ../../nbs/pairs/03_collect.ipynb #6bc7f9a6
@@ -50,10 +50,10 @@ def pairs_of(
     "Yield the pairs of each prompt, or the reason that it has none."
     strategy = formatter.options['strategy']
     for prompt, rollouts in groups:
-        rollouts = as_written(formatter, rollouts)
-        made, _ = dpo_pairs(rollouts, **formatter.options)
+        usable = as_written(formatter, rollouts)
+        made, _ = dpo_pairs(usable, **formatter.options_for(usable))
         if not made:
-            yield None, _why_none(formatter, prompt, rollouts)
+            yield None, _why_none(formatter, prompt, usable, rollouts)
         for c, r, swapped in made:
             yield _as_pair(prompt, c, r, swapped, strategy), None
 

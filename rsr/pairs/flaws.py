@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from ..data.files import SHIPPED, fingerprint
 from ..data.yaml_files import read_yaml
-from ..data.readers import load_function
+from ..data.functions import load_function
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, no_such
 from ..verifiers.judge import fence

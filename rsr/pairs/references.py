@@ -10,7 +10,7 @@ import math, re
 from collections import Counter
 from pathlib import Path
 from ..data.files import fingerprint, read_text
-from ..data.readers import load_function
+from ..data.functions import load_function
 from ..data.text import prompt_text
 from ..data.types import RsrError
 

@@ -9,7 +9,7 @@ __all__ = ['STRATEGIES', 'PAIR_DEFAULTS', 'Plan', 'strategy', 'strong_vs_weak', 
            'rejected_sampler', 'pair_loops']
 
 # %% ../../nbs/pairs/02_strategies.ipynb #c999d642
-import functools, inspect
+import functools, inspect, math
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from fastcore.basics import patch
@@ -19,7 +19,7 @@ from ..data.statistics import wilson
 from ..data.terminal import warn
 from ..data.text import prompt_text
 from ..data.thinking import split_thinking
-from ..data.types import EPS, Rollout, RsrError, no_such, passed
+from ..data.types import EPS, Rollout, RsrError, criteria, no_such, passed
 from ..formatters.pairing import implausible, length_problem
 from .flaws import flaw_messages, flaw_of, flaw_problem, introduce_flaw, load_flaws
 from .references import load_reference, with_reference
@@ -250,11 +250,17 @@ def share_rules(
         d['formatter'] = [{**c, **rules} if isinstance(c, dict) and c.get('type')=='dpo' else c for c in d['formatter']]
     return d
 
+# %% ../../nbs/pairs/02_strategies.ipynb #c7fdac07
+def _any_counts(rollout):
+    return True
+
+
 # %% ../../nbs/pairs/02_strategies.ipynb #8e2e3bf4
 class ChosenResponses:
     "The best response of each prompt's chosen side, read from the ledger."
-    def __init__(self, store, pass_threshold, texts_only=False):   # texts_only: none that calls a tool
-        self.store, self.pass_threshold, self.texts_only = store, pass_threshold, texts_only
+    def __init__(self, store, pass_threshold, texts_only=False, counts=None):
+        self.store, self.pass_threshold, self.texts_only = store, pass_threshold, texts_only   # none that calls a tool?
+        self.counts = counts or _any_counts   # does a rollout count for the formatter?
         self.of = functools.lru_cache(4096)(self.find)
 
 # %% ../../nbs/pairs/02_strategies.ipynb #79a8867c
@@ -263,7 +269,7 @@ def is_good(self:ChosenResponses, r):
     "Check that a rollout serves the chosen side."
     says = r.text.strip() and not r.tool_calls if self.texts_only else r.text.strip() or r.tool_calls
     ok = r.outcome in ('kept', 'truncated') and bool(says)
-    return r.side=='chosen' and passed(r.score, self.pass_threshold) and ok
+    return r.side=='chosen' and passed(r.score, self.pass_threshold) and ok and self.counts(r)
 
 # %% ../../nbs/pairs/02_strategies.ipynb #9c94bfa5
 @patch
@@ -276,7 +282,8 @@ def find(self:ChosenResponses, key):
 @patch
 def keys(self:ChosenResponses, among=None):
     "Return the keys of the prompts that have a good rollout."
-    return [p.key for p, _, rollouts in self.store.walk(keys=among) if any(map(self.is_good, rollouts))]
+    return [p.key for p, _, rollouts in self.store.walk(keys=among, detail=True)
+            if any(map(self.is_good, rollouts))]
 
 # %% ../../nbs/pairs/02_strategies.ipynb #16d25774
 def chosen_side(
@@ -292,7 +299,7 @@ def chosen_side(
 # %% ../../nbs/pairs/02_strategies.ipynb #487d3f4b
 def _right_margin(chosen, rejected, rule, swap):
     "Check the difference of two scores against the rule."
-    most = 1. if rule['max_margin'] is None else rule['max_margin']
+    most = math.inf if rule['max_margin'] is None else rule['max_margin']
     def within(margin):
         return rule['min_margin']-EPS<=margin<=most+EPS
     return within(chosen-rejected) or swap and within(rejected-chosen)
@@ -351,7 +358,7 @@ def messages(self:FlawedCopies, prompt):
 
 # %% ../../nbs/pairs/02_strategies.ipynb #93dca29e
 def _rubric_answers(detail):
-    return {k:v.get('answer') for k, v in (detail or {}).items() if isinstance(v, dict) and 'answer' in v}
+    return {k:v['answer'] for k, v in criteria(detail).items()}
 
 # %% ../../nbs/pairs/02_strategies.ipynb #bf60f275
 @patch
@@ -434,18 +441,20 @@ def pair_loops(
     parts:dict      # arguments of `Loop`, as `rsr.run.recipe.build` makes them
 ):                  # yields Loop
     "Yield the loops of a strategy; run each before the next is requested."
-    options = next(f for f in parts['formatters'] if f.type=='dpo').options
+    formatter = next(f for f in parts['formatters'] if f.type=='dpo')
+    options = formatter.options
     rest = {k:v for k, v in parts.items() if k not in ('sampler', 'rejected', 'plan', 'keys')}
     keys = parts.get('keys')
     if plan.rejected is None:
         yield Loop(store, parts['sampler'], **rest, keys=keys)
         return
     yield Loop(store, parts['sampler'], **rest, keys=keys, side=chosen_side(plan, options['pass_threshold']))
-    yield from _rejected_loop(store, plan, parts, rest, options)
+    yield from _rejected_loop(store, plan, parts, rest, formatter)
 
 # %% ../../nbs/pairs/02_strategies.ipynb #4bd7163c
-def _rejected_loop(store, plan, parts, rest, options):
-    chosen = ChosenResponses(store, options['pass_threshold'], texts_only=bool(plan.flaws))
+def _rejected_loop(store, plan, parts, rest, formatter):
+    options = formatter.options
+    chosen = ChosenResponses(store, options['pass_threshold'], bool(plan.flaws), formatter.counts)
     keys = chosen.keys(parts.get('keys'))
     if not keys:
         return

@@ -17,16 +17,17 @@ from ..data.statistics import MIN_PROMPTS, compare_rates, rate_difference, initi
 from ..data.store import Store
 from ..data.terminal import shell_word
 from ..data.text import normalised, prompt_text
+from ..data.thresholds import numbers_for
 from ..data.types import EPS
 from ..formatters.splits import Split
-from ..formatters.writer import make_formatters
+from ..formatters.writer import make_formatter, make_formatters
 from ..pairs.collect import pairs_of
 from .dropped import compare_files, dropped_finding
 from .hygiene import class_balance, contamination, finding, graded, length_bias, near_leaks, pair_audit
 from .hygiene import asked_text, problem_texts, problem_todo, read_files, refusals_in_files, repeated_prompts
 from .hygiene import thinking_in_files, truncation, volume, worst
 from .validation import LABELLED, agreement_finding, validation_report
-from ..run.files import valid_groups, valid_outcomes
+from ..run.files import formatters_in_run, valid_groups, valid_outcomes
 from ..run.results import Run
 from ..style import many
 
@@ -50,7 +51,8 @@ class CheckContext:
         if not isinstance(self.run, Run):
             self.run = Run(self.run)
         self.d, self.store = self.run.written, Store(self.run.path, write=False)
-        self.formatters, self.stats = make_formatters(self.d['formatter']), self.run.stats()
+        self.formatters = formatters_in_run(self.store, self.d, make_formatters(self.d['formatter']))
+        self.stats = self.run.stats()
         self.files = read_files(self.run.path, self.formatters)
     pairs = cached_property(lambda self: run_pairs(self))           # of its DPO formatters
     report = cached_property(lambda self: validation_report(self))  # of the rubric; None: there is none
@@ -72,8 +74,9 @@ def scorer(self:CheckContext)->dict:
 def rates(self:CheckContext, store=None, d=None)->dict:
     "Return the `initial_rates` of the run, or of another one under its own recipe."
     d = d or self.d
-    threshold = make_formatters(d['formatter'])[0].options.get('pass_threshold', 1.0)
-    return initial_rates(store or self.store, threshold, valid_outcomes(d))
+    store, valid = store or self.store, valid_outcomes(d)
+    options = numbers_for(store, make_formatter(**d['formatter'][0]).options, valid)
+    return initial_rates(store, options.get('pass_threshold', 1.0), valid)
 
 # %% ../../nbs/quality/05_check_items.ipynb #2b8f85ef
 @patch
@@ -106,6 +109,9 @@ def rubric_validated(ctx)->dict:
         return finding('n/a', None, f"the verifier is {ctx.scorer.get('type', 'not known')}, not a rubric")
     if not ctx.scorer.get('judges'):
         return finding('n/a', None, 'every criterion of the rubric is a function')
+    if 'criteria' not in ctx.scorer['rubric']:
+        return finding('n/a', None, 'each prompt has a rubric of its own, and no criterion is asked often enough to '
+                       'compare it with labels')
     report, criteria = ctx.report, {c['id'] for c in ctx.scorer['rubric']['criteria']}
     todo = f'have {LABELLED} responses of the run labelled, and compare', 'rsr check RUN labels=FILE'
     if report is None:
@@ -361,6 +367,8 @@ def dpo_margins(ctx)->dict:
         return finding('warn', None, 'the ledger has no pairs like those in the files', 'write the files again',
                        'rsr format RUN')
     thin, median, noise = sum(m<MARGIN-EPS for m in margins)/len(margins), margins[len(margins)//2], _score_noise(ctx)
+    if margins[-1]>1+EPS:   # rewards: on their scale no margin is small by itself
+        return finding('pass', None, f'margins of rewards: median {median:.3g}, smallest {margins[0]:.3g}')
     verdict = graded(thin, THIN)
     detail = (f'{thin:.1%} of {len(margins):,} pairs have a margin below {MARGIN}; median {median:.2f}, '
               f'smallest {margins[0]:.2f}')

@@ -10,8 +10,9 @@ __all__ = ['dotted', 'changes', 'recipe_changes', 'scorer_changes', 'points', 'R
 import orjson
 from ..data.statistics import MIN_PROMPTS, compare_rates, initial_rates
 from ..data.store import Store
+from ..data.thresholds import numbers_for
 from ..data.types import EPS
-from ..formatters.writer import make_formatters
+from ..formatters.writer import make_formatter
 from ..run.files import valid_outcomes
 from ..run.results import Run
 from ..run.saved_recipe import filled
@@ -141,9 +142,11 @@ class RunSummary:
     def __init__(self, run):
         self.run = run if isinstance(run, Run) else Run(run)
         self.d, self.stats = self.run.recipe, self.run.stats()
-        self.pass_at = make_formatters(self.run.written['formatter'])[0].options.get('pass_threshold', 1.0)
+        first = self.run.written['formatter'][0]
         store = Store(self.run.path, write=False)
         try:
+            options = numbers_for(store, make_formatter(**first).options, valid_outcomes(self.d))
+            self.pass_at = options.get('pass_threshold', 1.0)
             self.scorer = (store.config(store.get('verifier')) or [None, {}])[1]
             self.rates = initial_rates(store, self.pass_at, valid_outcomes(self.d))
             prompts = [(p, stop) for p, stop, _ in store.walk(outcomes=())]

@@ -10,6 +10,7 @@ import base64, html, io, json, yaml
 from contextlib import closing
 from pathlib import Path
 from ..data.files import Atomic
+from ..data.thresholds import numbers_for
 from ..data.types import RsrError
 from ..data.store import Store
 from ..explore.conversation import prompt_html, rollout_html
@@ -19,6 +20,7 @@ from ..explore.prompts import prompt_rollouts
 from ..pairs.audit import audit
 from .checklist import checklist, shown_verdict, verdict_line
 from ..data.variables import mask
+from ..run.files import valid_outcomes
 from ..run.results import Run
 from ..data.secrets import redact
 
@@ -116,9 +118,10 @@ def _conversation_html(d, limits):
 # %% ../../nbs/quality/07_report.ipynb #e9d4125d
 def _conversations_html(run, n):
     "Return some prompts with responses."
-    options = run.written['formatter'][0]
-    limits = options.get('pass_threshold', 1.), options.get('fail_threshold')
+    d = run.written
     with closing(Store(run.path, write=False)) as st:
+        options = numbers_for(st, d['formatter'][0], valid_outcomes(d))
+        limits = options.get('pass_threshold', 1.), options.get('fail_threshold')
         found = [prompt_rollouts(st, key) for key in _shown_prompts(st, n)]
     return STYLE+''.join(_conversation_html(d, limits) for d in found) if found else ''
 

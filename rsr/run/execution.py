@@ -9,6 +9,7 @@ __all__ = ['EXECUTORS', 'build', 'new_work_dir', 'note_served_model', 'prepare',
 # %% ../../nbs/run/10_execution.ipynb #04766372
 import os, platform, sqlite3, time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from ..data.ledger import has_blocks, ledger_error, opening_error
@@ -17,6 +18,7 @@ from ..data.settings import own_sampler
 from ..data.store import Store
 from ..data.terminal import warn
 from ..data.threads import run_sync
+from ..data.thresholds import in_words, relative_options
 from ..data.types import RsrError, RunBroken
 from ..data.variables import refuse_masked, resolve_secrets
 
@@ -24,7 +26,7 @@ from ..data.variables import refuse_masked, resolve_secrets
 from ..formatters.advice import check_columns
 from ..formatters.form_checks import check_forms
 from ..formatters.splits import stage_shares
-from ..formatters.writer import make_formatters
+from ..formatters.writer import check_range, make_formatters
 from ..pairs.strategies import make_plan, pair_loops, rejected_sampler
 from .files import recipe_prices, write_run_files
 from .inputs import check_references, load_input, missing_prompts_note
@@ -40,18 +42,26 @@ from ..sampling.schedule import Sampling
 from ..sampling.scoring import join_engines
 
 # %% ../../nbs/run/10_execution.ipynb #f90ed2ea
-def _unpriced_judge(d, judges):
+def _price_option(d, verifier, i):
+    "Return the option for the price of the i-th judge."
+    stages = getattr(verifier, 'judge_stages', ())
+    if stages:
+        return f'verifier.stages.{stages[i]}.price'
+    return f'verifier.judges[{i}].price' if d['verifier'].get('judges') else 'verifier.price'
+
+# %% ../../nbs/run/10_execution.ipynb #d9892d10
+def _unpriced_judge(d, verifier, judges):
     "Return the option that lacks the price of a judge, or None; `judges` are their options."
     for i, judge in enumerate(judges):
         own = model_price(judge.get('model'), judge.get('price'), 'verifier.price')
         if not own and judge.get('type')!='local' and judge.get('model')!=d['sampler'].get('model'):
-            return f'verifier.judges[{i}].price' if d['verifier'].get('judges') else 'verifier.price'
+            return _price_option(d, verifier, i)
 
 # %% ../../nbs/run/10_execution.ipynb #b7145925
-def _make_budget(d, judges):
+def _make_budget(d, verifier, judges):
     "Make the budget of a recipe, with the prices of its models; `judges` are the options of its judges."
     budget = Budget(**d['budget'], **recipe_prices(d))
-    option = budget.limits['usd'] is not None and _unpriced_judge(d, judges)
+    option = budget.limits['usd'] is not None and _unpriced_judge(d, verifier, judges)
     if option:
         raise RsrError(f'budget.usd needs {option}: {{prompt: …, completion: …}} (US dollars per million tokens)')
     return budget
@@ -76,14 +86,34 @@ def _pair_plan(d, sampler):
 def _complete_formatters(d, verifier, plan):
     "Fill in what a strategy or a rubric sets, in the recipe."
     threshold = verifier.rubric.pass_threshold if verifier.name=='rubric' else None
+    raw = getattr(verifier, 'raw', False)
     for recipe in filter(None, (d, getattr(d, 'given', None))):
-        recipe['formatter'] = complete_formatters(recipe['formatter'], plan and d['pairs'], threshold)
+        recipe['formatter'] = complete_formatters(recipe['formatter'], plan and d['pairs'], threshold, raw)
+
+# %% ../../nbs/run/10_execution.ipynb #f85bf6a6
+def _check_relative(formatters, plan, d):
+    "Raise if a strategy with two sides has thresholds that are known too late for it."
+    if not plan or plan.rejected is None:
+        return
+    for f in formatters:
+        for option, value in relative_options(f.options).items():
+            raise RsrError(f"formatter '{f.name}'.{option}: {in_words(value)} is known when the run ends, and "
+                           f"{d['pairs']['strategy']} needs it while it samples; set a number, or use rubric_selection")
+
+# %% ../../nbs/run/10_execution.ipynb #2649b55f
+def _all_rollouts(sampling, formatters):
+    "Return the options of sampling: without early stops if a threshold is relative."
+    if sampling.early_stop and any(relative_options(f.options) for f in formatters):
+        return replace(sampling, early_stop=False)
+    return sampling
 
 # %% ../../nbs/run/10_execution.ipynb #1bdaac22
 def _build_formatters(d, verifier, plan):
     "Make the formatters of a recipe."
     _complete_formatters(d, verifier, plan)
     formatters = make_formatters(d['formatter'])
+    check_range(d['formatter'], getattr(verifier, 'raw', False))
+    _check_relative(formatters, plan, d)
     if d.get('stages'):
         stage_shares(d['stages'], formatters)
     if plan and not any(f.type=='dpo' for f in formatters):
@@ -91,12 +121,23 @@ def _build_formatters(d, verifier, plan):
     return formatters
 
 # %% ../../nbs/run/10_execution.ipynb #3309413e
-def _pair_parts(plan):
+def _pair_parts(plan, verifier):
     "Return the plan and the sampler of the rejected side; {} without a plan."
     if not plan:
         return {}
+    if getattr(verifier, 'group', False) and plan.rejected is not None:
+        raise RsrError(f"verifier.type: '{verifier.name}' scores all responses to a prompt together, and this strategy "
+                       'samples the two sides of a pair apart; use rubric_selection, or dpo without pairs:')
     sampled = plan.rejected and not plan.by_rule
     return dict(plan=plan, rejected=make_sampler(**plan.rejected) if sampled else None)
+
+# %% ../../nbs/run/10_execution.ipynb #8fd6006b
+def _check_fewest(verifier, sampling):
+    "Raise if no prompt can get as many rollouts as a verifier of groups needs."
+    fewest = getattr(verifier, 'fewest', 1)
+    if 0<sampling.max_rollouts<fewest:
+        raise RsrError(f'sampling.max_rollouts: {sampling.max_rollouts} responses to a prompt are fewer than the '
+                       f'{fewest} that {verifier.name} needs. Raise it, or let the verifier need fewer (min_votes)')
 
 # %% ../../nbs/run/10_execution.ipynb #372dd617
 def build(
@@ -109,11 +150,13 @@ def build(
     chosen, sampling = (plan.chosen, plan.sampling) if plan else (sampler, {})
     parts = dict(sampler=make_sampler(**chosen), sampling=Sampling(**{**d['sampling'], **sampling}))
     parts['verifier'], judges = make_scorer(verifier)
-    parts['budget'] = _make_budget(d, judges)
+    _check_fewest(parts['verifier'], parts['sampling'])
+    parts['budget'] = _make_budget(d, parts['verifier'], judges)
     parts['judges'] = [make_sampler(section='verifier', **j) for j in judges]
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)
+    parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'])
     parts['mix'] = d['resume'].get('mix', False)
-    return {**parts, **_pair_parts(plan)}
+    return {**parts, **_pair_parts(plan, parts['verifier'])}
 
 # %% ../../nbs/run/10_execution.ipynb #65b99d98
 def new_work_dir()->str:

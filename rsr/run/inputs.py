@@ -13,6 +13,7 @@ from dataclasses import replace
 from glob import has_magic
 from ..data.inputs import STDIN, has_stdin, is_path_input, listed_paths
 from ..data.messages import BadMessage, read_calls, said
+from ..data.functions import load_transform
 from ..data.readers import BadRow, bad_rows_text, read_prompts, row_options
 from ..data.row_forms import ANSWER_KEYS, RESPONSES
 from ..data.sources import READERS
@@ -196,20 +197,35 @@ def _take_answer(prompt, column, responses):
     elif all(prompt.metadata.get(key) in (None, '') for key in ANSWER_KEYS):
         _lift(prompt, [key for key in ANSWER_KEYS if key!=responses])
 
+# %% ../../nbs/run/03_inputs.ipynb #5dbc9327
+def _take_rubric(prompt, column):
+    "Put the criteria of a prompt where a rubric looks for them; `column` names them."
+    value = prompt.extra.pop(column, prompt.metadata.get(column)) if column else None
+    if value is not None:
+        prompt.metadata = {**prompt.metadata, 'rubric':value}
+
+# %% ../../nbs/run/03_inputs.ipynb #a60bc260
+def _column(data, name):
+    "Return the column that `data.columns` names for an answer or a rubric, or ''."
+    return ((data.get('columns') or {}).get(name) or '').removeprefix('metadata.')
+
 # %% ../../nbs/run/03_inputs.ipynb #3a55d1ae
 def with_answers(
     items,      # (where, Prompt | BadRow) pairs
     data:dict   # the recipe's `data:` section: columns, responses
 ):
-    "Yield the same pairs, with the reference answer of each prompt in its metadata."
-    column, columns = ((data.get('columns') or {}).get('answer') or '').removeprefix('metadata.'), set()
+    "Yield the same pairs, with the reference answer and the rubric of each prompt in its metadata."
+    answer, rubric = (_column(data, name) for name in ('answer', 'rubric'))
+    columns = set()
     for where, p in items:
         if not isinstance(p, BadRow):
             columns.update(p.extra, p.metadata)
-            _take_answer(p, column, data.get('responses'))
+            _take_answer(p, answer, data.get('responses'))
+            _take_rubric(p, rubric)
         yield where, p
-    if column and columns and column not in columns:
-        raise RsrError(_no_column('data.columns.answer', column, columns-{RESPONSES}))
+    for name, column in (('answer', answer), ('rubric', rubric)):
+        if column and columns and column not in columns:
+            raise RsrError(_no_column(f'data.columns.{name}', column, columns-{RESPONSES}))
 
 # %% ../../nbs/run/03_inputs.ipynb #6d2246fc
 def first_prompts(
@@ -298,7 +314,7 @@ def load_input(store, d, src=None):
     if src is None or isinstance(src, str) and _has_none_left(store, src):
         return
     _check_folder(store, src)
-    add_input(store, d, read_prompts(src, data.get('transform'), row_options(data), warn))
+    add_input(store, d, read_prompts(src, load_transform(data.get('transform')), row_options(data), warn))
 
 # %% ../../nbs/run/03_inputs.ipynb #24770e42
 def missing_prompts_note(
@@ -317,11 +333,12 @@ def missing_prompts_note(
 # %% ../../nbs/run/03_inputs.ipynb #e361753d
 def _find_unscorable(store, verifier):
     "Return (number of prompts, {key: (id, why it cannot be scored)})."
-    sql = "SELECT key, id, json_extract(row, '$.metadata') FROM prompts WHERE gen=? ORDER BY key"
+    parts = "json_extract(row, '$.metadata'), json_extract(row, '$.tools')"
+    sql = f'SELECT key, id, {parts} FROM prompts WHERE gen=? ORDER BY key'
     n, found = 0, {}
-    for key, id, metadata in store.db.execute(sql, (store.gen,)):
+    for key, id, metadata, tools in store.db.execute(sql, (store.gen,)):
         n += 1
-        why = verifier.problem(orjson.loads(metadata or '{}'))
+        why = verifier.problem(orjson.loads(metadata or '{}'), orjson.loads(tools or 'null'))
         if why:
             found[key] = id, why
     return n, found
@@ -369,6 +386,15 @@ def _no_references(store, name, named, reasons):
     unread = [why for why in reasons if why!=NO_REFERENCE]
     return _none_of_use(name, named, len(unread), unread[0]) if unread else _none_at_all(store, name)
 
+# %% ../../nbs/run/03_inputs.ipynb #036f51f6
+def _none_scorable(store, verifier, named, found):
+    "Return the error for an input of which nothing can be scored, from (id, why) of each prompt."
+    if not hasattr(verifier, 'needs'):
+        return _no_references(store, verifier.name, named, [why for _, why in found])
+    id_, why = found[0]
+    return RsrError(f'no prompt of the input has a {verifier.needs} that {verifier.name} can use; nothing was sampled. '
+                    f'Prompt {id_[:80]!r}: {why}')
+
 # %% ../../nbs/run/03_inputs.ipynb #922c8ec3
 def _reasons_in_words(reasons):
     "Return the commonest reasons, with their numbers if there are several."
@@ -379,11 +405,11 @@ def _reasons_in_words(reasons):
 def _references_note(verifier, n, unscorable, sampled):
     "Return a warning about prompts without a usable reference answer."
     ids, reasons = zip(*unscorable.values())
-    have = 'prompts has' if len(ids)==1 else 'prompts have'
+    have, what = 'prompts has' if len(ids)==1 else 'prompts have', getattr(verifier, 'needs', 'reference answer')
     first = ', '.join(id[:80] for id in ids[:3])+(', …' if len(ids)>3 else '')
-    then = ('Skipped: not sampled, and written to no file. Add the answers and resume, and they are sampled too'
+    then = ('Skipped: not sampled, and written to no file. Add what is missing and resume, and they are sampled too'
             if sampled else 'The reward will be None for them')
-    return (f'{len(ids):,} of {n:,} {have} no reference answer that {verifier.name} can use '
+    return (f'{len(ids):,} of {n:,} {have} no {what} that {verifier.name} can use '
             f'({_reasons_in_words(reasons)}): {first}. {then}')
 
 # %% ../../nbs/run/03_inputs.ipynb #dcc7594d
@@ -406,7 +432,7 @@ def check_references(
     n, unscorable = _find_unscorable(store, verifier)
     sampled = not formatters or any(f.need([])!=(0, 0) for f in formatters)
     if n and len(unscorable)==n and sampled:
-        raise _no_references(store, verifier.name, named, [why for _, why in unscorable.values()])
+        raise _none_scorable(store, verifier, named, [*unscorable.values()])
     if sampled:
         _mark_skipped(store, unscorable)
     return _references_note(verifier, n, unscorable, sampled) if unscorable else None

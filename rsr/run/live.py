@@ -6,6 +6,7 @@
 __all__ = ['snapshot', 'duration', 'snapshot_html', 'Live']
 
 # %% ../../nbs/run/11_live.ipynb #64060782
+import math
 import html, threading, time
 from copy import deepcopy
 from fastcore.basics import patch
@@ -18,10 +19,12 @@ from .results import Run
 # %% ../../nbs/run/11_live.ipynb #8b0f2161
 _OUTCOMES = 'kept', 'truncated', 'filtered', 'empty', 'failed', 'lost'
 
-def _counts(n):
+def _counts(loop):
     "Return the counts of a loop by their names in a snapshot."
+    n = loop.n
     counts = {k:n[k] for k in ('closed', 'satisfied', 'rollouts', 'scored', 'tokens')}
-    pass_rate = n['passed']/n['scored'] if n['scored'] else None
+    known = n['scored'] and getattr(loop, 'pass_at', 0)<math.inf   # not of a quantile
+    pass_rate = n['passed']/n['scored'] if known else None
     return dict(counts, outcomes={k:n[k] for k in _OUTCOMES if n[k]}, pass_rate=pass_rate)
 
 # %% ../../nbs/run/11_live.ipynb #f3c22cbe
@@ -34,7 +37,7 @@ def snapshot(
     "Return the progress of a loop as plain data."
     budget = loop.budget
     left = (total-loop.n['closed'])/pace if pace else None
-    return dict(side=loop.side and loop.side.name, total=total, **_counts(loop.n),
+    return dict(side=loop.side and loop.side.name, total=total, **_counts(loop),
                 usd=budget.usd if budget.counts_money else None, seconds=since, left=left,
                 in_flight=loop.sending, note=loop.engine.note)
 

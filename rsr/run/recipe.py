@@ -23,10 +23,12 @@ from ..data.types import RsrError, no_such
 from ..data.yaml_files import RepeatedKey, load_yaml, parse_yaml
 from ..formatters.splits import check_split
 from ..pairs.strategies import PAIR_DEFAULTS, check_pairs, share_rules
-from .values import HEAD, as_utf8, check_data, check_value, in_place, without_defaults
+from .reward import check_where, is_raw
+from .values import HEAD, as_utf8, check_data, check_value, in_place, set_nested, without_defaults
 from ..sampling.budget import Budget, check_price
 from ..sampling.samplers import HttpSampler
 from ..sampling.schedule import Sampling
+from ..verifiers.stack import find_stage, name_type, read_stages
 
 # %% ../../nbs/run/02_recipe.ipynb #dcc171e1
 RECIPES = SHIPPED/'recipes'
@@ -199,16 +201,6 @@ def _override_formatters(configs, rest, value, key):
     for c in found:
         c[option or head] = value
 
-# %% ../../nbs/run/02_recipe.ipynb #c5e67eeb
-def _set_nested(d, key, value):
-    "Set a dotted key in nested mappings, which are created if they are missing."
-    *path, last = key.split('.')
-    for k in path:
-        if not isinstance(d.get(k), dict):
-            d[k] = {}
-        d = d[k]
-    d[last] = value
-
 # %% ../../nbs/run/02_recipe.ipynb #4ad26e7c
 SHORT_FORMS = dict(verifier='type', pairs='strategy', data='input_path', split='eval')   # section: its main option
 
@@ -218,6 +210,8 @@ def _long_form(key, value):
     short = key in SHORT_FORMS and isinstance(value, (str, int, float)) and not isinstance(value, bool)
     if key=='split.eval' and value is None:
         return 'split', None
+    if key=='verifier' and isinstance(value, (list, tuple)):
+        return 'verifier.stages', list(value)
     return (f'{key}.{SHORT_FORMS[key]}', value) if short else (key, value)
 
 # %% ../../nbs/run/02_recipe.ipynb #d3c6f9da
@@ -226,10 +220,9 @@ def _write_out(d):
     for section in SHORT_FORMS:
         key, value = _long_form(section, d.get(section))
         if key!=section:
-            d[section] = {SHORT_FORMS[section]:value}
-    verifier = d.get('verifier')
-    if isinstance(verifier, dict) and verifier.get('rubric') and not verifier.get('type'):
-        verifier['type'] = 'rubric'
+            d[section] = {key.partition('.')[2]:value}
+    if isinstance(d.get('verifier'), dict):
+        name_type(d['verifier'])
     return d
 
 # %% ../../nbs/run/02_recipe.ipynb #aca6baa6
@@ -241,6 +234,29 @@ def _chosen_formatters(d, value):
         own = _named_formatters(have, c['type'])[:1] if isinstance(c, dict) and list(c)==['type'] else []
         out += own or [c]
     return out
+
+# %% ../../nbs/run/02_recipe.ipynb #1d90ce9c
+def _override_stage(verifier, rest, value, key):
+    "Set an option of one stage: `rest` is NAME.option."
+    name, _, option = rest.partition('.')
+    set_nested(find_stage(verifier.get('stages') or [], name, key), option or 'type', value)
+
+# %% ../../nbs/run/02_recipe.ipynb #acd42b4d
+def _takes_place(verifier, option, value):
+    "Check whether an option of `verifier:` stands for another verifier than the one there."
+    return option=='stages' or (option in ('type', 'rubric') and 'stages' in verifier and value not in (None, 'stack'))
+
+# %% ../../nbs/run/02_recipe.ipynb #3741e2d6
+def _override_verifier(d, rest, value, key):
+    "Set an option of `verifier:`, or of one of its stages."
+    verifier = d['verifier'] = d.get('verifier') or {}
+    if rest.startswith('stages.'):
+        _override_stage(verifier, rest.partition('.')[2], value, key)
+        return
+    if _takes_place(verifier, rest, value):
+        d['verifier'] = {k:v for k, v in verifier.items() if k=='on_unscored' and rest=='stages'}
+    set_nested(d, key, value)
+    name_type(d['verifier'])
 
 # %% ../../nbs/run/02_recipe.ipynb #528936b6
 def override(
@@ -254,10 +270,12 @@ def override(
         d['formatter'] = _formatter_list(d)
         share_rules(d)
         _override_formatters(d['formatter'], rest, value, key)
+    elif head=='verifier' and rest:
+        _override_verifier(d, rest, value, key)
     elif head=='formatter':
         d['formatter'] = _chosen_formatters(d, value)
     else:
-        _set_nested(d, key, value)
+        set_nested(d, key, value)
     return d
 
 # %% ../../nbs/run/02_recipe.ipynb #fb8392b7
@@ -327,6 +345,7 @@ def _check_formatters(d):
     for f in d['formatter']:
         if not isinstance(f, dict) or 'type' not in f:
             raise RsrError(f'formatter: {f!r} has no type')
+    check_where(d['formatter'], d['verifier'])
 
 # %% ../../nbs/run/02_recipe.ipynb #acad2287
 def check_recipe(
@@ -339,6 +358,8 @@ def check_recipe(
     _check_paths(d)
     _check_prices(d)
     _check_judges(d)
+    if d['verifier'].get('stages') is not None:
+        read_stages(d['verifier'])
     if d.get('split') is not None:
         check_split(d['split'])
     if d.get('pairs') is not None:
@@ -358,6 +379,14 @@ def _is_shipped(recipe):
 # %% ../../nbs/run/02_recipe.ipynb #579eca01
 def _without_thresholds(f):
     return {k:v for k, v in f.items() if k not in ('pass_threshold', 'fail_threshold')}
+
+def _drop_thresholds(d, type):
+    "Drop the thresholds of a shipped recipe, which are for right and wrong, if a rubric or a reward model scores."
+    raw = is_raw(dict(type=type))
+    if type=='rubric' or raw:
+        d['formatter'] = [_without_thresholds(f) for f in _formatter_list(d)]
+    if raw and d.get('pairs'):
+        d['pairs'] = {k:v for k, v in d['pairs'].items() if k!='min_margin'}
 
 # %% ../../nbs/run/02_recipe.ipynb #2ea36260
 FILE_OPTIONS = 'formatter', 'split', 'stages', 'decontaminate', 'labels'
@@ -422,8 +451,8 @@ def load_recipe(
 )->Recipe:
     "Read a recipe, apply overrides, and check it."
     d, pairs = Recipe(_write_out(read_recipe(recipe))), _as_pairs(overrides)
-    if _is_shipped(recipe) and ('verifier.type', 'rubric') in pairs:
-        d['formatter'] = [_without_thresholds(f) for f in _formatter_list(d)]
+    if _is_shipped(recipe):
+        _drop_thresholds(d, dict(pairs).get('verifier.type'))
     d.source, d.given = recipe, deepcopy({k:d.get(k) for k in (*FILE_OPTIONS, 'pairs')})
     d.command = 'rsr.sample(…)' if isinstance(recipe, dict) else f'rsr.sample(…, recipe={str(recipe)!r})'
     for k, v in pairs:

@@ -21,7 +21,7 @@ from ..formatters.trainers import ROW_FORMATS
 from ..formatters.writer import COMMON, make_formatter, options_of
 from ..pairs.strategies import PAIR_DEFAULTS, STRATEGIES, check_pairs, make_plan
 from ..rubric.criteria import Criterion, Rubric, load_rubric, rubric_names
-from ..rubric.evaluate import rubric_scorer
+from ..rubric.prompt_rubrics import OWN, rubric_scorer
 from .inputs import with_responses
 from .recipe import ENGINES, TOP_KEYS, parameters, schema
 from .values import CHOICES, check_value, value_range
@@ -33,7 +33,7 @@ from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler, SAMPLERS
 from ..sampling.schedule import Sampling
 from ..verifiers.registry import VERIFIERS
-from ..verifiers.verifiers import load_verifier
+from ..verifiers.verifiers import GIVEN, load_verifier
 
 # %% ../../nbs/run/04_reference.ipynb #6b1329f4
 @functools.lru_cache(100)
@@ -73,8 +73,9 @@ HELP = {
     'data.input_path':'prompts: a file, folder, pattern, a list, - or hf://…; required for a new run',
     'data.transform':'"file.py:function" that turns a row into id, messages and metadata; '
                      'rows for which it returns null are left out',
-    'data.columns':'{answer: NAME}: the column, or the key of the metadata, that holds the reference answer; also id, '
-                   'prompt, messages, system, tools, images; null: by their own names',
+    'data.columns':'{answer: NAME}: the column, or the key of the metadata, that holds the reference answer; also '
+                   'rubric (criteria of each prompt), id, prompt, messages, system, tools, images; null: by their '
+                   'own names',
     'data.limit':'take the first so many prompts of the input; null: all',
     'split.eval':'share of the prompts to hold out',
     'split.near':'near-duplicate prompts go to the same side',
@@ -95,7 +96,7 @@ HELP |= {
     'verifier.prompt_template':'text with {prompt}, put around the message that the judge gets',
     'verifier.price':"{prompt, completion} of the judge: US dollars per million tokens; null: the price list's, "
                      'or that of `sampler:`',
-    'verifier.rubric':'a shipped rubric, or the path of a YAML file',
+    'verifier.rubric':'a shipped rubric, the path of a YAML file, or metadata: each prompt has its own',
     'verifier.judges':'several judges: a list of mappings with the options of `sampler:`, '
                       'each on top of those in `verifier:`'}
 
@@ -193,7 +194,7 @@ def _schema_rows():
 def _verifier_rows():
     "Yield the options that only some verifiers have."
     for name, fn in VERIFIERS.items():
-        for k, (typ, default) in parameters(fn, 2, ('ask', 'prompt', 'reasoning')).items():
+        for k, (typ, default) in parameters(fn, 2, GIVEN).items():
             yield reference_row(f'verifier: {name}', f'verifier.{k}', typ, default, '', help_text(fn, k))
 
 # %% ../../nbs/run/04_reference.ipynb #fca9a571
@@ -227,7 +228,7 @@ def _rubric_allowed(key):
 # %% ../../nbs/run/04_reference.ipynb #c6e27ce1
 def _rubric_option_rows():
     "Yield the options of a rubric under `verifier:`."
-    names = ', '.join([*rubric_names(), 'a path'])
+    names = ', '.join([*rubric_names(), 'a path', OWN])
     yield reference_row('verifier: rubric', 'verifier.rubric', str, None, names, help_text(load_rubric, 'src'))
     for k in _rubric_keys():
         if k!='rubric':

@@ -12,6 +12,8 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 from fastcore.basics import patch
+from ..data.component_summary import component_table
+from ..data.files import fingerprint
 from ..data.index import index_parts
 from ..data.origin import made_here
 from ..data.safekeeping import copy_run
@@ -19,7 +21,7 @@ from ..data.store import Store
 from ..data.summary import stats_table
 from ..data.terminal import shell_word, visible
 from ..data.text import prompt_text
-from ..data.types import RsrError
+from ..data.types import RsrError, components
 from ..data.variables import mask
 
 # %% ../../nbs/run/09_results.ipynb #72dce83d
@@ -28,7 +30,7 @@ from ..formatters.load_check import check_files
 from ..formatters.writer import make_formatter, make_formatters, write_files
 from ..pairs.collect import count_pairs, join, pairs_of
 from ..pairs.strategies import PAIR_DEFAULTS
-from .files import format_files, run_statistics, valid_groups, valid_outcomes, written_recipe
+from .files import formatters_in_run, format_files, run_statistics, valid_groups, valid_outcomes, written_recipe
 from .options import by_name, noted_options, with_options
 from .reward import asks_model, edge_table, make_rewards, scoring_files
 from .saved_recipe import saved_recipe
@@ -169,15 +171,38 @@ def rollouts(self:Run):
 
 # %% ../../nbs/run/09_results.ipynb #eb2b79ff
 _SCORES = '''
-SELECT p.id prompt, r.idx, c.config verifier, s.value score, s.answer, s.reason, s.rollout key
+SELECT p.id prompt, r.idx, c.config verifier, s.value score, s.answer, s.reason, s.rollout key, c.fp, s.detail,
+    s.verifier IS :verifier current
 FROM scores s JOIN rollouts r ON r.key=s.rollout JOIN prompts p ON p.key=r.prompt JOIN configs c ON c.key=s.verifier
 ORDER BY r.prompt, r.idx'''
+
+# %% ../../nbs/run/09_results.ipynb #b711010d
+def _without_stages(df, configs):
+    "Return the scores without the rows of stages, except those of the current verifier."
+    stacks = [c for c in map(orjson.loads, configs) if c.get('type')=='stack']
+    of_stages = {fingerprint(s['verifier']) for c in stacks for s in c['stages']}
+    return df[~df.fp.isin(of_stages) | (df.current==1)].reset_index(drop=True)
+
+# %% ../../nbs/run/09_results.ipynb #9f2d0749
+def _with_components(df):
+    "Return the scores with a column for each component, if there are any, in place of the detail."
+    found = [orjson.loads(d) if isinstance(d, str) and '"components"' in d else {} for d in df.detail]
+    parts, df = list(map(components, found)), df.drop(columns='detail')
+    names = list(dict.fromkeys(name for values in parts for name in values))
+    if not names:
+        return df
+    columns = {f'component {n}' if n in {*df, 'decided'} else n:[p.get(n) for p in parts] for n in names}
+    new = type(df)(columns, index=df.index, dtype=float)
+    return df.join(new.assign(decided=[d.get('decided') for d in found]))
 
 # %% ../../nbs/run/09_results.ipynb #22d13f4b
 @patch(as_prop=True)
 def scores(self:Run):
-    "Return one row per score as given, of every verifier that the run has had; labels count in `rollouts`."
-    return self._query(_SCORES)
+    """Return one row per score as given, of every verifier that the run has had; labels count in `rollouts`.
+    A component is a column, NaN where its stage did not run, and so is `decided`, the stage that decided the score."""
+    configs = self._query("SELECT config FROM configs WHERE kind='verifier'").config
+    df = _without_stages(self._query(_SCORES), configs)
+    return _with_components(df.drop(columns=['fp', 'current']))
 
 # %% ../../nbs/run/09_results.ipynb #ee06948b
 @patch
@@ -208,9 +233,10 @@ def stats(self:Run)->dict:
 def summary(self:Run,
     stats:dict=None   # as `Run.stats` returns them; None: count them
 )->str:
-    "Return the statistics as text, and which process is sampling the run."
-    process = self.process
-    return stats_table(stats or self.stats())+(f'\nprocess    {process}' if process else '')
+    "Return the statistics as text, the components of scores, and which process is sampling the run."
+    stats, process = stats or self.stats(), self.process
+    table = component_table(stats.get('components'))
+    return stats_table(stats)+(f'\nprocess    {process}' if process else '')+(f'\n\n{table}' if table else '')
 
 # %% ../../nbs/run/09_results.ipynb #08770236
 @patch
@@ -304,6 +330,7 @@ def pairs(self:Run)->list:
     if not formatter:
         raise RsrError(f'{self.path}: this run writes no pairs (no formatter of type dpo)')
     with closing(Store(self.path, write=False)) as st:
+        formatter, = formatters_in_run(st, d, [formatter])
         return [pair for pair, _ in pairs_of(valid_groups(st, d), formatter) if pair]
 
 # %% ../../nbs/run/09_results.ipynb #b28b9294

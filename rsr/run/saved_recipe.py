@@ -20,6 +20,7 @@ from ..formatters.writer import COMMON, make_formatter
 from ..pairs.strategies import STRATEGIES, make_plan
 from ..rubric.criteria import load_rubric
 from .options import complete_formatters, decider, full_options
+from .reward import is_raw
 from .recipe import check_recipe, parameters, schema
 from .values import DEFAULT, HEAD, without_defaults
 from ..sampling.providers import cache_dir
@@ -69,7 +70,8 @@ def _filled_formatter(config, d):
     "Return (formatter with every value in force, the options that are at their defaults)."
     if config.get('type') not in FORMATTERS:
         return config, set()
-    usual, = complete_formatters([dict(type=config['type'])], d.get('pairs'), _rubric_threshold(d['verifier']))
+    usual, = complete_formatters([dict(type=config['type'])], d.get('pairs'), _rubric_threshold(d['verifier']),
+                                 is_raw(d['verifier']))
     usual, full, f = full_options(usual), full_options(config), make_formatter(**config)
     values = {**full, **f.options, **{k:getattr(f, k) for k in COMMON}}
     values = {k:v for k, v in values.items() if k!='name' or 'name' in config}

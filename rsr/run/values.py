@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'CHOICES', 'HEAD', 'DEFAULT', 'value_range', 'check_value', 'without_defaults', 'in_place', 'as_utf8',
-           'check_responses', 'check_data']
+           'check_responses', 'check_data', 'set_nested']
 
 # %% ../../nbs/run/00_values.ipynb #46a67da3
 import re
@@ -46,6 +46,7 @@ _NUMBER = re.compile(r'\A([\d.,_]+(?:e[+-]?\d{1,3})?) ?([kmb%]?)\Z', re.I)
 _THOUSANDS = re.compile(r',(?=\d{3}\b)')
 _SCALES = {'':1, '%':0.01, 'k':10**3, 'm':10**6, 'b':10**9}
 
+# %% ../../nbs/run/00_values.ipynb #c7e0a6e6
 def _number_in(text):
     "Return the number that a text stands for, or None."
     m = _NUMBER.match(text.strip()[:40])
@@ -105,6 +106,7 @@ def check_value(
 # %% ../../nbs/run/00_values.ipynb #24707a11
 HEAD, DEFAULT = '# rsr ', '  # default '   # how a saved recipe begins; what follows the value of a default
 
+# %% ../../nbs/run/00_values.ipynb #64829c87
 def _is_default(line):
     "Check whether a line of a saved recipe holds a default that nobody edited."
     line, mark, value = line.partition(DEFAULT)
@@ -171,3 +173,13 @@ def check_data(
             check_responses(d, f'data.{k}')
     if data.get('last_turn')=='response':
         check_responses(d, 'data.last_turn=response')
+
+# %% ../../nbs/run/00_values.ipynb #66fcee66
+def set_nested(d:dict, key:str, value):
+    "Set a dotted key in nested mappings, which are created if they are missing."
+    *path, last = key.split('.')
+    for k in path:
+        if not isinstance(d.get(k), dict):
+            d[k] = {}
+        d = d[k]
+    d[last] = value

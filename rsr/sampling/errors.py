@@ -89,7 +89,7 @@ def error_words(text:str)->str:
 _CONTEXT = re.compile(
     r'context[ _-]?(length|size|window|limit)|maximum (context|prompt length|input length)|model.?s maximum length'
     r'|too many (input )?tokens|(prompt|input|request|message)s?["\'`]? (is|are) too (long|large)|reduce the length'
-    r'|longer than the model|input token count|input length should be|prompt contains \d{1,9} tokens'
+    r'|longer than the (maximum )?model|input token count|input length should be|prompt contains \d{1,9} tokens'
     r'|string_above_max_length|exceeds? the (model|context|input|max\w{0,9} (number of tokens|(input|prompt) length))'
     r'|(token|length) limit exceeded|exceed_context|输入.{0,10}(过长|超)|超过.{0,10}长度|超长|input tokens exceed'
     r'|exceed(s|ed)? (the )?(model )?(max\w{0,9} ((input|prompt|sequence) )?length|token limit)|model token limit'

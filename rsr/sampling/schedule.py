@@ -6,7 +6,7 @@
 __all__ = ['MOST_EMPTY', 'Sampling', 'PromptState', 'PairSide', 'Schedule', 'empty_advice', 'count_requested', 'sample_seed']
 
 # %% ../../nbs/sampling/07_schedule.ipynb #8b275aaf
-import hashlib, heapq
+import hashlib, heapq, math
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
@@ -34,6 +34,7 @@ class PromptState:
     "A prompt that is being sampled."
     prompt: object
     seen: list = field(default_factory=list)      # (score, digest) of valid, scored rollouts
+    barred: list = field(default_factory=list)    # for each, the numbers of formatters for which it does not count
     valid: int = 0           # valid rollouts
     tries: int = 0           # samples requested, without lost ones
     failed: int = 0          # of these, without any answer
@@ -49,6 +50,8 @@ class PromptState:
     asked: int = 0           # samples requested: its place in the queue
     error: str = None        # why it cannot be sampled any more
     rescore: list = field(default_factory=list)   # rollouts that the current verifier has not scored
+    rollouts: list = field(default_factory=list)  # valid ones, for a verifier that looks at several
+    stale: bool = False      # has one come since they were scored together?
 
 # %% ../../nbs/sampling/07_schedule.ipynb #8457e51c
 def _own_messages(prompt):
@@ -101,7 +104,10 @@ class Schedule:
         self.formatters, self.sampler, self.side = formatters, sampler, side
         self.o = sampling or Sampling()
         self.auto = self.o.step_size=='auto'
-        self.pass_at = formatters[0].options.get('pass_threshold', 1.0)
+        limit = formatters[0].options.get('pass_threshold', 1.0)
+        self.pass_at = math.inf if isinstance(limit, dict) else limit   # a quantile is not known yet
+        self.with_where = [i for i, f in enumerate(formatters) if getattr(f, 'where', None)]
+        self.pairs_at = next((i for i, f in enumerate(formatters) if getattr(f, 'type', '')=='dpo'), 0)
         self._clear()
 
 # %% ../../nbs/sampling/07_schedule.ipynb #0ea14416
@@ -109,25 +115,34 @@ class Schedule:
 def _clear(self:Schedule):
     "Set the state of a schedule that knows no prompts yet."
     self.sampler_key = None                   # the sampler's row in `configs`
+    self.sees_several = self.by_group = False   # the verifier: looks at several rollouts; scores them together
     self.open, self.more = {}, True           # open prompts by key; are there more in the ledger?
     self.heap, self.seq = [], count(1)        # the queue, and its running numbers
     self.n, self.closed = Counter(), Counter()   # for the progress line; closed prompts by (passed, not passed)
     self.empties, self.hinted = Counter(), set()   # empty replies by reason; reasons that the user was told of
     self.prior, self.fit_at = (.5, .5), 64    # Beta(a, b) of the pass rates; refitted at so many scored rollouts
 
+# %% ../../nbs/sampling/07_schedule.ipynb #778175a0
+@patch
+def counted(self:Schedule, st, i:int)->list:
+    "Return (score, digest) of those scored rollouts of a prompt that count for the i-th formatter."
+    if i not in self.with_where:
+        return st.seen
+    return [sample for sample, barred in zip(st.seen, st.barred) if i not in barred]
+
 # %% ../../nbs/sampling/07_schedule.ipynb #5512dd27
 @patch
 def needs(self:Schedule, st):
     "Return what each unsatisfied formatter still needs: [(passes, fails), …]."
-    one_side = self.side and [self.side.need(st.prompt, st.seen)]
-    needs = one_side or [f.need(st.seen) for f in self.formatters]
+    one_side = self.side and [self.side.need(st.prompt, self.counted(st, self.pairs_at))]
+    needs = one_side or [f.need(self.counted(st, i)) for i, f in enumerate(self.formatters)]
     return [need for need in needs if need!=(0, 0)]
 
 # %% ../../nbs/sampling/07_schedule.ipynb #b20a3a3e
 @patch
 def tally(self:Schedule, st):
     "Return (passed, not passed) of a prompt's scored rollouts."
-    n = sum(passed(score, self.pass_at) for score, _ in st.seen)
+    n = sum(passed(score, self.pass_at) for score, _ in self.counted(st, 0))
     return n, len(st.seen)-n
 
 # %% ../../nbs/sampling/07_schedule.ipynb #50b84555
@@ -169,7 +184,7 @@ def _limit_reached(self:Schedule, st, needs):
 def _is_unscorable(self:Schedule, st):
     "Check whether a whole step brought no score."
     step_done = st.valid and (self.auto or st.valid%self.o.step_size==0)
-    return bool(step_done and not st.seen)
+    return bool(step_done and not st.seen and not self.by_group)
 
 # %% ../../nbs/sampling/07_schedule.ipynb #f27a7dd1
 MOST_EMPTY = 8   # replies
@@ -353,6 +368,8 @@ def see(self:Schedule, st, r):
     "Note a scored rollout in the state of its prompt, and tell the side of the pair."
     sample = self.as_seen(st, r)
     st.seen.append(sample)
+    if self.with_where:
+        st.barred.append(frozenset(i for i in self.with_where if not self.formatters[i].counts(r)))
     if self.side:
         self.side.saw(st.prompt, sample)
 
@@ -370,6 +387,8 @@ def _is_attempt(self:Schedule, r):
 def _add_valid(self:Schedule, st, r):
     "Add a valid rollout to a prompt's state, by its score; without one it waits for the verifier."
     st.valid += 1
+    if self.sees_several:
+        st.rollouts.append(r)
     if r.score is None:
         st.rescore.append(r)
     else:

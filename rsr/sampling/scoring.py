@@ -73,6 +73,7 @@ def judge_ask(
     async def ask(messages, **params):
         call = engine.call(lambda: _verdict_once(sampler, messages, params, keep))
         return _verdict_text(await _kept_call(call, keep))
+    ask.config = getattr(sampler, 'config', None)   # tells a verifier what its judge can do
     return ask
 
 # %% ../../nbs/sampling/08_scoring.ipynb #aa14b943
@@ -96,16 +97,25 @@ class Scorer:
         self.engines = [engine_for(judge) for judge in self.judges]
         self.options = _verifier_options(verifier, store)
         self.verifier_key, self.judge_keys = None, []   # rows in `configs`
+        self.stage_keys = {}                            # {name of a stage of a stack: its row in `configs`}
         self.prices = []                                # of the judges, per token
         self.errors_in_a_row = 0
 
 # %% ../../nbs/sampling/08_scoring.ipynb #caf4f5e6
 @patch
-def _price_of(self:Scorer, judge):
-    "Return a judge's price per token."
-    fp = fingerprint(judge.config)
-    self.budget.add_model(('judge', fp), judge, 'verifier.price')
-    return self.budget.price_of('judge', fp, judge.config)
+def _judge_config(self:Scorer, i):
+    "Return the configuration of the i-th judge, with the stage that it judges for."
+    stages = getattr(self.verifier, 'judge_stages', ())
+    return {**self.judges[i].config, **({'stage':stages[i]} if stages else {})}
+
+# %% ../../nbs/sampling/08_scoring.ipynb #c65a3276
+@patch
+def _price_of(self:Scorer, i):
+    "Return the price per token of the i-th judge."
+    config = self._judge_config(i)
+    fp = fingerprint(config)
+    self.budget.add_model(('judge', fp), self.judges[i], 'verifier.price')
+    return self.budget.price_of('judge', fp, config)
 
 # %% ../../nbs/sampling/08_scoring.ipynb #48e3195a
 @patch
@@ -118,10 +128,13 @@ def _worst(self:Scorer):
 @patch
 def setup(self:Scorer):
     "Enter the verifier and its judges into the ledger."
+    numbers = range(len(self.judges))
     self.verifier_key = self.store.config_key('verifier', self.verifier.config)
     self.store.put('verifier', self.verifier_key)
-    self.judge_keys = [self.store.config_key('judge', judge.config) for judge in self.judges]
-    self.prices = [self._price_of(judge) for judge in self.judges]
+    stages = getattr(self.verifier, 'stages', ())
+    self.stage_keys = {s.name:self.store.config_key('verifier', s.verifier.config) for s in stages}
+    self.judge_keys = [self.store.config_key('judge', self._judge_config(i)) for i in numbers]
+    self.prices = [self._price_of(i) for i in numbers]
     self.budget.judge_worst = self._worst()
 
 # %% ../../nbs/sampling/08_scoring.ipynb #61ea26ce
@@ -150,6 +163,7 @@ def _ask_one(self:Scorer, rollout, i):
     async def ask(messages, **params):
         keep = partial(self._keep_call, rollout, i, messages)
         return await judge_ask(self.judges[i], self.engines[i], keep)(messages, **params)
+    ask.config = getattr(self.judges[i], 'config', None)
     return ask
 
 # %% ../../nbs/sampling/08_scoring.ipynb #9333e84c
@@ -170,11 +184,18 @@ def _after_error(self:Scorer, prompt, e):
                     f"last on prompt '{prompt.id}': {type(e).__name__}: {e}. "
                     'Fix it and resume; no rollouts are lost') from None
 
+# %% ../../nbs/sampling/08_scoring.ipynb #8e0a8ef6
+def _gave_verdicts(score):
+    "Check whether a judge gave verdicts that leave a response unscored: two that contradict each other."
+    detail = score.detail or {}
+    parts = [part.get('detail') or {} for part in (detail.get('components') or {}).values()]
+    return any(d.get('verdicts') for d in [detail, *parts])
+
 # %% ../../nbs/sampling/08_scoring.ipynb #32b9c84e
 @patch
 def _count_verdict(self:Scorer, score):
     "Count how often in a row a judge gave no verdict."
-    no_verdict = score.value is None and bool(self.judges)
+    no_verdict = score.value is None and bool(self.judges) and not _gave_verdicts(score)
     self.errors_in_a_row = self.errors_in_a_row+1 if no_verdict else 0
 
 # %% ../../nbs/sampling/08_scoring.ipynb #e962de4a
@@ -189,33 +210,85 @@ def _after_score(self:Scorer, prompt, score):
                         'Fix it and resume; no rollouts are lost')
 
 # %% ../../nbs/sampling/08_scoring.ipynb #4235d9c4
-def _taken(verifier, prompt, rollout):
-    "Return tool calls and tools, as far as a verifier's `score` takes them."
-    have = dict(tool_calls=rollout.tool_calls, tools=prompt.tools)
-    takes = inspect.signature(verifier.score).parameters
+def _taken(fn, **have):
+    "Return those arguments that a function takes."
+    takes = inspect.signature(fn).parameters
     return {k:v for k, v in have.items() if k in takes}
+
+# %% ../../nbs/sampling/08_scoring.ipynb #d33f50ae
+@patch
+def _known_stages(self:Scorer, rollout):
+    "Return {name: Score} of the stages of a stack that have scored a rollout."
+    found = {name:self.store.score_of(rollout.key, key) for name, key in self.stage_keys.items()}
+    return {name:score for name, score in found.items() if score and score.value is not None}
+
+# %% ../../nbs/sampling/08_scoring.ipynb #9adecd84
+@patch
+def _keep_stage(self:Scorer, rollout, name, score):
+    "Record the score of one stage."
+    self.store.add_score(rollout.key, self.stage_keys[name], score)
+
+# %% ../../nbs/sampling/08_scoring.ipynb #437f542b
+@patch
+def _stage_arguments(self:Scorer, rollout):
+    "Return what a stack gets beside the arguments of any verifier."
+    if not self.stage_keys:
+        return {}
+    return dict(known=self._known_stages(rollout), keep=partial(self._keep_stage, rollout))
 
 # %% ../../nbs/sampling/08_scoring.ipynb #5ffabf9f
 @patch
-async def _verdict(self:Scorer, prompt, rollout):
+async def _verdict(self:Scorer, prompt, rollout, rollouts):
     "Call the verifier on a rollout."
+    more = _taken(self.verifier.score, tool_calls=rollout.tool_calls, tools=prompt.tools, rollouts=rollouts)
     return await self.verifier.score(rollout.text, prompt.metadata, rollout.reasoning, prompt=prompt.messages,
-                                     ask=self.ask_for(rollout), **_taken(self.verifier, prompt, rollout),
+                                     ask=self.ask_for(rollout), **more, **self._stage_arguments(rollout),
                                      **self.options)
 
 # %% ../../nbs/sampling/08_scoring.ipynb #04c54f84
 @patch
-async def score(self:Scorer, prompt, rollout)->Score:
-    "Return the verifier's Score of a rollout, unscored if it failed; raise RunBroken if it keeps failing."
+async def _guarded(self:Scorer, prompt, verdict):
+    "Await a verdict; return (verdict, None), or (None, the Score for one that failed)."
     try:
-        score = await self._verdict(prompt, rollout)
+        return await verdict, None
     except (CallError, Stopped) as e:
-        return Score(None, f'judge: {e}')
+        return None, Score(None, f'judge: {e}')
     except RsrError:
         raise
     except Exception as e:
-        return self._after_error(prompt, e)
+        return None, self._after_error(prompt, e)
     finally:
         self.budget.spent.judged += bool(self.judges)
+
+# %% ../../nbs/sampling/08_scoring.ipynb #d2748873
+@patch
+async def score(self:Scorer,
+    prompt,        # Prompt
+    rollout,       # Rollout
+    rollouts=()    # the prompt's valid rollouts so far, for verifiers that take them
+)->Score:
+    "Return the verifier's Score of a rollout, unscored if it failed; raise RunBroken if it keeps failing."
+    score, failed = await self._guarded(prompt, self._verdict(prompt, rollout, list(rollouts)))
+    if failed:
+        return failed
     self._after_score(prompt, score)
     return score
+
+# %% ../../nbs/sampling/08_scoring.ipynb #01bcd4be
+@patch
+async def _group_verdict(self:Scorer, prompt, rollouts):
+    "Call a verifier of groups on the rollouts of a prompt."
+    stages = [self._stage_arguments(r) for r in rollouts] if self.stage_keys else None
+    asks = [self.ask_for(r) for r in rollouts]
+    return await self.verifier.score_group(prompt, rollouts, asks,
+                                           **_taken(self.verifier.score_group, stages=stages, **self.options))
+
+# %% ../../nbs/sampling/08_scoring.ipynb #e6f3f286
+@patch
+async def score_group(self:Scorer,
+    prompt,     # Prompt
+    rollouts    # its valid rollouts
+)->list:        # a Score for each
+    "Return the Scores of a prompt's rollouts, unscored if the verifier failed; raise RunBroken if it keeps failing."
+    scores, failed = await self._guarded(prompt, self._group_verdict(prompt, rollouts))
+    return [failed]*len(rollouts) if failed else scores

@@ -6,7 +6,7 @@
 __all__ = ['compare_algebra', 'worker_pool']
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #1ce86f24
-import atexit, inspect, json, os, queue, subprocess, sys, threading, time
+import atexit, inspect, json, os, queue, signal, subprocess, sys, threading, time
 from fastcore.basics import patch
 from ..data.types import RsrError
 from .maths import NotCompared
@@ -63,11 +63,57 @@ def _far_apart(a, b):
     x, y = abs(sympy.N(a, 20)), abs(sympy.N(b, 20))
     return bool(abs(sympy.N(a-b, 20))>max(x, y)/1000)
 
-# %% ../../nbs/verifiers/02_algebra.ipynb #05242814
+# %% ../../nbs/verifiers/02_algebra.ipynb #d5583ccc
+def _as_set(expression):
+    "Return relations in one unknown as the set of their solutions; a set as it is, and None for anything else."
+    import sympy
+    if isinstance(expression, sympy.Set) and not expression.atoms(sympy.core.relational.Relational):
+        return expression
+    if isinstance(expression, (sympy.And, sympy.Or)) or getattr(expression, 'is_Relational', False):
+        one = not isinstance(expression, (sympy.Eq, sympy.Ne)) and len(expression.free_symbols)==1
+        return expression.as_set() if one else None
+    if isinstance(expression, sympy.Set) and not any(isinstance(x, sympy.Eq) for x in expression.args):
+        parts = [_as_set(x) for x in expression.args]
+        return None if None in parts else sympy.Union(*parts)
+    return None
+
+# %% ../../nbs/verifiers/02_algebra.ipynb #465a6542
+def _same_set(a, b):
+    "Tell whether two parsed answers, one of which has an inequality, have the same solutions; None without one."
+    import sympy
+    if not a or not b or not any(isinstance(x, sympy.Basic) and x.atoms(sympy.core.relational.Relational) for x in (a[0], b[0])):
+        return None
+    names = [x.free_symbols for x in (a[0], b[0]) if x.free_symbols]
+    functions = any(x.atoms(sympy.core.function.AppliedUndef) for x in (a[0], b[0]))
+    if functions or len(names)==2 and names[0]!=names[1]:
+        return None
+    try:
+        a, b = _as_set(a[0]), _as_set(b[0])
+    except (NotImplementedError, TypeError, AttributeError):
+        return None
+    return None if a is None or b is None else bool(a==b)
+
+# %% ../../nbs/verifiers/02_algebra.ipynb #54b2118e
+def _same_complex(a, b):
+    "Tell whether two parsed answers are the same complex number; None if neither has an `i`, or one has unknowns."
+    import sympy
+    a, b = (x[0] if x else None for x in (a, b))
+    if not all(isinstance(x, sympy.Expr) for x in (a, b)):
+        return None
+    names = a.free_symbols|b.free_symbols
+    if not (names or a.has(sympy.I) or b.has(sympy.I)) or any(str(s)!='i' for s in names):
+        return None
+    values = [sympy.N(x.subs({s:sympy.I for s in names}).doit(), 30) for x in (a, b)]
+    size = max(abs(v) for v in values)
+    return bool(abs(values[0]-values[1])<=size*sympy.Float('1e-12'))
+
+# %% ../../nbs/verifiers/02_algebra.ipynb #21eba75e
 def _load_algebra():
     "Return a function that compares two LaTeX expressions."
     from math_verify import LatexExtractionConfig, parse, verify
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
+    from latex2sympy2_extended import NormalizationConfig
+    spelling = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed='all')
+    config = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=spelling)]
     def read(s):
         return parse(f'\\boxed{{{s}}}', config, parsing_timeout=None)
     def same(*pair):
@@ -75,6 +121,9 @@ def _load_algebra():
         if known is not None:
             return known
         parsed = [read(s) for s in pair]
+        for known in (_same_set(*parsed), _same_complex(*parsed)):
+            if known is not None:
+                return known
         equal = bool(verify(*parsed, timeout_seconds=None, raise_on_error=True))
         return equal and not _far_apart(*parsed)
     return same
@@ -90,14 +139,14 @@ def _compare_job(same, job):
         return dict(same=False)
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #0e18d7d3
-def _alarm_setter():
-    "Return a function that ends this process after some seconds (0: never), if the system can."
+def _timer():
+    "Return a function that ends this process after some seconds on the processor (0: never), if the system can."
     import signal
     if not hasattr(signal, 'setitimer'):
         return lambda seconds: None
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    return lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    return lambda seconds: signal.setitimer(signal.ITIMER_PROF, seconds)
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #d61381a2
 def _serve(memory):
@@ -106,7 +155,7 @@ def _serve(memory):
     out, sys.stdout = sys.stdout, sys.stderr
     def say(**reply):
         print(json.dumps(reply), file=out, flush=True)
-    set_alarm = _alarm_setter()
+    set_timer = _timer()
     _limit_memory(memory)
     try:
         same = _load_algebra()
@@ -115,15 +164,16 @@ def _serve(memory):
     say(ready=same('1', '1'))
     for line in sys.stdin:
         job = json.loads(line)
-        set_alarm(job['seconds']+1)
+        set_timer(job['seconds'])
         say(**_compare_job(same, job))
-        set_alarm(0)
+        set_timer(0)
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #43e14f93
 def _child_source(memory):
     "Return the program of a child that may use `memory` bytes."
-    comparing = _polynomial, _difference, _same_equation, _far_apart, _load_algebra, _compare_job
-    functions = _limit_memory, *comparing, _alarm_setter, _serve
+    comparing = (_polynomial, _difference, _same_equation, _far_apart, _as_set, _same_set, _same_complex, _load_algebra,
+                 _compare_job)
+    functions = _limit_memory, *comparing, _timer, _serve
     sources = '\n'.join(map(inspect.getsource, functions))
     return f'import sys; sys.path[:] = {sys.path!r}\n{sources}\n_serve({memory})'
 
@@ -155,14 +205,16 @@ def hear(self:_Worker, seconds):
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #c59558d4
 @patch
-def compare(self:_Worker, reference, answer, seconds):
-    "Send a job and return the reply, as `hear` does."
+def compare(self:_Worker, reference, answer, seconds, wait):
+    "Send a job and return the reply within `wait` seconds, as `hear` does; it may take `seconds` on the processor."
     job = dict(reference=reference, answer=answer, seconds=seconds)
     try:
         self.proc.stdin.write(json.dumps(job).encode()+b'\n')
     except OSError:
         return {}
-    return self.hear(seconds)
+    reply = self.hear(wait if hasattr(signal, 'setitimer') else min(wait, seconds))
+    timed_out = reply=={} and self.proc.wait()==-getattr(signal, 'SIGPROF', 0)
+    return None if timed_out else reply
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #7decda66
 class _Pool:
@@ -221,7 +273,7 @@ def _compare_once(pool, reference, answer, seconds, end):
     "Return whether the two are equal, by one worker; None if it died."
     worker, reply = pool.take(), {}
     if _wait_for_start(pool, worker, end):
-        reply = worker.compare(reference, answer, min(seconds, _time_left(end)))
+        reply = worker.compare(reference, answer, seconds, _time_left(end))
     if reply and 'same' in reply:
         pool.idle.append(worker)
         return reply['same']
@@ -237,7 +289,7 @@ def compare_algebra(
     pool,             # from `worker_pool`
     reference:str,    # LaTeX
     answer:str,       # LaTeX
-    seconds:float,    # for the comparison alone
+    seconds:float,    # on the processor, for the comparison alone
     end:float=None    # when to be back, on the monotonic clock; None: wait as long as it takes
 )->bool:
     "Tell whether two expressions are equal; raise `NotCompared` with the reason if that is not known."

@@ -7,10 +7,12 @@ __all__ = ['reference_letter', 'letter_problem', 'mcq_rlvr', 'math_rlvr', 'rlvr'
 
 # %% ../../nbs/verifiers/05_answers.ipynb #8376480f
 import functools, re, time
+from ..data.notations import option_letters
+from ..data.quantities import TEXT
 from ..data.text import boxes
 from ..data.types import Score
 from .algebra import compare_algebra, worker_pool
-from .maths import NotCompared, equal_answers, extract_math
+from .maths import NotCompared, equal_answers, extract_math, joined_boxes
 from .multiple_choice import extract_choice
 from .registry import NO_REFERENCE, reference_answer, verifier, written
 
@@ -35,7 +37,7 @@ def letter_problem(metadata):
     "Say why a reference answer is no letter; '' if it is one."
     return reference_letter(metadata)[1]
 
-@verifier('mcq-rlvr', version=2, blocking=False, problem=letter_problem)
+@verifier('mcq-rlvr', version=3, blocking=False, problem=letter_problem)
 def mcq_rlvr(
     response:str,    # a response, including any thinking
     metadata:dict    # `answer` (or `gold_target`): a letter, "B", "(b)", "B."
@@ -48,20 +50,33 @@ def mcq_rlvr(
     return Score(float(choice==right), '' if choice else 'no answer', choice)
 
 # %% ../../nbs/verifiers/05_answers.ipynb #ab30dc11
-_JOINS = re.compile(r'(?:[\s$,;]|\\[()\[\]]|\b(?:and|or)\b|\\text\s?\{\s?(?:and|or)\s?\})+')
-_SENTENCE = re.compile(r'\s{0,9}(?:the|our|final)\s{1,9}(?:final\s{1,9})?answer\s{1,9}is\b', re.I)
+_ANSWER_IS = re.compile(r'\s{0,9}(?:(?:so|thus|hence|therefore)\b,?\s{1,9})?(?:the|our|final)\s{1,9}(?:final\s{1,9})?answer\s{1,9}is\b', re.I)
+_ASIDE = re.compile(r'(?:,?\s\(|,?\s(?:since|because|as)\s)(?=[^$]{0,40}\b(?:since|because|as|for|must|is|are|not)\b)[^$]*\Z|'
+                    r',?\s(?:since|because)\s.*\Z', re.S)
+_VERB = re.compile(r"\b(?:is|are|was|were|has|have|equals?|must|will|can|there|we|takes?|makes?|took|needs?|gives?|it's)\b", re.I)
+_WORD = re.compile(r'(?<![\\a-zA-Z])[a-zA-Z]{2,}')
 
+def _is_sentence(s):
+    "Check whether a reference answer is a sentence, or longer than any name."
+    words = _WORD.findall(TEXT.sub(' ', s[:2000]))
+    return len(words)>2 and bool(_VERB.search(' '.join(words))) or len(words)>12
+
+# %% ../../nbs/verifiers/05_answers.ipynb #ecd239b4
 def _result_of(solution):
     "Return what follows GSM8K's `####`, or stands in the last box, or all of the text."
     if '####' in solution:
         return solution.rpartition('####')[2]
-    found = [box for box in boxes(solution) if box[2].strip()]
-    between = [solution[a[1]:b[0]] for a, b in zip(found, found[1:])]
-    if between and all(map(_JOINS.fullmatch, between)):
-        return ', '.join(content for *_, content in found)   # several values
-    if found:
-        return found[-1][2]
-    return extract_math(solution) or solution if _SENTENCE.match(solution) else solution
+    if boxes(solution):
+        found = joined_boxes(solution, at_end=False)
+        if not found and any(content.strip() for *_, content in boxes(solution)):
+            raise NotCompared('the ground truth has several boxes; give the answer alone')
+        return ', '.join(found)
+    if _ANSWER_IS.match(solution[:100]):
+        return extract_math(solution) or solution
+    solution = _ASIDE.sub('', solution) if len(solution)<1000 else solution
+    if _is_sentence(solution):
+        raise NotCompared('the ground truth is a sentence; give the answer alone')
+    return solution
 
 # %% ../../nbs/verifiers/05_answers.ipynb #04256428
 def _as_text(reference):
@@ -90,11 +105,11 @@ def _math_problem(metadata):
     return ''
 
 # %% ../../nbs/verifiers/05_answers.ipynb #cac5952d
-@verifier('math-rlvr', version=3, problem=_math_problem)
+@verifier('math-rlvr', version=4, problem=_math_problem)
 def math_rlvr(
     response:str,           # a response, including any thinking
     metadata:dict,          # `answer` (or `gold_target`): a number or text, "#### 42", LaTeX
-    time_limit:float=2.0,   # seconds of computer algebra
+    time_limit:float=1.5,   # seconds of computer algebra on the processor
     within:float=None       # seconds for everything, including the wait for a worker; None: no limit
 )->Score:
     "Score 1.0 if the response's answer equals the reference answer, else 0.0; unscored after a timeout."
@@ -117,14 +132,18 @@ def _is_letter(metadata):
 def _rlvr_problem(metadata):
     return (letter_problem if _is_letter(metadata) else _math_problem)(metadata)
 
-@verifier('rlvr', version=3, problem=_rlvr_problem)
+@verifier('rlvr', version=4, problem=_rlvr_problem)
 def rlvr(
     response:str,           # a response, including any thinking
     metadata:dict,          # `answer` (or `gold_target`)
-    time_limit:float=2.0,   # seconds of computer algebra
+    time_limit:float=1.5,   # seconds of computer algebra on the processor
     within:float=None       # seconds for everything; None: no limit
 )->Score:
     "Score by `mcq-rlvr` if the reference answer is a single letter, else by `math-rlvr`."
     if _is_letter(metadata):
         return mcq_rlvr(response, metadata)
+    letters = option_letters(written(reference_answer(metadata)))
+    answer = extract_math(response) if len(letters)>1 else None
+    if answer and option_letters(answer):
+        return Score(float(option_letters(answer)==letters), '', answer)
     return math_rlvr(response, metadata, time_limit, within)

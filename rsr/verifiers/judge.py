@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REPEATED', 'fence', 'find_objects', 'takes_schema', 'Judge', 'judge_sampler', 'make_judge', 'judge_options',
-           'judge_prices', 'Cache']
+           'judge_prices', 'Cache', 'Recent']
 
 # %% ../../nbs/verifiers/03_judge.ipynb #2b0c3fbe
 import json, re
@@ -190,3 +190,25 @@ def put(self:Cache, key, value):
     with open(self.path, 'a', encoding='utf-8') as f:
         f.write('\n'+line if self.unfinished else line)
     self.unfinished = False
+
+# %% ../../nbs/verifiers/03_judge.ipynb #80fb6fc0
+class Recent:
+    "The last texts that were put, in memory."
+    def __init__(self,
+        most:int=10_000   # texts
+    ):
+        self.most, self.d = most, {}
+
+# %% ../../nbs/verifiers/03_judge.ipynb #ee950e18
+@patch
+def get(self:Recent, key):
+    "Return the text under a key, or None."
+    return self.d.get(key)
+
+# %% ../../nbs/verifiers/03_judge.ipynb #148d5c1b
+@patch
+def put(self:Recent, key, value):
+    "Store a text under a key, and drop the oldest if there are too many."
+    self.d[key] = value
+    if len(self.d)>self.most:
+        del self.d[next(iter(self.d))]

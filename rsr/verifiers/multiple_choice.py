@@ -65,7 +65,7 @@ _LABEL = (r"(?:(?<![\w'-])[(\[⟦]|(?<![\w'(\[⟦-])|(?<=[\w'-][(\[⟦]))(?P<l>[
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #6f2b098f
 _NOUN = '(?<![a-z])' + word_pattern('''answers? ans solution choice option selection pick guess verdict conclusion
   decision result response output prediction letter final correct selected (?:correct|right|best)_(?:one|letter)
-  (?:(?:in)?correct|false|true)_statement statement(?=_that) exception correction
+  (?:best|closest)_match (?:(?:in)?correct|false|true)_statement statement(?=_that) exception correction
   réponse reponse respuesta antwort risposta resposta ответ jawaban 答案 答え 解答 正解 选项 選項 정답''')
 ANSWER_QUALIFIER = (r'(?:[\s_]*(?:choice|option|letter|key|correct\w*|corret+a|richtig\w*))?'
                     r'(?:\s*\([^()\n]{0,40}\)|\s*\d{1,2})?')
@@ -76,7 +76,7 @@ _ASIDE = r'(?:\s+' + _ASIDE_WORDS + r'\b[^.:;?!\n]{0,80}?)?(?:(?<!\s)\s+)?(?:,[^
 _VERBS = word_pattern('''is are was (?:would|should|must|will|has_to)_be turns_out_to_be remains
   est es ist lautet adalah''')
 ANSWER_LINK = _ASIDE + r'(?:(?:\b' + _VERBS + r"""\b|'s\b|[èé]
-  |应该是|应[为是]|是|为|為|は|은|는)\s*(?:[:=]\s*)?|(?:[:=|>→⇒]|->|=>|[-–—](?=\s))\s*)(?!\s)"""
+  |应该是|应[为是]|是|为|為|は|은|는)\s*(?:[:=]\s*)?|(?:[:=|>→⇒➜]|->|=>|[-–—](?=\s))\s*)(?!\s)"""
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #bc6c10bb
 _CHINESE_FILLER = r'(?:选项|選項|应选|选择|选)\s{0,36}(?::\s{0,9})?'
@@ -118,6 +118,7 @@ _STATED = dict(
     box = _statement(_BOX_LEAD, _LETTER),
     marker = _statement(_NOUN, ANSWER_QUALIFIER, ANSWER_LINK, _FILLER, _LETTER),
     heading = _statement(r'(?<![a-z])(?:answer|ans|答案)', ANSWER_QUALIFIER, r'\]?\s+', _FIRM_LETTER),
+    contrast = _statement(r'\bnot\s+(?:option\s+)?\(?[a-j]\)?,?\s+but\s+(?:rather\s+)?(?:option\s+)?', _FIRM_LETTER),
     choosing = _statement(_CHOOSE, _FILLER, _LETTER),
     conclusion = _statement(_CONCLUDE, _FILLER, _FIRM_LETTER),
     therefore = _statement(_THEREFORE, r'[\s,]+(?:the\s+)?(?:option\s+|choice\s+|answer\s+)?', _LABEL, _IS,
@@ -130,6 +131,7 @@ _IMPLIED = dict(
     correct = _statement(_LABEL, _IS, r'(?:correct|right|best)\b'),
     lower = _statement(r'(?<![a-z])(?:think|believe|guess|say|that|option)\s+', r'(?P<l>[a-hj])', _IS,
                        r'(?:correct|right|(?:the|my)\s+(?:\w+\s+)?answer)\b'),
+    chinese = re.compile(r'(?<![A-Za-z])(?P<l>[A-J])(?:选项|選項|项)?是?(?:正确|正確|对的)'),
     fits = _statement(_LABEL, r'(?<!\s)\s+(?:fits|matches|makes\s+(?:the\s+most\s+)?sense|works\s+best)\b'))
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #0d4da581
@@ -184,7 +186,7 @@ _WITHDRAWN = re.compile(r'''\A[^.!?\n]*[.!?\n]+(?:[^\S\n]\s*)?(?:(?:oh|hm+|ah)\W
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #6d165abb
 _REJECTED = re.compile(r"\A[)\]⟧]*\s+(?:is|was)\s+(?:also\s+)?(?:incorrect|wrong|false|not)\b", re.I)
 _CUT_OFF = re.compile(r'(?:therefore|thus|hence|so)\W+[a-hj]\Z', re.I)
-_CASE = re.compile(r"""\bif\b[^.!?\n]{1,80}?\bthen\s+(?:the\s+)?answer\s+(?:is|would\s+be)\s+
+_CASE = re.compile(r"""\b(?:if\b[^.!?\n]{1,80}?(?:\bthen|,)|otherwise,?)\s+(?:the\s+)?answer\s+(?:is|would\s+be)\s+
   [(\[]?(?P<l>[A-J])\b""", re.X|re.I)
 
 def _is_cut_off(text, start, end):
@@ -212,7 +214,7 @@ def _hedged(text, start, end, statement):
     rest = re.split(r'[.!?\n]', text[end:end+200])[0]
     if _REJECTED.match(rest) or _is_cut_off(text, start, end):
         return True
-    if _FIRST_THOUGHT.search(rest) or _BUT.search(rest) or _WITHDRAWN.match(text[end:end+300]):
+    if _FIRST_THOUGHT.search(rest.partition(';')[0]) or _BUT.search(rest) or _WITHDRAWN.match(text[end:end+300]):
         return True
     if statement[0]=='⟦':
         return bool(_NOT.search(before))
@@ -256,15 +258,24 @@ def _letters(patterns, text):
     return {m['l'].upper() for p in patterns for m in p.finditer(text)}
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #fd181120
+_OPEN_END = re.compile(r'\b(?:and|the|of|is|by|to|a|an|that|with|as|for|from|where|are|in|times|then)\Z', re.I)
+_OPTION_I = re.compile(r'I(?:\)|[.:](?=\s))\s*\S')
+
 def _is_cut_part(text):
-    "Check whether a text is the part (a) of an answer that was cut off."
-    return bool(re.match(r'\([a-h]\)\s', text)) and text[-1:].isalpha() and bool(re.search(r'[.:]\s+\S', text))
+    "Check whether a text is the part (a) of an answer, or an answer after `A:`, that was cut off."
+    if not re.match(r'\(?[a-h]\)\s|A:\s', text) or not text[-1:].isalpha() or len(text.split())<6:
+        return False
+    return text[0]=='A' or bool(re.search(r'[.:,]\s+\S', text) or _OPEN_END.search(text[-12:]))
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #10a371d8
 def _single_option(text):
     "Return the only option that the text names or labels, or None."
     if _is_cut_part(text):
         return None
+    if _OPTION_I.match(text) and not re.search(r'^\(?II\b', text, re.M):
+        return 'I'
+    if re.match(r'A:\s+\(?[B-J]\)?\.?\Z', text):   # A: stands for Answer
+        text = text[2:].strip()
     lines = [line for line in text.split('\n') if line.strip()]
     ends = [_LISTED.match(line) for line in lines[:1]+lines[-1:]]
     ends = [m for m in ends if m]

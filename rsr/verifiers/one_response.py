@@ -8,8 +8,13 @@ __all__ = ['verify']
 # %% ../../nbs/verifiers/20_one_response.ipynb #1b7cc320
 import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 from ..data.types import RsrError
+from ..data.variables import resolve_secrets
+from ..sampling.samplers import HttpSampler
+from .judge import make_judge
 from .registry import as_score
+from .stack import Stack, Stage, read_stages
 from .verifiers import load_verifier
 
 # %% ../../nbs/verifiers/20_one_response.ipynb #a28fe62c
@@ -27,26 +32,97 @@ def _as_metadata(given):
     "Return metadata as it is, and a bare reference answer as metadata."
     return given if given is None or isinstance(given, Mapping) else {'answer':given}
 
-# %% ../../nbs/verifiers/20_one_response.ipynb #7391445e
+# %% ../../nbs/verifiers/20_one_response.ipynb #787f8b7e
+def _load_stage(own, options):
+    "Load one stage; an error names it."
+    options = dict(options)
+    kind = options.pop('type', 'rubric')
+    if kind=='rubric':
+        raise RsrError(f"stage '{own['name']}': `verify` has no rubrics; use Rubric.evaluate_response, or a run")
+    try:
+        verifier = load_verifier(kind, **options)
+    except RsrError as e:
+        raise RsrError(f"stage '{own['name']}': {e}") from None
+    return Stage(verifier, **own, judges=int(verifier.needs_judge))
+
+# %% ../../nbs/verifiers/20_one_response.ipynb #ddedf174
+def _load(type, options):
+    "Load a verifier or, from a list, a stack."
+    options = resolve_secrets(options, 'verifier')
+    if not isinstance(type, (list, tuple)):
+        return load_verifier(type, **options)
+    stages = resolve_secrets(dict(stages=list(type)), 'verifier')
+    return Stack([_load_stage(*read) for read in read_stages({**options, **stages})])
+
+# %% ../../nbs/verifiers/20_one_response.ipynb #78e9d5fd
+_SAMPLER = [f.name for f in fields(HttpSampler)]
+
+# %% ../../nbs/verifiers/20_one_response.ipynb #8869a067
+def _judge_of(verifier):
+    "Return the judge that a verifier's options name."
+    options = {k:v for k, v in verifier.options.items() if k in _SAMPLER and v is not None}
+    if not (options.get('model') or options.get('base_url')):
+        raise RsrError(f'{verifier.name} asks a model, and none is named: model=… or base_url=…; model=local is the '
+                       'embedded one')
+    return make_judge(options)
+
+# %% ../../nbs/verifiers/20_one_response.ipynb #e2b7d968
+def _judges_of(verifier):
+    "Return the judges of a verifier, or of the stages of a stack."
+    if isinstance(verifier, Stack):
+        return [judge for stage in verifier.stages for judge in _judges_of(stage.verifier)]
+    return [_judge_of(verifier)] if verifier.needs_judge else []
+
+# %% ../../nbs/verifiers/20_one_response.ipynb #918d9972
+async def _score_with(verifier, judges, *args, **have):
+    "Score a response with these judges, and close them."
+    asks = [judge.ask for judge in judges]
+    try:
+        return await verifier.score(*args, ask=asks if isinstance(verifier, Stack) else next(iter(asks), None), **have)
+    finally:
+        for judge in judges:
+            if judge.close:
+                await judge.close()
+
+# %% ../../nbs/verifiers/20_one_response.ipynb #3fd9dbb0
+_WITHIN = 2.6   # seconds for a verifier that takes a limit
+
+# %% ../../nbs/verifiers/20_one_response.ipynb #0db9f48b
+def _limit(verifier):
+    "Give a verifier, or the stages of a stack, a limit of time if it takes one."
+    for v in [stage.verifier for stage in getattr(verifier, 'stages', ())] or [verifier]:
+        if 'within' in v.takes:
+            v.options.setdefault('within', _WITHIN)
+
+# %% ../../nbs/verifiers/20_one_response.ipynb #b086f18b
+def _score_now(verifier, response, metadata, reasoning, tool_calls, **have):
+    "Return the `Score` of one response."
+    if isinstance(verifier, Stack) or verifier.needs_judge:
+        args = response, metadata, reasoning
+        return _run_in_thread(_score_with(verifier, _judges_of(verifier), *args, tool_calls=tool_calls, **have))
+    out = verifier.call(response, metadata, reasoning, tool_calls, **have)
+    out = _run_in_thread(out) if inspect.isawaitable(out) else out
+    return as_score(out, verifier.name, verifier.raw)
+
+# %% ../../nbs/verifiers/20_one_response.ipynb #290a3419
 def verify(
-    type:str,              # a registered name, or path/to/file.py:function
+    type,                  # a registered name, path/to/file.py:function, or a list of stages
     response:str,          # what the model sent
     metadata=None,         # of the prompt, e.g. {"answer": "B"}; or the reference answer alone, "B"
     reasoning:str='',      # thinking that the server returned separately
     tool_calls=None,       # of the response, as OpenAI's API returns them
     tools=None,            # that the model could call
     prompt=None,           # messages
+    detail:bool=False,     # return the `Score`, with its reason and its components
     **options              # as for `load_verifier`
-)->float:                  # in [0, 1]; None: unscored
+)->float:                  # in [0, 1]; None: unscored; with `detail` a `Score`
     "Score one response now."
-    v = load_verifier(type, **options)
-    if v.needs_judge:
-        raise RsrError(f'{type} asks a model, and `verify` has none: use it in a run, '
-                       f'or `await load_verifier({type!r}).score(…, ask=…)`')
+    verifier = _load(type, options)
+    if verifier.group:
+        raise RsrError(f'{verifier.name} scores all responses to a prompt together: use it in a run, or call its '
+                       'score_group')
     if not isinstance(response or '', str):
         raise RsrError(f'response: {response!r} is not a text')
-    limit = {'within': 2.6} if 'within' in v.takes else {}
-    out = v.call(response, _as_metadata(metadata), reasoning, tool_calls, tools=tools, prompt=prompt, **limit)
-    if inspect.isawaitable(out):
-        out = _run_in_thread(out)
-    return as_score(out, v.name, v.raw).value
+    _limit(verifier)
+    score = _score_now(verifier, response, _as_metadata(metadata), reasoning, tool_calls, tools=tools, prompt=prompt)
+    return score if detail else score.value

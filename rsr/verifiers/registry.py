@@ -18,7 +18,7 @@ def verifier(
     name:str,            # the name used in recipes
     version:int=1,       # raise it whenever a score may change; old scores are then recomputed
     blocking:bool=True,  # run it in a thread, because it computes for long or waits
-    problem=None,        # (metadata, options by name) -> why no response can be scored; '' if one can
+    problem=None,        # (metadata, options and `tools` by name) -> why no response can be scored; '' if one can
     ready=None,          # (options by name): raises an `RsrError` if something that it needs is missing
     raw:bool=False       # its scores are any numbers, not only those in [0, 1]
 ):

@@ -1,0 +1,220 @@
+"Components of scores: `where` of a formatter, tables, statistics, the explorer and the report."
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import read_jsonl, rows, rsr, write_jsonl
+from loopback import Loopback
+from test_explore import same, told_and_written
+
+import rsr as r
+from rsr.data.types import RsrError
+
+QUIET = dict(work_dir='run', progress=False)
+RIGHT = r'\boxed{A}'
+
+@pytest.fixture
+def own(here):
+    "The user's own functions: is it right, how short is it, and both at once."
+    Path('mine.py').write_text('''
+def right(response, metadata):
+    return float('\\\\boxed{A}' in response)
+def brief(response, metadata):
+    return min(1, 60/max(1, len(response)))
+def parts(response, metadata):
+    right = float('\\\\boxed{A}' in response)
+    return {'right':right, 'is brief':min(1, 60/max(1, len(response))), 'nothing':None}
+''')
+    return here
+
+STAGES = [dict(type='mine.py:right'), dict(type='mine.py:brief', weight=0)]
+
+def go(server, formatters, stages=STAGES, n=20, **more):
+    d = dict(verifier=stages, formatter=formatters, sampling=dict(max_rollouts=12, step_size=1, max_steps=12))
+    return r.sample(rows(n), d, base_url=server.base_url, **{**QUIET, **more})
+
+def brevity(text):
+    return min(1, 60/max(1, len(text)))
+
+def table(sql):
+    return sqlite3.connect('run/run.db').execute(sql).fetchall()
+
+def answers(file):
+    return [row['messages'][1]['content'] for row in read_jsonl(f'run/train/{file}.jsonl')]
+
+# ---- where
+
+def test_sampling_goes_on_until_each_file_has_what_it_needs_under_its_where(own):
+    with Loopback(rate=.6, words=12) as s:
+        plain = go(s, [dict(type='sft')], work_dir='plain')
+        run = go(s, [dict(type='sft', where='brief > 0.7'), dict(type='sft', name='any')])
+    assert run.stats()['samples']['asked']>plain.stats()['samples']['asked']
+    short = answers('sft')
+    assert short and all(brevity(t)> .7 for t in short) and len(answers('any'))>=len(short)
+    satisfied = run.prompts[run.prompts.stop=='satisfied']
+    df = run.rollouts
+    good = df[(df.score==1)&(df.text.map(brevity)> .7)].groupby('prompt').size()
+    assert set(satisfied.id)==set(good.index)
+    for id_, of in df.groupby('prompt'):            # no sample is bought behind the first that fulfils it
+        fits = (of.score==1)&(of.text.map(brevity)> .7)
+        assert not fits.iloc[:-1].any()
+    why = run.stats()['rows']['sft.jsonl'].get('without_row', {})
+    assert sum(why.values())==20-len(short) and set(why)<={'none passed', 'where is false for all that passed'}
+    assert 'where is false' not in str(why) or 'loosen formatter.where' in run.summary()
+
+def test_a_resume_knows_what_counts(own):
+    with Loopback(rate=.6, words=12) as s:
+        first = go(s, [dict(type='sft')], n=10)
+        n = first.stats()['samples']['asked']
+        assert len(answers('sft'))==10
+        again = go(s, [dict(type='sft', where='brief > 0.7')], n=10)
+        more = again.stats()['samples']['asked']
+        assert more>n                                                # prompts that lacked a short one were reopened
+        assert all(brevity(t)> .7 for t in answers('sft'))
+        go(s, [dict(type='sft', where='brief > 0.7')], n=10)
+        assert again.stats()['samples']['asked']==more               # nothing is bought twice
+        loose = go(s, [dict(type='sft', where='brief > 0.01')], n=10)
+        assert loose.stats()['samples']['asked']==more and len(answers('sft'))==10
+
+def test_what_passes_without_where_is_neither_chosen_nor_rejected(own):
+    with Loopback(rate=.5, words=12) as s:
+        formatters = [dict(type=t, where='brief > 0.7', fail_threshold=None) for t in ('dpo', 'kto')]
+        run = go(s, formatters, n=30)
+    pairs = read_jsonl('run/train/dpo.jsonl')
+    assert pairs
+    for row in pairs:
+        chosen, rejected = row['chosen']['value'], row['rejected']['value']
+        assert RIGHT in chosen and brevity(chosen)> .7 and RIGHT not in rejected
+    labelled = read_jsonl('run/train/kto.jsonl')
+    assert all(row['label']==(RIGHT in row['completion']) for row in labelled)
+    assert all(brevity(row['completion'])> .7 for row in labelled if row['label'])
+    assert {row['label'] for row in labelled}=={True, False}
+    assert any(brevity(row['completion'])< .7 for row in labelled)     # those that fail need not fulfil it
+
+def test_a_label_decides_alone(own):
+    with Loopback(rate=1., words=30) as s:
+        run = go(s, [dict(type='sft', where='brief > 2')], n=3)
+        assert not run.stats()['rows']['sft.jsonl']['rows']
+        run.label('q1', 0, 'pass')
+        assert run.format()=={'sft.jsonl':1}
+        n = run.stats()['samples']['asked']
+        go(s, [dict(type='sft', where='brief > 2')], n=3)
+        assert run.stats()['samples']['asked']==n
+
+@pytest.mark.parametrize('seed', [1, 2, 3])
+def test_the_explorer_tells_what_is_written(own, seed):
+    with Loopback(rate=.5, words=12, seed=seed) as s:
+        run = go(s, [dict(type='grpo', band=[0, 1])], n=40)
+    run.label('q3', 0, 'pass')
+    run.label('q4', 1, 'fail')
+    where = 'brief > 0.7 or score < 1'
+    for at in (1., .5):
+        configs = [dict(type=t, where=where, pass_threshold=at, **more) for t, more in
+                   (('sft', {}), ('dpo', {}), ('kto', {}), ('multi_sft', dict(min_responses=2)), ('grpo', dict(band=[0, 1])))]
+        configs += [dict(type='dpo', name='plain', max_pairs_per_prompt=3), dict(type='kto', name='strip', thinking='strip',
+                                                                                 where="not brief > 0.7")]
+        assert same(*told_and_written(run, configs))>60
+    told, _ = told_and_written(run, configs, read=False)
+    assert not told['sft.jsonl']['exact'] and told['plain.jsonl']['file']=='plain.jsonl'
+
+def test_a_function_may_name_components_and_a_wrong_one_is_a_reason(own, server):
+    run = go(server, [dict(type='sft', where="right >= 1 and 'is brief' > 0.1", pass_threshold=.1)], 'mine.py:parts')
+    assert answers('sft') and all(RIGHT in t for t in answers('sft'))
+    run.format(where='styel > 0.5')
+    assert not run.file_counts['sft.jsonl']['rows']
+    assert "where is false for all that passed (no component 'styel')" in run.summary()
+
+@pytest.mark.parametrize('where, text', [
+    ('brif > 0.5', "no component 'brif'. Did you mean 'brief'?"), ('brief >', 'it cannot be read'),
+    ('brief = 1', 'equality is written =='), ('brief', 'is compared with nothing'), ('brief + 1 > 2', 'neither a component'),
+    ('__import__("os").system("touch pwned") > 0', 'neither a component nor a number'), ('[1]', 'is not a condition'),
+    ('5', 'is not a condition'), ('brief > 1 '*100, 'at most 500')])
+def test_a_wrong_condition_ends_before_anything_is_sampled(own, server, where, text):
+    write_jsonl('in.jsonl', rows(2))
+    p = rsr('run', 'sft', 'in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=run',
+            'verifier=[{type: mine.py:right}, {type: mine.py:brief}]', f'formatter.where={where}')
+    assert p.returncode==2 and text in p.stderr and 'formatter' in p.stderr and 'Traceback' not in p.stderr, p.stderr
+    assert not server.log and not Path('run').exists() and not Path('pwned').exists()
+
+def test_the_command_line_takes_where_and_rewrites_files_with_another(own):
+    write_jsonl('in.jsonl', rows(12))
+    with Loopback(rate=.6, words=12) as s:
+        p = rsr('run', 'sft', 'in.jsonl', f'sampler.base_url={s.base_url}', 'work_dir=run',
+                'verifier=[{type: mine.py:right}, {type: mine.py:brief, weight: 0}]', 'formatter.where=brief > 0.6')
+    assert p.returncode==0, p.stderr
+    assert all(brevity(t)>.6 for t in answers('sft'))
+    p = rsr('format', 'run', 'formatter.where=brief > 0.75')
+    assert p.returncode==0 and all(brevity(t)> .75 for t in answers('sft')), p.stderr
+    p = rsr('format', 'run', 'formatter.where=brevity > 0.75')
+    assert p.returncode==2 and "no component 'brevity'" in p.stderr and 'Traceback' not in p.stderr
+    p = rsr('format', 'run', 'formatter.where=null')
+    assert p.returncode==0 and len(answers('sft'))>0, p.stderr
+
+# ---- tables and statistics
+
+def letters(body):
+    "A judge of letters that reads the option off the text, as the letter judge asks."
+    messages = body['messages']
+    if 'You read which option' not in messages[0]['content']:
+        return None
+    shown = messages[-1]['content'].split('The response:')[1]
+    return 'It says so.\nANSWER: '+('A' if RIGHT in shown else 'NONE')
+
+CASCADE = [dict(type='mcq-rlvr', name='rule'), dict(type='mine.py:brief', weight=0, pass_threshold=0)]
+
+def cascade(s, **more):
+    judge = dict(type='mcq-llm-as-judge', name='judge', when='failed', base_url=s.base_url, model='j',
+                 price=dict(prompt=1, completion=1))
+    return go(s, [dict(type='sft')], [*CASCADE, judge], price=dict(prompt=1, completion=1), **more)
+
+def test_scores_have_a_column_for_each_component(own):
+    with Loopback(rate=.5, words=12, reply=letters) as s:
+        go(s, [dict(type='sft')], 'mine.py:brief', n=6)        # a stage of the stack is the run's own verifier at first
+        run = cascade(s, n=6)
+    df = run.scores
+    assert len(df)==run.stats()['samples']['asked']==df.key.nunique()
+    assert df.verifier.map(lambda c: json.loads(c)['type']).unique().tolist()==['stack']
+    assert {'rule', 'brief', 'judge', 'decided'}<={*df.columns} and df.brief.notna().all()
+    assert (df.judge.isna()==(df.rule==1)).all() and df.judge.isna().any() and df.judge.notna().any()
+    joined = run.rollouts.merge(df[['key', 'brief']], on='key')
+    assert joined.brief.tolist()==pytest.approx(joined.text.map(brevity).tolist())
+
+def test_back_to_a_stage_alone_its_rows_are_shown(own, server):
+    go(server, [dict(type='sft')], n=3)
+    df = go(server, [dict(type='sft')], 'mine.py:right', n=3).scores
+    kinds = df.verifier.map(lambda c: json.loads(c)['type'])
+    assert (kinds!='stack').sum()==(kinds=='stack').sum()==df.key.nunique()
+    assert df[kinds!='stack'].brief.isna().all() and df[kinds=='stack'].brief.notna().all()
+
+def test_a_component_whose_name_is_taken_gets_another_column(own, server):
+    Path('odd.py').write_text("def f(response, metadata):\n    return {'answer':1, 'decided':0, 'prompt':.5, 'fine':1}\n")
+    df = go(server, [dict(type='sft', pass_threshold=.1)], 'odd.py:f', n=2).scores
+    assert {'component answer', 'component prompt', 'component decided', 'fine', 'decided'}<={*df.columns}
+    assert df['component answer'].eq(1).all() and df.decided.isna().all() and df.answer.isna().all()
+
+def test_statistics_count_each_stage_and_what_it_cost(own):
+    with Loopback(rate=.5, words=12, reply=letters) as s:
+        run = cascade(s)
+        asked = [e for e in s.log if 'You read which option' in e['body']['messages'][0]['content']]
+    c = run.stats()['components']
+    df, parts = run.scores, c['components']
+    assert list(parts)==['rule', 'brief', 'judge'] and c['verdicts']==len(df)
+    assert parts['rule']['ran']==len(df) and parts['rule']['passed']==(df.rule==1).sum()
+    assert parts['judge']['ran']==parts['judge']['calls']==len(asked)==df.judge.notna().sum()
+    assert [parts[k]['decided'] for k in parts]==[(df.decided==k).sum() for k in parts]
+    assert sum(parts[k]['decided'] for k in parts)+c['together']==c['verdicts']
+    assert parts['judge']['tokens']==run.stats()['tokens']['judge']>0
+    assert parts['judge']['cost']==pytest.approx(parts['judge']['tokens']/1e6) and 'cost' not in parts['rule']
+    assert json.loads(Path('run/summary/stats.json').read_text())['components']==c
+    p = rsr('stats', 'run')
+    head = next(line for line in p.stdout.splitlines() if line.startswith('component '))
+    assert head.split()[:7]==['component', 'ran', 'passed', 'failed', 'unscored', 'mean', 'decided'] and 'US dollars' in head
+    assert any(line.startswith('judge ') for line in p.stdout.splitlines())
+    assert json.loads(rsr('stats', 'run', 'json=true').stdout)['components']==c
+
+def test_a_run_without_components_says_nothing_of_them(own, server):
+    run = go(server, [dict(type='sft')], 'mcq-rlvr', n=2)
+    assert 'components' not in run.stats() and 'component ' not in run.summary()
+    assert not {'decided'} & {*run.scores.columns}
