@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (tables of attacks and cases)
 "Code of a model in the sandbox: what it must not be able to do, and what honest code may."
 import asyncio
 import json
@@ -512,7 +513,7 @@ def test_honest_code_in_asserts():
     ('class Solution:\n    def twoSum(self, a, t): return [0, 1]', {'fn_name': 'twoSum', 'inputs': '[[[1, 2], 3]]', 'outputs': '[[[0, 1]]]'}),
     ('class Solution:\n    def f(self, a): return a', {'function': 'Solution.f', 'args': [['x']], 'expected': ['x']}),
     ('def f(a, b): return {a: (b, None)}', {'function': 'f', 'args': [[1, 2.5]], 'expected': [{'1': [2.5, None]}]}),
-    ('def f(d): return sorted(d.items())', {'function': 'f', 'args': [{'x': 1}] and [[{'x': 1}]], 'expected': [[['x', 1]]]}),
+    ('def f(d): return sorted(d.items())', {'function': 'f', 'args': [[{'x': 1}]], 'expected': [[['x', 1]]]}),
     ('def f(a): return a*10**30', {'input_output': json.dumps(dict(fn_name='f', inputs=[[3]], outputs=[[3*10**30]]))}),
     ('n = int(input())\nprint(*[int(x)*2 for x in input().split()], sep="\\n")', {'inputs': ['2\n3 4\n'], 'outputs': ['6\n8\n']}),
     ('import sys\nprint(sum(map(int, sys.stdin.read().split())))', {'input_output': {'inputs': [['1', '2'], '3 4'], 'outputs': [['3'], '7']}}),
@@ -532,7 +533,7 @@ def test_honest_code_in_asserts():
     ('from __future__ import annotations\nimport functools, re, itertools, heapq, bisect, string\n@functools.lru_cache\n'
      'def f(n: int) -> list[int]: return n if n<2 else f(n-1)+f(n-2)', {'tests': ['assert f(80)==23416728348467685']}),
     ('print(0.1+0.2)', {'inputs': [''], 'outputs': ['0.3']}),
-    ('print(3)\nprint(x)', {'inputs': ['\n'], 'outputs': ['3']}) if False else ('print(3)', {'inputs': ['\n'], 'outputs': ['3']})])
+    ('print(3)', {'inputs': ['\n'], 'outputs': ['3']})])
 def test_honest_code(code, metadata):
     s = score(code, metadata, time_limit=10)
     assert (s.value, s.reason) == (1.0, ''), s

@@ -126,11 +126,14 @@ def ask(self:RemoteSession, **request):
     return read_reply(replies[1] if len(replies)>1 else dict(broken='timeout' if is_late else 'ended'))
 
 # %% ../../nbs/sandbox/06_remote_sessions.ipynb #cc38f7e6
-@patch
-def run_program(self:RemoteSession, code, stdin, language):
-    "Run a program in any language of the server; return the reply that a watcher would give."
-    result = self.run(code, stdin, language)
-    if result.get('status')=='TimeLimitExceeded':
-        return dict(broken='timeout')
+def _program_reply(result):
+    "Return the reply that a watcher would give for the result of a program."
     return dict(value=str(result.get('stdout') or ''), status=result.get('return_code') or 0,
                 error_text=str(result.get('stderr') or '')[-1000:])
+
+# %% ../../nbs/sandbox/06_remote_sessions.ipynb #3fa8c82e
+@patch
+def run_program(self:RemoteSession, code, stdin, language):
+    "Run a program in any language of the server; return its reply."
+    result = self.run(code, stdin, language)
+    return dict(broken='timeout') if result.get('status')=='TimeLimitExceeded' else _program_reply(result)

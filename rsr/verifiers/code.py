@@ -46,7 +46,8 @@ def same_value(
     if isinstance(expected, dict):
         return isinstance(result, dict) and _same_mapping(result, expected)
     if isinstance(expected, (list, tuple)):
-        return hasattr(result, '__len__') and not isinstance(result, (str, bytes, dict)) and _same_items(result, expected)
+        is_list = hasattr(result, '__len__') and not isinstance(result, (str, bytes, dict))
+        return is_list and _same_items(result, expected)
     if isinstance(expected, Number) and isinstance(result, Number):
         return _close(result, expected)
     return type(result) is type(expected) and result==expected
@@ -213,10 +214,10 @@ def outcomes(
     options:dict    # partial, same_process, language, limits
 )->list:            # a text for each test that ran: '' if it passed
     "Run the tests of a prompt."
-    found = []
+    found, run = [], _assert_outcomes if tests.kind=='asserts' else _case_outcomes
     with open_session(sandbox, options['limits']) as session:
         try:
-            for outcome in (_assert_outcomes if tests.kind=='asserts' else _case_outcomes)(session, tests, code, options):
+            for outcome in run(session, tests, code, options):
                 found.append(outcome)
                 if outcome and not options['partial']:
                     break
@@ -234,7 +235,9 @@ def _reason(found, count, partial):
     if first in _ALONE or first.startswith('crashed'):
         return first
     passed = found.count('')
-    return f'failed {count-passed} of {count} tests: {first}' if partial else f'failed test {passed+1} of {count}: {first}'
+    if partial:
+        return f'failed {count-passed} of {count} tests: {first}'
+    return f'failed test {passed+1} of {count}: {first}'
 
 # %% ../../nbs/verifiers/12_code.ipynb #4f74eabb
 def score_outcomes(
@@ -304,8 +307,9 @@ async def code(
     "Score 1.0 if the last code block of the response passes all tests, else 0.0."
     limits = Limits(cpu=float(time_limit), memory=int(memory_mb)<<20)
     options = dict(partial=partial, same_process=same_process, language=language, limits=limits)
+    sandbox = Sandbox(python, sandbox_url, bool(unsafe))
     try:
-        return await _test_response(response, metadata, Sandbox(python, sandbox_url, bool(unsafe)), concurrent_runs, options)
+        return await _test_response(response, metadata, sandbox, concurrent_runs, options)
     except BadTests as e:
         return Score(None, str(e))
     except (SandboxError, OSError) as e:
