@@ -160,7 +160,7 @@ def recipe_with(r, key, value):
     return d
 
 GOOD = {'formatter': [dict(type='sft')], 'formatter.type': 'sft', 'pairs.strategy': 'temperature',
-        'pairs': dict(strategy='temperature'), 'split': {}, 'verifier.rubric': 'helpful_answer'}
+        'pairs': dict(strategy='temperature'), 'split': {}, 'verifier.rubric': 'helpful_answer', 'verifier.stages': ['rlvr']}
 IN_RECIPE = [r for r in ROWS if not r['section'].startswith(('rubric file', 'stage'))]
 
 @pytest.mark.parametrize('r', IN_RECIPE, ids=ids)
