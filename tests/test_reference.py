@@ -151,7 +151,7 @@ def recipe_with(r, key, value):
     d = load_recipe({**BASE, **more}, [(key, value)])
     make_formatters(d['formatter'])
     if head == 'verifier' and name:
-        asks = name in ('rubric', 'reward-model') or load_verifier(name).needs_judge
+        asks = name in ('rubric', 'reward-model') or name != 'stack' and load_verifier(name).needs_judge
         judge = {'base_url': 'http://localhost:1/v1'} if asks else {}
         judge |= {'rubric': 'helpful_answer'} if name == 'rubric' else {}
         make_scorer({**judge, **d['verifier']})
@@ -160,7 +160,8 @@ def recipe_with(r, key, value):
     return d
 
 GOOD = {'formatter': [dict(type='sft')], 'formatter.type': 'sft', 'pairs.strategy': 'temperature',
-        'pairs': dict(strategy='temperature'), 'split': {}, 'verifier.rubric': 'helpful_answer', 'verifier.stages': ['rlvr']}
+        'pairs': dict(strategy='temperature'), 'split': {}, 'verifier.rubric': 'helpful_answer',
+        'verifier.stages': ['rlvr']}
 IN_RECIPE = [r for r in ROWS if not r['section'].startswith(('rubric file', 'stage'))]
 
 @pytest.mark.parametrize('r', IN_RECIPE, ids=ids)
