@@ -17,7 +17,8 @@ from rsr.quality.method_guide import (
     recipes_table,
     typical_volume,
 )
-from rsr.run.recipe import load_recipe, recipe_names
+from rsr.run.overrides import recipe_names
+from rsr.run.recipe import load_recipe
 
 LEAVES = [   # answers, method, order of training, recipe
     (dict(goal='new capability'), 'sft', ['sft'], 'sft'),

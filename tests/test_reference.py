@@ -2,6 +2,7 @@
 import inspect
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from rsr.formatters.writer import COMMON, make_formatter, make_formatters
 from rsr.pairs.strategies import PAIR_DEFAULTS, STRATEGIES, check_pairs, make_plan
 from rsr.rubric.criteria import Criterion, Rubric, load_rubric
 from rsr.run.execution import build
-from rsr.run.recipe import TOP_KEYS, check_recipe, load_recipe, parse_override, schema
-from rsr.run.reference import HELP, NOTES, reference, reference_markdown, targets, yaml_value
+from rsr.run.help_texts import HELP
+from rsr.run.overrides import TOP_KEYS, parse_override, schema
+from rsr.run.recipe import check_recipe, load_recipe
+from rsr.run.reference import NOTES, reference, reference_markdown, targets, yaml_value
 from rsr.run.reward import make_scorer
 from rsr.sampling.budget import Budget
 from rsr.sampling.providers import make_sampler
@@ -26,7 +29,7 @@ from rsr.verifiers.verifiers import load_verifier
 ROWS = reference()
 BASE = dict(formatter=[dict(type='sft')])
 SECTIONS = list(dict.fromkeys(r['section'] for r in ROWS))
-PAGE = Path(__file__).resolve().parents[1]/'nbs'/'run'/'04_reference.ipynb'
+PAGE = Path(__file__).resolve().parents[1]/'nbs'/'run'/'06_reference.ipynb'
 
 def keys(section):
     return [r['key'] for r in ROWS if r['section'] == section]
@@ -55,9 +58,19 @@ def test_every_option_of_a_strategy(name):
     allowed = set(re.findall(r'pairs\.(\w+)', str(e.value).partition('Allowed: ')[2]))
     assert allowed == set(map(tail, keys('pairs'))) | set(map(tail, keys(f'pairs: {name}')))
 
+@pytest.fixture(autouse=True)
+def code_needs_its_sandbox(request):
+    "Reading a recipe with `code` tries the sandbox."
+    if 'verifier: code' in request.node.name and not shutil.which('bwrap'):
+        pytest.skip('bubblewrap is not installed')
+
+def loaded(name):
+    "A verifier with default options, whether its sandbox is installed or not."
+    return load_verifier(name, **({'unsafe': True} if name == 'code' else {}))
+
 def test_every_option_of_a_verifier():
     for name in VERIFIERS:
-        v = load_verifier(name)
+        v = loaded(name)
         filled_in = {'response', 'metadata', 'ask', 'prompt', 'reasoning', 'tool_calls', 'tools', 'rollouts', 'cache'}
         assert set(map(tail, keys(f'verifier: {name}'))) == v.takes - filled_in
     with pytest.raises(RsrError) as e:
@@ -141,7 +154,7 @@ def recipe_with(r, key, value):
     if head == 'pairs':
         more = dict(pairs=dict(strategy=name or 'temperature'))
     if head == 'verifier' and name:
-        more = dict(verifier=dict(type=name))
+        more = dict(verifier=dict(stages=['rlvr']) if name == 'stack' else dict(type=name))
     if head == 'formatter':
         more = dict(formatter=[dict(type=name or 'sft')])
     if head == 'pairs':
@@ -149,7 +162,7 @@ def recipe_with(r, key, value):
     d = load_recipe({**BASE, **more}, [(key, value)])
     make_formatters(d['formatter'])
     if head == 'verifier' and name:
-        asks = name == 'rubric' or load_verifier(name).needs_judge
+        asks = name in ('rubric', 'reward-model') or name != 'stack' and load_verifier(name).needs_judge
         judge = {'base_url': 'http://localhost:1/v1'} if asks else {}
         judge |= {'rubric': 'helpful_answer'} if name == 'rubric' else {}
         make_scorer({**judge, **d['verifier']})
@@ -158,8 +171,9 @@ def recipe_with(r, key, value):
     return d
 
 GOOD = {'formatter': [dict(type='sft')], 'formatter.type': 'sft', 'pairs.strategy': 'temperature',
-        'pairs': dict(strategy='temperature'), 'split': {}, 'verifier.rubric': 'helpful_answer'}
-IN_RECIPE = [r for r in ROWS if not r['section'].startswith('rubric file')]
+        'pairs': dict(strategy='temperature'), 'split': {}, 'verifier.rubric': 'helpful_answer',
+        'verifier.stages': ['rlvr']}
+IN_RECIPE = [r for r in ROWS if not r['section'].startswith(('rubric file', 'stage'))]
 
 @pytest.mark.parametrize('r', IN_RECIPE, ids=ids)
 def test_each_key_is_accepted(r):
@@ -213,7 +227,7 @@ def test_the_page_is_what_the_code_says_now():
     cells = json.loads(PAGE.read_text(encoding='utf-8'))['cells']
     data = [o.get('data', {}) for c in cells for o in c.get('outputs', [])]
     saved = [''.join(d['text/markdown']) for d in data if 'text/markdown' in d]
-    assert saved == [reference_markdown()], 'run the notebook again: nbs/_build.py run --only run/04_reference'
+    assert saved == [reference_markdown()], 'run the notebook again: nbs/_build.py run --only run/06_reference'
 
 def test_the_tables_are_tables():
     lines = [x for x in reference_markdown().splitlines() if x.startswith('| `')]

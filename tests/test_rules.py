@@ -96,6 +96,17 @@ Die Antwort ist Köln. => Köln
 答えは東京です。 => 東京
 答え：東京 => 東京
 정답은 서울입니다. => 서울
+답: 서울 => 서울
+답은 서울입니다. => 서울
+答：巴黎 => 巴黎
+最终答案：巴黎。解析：它是首都。 => 巴黎
+Respuesta final: París => París
+Réponse finale : Paris => Paris
+Final Answer: The final answer is $42$. I hope it is correct. => 42
+Paris\n\nExplanation: it is the capital. => Paris
+**Paris**\n\n**Reasoning:** it is large. => Paris
+巴黎\n解析：它是首都。 => 巴黎
+Answer: [Paris] => [Paris]
 <think>The answer is Lyon.</think>The answer is Paris. => Paris
 <think>The answer is Lyon. => None
 '''
@@ -119,12 +130,13 @@ SAME = [('Paris', ' paris '), ('The Beatles', 'beatles'), ('a cat', 'Cat.'), ('1
         ('don’t', "don't"), ('«oui»', 'Oui'),
         ('new   york', 'New York'), ('1990–95', '1990-95'), ('(b)', 'B'), ('北京。', '北京'), ('“北京”', '北京'),
         ('Straße', 'STRASSE'), ('ｱｲ', 'アイ'), (r'\text{Paris}', 'Paris'), (r'50\%', '50%'), ('$5', '5'), ('*', '*'),
-        ('m²', 'm^2'), ('10⁻³', '10^{-3}'), ('٤٢', '42'), ('४२', '42'), ('H₂O', 'H2O')]
+        ('m²', 'm^2'), ('10⁻³', '10^{-3}'), ('٤٢', '42'), ('[Paris]', 'Paris'), ('[New York]', 'New York'),
+        ('[5]', '5'), ('४२', '42'), ('H₂O', 'H2O')]
 DIFFER = [('007', '7'), ('.5', '5'), ('5!', '5'), ('50%', '0.5'), ('50%', '50'), ('C++', 'C'), ('C#', 'C'),
           ('(1, 2)', '[1, 2]'), ('-5', '5'), ('no', 'not'), ('1,23', '123'), ('7', '7 km'), ('1.234', '1234'),
           ('Paris', 'Paris, France'), ('北京', '北京市'), ('θ', 'the θ b'), ('1e400', '1e401'), ('', 'a'), ('a', 'the'),
           ('1/2', '12'), ('2^3', '23'), ('x_1', 'x1'), ('1:30', '130'), ('0.30', '0.031'),
-          ('5²', '52'), ('½', '12'), ('1½', '11/2')]
+          ('5²', '52'), ('[1, 2]', '1, 2'), ('½', '12'), ('1½', '11/2')]
 
 @pytest.mark.parametrize('a,b', SAME)
 def test_same(a, b):
@@ -144,7 +156,10 @@ EXACT = [('The answer is Paris.', 'Paris', 1), ('It was Paris.', 'Paris', 0), ('
          (r'\boxed{Par', 'Par', 0), ('答案是：北京。', '北京', 1), ('答案是：北京。', ['上海', '北京'], 1),
          ('Roses are red,\nviolets blue', 'Roses are red,\nviolets blue', 1), ('Answer: x\nAnswer: y', 'x', 0),
          ('6', 'It is 2*3=<<2*3=6>>6\n#### 6', 1), ('6', r'so \boxed{6}', 1), ('a\x00b', 'a\x00b', 1),
-         ('\ud800', '\ud800', 1), ('C++', 'C', 0), ('Answer: 5!', '5', 0), ('∞', '∞', 1), ('...', 'x', 0)]
+         ('\ud800', '\ud800', 1), ('C++', 'C', 0), ('Answer: 5!', '5', 0), ('∞', '∞', 1), ('...', 'x', 0),
+         ('Answer: (C) Paris', 'Paris', 1), ('C. Paris', 'Paris', 1), ('Option B: Lyon', 'lyon', 1),
+         ('(C) Paris', 'Lyon', 0),
+         ('B. A', 'A', 0), ('Answer: C: Paris', 'C', 1), ('A. Smith', 'J. Smith', 0)]
 
 @pytest.mark.parametrize('response,reference,want', EXACT)
 def test_exact(response, reference, want):
@@ -342,7 +357,9 @@ WRONG = [('x', 'Expecting value'), ([], 'it is list'), (5, 'it is int'), ({'type
          ({'$ref': '#/$defs/d0', '$defs': {**DOUBLE, 'd60': {}}}, 'no end'), (DEEP, 'nested more than 64 deep'),
          ({'patternProperties': {'a': {}}, 'unevaluatedProperties': False}, 'is not supported'),
          ({'const': float('nan')}, 'not JSON compliant'), ({'const': {1}}, 'not JSON serializable'),
-         ({'$id': 'http://a/b', '$ref': 'c.json'}, 'nothing is fetched')]
+         ({'$id': 'http://a/b', '$ref': 'c.json'}, 'nothing is fetched'),
+         ({'city': 'string'}, 'no keyword of JSON Schema'),
+         ({'name': 'x', 'schema': {'type': 'objekt'}}, 'schema.type')]
 
 @pytest.mark.parametrize('schema,why', WRONG)
 def test_wrong_schemas(schema, why):
@@ -533,6 +550,26 @@ def test_valid_calls(call, why):
     assert error.endswith(why) and bool(error)==bool(why)
     out = tool_call('', {}, [called(PARIS), call], tools, check='valid')
     assert out.value==(not why) and out.reason==(why and f'not a valid call: {error}')
+
+XLAM = dict(name='f', parameters=dict(city=dict(type='str'), n=dict(type='List[int], optional'),
+    x=dict(type='float', default=1.0),
+                                      any=dict(type='Any', default='')))
+BFCL = dict(name='g', parameters=dict(type='dict', required=['x'], properties=dict(
+    x=dict(type='float'), t=dict(type='tuple', items=dict(type='integer')),
+    o=dict(type='dict', properties=dict(a=dict(type='str'))))))
+
+@pytest.mark.parametrize('name,arguments,want', [
+    ('f', dict(city='Paris'), 1), ('f', dict(city='Paris', n=[1], x=2, any=[]), 1), ('f', {}, 0),
+    ('f', dict(city=5), 0),
+    ('f', dict(city='Paris', town='x'), 0), ('f', dict(city='Paris', n='1'), 0), ('g', dict(x=1), 1),
+    ('g', dict(x='1'), 0),
+    ('g', dict(x=1, t=[1], o=dict(a='b')), 1), ('g', dict(x=1, t=['a']), 0), ('g', dict(x=1, o=dict(a=1)), 0)])
+def test_tools_as_data_sets_have_them(name, arguments, want):
+    assert tool_call('', {}, [called(arguments, name)], [XLAM, BFCL], check='valid').value==want
+
+def test_types_of_data_sets_convert_values():
+    metadata = {'answer': [dict(name='g', arguments=dict(x='1.0', t='[1, 2]'))]}
+    assert tool_call('', metadata, [called(dict(x=1, t=[1, 2]), 'g')], [BFCL]).value==1.
 
 def test_valid_without_calls_or_tools():
     assert verify('tool-call', 'Sunny.', {}, check='valid')==1.

@@ -86,7 +86,7 @@ def completion(args, argv):
 def _names_for(command):
     "Return the words that may follow a command's name, or None if it takes no name."
     if command in ('run', 'plan', 'init'):
-        from rsr.run.recipe import recipe_names
+        from rsr.run.overrides import recipe_names
         return recipe_names()
     if command=='prompts':
         from rsr.taxonomy.taxonomy import taxonomy_names
@@ -97,7 +97,7 @@ def _names_for(command):
 def _option_words(command):
     "Return the options of a command as words."
     if command in ('run', 'plan', 'demo'):
-        from rsr.run.recipe import schema
+        from rsr.run.overrides import schema
         more = ['work_dir=', 'split.eval=', 'json=', 'progress=']
         return [f'{s}.{key}=' for s, keys in schema().items() for key in keys]+more
     if command in COMMANDS:

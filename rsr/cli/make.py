@@ -36,7 +36,7 @@ def _masked(key, value):
 def masked_word(word):
     "Return a word of a command line with its secrets masked."
     import yaml
-    from rsr.run.recipe import parse_override
+    from rsr.run.overrides import parse_override
     if not re.match(r'\A[\w.-]+=', word):
         return word
     key, value = parse_override(word)
@@ -120,7 +120,7 @@ def _with_recipe(args):
 # %% ../../nbs/cli/02_make.ipynb #9b604525
 def _usage_with_recipes(name, args):
     "Return the usage of a command that takes a recipe, with the shipped ones, and what was left out."
-    from rsr.run.recipe import recipe_names
+    from rsr.run.overrides import recipe_names
     first = f"name a recipe before the options: rsr {name} sft {' '.join(map(shell_word, args))}\n\n" if args else ''
     names = ', '.join(recipe_names())
     return Usage(f'{first}{usage_of(name)}\nrecipes: {names}, or a file (rsr init copies one)')

@@ -104,7 +104,7 @@ _MORE = """
 # %% ../../nbs/cli/04_prompts.ipynb #56965124
 def _recipe_text(name):
     "Return the text of a shipped recipe."
-    from rsr.run.recipe import RECIPES
+    from rsr.run.overrides import RECIPES
     return (RECIPES/f'{name}.yaml').read_text(encoding='utf-8')
 
 # %% ../../nbs/cli/04_prompts.ipynb #99c447df
@@ -124,7 +124,7 @@ def _copy_recipe(name, path):
 @command('[RECIPE] [FILE] [json=true]', 'rsr init dpo my_dpo.yaml')
 def init(args, argv):
     "List the shipped recipes, or copy one to edit it."
-    from rsr.run.recipe import recipe_names
+    from rsr.run.overrides import recipe_names
     names, (words, shell) = recipe_names(), shell_options('init', args)
     if not words:
         return list_shipped('recipes', {name:_first_line(name) for name in names}, shell['json'])

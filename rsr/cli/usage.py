@@ -174,7 +174,7 @@ def check_undashed(words:list):
 def _option(word):
     "Return (key, value) of an option; that of a judge is read as a sampler's, its variables resolved."
     from rsr.data.variables import resolve_secrets
-    from rsr.run.recipe import parse_override
+    from rsr.run.overrides import parse_override
     if not word.startswith('judge.'):
         return parse_override(word)
     key, value = parse_override('sampler.'+word.removeprefix('judge.'))
@@ -271,7 +271,8 @@ _GUIDANCE = ('what a turn of the early part of a conversation should do; '
 def _parameter_rows():
     "Yield a row for each parameter of `make_prompts` that is an option."
     from inspect import signature
-    from rsr.run.reference import help_text, reference_row
+    from rsr.run.help_texts import help_text
+    from rsr.run.reference import reference_row
     from rsr.taxonomy.generate import make_prompts
     for key, p in signature(make_prompts).parameters.items():
         if key not in _PARTS:
@@ -325,7 +326,7 @@ def _format_rows(rows):
 # %% ../../nbs/cli/00_usage.ipynb #9bfad156
 def _recipe_rows(rows):
     "Return the rows of a recipe: all but those of a rubric's file."
-    return [*(r for r in rows if not r['section'].startswith('rubric file')), *_shell_rows('json', 'progress')]
+    return [*(r for r in rows if not r['section'].startswith(('rubric file', 'stage'))), *_shell_rows('json', 'progress')]
 
 def _plan_rows(rows):
     "Return the rows of `rsr plan`."

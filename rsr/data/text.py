@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BOX', 'LOOP', 'BROKEN', 'SURROGATE', 'boxes', 'is_refusal', 'is_garbled', 'normalised', 'minhash', 'digest',
-           'stable_hash', 'content_text', 'prompt_text', 'clean_text']
+           'stable_hash', 'content_text', 'prompt_text', 'clean_text', 'unique_texts']
 
 # %% ../../nbs/data/02_text.ipynb #f047e8fc
 import hashlib, re, zlib
@@ -93,6 +93,7 @@ _SIGN_NAMES = {'+':'plus', '-':'minus', '−':'minus', '–':'minus', '*':'times
                '/':'over', '÷':'over', '=':'equals', '<':'below', '>':'above', '^':'to the'}
 _SIGN = re.compile(r'(?<=[\w)])\s*([-+−–*×·/÷=<>^])\s*(?=-?[\d(])|(?<![\w)])([-−])(?=\d)')
 
+# %% ../../nbs/data/02_text.ipynb #6550b715
 def normalised(text)->str:
     "Reduce a text to its words: no case, no punctuation, signs before numbers spelled out."
     text = _SIGN.sub(lambda m: f' {_SIGN_NAMES[m[1] or m[2]]} ', text.casefold())
@@ -134,6 +135,7 @@ def content_text(
         return '\n'.join(part['text'] for part in content if part.get('type')=='text')
     return content or ''
 
+# %% ../../nbs/data/02_text.ipynb #f39b6813
 def prompt_text(prompt)->str:
     "Join the user turns of a prompt."
     return '\n'.join(content_text(m['content']) for m in prompt.messages if m['role']=='user')
@@ -148,3 +150,29 @@ def clean_text(
     if not s or s.isascii() or not SURROGATE.search(s):
         return s or ''
     return s.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
+
+# %% ../../nbs/data/02_text.ipynb #2dc494ba
+def _without_near(texts, threshold):
+    "Return the texts without near-duplicates of an earlier one."
+    kept, hashes = [], []
+    for text in dict.fromkeys(texts):
+        h = minhash(text)
+        if all(h.jaccard(other)<threshold for other in hashes):
+            kept.append(text)
+            hashes.append(h)
+    return kept
+
+# %% ../../nbs/data/02_text.ipynb #e48721a9
+def unique_texts(
+    texts:list,          # in order of preference
+    unique:str='exact',  # exact, normalised, near
+    threshold:float=0.8  # Jaccard similarity from which texts are near-duplicates
+)->list:                 # the first of each kind
+    "Return the texts without those that repeat an earlier one."
+    if unique=='near':
+        return _without_near(texts, threshold)
+    first = {}
+    for text in texts:
+        key = normalised(text) if unique=='normalised' else text
+        first.setdefault(key, text)
+    return list(first.values())

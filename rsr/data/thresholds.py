@@ -19,6 +19,7 @@ def is_relative(value)->bool:
     "Check whether a threshold or a margin depends on the scores of the run."
     return isinstance(value, dict)
 
+# %% ../../nbs/data/29_thresholds.ipynb #637838aa
 def relative_options(options)->dict:
     "Return those options that depend on the scores of the run."
     return {k:v for k, v in options.items() if k in KINDS and is_relative(v)}
@@ -26,6 +27,7 @@ def relative_options(options)->dict:
 # %% ../../nbs/data/29_thresholds.ipynb #9476d418
 KINDS = dict(pass_threshold='lower', floor='lower', fail_threshold='upper', min_margin='sd', max_margin='sd')
 
+# %% ../../nbs/data/29_thresholds.ipynb #e25dcfc3
 def quantile(
     scores:list,          # numbers
     q:float,              # in [0, 1]
@@ -54,10 +56,12 @@ def is_finite(value)->bool:
     "Check for a finite number that is no bool."
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
+# %% ../../nbs/data/29_thresholds.ipynb #8733b6d7
 def _is_quantile(value):
     return {*value}<={'quantile', 'of'} and is_finite(value.get('quantile')) and 0<=value['quantile']<=1 \
         and value.get('of', 'run') in OF
 
+# %% ../../nbs/data/29_thresholds.ipynb #15fd5c50
 def _is_deviations(value):
     return {*value}=={'sd'} and is_finite(value['sd']) and value['sd']>=0
 
@@ -66,6 +70,7 @@ def is_threshold(value)->bool:
     "Check for a number or a quantile."
     return _is_quantile(value) if is_relative(value) else is_finite(value)
 
+# %% ../../nbs/data/29_thresholds.ipynb #1d5e5cf4
 def is_margin(value)->bool:
     "Check for a number of 0 or more, or standard deviations."
     return _is_deviations(value) if is_relative(value) else is_finite(value) and value>=0
@@ -74,6 +79,7 @@ def is_margin(value)->bool:
 def _of_prompt(value):
     return value.get('of')=='prompt'
 
+# %% ../../nbs/data/29_thresholds.ipynb #6764fa37
 def in_run(
     options:dict,   # of a formatter
     groups:list     # scores of each prompt of the run
@@ -150,6 +156,7 @@ def nice_step(
     scale = 10.**math.floor(math.log10(span/n))
     return next(m*scale for m in (1, 2, 5, 10) if m*scale>=span/n*(1-1e-9))
 
+# %% ../../nbs/data/29_thresholds.ipynb #88351194
 def score_range(
     values        # scores and thresholds; None and infinity are left out
 )->tuple:         # (low, high)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATTERS', 'SELECT', 'BAND_ROLLOUTS', 'Method', 'formatter', 'Formatter', 'bind', 'select', 'select_best',
-           'select_first', 'select_shortest', 'select_longest', 'select_random', 'sft', 'dpo_pairs', 'dpo',
-           'unique_texts', 'pool_size', 'pool_of', 'multi_sft', 'kto', 'balanced_counts', 'balance', 'in_band', 'grpo']
+           'select_first', 'select_shortest', 'select_longest', 'select_random', 'sft', 'dpo', 'pool_size', 'pool_of',
+           'multi_sft', 'kto', 'balanced_counts', 'balance', 'in_band', 'grpo']
 
 # %% ../../nbs/formatters/02_methods.ipynb #0a83cc3b
 from dataclasses import dataclass, replace
@@ -13,10 +13,10 @@ from functools import partial
 from fastcore.basics import patch
 from typing import NamedTuple
 from ..data.conditions import read_condition
-from ..data.text import minhash, normalised, stable_hash
+from ..data.text import stable_hash, unique_texts
 from ..data.thresholds import in_numbers, in_prompt, in_run, in_words, relative_options
-from ..data.types import EPS, RsrError, components, passed
-from .pairing import find_pairs, makes_pair, passed_and_failed, passed_failed_pairs
+from ..data.types import RsrError, components, passed
+from .pairing import dpo_pairs, need_pair, passed_and_failed
 from .thinking_forms import full_text
 
 # %% ../../nbs/formatters/02_methods.ipynb #6c40a821
@@ -61,7 +61,7 @@ class Formatter:
     thinking: str = 'keep'        # keep, inline, reasoning_content, harmony, strip
     keep_system: bool = False     # sampler.system_prompt and prompt_template go into the rows
     columns: list = None          # further columns: keys of the metadata, pass_rate, n_passed, n_scored, model
-    where: str = None             # what else a response that passes must fulfil, e.g. code >= 1 and style > 0.6; None: nothing
+    where: str = None             # on components, of responses that pass: code >= 1 and style > 0.6; None: all count
     why: object = None            # (prompt, rollouts) -> why a prompt with scores gives no row
 
     def __post_init__(self):
@@ -69,13 +69,14 @@ class Formatter:
 
 # %% ../../nbs/formatters/02_methods.ipynb #2095a27f
 @patch(as_prop=True)
-def file(self:Formatter):
+def file(self:Formatter)->str:
+    "Return the name of its file."
     return f'{self.name}.{self.format}'
 
 @patch(as_prop=True)
-def method(self:Formatter):
-    return 'sft' if self.options.get('unroll') else self.type   # an unrolled pool trains as SFT
-
+def method(self:Formatter)->str:
+    "Return the method that its file trains: an unrolled pool trains as SFT."
+    return 'sft' if self.options.get('unroll') else self.type
 
 # %% ../../nbs/formatters/02_methods.ipynb #bef42366
 def _check_where(f):
@@ -85,35 +86,18 @@ def _check_where(f):
     except RsrError as e:
         raise RsrError(f"formatter '{f.type}'.where: {e}") from None
 
-
-# %% ../../nbs/formatters/02_methods.ipynb #a2d8b92f
-@patch
-def _may_pass(self:Formatter, r)->bool:
-    "Check whether a rollout passes; under a quantile, whether it has a score."
-    limit = self.options.get('pass_threshold', 1.)
-    return r.score is not None if isinstance(limit, dict) else passed(r.score, limit)
-
 # %% ../../nbs/formatters/02_methods.ipynb #abc29081
-@patch
-def counts(self:Formatter, r)->bool:
-    "Check whether a rollout counts: one that passes must fulfil `where`, or have a label; with a quantile, any."
-    if not self.where or r.label or not self._may_pass(r):
+def _counts(r, where, pass_threshold):
+    "Check whether a rollout counts: one that passes must fulfil `where`, or have a label."
+    if r.label or not passed(r.score, pass_threshold):
         return True
-    return read_condition(self.where).check({**components(r.detail), 'score':r.score})
+    return read_condition(where).check({**components(r.detail), 'score':r.score})
 
-@patch
-def counted(self:Formatter, rollouts)->list:
-    "Return the rollouts that count."
-    return [r for r in rollouts if self.counts(r)] if self.where else list(rollouts)
+def _counted(rollouts, where, options):
+    "Return the rollouts that count; the thresholds are numbers."
+    least = options.get('pass_threshold', 1.)
+    return [r for r in rollouts if _counts(r, where, least)] if where else rollouts
 
-
-# %% ../../nbs/formatters/02_methods.ipynb #02207ce4
-@patch
-def _why_where(self:Formatter, left_out)->str:
-    "Return the reason for a prompt all of whose passed rollouts are left out by `where`."
-    known = {name for r in left_out for name in components(r.detail)}
-    missing = [name for name in read_condition(self.where).names if name not in known]
-    return 'where is false for all that passed'+(f" (no component '{missing[0]}')" if missing else '')
 
 
 # %% ../../nbs/formatters/02_methods.ipynb #4c4acad5
@@ -127,27 +111,31 @@ def _need_all(seen):
     "Return the samples still needed if thresholds are relative: all that `max_rollouts` allows."
     return (0, 0) if seen else (0, 0, 1)
 
-def _with_prompt(fn, options):
-    "Return a function of (prompt, rollouts) that turns the thresholds of the prompt into numbers."
+def _with_prompt(fn, options, where):
+    "Return a function of (prompt, rollouts) that knows the thresholds of the prompt, and what counts."
     def of_prompt(prompt, rollouts):
         known = in_prompt(options, [r.score for r in rollouts if r.score is not None])
         for option in relative_options(known):
             raise RsrError(f'{option}: {in_words(known[option])}: known once the whole run is read, see '
                            '`Formatter.in_run`')
-        return fn(prompt, rollouts, **known)
+        return fn(prompt, _counted(rollouts, where, known), **known)
     return of_prompt
+
 
 # %% ../../nbs/formatters/02_methods.ipynb #b24fb06d
 def bind(
-    type:str,      # a name in FORMATTERS
-    options:dict   # all of its options
-)->dict:           # options, rows, need, why of a Formatter
+    type:str,       # a name in FORMATTERS
+    options:dict,   # all of its options
+    where:str=None  # what else a response that passes must fulfil; None: nothing
+)->dict:            # options, rows, need, why of a Formatter
     "Give the functions of a training method their options."
     method, relative = FORMATTERS[type], relative_options(options)
-    give = _with_prompt if relative else lambda fn, options: partial(fn, **options)
-    return dict(options=options, rows=give(method.rows, options), why=method.why and give(method.why, options),
+    def give(fn):
+        return _with_prompt(fn, options, where) if relative or where else partial(fn, **options)
+    return dict(options=options, rows=give(method.rows), why=method.why and give(method.why),
                 need=_need_all if relative else partial(method.need, **options))
 
+# %% ../../nbs/formatters/02_methods.ipynb #d2d08f41
 @patch
 def in_run(self:Formatter,
     groups:list     # scores of each prompt of the run
@@ -163,26 +151,53 @@ def in_numbers(self:Formatter, groups:list)->Formatter:
 @patch
 def with_options(self:Formatter, options:dict)->Formatter:
     "Return the formatter with other options of its method."
-    return self if options==self.options else replace(self, **bind(self.type, options))
+    return self if options==self.options else replace(self, **bind(self.type, options, self.where))
+
+# %% ../../nbs/formatters/02_methods.ipynb #13d0c30f
+@patch
+def counts(self:Formatter, r)->bool:
+    "Check whether a rollout counts; as long as its threshold is a quantile, any does."
+    least = self.options.get('pass_threshold', 1.)
+    return not self.where or isinstance(least, dict) or _counts(r, self.where, least)
+
+@patch
+def counted(self:Formatter, rollouts)->list:
+    "Return those of all rollouts of a prompt that count."
+    return _counted(rollouts, self.where, self.options_for(rollouts)) if self.where else rollouts
+
+# %% ../../nbs/formatters/02_methods.ipynb #af50d186
+@patch
+def without_where(self:Formatter)->Formatter:
+    "Return the formatter as if every response counted."
+    return replace(self, where=None, **bind(self.type, self.options)) if self.where else self
+
+# %% ../../nbs/formatters/02_methods.ipynb #02207ce4
+@patch
+def _why_where(self:Formatter, rollouts)->str:
+    "Return the reason for a prompt all of whose passed rollouts are left out by `where`; '' if some are left."
+    counted, least = self.counted(rollouts), self.options_for(rollouts).get('pass_threshold', 1.)
+    if len(counted)==len(rollouts) or any(passed(r.score, least) for r in counted):
+        return ''
+    known = {name for r in rollouts for name in components(r.detail)}
+    missing = [name for name in read_condition(self.where).names if name not in known]
+    return 'where is false for all that passed'+(f" (no component '{missing[0]}')" if missing else '')
 
 # %% ../../nbs/formatters/02_methods.ipynb #5943e9f4
 _UNFINISHED = {None:'not finished', 'budget':'stopped by a budget', 'no_reference':'no reference answer',
                'failed':'the requests failed'}
 
 @patch
-def why_no_row(self:Formatter, prompt, rollouts, every=())->str:
-    "Return why a prompt gives no row in the file; `every`: its rollouts with those that do not count."
+def why_no_row(self:Formatter, prompt, rollouts)->str:
+    "Return why a prompt gives no row in the file."
     stop = getattr(prompt, 'stop', '')
     if stop in _UNFINISHED and not (stop=='failed' and rollouts):
         return _UNFINISHED[stop]
-    left_out = [r for r in every if not self.counts(r)]
-    if left_out and not any(map(self._may_pass, rollouts)):
-        return self._why_where(left_out)
     if not rollouts:
         return 'no complete response'
     if all(r.score is None for r in rollouts):
         return 'unscored'
-    return self.why and self.why(prompt, rollouts) or 'the formatter made no row'
+    why = self._why_where(rollouts) if self.where else ''
+    return why or self.why and self.why(prompt, rollouts) or 'the formatter made no row'
 
 # %% ../../nbs/formatters/02_methods.ipynb #3d67607e
 def _asked(prompt):
@@ -251,51 +266,13 @@ def sft(prompt, rollouts,
     correct = [r for r in rollouts if passed(r.score, pass_threshold)]
     return [{**_asked(prompt), 'response':SELECT[select](correct, prompt)}] if correct else []
 
-# %% ../../nbs/formatters/02_methods.ipynb #4c13e4c5
-def _any_pair(ok, others, rule):
-    return any(makes_pair(c, r, **rule) for c in ok for r in others)
-
-def _widest_margin(ok, bad):
-    return max(score for score, _ in ok)-min(score for score, _ in bad)
-
-# %% ../../nbs/formatters/02_methods.ipynb #f3700347
-def _need_pair(seen, pass_threshold=1.0, fail_threshold=0.0, min_margin=0.0, max_margin=None, strategy=None,
-               max_length_ratio=None, min_rejected_chars=None, **_):
-    "Return (passes, fails) still needed for a pair."
-    rule = dict(min_margin=min_margin, max_margin=max_margin, max_length_ratio=max_length_ratio,
-                min_rejected_chars=min_rejected_chars)
-    ok, bad = passed_and_failed(seen, lambda x: x[0], pass_threshold, fail_threshold)
-    if strategy:   # whatever is worse by the margin may be rejected
-        return int(not ok), int(not _any_pair(ok, seen, rule))
-    if not ok or not bad:
-        return int(not ok), int(not bad)
-    if _widest_margin(ok, bad)<min_margin-EPS:
-        return 1, 1
-    if _any_pair(ok, bad, rule):
-        return 0, 0
-    if not _any_pair(ok, bad, {**rule, 'min_rejected_chars':None}):
-        return (1, 0) if len(ok)>=len(bad) else (0, 1)
-    return 0, 1   # the failed ones are too short
-
-# %% ../../nbs/formatters/02_methods.ipynb #41f97281
-def dpo_pairs(
-    rollouts,        # Rollouts of one prompt
-    strategy=None,   # options as for `dpo`
-    fail_threshold=0.0, floor=None, inverted='drop', rejected='worst', max_pairs_per_prompt=1, **rule
-)->tuple:            # ([(chosen, rejected, swapped), …], reason if there are none)
-    "Return the pairs of a prompt under the options of a dpo formatter, or why there are none."
-    rule.update(order=rejected, most=max_pairs_per_prompt)
-    if strategy:
-        return find_pairs(rollouts, inverted=inverted, floor=floor, **rule)
-    return passed_failed_pairs(rollouts, fail_threshold=fail_threshold, **rule)
-
 # %% ../../nbs/formatters/02_methods.ipynb #28e93792
 def _why_no_pair(prompt, rollouts, **options):
     "Return why scored responses give no pair."
     return dpo_pairs(rollouts, **options)[1]
 
 # %% ../../nbs/formatters/02_methods.ipynb #154c3c09
-@formatter('dpo', _need_pair, 'llamafactory', why=_why_no_pair)
+@formatter('dpo', need_pair, 'llamafactory', why=_why_no_pair)
 def dpo(prompt, rollouts,
     pass_threshold:float=1.0,      # score from which a response may be chosen
     fail_threshold:float=0.0,      # score up to which a response may be rejected; None: whatever does not pass
@@ -314,32 +291,6 @@ def dpo(prompt, rollouts,
                          pass_threshold=pass_threshold, min_margin=min_margin, max_margin=max_margin,
                          max_length_ratio=max_length_ratio, min_rejected_chars=min_rejected_chars)
     return [{**_asked(prompt), 'chosen':c, 'rejected':r, 'margin':c.score-r.score} for c, r, _ in pairs]
-
-# %% ../../nbs/formatters/02_methods.ipynb #2dc494ba
-def _without_near(texts, threshold):
-    "Return the texts without near-duplicates of an earlier one."
-    kept, hashes = [], []
-    for text in dict.fromkeys(texts):
-        h = minhash(text)
-        if all(h.jaccard(other)<threshold for other in hashes):
-            kept.append(text)
-            hashes.append(h)
-    return kept
-
-# %% ../../nbs/formatters/02_methods.ipynb #e48721a9
-def unique_texts(
-    texts:list,          # in order of preference
-    unique:str='exact',  # exact, normalised, near
-    threshold:float=0.8  # Jaccard similarity from which texts are near-duplicates
-)->list:                 # the first of each kind
-    "Return the texts without those that repeat an earlier one."
-    if unique=='near':
-        return _without_near(texts, threshold)
-    first = {}
-    for text in texts:
-        key = normalised(text) if unique=='normalised' else text
-        first.setdefault(key, text)
-    return list(first.values())
 
 # %% ../../nbs/formatters/02_methods.ipynb #76d153e5
 def _need_multi(seen, pass_threshold=1.0, num_responses=16, **_):
@@ -401,7 +352,7 @@ def _no_label(prompt, rollouts, **_):
     return 'none passed or failed'
 
 # %% ../../nbs/formatters/02_methods.ipynb #579ed3b2
-@formatter('kto', _need_pair, 'trl', 'standard', why=_no_label)
+@formatter('kto', need_pair, 'trl', 'standard', why=_no_label)
 def kto(prompt, rollouts,
     pass_threshold:float=1.0,    # score from which the label is true
     fail_threshold:float=0.0,    # score up to which the label is false; None: whatever does not pass

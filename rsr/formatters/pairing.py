@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ONE_SIDED', 'implausible', 'length_ratio', 'length_problem', 'margin_problem', 'one_sided', 'pair_problem',
            'rank_rejected', 'count_choices', 'human_verdict', 'find_pairs', 'passed_and_failed', 'makes_pair',
-           'passed_failed_pairs']
+           'passed_failed_pairs', 'dpo_pairs', 'need_pair']
 
 # %% ../../nbs/formatters/01_pairing.ipynb #82c1914a
 import math
@@ -332,3 +332,44 @@ def passed_failed_pairs(
             left.remove(pairs[-1][0] if pairs[-1][2] else pairs[-1][1])
     scored = [r for r in rollouts if r.score is not None]
     return pairs, None if pairs else _why_unpaired(scored, ok, bad, rule)
+
+# %% ../../nbs/formatters/01_pairing.ipynb #41f97281
+def dpo_pairs(
+    rollouts,        # Rollouts of one prompt
+    strategy=None,   # options as for `dpo`
+    fail_threshold=0.0, floor=None, inverted='drop', rejected='worst', max_pairs_per_prompt=1, **rule
+)->tuple:            # ([(chosen, rejected, swapped), …], reason if there are none)
+    "Return the pairs of a prompt under the options of a dpo formatter, or why there are none."
+    rule.update(order=rejected, most=max_pairs_per_prompt)
+    if strategy:
+        return find_pairs(rollouts, inverted=inverted, floor=floor, **rule)
+    return passed_failed_pairs(rollouts, fail_threshold=fail_threshold, **rule)
+
+# %% ../../nbs/formatters/01_pairing.ipynb #4c13e4c5
+def _any_pair(ok, others, rule):
+    return any(makes_pair(c, r, **rule) for c in ok for r in others)
+
+def _widest_margin(ok, bad):
+    return max(score for score, _ in ok)-min(score for score, _ in bad)
+
+# %% ../../nbs/formatters/01_pairing.ipynb #f3700347
+def need_pair(
+    seen:list,   # [(score, text), …]
+    pass_threshold=1.0, fail_threshold=0.0, min_margin=0.0, max_margin=None, strategy=None,   # as for `dpo`
+    max_length_ratio=None, min_rejected_chars=None, **_
+)->tuple:
+    "Return (passes, fails) still needed for a pair."
+    rule = dict(min_margin=min_margin, max_margin=max_margin, max_length_ratio=max_length_ratio,
+                min_rejected_chars=min_rejected_chars)
+    ok, bad = passed_and_failed(seen, lambda x: x[0], pass_threshold, fail_threshold)
+    if strategy:   # whatever is worse by the margin may be rejected
+        return int(not ok), int(not _any_pair(ok, seen, rule))
+    if not ok or not bad:
+        return int(not ok), int(not bad)
+    if _widest_margin(ok, bad)<min_margin-EPS:
+        return 1, 1
+    if _any_pair(ok, bad, rule):
+        return 0, 0
+    if not _any_pair(ok, bad, {**rule, 'min_rejected_chars':None}):
+        return (1, 0) if len(ok)>=len(bad) else (0, 1)
+    return 0, 1   # the failed ones are too short

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['FLAWS', 'RULES', 'CHECKS', 'Flaw', 'load_flaws', 'rule', 'missing_acknowledgment', 'prescriptive', 'too_verbose',
            'wrong_tone', 'check', 'is_too_verbose', 'is_missing_acknowledgment', 'is_prescriptive', 'is_wrong_tone',
-           'is_slightly_off_topic', 'flaw_problem', 'flaw_messages', 'introduce_flaw', 'flaw_of']
+           'is_slightly_off_topic', 'flaw_problem', 'flaw_messages', 'introduce_flaw', 'flaw_of', 'RuleSampler']
 
 # %% ../../nbs/pairs/00_flaws.ipynb #ec66f227
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from fastcore.basics import patch
 from ..data.files import SHIPPED, fingerprint
 from ..data.yaml_files import read_yaml
 from ..data.functions import load_function
 from ..data.thinking import split_thinking
-from ..data.types import RsrError, no_such
+from ..data.types import Rollout, RsrError, no_such
 from ..verifiers.judge import fence
 
 # %% ../../nbs/pairs/00_flaws.ipynb #fc4fdf43
@@ -354,3 +355,29 @@ def flaw_of(
         if position<reached:
             return f
     return f
+
+# %% ../../nbs/pairs/00_flaws.ipynb #e97088ff
+class RuleSampler:
+    "A sampler that introduces flaws by rule and calls no model."
+    drop_truncated, max_tokens, max_n, concurrent_requests, patience, max_retries = True, None, 1, 16, 60, 0
+    calls_no_model = True   # its copies cost nothing
+    config = dict(type='rule')
+    def __init__(self, flaws):
+        self.flaws = flaws
+
+# %% ../../nbs/pairs/00_flaws.ipynb #7f7c4528
+@patch
+def prepare(self:RuleSampler):
+    "Do nothing: there is no server to reach."
+
+@patch
+async def close(self:RuleSampler):
+    "Do nothing: there is no connection to close."
+
+# %% ../../nbs/pairs/00_flaws.ipynb #d41ac138
+@patch
+async def ask(self:RuleSampler, messages, n=1, seed=None, **_):
+    "Return the flawed copy as the only rollout."
+    m = messages[-1]
+    text = introduce_flaw(m['content'], self.flaws[m['flaw']])
+    return [Rollout(text, finish_reason='stop', outcome='kept')]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'PAIR_DEFAULTS', 'Plan', 'strategy', 'strong_vs_weak', 'temperature', 'rubric_selection',
-           'with_vs_without_reference', 'flawed', 'RuleSampler', 'check_pairs', 'make_plan', 'pair_options',
-           'share_rules', 'ChosenResponses', 'chosen_side', 'rejected_side', 'FlawedCopies', 'CopyTally',
-           'rejected_sampler', 'pair_loops']
+           'with_vs_without_reference', 'flawed', 'check_pairs', 'make_plan', 'pair_options', 'share_rules',
+           'ChosenResponses', 'chosen_side', 'rejected_side', 'FlawedCopies', 'CopyTally', 'rejected_sampler',
+           'pair_loops']
 
 # %% ../../nbs/pairs/02_strategies.ipynb #c999d642
 import functools, inspect, math
@@ -19,9 +19,9 @@ from ..data.statistics import wilson
 from ..data.terminal import warn
 from ..data.text import prompt_text
 from ..data.thinking import split_thinking
-from ..data.types import EPS, Rollout, RsrError, criteria, no_such, passed
+from ..data.types import EPS, RsrError, criteria, no_such, passed
 from ..formatters.pairing import implausible, length_problem
-from .flaws import flaw_messages, flaw_of, flaw_problem, introduce_flaw, load_flaws
+from .flaws import RuleSampler, flaw_messages, flaw_of, flaw_problem, load_flaws
 from .references import load_reference, with_reference
 from ..sampling.budget import check_price
 from ..sampling.loop import Loop
@@ -136,32 +136,6 @@ def flawed(sampler,
             raise RsrError('pairs.criteria: '+no_such('flaw type', n, types))
     return Plan(dict(sampler), {**sampler, **(writer or {})}, rejected_config=_flaw_config(types, by), flaws=types,
                 by_rule=by=='rule', criteria=criteria or {}, most_others=most_others, give_up=give_up)
-
-# %% ../../nbs/pairs/02_strategies.ipynb #e97088ff
-class RuleSampler:
-    "A sampler that introduces flaws by rule and calls no model."
-    drop_truncated, max_tokens, max_n, concurrent_requests, patience, max_retries = True, None, 1, 16, 60, 0
-    calls_no_model = True   # its copies cost nothing
-    config = dict(type='rule')
-    def __init__(self, flaws):
-        self.flaws = flaws
-
-# %% ../../nbs/pairs/02_strategies.ipynb #7f7c4528
-@patch
-def prepare(self:RuleSampler):
-    "Do nothing: there is no server to reach."
-
-@patch
-async def close(self:RuleSampler):
-    "Do nothing: there is no connection to close."
-
-# %% ../../nbs/pairs/02_strategies.ipynb #d41ac138
-@patch
-async def ask(self:RuleSampler, messages, n=1, seed=None, **_):
-    "Return the flawed copy as the only rollout."
-    m = messages[-1]
-    text = introduce_flaw(m['content'], self.flaws[m['flaw']])
-    return [Rollout(text, finish_reason='stop', outcome='kept')]
 
 # %% ../../nbs/pairs/02_strategies.ipynb #7e5e92fb
 PAIR_DEFAULTS = dict(min_margin=0.15, max_margin=None, floor=None, inverted='drop', max_length_ratio=None,

@@ -26,7 +26,7 @@ from .dropped import compare_files, dropped_finding
 from .hygiene import class_balance, contamination, finding, graded, length_bias, near_leaks, pair_audit
 from .hygiene import asked_text, problem_texts, problem_todo, read_files, refusals_in_files, repeated_prompts
 from .hygiene import thinking_in_files, truncation, volume, worst
-from .validation import LABELLED, agreement_finding, validation_report
+from .validation import LABELLED, agreement_finding, not_comparable, validation_report
 from ..run.files import formatters_in_run, valid_groups, valid_outcomes
 from ..run.results import Run
 from ..style import many
@@ -105,13 +105,9 @@ def item(
 @item('rubric', 'rubric validated', seed=True)
 def rubric_validated(ctx)->dict:
     "Check the agreement of the rubric's judge with human labels."
-    if ctx.scorer.get('type')!='rubric':
-        return finding('n/a', None, f"the verifier is {ctx.scorer.get('type', 'not known')}, not a rubric")
-    if not ctx.scorer.get('judges'):
-        return finding('n/a', None, 'every criterion of the rubric is a function')
-    if 'criteria' not in ctx.scorer['rubric']:
-        return finding('n/a', None, 'each prompt has a rubric of its own, and no criterion is asked often enough to '
-                       'compare it with labels')
+    why = not_comparable(ctx.scorer)
+    if why:
+        return finding('n/a', None, why)
     report, criteria = ctx.report, {c['id'] for c in ctx.scorer['rubric']['criteria']}
     todo = f'have {LABELLED} responses of the run labelled, and compare', 'rsr check RUN labels=FILE'
     if report is None:

@@ -25,7 +25,7 @@ from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler
 from ..verifiers.registry import VERIFIERS, as_score
 from ..verifiers.verifiers import load_verifier
-from ..verifiers.stack import OWN, Stack, Stage, read_stages, sections
+from ..verifiers.stack import STAGE_KEYS, Stack, Stage, read_stages, sections
 
 # %% ../../nbs/run/01_reward.ipynb #ff7fa208
 def _sampler_options(options):
@@ -101,7 +101,7 @@ def _make_stage(own, options):
     try:
         verifier, judges = _make_one(options)
     except RsrError as e:
-        also = f"; and of a stage: {', '.join(OWN)}" if 'Allowed: ' in str(e) else ''
+        also = f"; and of a stage: {', '.join(STAGE_KEYS)}" if 'Allowed: ' in str(e) else ''
         raise RsrError(f"stage '{own['name']}': {e}{also}") from None
     return Stage(verifier, **own, judges=len(judges)), judges
 

@@ -18,7 +18,8 @@ from ..data.thinking import split_thinking
 from ..data.types import Prompt, RsrError, Score
 from ..formatters.writer import make_formatter
 from ..rubric.agreement import agreement
-from ..run.recipe import check_section, schema
+from ..run.overrides import schema
+from ..run.recipe import check_section
 from ..sampling.budget import Budget, model_price
 from ..data.threads import run_sync
 from ..sampling.loop import Loop

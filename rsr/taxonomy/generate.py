@@ -14,7 +14,8 @@ from ..data.safekeeping import WorkDirGone, rescue
 from ..data.store import Store
 from ..data.types import RsrError, no_such
 from ..data.variables import mask, refuse_masked, resolve_secrets
-from ..run.recipe import check_section, parse_override, schema
+from ..run.overrides import parse_override, schema
+from ..run.recipe import check_section
 from ..run.execution import new_work_dir
 from ..sampling.progress import check_progress
 from ..sampling.providers import is_embedded, make_sampler

@@ -216,6 +216,12 @@ def _place(path):
     "Return where something is in a schema."
     return ''.join(f'[{p}]' if isinstance(p, int) else f'.{p}' for p in path)[:200]
 
+# %% ../../nbs/verifiers/08_json_schema.ipynb #41e52dc9
+def _check_names(draft, schema):
+    "Raise for a schema that says nothing."
+    if isinstance(schema, dict) and schema and not any(key in draft.VALIDATORS for key in schema):
+        raise BadSchema('it has no keyword of JSON Schema, such as type or properties: anything would be valid')
+
 # %% ../../nbs/verifiers/08_json_schema.ipynb #f882ba62
 def _check_keywords(draft, schema):
     "Raise unless the schema is valid by the schema of schemas."
@@ -286,11 +292,20 @@ def _compiled(text):
     schema = json.loads(text)
     draft = validator_for(schema, default=Draft202012Validator)
     _check_keywords(draft, schema)
+    _check_names(draft, schema)
     resource = specification_with(draft.META_SCHEMA['$schema']).create_resource(schema)
     _check_parts(resource, REGISTRY.resolver_with_root(resource))
     checker = _checker(draft)(schema, registry=REGISTRY)
     _check_ends(checker)
     return checker
+
+# %% ../../nbs/verifiers/08_json_schema.ipynb #24ec434a
+def _unwrapped(schema):
+    "Return the schema in OpenAI's `{type: json_schema, json_schema: {name: …, schema: …}}`, else what was given."
+    for key in ('json_schema', 'schema'):
+        if isinstance(schema, Mapping) and isinstance(schema.get(key), Mapping) and 'properties' not in schema:
+            schema = schema[key]
+    return schema
 
 # %% ../../nbs/verifiers/08_json_schema.ipynb #ea1fa40e
 def schema_checker(
@@ -298,8 +313,7 @@ def schema_checker(
 ):           # a validator of `jsonschema`
     "Return what checks values by a schema; raise `BadSchema` with the place and the reason."
     try:
-        if isinstance(schema, str):
-            schema = parse_json(schema)
+        schema = _unwrapped(parse_json(schema) if isinstance(schema, str) else schema)
         if not isinstance(schema, (Mapping, bool)):
             raise BadSchema(f'it is {type(schema).__name__}, not an object')
         text = json.dumps(_contained(schema), sort_keys=True, allow_nan=False)

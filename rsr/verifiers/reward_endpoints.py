@@ -26,6 +26,7 @@ def _text_body(items, activation):
 def _pooling_body(items, activation):
     return dict(input=items, use_activation=activation, encoding_format='float')
 
+# %% ../../nbs/verifiers/14_reward_endpoints.ipynb #a8592406
 def _pair_body(items, activation):
     return dict(text_1=[a for a, _ in items], text_2=[b for _, b in items], use_activation=activation)
 
@@ -50,6 +51,7 @@ def reward_body(
 # %% ../../nbs/verifiers/14_reward_endpoints.ipynb #131e9ac8
 _FIELDS = 'probs', 'score', 'embedding', 'data'
 
+# %% ../../nbs/verifiers/14_reward_endpoints.ipynb #ab9c6cd6
 def _numbers(value):
     "Return a number, or lists of numbers, with None in the place of NaN and infinity."
     if isinstance(value, list):
@@ -148,6 +150,7 @@ def _after(self:Batcher, task):
     self.tasks.discard(task)
     self.flush()
 
+# %% ../../nbs/verifiers/14_reward_endpoints.ipynb #e2376e0e
 @patch
 async def _send(self:Batcher, batch):
     "Send a batch, and hand out its results."
@@ -182,9 +185,13 @@ class RewardSampler(HttpSampler):
         self.base_url, self.max_tokens, self.batchers = _root(self.base_url), 0, {}
         self.concurrent_requests = self.given_requests or 128   # responses, not requests
 
-    async def _exchange(self, session, method, path, data=None, n=1):
-        return await HttpSampler._exchange(self, session, method, '/v1/models' if path=='/models' else path, data, n)
+# %% ../../nbs/verifiers/14_reward_endpoints.ipynb #3056a253
+@patch
+async def _exchange(self:RewardSampler, session, method, path, data=None, n=1):
+    "Send a request; only the list of models lies under /v1."
+    return await HttpSampler._exchange(self, session, method, '/v1/models' if path=='/models' else path, data, n)
 
+# %% ../../nbs/verifiers/14_reward_endpoints.ipynb #ee8113e2
 CLIENTS[RewardSampler.type] = RewardSampler
 
 # %% ../../nbs/verifiers/14_reward_endpoints.ipynb #1f8a170e
@@ -194,6 +201,7 @@ def config(self:RewardSampler)->dict:
     given = {k:getattr(self, k) for k in ('model', 'base_url', 'extra_params') if getattr(self, k)}
     return public_config({'type':self.type, **given})
 
+# %% ../../nbs/verifiers/14_reward_endpoints.ipynb #196b84cf
 @patch
 def prepare(self:RewardSampler):
     "Check the address, and look for the model if none is named."
@@ -206,6 +214,7 @@ _HINTS = {404:'. The server has no {path}: start vLLM with --runner pooling, SGL
               '{section}.endpoint', 405:'. Set {section}.endpoint to what the server has',
           400:'. If the server is {other}, set {section}.endpoint={way}'}
 
+# %% ../../nbs/verifiers/14_reward_endpoints.ipynb #098063ec
 def _hint(status, endpoint, section):
     "Return what to try after an error status; '' if it says enough."
     other, way = ('vLLM', 'classify') if endpoint=='sglang' else ('SGLang', 'sglang')
@@ -228,6 +237,14 @@ async def _post_rewards(self:RewardSampler, endpoint, body):
         error.args = (f'{error}{_hint(status, endpoint, self.section)}',)
     raise error
 
+# %% ../../nbs/verifiers/14_reward_endpoints.ipynb #5d64bd86
+@patch
+async def _singly(self:RewardSampler, how, items):
+    "Return the rewards of items that are asked for one by one, or an error in the place of one."
+    singly = (self._rewards(how, [item]) for item in items)
+    found = await asyncio.gather(*singly, return_exceptions=True)
+    return [x if isinstance(x, BaseException) else x[0] for x in found]
+
 # %% ../../nbs/verifiers/14_reward_endpoints.ipynb #959df998
 @patch
 async def _rewards(self:RewardSampler, how, items):
@@ -240,9 +257,7 @@ async def _rewards(self:RewardSampler, how, items):
     except CallError as e:
         if len(items)==1 or e.kind not in ('context', 'request', 'filtered'):
             raise
-    singly = (self._rewards(how, [item]) for item in items)
-    found = await asyncio.gather(*singly, return_exceptions=True)
-    return [x if isinstance(x, BaseException) else x[0] for x in found]
+    return await self._singly(how, items)
 
 # %% ../../nbs/verifiers/14_reward_endpoints.ipynb #f7f8744a
 @patch

@@ -8,7 +8,7 @@ __all__ = ['REDUCE', 'conversation', 'load_template', 'with_step_tokens', 'rewar
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #6c0eab87
 import asyncio, json, math, re
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 from fastcore.basics import patch
@@ -35,21 +35,28 @@ def _plain_text(messages):
     "Return a conversation as plain text."
     return '\n\n'.join(map(turn_text, messages))
 
+# %% ../../nbs/verifiers/15_reward_model.ipynb #06187957
 def _refuse_messages(message):
     raise ValueError(message)
 
-# %% ../../nbs/verifiers/15_reward_model.ipynb #2d2939f0
-def _jinja_template(path):
-    "Return a function that renders a template, which cannot do anything else."
+# %% ../../nbs/verifiers/15_reward_model.ipynb #4e200d7f
+def _environment():
+    "Return what renders templates as transformers does, and nothing else."
     try:
-        from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError:
         raise RsrError('verifier.chat_template: a .jinja file needs jinja2: pip install jinja2') from None
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=['jinja2.ext.loopcontrols'])
     env.globals['raise_exception'] = _refuse_messages
+    return env
+
+# %% ../../nbs/verifiers/15_reward_model.ipynb #2d2939f0
+def _jinja_template(path):
+    "Return a function that renders a template, which cannot do anything else."
+    environment = _environment()
+    from jinja2 import TemplateError
     try:
-        template = env.from_string(Path(path).read_text(encoding='utf-8'))
+        template = environment.from_string(Path(path).read_text(encoding='utf-8'))
     except (OSError, UnicodeError, TemplateError) as e:
         raise RsrError(f'verifier.chat_template: {path} is not a template: {e}') from None
     return lambda messages: template.render(messages=messages, add_generation_prompt=False, bos_token='', eos_token='')
@@ -60,8 +67,7 @@ def _packages():
     try:
         import torch, transformers
     except ImportError as e:
-        raise RsrError(f"a reward model in this process needs the package {e.name}: pip install 'rsr[reward]'; "
-                       'or set verifier.base_url to a server that has the model') from None
+        raise RsrError(f"verifier.model: {e.name} is missing: pip install 'rsr[reward]', or set base_url") from None
     return torch, transformers
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #7b124464
@@ -82,6 +88,7 @@ def _tokenizer(option, name):
         raise RsrError(f"verifier.{option}: a tokenizer needs transformers: pip install 'rsr[reward]'") from None
     return _load(option, name, AutoTokenizer.from_pretrained)
 
+# %% ../../nbs/verifiers/15_reward_model.ipynb #ea0e648e
 def _tokenizer_template(name):
     "Return a function that applies the chat template of a tokenizer, without the token that begins a text."
     tokenizer = _tokenizer('chat_template', name)
@@ -89,6 +96,16 @@ def _tokenizer_template(name):
         raise RsrError(f'verifier.chat_template: the tokenizer of {name} has none; give a .jinja file, or none')
     start = tokenizer.bos_token or ''
     return lambda messages: tokenizer.apply_chat_template(messages, tokenize=False).removeprefix(start)
+
+# %% ../../nbs/verifiers/15_reward_model.ipynb #21640503
+def _guarded(apply):
+    "Return a template whose errors are those of one response."
+    def template(messages):
+        try:
+            return apply(messages)
+        except Exception as e:
+            raise CallError('context', f'the chat template refuses the messages: {e}') from None
+    return template
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #a1d65f93
 @lru_cache(16)
@@ -98,23 +115,21 @@ def load_template(
     "Return what turns messages into the text that a model reads."
     if name in (None, 'none'):
         return name and _plain_text
-    apply = _jinja_template(name) if name.endswith(('.jinja', '.j2')) else _tokenizer_template(name)
-    def template(messages):
-        try:
-            return apply(messages)
-        except Exception as e:
-            raise CallError('context', f'the chat template refuses the messages: {e}') from None
-    return template
+    return _guarded(_jinja_template(name) if name.endswith(('.jinja', '.j2')) else _tokenizer_template(name))
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #77417b93
+_BLANK_LINE = re.compile(r'\n[ \t]*\n')
 REDUCE = dict(min=min, mean=lambda values: sum(values)/len(values), last=lambda values: values[-1], product=math.prod)
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #1afff4f7
-_BLANK_LINE = re.compile(r'\n[ \t]*\n')
-
-def with_step_tokens(text, token)->str:
-    "Return a response with a token behind each of its steps, which are separated by blank lines."
-    steps = [step.strip() for step in _BLANK_LINE.split(text)]
+def with_step_tokens(
+    text:str,
+    token:str   # None or '': the text stays as it is
+)->str:
+    "Return a response with a token behind each of its steps, and nowhere else."
+    if not token:
+        return text
+    steps = [step.strip() for step in _BLANK_LINE.split(text.replace(token, ' '))]
     return '\n\n'.join(step+token for step in steps if step)
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #320a2620
@@ -123,8 +138,7 @@ def _one_of(values, label):
     if label is None and len(values)<3:
         return values[-1] if values else None
     if label is None or label>=len(values):
-        raise RsrError(f'the reward model returned {len(values)} numbers where one is wanted: set verifier.label to '
-                       f'the place of the reward, 0 to {len(values)-1}')
+        raise RsrError(f'the reward model returned {len(values)} numbers: set verifier.label (0 to {len(values)-1})')
     return values[label]
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #67dbe69c
@@ -155,6 +169,15 @@ def _limit(tokenizer, config):
     "Return how many tokens a model takes."
     return min(tokenizer.model_max_length, getattr(config, 'max_position_embeddings', None) or 10**9)
 
+# %% ../../nbs/verifiers/15_reward_model.ipynb #fe7dcc5c
+def _with_head(name, kind, dtype):
+    "Load a model of a kind, or raise if its weights are not all there."
+    model, info = _load('model', name, kind.from_pretrained, dtype=dtype, output_loading_info=True)
+    if info['missing_keys']:
+        raise RsrError(f"verifier.model: {name} is not a reward model: it lacks {min(info['missing_keys'])}")
+    return model
+
+# %% ../../nbs/verifiers/15_reward_model.ipynb #16b1ae6c
 class LocalReward:
     "A reward model in this process."
     def __init__(self, name, device=None, step_token=None, template=None):
@@ -163,10 +186,7 @@ class LocalReward:
         self.device = device or ('cuda' if self.torch.cuda.is_available() else 'cpu')
         dtype = 'auto' if self.device.startswith('cuda') else self.torch.float32
         self.tokenizer, self.template = _tokenizer('model', name), template
-        model, info = _load('model', name, getattr(transformers, kind).from_pretrained, dtype=dtype,
-                            output_loading_info=True)
-        if info['missing_keys']:
-            raise RsrError(f"verifier.model: {name} is not a reward model: it lacks {min(info['missing_keys'])}")
+        model = _with_head(name, getattr(transformers, kind), dtype)
         self.model = _load('device', self.device, model.to).eval()
         self.limit = _limit(self.tokenizer, model.config)
         self._set_tokens(step_token)
@@ -210,6 +230,11 @@ def _tokenized(self:LocalReward, messages):
         return CallError('context', f'prompt and response have {len(ids)} tokens; the reward model takes {self.limit}')
     return ids
 
+# %% ../../nbs/verifiers/15_reward_model.ipynb #28a65025
+def _probabilities(values):
+    "Return probabilities of labels, or of the only one."
+    return values.sigmoid() if values.shape[-1]==1 else values.softmax(-1)
+
 # %% ../../nbs/verifiers/15_reward_model.ipynb #d508f2fe
 @patch
 def _forward(self:LocalReward, batch, activation):
@@ -217,8 +242,7 @@ def _forward(self:LocalReward, batch, activation):
     inputs = self.tokenizer.pad(dict(input_ids=batch), return_tensors='pt').to(self.device)
     with self.torch.inference_mode():
         out = self.model(**inputs).logits.float()
-    if activation:
-        out = out.sigmoid() if out.shape[-1]==1 else out.softmax(-1)
+    out = _probabilities(out) if activation else out
     if self.step_id is None:
         return out.tolist()
     at = (inputs['input_ids']==self.step_id) & inputs['attention_mask'].bool()
@@ -253,13 +277,14 @@ def rewards(self:LocalReward,
 _local_model = lru_cache(2)(LocalReward)
 _BATCHERS = WeakKeyDictionary()   # event loop -> {how: Batcher}
 
-async def _local_values(messages, model, batch, activation):
-    "Return the values of a conversation; `model`: the arguments of LocalReward."
+# %% ../../nbs/verifiers/15_reward_model.ipynb #23773dd6
+async def _local_values(model, messages, template, activation, batch):
+    "Return the values of a conversation; `model`: (name, device, step token)."
     batchers = _BATCHERS.setdefault(asyncio.get_running_loop(), {})
-    key = model, batch, activation
+    key = *model, template, activation, batch
     if key not in batchers:
         async def send(items):
-            return await asyncio.to_thread(lambda: _local_model(*model).rewards(items, activation))
+            return await asyncio.to_thread(lambda: _local_model(*model, template).rewards(items, activation))
         batchers[key] = Batcher(send, batch, parallel=1)
     return await batchers[key].put(messages)
 
@@ -271,6 +296,7 @@ def _check_choices(endpoint, reduce, length):
         if value is not None and (not isinstance(value, str) or value not in allowed):
             raise RsrError(f'verifier.{option}: '+no_such('choice', value, allowed))
 
+# %% ../../nbs/verifiers/15_reward_model.ipynb #3fa287ad
 def _check_numbers(label, batch):
     "Raise unless these are whole numbers."
     for option, value, least in (('label', label, 0), ('batch', batch, 1)):
@@ -278,11 +304,15 @@ def _check_numbers(label, batch):
             raise RsrError(f'verifier.{option}: {value!r} is not a whole number from {least} up')
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #15715122
-def _check_kinds(texts, switches):
-    "Raise unless these are texts, and true or false."
+def _check_texts(**texts):
+    "Raise unless these are texts."
     for option, value in texts.items():
         if value is not None and (not isinstance(value, str) or not value):
             raise RsrError(f'verifier.{option}: {value!r} is not a text')
+
+# %% ../../nbs/verifiers/15_reward_model.ipynb #04ce24f0
+def _check_switches(**switches):
+    "Raise unless these are true or false."
     for option, value in switches.items():
         if value is not None and not isinstance(value, bool):
             raise RsrError(f'verifier.{option}: {value!r} is not true or false')
@@ -297,6 +327,7 @@ def _check_server(endpoint, chat_template):
         raise RsrError('verifier.chat_template: score sends prompt and response apart; leave it out')
     load_template(chat_template)
 
+# %% ../../nbs/verifiers/15_reward_model.ipynb #87dc3bde
 def _check_local(model):
     "Raise unless a model is there to be loaded, without loading it."
     _, transformers = _packages()
@@ -308,8 +339,8 @@ def check_reward_options(model=None, base_url=None, endpoint=None, chat_template
     "Raise an error about the first wrong option of a reward model, or about a package that it lacks."
     _check_choices(endpoint, reduce, length)
     _check_numbers(label, batch)
-    _check_kinds(dict(chat_template=chat_template, step_token=step_token, device=device),
-                 dict(activation=activation, keep_thinking=keep_thinking))
+    _check_texts(chat_template=chat_template, step_token=step_token, device=device)
+    _check_switches(activation=activation, keep_thinking=keep_thinking)
     if step_token and not reduce:
         raise RsrError(f"verifier.step_token: set verifier.reduce too: {', '.join(REDUCE)}")
     if base_url:
@@ -318,11 +349,12 @@ def check_reward_options(model=None, base_url=None, endpoint=None, chat_template
         _check_local(model)
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #e218525d
-async def _asked(ask, messages, endpoint, template, activation, batch):
+async def _asked(ask, endpoint, messages, template, activation, batch):
     "Return the values that a server gives for a conversation."
     how = dict(endpoint=endpoint, template=template, activation=activation, batch=batch)
     return json.loads(await ask(messages, **how))
 
+# %% ../../nbs/verifiers/15_reward_model.ipynb #9e967cca
 def _scored(values, response, label, reduce, length):
     "Return the Score of the values of a response."
     value, steps = reward_of(values, label, reduce)
@@ -335,7 +367,7 @@ def _scored(values, response, label, reduce, length):
 @verifier('reward-model', ready=check_reward_options, raw=True)
 async def reward_model(
     response:str, metadata:dict, ask=None, prompt=None, reasoning='',
-    model:str=None,               # name on the server; without a base_url, a name on the hub or a folder
+    model:str='',                 # name on the server; without a base_url, a name on the hub or a folder
     endpoint:str='classify',      # classify, pooling, score (vLLM), sglang: how the server is asked
     chat_template:str=None,       # a tokenizer, a .jinja file, or none; null: the server's or the model's own
     keep_thinking:bool=False,     # let the model read the thinking too
@@ -350,13 +382,10 @@ async def reward_model(
     "Let a reward model score a response."
     if not response.strip():
         return Score(None, 'no answer')
-    marked = with_step_tokens(response, step_token) if step_token else response
-    messages = conversation(prompt, marked, reasoning if keep_thinking else '')
+    messages = conversation(prompt, with_step_tokens(response, step_token), reasoning if keep_thinking else '')
     template, activation = load_template(chat_template), bool(reduce) if activation is None else activation
-    if ask:
-        values = await _asked(ask, messages, endpoint, template, activation, batch)
-    else:
-        values = await _local_values(messages, (model, device, step_token, template), batch, activation)
+    get = partial(_asked, ask, endpoint) if ask else partial(_local_values, (model, device, step_token))
+    values = await get(messages, template, activation, batch)
     return _scored(values, response, label, reduce, length)
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #be607e18

@@ -95,8 +95,8 @@ def _first_sentence(line):
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #df73170f
 _NOUN = word_pattern('''answers? ans result solution 答案 答え 解答 回答 正解 réponse reponse respuesta antwort
-  risposta resposta ответ jawaban 정답''')
-_MARKER = re.compile(f'(?i:(?<![a-z]){_NOUN}{ANSWER_QUALIFIER}{ANSWER_LINK})'
+  risposta resposta ответ jawaban 정답 답(?=[:은]) 答(?=:)''')
+_MARKER = re.compile(rf'(?i:(?<![a-z]){_NOUN}(?:\s(?:final|finale|correct))?{ANSWER_QUALIFIER}{ANSWER_LINK})'
                      r'|(?i:^\#{1,4}\s?(?:final\s)?answer[ \t]*$)|^[ \t]{0,9}\#{4}(?!\#)[ \t]?'
                      r'|(?i:<(?:final_?)?answer>)', re.X|re.M)
 _CLOSING = re.compile(r'</(?:final_?)?answer>', re.I)
@@ -161,6 +161,15 @@ def _boxed(text):
 # %% ../../nbs/verifiers/07_text_answers.ipynb #6ee67197
 _PLAIN = re.compile(r'(?<!\w)\*\*|\*\*(?!\w)|(?<!\w)__|__(?!\w)')
 
+# %% ../../nbs/verifiers/07_text_answers.ipynb #47445a28
+_EXPLAINED = re.compile(r'\A([^\n]{1,200})\n\s{0,9}[^\w\n]{0,9}'
+                        r'(?:explanation|reasoning|justification|rationale|reason|解析|解释|解釋|说明|説明)\b', re.I)
+
+def _explained(text):
+    "Return the first line if an explanation follows, or None."
+    m = _EXPLAINED.match(text)
+    return m and _bare(m[1])
+
 # %% ../../nbs/verifiers/07_text_answers.ipynb #01eef161
 def _final(text):
     "Return the final answer of a text, or None."
@@ -170,7 +179,7 @@ def _final(text):
         behind = _FINAL.search(text, end)
         restated = _marked(_PLAIN.sub('', text[behind.start():])) if behind and 'box' not in text[end:] else None
         return restated or _bare(boxed)
-    return _in_json(text) or _marked(text) or _last_line(text)
+    return _in_json(text) or _marked(text) or _explained(text) or _last_line(text)
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #357985fe
 READS = 'final', 'response'   # what of a response is compared
@@ -212,7 +221,7 @@ def _number(text):
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #2e3b96de
 _ARTICLE = re.compile(r'(?:the|an?)\s+(?=\S)')
-_IN_BRACKETS = re.compile(r'\(([^\W_]{1,40})\)')
+_IN_BRACKETS = re.compile(r'\(([^\W_]{1,40})\)|\[([^\W_]{1,40}|[^\W\d_][^\[\],;]{0,80})\]')
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #237c6295
 def answer_key(
@@ -225,7 +234,7 @@ def answer_key(
 def _key(answer):
     text = ' '.join(_bare(_folded(answer)).split())
     whole = _IN_BRACKETS.fullmatch(text)
-    text = whole[1] if whole else text
+    text = whole[1] or whole[2] if whole else text
     return _number(text) or _ARTICLE.sub('', text, count=1) or ' '.join(_folded(answer).split())
 
 _short_key = functools.lru_cache(10_000)(_key)
@@ -262,18 +271,27 @@ def _yes_no(answer):
     m = _OPENING_WORD.match(answer)
     return m and m[1].lower()
 
+# %% ../../nbs/verifiers/07_text_answers.ipynb #51035974
+_LETTERS = set('abcdefghij')
+_LABEL = re.compile(r'(?:option\s)?\(?[A-J](?:[).:]|\)[.:])\s{1,9}(?=\S)', re.I)
+
 # %% ../../nbs/verifiers/07_text_answers.ipynb #2d808a5b
+def _says(answer, keys):
+    "Check whether an answer is one of the references, by their keys."
+    without = answer_key(_LABEL.sub('', answer, count=1))
+    same = answer_key(answer) in keys or without in keys-_LETTERS
+    return same or bool(keys & _YES_NO) and _yes_no(answer) in keys
+
+# %% ../../nbs/verifiers/07_text_answers.ipynb #f120269f
 def _is_right(response, answer, texts):
     "Check whether an answer, or all of a short response, equals a reference."
     keys = {answer_key(text) for text in texts}
-    if answer and answer_key(answer[:20_000]) in keys:
+    if answer and _says(answer, keys):
         return True
     longest = max(map(len, texts))
     if len(response)<2*longest+100 and response.strip() and answer_key(response) in keys:
         return True
-    if keys & _YES_NO and answer and _yes_no(answer) in keys:
-        return True
-    letters = {key.upper() for key in keys if len(key)==1 and key in 'abcdefghij'}
+    letters = {key.upper() for key in keys & _LETTERS}
     return bool(letters) and extract_choice(response) in letters
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #e324fb9d

@@ -6,13 +6,13 @@
 __all__ = ['CHECKS', 'reference_calls', 'tool_schemas', 'BadTools', 'call_error', 'same_key', 'call_key', 'tool_call']
 
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #93979689
-import json
+import json, re
 from collections import Counter
 from collections.abc import Mapping
 from ..data.messages import BadMessage, parsed, read_calls
 from ..data.thinking import why_empty
 from ..data.types import Score
-from .json_schema import BadSchema, NotChecked, NotJson, parse_json, schema_checker, schema_error
+from .json_schema import DEEPEST, BadSchema, NotChecked, NotJson, parse_json, schema_checker, schema_error
 from .registry import NO_REFERENCE, is_blank, reference_answer, verifier, written
 from .text_answers import check_choice, f1_words
 
@@ -53,6 +53,46 @@ def reference_calls(
         how = 'write [{"name": …, "arguments": {…}}, …], or [] for no call'
         return None, f'metadata.{where} {written(given, repr)[:100]} is no list of tool calls ({e}); {how}'
 
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #c77ef70d
+_TYPES = dict(string=str, integer=int, number=(int, float), boolean=bool, object=dict, array=list, null=type(None))
+_PYTHON_TYPES = {'str':'string', 'int':'integer', 'float':'number', 'bool':'boolean', 'list':'array', 'tuple':'array',
+                 'set':'array', 'dict':'object'}
+_TYPE_NAME = re.compile(r'(?:optional\[)?([a-z]{1,9})')
+_NOT_SCHEMAS = 'default', 'enum', 'const', 'examples', 'required'
+
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #fb51c87c
+def _json_type(kind):
+    "Return the name of a type in JSON Schema: `List[int]` is array, and `Any` is None."
+    m = _TYPE_NAME.match(kind.strip().lower())
+    name = m[1] if m else ''
+    if name in ('any', 'union'):
+        return None
+    return name if name in _TYPES else _PYTHON_TYPES.get(name, kind)
+
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #38acf4c5
+def _with_json_types(schema, depth=0):
+    "Return a schema with the types of JSON."
+    if not isinstance(schema, Mapping) or depth>DEEPEST:
+        return schema
+    out = {k:v if k in _NOT_SCHEMAS else _with_json_types(v, depth+1) for k, v in schema.items()}
+    if isinstance(out.get('type'), str):
+        out['type'] = _json_type(out['type'])
+    return {k:v for k, v in out.items() if v is not None or k!='type'}
+
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #d2eee8c1
+def _is_required(parameter):
+    "Check whether a parameter that stands without a schema must be given."
+    return 'default' not in parameter and 'optional' not in str(parameter.get('type', '')).lower()
+
+# %% ../../nbs/verifiers/09_tool_calls.ipynb #4d5ca4d1
+def _as_schema(parameters):
+    "Return the parameters of a function as a JSON schema."
+    values = parameters.values() if isinstance(parameters, Mapping) else ()
+    if values and 'properties' not in parameters and all(isinstance(v, Mapping) for v in values):
+        required = [name for name, parameter in parameters.items() if _is_required(parameter)]
+        parameters = {'type':'object', 'properties':parameters, 'required':required}
+    return _with_json_types(parameters)
+
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #921d87d9
 def tool_schemas(
     tools   # of the prompt, in OpenAI's form; None: it has none
@@ -62,7 +102,7 @@ def tool_schemas(
     for tool in tools or ():
         function = tool.get('function', tool) if isinstance(tool, Mapping) else {}
         if isinstance(function, Mapping) and isinstance(function.get('name'), str):
-            found[function['name']] = function.get('parameters') or {}
+            found[function['name']] = _as_schema(function.get('parameters') or {})
     return found
 
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #1ade8855
@@ -143,9 +183,6 @@ def _to_type(value, kind):
     if kind=='boolean':
         return {'true':True, 'false':False}.get(value.strip().lower(), value)
     return _as_container(value, kind) if kind in ('object', 'array') else value
-
-# %% ../../nbs/verifiers/09_tool_calls.ipynb #4b06156a
-_TYPES = dict(string=str, integer=int, number=(int, float), boolean=bool, object=dict, array=list, null=type(None))
 
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #a7e16265
 #| export
