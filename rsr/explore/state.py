@@ -17,9 +17,9 @@ from ..data.terminal import shell_word
 from ..data.thresholds import relative_options
 from ..data.types import RsrError
 from .prompts import PAGE_SIZE, prompt_pairs, prompt_rollouts, prompt_table, unreviewed
-from .score_index import index, read_scores, read_splits, read_texts, read_wheres, take_reviews, text_mode
+from .score_index import index, read_scores, read_splits, read_texts, take_reviews, text_mode
 from .thresholds import THRESHOLDS, config_name, histogram, preview_counts, recipe_yaml
-from .thresholds import thresholds_of, with_thresholds
+from .thresholds import read_wheres, thresholds_of, with_thresholds
 from ..formatters.writer import make_formatters
 from ..rubric.agreement import label_statistics
 from ..run.files import format_files, valid_outcomes
@@ -106,6 +106,7 @@ def by_prompt(self:Exploration)->list:
     ends = np.flatnonzero(np.diff(s.prompt[ok]))+1
     return [part.tolist() for part in np.split(s.score[ok], ends) if len(part)]
 
+# %% ../../nbs/explore/05_state.ipynb #e1f2f1ca
 @patch
 def in_numbers(self:Exploration, configs)->list:
     "Return the formatters of a recipe, with all thresholds as numbers."
