@@ -258,7 +258,8 @@ def test_a_rubric_in_a_stack_is_read_by_everything_that_reads_rubrics(own):
     Path('checks.py').write_text('def right(prompt, response):\n    return "boxed{A}" in response\n'
                                  'def brief(prompt, response):\n    return len(response)<90\n')
     with Loopback(rate=.5, words=12) as s:
-        stack = [dict(type='mine.py:right', name='answer'), dict(rubric='rubric.yaml', name='judged', pass_threshold=.5)]
+        judged = dict(rubric='rubric.yaml', name='judged', pass_threshold=.5)
+        stack = [dict(type='mine.py:right', name='answer'), judged]
         run = go(s, [dict(type='sft', pass_threshold=.8, where='judged >= 1')], stack)
         other = go(s, [dict(type='sft', pass_threshold=.8)], [stack[0], dict(type='mine.py:brief')], work_dir='other')
         alone = go(s, [dict(type='sft')], dict(type='rubric', rubric='rubric.yaml'), work_dir='alone')
@@ -318,7 +319,8 @@ def test_the_chosen_side_of_a_strategy_goes_by_where(own):
 
 def test_groups_score_again_and_what_counts_follows(own):
     with Loopback(rate=.8, words=12) as s:
-        stack = [dict(type='majority', answer='mcq-rlvr', min_votes=4), dict(type='mine.py:brief', weight=0, when='passed')]
+        stack = [dict(type='majority', answer='mcq-rlvr', min_votes=4),
+                 dict(type='mine.py:brief', weight=0, when='passed')]
         run = go(s, [dict(type='sft', where='brief > 0.6')], stack, n=8, sampling=dict(max_rollouts=8, step_size=4))
         n = run.stats()['samples']['asked']
         assert all(brevity(t)>.6 for t in answers('sft')) and answers('sft')
