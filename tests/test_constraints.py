@@ -28,7 +28,8 @@ CASES = [
     ('keywords:letter_frequency', dict(letter='z', let_frequency=2, let_relation='at least'), 'jazz', 'fiz'),
     ('language:response_language', dict(language='de'), 'Das ist ein ganz gewöhnlicher deutscher Satz.',
      'This is a perfectly ordinary English sentence.'),
-    ('length_constraints:number_words', dict(num_words=4, relation='less than'), 'One two three.', 'One two three four.'),
+    ('length_constraints:number_words', dict(num_words=4, relation='less than'), 'One two three.',
+     'One two three four.'),
     ('length_constraints:number_paragraphs', dict(num_paragraphs=2), 'a\n***\nb', 'a'),
     ('length_constraints:nth_paragraph_first_word', dict(num_paragraphs=2, nth_paragraph=2, first_word='then'),
      'First this.\n\nThen that.', 'First this.\n\nNow that.'),
@@ -76,7 +77,8 @@ def test_loose():
 
 @pytest.mark.parametrize('metadata,says', [
     ({}, 'has to be a list of ids'), (dict(instruction_id_list=[]), 'has to be a list of ids'),
-    (dict(instruction_id_list=[3]), 'has to be a list of ids'), (dict(instruction_id_list='{'), 'has to be a list of ids'),
+    (dict(instruction_id_list=[3]), 'has to be a list of ids'),
+    (dict(instruction_id_list='{'), 'has to be a list of ids'),
     (row('punctuation:no_coma'), 'punctuation:no_comma'),
     (dict(instruction_id_list=['punctuation:no_comma'], kwargs=[{}, {}]), 'a list of 1 mappings'),
     (dict(instruction_id_list=['punctuation:no_comma'], kwargs=['x']), 'a list of 1 mappings'),
@@ -95,7 +97,8 @@ def test_rows_as_text():
     metadata = {k: json.dumps(v) for k, v in TWO.items()}
     assert constraints_problem(metadata) == '' and constraints('Yes.', metadata).value == 1.0
 
-HOSTILE = ['[' * 100_000, '"' * 100_000, 'A. ' * 30_000, '* a\n' * 25_000, '\n' * 100_000, 'Question 1 ' * 9_000, '\ud800']
+HOSTILE = ['[' * 100_000, '"' * 100_000, 'A. ' * 30_000, '* a\n' * 25_000, '\n' * 100_000, 'Question 1 ' * 9_000,
+           '\ud800']
 
 @pytest.mark.parametrize('text', HOSTILE, ids=lambda t: repr(t[:12]))
 def test_hostile_texts(text):
@@ -108,7 +111,8 @@ def test_hostile_texts(text):
 
 def fresh(code, **env):
     "Run code in a fresh interpreter; return its output."
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, env={**os.environ, **env})
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120,
+                         env={**os.environ, **env})
     assert out.returncode == 0, out.stderr
     return out.stdout.strip()
 
@@ -131,7 +135,8 @@ def test_missing_package():
     assert out.startswith('RsrError') and "pip install 'rsr[constraints]'" in out
 
 def test_import_is_light():
-    assert fresh("import sys, rsr.verifiers.constraints\nprint('nltk' in sys.modules, 'datasets' in sys.modules)") == 'False False'
+    code = "import sys, rsr.verifiers.constraints\nprint('nltk' in sys.modules, 'datasets' in sys.modules)"
+    assert fresh(code) == 'False False'
 
 def test_verify():
     assert verify('constraints', 'Yes.', TWO) == 1.0

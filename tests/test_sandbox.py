@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (tables of attacks and cases)
 "Code of a model in the sandbox: what it must not be able to do, and what honest code may."
 import asyncio
 import json
@@ -16,10 +17,10 @@ import pytest
 
 from rsr.data.types import RsrError
 from rsr.sandbox.bubblewrap import call_filter, no_fork_filter, python_folders
-from rsr.sandbox.local_sessions import Limits, LocalSession, Sandbox, watcher_program
+from rsr.sandbox.local_sessions import Sandbox, watcher_program
 from rsr.sandbox.pool import check_sandbox
 from rsr.verifiers.code import code as score_code
-from rsr.verifiers.code_tests import last_code_block, read_tests
+from rsr.verifiers.code_tests import last_code_block
 from rsr.verifiers.one_response import verify
 from rsr.verifiers.verifiers import load_verifier
 
@@ -299,9 +300,11 @@ for folder, _, names in os.walk('/tmp'):
     atexit='import atexit, os\natexit.register(lambda: os._exit(0))',
     excepthook='import sys\nsys.excepthook = sys.unraisablehook = lambda *a: None\nsys.settrace(lambda *a: None)')
 
+AS_FUNCTION = [name for name in ATTACKS if any(part in name for part in ('call', 'value', 'equals', 'fake', 'json', 'text'))]
+
 @sandboxed
-@pytest.mark.parametrize('form', FORMS)
-@pytest.mark.parametrize('name', ATTACKS)
+@pytest.mark.parametrize('name,form', [*((name, form) for name in ATTACKS for form in ('asserts', 'programs')),
+                                       *((name, 'function') for name in AS_FUNCTION)])
 def test_attack(name, form):
     if 'fork' in name and not no_fork_filter():
         pytest.skip('no filter of system calls for this machine')
@@ -512,7 +515,7 @@ def test_honest_code_in_asserts():
     ('class Solution:\n    def twoSum(self, a, t): return [0, 1]', {'fn_name': 'twoSum', 'inputs': '[[[1, 2], 3]]', 'outputs': '[[[0, 1]]]'}),
     ('class Solution:\n    def f(self, a): return a', {'function': 'Solution.f', 'args': [['x']], 'expected': ['x']}),
     ('def f(a, b): return {a: (b, None)}', {'function': 'f', 'args': [[1, 2.5]], 'expected': [{'1': [2.5, None]}]}),
-    ('def f(d): return sorted(d.items())', {'function': 'f', 'args': [{'x': 1}] and [[{'x': 1}]], 'expected': [[['x', 1]]]}),
+    ('def f(d): return sorted(d.items())', {'function': 'f', 'args': [[{'x': 1}]], 'expected': [[['x', 1]]]}),
     ('def f(a): return a*10**30', {'input_output': json.dumps(dict(fn_name='f', inputs=[[3]], outputs=[[3*10**30]]))}),
     ('n = int(input())\nprint(*[int(x)*2 for x in input().split()], sep="\\n")', {'inputs': ['2\n3 4\n'], 'outputs': ['6\n8\n']}),
     ('import sys\nprint(sum(map(int, sys.stdin.read().split())))', {'input_output': {'inputs': [['1', '2'], '3 4'], 'outputs': [['3'], '7']}}),
@@ -532,7 +535,7 @@ def test_honest_code_in_asserts():
     ('from __future__ import annotations\nimport functools, re, itertools, heapq, bisect, string\n@functools.lru_cache\n'
      'def f(n: int) -> list[int]: return n if n<2 else f(n-1)+f(n-2)', {'tests': ['assert f(80)==23416728348467685']}),
     ('print(0.1+0.2)', {'inputs': [''], 'outputs': ['0.3']}),
-    ('print(3)\nprint(x)', {'inputs': ['\n'], 'outputs': ['3']}) if False else ('print(3)', {'inputs': ['\n'], 'outputs': ['3']})])
+    ('print(3)', {'inputs': ['\n'], 'outputs': ['3']})])
 def test_honest_code(code, metadata):
     s = score(code, metadata, time_limit=10)
     assert (s.value, s.reason) == (1.0, ''), s
@@ -811,3 +814,21 @@ def test_server_that_fails(runner):
     assert (s.value, s.reason) == (None, 'sandbox: the server failed: no workers')
     with pytest.raises(RsrError, match='does not work here'):
         load_verifier('code', sandbox_url='http://127.0.0.1:9')
+
+# ---- a run
+
+@sandboxed
+def test_a_run_over_attacks_and_answers(here):
+    from conftest import read_jsonl, rsr, write_jsonl
+    def reply(code):
+        return f'So:\n```python\n{textwrap.dedent(code)}\n```'
+    bad = [reply(ATTACKS[name]) for name in ('exit', 'fork_bomb', 'equals_all', 'frames', 'allocation', 'fake_reply')]
+    rows = [dict(id=f'q{i}', messages=[dict(role='user', content=f'Write f{i}.')], responses=[bad[i], reply('def f(x): return x*x')],
+                 metadata=dict(tests=['assert f(3)==9'])) for i in range(6)]
+    write_jsonl('in.jsonl', rows)
+    r = rsr('run', 'sft', 'data.input_path=in.jsonl', 'data.responses=responses', 'verifier.type=code', 'work_dir=run')
+    assert r.returncode == 0 and 'passed 6, failed 6' in r.stdout+r.stderr, r.stdout+r.stderr
+    assert [row['messages'][-1]['content'] for row in read_jsonl('run/train/sft.jsonl')] == [reply('def f(x): return x*x')]*6
+    write_jsonl('bad.jsonl', [dict(rows[0], metadata=dict(tests='assert f('))])
+    r = rsr('run', 'sft', 'data.input_path=bad.jsonl', 'verifier.type=code', 'work_dir=run2')
+    assert r.returncode == 2 and "the tests are not Python: '(' was never closed, line 1" in r.stderr

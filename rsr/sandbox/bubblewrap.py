@@ -6,7 +6,7 @@
 __all__ = ['python_folders', 'bubblewrap_command', 'call_filter', 'no_fork_filter']
 
 # %% ../../nbs/sandbox/04_bubblewrap.ipynb #350ce1ab
-import errno, functools, json, os, platform, shutil, struct, subprocess, sys
+import errno, functools, json, os, platform, shutil, struct, subprocess
 from pathlib import Path
 from ..data.types import RsrError
 
@@ -94,8 +94,8 @@ def bubblewrap_command(
 
 # %% ../../nbs/sandbox/04_bubblewrap.ipynb #8ab30e11
 _REFUSED = dict(
-    x86_64=(29, 30, 64, 68, 101, 155, 165, 166, 248, 249, 250, 272, 298, 308, 310, 311, 319, 321, 323, 425, 428, 429, 430,
-            431, 432, 438, 442, 447),
+    x86_64=(29, 30, 64, 68, 101, 155, 165, 166, 248, 249, 250, 272, 298, 308, 310, 311, 319, 321, 323, 425, 428, 429,
+            430, 431, 432, 438, 442, 447),
     aarch64=(39, 40, 41, 97, 117, 186, 190, 194, 196, 217, 218, 219, 241, 268, 270, 271, 279, 280, 282, 425, 428, 429,
              430, 431, 432, 438, 442, 447))
 _MACHINES = dict(x86_64=(0xC000003E, 56, 41), aarch64=(0xC00000B7, 220, 198))   # kernel's number, clone, socket

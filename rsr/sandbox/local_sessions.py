@@ -104,6 +104,14 @@ def _start_bubblewrap(sandbox, limits):
     finally:
         os.close(reading)
 
+# %% ../../nbs/sandbox/05_local_sessions.ipynb #04db0a2f
+def _start_watcher(sandbox, limits, folder):
+    "Start the watcher, with pipes on which nothing waits."
+    process = _start_bare(sandbox, limits, folder.name) if folder else _start_bubblewrap(sandbox, limits)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        os.set_blocking(pipe.fileno(), False)
+    return process
+
 # %% ../../nbs/sandbox/05_local_sessions.ipynb #b18b64a4
 class LocalSession:
     "A watcher on this machine."
@@ -115,10 +123,7 @@ class LocalSession:
         self.end = time.monotonic()+limits.wall+30
         self.most = 8*limits.output+(8<<20)
         self.folder = tempfile.TemporaryDirectory() if sandbox.unsafe else None
-        self.process = _start_bare(sandbox, limits, self.folder.name) if sandbox.unsafe \
-            else _start_bubblewrap(sandbox, limits)
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            os.set_blocking(pipe.fileno(), False)
+        self.process = _start_watcher(sandbox, limits, self.folder)
 
     def __enter__(self):
         try:

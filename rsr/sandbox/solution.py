@@ -31,16 +31,20 @@ class Exchange:
             raise EOFError('the code ended its process')
         return json.loads(line)
 
-    def ask(self, **request):
-        "Send a request and return the reply; answer requests of the other side until it comes."
-        self.send(request)
-        while 'do' in (message := self.receive()):
-            self.answer(message)
-        return message
+# %% ../../nbs/sandbox/01_solution.ipynb #0b87a800
+def _ask(self, **request):
+    "Send a request and return the reply; answer requests of the other side until it comes."
+    self.send(request)
+    while 'do' in (message := self.receive()):
+        self.answer(message)
+    return message
 
-    def answer(self, request):
-        "Send the reply to a request."
-        self.send(self.handle(self, request))
+# %% ../../nbs/sandbox/01_solution.ipynb #17494f18
+def _answer(self, request):
+    "Send the reply to a request."
+    self.send(self.handle(self, request))
+
+Exchange.ask, Exchange.answer = _ask, _answer
 
 # %% ../../nbs/sandbox/01_solution.ipynb #c34c1788
 _BASES = {int: int.__int__, float: float.__float__, str: str.__str__, list: list.__iter__, tuple: tuple.__iter__,

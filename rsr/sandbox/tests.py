@@ -7,7 +7,7 @@ __all__ = ['Remote', 'request', 'ask_remote', 'call_remote', 'encode_test', 'dec
            'real_module', 'test_scope', 'load_names', 'run_tests']
 
 # %% ../../nbs/sandbox/02_tests.ipynb #e346bc75
-import builtins, importlib, io, sys, types
+import builtins, importlib, sys, types
 from .solution import Exchange, error_text, keep_object, load, new_stdout
 from .values import from_data, to_data, type_name
 

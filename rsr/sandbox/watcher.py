@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['process_table', 'offspring', 'exact_memory', 'over_limit', 'set_limits', 'set_process', 'forbid_processes',
-           'leave_files', 'SitePackages', 'start_solution', 'start_tests', 'Watcher', 'lines_from', 'pass_on',
-           'collect_tests', 'kill_offspring', 'watch', 'main', 'program_text']
+           'leave_files', 'SitePackages', 'start_solution', 'start_tests', 'Watcher', 'reap', 'broken_limit',
+           'lines_from', 'pass_on', 'collect_tests', 'kill_offspring', 'watch', 'main']
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #1d80b59a
 import json, os, select, signal, sys, time
@@ -20,15 +20,19 @@ def _process(pid, ticks, page):
     return int(fields[1]), sum(map(int, fields[11:15]))/ticks, int(fields[21])*page, int(fields[17])
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #2c8743f1
+def _process_or_none(pid, ticks, page):
+    "Return the row of a process; None if it just ended."
+    try:
+        return _process(pid, ticks, page)
+    except OSError:
+        return None
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #e01a94e9
 def process_table():
     "Return what is counted, by process."
-    table, ticks, page = {}, os.sysconf('SC_CLK_TCK'), os.sysconf('SC_PAGE_SIZE')
-    for pid in filter(str.isdigit, os.listdir('/proc')):
-        try:
-            table[int(pid)] = _process(pid, ticks, page)
-        except OSError:   # it just ended
-            pass
-    return table
+    units = os.sysconf('SC_CLK_TCK'), os.sysconf('SC_PAGE_SIZE')
+    rows = {int(pid):_process_or_none(pid, *units) for pid in os.listdir('/proc') if pid.isdigit()}
+    return {pid:row for pid, row in rows.items() if row}
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #a4ef3915
 def offspring():
@@ -57,25 +61,39 @@ def _too_much_memory(rows, most):
     return sum(exact_memory(pid, row[2]) for pid, row in rows.items())>most
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #34d1b477
+def _cpu_seconds(rows):
+    "Return the processor time of processes, and of those that have ended."
+    ended = os.times()
+    return sum(row[1] for row in rows.values())+ended.children_user+ended.children_system
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #ca715d61
+def _is_crowded(most):
+    "Check, in the quick way of process 1, whether there are more processes than `most`."
+    return os.getpid()==1 and sum(map(str.isdigit, os.listdir('/proc')))>most+1
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #be7415b5
 def over_limit(limits, start):
     "Say which limit the processes below this one exceed; '' if none."
-    if os.getpid()==1 and sum(map(str.isdigit, os.listdir('/proc')))>limits['threads']+1:
-        return 'too many threads'   # the quick way: all are below process 1
-    rows, ended = offspring(), os.times()
-    cpu = sum(row[1] for row in rows.values())+ended.children_user+ended.children_system
-    if cpu>limits['cpu'] or time.monotonic()-start>limits['wall']:
+    if _is_crowded(limits['threads']):
+        return 'too many threads'
+    rows = offspring()
+    if _cpu_seconds(rows)>limits['cpu'] or time.monotonic()-start>limits['wall']:
         return 'timeout'
     if sum(row[3] for row in rows.values())>limits['threads']:
         return 'too many threads'
     return 'out of memory' if _too_much_memory(rows, limits['memory']) else ''
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #8a7c2f3d
+def _most(limits):
+    "Return what one process may use, by the system's names."
+    return dict(NOFILE=256, CORE=0, FSIZE=limits['disk'], AS=4*limits['memory'], STACK=256<<20,
+                CPU=int(limits['cpu'])+2)
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #c1d8359a
 def set_limits(limits):
     "Limit this process and its children."
     import resource
-    most = dict(NOFILE=256, CORE=0, FSIZE=limits['disk'], AS=4*limits['memory'], STACK=256<<20,
-                CPU=int(limits['cpu'])+2)
-    for name, value in most.items():
+    for name, value in _most(limits).items():
         kind = getattr(resource, f'RLIMIT_{name}')
         hard = resource.getrlimit(kind)[1]
         value = value if hard==resource.RLIM_INFINITY else min(value, hard)
@@ -83,31 +101,44 @@ def set_limits(limits):
     os.nice(5)
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #24386a16
-def set_process(private):
-    "Close this process to others of the same user, or open it; end it with its parent. Return False if that fails."
+_PARENT_DEATH, _DUMPABLE, _SECCOMP, _SUBREAPER, _NO_NEW_PRIVILEGES = 1, 4, 22, 36, 38   # of prctl
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #e316e8dc
+def _prctl():
+    "Return the system's function for properties of a process; None if it has none."
     try:
         import ctypes
-        prctl = ctypes.CDLL(None).prctl
+        return ctypes.CDLL(None).prctl
     except (ImportError, OSError, AttributeError):
+        return None
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #2934f1b7
+def set_process(private):
+    "Close this process to others of the same user, or open it; end it with its parent. Return False if that fails."
+    prctl = _prctl()
+    if not prctl:
         return False
-    failed = prctl(4, int(not private), 0, 0, 0)      # PR_SET_DUMPABLE
-    prctl(1, int(signal.SIGKILL), 0, 0, 0)            # PR_SET_PDEATHSIG
-    prctl(36, int(private), 0, 0, 0)                  # PR_SET_CHILD_SUBREAPER: orphans come here
-    return not failed
+    prctl(_PARENT_DEATH, int(signal.SIGKILL), 0, 0, 0)
+    prctl(_SUBREAPER, int(private), 0, 0, 0)   # orphans come here
+    return not prctl(_DUMPABLE, int(not private), 0, 0, 0)
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #e4a917c1
+def _filter_program(code):
+    "Return a filter of system calls as the system takes it: its length in instructions, and its address."
+    import ctypes
+    class Program(ctypes.Structure):
+        _fields_ = [('length', ctypes.c_ushort), ('code', ctypes.c_char_p)]
+    return Program(len(code)//8, code), ctypes.byref
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #58e1aa99
 def forbid_processes(code):
-    "Refuse this process every new process, by a filter of system calls as hexadecimal text; raise if that fails."
+    "Refuse this process every new process, by a filter as hexadecimal text; raise if that fails."
     if not code:
         return
-    import ctypes
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    data = ctypes.create_string_buffer(bytes.fromhex(code))
-    class Program(ctypes.Structure):
-        _fields_ = [('length', ctypes.c_ushort), ('code', ctypes.c_void_p)]
-    program = Program(len(code)//16, ctypes.addressof(data))
-    if prctl(38, 1, 0, 0, 0) or prctl(22, 2, ctypes.byref(program), 0, 0):   # PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP
-        raise OSError(ctypes.get_errno(), 'the filter of system calls is refused')
+    program, pointer = _filter_program(bytes.fromhex(code))
+    prctl = _prctl()
+    if prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or prctl(_SECCOMP, 2, pointer(program), 0, 0):
+        raise OSError('the filter of system calls is refused')
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #f10af2f5
 def leave_files(*keep):
@@ -142,40 +173,50 @@ def _before_code(limits):
     forbid_processes(limits['filter'])
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #5ac4b05a
-def start_solution(limits):
-    "Fork the solution process; return the descriptors that lead from and to it, and its id."
-    (requests, ours_out), (ours_in, replies) = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(requests)
-        os.close(replies)
-        return (ours_in, ours_out), pid
+def _be_solution(pipes, limits):
+    "Be the solution process."
     try:
         set_process(private=True)
-        leave_files(requests, replies)
+        leave_files(*pipes)
         set_limits(limits)
         solve((3, 4), limits['output'], lambda: _before_code(limits))
     finally:
         os._exit(0)
 
+# %% ../../nbs/sandbox/03_watcher.ipynb #bdf15ee4
+def start_solution(limits):
+    "Fork the solution process; return the descriptors that lead from and to it, and its id."
+    (requests, ours_out), (ours_in, replies) = os.pipe(), os.pipe()
+    pid = os.fork()
+    if not pid:
+        _be_solution((requests, replies), limits)
+    os.close(requests)
+    os.close(replies)
+    return (ours_in, ours_out), pid
+
 # %% ../../nbs/sandbox/03_watcher.ipynb #9d24dc0c
-def start_tests(limits, job, pipes):
-    "Fork a process that runs tests; return the descriptor at which their results arrive."
-    reading, writing = os.pipe()
-    if os.fork():
-        os.close(writing)
-        return reading
+def _be_tests(limits, job, files):
+    "Be the process that runs tests."
     def say(**result):
         os.write(5, json.dumps(result).encode()+b'\n')
     try:
         set_process(private=True)
-        leave_files(*pipes, writing)
+        leave_files(*files)
         set_limits(limits)
         forbid_processes(limits['filter'])
         run_tests((3, 4), job, say)
         say(done=True)
     finally:
         os._exit(0)
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #6b08ee22
+def start_tests(limits, job, pipes):
+    "Fork a process that runs tests; return the descriptor at which their results arrive."
+    reading, writing = os.pipe()
+    if not os.fork():
+        _be_tests(limits, job, (*pipes, writing))
+    os.close(writing)
+    return reading
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #244d4260
 class Watcher:
@@ -185,30 +226,44 @@ class Watcher:
         self.private, self.status, self.noticed = set_process(private=True), None, None
         self.pipes, self.solution = start_solution(limits)
 
-    def reap(self):
-        "Collect ended children; return how the solution process ended, or None."
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                pid = 0
-            if not pid:
-                return self.status
-            if pid==self.solution:
-                self.status = os.waitstatus_to_exitcode(status)
+# %% ../../nbs/sandbox/03_watcher.ipynb #cdc8a015
+def _next_child():
+    "Return (process, status) of a child that has ended; (0, 0) if there is none."
+    try:
+        return os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return 0, 0
 
-    def broken(self):
-        "Say which limit is exceeded, or that the code has ended, if it is time to look; else ''."
-        if time.monotonic()-self.checked<0.02:
-            return ''
-        self.checked = time.monotonic()
-        if self.reap() is not None:
-            self.noticed = self.noticed or self.checked
-            if self.checked-self.noticed>0.2:   # what it left behind holds its pipes open
-                return 'ended'
-        return over_limit(self.limits, self.start)
+# %% ../../nbs/sandbox/03_watcher.ipynb #6de0e49e
+def reap(watcher):
+    "Collect ended children; return how the solution process ended, or None."
+    while True:
+        pid, status = _next_child()
+        if not pid:
+            return watcher.status
+        if pid==watcher.solution:
+            watcher.status = os.waitstatus_to_exitcode(status)
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #869486d1
+def broken_limit(watcher):
+    "Say which limit is exceeded, or that the code has ended, if it is time to look; else ''."
+    if time.monotonic()-watcher.checked<0.02:
+        return ''
+    watcher.checked = time.monotonic()
+    if reap(watcher) is not None:
+        watcher.noticed = watcher.noticed or watcher.checked
+        if watcher.checked-watcher.noticed>0.2:   # what it left behind holds its pipes open
+            return 'ended'
+    return over_limit(watcher.limits, watcher.start)
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #177e749e
+def _end_of_lines(watcher, ended, waiting):
+    "Say why no more lines are read; '' if more are."
+    if waiting>8*watcher.limits['output']+(1<<20):
+        return 'too much output'
+    return broken_limit(watcher) or ('ended' if ended else '')
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #32405f58
 def lines_from(watcher, number):
     "Yield the lines that arrive at a descriptor; at the end, the limit that was exceeded, or 'ended'."
     rest = b''
@@ -217,78 +272,92 @@ def lines_from(watcher, number):
         new = os.read(number, 1<<20) if ready else b''
         *lines, rest = (rest+new).split(b'\n')
         yield from lines
-        broken = watcher.broken()
-        if ready and not new:
-            broken = broken or 'ended'
-        if len(rest)>8*watcher.limits['output']+(1<<20):
-            broken = 'too much output'
-        if broken:
-            yield broken
+        end = _end_of_lines(watcher, ready and not new, len(rest))
+        if end:
+            yield end
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #9acd3364
 def _ended(watcher, why):
     "Return the reply after the end of the solution process, with its exit code if it is known."
     end = time.monotonic()+0.5
-    while why=='ended' and watcher.reap() is None and time.monotonic()<end:
+    while why=='ended' and reap(watcher) is None and time.monotonic()<end:
         time.sleep(0.001)
     return dict(broken=why, status=watcher.status)
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #a2ab7ee7
+def _send_line(number, line):
+    "Write a line; return whether somebody reads it."
+    try:
+        while line:
+            line = line[os.write(number, line):]
+    except BrokenPipeError:
+        return False
+    return True
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #aee3be0e
 def pass_on(watcher, line):
     "Send a request to the solution process; return the reply as it came."
     reading, writing = watcher.pipes
-    try:
-        while line:
-            line = line[os.write(writing, line):]
-    except BrokenPipeError:
-        return _ended(watcher, 'ended')
-    reply = next(lines_from(watcher, reading))
+    reply = next(lines_from(watcher, reading)) if _send_line(writing, line) else 'ended'
     if isinstance(reply, bytes):
         return dict(reply=reply.decode('utf-8', 'replace'))
     return _ended(watcher, reply)
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #2d6a6ffc
+def _test_reply(watcher, results):
+    "Return the reply after the last test."
+    ended = any('the code ended' in str(result) for result in results)
+    return dict(results=results, status=_ended(watcher, 'ended' if ended else '')['status'])
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #20df91cd
 def collect_tests(watcher, job):
     "Run tests; return their results."
-    reading = start_tests(watcher.limits, job, watcher.pipes)
+    reading, results = start_tests(watcher.limits, job, watcher.pipes), []
     for number in watcher.pipes:
         os.close(number)
-    results = []
     for line in lines_from(watcher, reading):
         if not isinstance(line, bytes):
             return dict(_ended(watcher, line), results=results)
-        results.append(json.loads(line))
-        if 'done' in results[-1]:
-            ended = any('the code ended' in str(result) for result in results)
-            return dict(results=results[:-1], status=_ended(watcher, 'ended' if ended else '')['status'])
+        result = json.loads(line)
+        if 'done' in result:
+            return _test_reply(watcher, results)
+        results.append(result)
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #450b03d7
+def _kill(pid):
+    "End a process, if it is still there."
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #c0dd10e4
 def kill_offspring():
     "End all processes below this one."
     for _ in range(100):
         rows = offspring()
         for pid in rows:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            _kill(pid)
         if not rows:
             return
         time.sleep(0.005)
 
 # %% ../../nbs/sandbox/03_watcher.ipynb #dc0c9285
+def _reply(watcher, line):
+    "Return the reply to a request."
+    job = json.loads(line)
+    return collect_tests(watcher, job) if job['do']=='tests' else pass_on(watcher, line)
+
+# %% ../../nbs/sandbox/03_watcher.ipynb #4c8dd390
 def watch(limits):
     "Answer requests until the input ends or a limit is exceeded."
-    sys.path[:] = [path for path in sys.path if path]
-    sys.meta_path.append(SitePackages())
     watcher = Watcher(limits)
     mark = sys.stdin.buffer.readline().decode().strip()
     def say(**reply):
         print(mark, json.dumps(reply), flush=True)
     say(ready=watcher.private)
     for line in sys.stdin.buffer:
-        job = json.loads(line)
-        reply = collect_tests(watcher, job) if job['do']=='tests' else pass_on(watcher, line)
+        reply = _reply(watcher, line)
         say(**reply)
         if 'broken' in reply:
             break
@@ -296,20 +365,11 @@ def watch(limits):
 # %% ../../nbs/sandbox/03_watcher.ipynb #535890f2
 def main():
     "Watch, by the limits in the first argument; leave no process behind."
+    sys.path[:] = [path for path in sys.path if path]
+    sys.meta_path.append(SitePackages())
     try:
         watch(json.loads(sys.argv[1]))
     finally:
         if os.getpid()!=1:
             kill_offspring()
         os._exit(0)
-
-# %% ../../nbs/sandbox/03_watcher.ipynb #4e5144e8
-def program_text(
-    *modules   # in the order in which they depend on each other
-)->str:
-    "Return the source of modules as one program."
-    texts = []
-    for module in modules:
-        with open(module.__file__, encoding='utf-8') as f:
-            texts += [line for line in f if not line.startswith(('from .', '__all__', "           '", '"""'))]
-    return ''.join(texts)

@@ -8,8 +8,7 @@ __all__ = ['instructions', 'constraints_problem', 'constraints']
 # %% ../../nbs/verifiers/13_constraints.ipynb #bf285ffd
 import functools, importlib.util, json
 from ..data.types import RsrError, Score, no_such
-from .algebra import WorkerPool, child_source, pool_of
-from .maths import NotCompared
+from ..data.workers import NotCompared, WorkerPool, child_source, pool_of
 from .registry import verifier
 
 # %% ../../nbs/verifiers/13_constraints.ipynb #2c9f56c9
@@ -33,6 +32,7 @@ def _parameters(cls):
     found = inspect.signature(cls.build_description).parameters.values()
     return [p.name for p in found if p.name!='self' and p.kind!=p.VAR_KEYWORD]
 
+# %% ../../nbs/verifiers/13_constraints.ipynb #d3cf4100
 def _built(registry, name, kwargs):
     "Return an instruction with its arguments."
     check = registry[name](name)
@@ -82,10 +82,12 @@ def _load_instructions():
 _CHECKS = _load_registry, _parameters, _built, _is_followed, _load_instructions
 _INSTALL = "verifier constraints needs the package if-verifiable (Python 3.11 or later): pip install 'rsr[constraints]'"
 
+# %% ../../nbs/verifiers/13_constraints.ipynb #df3d4422
 def _pool():
     "Return the children that check instructions."
     return pool_of('constraints', lambda: WorkerPool(child_source(_CHECKS), _INSTALL))
 
+# %% ../../nbs/verifiers/13_constraints.ipynb #853b9834
 def _ready(mode='strict'):
     "Raise unless the package is installed and the mode is one."
     if mode not in ('strict', 'loose'):
@@ -93,6 +95,7 @@ def _ready(mode='strict'):
     if not importlib.util.find_spec('if_verifiable'):
         raise RsrError(_INSTALL)
 
+# %% ../../nbs/verifiers/13_constraints.ipynb #980dd183
 @functools.cache
 def instructions()->dict:
     "Return the names of the arguments of every instruction, by id."
@@ -102,11 +105,10 @@ def instructions()->dict:
 # %% ../../nbs/verifiers/13_constraints.ipynb #2379bd99
 def _as_list(value):
     "Return a list, also from its JSON text; None if it is none."
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return None
+    try:
+        value = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
     return list(value) if isinstance(value, (list, tuple)) else None
 
 # %% ../../nbs/verifiers/13_constraints.ipynb #4f667034
@@ -145,13 +147,18 @@ def constraints_problem(metadata):
         return str(e)
 
 # %% ../../nbs/verifiers/13_constraints.ipynb #f547db63
+def _key(name, taken):
+    "Return the id of an instruction, with a number if it is taken."
+    times = sum(key==name or key.startswith(f'{name}#') for key in taken)
+    return f'{name}#{times+1}' if times else name
+
+# %% ../../nbs/verifiers/13_constraints.ipynb #e2f30ed5
 def _components(calls, found):
     "Return the value of every instruction by its id; a number tells those with the same id apart."
     out = {}
     for (name, _), (followed, why) in zip(calls, found):
-        times = sum(key==name or key.startswith(f'{name}#') for key in out)
-        key = f'{name}#{times+1}' if times else name
-        out[key] = dict(value=None if followed is None else float(followed), **(dict(reason=why) if why else {}))
+        reason = dict(reason=why) if why else {}
+        out[_key(name, out)] = dict(value=None if followed is None else float(followed), **reason)
     return out
 
 # %% ../../nbs/verifiers/13_constraints.ipynb #6a6b2b30
@@ -183,5 +190,6 @@ def _score(components, partial):
     if not partial and 0. in values:
         return Score(0., detail=detail)
     if None in values:
-        return Score(None, next(part['reason'] for part in components.values() if part['value'] is None), detail=detail)
+        reasons = (part['reason'] for part in components.values() if part['value'] is None)
+        return Score(None, next(reasons), detail=detail)
     return Score(sum(values)/len(values), detail=detail)
