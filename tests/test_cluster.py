@@ -508,3 +508,27 @@ def test_tools_and_calls_on_a_cluster(cluster, server, here, capfd):
     server.set(empty=1., calls=0., reasoning=False)
     spread(recipe(server, 'empty', ('sampling.max_rollouts', 8)))
     assert capfd.readouterr().err.count('replies are empty (no text)')==1
+
+def test_components_of_a_stack_survive_the_parts(here, server, cluster):
+    "Scores of stages, their columns, what `where` makes of them, and the calls' counts are those of one machine."
+    Path('mine.py').write_text('def right(response, metadata):\n    return float("boxed{A}" in response)\n'
+                               'def brief(response, metadata):\n    return min(1, 60/max(1, len(response)))\n')
+    write_jsonl('in.jsonl', rows(25))
+    server.set(rate=.6, words=12)
+    stages = [dict(type=str(here/'mine.py')+':right'), dict(type=str(here/'mine.py')+':brief', weight=0)]
+    def of(work):
+        return recipe(server, work, ('verifier', stages), formatter=[dict(type='sft', where='brief > 0.6')])
+    one = execute(alone(of(here/'one')), progress=False)
+    server.reset()
+    many = spread(of(here/'many'))
+    a, b = (r.scores.sort_values(['prompt', 'idx']).reset_index(drop=True) for r in (one, many))
+    for column in ('prompt', 'idx', 'score', 'right', 'brief', 'decided'):
+        assert a[column].equals(b[column]), column
+    a, b = (r.stats()['components']['components'] for r in (one, many))
+    assert list(a)==list(b)==['right', 'brief']
+    for name in a:
+        assert b[name]=={**a[name], 'mean':pytest.approx(a[name]['mean'])}
+    assert sorted(Path('one/train/sft.jsonl').open())==sorted(Path('many/train/sft.jsonl').open())
+    n = many.stats()['samples']['asked']
+    spread(of(here/'many'))
+    assert many.stats()['samples']['asked']==n

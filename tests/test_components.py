@@ -4,13 +4,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback
 from test_explore import same, told_and_written
 
 import rsr as r
-from rsr.data.types import RsrError
 
 QUIET = dict(work_dir='run', progress=False)
 RIGHT = r'\boxed{A}'
@@ -57,7 +55,7 @@ def test_sampling_goes_on_until_each_file_has_what_it_needs_under_its_where(own)
     df = run.rollouts
     good = df[(df.score==1)&(df.text.map(brevity)> .7)].groupby('prompt').size()
     assert set(satisfied.id)==set(good.index)
-    for id_, of in df.groupby('prompt'):            # no sample is bought behind the first that fulfils it
+    for _, of in df.groupby('prompt'):            # no sample is bought behind the first that fulfils it
         fits = (of.score==1)&(of.text.map(brevity)> .7)
         assert not fits.iloc[:-1].any()
     why = run.stats()['rows']['sft.jsonl'].get('without_row', {})
@@ -81,7 +79,7 @@ def test_a_resume_knows_what_counts(own):
 def test_what_passes_without_where_is_neither_chosen_nor_rejected(own):
     with Loopback(rate=.5, words=12) as s:
         formatters = [dict(type=t, where='brief > 0.7', fail_threshold=None) for t in ('dpo', 'kto')]
-        run = go(s, formatters, n=30)
+        go(s, formatters, n=30)
     pairs = read_jsonl('run/train/dpo.jsonl')
     assert pairs
     for row in pairs:
@@ -112,9 +110,10 @@ def test_the_explorer_tells_what_is_written(own, seed):
     where = 'brief > 0.7 or score < 1'
     for at in (1., .5):
         configs = [dict(type=t, where=where, pass_threshold=at, **more) for t, more in
-                   (('sft', {}), ('dpo', {}), ('kto', {}), ('multi_sft', dict(min_responses=2)), ('grpo', dict(band=[0, 1])))]
-        configs += [dict(type='dpo', name='plain', max_pairs_per_prompt=3), dict(type='kto', name='strip', thinking='strip',
-                                                                                 where="not brief > 0.7")]
+                   (('sft', {}), ('dpo', {}), ('kto', {}), ('multi_sft', dict(min_responses=2)),
+                    ('grpo', dict(band=[0, 1])))]
+        configs += [dict(type='dpo', name='plain', max_pairs_per_prompt=3),
+                    dict(type='kto', name='strip', thinking='strip', where='not brief > 0.7')]
         assert same(*told_and_written(run, configs))>60
     told, _ = told_and_written(run, configs, read=False)
     assert not told['sft.jsonl']['exact'] and told['plain.jsonl']['file']=='plain.jsonl'
@@ -128,7 +127,8 @@ def test_a_function_may_name_components_and_a_wrong_one_is_a_reason(own, server)
 
 @pytest.mark.parametrize('where, text', [
     ('brif > 0.5', "no component 'brif'. Did you mean 'brief'?"), ('brief >', 'it cannot be read'),
-    ('brief = 1', 'equality is written =='), ('brief', 'is compared with nothing'), ('brief + 1 > 2', 'neither a component'),
+    ('brief = 1', 'equality is written =='), ('brief', 'is compared with nothing'),
+    ('brief + 1 > 2', 'neither a component'),
     ('__import__("os").system("touch pwned") > 0', 'neither a component nor a number'), ('[1]', 'is not a condition'),
     ('5', 'is not a condition'), ('brief > 1 '*100, 'at most 500')])
 def test_a_wrong_condition_ends_before_anything_is_sampled(own, server, where, text):
@@ -171,7 +171,7 @@ def cascade(s, **more):
 
 def test_scores_have_a_column_for_each_component(own):
     with Loopback(rate=.5, words=12, reply=letters) as s:
-        go(s, [dict(type='sft')], 'mine.py:brief', n=6)        # a stage of the stack is the run's own verifier at first
+        go(s, [dict(type='sft')], 'mine.py:brief', n=6)        # a stage of the stack is the run's verifier at first
         run = cascade(s, n=6)
     df = run.scores
     assert len(df)==run.stats()['samples']['asked']==df.key.nunique()
@@ -189,7 +189,8 @@ def test_back_to_a_stage_alone_its_rows_are_shown(own, server):
     assert df[kinds!='stack'].brief.isna().all() and df[kinds=='stack'].brief.notna().all()
 
 def test_a_component_whose_name_is_taken_gets_another_column(own, server):
-    Path('odd.py').write_text("def f(response, metadata):\n    return {'answer':1, 'decided':0, 'prompt':.5, 'fine':1}\n")
+    Path('odd.py').write_text('def f(response, metadata):\n'
+                              "    return {'answer':1, 'decided':0, 'prompt':.5, 'fine':1}\n")
     df = go(server, [dict(type='sft', pass_threshold=.1)], 'odd.py:f', n=2).scores
     assert {'component answer', 'component prompt', 'component decided', 'fine', 'decided'}<={*df.columns}
     assert df['component answer'].eq(1).all() and df.decided.isna().all() and df.answer.isna().all()
@@ -210,7 +211,8 @@ def test_statistics_count_each_stage_and_what_it_cost(own):
     assert json.loads(Path('run/summary/stats.json').read_text())['components']==c
     p = rsr('stats', 'run')
     head = next(line for line in p.stdout.splitlines() if line.startswith('component '))
-    assert head.split()[:7]==['component', 'ran', 'passed', 'failed', 'unscored', 'mean', 'decided'] and 'US dollars' in head
+    assert head.split()[:7]==['component', 'ran', 'passed', 'failed', 'unscored', 'mean', 'decided']
+    assert 'US dollars' in head
     assert any(line.startswith('judge ') for line in p.stdout.splitlines())
     assert json.loads(rsr('stats', 'run', 'json=true').stdout)['components']==c
 
@@ -218,3 +220,84 @@ def test_a_run_without_components_says_nothing_of_them(own, server):
     run = go(server, [dict(type='sft')], 'mcq-rlvr', n=2)
     assert 'components' not in run.stats() and 'component ' not in run.summary()
     assert not {'decided'} & {*run.scores.columns}
+
+def test_where_goes_with_thresholds_by_quantile(own):
+    "Of the best of a prompt, those that are right; of the best of the run, too."
+    with Loopback(rate=.5, words=12) as s:
+        run = go(s, [dict(type='sft')], [dict(type='mine.py:brief'), dict(type='mine.py:right', weight=0)], n=8,
+                 sampling=dict(max_rollouts=8, step_size=8, early_stop=False))
+    assert len(run.rollouts)==64
+    for of in ('prompt', 'run'):
+        limit = dict(quantile=.5, of=of)
+        run.format('sft', pass_threshold=limit, where='right >= 1')
+        run.format('kto', pass_threshold=limit, where='right >= 1', fail_threshold=None)
+        df = run.rollouts
+        best = df.groupby('prompt').score.transform(lambda x: x.sort_values().iloc[4]) if of=='prompt' else \
+            df.score.sort_values().iloc[32]
+        good = df[(df.score>=best-1e-9)&df.text.str.contains(RIGHT, regex=False)]
+        assert {row['completion'] for row in read_jsonl('run/train/kto.jsonl') if row['label']}<={*good.text}
+        assert len(read_jsonl('run/train/sft.jsonl'))==good.prompt.nunique()
+
+# ---- what looks at details: checklist, comparison, report, labels
+
+RUBRIC = '''
+name: brief_and_right
+categories: {content: 0.7, form: 0.3}
+criteria:
+  - {id: answer, category: content, function: 'checks.py:right', weight: 2}
+  - {id: decided, category: form, function: 'checks.py:brief'}
+'''
+
+def test_a_rubric_in_a_stack_is_read_by_everything_that_reads_rubrics(own):
+    "Its criteria are named as what a stack has beside them."
+    from rsr.explore.breakdown_figures import components_data, criteria_data
+    from rsr.quality.checklist import checklist
+    from rsr.quality.compare import compare
+    from rsr.quality.report import report_html
+    Path('rubric.yaml').write_text(RUBRIC)
+    Path('checks.py').write_text('def right(prompt, response):\n    return "boxed{A}" in response\n'
+                                 'def brief(prompt, response):\n    return len(response)<90\n')
+    with Loopback(rate=.5, words=12) as s:
+        stack = [dict(type='mine.py:right', name='answer'), dict(rubric='rubric.yaml', name='judged', pass_threshold=.5)]
+        run = go(s, [dict(type='sft', pass_threshold=.8, where='judged >= 1')], stack)
+        other = go(s, [dict(type='sft', pass_threshold=.8)], [stack[0], dict(type='mine.py:brief')], work_dir='other')
+        alone = go(s, [dict(type='sft')], dict(type='rubric', rubric='rubric.yaml'), work_dir='alone')
+    assert all(len(t)<90 and RIGHT in t for t in answers('sft')) and answers('sft')
+    assert criteria_data(run)['criteria']==criteria_data(alone)['criteria']
+    assert {c['name'] for c in components_data(run)['components']}=={'answer', 'judged'}
+    assert criteria_data(other)['why'] and components_data(alone)['why']
+    for r_ in (run, other, alone):
+        assert checklist(r_)['items'] and '<h2' in report_html(r_)
+    assert compare(run, other) and compare(run, alone) and compare(other, run)
+    p = rsr('compare', 'run', 'other')
+    assert p.returncode==0 and 'Traceback' not in p.stderr+p.stdout, p.stderr
+    assert 'judged' in p.stdout and 'brief' in p.stdout
+
+def test_labels_count_in_place_of_the_stack(own):
+    with Loopback(rate=.5, words=12) as s:
+        run = go(s, [dict(type='sft')], n=4)
+    first = run.rollouts.iloc[0]
+    run.label(first.prompt, int(first.idx), 'fail' if first.score else 'pass')
+    assert run.rollouts.iloc[0].score==1-first.score
+    assert run.scores.iloc[0].score==first.score and run.scores.iloc[0].right==first.score   # as given
+    parts = run.stats()['components']['components']
+    assert parts['right']['passed']==run.scores.right.sum()
+
+HOSTILE = '<script>window.hacked=1</script><img src=x onerror=alert(1)>\u202e$\\frac{'
+
+def test_hostile_names_and_reasons_are_text(own, server):
+    Path('evil.py').write_text(f"""from rsr.data.types import Score
+def reasons(response, metadata):
+    return Score(1., {HOSTILE!r}, {HOSTILE!r})
+def names(response, metadata):
+    return {{{HOSTILE!r}: 1, 'x'*3000: .5, '': 0, 'a\\nb\\x1b[31m': 1}}
+""")
+    from rsr.quality.report import report_html
+    for verifier in ('evil.py:names', [dict(type='evil.py:reasons', name='evil'), 'mine.py:brief']):
+        run = go(server, [dict(type='sft', pass_threshold=.1)], verifier, n=2, work_dir=f'run{len(verifier)}')
+        html = report_html(run)
+        assert '<script' not in html and '<img src=x' not in html and '\u202e' not in html and '\x1b' not in html
+        p = rsr('stats', str(run.path))
+        assert p.returncode==0 and '\x1b' not in p.stdout and '\u202e' not in p.stdout
+        assert max(map(len, p.stdout.splitlines()))<400
+        assert not run.scores.empty

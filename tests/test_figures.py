@@ -12,7 +12,7 @@ import yaml
 
 from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score
-from rsr.explore.breakdown_figures import compare_data, criteria_data, plot_compare, taxonomy_data
+from rsr.explore.breakdown_figures import compare_data, components_data, criteria_data, plot_compare, taxonomy_data
 from rsr.explore.figures import all_figures
 from rsr.explore.ledger_view import FIGURES
 from rsr.explore.run_figures import (
@@ -35,7 +35,7 @@ from rsr.run.results import Run
 from rsr.style import COLOURS, ENDS, INK, LOOKS
 
 NAMES = ['scores', 'pass_rates', 'rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency', 'yield_budget',
-         'score_length', 'margins', 'criteria', 'taxonomy', 'compare']
+         'score_length', 'margins', 'components', 'criteria', 'taxonomy', 'compare']
 RECIPE = dict(sampler=dict(model='m', temperature=.7, max_tokens=100),
               verifier=dict(type='rubric', rubric='helpful_answer'),
               formatter=[dict(type='sft', pass_threshold=.8),
@@ -80,6 +80,12 @@ CELLS = [dict(what='a', how='x'), dict(what='a', how='y'), dict(what='b', how='x
 @pytest.fixture
 def full(tmp_path):
     return make_run(tmp_path/'full', FULL, taxonomy=CELLS)
+
+def stacked(names=('rule', 'style', 'reward', 'never')):
+    "Rollouts whose scores have components: 0 or 1, a share, a raw number, and one that is never scored."
+    values = [(1., .7, -3.5, None), (0., .2, 12.25, None), (1., None, 2., None)]
+    return pd.DataFrame([dict(prompt='p', score=v[0], detail=dict(components={
+        n: dict(value=x) for n, x in zip(names, v)}, decided=None)) for v in values])
 
 matplotlib.use('Agg')
 
@@ -247,6 +253,26 @@ def test_criteria(full):
     # 5 of 1…5 is 1, 2 is a quarter
     assert k['shares'][1] == pytest.approx([1, 1/6]) and k['shares'][0] == pytest.approx([(1+.25+.25)/3, .25])
 
+def test_components(full):
+    d = components_data(stacked(), bins=4)
+    assert [(c['name'], c['ran'], c['scored']) for c in d['components']] == [
+        ('never', 3, 0), ('reward', 3, 3), ('rule', 3, 3), ('style', 3, 2)] and d['n'] == 3
+    never, reward, rule, style = d['components']
+    assert rule['bins'] == dict(passed=[0, 0, 0, 2], between=[0]*4, failed=[1, 0, 0, 0])
+    assert (rule['lo'], rule['hi']) == (0, 1)
+    assert (reward['lo'], reward['hi']) == (-3.5, 12.25) and reward['bins']['failed'] == [0, 0, 0, 1]
+    assert style['bins']['passed'] == [0, 0, 1, 0] and not any(map(sum, never['bins'].values()))
+    assert components_data(full)['why'] and not components_data(full)['n']
+
+def test_criteria_of_a_rubric_in_a_stack():
+    "A stage named `answer`, and criteria one level below."
+    part = dict(value=.5, detail=dict(right=dict(answer='YES', reason='r'), clear=dict(answer='NO', reason='')))
+    detail = dict(components=dict(answer=dict(value=1., answer='4'), judge=part), decided=None)
+    df = pd.DataFrame([dict(prompt='p', score=1., detail=detail), dict(prompt='q', score=0., detail=None)])
+    d = criteria_data(df)
+    assert d['criteria'] == ['clear', 'right'] and d['columns'] == ['YES', 'NO'] and d['n'] == 1
+    assert criteria_data(stacked())['why']
+
 def test_criteria_of_details_that_are_no_rubrics_answers(tmp_path):
     run = make_run(tmp_path/'r', FULL)
     st = Store(run.path)
@@ -345,6 +371,7 @@ def things(tmp_path):
     yield 'all failed', make_run(tmp_path/'e', [('failed', [('failed', None, 0, False)]*2)])
     yield 'one rollout', make_run(tmp_path/'f', [('satisfied', [(K, 1., 5, True)])])
     yield 'DataFrame', make_run(tmp_path/'g', FULL).rollouts
+    yield 'components', stacked()
     yield 'bare DataFrame', pd.DataFrame(dict(prompt=['a', 'b'], score=[1., .5]))
     yield 'empty DataFrame', pd.DataFrame(dict(prompt=[], score=[]))
 
@@ -367,7 +394,7 @@ def test_draws_whatever_it_is_given(name, given):
 
 def test_which_figures_a_run_has(given):
     has = {what: [n for n, *_ in all_figures(run)] for what, run in given.items()}
-    assert has['full'] == NAMES[:-1]
+    assert has['full'] == [n for n in NAMES[:-1] if n != 'components'] and 'components' in has['components']
     assert has['no prompts'] == has['nothing asked'] == has['empty DataFrame'] == []
     assert has['nothing scored'] == ['rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency', 'yield_budget']
     assert has['DataFrame'] == ['scores', 'pass_rates', 'outcomes', 'tokens', 'latency', 'score_length', 'margins']
@@ -388,7 +415,8 @@ def test_draws_into_axes_of_others(full):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_nothing_is_cut_off_and_no_legend_lies_on_data(name, full):
-    ax = FIGURES[name][0]([full, full] if name == 'compare' else full)
+    of = dict(compare=[full, full], components=stacked(['$x^{', 'y'*200, 'a\nb', '<i>']))
+    ax = FIGURES[name][0](of.get(name, full))
     fig = ax.figure
     fig.canvas.draw()
     page, legend = fig.bbox, ax.get_legend()

@@ -149,7 +149,7 @@ def test_wrong_stages_end_before_anything_is_sampled(here, server, stages, text)
     assert not server.log and not Path('run').exists()
 
 def test_beside_stages_there_is_nothing_else(here):
-    with pytest.raises(RsrError, match='verifier.time_limit: beside stages'):
+    with pytest.raises(RsrError, match="beside stages, no option 'time_limit'"):
         load_recipe(dict(verifier=dict(stages=['rlvr'], time_limit=3), formatter='sft'))
     with pytest.raises(RsrError, match="no stage 'x'"):
         load_recipe(dict(verifier=['rlvr'], formatter='sft'), ['verifier.stages.x.weight=1'])

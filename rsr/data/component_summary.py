@@ -76,7 +76,7 @@ def component_stats(
     "Count what the components of the current verifier's scores say; {} if they have none."
     stages = _stages(store)
     parts = {} if stages is None else _part_rows(store, stages, outcomes)
-    if not parts and not stages:
+    if not parts:
         return {}
     decided, used = _decided(store, outcomes), _usage(store, price_of)
     nothing = dict(ran=0, passed=0, failed=0, unscored=0, mean=None)
@@ -95,7 +95,8 @@ def _cells(name, c, verdicts):
     name = ' '.join(visible(str(name)).split())
     share = f"{c['decided']/verdicts:.0%}" if verdicts and c['passed'] is not None else '–'
     cost = c.get('cost')
-    return [name if len(name)<=40 else f'{name[:39]}…', *(_number(c[k]) for k in ('ran', 'passed', 'failed', 'unscored')),
+    counts = [_number(c[k]) for k in ('ran', 'passed', 'failed', 'unscored')]
+    return [name if len(name)<=40 else f'{name[:39]}…', *counts,
             '–' if c['mean'] is None else f"{c['mean']:.2f}", share, _number(c.get('calls')), _number(c.get('tokens')),
             '–' if cost is None else amount(cost)]
 
@@ -117,5 +118,6 @@ def component_table(
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [_line(row, widths) for row in rows]
     if counts['together']:
-        lines.append(f"{counts['together']/counts['verdicts']:.0%} of {counts['verdicts']:,} verdicts: several decided together")
+        share = counts['together']/counts['verdicts']
+        lines.append(f"{share:.0%} of {counts['verdicts']:,} verdicts: several decided together")
     return '\n'.join(lines)

@@ -76,7 +76,6 @@ def in_digits(
     s:str   # an answer
 )->str:
     "Return a number in words or in European spelling in the usual one; anything else as it is."
-    word = None if s[-1:].isdigit() else number_word(s)
-    if word:
-        return word
-    return s.strip().replace('.', '').replace(',', '.') if _EUROPEAN.fullmatch(s.strip()) else s
+    if _EUROPEAN.fullmatch(s.strip()):
+        return s.strip().replace('.', '').replace(',', '.')
+    return s if s[-1:].isdigit() else number_word(s) or s

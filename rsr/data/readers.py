@@ -18,7 +18,7 @@ from .messages import BadMessage, calls_text, check_arguments, check_end, read_m
 from .row_forms import ANSWER_KEYS, FORMS, NO_MESSAGES, RESPONSES, formed, guess_note, has, named_form
 from .row_forms import parsed_text, unknown_form
 from .text import content_text
-from .types import Prompt, no_such
+from .types import Prompt, RsrError, no_such
 
 # %% ../../nbs/data/09_readers.ipynb #bdb6a914
 def _check_id(id_):
@@ -399,6 +399,8 @@ def read_prompts(
     note=None                # is called with each thing that was guessed, as a text
 ):
     "Yield (where, Prompt) or (where, BadRow), in order; rows for which the transform returns None are skipped."
+    if transform and not callable(transform):
+        raise RsrError(f'transform: {transform!r} is not a function; load_transform loads one from a file')
     read = RowReader(options, note)
     items = _each_prompt(src, transform, read)
     yield from grouped(items, read.o.responses) if read.o.group_by else items

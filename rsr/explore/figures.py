@@ -8,7 +8,7 @@ __all__ = ['REPORT', 'all_figures']
 # %% ../../nbs/explore/13_figures.ipynb #d7b9ef38
 import inspect
 from ..data.types import RsrError, no_such
-from .breakdown_figures import plot_compare, plot_criteria, plot_taxonomy
+from .breakdown_figures import plot_compare, plot_components, plot_criteria, plot_taxonomy
 from .ledger_view import FIGURES
 from .run_figures import plot_latency, plot_outcomes, plot_rollouts_to_satisfaction, plot_tokens
 from .run_figures import plot_yield_budget
@@ -17,7 +17,8 @@ from ..style import style
 
 # %% ../../nbs/explore/13_figures.ipynb #07bdd390
 REPORT = (plot_scores, plot_pass_rates, plot_rollouts_to_satisfaction, plot_outcomes, plot_tokens, plot_latency,
-          plot_yield_budget, plot_score_length, plot_margins, plot_criteria, plot_taxonomy, plot_compare)
+          plot_yield_budget, plot_score_length, plot_margins, plot_components, plot_criteria, plot_taxonomy,
+          plot_compare)
 
 # %% ../../nbs/explore/13_figures.ipynb #dd079513
 def _sort_figures(first):

@@ -216,7 +216,7 @@ def text_mode(
     return ' '.join(parts)
 
 # %% ../../nbs/explore/00_score_index.ipynb #c170edd8
-_KEEP, _STRIP = (SimpleNamespace(thinking=thinking, type='dpo', counted=list) for thinking in ('keep', 'strip'))
+_KEEP, _STRIP = (SimpleNamespace(thinking=thinking, type='dpo') for thinking in ('keep', 'strip'))
 _MARKS = '<', '[', '◁', 'analysis'   # one of these stands in every mark of thinking and every control token
 
 def _written(text, reasoning, more, mode):

@@ -127,8 +127,9 @@ def _call_formatter(s, f, e, places, mode):
     e['rows'] = e['rows'].astype(int)
     if e['margin'] is None:
         e['margin'] = np.full(len(s.prompts), np.nan)
+    plain = f.without_where()   # what does not count is left out here
     for place, prompt, rollouts in stand_ins(s, places, mode, barred(s, f)):
-        rows = f.rows(prompt, rollouts)
+        rows = plain.rows(prompt, rollouts)
         e['rows'][place] = len(rows)
         e['margin'][place] = sum(r['margin'] for r in rows)
 

@@ -14,10 +14,10 @@ from .rows import NO_ANSWER, as_written, form_row
 # %% ../../nbs/formatters/12_left_out.ipynb #9bdefb7e
 def _why_not(f, prompt, rollouts, holds):
     "Return why a prompt gives no row in a formatter's file, or None."
-    usable = as_written(f, rollouts)
-    rows = f.rows(prompt, usable)
+    rollouts = as_written(f, rollouts)
+    rows = f.rows(prompt, rollouts)
     if not rows:
-        return f.why_no_row(prompt, usable, rollouts)
+        return f.why_no_row(prompt, rollouts)
     reasons = [form_row(f, row, 'messages', holds)[1] for row in rows]
     return None if None in reasons else reasons[0]
 

@@ -61,7 +61,7 @@ class Formatter:
     thinking: str = 'keep'        # keep, inline, reasoning_content, harmony, strip
     keep_system: bool = False     # sampler.system_prompt and prompt_template go into the rows
     columns: list = None          # further columns: keys of the metadata, pass_rate, n_passed, n_scored, model
-    where: str = None             # what a response that passes must fulfil, e.g. code >= 1 and style > 0.6; None: nothing
+    where: str = None             # on components, of responses that pass: code >= 1 and style > 0.6; None: all count
     why: object = None            # (prompt, rollouts) -> why a prompt with scores gives no row
 
     def __post_init__(self):
@@ -86,33 +86,19 @@ def _check_where(f):
     except RsrError as e:
         raise RsrError(f"formatter '{f.type}'.where: {e}") from None
 
-# %% ../../nbs/formatters/02_methods.ipynb #a2d8b92f
-@patch
-def _may_pass(self:Formatter, r)->bool:
-    "Check whether a rollout passes; under a quantile, whether it has a score."
-    limit = self.options.get('pass_threshold', 1.)
-    return r.score is not None if isinstance(limit, dict) else passed(r.score, limit)
-
 # %% ../../nbs/formatters/02_methods.ipynb #abc29081
-@patch
-def counts(self:Formatter, r)->bool:
-    "Check whether a rollout counts: one that passes must fulfil `where`, or have a label; with a quantile, any."
-    if not self.where or r.label or not self._may_pass(r):
+def _counts(r, where, pass_threshold):
+    "Check whether a rollout counts: one that passes must fulfil `where`, or have a label."
+    if r.label or not passed(r.score, pass_threshold):
         return True
-    return read_condition(self.where).check({**components(r.detail), 'score':r.score})
+    return read_condition(where).check({**components(r.detail), 'score':r.score})
 
-@patch
-def counted(self:Formatter, rollouts)->list:
-    "Return the rollouts that count."
-    return [r for r in rollouts if self.counts(r)] if self.where else list(rollouts)
+def _counted(rollouts, where, options):
+    "Return the rollouts that count; the thresholds are numbers."
+    least = options.get('pass_threshold', 1.)
+    return [r for r in rollouts if _counts(r, where, least)] if where else rollouts
 
-# %% ../../nbs/formatters/02_methods.ipynb #02207ce4
-@patch
-def _why_where(self:Formatter, left_out)->str:
-    "Return the reason for a prompt all of whose passed rollouts are left out by `where`."
-    known = {name for r in left_out for name in components(r.detail)}
-    missing = [name for name in read_condition(self.where).names if name not in known]
-    return 'where is false for all that passed'+(f" (no component '{missing[0]}')" if missing else '')
+
 
 # %% ../../nbs/formatters/02_methods.ipynb #4c4acad5
 @patch
@@ -125,28 +111,31 @@ def _need_all(seen):
     "Return the samples still needed if thresholds are relative: all that `max_rollouts` allows."
     return (0, 0) if seen else (0, 0, 1)
 
-def _with_prompt(fn, options):
-    "Return a function of (prompt, rollouts) that turns the thresholds of the prompt into numbers."
+def _with_prompt(fn, options, where):
+    "Return a function of (prompt, rollouts) that knows the thresholds of the prompt, and what counts."
     def of_prompt(prompt, rollouts):
         known = in_prompt(options, [r.score for r in rollouts if r.score is not None])
         for option in relative_options(known):
             raise RsrError(f'{option}: {in_words(known[option])}: known once the whole run is read, see '
                            '`Formatter.in_run`')
-        return fn(prompt, rollouts, **known)
+        return fn(prompt, _counted(rollouts, where, known), **known)
     return of_prompt
+
 
 # %% ../../nbs/formatters/02_methods.ipynb #b24fb06d
 def bind(
-    type:str,      # a name in FORMATTERS
-    options:dict   # all of its options
-)->dict:           # options, rows, need, why of a Formatter
+    type:str,       # a name in FORMATTERS
+    options:dict,   # all of its options
+    where:str=None  # what else a response that passes must fulfil; None: nothing
+)->dict:            # options, rows, need, why of a Formatter
     "Give the functions of a training method their options."
     method, relative = FORMATTERS[type], relative_options(options)
-    give = _with_prompt if relative else lambda fn, options: partial(fn, **options)
-    return dict(options=options, rows=give(method.rows, options), why=method.why and give(method.why, options),
+    def give(fn):
+        return _with_prompt(fn, options, where) if relative or where else partial(fn, **options)
+    return dict(options=options, rows=give(method.rows), why=method.why and give(method.why),
                 need=_need_all if relative else partial(method.need, **options))
 
-# %% ../../nbs/formatters/02_methods.ipynb #6b609ed2
+# %% ../../nbs/formatters/02_methods.ipynb #d2d08f41
 @patch
 def in_run(self:Formatter,
     groups:list     # scores of each prompt of the run
@@ -162,26 +151,53 @@ def in_numbers(self:Formatter, groups:list)->Formatter:
 @patch
 def with_options(self:Formatter, options:dict)->Formatter:
     "Return the formatter with other options of its method."
-    return self if options==self.options else replace(self, **bind(self.type, options))
+    return self if options==self.options else replace(self, **bind(self.type, options, self.where))
+
+# %% ../../nbs/formatters/02_methods.ipynb #13d0c30f
+@patch
+def counts(self:Formatter, r)->bool:
+    "Check whether a rollout counts; as long as its threshold is a quantile, any does."
+    least = self.options.get('pass_threshold', 1.)
+    return not self.where or isinstance(least, dict) or _counts(r, self.where, least)
+
+@patch
+def counted(self:Formatter, rollouts)->list:
+    "Return those of all rollouts of a prompt that count."
+    return _counted(rollouts, self.where, self.options_for(rollouts)) if self.where else rollouts
+
+# %% ../../nbs/formatters/02_methods.ipynb #af50d186
+@patch
+def without_where(self:Formatter)->Formatter:
+    "Return the formatter as if every response counted."
+    return replace(self, where=None, **bind(self.type, self.options)) if self.where else self
+
+# %% ../../nbs/formatters/02_methods.ipynb #02207ce4
+@patch
+def _why_where(self:Formatter, rollouts)->str:
+    "Return the reason for a prompt all of whose passed rollouts are left out by `where`; '' if some are left."
+    counted, least = self.counted(rollouts), self.options_for(rollouts).get('pass_threshold', 1.)
+    if len(counted)==len(rollouts) or any(passed(r.score, least) for r in counted):
+        return ''
+    known = {name for r in rollouts for name in components(r.detail)}
+    missing = [name for name in read_condition(self.where).names if name not in known]
+    return 'where is false for all that passed'+(f" (no component '{missing[0]}')" if missing else '')
 
 # %% ../../nbs/formatters/02_methods.ipynb #5943e9f4
 _UNFINISHED = {None:'not finished', 'budget':'stopped by a budget', 'no_reference':'no reference answer',
                'failed':'the requests failed'}
 
 @patch
-def why_no_row(self:Formatter, prompt, rollouts, every=())->str:
-    "Return why a prompt gives no row in the file; `every`: its rollouts with those that do not count."
+def why_no_row(self:Formatter, prompt, rollouts)->str:
+    "Return why a prompt gives no row in the file."
     stop = getattr(prompt, 'stop', '')
     if stop in _UNFINISHED and not (stop=='failed' and rollouts):
         return _UNFINISHED[stop]
-    left_out = [r for r in every if not self.counts(r)]
-    if left_out and not any(map(self._may_pass, rollouts)):
-        return self._why_where(left_out)
     if not rollouts:
         return 'no complete response'
     if all(r.score is None for r in rollouts):
         return 'unscored'
-    return self.why and self.why(prompt, rollouts) or 'the formatter made no row'
+    why = self._why_where(rollouts) if self.where else ''
+    return why or self.why and self.why(prompt, rollouts) or 'the formatter made no row'
 
 # %% ../../nbs/formatters/02_methods.ipynb #3d67607e
 def _asked(prompt):

@@ -34,7 +34,7 @@ def as_written(
 )->list:
     "Return the rollouts that a formatter chooses from, as they go into its file."
     prepare = _without_thinking if f.thinking=='strip' else separated
-    rollouts = [r for r in map(prepare, f.counted(rollouts)) if has_answer(r)]
+    rollouts = [r for r in map(prepare, rollouts) if has_answer(r)]
     return rollouts if f.type=='dpo' else [r for r in rollouts if r.side!='rejected']
 
 # %% ../../nbs/formatters/05_rows.ipynb #c0c28684
@@ -218,8 +218,7 @@ def with_columns(
     "Return the rows with the formatter's further columns."
     if not f.columns:
         return rows
-    counted = f.counted(rollouts)
-    counts = pass_counts(counted, f.options_for(counted).get('pass_threshold', 1.))
+    counts = pass_counts(f.counted(rollouts), f.options_for(rollouts).get('pass_threshold', 1.))
     known = {**{k:_as_text(prompt.metadata.get(k)) for k in f.columns}, **counts}
     out = []
     for row in rows:

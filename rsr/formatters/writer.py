@@ -26,7 +26,9 @@ from .thinking_forms import thinks
 from .trainers import TRAINERS, get_row_format, get_trainer, needed_columns
 
 # %% ../../nbs/formatters/07_writer.ipynb #1c811323
-COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False, columns=None, where=None)
+COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False, columns=None,
+              where=None)   # of all
+
 
 # %% ../../nbs/formatters/07_writer.ipynb #60797eab
 def options_of(fn)->dict:
@@ -104,7 +106,7 @@ def make_formatter(
         check_value(where, option, value)
     check_thresholds(where, own)
     _check_columns(where, type, common['columns'])
-    f = Formatter(type, name or type, **bind(type, own), **common)
+    f = Formatter(type, name or type, **bind(type, own, common['where']), **common)
     f.target = f.target or method.target
     if f.target:
         _fit_to_trainer(f, method.style)
@@ -229,9 +231,9 @@ def write(self:Writer, prompt, rollouts, prepare=None):
         self._count(prompt, usable, made)
         self._note_stripped(rollouts, made)
     else:
-        self.without_row[why[0] if why else self.f.why_no_row(prompt, usable, rollouts)] += 1
+        self.without_row[why[0] if why else self.f.why_no_row(prompt, usable)] += 1
     if self.f.type=='multi_sft':
-        self.sizes[len(pool_of(usable, **self.f.options_for(usable)))] += 1
+        self.sizes[len(pool_of(self.f.counted(usable), **self.f.options_for(usable)))] += 1
 
 # %% ../../nbs/formatters/07_writer.ipynb #51d2a222
 @patch
@@ -243,7 +245,7 @@ def _count(self:Writer, prompt, rollouts, made):
     if self.f.type=='kto':
         self._note_labels(prompt, made)
     if self.f.type=='dpo':
-        self.choices[count_choices(rollouts, self.f.options_for(rollouts)['pass_threshold'])] += 1
+        self.choices[count_choices(self.f.counted(rollouts), self.f.options_for(rollouts)['pass_threshold'])] += 1
 
 # %% ../../nbs/formatters/07_writer.ipynb #56e78938
 def _keep_lines(path, stay):

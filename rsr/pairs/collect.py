@@ -35,10 +35,11 @@ def _as_pair(prompt, c, r, swapped, strategy):
 # %% ../../nbs/pairs/03_collect.ipynb #d97a3aab
 TOOL_CALLS_ONLY = 'flaw: the chosen response calls a tool'
 
-def _why_none(formatter, prompt, rollouts, every):
+def _why_none(formatter, prompt, rollouts):
     "Return why a prompt has no pair."
-    why, options = formatter.why_no_row(prompt, rollouts, every), formatter.options_for(rollouts)
-    passing = [r for r in rollouts if r.side=='chosen' and passed(r.score, options['pass_threshold'])]
+    why, options = formatter.why_no_row(prompt, rollouts), formatter.options_for(rollouts)
+    good = [r for r in formatter.counted(rollouts) if passed(r.score, options['pass_threshold'])]
+    passing = [r for r in good if r.side=='chosen']
     of_calls = options['strategy']=='flawed' and passing and all(r.tool_calls for r in passing)
     return TOOL_CALLS_ONLY if of_calls and why=='no rejected side' else why
 
@@ -50,10 +51,10 @@ def pairs_of(
     "Yield the pairs of each prompt, or the reason that it has none."
     strategy = formatter.options['strategy']
     for prompt, rollouts in groups:
-        usable = as_written(formatter, rollouts)
-        made, _ = dpo_pairs(usable, **formatter.options_for(usable))
+        rollouts = as_written(formatter, rollouts)
+        made, _ = dpo_pairs(formatter.counted(rollouts), **formatter.options_for(rollouts))
         if not made:
-            yield None, _why_none(formatter, prompt, usable, rollouts)
+            yield None, _why_none(formatter, prompt, rollouts)
         for c, r, swapped in made:
             yield _as_pair(prompt, c, r, swapped, strategy), None
 

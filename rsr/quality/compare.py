@@ -11,7 +11,7 @@ import orjson
 from ..data.statistics import MIN_PROMPTS, compare_rates, initial_rates
 from ..data.store import Store
 from ..data.thresholds import numbers_for
-from ..data.types import EPS
+from ..data.types import EPS, criteria
 from ..formatters.writer import make_formatter
 from ..run.files import valid_outcomes
 from ..run.results import Run
@@ -73,18 +73,29 @@ def recipe_changes(
     return [r for r in rows if r['key'] in given['a'] or r['key'] in given['b'] or len(r['default'])==2]
 
 # %% ../../nbs/quality/02_compare.ipynb #879668c1
+def _scorers(scorer):
+    "Return a verifier's configuration and those of its stages."
+    return [scorer, *(s['verifier'] for s in scorer.get('stages') or ())]
+
 def _criteria_of(scorer):
-    return {c['id']:c for c in (scorer.get('rubric') or {}).get('criteria', ())}
+    "Return {id: criterion} of a rubric, or of the rubrics of a stack."
+    return {c['id']:c for s in _scorers(scorer) for c in (s.get('rubric') or {}).get('criteria', ())}
 
 # %% ../../nbs/quality/02_compare.ipynb #f3fd7220
 def _without_criteria(scorer):
-    rubric = scorer.get('rubric')
-    if not rubric:
-        return scorer
-    return {**scorer, 'rubric':{k:v for k, v in rubric.items() if k!='criteria'}}
+    "Return a configuration without the criteria of its rubrics."
+    out, rubric = dict(scorer), scorer.get('rubric')
+    if rubric:
+        out['rubric'] = {k:v for k, v in rubric.items() if k!='criteria'}
+    if scorer.get('stages'):
+        out['stages'] = [{**s, 'verifier':_without_criteria(s['verifier'])} for s in scorer['stages']]
+    return out
 
 # %% ../../nbs/quality/02_compare.ipynb #2757b516
 def _scorer_name(scorer):
+    "Return what a verifier is called: its type, its rubric, or its stages."
+    if scorer.get('stages'):
+        return f"stack of {', '.join(s['name'] for s in scorer['stages'])}"
     rubric = scorer.get('rubric')
     return f"rubric {rubric.get('name')}" if rubric else scorer.get('type')
 
@@ -128,7 +139,7 @@ def _criterion_rates(store, scorer, rates):
     scale = {i:c.get('scale') for i, c in _criteria_of(scorer).items()}
     found = {i:{} for i in scale}
     for id_, detail in _details(store) if scale else ():
-        for i, x in detail.items():
+        for i, x in criteria(detail).items():
             worth = points(x.get('answer'), scale[i]) if i in scale and id_ in rates else None
             if worth is not None:
                 found[i].setdefault(id_, []).append(worth)

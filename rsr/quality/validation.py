@@ -58,16 +58,20 @@ AC1 = 0.8            # Gwet's AC1 from which a low kappa counts one grade less
 LABELLED = 50        # labelled responses: kappa is then known to about ±0.2. Judgement
 
 # %% ../../nbs/quality/03_validation.ipynb #1da8a638
+def _judge_problem(scorer):
+    "Say why the verdicts of a rubric cannot be compared with labels; '' if they can."
+    if not scorer.get('judges'):
+        return 'every criterion of the rubric is a function'
+    own = 'each prompt has a rubric of its own: its criteria are asked too rarely to be validated'
+    return '' if 'criteria' in scorer['rubric'] else own
+
+# %% ../../nbs/quality/03_validation.ipynb #609e8712
 def not_comparable(
     scorer:dict   # what scored a run, as plain data (from the ledger)
 )->str:
     "Say why there is nothing to compare with human labels; '' if there is."
-    if scorer.get('type')!='rubric':
-        return f"the verifier is {scorer.get('type', 'not known')}, not a rubric"
-    if not scorer.get('judges'):
-        return 'every criterion of the rubric is a function'
-    own = 'criteria' not in scorer['rubric']
-    return 'each prompt has a rubric of its own: its criteria are asked too rarely to be validated' if own else ''
+    name = scorer.get('type', 'not known')
+    return _judge_problem(scorer) if name=='rubric' else f'the verifier is {name}, not a rubric'
 
 # %% ../../nbs/quality/03_validation.ipynb #9870dad2
 def agreement_verdict(

@@ -92,6 +92,11 @@ class PairSide:
     saw: object = _ignore             # (prompt, (score, digest or None)): is told of each scored sample
     gave_up: object = _never          # prompt -> are further samples of it pointless?
 
+# %% ../../nbs/sampling/07_schedule.ipynb #cc7776e4
+def _has_where(f):
+    "Check whether a formatter does not count all that passes; with a quantile it is not known what passes."
+    return bool(getattr(f, 'where', None)) and not isinstance(f.options.get('pass_threshold'), dict)
+
 # %% ../../nbs/sampling/07_schedule.ipynb #ec3405be
 class Schedule:
     "Decide for the prompts of a run: which is next, with how many samples, and which is done."
@@ -106,7 +111,7 @@ class Schedule:
         self.auto = self.o.step_size=='auto'
         limit = formatters[0].options.get('pass_threshold', 1.0)
         self.pass_at = math.inf if isinstance(limit, dict) else limit   # a quantile is not known yet
-        self.with_where = [i for i, f in enumerate(formatters) if getattr(f, 'where', None)]
+        self.with_where = [i for i, f in enumerate(formatters) if _has_where(f)]
         self.pairs_at = next((i for i, f in enumerate(formatters) if getattr(f, 'type', '')=='dpo'), 0)
         self._clear()
 

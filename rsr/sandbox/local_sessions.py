@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from fastcore.basics import patch
 from . import solution, tests, values, watcher
-from .bubblewrap import bubblewrap_command, call_filter, python_folders
+from .bubblewrap import bubblewrap_command, call_filter, no_fork_filter, python_folders
 
 # %% ../../nbs/sandbox/05_local_sessions.ipynb #3cf63587
 class SandboxError(Exception):
@@ -24,14 +24,14 @@ class Limits:
     "What the code of one session may use."
     cpu: float = 10            # seconds of processor time
     memory: int = 1<<30        # bytes, of all processes
-    processes: int = 64        # and threads
+    threads: int = 64          # of all processes
     disk: int = 64<<20         # bytes of temporary files
     output: int = 1<<20        # bytes of standard output
 
     @property
     def wall(self):
         "Return the seconds after which a session ends that computes nothing, or on a busy machine."
-        return 3*self.cpu+3
+        return 3*self.cpu+2
 
 # %% ../../nbs/sandbox/05_local_sessions.ipynb #86d9afb7
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ _ENVIRONMENT = dict(PATH='/usr/local/bin:/usr/bin:/bin', HOME='/tmp', LANG='C.UT
 def watcher_arguments(python, limits):
     "Return the arguments of an interpreter that run the watcher."
     program = compiled_program() if python==python_folders(sys.executable)[0] else watcher_program()
-    values = dict(asdict(limits), wall=limits.wall)
+    values = dict(asdict(limits), wall=limits.wall, filter=no_fork_filter().hex())
     return [python, '-S', '-s', '-c', program, json.dumps(values)]   # no packages at first, none of the user
 
 # %% ../../nbs/sandbox/05_local_sessions.ipynb #e9c0cafc
@@ -104,6 +104,14 @@ def _start_bubblewrap(sandbox, limits):
     finally:
         os.close(reading)
 
+# %% ../../nbs/sandbox/05_local_sessions.ipynb #04db0a2f
+def _start_watcher(sandbox, limits, folder):
+    "Start the watcher, with pipes on which nothing waits."
+    process = _start_bare(sandbox, limits, folder.name) if folder else _start_bubblewrap(sandbox, limits)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        os.set_blocking(pipe.fileno(), False)
+    return process
+
 # %% ../../nbs/sandbox/05_local_sessions.ipynb #b18b64a4
 class LocalSession:
     "A watcher on this machine."
@@ -115,10 +123,7 @@ class LocalSession:
         self.end = time.monotonic()+limits.wall+30
         self.most = 8*limits.output+(8<<20)
         self.folder = tempfile.TemporaryDirectory() if sandbox.unsafe else None
-        self.process = _start_bare(sandbox, limits, self.folder.name) if sandbox.unsafe \
-            else _start_bubblewrap(sandbox, limits)
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            os.set_blocking(pipe.fileno(), False)
+        self.process = _start_watcher(sandbox, limits, self.folder)
 
     def __enter__(self):
         try:
@@ -131,14 +136,25 @@ class LocalSession:
     def __exit__(self, *args):
         self.close()
 
+# %% ../../nbs/sandbox/05_local_sessions.ipynb #f5f747df
+def _ends_itself(process):
+    "Wait for a process to end; return whether it did."
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
 # %% ../../nbs/sandbox/05_local_sessions.ipynb #9b1134cd
 @patch
 def close(self:LocalSession):
     "End all processes of the session."
-    self.process.kill()
+    self.process.stdin.close()
+    if not self.sandbox.unsafe or not _ends_itself(self.process):
+        self.process.kill()
     self.process.wait()
-    for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-        pipe.close()
+    self.process.stdout.close()
+    self.process.stderr.close()
     if self.folder:
         self.folder.cleanup()
 

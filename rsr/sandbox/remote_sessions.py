@@ -14,16 +14,20 @@ from ..data.types import RsrError
 from .local_sessions import SandboxError, read_reply, watcher_program
 
 # %% ../../nbs/sandbox/06_remote_sessions.ipynb #e0d9142c
+def _is_address(url):
+    "Check whether a text is the address of a server."
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ('http', 'https') and bool(parts.hostname)
+    except ValueError:
+        return False
+
+# %% ../../nbs/sandbox/06_remote_sessions.ipynb #8db6ebb1
 def run_code_address(
     url:str   # of the server, with or without /run_code
 )->str:
     "Return the address to send code to."
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ('http', 'https') and parts.hostname
-    except ValueError:
-        good = False
-    if not good:
+    if not _is_address(url):
         raise RsrError(f'sandbox_url: {url!r} is not the address of a server, such as http://127.0.0.1:8080')
     url = url.rstrip('/')
     return url if url.endswith('/run_code') else url+'/run_code'
@@ -47,20 +51,23 @@ def _send_once(address, body, timeout):
         return e
 
 # %% ../../nbs/sandbox/06_remote_sessions.ipynb #7d3af3f2
+def _send_often(address, data, timeout):
+    "Return the server's reply, after some tries if need be."
+    for i in range(_TRIES):
+        reply = _send_once(address, data, timeout)
+        if isinstance(reply, bytes):
+            return reply
+        time.sleep(0.25*4**i if i+1<_TRIES else 0)
+    raise SandboxError(f'{address}: {reply}')
+
+# %% ../../nbs/sandbox/06_remote_sessions.ipynb #c58b1884
 def post(
     address:str,     # of `run_code_address`
     body:dict,       # the request
     timeout:float    # seconds for one try
 )->dict:
     "Send a request to the server; return its reply."
-    data = json.dumps(body).encode()
-    for i in range(_TRIES):
-        reply = _send_once(address, data, timeout)
-        if isinstance(reply, bytes):
-            break
-        if i+1==_TRIES:
-            raise SandboxError(f'{address}: {reply}')
-        time.sleep(0.25*4**i)
+    reply = _send_often(address, json.dumps(body).encode(), timeout)
     try:
         return json.loads(reply)
     except ValueError:
@@ -109,7 +116,7 @@ def _read_lines(text, mark):
 def ask(self:RemoteSession, **request):
     "Send a request; return the reply."
     mark = secrets.token_hex(16)
-    limits = json.dumps(dict(asdict(self.limits), wall=self.limits.wall))
+    limits = json.dumps(dict(asdict(self.limits), wall=self.limits.wall, filter=''))
     program = f'import sys\nsys.argv[1:] = [{limits!r}]\n{watcher_program()}'
     result = self.run(program, f'{mark}\n{json.dumps(request)}\n', 'python')
     replies = _read_lines(result.get('stdout'), mark)
@@ -119,11 +126,14 @@ def ask(self:RemoteSession, **request):
     return read_reply(replies[1] if len(replies)>1 else dict(broken='timeout' if is_late else 'ended'))
 
 # %% ../../nbs/sandbox/06_remote_sessions.ipynb #cc38f7e6
-@patch
-def run_program(self:RemoteSession, code, stdin, language):
-    "Run a program in any language of the server; return the reply that a watcher would give."
-    result = self.run(code, stdin, language)
-    if result.get('status')=='TimeLimitExceeded':
-        return dict(broken='timeout')
+def _program_reply(result):
+    "Return the reply that a watcher would give for the result of a program."
     return dict(value=str(result.get('stdout') or ''), status=result.get('return_code') or 0,
                 error_text=str(result.get('stderr') or '')[-1000:])
+
+# %% ../../nbs/sandbox/06_remote_sessions.ipynb #3fa8c82e
+@patch
+def run_program(self:RemoteSession, code, stdin, language):
+    "Run a program in any language of the server; return its reply."
+    result = self.run(code, stdin, language)
+    return dict(broken='timeout') if result.get('status')=='TimeLimitExceeded' else _program_reply(result)

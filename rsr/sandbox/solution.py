@@ -31,16 +31,20 @@ class Exchange:
             raise EOFError('the code ended its process')
         return json.loads(line)
 
-    def ask(self, **request):
-        "Send a request and return the reply; answer requests of the other side until it comes."
-        self.send(request)
-        while 'do' in (message := self.receive()):
-            self.answer(message)
-        return message
+# %% ../../nbs/sandbox/01_solution.ipynb #0b87a800
+def _ask(self, **request):
+    "Send a request and return the reply; answer requests of the other side until it comes."
+    self.send(request)
+    while 'do' in (message := self.receive()):
+        self.answer(message)
+    return message
 
-    def answer(self, request):
-        "Send the reply to a request."
-        self.send(self.handle(self, request))
+# %% ../../nbs/sandbox/01_solution.ipynb #17494f18
+def _answer(self, request):
+    "Send the reply to a request."
+    self.send(self.handle(self, request))
+
+Exchange.ask, Exchange.answer = _ask, _answer
 
 # %% ../../nbs/sandbox/01_solution.ipynb #c34c1788
 _BASES = {int: int.__int__, float: float.__float__, str: str.__str__, list: list.__iter__, tuple: tuple.__iter__,
@@ -92,6 +96,7 @@ def decode(solution, data):
 # %% ../../nbs/sandbox/01_solution.ipynb #e5258bba
 def load(solution, code):
     "Run the code as module `solution`; return its names."
+    solution.prepare()
     module = solution.module = sys.modules['solution'] = types.ModuleType('solution')
     exec(compile(code, 'solution.py', 'exec'), vars(module))
     names = {k:v for k, v in vars(module).items() if not k.startswith('__')}
@@ -116,14 +121,20 @@ def set_attribute(solution, on, name, value):
     return dict(value=setattr(decode(solution, on), name, decode(solution, value)))
 
 # %% ../../nbs/sandbox/01_solution.ipynb #431e8403
+def _special_method(value, name):
+    "Return what Python calls for an operator; None if the object does not have it."
+    usual = dict(__bool__=bool, __iter__=iter, __reversed__=reversed, __contains__=lambda v, item: item in v,
+                 __instancecheck__=lambda kind, item: isinstance(item, kind))
+    return usual.get(name) or getattr(type(value), name, None)
+
+# %% ../../nbs/sandbox/01_solution.ipynb #c9c02b3b
 def special(solution, on, name, args):
     "Call a special method, as an operator does."
-    value, args = decode(solution, on), [decode(solution, a) for a in args]
-    if name=='__bool__':
-        return dict(value=bool(value))
-    if name=='__instancecheck__':
-        return dict(value=isinstance(args[0], value))
-    result = getattr(type(value), name)(value, *args)
+    value = decode(solution, on)
+    method = _special_method(value, name)
+    if method is None and not args:
+        raise TypeError(f'an object of type {type(value).__name__} has no {name}')
+    result = NotImplemented if method is None else method(value, *[decode(solution, a) for a in args])
     return dict(missing=True) if result is NotImplemented else dict(value=encode(solution, result))
 
 # %% ../../nbs/sandbox/01_solution.ipynb #dad23dbc
@@ -183,8 +194,8 @@ def _end_main(status):
         if 'threading' in sys.modules:
             sys.modules['threading']._shutdown()
         atexit._run_exitfuncs()
-        sys.stdout.flush()
         sys.stderr.flush()
+        sys.stdout.flush()
     except BaseException:
         status = status or 1
     os._exit(status&255)
@@ -198,6 +209,7 @@ def program(solution, code, stdin):
         for number, file in enumerate(files):
             os.dup2(file, number)
         os.closerange(3, 256)
+        solution.prepare()
         _set_streams()
         _end_main(_run_main(code))
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -243,10 +255,11 @@ def solution_answer(solution, request):
 # %% ../../nbs/sandbox/01_solution.ipynb #2418da41
 def solve(
     pipes,        # descriptors to read requests from and to write replies to
-    output:int    # most bytes of a program's standard output
+    output:int,   # most bytes of a program's standard output
+    prepare=None  # a function to call in the process that runs code, before it does
 ):
     "Answer requests until the other side hangs up."
-    solution = Exchange(pipes, solution_answer, output=output)
+    solution = Exchange(pipes, solution_answer, output=output, prepare=prepare or (lambda: None))
     while True:
         solution.answer(solution.receive())
 

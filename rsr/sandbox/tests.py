@@ -7,7 +7,7 @@ __all__ = ['Remote', 'request', 'ask_remote', 'call_remote', 'encode_test', 'dec
            'real_module', 'test_scope', 'load_names', 'run_tests']
 
 # %% ../../nbs/sandbox/02_tests.ipynb #e346bc75
-import builtins, importlib, io, sys, types
+import builtins, importlib, sys, types
 from .solution import Exchange, error_text, keep_object, load, new_stdout
 from .values import from_data, to_data, type_name
 
@@ -182,6 +182,11 @@ def real_module(name):
     except ImportError:
         return None
 
+# %% ../../nbs/sandbox/02_tests.ipynb #aa0bb3b7
+def _is_module(data):
+    "Check whether data stand for a module: those that no test uses are not imported."
+    return isinstance(data, list) and data[:1]==['module']
+
 # %% ../../nbs/sandbox/02_tests.ipynb #ebe87d47
 def test_scope(names, called, dotted):
     "Return the names for the tests, given those that they call and those that stand before a dot."
@@ -212,15 +217,14 @@ def _setup_result(e):
 def load_names(tests, job):
     "Load the code, here or in the solution process; return its names."
     if job['same_process']:
-        here = Exchange.__new__(Exchange)
-        here.kept = {}
+        here = types.SimpleNamespace(kept={}, prepare=lambda: None)
         load(here, job['code'])
         return {k:v for k, v in vars(here.module).items() if not k.startswith('__')}
     reply = tests.ask(do='load', code=job['code'])
     if 'error' in reply:
         raise remote_error(tests, reply['error'])
-    names = {k:decode_test(tests, v) for k, v in reply['value'].items()}
-    return {k:v for k, v in names.items() if v is not None or reply['value'][k] is None}
+    used = *job['dotted'], *job['called'], *job['imported']
+    return {k:decode_test(tests, v) for k, v in reply['value'].items() if k in used or not _is_module(v)}
 
 # %% ../../nbs/sandbox/02_tests.ipynb #5e609286
 def _prepare(tests, job):

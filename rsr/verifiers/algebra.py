@@ -6,29 +6,16 @@
 __all__ = ['compare_algebra', 'worker_pool']
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #1ce86f24
-import atexit, inspect, json, os, queue, signal, subprocess, sys, threading, time
-from fastcore.basics import patch
-from ..data.types import RsrError
-from .maths import NotCompared
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #04592eba
-def _limit_memory(memory):
-    "Limit this process to `memory` bytes, if the system can."
-    try:
-        import resource
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    except (ImportError, ValueError, OSError):
-        pass
+from ..data.workers import WorkerPool, child_source, pool_of
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #ecaae343
 def _polynomial(expression):
     "Return an expression as a polynomial with rational coefficients; None if it is none."
     import sympy
     symbols = sorted(expression.free_symbols, key=str)
-    if not symbols or not expression.is_polynomial(*symbols):
-        return None
-    polynomial = sympy.Poly(expression, *symbols)
-    return polynomial if all(c.is_Rational for c in polynomial.coeffs()) else None
+    known = symbols and expression.is_polynomial(*symbols)
+    polynomial = sympy.Poly(expression, *symbols) if known else None
+    return polynomial if known and all(c.is_Rational for c in polynomial.coeffs()) else None
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #ba55a2cb
 def _difference(read, s):
@@ -54,10 +41,14 @@ def _same_equation(read, a, b):
     return None if p.count_roots() or q.count_roots() else False
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #4589de85
+def _first(parsed):
+    "Return the expression of what math-verify read, or None."
+    return parsed[0] if parsed else None
+
+# %% ../../nbs/verifiers/02_algebra.ipynb #94611854
 def _far_apart(a, b):
     "Check whether two parsed numbers differ by more than a thousandth of themselves."
     import sympy
-    a, b = (x[0] if x else None for x in (a, b))
     if not all(isinstance(x, sympy.Expr) and x.is_number and x.is_finite for x in (a, b)):
         return False
     x, y = abs(sympy.N(a, 20)), abs(sympy.N(b, 20))
@@ -81,31 +72,36 @@ def _as_set(expression):
 def _same_set(a, b):
     "Tell whether two parsed answers, one of which has an inequality, have the same solutions; None without one."
     import sympy
-    if not a or not b or not any(isinstance(x, sympy.Basic) and x.atoms(sympy.core.relational.Relational) for x in (a[0], b[0])):
+    relation = sympy.core.relational.Relational
+    if not all(isinstance(x, sympy.Basic) for x in (a, b)) or not any(x.atoms(relation) for x in (a, b)):
         return None
-    names = [x.free_symbols for x in (a[0], b[0]) if x.free_symbols]
-    functions = any(x.atoms(sympy.core.function.AppliedUndef) for x in (a[0], b[0]))
+    names = [x.free_symbols for x in (a, b) if x.free_symbols]
+    functions = any(x.atoms(sympy.core.function.AppliedUndef) for x in (a, b))
     if functions or len(names)==2 and names[0]!=names[1]:
         return None
     try:
-        a, b = _as_set(a[0]), _as_set(b[0])
+        a, b = _as_set(a), _as_set(b)
     except (NotImplementedError, TypeError, AttributeError):
         return None
     return None if a is None or b is None else bool(a==b)
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #54b2118e
+def _complex_value(expression, names):
+    "Return the value of an expression in which these symbols stand for the imaginary unit."
+    import sympy
+    return sympy.N(expression.subs(dict.fromkeys(names, sympy.I)).doit(), 30)
+
+# %% ../../nbs/verifiers/02_algebra.ipynb #f1fabba5
 def _same_complex(a, b):
     "Tell whether two parsed answers are the same complex number; None if neither has an `i`, or one has unknowns."
     import sympy
-    a, b = (x[0] if x else None for x in (a, b))
     if not all(isinstance(x, sympy.Expr) for x in (a, b)):
         return None
     names = a.free_symbols|b.free_symbols
     if not (names or a.has(sympy.I) or b.has(sympy.I)) or any(str(s)!='i' for s in names):
         return None
-    values = [sympy.N(x.subs({s:sympy.I for s in names}).doit(), 30) for x in (a, b)]
-    size = max(abs(v) for v in values)
-    return bool(abs(values[0]-values[1])<=size*sympy.Float('1e-12'))
+    x, y = (_complex_value(x, names) for x in (a, b))
+    return bool(abs(x-y)<=max(abs(x), abs(y))*sympy.Float('1e-12'))
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #21eba75e
 def _load_algebra():
@@ -121,170 +117,33 @@ def _load_algebra():
         if known is not None:
             return known
         parsed = [read(s) for s in pair]
-        for known in (_same_set(*parsed), _same_complex(*parsed)):
+        for check in (_same_set, _same_complex):
+            known = check(*map(_first, parsed))
             if known is not None:
                 return known
         equal = bool(verify(*parsed, timeout_seconds=None, raise_on_error=True))
-        return equal and not _far_apart(*parsed)
+        return equal and not _far_apart(*map(_first, parsed))
     return same
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #9e876c0e
-def _compare_job(same, job):
-    "Return the reply to one job."
-    try:
-        return dict(same=same(job['reference'], job['answer']))
-    except (MemoryError, RecursionError) as e:
-        return dict(unscored=f'too complex: {type(e).__name__}')
-    except Exception:
-        return dict(same=False)
+def _load_comparison():
+    "Return a function that answers one job: a dict with two expressions."
+    same = _load_algebra()
+    def answer(job):
+        try:
+            return dict(same=same(job['reference'], job['answer']))
+        except (MemoryError, RecursionError):
+            raise
+        except Exception:
+            return dict(same=False)
+    same('1', '1')
+    return answer
 
-# %% ../../nbs/verifiers/02_algebra.ipynb #0e18d7d3
-def _timer():
-    "Return a function that ends this process after some seconds on the processor (0: never), if the system can."
-    import signal
-    if not hasattr(signal, 'setitimer'):
-        return lambda seconds: None
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    return lambda seconds: signal.setitimer(signal.ITIMER_PROF, seconds)
+# %% ../../nbs/verifiers/02_algebra.ipynb #6bd3caac
+_COMPARING = (_polynomial, _difference, _same_equation, _first, _far_apart, _as_set, _same_set, _complex_value,
+              _same_complex, _load_algebra, _load_comparison)
 
-# %% ../../nbs/verifiers/02_algebra.ipynb #d61381a2
-def _serve(memory):
-    "Answer jobs: one JSON line in, one out, until the input ends."
-    import json, sys
-    out, sys.stdout = sys.stdout, sys.stderr
-    def say(**reply):
-        print(json.dumps(reply), file=out, flush=True)
-    set_timer = _timer()
-    _limit_memory(memory)
-    try:
-        same = _load_algebra()
-    except ImportError as e:
-        return say(broken=str(e))
-    say(ready=same('1', '1'))
-    for line in sys.stdin:
-        job = json.loads(line)
-        set_timer(job['seconds'])
-        say(**_compare_job(same, job))
-        set_timer(0)
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #43e14f93
-def _child_source(memory):
-    "Return the program of a child that may use `memory` bytes."
-    comparing = (_polynomial, _difference, _same_equation, _far_apart, _as_set, _same_set, _same_complex, _load_algebra,
-                 _compare_job)
-    functions = _limit_memory, *comparing, _timer, _serve
-    sources = '\n'.join(map(inspect.getsource, functions))
-    return f'import sys; sys.path[:] = {sys.path!r}\n{sources}\n_serve({memory})'
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #5e9f1761
-class _Worker:
-    "A child process that compares two expressions."
-    def __init__(self):
-        self.proc = subprocess.Popen([sys.executable, '-c', _child_source(1<<30)], stdin=subprocess.PIPE,
-                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
-        self.replies, self.ready = queue.SimpleQueue(), None
-        threading.Thread(target=self._listen, daemon=True).start()
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #d72193ec
-@patch
-def _listen(self:_Worker):
-    for line in self.proc.stdout:
-        self.replies.put(json.loads(line))
-    self.proc.wait()
-    self.replies.put({})
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #d698abb1
-@patch
-def hear(self:_Worker, seconds):
-    "Return the next reply, {} if the child died, None if it took longer."
-    try:
-        return self.replies.get(timeout=seconds)
-    except queue.Empty:
-        return None
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #c59558d4
-@patch
-def compare(self:_Worker, reference, answer, seconds, wait):
-    "Send a job and return the reply within `wait` seconds, as `hear` does; it may take `seconds` on the processor."
-    job = dict(reference=reference, answer=answer, seconds=seconds)
-    try:
-        self.proc.stdin.write(json.dumps(job).encode()+b'\n')
-    except OSError:
-        return {}
-    reply = self.hear(wait if hasattr(signal, 'setitimer') else min(wait, seconds))
-    timed_out = reply=={} and self.proc.wait()==-getattr(signal, 'SIGPROF', 0)
-    return None if timed_out else reply
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #7decda66
-class _Pool:
-    "A few workers that are started when they are needed."
-    def __init__(self, size):
-        self.pid, self.room = os.getpid(), threading.Semaphore(size)
-        self.idle, self.all = [], set()
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #e1c9191c
-@patch
-def take(self:_Pool):
-    "Return an idle worker that is alive, or a new one."
-    while self.idle:
-        worker = self.idle.pop()
-        if worker.proc.poll() is None:
-            return worker
-        self.all.discard(worker)
-    worker = _Worker()
-    self.all.add(worker)
-    return worker
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #263620b9
-@patch
-def drop(self:_Pool, worker):
-    "Kill a worker."
-    worker.proc.kill()
-    self.all.discard(worker)
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #a8612235
-@patch
-def close(self:_Pool):
-    "Kill all workers, unless this is a fork of the process that started them."
-    if self.pid==os.getpid():
-        for worker in list(self.all):
-            self.drop(worker)
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #65a50e11
-def _time_left(end):
-    "Return the seconds until `end` on the monotonic clock; 60 without a limit."
-    return 60 if end is None else max(end-time.monotonic(), 0)
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #fab61c4d
-def _wait_for_start(pool, worker, end):
-    "Return whether the worker has started; False if it died."
-    if worker.ready is None:
-        worker.ready = worker.hear(_time_left(end))
-    if worker.ready is None:
-        pool.idle.append(worker)   # ready for the next call
-        raise NotCompared('timeout: the worker is still starting')
-    if 'broken' in worker.ready:
-        raise RsrError('math-rlvr needs the package math-verify (pip install math-verify): '+worker.ready['broken'])
-    return bool(worker.ready)
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #4ea907af
-def _compare_once(pool, reference, answer, seconds, end):
-    "Return whether the two are equal, by one worker; None if it died."
-    worker, reply = pool.take(), {}
-    if _wait_for_start(pool, worker, end):
-        reply = worker.compare(reference, answer, seconds, _time_left(end))
-    if reply and 'same' in reply:
-        pool.idle.append(worker)
-        return reply['same']
-    pool.drop(worker)
-    if reply is None:
-        raise NotCompared('timeout')
-    if reply:
-        raise NotCompared(reply['unscored'])
-    return None
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #d0f83454
+# %% ../../nbs/verifiers/02_algebra.ipynb #9fcbdf0e
 def compare_algebra(
     pool,             # from `worker_pool`
     reference:str,    # LaTeX
@@ -293,26 +152,10 @@ def compare_algebra(
     end:float=None    # when to be back, on the monotonic clock; None: wait as long as it takes
 )->bool:
     "Tell whether two expressions are equal; raise `NotCompared` with the reason if that is not known."
-    timeout = None if end is None else _time_left(end)
-    if not pool.room.acquire(timeout=timeout):
-        raise NotCompared('timeout: every worker is busy')
-    try:
-        for _ in range(2):
-            same = _compare_once(pool, reference, answer, seconds, end)
-            if same is not None:
-                return same
-        raise NotCompared('the worker died twice')
-    finally:
-        pool.room.release()
+    return pool.ask(dict(reference=reference, answer=answer), seconds, end)['same']
 
-# %% ../../nbs/verifiers/02_algebra.ipynb #8aa3563a
-_POOL, _LOCK = [], threading.Lock()
-
-# %% ../../nbs/verifiers/02_algebra.ipynb #787ae289
+# %% ../../nbs/verifiers/02_algebra.ipynb #c0cb3d0a
 def worker_pool():
-    "Return the pool of this process; a fork gets its own."
-    with _LOCK:
-        if not _POOL or _POOL[0].pid!=os.getpid():
-            _POOL[:] = [_Pool(min(4, os.cpu_count() or 1))]
-            atexit.register(_POOL[0].close)
-        return _POOL[0]
+    "Return the pool that compares expressions."
+    missing = 'math-rlvr needs the package math-verify (pip install math-verify)'
+    return pool_of('algebra', lambda: WorkerPool(child_source(_COMPARING), missing))

@@ -11,8 +11,9 @@ from ..data.notations import option_letters
 from ..data.quantities import TEXT
 from ..data.text import boxes
 from ..data.types import Score
+from ..data.workers import NotCompared
 from .algebra import compare_algebra, worker_pool
-from .maths import NotCompared, equal_answers, extract_math, joined_boxes
+from .maths import equal_answers, extract_math, joined_boxes
 from .multiple_choice import extract_choice
 from .registry import NO_REFERENCE, reference_answer, verifier, written
 
@@ -37,6 +38,7 @@ def letter_problem(metadata):
     "Say why a reference answer is no letter; '' if it is one."
     return reference_letter(metadata)[1]
 
+# %% ../../nbs/verifiers/05_answers.ipynb #02c83d0a
 @verifier('mcq-rlvr', version=3, blocking=False, problem=letter_problem)
 def mcq_rlvr(
     response:str,    # a response, including any thinking
@@ -50,12 +52,16 @@ def mcq_rlvr(
     return Score(float(choice==right), '' if choice else 'no answer', choice)
 
 # %% ../../nbs/verifiers/05_answers.ipynb #ab30dc11
-_ANSWER_IS = re.compile(r'\s{0,9}(?:(?:so|thus|hence|therefore)\b,?\s{1,9})?(?:the|our|final)\s{1,9}(?:final\s{1,9})?answer\s{1,9}is\b', re.I)
-_ASIDE = re.compile(r'(?:,?\s\(|,?\s(?:since|because|as)\s)(?=[^$]{0,40}\b(?:since|because|as|for|must|is|are|not)\b)[^$]*\Z|'
+_ANSWER_IS = re.compile(r'\s{0,9}(?:(?:so|thus|hence|therefore)\b,?\s{1,9})?(?:the|our|final)\s{1,9}'
+                        r'(?:final\s{1,9})?answer\s{1,9}is\b', re.I)
+_ASIDE = re.compile(r'(?:,?\s\(|,?\s(?:since|because|as)\s)'
+                    r'(?=[^$]{0,40}\b(?:since|because|as|for|must|is|are|not)\b)[^$]*\Z|'
                     r',?\s(?:since|because)\s.*\Z', re.S)
-_VERB = re.compile(r"\b(?:is|are|was|were|has|have|equals?|must|will|can|there|we|takes?|makes?|took|needs?|gives?|it's)\b", re.I)
+_VERB = re.compile(r"\b(?:is|are|was|were|has|have|equals?|must|will|can|there|we|takes?|makes?|took|needs?|gives?"
+                   r"|it's)\b", re.I)
 _WORD = re.compile(r'(?<![\\a-zA-Z])[a-zA-Z]{2,}')
 
+# %% ../../nbs/verifiers/05_answers.ipynb #f16d0995
 def _is_sentence(s):
     "Check whether a reference answer is a sentence, or longer than any name."
     words = _WORD.findall(TEXT.sub(' ', s[:2000]))
@@ -129,9 +135,11 @@ def _is_letter(metadata):
     "Check whether a reference answer is a single letter."
     return bool(re.fullmatch(r'\A\W*[A-Ja-j]\W*', written(reference_answer(metadata))))
 
+# %% ../../nbs/verifiers/05_answers.ipynb #6fb230d9
 def _rlvr_problem(metadata):
     return (letter_problem if _is_letter(metadata) else _math_problem)(metadata)
 
+# %% ../../nbs/verifiers/05_answers.ipynb #8e7d54f3
 @verifier('rlvr', version=4, problem=_rlvr_problem)
 def rlvr(
     response:str,           # a response, including any thinking

@@ -46,7 +46,8 @@ def same_value(
     if isinstance(expected, dict):
         return isinstance(result, dict) and _same_mapping(result, expected)
     if isinstance(expected, (list, tuple)):
-        return hasattr(result, '__len__') and not isinstance(result, (str, bytes, dict)) and _same_items(result, expected)
+        is_list = hasattr(result, '__len__') and not isinstance(result, (str, bytes, dict))
+        return is_list and _same_items(result, expected)
     if isinstance(expected, Number) and isinstance(result, Number):
         return _close(result, expected)
     return type(result) is type(expected) and result==expected
@@ -177,10 +178,10 @@ def _call_outcome(session, tests, code, case, options):
 # %% ../../nbs/verifiers/12_code.ipynb #f2b8a6c6
 def _exit_text(reply):
     "Return the reason why a program ended with an exit code."
-    lines = str(reply.get('error_text')).strip().split('\n')
-    status = reply.get('status')
-    crashed = isinstance(status, int) and status<0
-    return _end_text(status) if crashed else _error_text(lines[-1]) or f'exit code {shown(status)}'
+    lines, status = str(reply.get('error_text') or '').strip().split('\n'), reply.get('status')
+    if not isinstance(status, int) or status<0:
+        return _end_text(status)
+    return _error_text(lines[-1]) or f'exit code {status}'
 
 # %% ../../nbs/verifiers/12_code.ipynb #38814645
 def _program_outcome(session, tests, code, case, options):
@@ -191,11 +192,11 @@ def _program_outcome(session, tests, code, case, options):
     else:
         reply = session.run_program(code, stdin, options['language'])
     _check_reply(reply)
-    if 'error' in reply or reply.get('status')!=0:
-        return _error_in(reply) or _exit_text(reply)
     out = str(reply.get('value'))
     if len(out)>options['limits'].output:
         return 'too much output'
+    if 'error' in reply or reply.get('status')!=0:
+        return _error_in(reply) or _exit_text(reply)
     return '' if same_output(out, expected) else f'printed {shown(repr(out), 40)}, not {shown(repr(expected), 40)}'
 
 # %% ../../nbs/verifiers/12_code.ipynb #3be56879
@@ -213,10 +214,10 @@ def outcomes(
     options:dict    # partial, same_process, language, limits
 )->list:            # a text for each test that ran: '' if it passed
     "Run the tests of a prompt."
-    found = []
+    found, run = [], _assert_outcomes if tests.kind=='asserts' else _case_outcomes
     with open_session(sandbox, options['limits']) as session:
         try:
-            for outcome in (_assert_outcomes if tests.kind=='asserts' else _case_outcomes)(session, tests, code, options):
+            for outcome in run(session, tests, code, options):
                 found.append(outcome)
                 if outcome and not options['partial']:
                     break
@@ -225,7 +226,7 @@ def outcomes(
     return found
 
 # %% ../../nbs/verifiers/12_code.ipynb #58cbfc7e
-_ALONE = 'timeout', 'out of memory', 'too many processes', 'too much output', ENDED
+_ALONE = 'timeout', 'out of memory', 'too many threads', 'too much output', ENDED
 
 # %% ../../nbs/verifiers/12_code.ipynb #b1f3bbeb
 def _reason(found, count, partial):
@@ -234,7 +235,9 @@ def _reason(found, count, partial):
     if first in _ALONE or first.startswith('crashed'):
         return first
     passed = found.count('')
-    return f'failed {count-passed} of {count} tests: {first}' if partial else f'failed test {passed+1} of {count}: {first}'
+    if partial:
+        return f'failed {count-passed} of {count} tests: {first}'
+    return f'failed test {passed+1} of {count}: {first}'
 
 # %% ../../nbs/verifiers/12_code.ipynb #4f74eabb
 def score_outcomes(
@@ -278,6 +281,15 @@ def _code_problem(metadata, language='python'):
     return ''
 
 # %% ../../nbs/verifiers/12_code.ipynb #f37c41c5
+async def _test_response(response, metadata, sandbox, concurrent_runs, options):
+    "Return the score of a response; raise if the tests or the sandbox cannot be used."
+    tests, source = read_tests(metadata), last_code_block(response, options['language'])
+    if source is None:
+        return Score(0.0, 'no code')
+    found = await run_job(lambda: outcomes(tests, source, sandbox, options), concurrent_runs)
+    return score_outcomes(found, tests.count, options['partial'])
+
+# %% ../../nbs/verifiers/12_code.ipynb #0abb4ebf
 @verifier('code', version=1, problem=_code_problem, ready=_code_ready)
 async def code(
     response:str,               # a response, including any thinking
@@ -285,7 +297,7 @@ async def code(
     language:str='python',      # of the code block; others than python need a server, and inputs and outputs
     partial:bool=False,         # score the share of tests passed, instead of 1 for all and else 0
     time_limit:float=10.0,      # seconds of processor time for all tests of a response
-    memory_mb:int=1024,         # megabytes for all processes of the code
+    memory_mb:int=1024,         # megabytes for the code
     same_process:bool=False,    # run asserts in the process of the code: it can then cheat
     python:str=None,            # interpreter in the sandbox; the one that runs rsr if not given
     sandbox_url:str=None,       # of a SandboxFusion server, instead of bubblewrap
@@ -293,15 +305,11 @@ async def code(
     concurrent_runs:int=None    # responses tested at once; as many as there are cores if not given
 )->Score:
     "Score 1.0 if the last code block of the response passes all tests, else 0.0."
+    limits = Limits(cpu=float(time_limit), memory=int(memory_mb)<<20)
+    options = dict(partial=partial, same_process=same_process, language=language, limits=limits)
+    sandbox = Sandbox(python, sandbox_url, bool(unsafe))
     try:
-        tests, source = read_tests(metadata), last_code_block(response, language)
-        if source is None:
-            return Score(0.0, 'no code')
-        limits = Limits(cpu=float(time_limit), memory=int(memory_mb)<<20)
-        options = dict(partial=partial, same_process=same_process, language=language, limits=limits)
-        sandbox = Sandbox(python, sandbox_url, bool(unsafe))
-        found = await run_job(lambda: outcomes(tests, source, sandbox, options), concurrent_runs)
-        return score_outcomes(found, tests.count, partial)
+        return await _test_response(response, metadata, sandbox, concurrent_runs, options)
     except BadTests as e:
         return Score(None, str(e))
     except (SandboxError, OSError) as e:

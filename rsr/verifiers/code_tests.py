@@ -190,7 +190,7 @@ def _check_call(tests, name):
     if not defined or any(not block['setup'] for block in tests):
         return []
     if not name:
-        raise BadTests('the tests define check(candidate), but metadata.entry_point does not name the function to check')
+        raise BadTests('the tests define check(candidate), but metadata.entry_point does not name the function')
     return [_block(f'check({name})', 1)]
 
 # %% ../../nbs/verifiers/11_code_tests.ipynb #4e5afb74
@@ -325,7 +325,8 @@ def read_tests(
             raise BadTests(f'input_output is {type(both).__name__}, not a mapping of inputs and outputs')
         return _read_mapping(both, name)
     if 'inputs' in given or 'outputs' in given:
-        return _read_mapping({k:_json_or_text(given.get(k)) if name else given.get(k) for k in ('inputs', 'outputs')}, name)
+        both = {k:given.get(k) for k in ('inputs', 'outputs')}
+        return _read_mapping({k:_json_or_text(v) for k, v in both.items()} if name else both, name)
     keys = 'tests', 'test_list', 'test', 'answer', 'gold_target'
     value = next((given[key] for key in keys if key in given), None)
     if value is None:

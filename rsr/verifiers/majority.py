@@ -11,8 +11,9 @@ from functools import lru_cache
 from ..data.text import normalised
 from ..data.thinking import split_thinking
 from ..data.types import EPS, RsrError, Score, no_such
+from ..data.workers import NotCompared
 from .algebra import compare_algebra, worker_pool
-from .maths import NotCompared, equal_answers, extract_math
+from .maths import equal_answers, extract_math
 from .multiple_choice import extract_choice
 from .registry import verifier
 from .text_answers import extract_exact, same_answer

@@ -194,7 +194,8 @@ def read_stages(
     "Read the stages of a stack; raise an error that names the stage and the key."
     stages, others = options['stages'], [k for k in options if k not in ('stages', 'on_unscored', 'type')]
     if others:
-        raise RsrError(f'verifier.{others[0]}: beside stages only on_unscored is possible; put it into a stage')
+        known = no_such('option', others[0], ['stages', 'on_unscored'])
+        raise RsrError(f'verifier: beside stages, {known}. Other options belong into a stage')
     if not isinstance(stages, (list, tuple)) or not stages:
         raise RsrError(f'verifier.stages: {stages!r} is not a list of stages, e.g. [{{type: math-rlvr}}, …]')
     default = options.get('on_unscored') or 'unscored'

@@ -14,8 +14,8 @@ from ..data.functions import load_function, source_of
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score, no_such
 from ..sampling.samplers import HttpSampler
-from . import answers, code, equivalence, json_schema, letter_judge, majority, reward_model
-from . import text_answers, tool_calls
+from . import answers, code, constraints, equivalence, json_schema, letter_judge, majority
+from . import reward_model, text_answers, tool_calls
 from .judge import Recent
 from .registry import VERIFIERS, as_score
 
@@ -25,12 +25,12 @@ TYPES = (   # modules that register verifiers when they are imported
     text_answers,
     json_schema,
     tool_calls,
+    constraints,
     letter_judge,
     equivalence,
     code,
     majority,
     reward_model)
-
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #8435687f
 @dataclass
@@ -197,8 +197,6 @@ def _rule_id(type, version):
 # %% ../../nbs/verifiers/18_verifiers.ipynb #549649d6
 _NOT_IDENTITY = {'api_key', 'concurrent_requests', 'timeout', 'batch', 'device', 'concurrent_runs', 'sandbox_url',
                  'unsafe'}
-
-
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #25de2725
 def _fingerprint(type, version, options):
