@@ -9,6 +9,7 @@ __all__ = ['OF', 'KINDS', 'is_relative', 'relative_options', 'quantile', 'spread
 
 # %% ../../nbs/data/29_thresholds.ipynb #ff95e4a0
 import math
+from bisect import bisect_left, bisect_right
 from numbers import Real
 from statistics import median
 
@@ -27,6 +28,24 @@ def relative_options(options)->dict:
 # %% ../../nbs/data/29_thresholds.ipynb #9476d418
 KINDS = dict(pass_threshold='lower', floor='lower', fail_threshold='upper', min_margin='sd', max_margin='sd')
 
+# %% ../../nbs/data/29_thresholds.ipynb #23e6bd6c
+def _lower(ranked, q):
+    "Return the smallest score that at most a share of 1 - q reaches; the highest score if there is none."
+    place = min(math.ceil(q*len(ranked)-1e-9), len(ranked)-1)
+    equal = ranked[place]
+    if bisect_left(ranked, equal)<place:   # more than the share have this score or a higher one
+        place = min(bisect_right(ranked, equal), len(ranked)-1)
+    return ranked[place]
+
+# %% ../../nbs/data/29_thresholds.ipynb #0a513b23
+def _upper(ranked, q):
+    "Return the highest score at or below which at most a share of q lies; the lowest score if there is none."
+    place = max(math.ceil(q*len(ranked)-1e-9)-1, 0)
+    equal = ranked[place]
+    if bisect_right(ranked, equal)-1>place:   # more than the share have this score or a lower one
+        place = max(bisect_left(ranked, equal)-1, 0)
+    return ranked[place]
+
 # %% ../../nbs/data/29_thresholds.ipynb #e25dcfc3
 def quantile(
     scores:list,          # numbers
@@ -34,9 +53,9 @@ def quantile(
     bound:str='lower'     # lower: of those that pass; upper: of those that fail
 )->float:                 # None without a score
     "Return the score that divides scores at a quantile."
-    n = len(scores)
-    place = math.ceil(q*n-1e-9) if bound=='lower' else math.ceil(q*n-1e-9)-1
-    return sorted(scores)[min(max(place, 0), n-1)] if n else None
+    if not scores:
+        return None
+    return (_lower if bound=='lower' else _upper)(sorted(scores), q)
 
 # %% ../../nbs/data/29_thresholds.ipynb #73f79065
 def spread(
@@ -121,7 +140,7 @@ def in_numbers(
 def in_words(value)->str:
     "Say how a relative threshold or margin is given."
     if 'sd' in value:
-        return f"{value['sd']:g} standard deviations"
+        return f"{value['sd']:g} standard deviation{'s' if value['sd']!=1 else ''}"
     return f"quantile {value['quantile']:g} of the {value.get('of', 'run')}"
 
 # %% ../../nbs/data/29_thresholds.ipynb #411597a8

@@ -219,7 +219,7 @@ def _patience_for(self:Engine, error):
 def _no_answer(self:Engine, silence, error):
     "Return the message for a run that got no answer for too long."
     never_reached = not self.last_ok and error.kind=='network'
-    hint = '. Is the server running, and is sampler.base_url right?' if never_reached else ''
+    hint = '. Is the server running, and is its base_url right?' if never_reached else ''
     return f'no answer for {silence:.0f} s; the last error was: {error}{hint}'
 
 # %% ../../nbs/sampling/06_engine.ipynb #52088cdf

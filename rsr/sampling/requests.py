@@ -358,6 +358,8 @@ def _as_run_error(e, work_dir):
 def _break(self:Requests, e):
     "Stop the run because of an error."
     e = _as_run_error(e, self.store.dir)
+    if isinstance(e, NeverAnswered) and self.engine.has_answered:   # a judge never did
+        e = RunBroken(str(e))
     self.error = self.error or e
     self.stop('broken', Stopped(str(e)))
 

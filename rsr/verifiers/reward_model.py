@@ -75,9 +75,9 @@ def _load(option, name, load, **more):
     "Load a tokenizer or a model, or raise an error that names the option."
     try:
         return load(name, **more)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as e:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as e:
         why = ' '.join(str(e).split())[:300]
-        raise RsrError(f'verifier.{option}: {name} cannot be loaded: {why}') from None
+        raise RsrError(f'verifier.{option}: {name} cannot be used: {why}') from None
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #743503da
 def _tokenizer(option, name):
@@ -328,10 +328,14 @@ def _check_server(endpoint, chat_template):
     load_template(chat_template)
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #87dc3bde
-def _check_local(model):
-    "Raise unless a model is there to be loaded, without loading it."
-    _, transformers = _packages()
-    _load('model', model, transformers.AutoConfig.from_pretrained)
+def _check_local(model, device):
+    "Raise unless a reward model and a device are there, without loading the model."
+    torch, transformers = _packages()
+    kinds = _load('model', model, transformers.AutoConfig.from_pretrained).architectures or []
+    if kinds and all(kind.endswith(('ForCausalLM', 'ForConditionalGeneration', 'LMHeadModel')) for kind in kinds):
+        raise RsrError(f'verifier.model: {model} is not a reward model but a {kinds[0]}')
+    if device:
+        _load('device', device, lambda name: torch.empty(1, device=name))
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #2e9ba721
 def check_reward_options(model=None, base_url=None, endpoint=None, chat_template=None, label=None, reduce=None,
@@ -346,7 +350,7 @@ def check_reward_options(model=None, base_url=None, endpoint=None, chat_template
     if base_url:
         _check_server(endpoint, chat_template)
     elif model:
-        _check_local(model)
+        _check_local(model, device)
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #e218525d
 async def _asked(ask, endpoint, messages, template, activation, batch):
