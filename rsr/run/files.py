@@ -12,7 +12,8 @@ from collections import Counter
 from ..data.component_summary import component_stats
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.store import Store
-from ..data.summary import rate_text, stats, write_stats
+from ..data.summary import stats, write_stats
+from ..data.summary_table import rate_text
 from ..data.terminal import warn
 from ..data.thresholds import in_numbers, in_words, numbers_for, relative_options, scores_by_prompt
 from ..data.types import RsrError
