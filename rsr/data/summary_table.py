@@ -20,6 +20,7 @@ def _list(d):
     "Format counts as `name number, …`."
     return ', '.join(f'{k} {v}' for k, v in d.items()) or 'none'
 
+# %% ../../nbs/data/39_summary_table.ipynb #dbaf1790
 def _plural(n, noun):
     "Format a number with its noun."
     return f'{n} {noun}' if n==1 else f'{n} {noun}s'
@@ -60,6 +61,7 @@ def _outcomes(samples):
     why, n = samples.get('empty'), f"empty {samples['by_outcome'].get('empty')}"
     return _list(samples['by_outcome']).replace(n, f'{n} ({_list(why)})' if why else n)
 
+# %% ../../nbs/data/39_summary_table.ipynb #c522a058
 def _reply_texts(d):
     "Yield how many responses have thinking, and what else they have."
     how = ', '.join(f'{n} {what}' for what, n in (('split off', d['split_off']), ('in the text', d['inline'])) if n)
