@@ -258,7 +258,8 @@ def test_a_rubric_in_a_stack_is_read_by_everything_that_reads_rubrics(own):
     Path('checks.py').write_text('def right(prompt, response):\n    return "boxed{A}" in response\n'
                                  'def brief(prompt, response):\n    return len(response)<90\n')
     with Loopback(rate=.5, words=12) as s:
-        stack = [dict(type='mine.py:right', name='answer'), dict(rubric='rubric.yaml', name='judged', pass_threshold=.5)]
+        judged = dict(rubric='rubric.yaml', name='judged', pass_threshold=.5)
+        stack = [dict(type='mine.py:right', name='answer'), judged]
         run = go(s, [dict(type='sft', pass_threshold=.8, where='judged >= 1')], stack)
         other = go(s, [dict(type='sft', pass_threshold=.8)], [stack[0], dict(type='mine.py:brief')], work_dir='other')
         alone = go(s, [dict(type='sft')], dict(type='rubric', rubric='rubric.yaml'), work_dir='alone')
@@ -301,3 +302,27 @@ def names(response, metadata):
         assert p.returncode==0 and '\x1b' not in p.stdout and '\u202e' not in p.stdout
         assert max(map(len, p.stdout.splitlines()))<400
         assert not run.scores.empty
+
+def test_the_chosen_side_of_a_strategy_goes_by_where(own):
+    "The first loop samples until a response fulfils it; the second pairs that one."
+    with Loopback(rate=.7, words=12) as s:
+        d = dict(verifier=STAGES, pairs=dict(strategy='strong_vs_weak', strong=dict(model='a'), weak=dict(model='b')),
+                 formatter=[dict(type='dpo', where='brief > 0.7', min_margin=.15)],
+                 sampling=dict(max_rollouts=10, step_size=1, max_steps=10))
+        run = r.sample(rows(12), d, base_url=s.base_url, **QUIET)
+    pairs = run.pairs()
+    assert pairs and all(RIGHT in p['chosen'] and brevity(p['chosen'])>.7 for p in pairs)
+    df = run.rollouts
+    chosen = df[df.side=='chosen']
+    fits = (chosen.score==1)&(chosen.text.map(brevity)>.7)
+    assert len(chosen)>12 and fits.groupby(chosen.prompt).sum().le(1).all()
+
+def test_groups_score_again_and_what_counts_follows(own):
+    with Loopback(rate=.8, words=12) as s:
+        stack = [dict(type='majority', answer='mcq-rlvr', min_votes=4),
+                 dict(type='mine.py:brief', weight=0, when='passed')]
+        run = go(s, [dict(type='sft', where='brief > 0.6')], stack, n=8, sampling=dict(max_rollouts=8, step_size=4))
+        n = run.stats()['samples']['asked']
+        assert all(brevity(t)>.6 for t in answers('sft')) and answers('sft')
+        go(s, [dict(type='sft', where='brief > 0.6')], stack, n=8, sampling=dict(max_rollouts=8, step_size=4))
+    assert run.stats()['samples']['asked']==n

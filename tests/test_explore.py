@@ -32,9 +32,9 @@ from rsr.explore.html import (
 )
 from rsr.explore.prompts import prompt_rollouts, prompt_table
 from rsr.explore.score_figures import scores_data
-from rsr.explore.score_index import read_scores, read_splits, read_texts, read_wheres, text_mode
+from rsr.explore.score_index import read_scores, read_splits, read_texts, text_mode
 from rsr.explore.state import Exploration
-from rsr.explore.thresholds import histogram, preview_counts, with_thresholds
+from rsr.explore.thresholds import histogram, preview_counts, read_wheres, with_thresholds
 from rsr.explore.widget import Explorer, explore
 from rsr.formatters.methods import FORMATTERS, formatter
 from rsr.formatters.pairing import makes_pair

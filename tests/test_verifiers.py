@@ -1085,6 +1085,10 @@ TOWER, NESTED, SUM = '9^{9^{9^{9}}}', '('*3000 + '7' + ')'*3000, '+'.join(['1']*
 HARD = [TOWER, NESTED, SUM, '['*3000 + ']'*3000, '{'*3000 + '7' + '}'*3000, r'\sqrt{'*200 + '7' + '}'*200, '9^{9^{9}}',
         '{'*18 + 'x' + '}'*18]
 
+def patience(seconds):
+    "Return these seconds, or more if others use the processor: the limits of algebra count its time."
+    return seconds*max(1, os.getloadavg()[0])
+
 def test_pathological_texts_cold():
     "Each in a process of its own, so that the start of a worker is part of the time."
     code = '''
@@ -1097,7 +1101,7 @@ def test_pathological_texts_cold():
     for text in [f % t for t in (TOWER, NESTED, SUM) for f in forms] + [r'\boxed{9^{9^{9}}}']:
         value, seconds = python('-c', textwrap.dedent(code), stdin=text).split()
         assert value in ('None', '0.0') or text == forms[2] % NESTED, text[:50]
-        assert float(seconds) < 3, (text[:50], seconds)
+        assert float(seconds) < patience(3), (text[:50], seconds)
 
 @pytest.mark.parametrize('form,truth,n', [(r'\boxed{%s}', 'x^2', None), ('%s', '8', 6), ('Answer: $%s$', '8', 6)])
 def test_pathological_texts_warm(form, truth, n):
@@ -1105,13 +1109,13 @@ def test_pathological_texts_warm(form, truth, n):
         start = time.monotonic()
         assert verify('math-rlvr', form % text, {'answer': truth}) in (None, 0.0)
         assert verify('mcq-rlvr', form % text, {'answer': 'B'}) == 0.0
-        assert time.monotonic() - start < 3.2, text[:50]
+        assert time.monotonic() - start < patience(3.2), text[:50]
 
 @pytest.mark.parametrize('truth', [TOWER, NESTED, SUM])
 def test_pathological_truths(truth):
     start = time.monotonic()
     assert verify('math-rlvr', '7', {'answer': truth}) in (None, 0.0)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < patience(3)
 
 def test_timeout_is_unscored_and_the_next_call_works():
     s = math_rlvr(r'\boxed{9^{9^{9}}}', {'answer': '7'}, time_limit=0.3)

@@ -46,6 +46,7 @@ _DECIDED = '''SELECT json_extract(s.detail,'$.decided'), count(*) FROM rollouts 
     AND s.verifier=? WHERE r.outcome IN ({outcomes}) AND s.value IS NOT NULL
     AND json_type(s.detail,'$.components')='object' GROUP BY 1'''
 
+# %% ../../nbs/data/32_component_summary.ipynb #db7758b1
 def _decided(store, outcomes):
     "Return {name of a stage, or None: verdicts that it decided}."
     sql = _DECIDED.format(outcomes=','.join('?'*len(outcomes)))
@@ -55,6 +56,7 @@ def _decided(store, outcomes):
 _CALLS = '''SELECT json_extract(c.config,'$.stage'), count(*) FROM calls t JOIN configs c ON c.key=t.config
     WHERE t.kind='judge' GROUP BY 1'''
 
+# %% ../../nbs/data/32_component_summary.ipynb #42279be6
 def _usage(store, price_of):
     "Return {stage: {calls, tokens, cost}} of its judges; the cost is None if a price is unknown."
     calls, used = Counter(dict(store.db.execute(_CALLS))), {}
@@ -87,9 +89,11 @@ def component_stats(
 # %% ../../nbs/data/32_component_summary.ipynb #37a755cf
 _HEAD = 'component', 'ran', 'passed', 'failed', 'unscored', 'mean', 'decided', 'calls', 'tokens', 'US dollars'
 
+# %% ../../nbs/data/32_component_summary.ipynb #e02f688e
 def _number(x):
     return '–' if x is None else f'{x:,}'
 
+# %% ../../nbs/data/32_component_summary.ipynb #ef4b83ef
 def _cells(name, c, verdicts):
     "Return one component as texts."
     name = ' '.join(visible(str(name)).split())
@@ -106,6 +110,7 @@ def _line(cells, widths):
     numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:])]
     return '  '.join([cells[0].ljust(widths[0]), *numbers]).rstrip()
 
+# %% ../../nbs/data/32_component_summary.ipynb #9362ddac
 def component_table(
     counts:dict   # from `component_stats`
 )->str:

@@ -15,6 +15,7 @@ from .types import EPS, RsrError
 LONGEST = 500   # characters of a condition
 _EXAMPLE = "e.g. 'code >= 1 and style > 0.6'"
 
+# %% ../../nbs/data/31_conditions.ipynb #8d63a814
 @dataclass
 class Condition:
     "A condition on a score and its components."
@@ -32,9 +33,11 @@ def _wrong(node, what):
     "Return the error for a part of a condition."
     return RsrError(f"'{ast.unparse(node)[:60]}' {what}, {_EXAMPLE}")
 
+# %% ../../nbs/data/31_conditions.ipynb #c0fb102e
 def _is_number(x):
     return isinstance(x, (int, float)) and not isinstance(x, bool)
 
+# %% ../../nbs/data/31_conditions.ipynb #4363a1bc
 def _name_of(node):
     "Return the name of a component, or None."
     if isinstance(node, ast.Name):
@@ -107,6 +110,7 @@ def _condition(text):
     names = {_name_of(node) for node in ast.walk(body)}-{None, 'score'}
     return Condition(text, sorted(names), check)
 
+# %% ../../nbs/data/31_conditions.ipynb #b1ddb8a6
 def read_condition(
     text:str   # e.g. 'code >= 1 and style > 0.6'
 )->Condition:

@@ -157,6 +157,7 @@ def _value(x):
         return 'unscored'
     return f'{x:.2f}' if isinstance(x, (int, float)) else shown(one_line(str(x), 20))
 
+# %% ../../nbs/explore/04_conversation.ipynb #356775bb
 def _component(name, part):
     "Return one component as a row."
     return (f"<tr><td>{shown(one_line(str(name), 60))}</td><td>{_value(part.get('value'))}</td>"

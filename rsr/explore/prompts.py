@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILTERS', 'SORTS', 'PAGE_SIZE', 'prompt_counts', 'prompt_masks', 'prompt_table', 'Opinions', 'prompt_rollouts',
-           'prompt_pairs', 'unreviewed']
+           'prompt_pairs', 'two_to_show', 'unreviewed']
 
 # %% ../../nbs/explore/02_prompts.ipynb #8ff3e550
 import numpy as np
@@ -211,6 +211,20 @@ def prompt_pairs(
     pairs = [_pair(row, verdicts) for row in f.rows(prompt, rollouts)]
     pairs += _rejected_pairs(verdicts, scores, opinions.equals)
     return [dict(p, votes=opinions.on(p['chosen'], p['rejected'])) for p in pairs]
+
+# %% ../../nbs/explore/02_prompts.ipynb #e682e696
+def two_to_show(
+    rollouts:list,   # as plain data
+    pairs:list
+)->tuple:            # keys of two rollouts; None, None without one
+    "Choose the two rollouts to show side by side."
+    if pairs:
+        return pairs[0]['chosen'], pairs[0]['rejected']
+    if not rollouts:
+        return None, None
+    scored = sorted((r for r in rollouts if r['score'] is not None), key=lambda r: -r['score'])
+    shown = scored or rollouts
+    return shown[0]['key'], shown[-1]['key']
 
 # %% ../../nbs/explore/02_prompts.ipynb #e521465a
 def unreviewed(

@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'REJECTED', 'read_columns', 'find_keys', 'Scores', 'memory_map', 'read_scores', 'take_reviews', 'text_mode',
-           'read_texts', 'read_splits', 'Index', 'index', 'read_wheres', 'barred', 'index_for', 'stand_ins']
+           'read_texts', 'read_splits', 'Index', 'index', 'stand_ins']
 
 # %% ../../nbs/explore/00_score_index.ipynb #3edb0e81
 import numpy as np
 import orjson
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from ..data.conditions import read_condition
 from ..data.reviews import label_scores
 from ..data.text import normalised
-from ..data.types import OUTCOMES, Prompt, Rollout, components, passed
+from ..data.types import OUTCOMES, Prompt, Rollout
 from ..formatters.rows import as_written
 from ..formatters.splits import Benchmark, Split
 from ..formatters.thinking_forms import full_text, thinks
@@ -95,6 +94,7 @@ def _scale(store, verifier):
     most = store.db.execute(sql, (verifier,)).fetchone()[0] or 1.
     return _SCALE if most<=10**6 else max(1, int(4e18/most))
 
+# %% ../../nbs/explore/00_score_index.ipynb #adba7594
 def _read_values(store, key):
     "Return the score of each rollout from the current verifier; NaN without one."
     verifier = int(store.get('verifier') or 0)
@@ -136,6 +136,7 @@ def _with_pairs(s, reviews):
     in_pairs = [key for pair in reviews if pair[1] for key in pair]
     return np.unique(s.prompt[np.isin(s.key, in_pairs)])
 
+# %% ../../nbs/explore/00_score_index.ipynb #27022133
 def _set_reviews(s, reviews, own):
     "Let labels override scores, and note which prompts have reviewed pairs."
     labels = _labels(reviews)
@@ -188,6 +189,7 @@ def _replaced(old, new, keys):
     "Return reviews in which those of some rollouts are replaced."
     return {**{pair:v for pair, v in old.items() if pair[0] not in keys}, **new}
 
+# %% ../../nbs/explore/00_score_index.ipynb #d0dbea05
 def take_reviews(
     s:Scores,
     store,               # an open Store
@@ -219,6 +221,7 @@ def text_mode(
 _KEEP, _STRIP = (SimpleNamespace(thinking=thinking, type='dpo') for thinking in ('keep', 'strip'))
 _MARKS = '<', '[', '◁', 'analysis'   # one of these stands in every mark of thinking and every control token
 
+# %% ../../nbs/explore/00_score_index.ipynb #f32ac44b
 def _written(text, reasoning, more, mode):
     "Return a response as the formatters of a mode write it: its text, and whether it thinks."
     if not (reasoning or more or any(mark in text for mark in _MARKS)):
@@ -365,57 +368,14 @@ def _make_index(s, text, every, out=None):
 def index(
     s:Scores,
     mode:str='',       # as returned by `text_mode`
-    every:bool=True    # include rollouts sampled to be rejected
+    every:bool=True,   # include rollouts sampled to be rejected
+    out=None,          # which rollouts to leave out; None: none
+    of:tuple=()        # what `out` depends on
 )->Index:
     "Return the index for one way of comparing texts, built at its first use."
-    every = every or not (s.pair_side==REJECTED).any()
-    if (mode, every) not in s.cache:
-        s.cache[mode, every] = _make_index(s, s.texts.get(mode), every)
-    return s.cache[mode, every]
-
-# %% ../../nbs/explore/00_score_index.ipynb #5f07e547
-def _fulfilling(store, condition):
-    "Return the keys of the rollouts whose current score fulfils a condition."
-    sql = 'SELECT rollout,value,detail FROM scores WHERE verifier=? AND value IS NOT NULL'
-    for key, value, detail in store.db.execute(sql, (store.get('verifier'),)):
-        if condition.check({**components(detail and orjson.loads(detail)), 'score':value}):
-            yield key
-
-def read_wheres(
-    s:Scores,
-    store,
-    formatters:list
-):
-    "Find out which rollouts fulfil `where` of each formatter."
-    for where in {f.where for f in formatters if f.where}:
-        s.fulfils[where] = np.isin(s.key, [*_fulfilling(store, read_condition(where))])
-
-# %% ../../nbs/explore/00_score_index.ipynb #820f2097
-def barred(
-    s:Scores,
-    f              # Formatter
-)->np.ndarray:     # None: all count, or what they fulfil has not been read
-    "Return which rollouts pass without fulfilling a formatter's `where`, and have no label that says that they pass."
-    if f.where not in s.fulfils:
-        return None
-    good = [key for key, label in _labels(s.reviews).items() if label]
-    passes = passed(s.score, f.options.get('pass_threshold', 1.))
-    return passes & ~s.fulfils[f.where] & ~np.isin(s.key, good)
-
-# %% ../../nbs/explore/00_score_index.ipynb #5ccd1b85
-def index_for(
-    s:Scores,
-    f,             # Formatter
-    mode:str=''    # as returned by `text_mode`
-)->Index:
-    "Return the index of the rollouts that count for a formatter."
-    every, out = f.type=='dpo', barred(s, f)
-    if out is None:
-        return index(s, mode, every)
-    key = mode, every, f.where, f.options.get('pass_threshold', 1.)
+    key = mode, every or not (s.pair_side==REJECTED).any(), *of
     if key not in s.cache:
-        s.cache = {k:v for k, v in s.cache.items() if k[:3]!=key[:3]}
-        s.cache[key] = _make_index(s, s.texts.get(mode), every, out)
+        s.cache[key] = _make_index(s, s.texts.get(mode), key[1], out)
     return s.cache[key]
 
 # %% ../../nbs/explore/00_score_index.ipynb #041835b6

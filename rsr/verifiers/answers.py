@@ -7,13 +7,14 @@ __all__ = ['reference_letter', 'letter_problem', 'mcq_rlvr', 'math_rlvr', 'rlvr'
 
 # %% ../../nbs/verifiers/05_answers.ipynb #8376480f
 import functools, re, time
+from ..data.joined_boxes import joined_boxes
 from ..data.notations import option_letters
 from ..data.quantities import TEXT
 from ..data.text import boxes
 from ..data.types import Score
 from ..data.workers import NotCompared
 from .algebra import compare_algebra, worker_pool
-from .maths import equal_answers, extract_math, joined_boxes
+from .maths import equal_answers, extract_math
 from .multiple_choice import extract_choice
 from .registry import NO_REFERENCE, reference_answer, verifier, written
 

@@ -204,10 +204,11 @@ _NEGATIVE = re.compile(r'\bnegative\s(?=\d)|(\b(?:is|was|be|equals|to|at|answer|
 # %% ../../nbs/verifiers/01_maths.ipynb #8b133726
 def _plain_text(text):
     "Return a text without the marks of bold type, and with minus signs."
-    text = re.sub(r'(?<=[\w)])\*\*(?=[\w(-])', '^', text)
-    text = re.sub(r'(?<![\w*])\*{2,3}|\*{2,3}(?![\w*])|__', '', text)
-    text = re.sub(r'(?<![\w*])\*(?=[A-Za-z ]{3,30}\*)|(?<=[a-z])\*(?=[:\s]|\Z)', '', text)
-    text = re.sub(r'(?<!\w)[−–](?=\d)', '-', text.replace('：', ':'))
+    if '*' in text or '__' in text:
+        text = re.sub(r'(?<=[\w)])\*\*(?=[\w(-])', '^', text)
+        text = re.sub(r'(?<![\w*])\*{2,3}|\*{2,3}(?![\w*])|__', '', text)
+        text = re.sub(r'(?<![\w*])\*(?=[A-Za-z ]{3,30}\*)|(?<=[a-z])\*(?=[:\s]|\Z)', '', text)
+    text = text if text.isascii() else re.sub(r'(?<!\w)[−–](?=\d)', '-', text.replace('：', ':'))
     return _NEGATIVE.sub(lambda m: (m[1] or '')+'-', text) if 'egative' in text or 'inus' in text else text
 
 # %% ../../nbs/verifiers/01_maths.ipynb #d16f8dac
