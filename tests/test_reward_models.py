@@ -11,7 +11,7 @@ from loopback import Loopback, drawn_reward
 
 import rsr
 from rsr.data.store import Store
-from rsr.data.summary import stats_table
+from rsr.data.summary_table import stats_table
 from rsr.data.thresholds import quantile, spread
 from rsr.data.types import RsrError
 from rsr.explore.figures import FIGURES

@@ -248,6 +248,7 @@ def score_length_data(
     return dict(_length_bins(sums, scores), edges=ends, rho=spearman(rows), share=share, unit=unit,
                 n=sum(n for _, n in lengths), why=None)
 
+
 # %% ../../nbs/explore/11_score_figures.ipynb #dd7769f3
 def _error_bars(means, intervals):
     "Return the lengths of the error bars below and above; 0 without an interval."

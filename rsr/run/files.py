@@ -12,7 +12,8 @@ from collections import Counter
 from ..data.component_summary import component_stats
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.store import Store
-from ..data.summary import rate_text, stats, write_stats
+from ..data.summary import stats, write_stats
+from ..data.summary_table import rate_text
 from ..data.terminal import warn
 from ..data.thresholds import counts_by_prompt, in_numbers, in_words, numbers_for
 from ..data.thresholds import relative_options, scores_by_prompt

@@ -327,11 +327,18 @@ def _check_server(endpoint, chat_template):
         raise RsrError('verifier.chat_template: score sends prompt and response apart; leave it out')
     load_template(chat_template)
 
+# %% ../../nbs/verifiers/15_reward_model.ipynb #1f5828fd
+_WRITERS = 'ForCausalLM', 'ForConditionalGeneration', 'LMHeadModel'
+
+def _writes_text(kinds)->bool:
+    "Check whether the architectures of a model are those of one that writes text."
+    return bool(kinds) and all(kind.endswith(_WRITERS) for kind in kinds)
+
 # %% ../../nbs/verifiers/15_reward_model.ipynb #87dc3bde
 def _check_model(model):
     "Raise unless a reward model is there, without loading it."
     kinds = _load('model', model, _packages()[1].AutoConfig.from_pretrained).architectures or []
-    if kinds and all(kind.endswith(('ForCausalLM', 'ForConditionalGeneration', 'LMHeadModel')) for kind in kinds):
+    if _writes_text(kinds):
         raise RsrError(f'verifier.model: {model} is not a reward model but a {kinds[0]}')
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #6d9d571b
