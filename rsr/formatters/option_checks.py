@@ -130,5 +130,5 @@ def check_gates(
     wrong = [f.name for f in formatters if _may_pass_at_zero(f)]
     if gates and verifier.raw and wrong:
         name, least = gates[0].name, f'{gates[0].pass_threshold:g}'
-        raise RsrError(f"formatter '{wrong[0]}': what fails the gate '{name}' scores 0, which passes where other scores "
-                       f"are negative. Add formatter.where='{name} >= {least}', or set a pass_threshold above 0")
+        raise RsrError(f"formatter '{wrong[0]}': what fails the gate '{name}' scores 0, which passes where other "
+                       f"scores are negative. Add formatter.where='{name} >= {least}', or set a pass_threshold above 0")
