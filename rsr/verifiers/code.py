@@ -314,3 +314,5 @@ async def code(
         return Score(None, str(e))
     except (SandboxError, OSError) as e:
         return Score(None, f'sandbox: {shown(e, 200)}')
+
+code.needs = 'test'

@@ -337,6 +337,8 @@ def _writes_text(kinds)->bool:
 # %% ../../nbs/verifiers/15_reward_model.ipynb #87dc3bde
 def _check_model(model):
     "Raise unless a reward model is there, without loading it."
+    if model.startswith(('/', './', '../', '~')) and not Path(model).exists():
+        raise RsrError(f'verifier.model: there is no folder {model}')
     kinds = _load('model', model, _packages()[1].AutoConfig.from_pretrained).architectures or []
     if _writes_text(kinds):
         raise RsrError(f'verifier.model: {model} is not a reward model but a {kinds[0]}')
@@ -362,6 +364,8 @@ def check_reward_options(model=None, base_url=None, endpoint=None, chat_template
     elif model:
         _check_model(model)
         _check_device(device)
+    else:
+        raise RsrError('reward-model: set verifier.model, or verifier.base_url if a server has the model')
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #e218525d
 async def _asked(ask, endpoint, messages, template, activation, batch):

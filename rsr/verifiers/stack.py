@@ -248,7 +248,7 @@ def name_type(
 # %% ../../nbs/verifiers/19_stack.ipynb #3fb49de8
 class Stack:
     "Several verifiers as one."
-    name = 'stack'
+    name, needs = 'stack', ''   # what a prompt lacks differs from stage to stage
     def __init__(self,
         stages   # [Stage, …] in the order in which they run
     ):
