@@ -315,4 +315,5 @@ async def code(
     except (SandboxError, OSError) as e:
         return Score(None, f'sandbox: {shown(e, 200)}')
 
-code.needs = 'test'
+# %% ../../nbs/verifiers/12_code.ipynb #0660caca
+code.needs = 'test'   # what a prompt lacks that cannot be scored

@@ -50,13 +50,19 @@ def _load_stage(own, options):
         raise RsrError(f"stage '{own['name']}': {e}") from None
     return Stage(verifier, **own, judges=int(verifier.needs_judge))
 
+# %% ../../nbs/verifiers/20_one_response.ipynb #a946775b
+def _written_out(type, options):
+    "Return the type or the stages of a mapping as a recipe has it, and the other options."
+    if not isinstance(type, Mapping):
+        return type, options
+    given = {**type, **options}
+    stages = given.pop('stages', None)
+    return stages or given.pop('type', 'rubric'), given
+
 # %% ../../nbs/verifiers/20_one_response.ipynb #ddedf174
 def _load(type, options):
     "Load a verifier or, from a list, a stack."
-    if isinstance(type, Mapping):   # as a recipe has it
-        given = {**type, **options}
-        type = given.get('stages') or given.pop('type', 'rubric')
-        options = {k:v for k, v in given.items() if k!='stages'}
+    type, options = _written_out(type, options)
     options = resolve_secrets(options, 'verifier')
     if not isinstance(type, (list, tuple)):
         return _load_one(type, options)

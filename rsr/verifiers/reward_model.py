@@ -73,6 +73,8 @@ def _packages():
 # %% ../../nbs/verifiers/15_reward_model.ipynb #7b124464
 def _load(option, name, load, **more):
     "Load a tokenizer or a model, or raise an error that names the option."
+    if not name:
+        raise RsrError(f'verifier.{option} is missing; or set verifier.base_url, if a server has the model')
     try:
         return load(name, **more)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as e:
@@ -364,8 +366,6 @@ def check_reward_options(model=None, base_url=None, endpoint=None, chat_template
     elif model:
         _check_model(model)
         _check_device(device)
-    else:
-        raise RsrError('reward-model: set verifier.model, or verifier.base_url if a server has the model')
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #e218525d
 async def _asked(ask, endpoint, messages, template, activation, batch):
