@@ -70,7 +70,7 @@ def not_comparable(
     scorer:dict   # what scored a run, as plain data (from the ledger)
 )->str:
     "Say why there is nothing to compare with human labels; '' if there is."
-    name = scorer.get('type', 'not known')
+    name = 'a stack' if scorer.get('stages') else scorer.get('type', 'not known')
     return _judge_problem(scorer) if name=='rubric' else f'the verifier is {name}, not a rubric'
 
 # %% ../../nbs/quality/03_validation.ipynb #9870dad2

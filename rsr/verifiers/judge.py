@@ -16,7 +16,7 @@ from ..data.files import dumps
 from ..data.types import RsrError, no_such
 from ..sampling.budget import check_price, model_price
 from ..sampling.scoring import judge_ask
-from ..sampling.providers import make_sampler
+from ..sampling.providers import import_litellm, make_sampler
 from ..sampling.samplers import HttpSampler
 
 # %% ../../nbs/verifiers/03_judge.ipynb #812f1f75
@@ -73,9 +73,8 @@ def takes_schema(
 # %% ../../nbs/verifiers/03_judge.ipynb #983725b2
 def _litellm_takes_schema(model):
     "Tell whether LiteLLM lists the model as accepting a JSON schema."
-    import litellm
     try:
-        return bool(litellm.supports_response_schema(model))
+        return bool(import_litellm().supports_response_schema(model))
     except Exception:
         return False
 
