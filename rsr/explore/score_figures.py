@@ -204,22 +204,23 @@ def _bin_sums(size, cuts, base):
             (SELECT {bin_} b, count(*) n, sum(size) t, sum(value) s FROM x GROUP BY 1, prompt) GROUP BY b ORDER BY b'''
 
 # %% ../../nbs/explore/11_score_figures.ipynb #deaef31e
-def _clustered(n, size, s, ss, sn, nn, clusters):
+def _clustered(n, size, s, ss, sn, nn, clusters, low=0., high=1.):
     "Return a mean and its 95 % interval from sums over clusters; no interval for one cluster."
     mean = s/n
     if clusters<2:
         return mean, None
     variance = max(0., ss-2*mean*sn+mean*mean*nn)*clusters/(clusters-1)
     half = 1.96*math.sqrt(variance)/n
-    return mean, [max(0., mean-half), min(1., mean+half)]
+    return mean, [max(low, mean-half), min(high, mean+half)]
 
 # %% ../../nbs/explore/11_score_figures.ipynb #9bec41eb
 _LENGTH = dict(tokens='r.completion_tokens', characters='length(r.text)')
 
 # %% ../../nbs/explore/11_score_figures.ipynb #674c7038
-def _length_bins(sums):
+def _length_bins(sums, scores):
     "Return mean, interval, count and mean length of each bin."
-    means, intervals = zip(*(_clustered(*s) for s in sums))
+    low, high = min(0., *scores), max(1., *scores)
+    means, intervals = zip(*(_clustered(*s, low, high) for s in sums))
     return dict(centre=[size/n for n, size, *_ in sums], mean=list(means), interval=list(intervals),
                 count=[n for n, *_ in sums])
 
@@ -242,7 +243,7 @@ def score_length_data(
         lengths = [(length, n) for length, _, n in rows]
         cuts = sorted(set(weighted_quantiles(lengths, [i/bins for i in range(1, bins)])))
         sums = v.rows(_bin_sums(_LENGTH[unit], cuts, base))
-    return dict(_length_bins(sums), edges=[min(lengths)[0], *cuts, max(lengths)[0]], rho=spearman(rows), share=share,
+    return dict(_length_bins(sums, {score for _, score, _ in rows}), edges=[min(lengths)[0], *cuts, max(lengths)[0]], rho=spearman(rows), share=share,
                 unit=unit, n=sum(n for _, n in lengths), why=None)
 
 # %% ../../nbs/explore/11_score_figures.ipynb #dd7769f3

@@ -25,7 +25,7 @@ def _unusable(r):
 # %% ../../nbs/formatters/01_pairing.ipynb #b9b03824
 def implausible(
     r,                   # Rollout
-    floor:float=None     # lowest acceptable score, in [0, 1]; None: any score
+    floor:float=None     # lowest acceptable score; None: any score
 )->str:                  # a reason such as 'refusal'; None: plausible
     "Return why a response is not a plausible rejected side."
     if (why := _unusable(r)):
