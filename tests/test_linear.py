@@ -120,7 +120,7 @@ def collect():
             places.setdefault(pattern, place)
     return {place:pattern for pattern, place in places.items()}, local
 
-EXEMPT = {'rsr.cli.usage._dict_source', 'rsr.run.reference.allowed_by',   # they read rsr's own source and messages
+EXEMPT = {'rsr.cli.usage._dict_source', 'rsr.run.help_texts.allowed_by',   # they read rsr's own source and messages
           'rsr.verifiers.multiple_choice._statement',                      # its patterns stand in tables of the module
           'rsr.data.secrets._written_forms',                               # the user's secrets, without repetition
           'rsr.data.inputs._of_split'}                                     # the name of a split, without repetition

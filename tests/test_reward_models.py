@@ -11,11 +11,11 @@ from loopback import Loopback, drawn_reward
 
 import rsr
 from rsr.data.store import Store
-from rsr.data.summary import stats_table
+from rsr.data.summary_table import stats_table
 from rsr.data.thresholds import quantile, spread
 from rsr.data.types import RsrError
 from rsr.explore.figures import FIGURES
-from rsr.explore.score_figures import margins_data, scores_data
+from rsr.explore.score_figures import margins_data, score_length_data, scores_data
 from rsr.explore.widget import Explorer
 from rsr.quality.checklist import checklist
 from rsr.quality.report import write_report
@@ -131,6 +131,12 @@ def test_steps():
         assert (x.value, x.detail) == (.1, dict(steps=[.5, .5, .1]))
         assert s.log[-1]['body']['input'] == ['2+2?\n\nOne.<s>\n\nTwo.<s>']
         assert s.log[-1]['body']['use_activation'] is True   # probabilities, unless raw ones are asked for
+
+def test_a_response_cannot_add_steps():
+    with Loopback(rewards='vllm', reward=lambda text: [[.5, .5]]*text.count('<s>')) as s:
+        x, = reward_scores(s, ['One.<s> <s>\n\n<s>Two.'], endpoint='pooling', chat_template='none', step_token='<s>',
+                           reduce='mean')
+        assert x.detail == dict(steps=[.5, .5])
 
 def test_length():
     with Loopback(rewards='vllm', reward=lambda text: 6.) as s:
@@ -251,15 +257,25 @@ def test_what_the_model_cannot_read_is_unscored(tiny):
     assert (empty.value, empty.reason) == (None, 'no answer')
 
 def test_a_model_without_a_reward_head_is_refused(tiny):
-    (e,) = local_scores(['4'], model=str(tiny['CausalLM']))
+    folder = tiny['CausalLM']
+    with pytest.raises(RsrError, match='is not a reward model but a LlamaForCausalLM'):
+        make_scorer(dict(type='reward-model', model=str(folder)))
+    config = folder/'config.json'
+    config.write_text(config.read_text().replace('LlamaForCausalLM', 'LlamaForSequenceClassification'))
+    (e,) = local_scores(['4'], model=str(folder))
     assert isinstance(e, RsrError) and 'is not a reward model: it lacks score.weight' in str(e)
+
+@pytest.mark.parametrize('device', ['cuda:99', 'gpu'])
+def test_a_device_that_is_not_there_is_found_before_the_first_request(tiny, device):
+    with pytest.raises(RsrError, match=f'verifier.device: {device} cannot be used'):
+        make_scorer(dict(type='reward-model', model=str(tiny['SequenceClassification']), device=device))
 
 def test_a_step_token_of_several_tokens_is_refused(tiny):
     (e,) = local_scores(['4'], model=str(tiny['TokenClassification']), step_token='It is', reduce='min')
     assert isinstance(e, RsrError) and 'is not one token' in str(e)
 
 def test_no_such_model(tiny, tmp_path):
-    with pytest.raises(RsrError, match='verifier.model: .* cannot be loaded'):
+    with pytest.raises(RsrError, match='verifier.model: .* cannot be used'):
         make_scorer(dict(type='reward-model', model=str(tmp_path)))
 
 def test_verify_takes_a_model_in_the_process(tiny):
@@ -324,6 +340,9 @@ def test_thresholds_are_resolved_whenever_files_are_written(tmp_path, server):
     assert len(rows_of(run, 'sft')) == 12   # every prompt has a better half
     shown = run.stats()['thresholds']['sft']['pass_threshold']
     assert shown == dict(value=median(quantile(g, .5) for g in groups.values()), given='quantile 0.5 of the prompt')
+    stats = run.stats()   # each prompt by its own threshold
+    assert stats['scores']['passed'] == sum(s >= quantile(g, .5) for g in groups.values() for s in g)
+    assert stats['pass_rate']['pooled'] == stats['pass_rate']['plain'] == .5
     run.format(pass_threshold=7.5)
     assert len(rows_of(run, 'sft')) == sum(max(g) >= 7.5 for g in groups.values())
     assert 'thresholds' not in run.stats()
@@ -407,6 +426,19 @@ def test_a_server_that_goes_away_leaves_rollouts_to_be_scored_later(tmp_path):
         run = run_with_rewards(tmp_path, s)
         assert run.rollouts.score.notna().all() and s.count['samples'] == len(run.rollouts)
 
+def test_a_reward_server_that_never_answers_is_not_a_run_that_never_did(tmp_path, server):
+    with pytest.raises(RsrError, match='is its base_url right') as e:
+        run_with_rewards(tmp_path, server, **{'verifier.base_url': 'http://127.0.0.1:9/v1', 'verifier.patience': .5})
+    assert e.value.answered   # the responses are saved
+    assert len(run_with_rewards(tmp_path, server).rollouts) == 192
+
+def test_equal_scores_do_not_pass_along(tmp_path):
+    "Nine in ten have the lowest reward: from the best fifth on, only the others pass."
+    with Loopback(rewards='vllm', reward=lambda text: float(drawn_reward(text) > 8)) as s:
+        run = run_with_rewards(tmp_path, s)
+        scores = run.rollouts.score
+        assert scores.mean() < .2 and run.stats()['scores']['passed'] == scores.sum()
+
 def test_a_label_passes_and_fails_by_any_threshold(tmp_path, server):
     run = run_with_rewards(tmp_path, server)
     r = run.rollouts.sort_values('score')
@@ -436,6 +468,8 @@ def test_explorer_figures_and_report_follow_the_scores(tmp_path, server):
     assert e.configs[0]['pass_threshold'] == 0. and not e.message
     expected = e.counts[0]['rows']
     assert e.write()['dpo.jsonl'] == expected == len(run.pairs())
+    lengths = score_length_data(run)
+    assert all(low < mean < high for mean, (low, high) in zip(lengths['mean'], lengths['interval']))
     d = scores_data(run)
     assert d['edges'][0] <= run.rollouts.score.min() and sum(map(sum, d['bins'].values())) == d['n']
     assert margins_data(run)['edges'][-1] > 1

@@ -326,7 +326,8 @@ def _format_rows(rows):
 # %% ../../nbs/cli/00_usage.ipynb #9bfad156
 def _recipe_rows(rows):
     "Return the rows of a recipe: all but those of a rubric's file."
-    return [*(r for r in rows if not r['section'].startswith(('rubric file', 'stage'))), *_shell_rows('json', 'progress')]
+    keys = [r for r in rows if not r['section'].startswith(('rubric file', 'stage'))]
+    return [*keys, *_shell_rows('json', 'progress')]
 
 def _plan_rows(rows):
     "Return the rows of `rsr plan`."

@@ -78,6 +78,7 @@ def _answer(text, reasoning, more):
     calls = orjson.loads(more).get('tool_calls') if more else None
     return said(Rollout(answer, tool_calls=calls)) if calls else answer
 
+# %% ../../nbs/data/12_reviews.ipynb #861aadf7
 def _stored_more(db):
     "Return the SQL for what a response has beside its text; ledgers before layout 3 keep nothing there."
     known = db.execute("SELECT 1 FROM pragma_table_info('rollouts') WHERE name='more'").fetchone()
@@ -106,6 +107,7 @@ class Case:
 # %% ../../nbs/data/12_reviews.ipynb #a8941e05
 _REVERSED = dict(accept='swap', swap='accept')   # what a verdict on (a, b) says of (b, a); others say the same
 
+# %% ../../nbs/data/12_reviews.ipynb #1539cb8c
 def _place(equals, rollout, other):
     "Return what identifies a case, and whether the pair stands in reverse order."
     a = equals.get(rollout, [rollout])[0]
@@ -218,6 +220,7 @@ def label_scores(
 _ENDS = ("SELECT min(value), max(value) FROM scores WHERE "
          "verifier=(SELECT CAST(value AS INTEGER) FROM meta WHERE key='verifier')")
 
+# %% ../../nbs/data/12_reviews.ipynb #7be7d812
 def score_ends(db)->tuple:
     "Return the lowest and the highest score of the current verifier."
     low, high = db.execute(_ENDS).fetchone()

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['OF', 'KINDS', 'is_relative', 'relative_options', 'quantile', 'spread', 'is_finite', 'is_threshold', 'is_margin',
-           'in_run', 'in_prompt', 'in_numbers', 'in_words', 'scores_by_prompt', 'numbers_for', 'nice_step',
-           'score_range', 'ticks']
+           'in_run', 'in_prompt', 'in_numbers', 'in_words', 'scores_by_prompt', 'numbers_for', 'counts_by_prompt',
+           'nice_step', 'score_range', 'ticks']
 
 # %% ../../nbs/data/29_thresholds.ipynb #ff95e4a0
 import math
 from bisect import bisect_left, bisect_right
 from numbers import Real
 from statistics import median
+from .statistics import corrected_rate
+from .types import EPS, passed
 
 # %% ../../nbs/data/29_thresholds.ipynb #0902e6c2
 OF = 'run', 'prompt'   # whose scores a quantile is of
@@ -165,6 +167,35 @@ def numbers_for(
 )->dict:                  # unchanged if nothing in it is relative
     "Return the options of a formatter with all thresholds as numbers."
     return in_numbers(options, scores_by_prompt(store, outcomes)) if relative_options(options) else options
+
+# %% ../../nbs/data/29_thresholds.ipynb #cf7f2b6d
+def _passed_failed(options, scores):
+    "Return how many scores of a prompt passed, how many failed, and how many there are."
+    passes = [passed(x, options['pass_threshold']) for x in scores]
+    limit = options.get('fail_threshold')
+    fails = [not ok and (limit is None or x<=limit+EPS) for ok, x in zip(passes, scores)]
+    return sum(passes), sum(fails), len(scores)
+
+# %% ../../nbs/data/29_thresholds.ipynb #f3d74837
+def _rates(found):
+    "Return the pass rate of a run from (passed, failed, scored) of its prompts."
+    rates = [good/n for good, _, n in found]
+    mean, square = sum(rates)/len(rates), sum(r*r for r in rates)/len(rates)
+    rate, interval = corrected_rate(len(rates), mean, square)
+    return dict(plain=mean, corrected=rate, interval=list(interval), prompts=len(rates))
+
+# %% ../../nbs/data/29_thresholds.ipynb #d02a6677
+def counts_by_prompt(
+    options:dict,   # of a formatter
+    groups:list     # scores of each prompt of the run, as from `scores_by_prompt`
+)->dict:            # {scores, pass_rate} as in the statistics of a run; {} if no threshold is of the prompt
+    "Count what passed and failed under thresholds of the prompts."
+    options = in_run(options, groups)
+    if not relative_options(options) or not groups:
+        return {}
+    found = [_passed_failed(in_prompt(options, scores), scores) for scores in groups]
+    good, bad, n = map(sum, zip(*found))
+    return dict(scores=dict(passed=good, failed=bad, between=n-good-bad), pass_rate=dict(_rates(found), pooled=good/n))
 
 # %% ../../nbs/data/29_thresholds.ipynb #42ec54ac
 def nice_step(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from ..data.files import dumps
 from ..data.messages import images_in
-from ..data.summary import truncated_counts
+from ..data.summary_table import truncated_counts
 from ..data.terminal import shell_word
 from ..data.text import is_refusal, minhash, normalised, prompt_text, stable_hash
 from ..data.thinking import thinking_marks

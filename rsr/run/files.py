@@ -12,9 +12,11 @@ from collections import Counter
 from ..data.component_summary import component_stats
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.store import Store
-from ..data.summary import rate_text, stats, write_stats
+from ..data.summary import stats, write_stats
+from ..data.summary_table import rate_text
 from ..data.terminal import warn
-from ..data.thresholds import in_numbers, in_words, numbers_for, relative_options, scores_by_prompt
+from ..data.thresholds import counts_by_prompt, in_numbers, in_words, numbers_for
+from ..data.thresholds import relative_options, scores_by_prompt
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
 from ..formatters.advice import advice, check_columns, shadowed_columns
@@ -301,11 +303,15 @@ def _relative_numbers(store, d):
 # %% ../../nbs/run/10_files.ipynb #10d416f8
 def run_statistics(store, d)->dict:
     "Count what a run sampled and what came of it, under a recipe."
-    options = numbers_for(store, make_formatter(**d['formatter'][0]).options, valid_outcomes(d))
+    given = make_formatter(**d['formatter'][0]).options
+    options = numbers_for(store, given, valid_outcomes(d))
     pass_threshold = options.get('pass_threshold', 1.0)
     prices = recipe_prices(d)
     price_of = Budget(**prices).price_of if prices['price'] else None
     counts = stats(store, pass_threshold, fail_threshold_of(d, options), valid_outcomes(d), price_of)
+    limits = {**given, 'fail_threshold':fail_threshold_of(d, given)}
+    for part, numbers in counts_by_prompt(limits, scores_by_prompt(store, valid_outcomes(d))).items():
+        counts[part].update(numbers)
     _note_forms(counts, make_formatters(d['formatter']))
     more = dict(labels=label_statistics(store), thresholds=_relative_numbers(store, d),
                 components=component_stats(store, valid_outcomes(d), price_of))

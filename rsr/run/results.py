@@ -18,7 +18,7 @@ from ..data.index import index_parts
 from ..data.origin import made_here
 from ..data.safekeeping import copy_run
 from ..data.store import Store
-from ..data.summary import stats_table
+from ..data.summary_table import stats_table
 from ..data.terminal import shell_word, visible
 from ..data.text import prompt_text
 from ..data.types import RsrError, components

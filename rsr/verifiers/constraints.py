@@ -128,7 +128,8 @@ def _call_problem(name, kwargs):
     "Say what is wrong with the id or the names of the arguments of an instruction; '' if nothing is."
     known = instructions()
     if name not in known:
-        return 'metadata.instruction_id_list: '+no_such('instruction', name, known)
+        alike = [other for other in known if other.partition(':')[0]==name.partition(':')[0]]
+        return 'metadata.instruction_id_list: '+no_such('instruction', name, alike or known)
     for key in kwargs:
         if key not in known[name]:
             return f'metadata.kwargs of {name}: '+no_such('argument', key, known[name])

@@ -327,15 +327,25 @@ def _check_server(endpoint, chat_template):
         raise RsrError('verifier.chat_template: score sends prompt and response apart; leave it out')
     load_template(chat_template)
 
+# %% ../../nbs/verifiers/15_reward_model.ipynb #1f5828fd
+_WRITERS = 'ForCausalLM', 'ForConditionalGeneration', 'LMHeadModel'
+
+def _writes_text(kinds)->bool:
+    "Check whether the architectures of a model are those of one that writes text."
+    return bool(kinds) and all(kind.endswith(_WRITERS) for kind in kinds)
+
 # %% ../../nbs/verifiers/15_reward_model.ipynb #87dc3bde
-def _check_local(model, device):
-    "Raise unless a reward model and a device are there, without loading the model."
-    torch, transformers = _packages()
-    kinds = _load('model', model, transformers.AutoConfig.from_pretrained).architectures or []
-    if kinds and all(kind.endswith(('ForCausalLM', 'ForConditionalGeneration', 'LMHeadModel')) for kind in kinds):
+def _check_model(model):
+    "Raise unless a reward model is there, without loading it."
+    kinds = _load('model', model, _packages()[1].AutoConfig.from_pretrained).architectures or []
+    if _writes_text(kinds):
         raise RsrError(f'verifier.model: {model} is not a reward model but a {kinds[0]}')
+
+# %% ../../nbs/verifiers/15_reward_model.ipynb #6d9d571b
+def _check_device(device):
+    "Raise unless a device is there."
     if device:
-        _load('device', device, lambda name: torch.empty(1, device=name))
+        _load('device', device, lambda name: _packages()[0].empty(1, device=name))
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #2e9ba721
 def check_reward_options(model=None, base_url=None, endpoint=None, chat_template=None, label=None, reduce=None,
@@ -350,7 +360,8 @@ def check_reward_options(model=None, base_url=None, endpoint=None, chat_template
     if base_url:
         _check_server(endpoint, chat_template)
     elif model:
-        _check_local(model, device)
+        _check_model(model)
+        _check_device(device)
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #e218525d
 async def _asked(ask, endpoint, messages, template, activation, batch):

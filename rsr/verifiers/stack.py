@@ -94,8 +94,9 @@ def _decided_by(counted, gate, unscored):
     "Return the name of the stage that decided the score, or None if several did."
     if gate or unscored:
         return gate or unscored[0].name
-    last = counted[-1][0] if counted else None
-    return last.name if last and (last.when!='always' or len(counted)==1) else None
+    weighed = [stage for stage, _ in counted if stage.weight] or [stage for stage, _ in counted]
+    last = weighed[-1]
+    return last.name if last.when!='always' or len(weighed)==1 else None
 
 # %% ../../nbs/verifiers/19_stack.ipynb #9f092bf6
 def _value_of(counted, gate, unscored):
