@@ -243,8 +243,11 @@ def score_length_data(
         lengths = [(length, n) for length, _, n in rows]
         cuts = sorted(set(weighted_quantiles(lengths, [i/bins for i in range(1, bins)])))
         sums = v.rows(_bin_sums(_LENGTH[unit], cuts, base))
-    return dict(_length_bins(sums, {score for _, score, _ in rows}), edges=[min(lengths)[0], *cuts, max(lengths)[0]], rho=spearman(rows), share=share,
-                unit=unit, n=sum(n for _, n in lengths), why=None)
+    scores = {score for _, score, _ in rows}
+    ends = [min(lengths)[0], *cuts, max(lengths)[0]]
+    return dict(_length_bins(sums, scores), edges=ends, rho=spearman(rows), share=share, unit=unit,
+                n=sum(n for _, n in lengths), why=None)
+
 
 # %% ../../nbs/explore/11_score_figures.ipynb #dd7769f3
 def _error_bars(means, intervals):
