@@ -78,8 +78,9 @@ def components(
     detail:dict   # of a `Score`, or None
 )->dict:          # {name: number or None}
     "Return the values of a score's parts; {} if it has none."
-    parts = (detail or {}).get('components') or {}
-    return {name:part.get('value') for name, part in parts.items() if isinstance(part, dict)}
+    parts = detail.get('components') if isinstance(detail, dict) else None
+    found = parts.items() if isinstance(parts, dict) else ()
+    return {name:part.get('value') for name, part in found if isinstance(part, dict)}
 
 # %% ../../nbs/data/00_types.ipynb #984a53a7
 def _answered(detail):
