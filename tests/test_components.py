@@ -274,6 +274,43 @@ def test_a_rubric_in_a_stack_is_read_by_everything_that_reads_rubrics(own):
     assert p.returncode==0 and 'Traceback' not in p.stderr+p.stdout, p.stderr
     assert 'judged' in p.stdout and 'brief' in p.stdout
 
+def test_the_checklist_validates_the_rubric_of_a_stack(own):
+    "Its verdicts are in the ledger; labels that agree pass, and those of another rubric do not count."
+    from test_rubric_run import judge
+
+    from rsr.quality.checklist import checklist
+    judged = [dict(id=i, category='content', question=f'Is it {i}?') for i in ('right', 'kind')]
+    Path('rubric.yaml').write_text(json.dumps(dict(name='judged', categories=dict(content=1), criteria=judged)))
+    Path('functions.yaml').write_text(RUBRIC)
+    Path('checks.py').write_text('def right(prompt, response):\n    return True\nbrief = right\n')
+    def item(run, **options):
+        return next(i for i in checklist(run, **options)['items'] if i['item']=='rubric validated')
+    with Loopback(rate=.5, words=12, reply=judge) as s:
+        rubric = dict(rubric='rubric.yaml', name='judged', base_url=s.base_url, model='j')
+        functions = dict(rubric='functions.yaml', name='counted')
+        run = go(s, [dict(type='sft')], [STAGES[0], functions, rubric], n=40)
+        other = go(s, [dict(type='sft')], [STAGES[0], functions], n=3, work_dir='other')
+        none = go(s, [dict(type='sft')], STAGES, n=3, work_dir='none')
+    assert item(none)['detail']=='no stage of the verifier is a rubric (right, brief)'
+    assert item(other)['detail']=='every criterion of the rubric is a function'
+    assert item(run)['verdict']=='fail' and 'n = 0' in item(run)['detail']
+    asked = {row['id']:row['messages'] for row in rows(40)}
+    found = [(row.prompt, row.text, json.loads(d)['components']['judged']['detail'])
+             for row, d in zip(run.rollouts.itertuples(), details(run))]
+    labels = [dict(messages=asked[p], response=text, labels={k:v['answer'] for k, v in said.items()})
+              for p, text, said in found][:60]
+    assert len(labels)==60
+    agreed = item(run, labels=labels)
+    assert agreed['verdict']=='pass' and 'on 60 labelled responses' in agreed['detail']
+    turned = [{**x, 'labels':{k:dict(YES='NO', NO='YES')[v] for k, v in x['labels'].items()}} for x in labels]
+    assert item(run, labels=turned)['verdict']=='fail'
+
+def details(run):
+    "The details of the current verifier's scores, in the order of `run.rollouts`."
+    sql = """SELECT s.detail FROM rollouts r JOIN scores s ON s.rollout=r.key
+             WHERE s.verifier=(SELECT value FROM meta WHERE key='verifier') ORDER BY r.prompt, r.idx"""
+    return [d for d, in sqlite3.connect(run.path/'run.db').execute(sql)]
+
 def test_labels_count_in_place_of_the_stack(own):
     with Loopback(rate=.5, words=12) as s:
         run = go(s, [dict(type='sft')], n=4)
