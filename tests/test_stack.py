@@ -284,3 +284,15 @@ def test_a_reward_of_groups_scores_each_prompt_of_a_batch_together(here):
     assert trl(['a', 'b', 'a', 'a'], ['4', '6', '4', '5'], answer=[None]*4)==[1.0, None, 1.0, 0.0]
     with pytest.raises(RsrError, match='use trl_reward'):
         reward('a', '4')
+
+def test_a_failed_gate_cannot_pass_among_negative_rewards(here, server):
+    Path('mine.py').write_text('from rsr.verifiers import verifier\n@verifier("negative", raw=True)\n'
+                               'def negative(response, metadata):\n    return -3.0\n')
+    stages = [dict(type='mcq-rlvr', gate=True, weight=0, name='right'), 'mine.py:negative']
+    d = dict(verifier=stages, sampling=dict(max_rollouts=2))
+    low = dict(type='sft', pass_threshold=-5)
+    with pytest.raises(RsrError, match="where='right >= 1'"):
+        r.sample(rows(4), {**d, 'formatter':[low]}, base_url=server.base_url, **QUIET)
+    run = r.sample(rows(4), {**d, 'formatter':[{**low, 'where':'right >= 1'}]}, base_url=server.base_url, **QUIET)
+    right = {k for k, in table("SELECT rollout FROM scores WHERE value=-3")}
+    assert len(read_jsonl('run/train/sft.jsonl'))<=len(right) and run.stats()['rows']['sft.jsonl']['rows']>=0

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'NULLABLE', 'CHECKS', 'option_check', 'is_limit', 'is_difference', 'is_proper_share', 'is_ratio',
-           'is_count', 'is_switch', 'is_name_list', 'is_band', 'check_value', 'check_thresholds']
+           'is_count', 'is_switch', 'is_name_list', 'is_band', 'check_value', 'check_thresholds', 'check_gates']
 
 # %% ../../nbs/formatters/06_option_checks.ipynb #f6d2aef9
 from ..data.thresholds import is_finite, is_margin, is_relative, is_threshold
@@ -113,3 +113,22 @@ def check_thresholds(
     if by==other and (low>high if by else low>=high):
         raise RsrError(f'{where}.fail_threshold: {low:g} is not below pass_threshold {high:g}:'
                        ' a response would be chosen and rejected at once')
+
+# %% ../../nbs/formatters/06_option_checks.ipynb #18f381f6
+def _may_pass_at_zero(f)->bool:
+    "Check whether a score of 0 may pass in the file of a formatter."
+    limit = f.options.get('pass_threshold', 1.)
+    return not f.where and (isinstance(limit, dict) or limit<=0)
+
+# %% ../../nbs/formatters/06_option_checks.ipynb #e36f18c5
+def check_gates(
+    verifier,          # of a run
+    formatters:list    # [Formatter, …]
+):
+    "Raise if what fails a gate of a stack could pass, because scores need not lie in [0, 1]."
+    gates = [stage for stage in getattr(verifier, 'stages', ()) if stage.gate]
+    wrong = [f.name for f in formatters if _may_pass_at_zero(f)]
+    if gates and verifier.raw and wrong:
+        name, least = gates[0].name, f'{gates[0].pass_threshold:g}'
+        raise RsrError(f"formatter '{wrong[0]}': what fails the gate '{name}' scores 0, which passes where other "
+                       f"scores are negative. Add formatter.where='{name} >= {least}', or set a pass_threshold above 0")

@@ -25,6 +25,7 @@ from ..data.variables import refuse_masked, resolve_secrets
 # %% ../../nbs/run/12_execution.ipynb #91e7a3af
 from ..formatters.advice import check_columns
 from ..formatters.form_checks import check_forms
+from ..formatters.option_checks import check_gates
 from ..formatters.splits import stage_shares
 from ..formatters.writer import check_range, make_formatters
 from ..pairs.strategies import make_plan, pair_loops, rejected_sampler
@@ -114,6 +115,7 @@ def _build_formatters(d, verifier, plan):
     formatters = make_formatters(d['formatter'])
     check_range(d['formatter'], getattr(verifier, 'raw', False))
     _check_relative(formatters, plan, d)
+    check_gates(verifier, formatters)
     if d.get('stages'):
         stage_shares(d['stages'], formatters)
     if plan and not any(f.type=='dpo' for f in formatters):
