@@ -320,3 +320,6 @@ async def code(
         return Score(None, str(e))
     except (SandboxError, OSError) as e:
         return Score(None, f'sandbox: {shown(e, 200)}')
+
+# %% ../../nbs/verifiers/12_code.ipynb #0660caca
+code.needs = 'test'   # what a prompt lacks that cannot be scored

@@ -17,7 +17,7 @@ from ..data.text import clean_text
 from ..data.types import RsrError, no_such
 from ..sampling.budget import check_price, model_price
 from ..sampling.scoring import judge_ask
-from ..sampling.providers import make_sampler
+from ..sampling.providers import import_litellm, make_sampler
 from ..sampling.samplers import HttpSampler
 
 # %% ../../nbs/verifiers/03_judge.ipynb #812f1f75
@@ -75,9 +75,8 @@ def takes_schema(
 # %% ../../nbs/verifiers/03_judge.ipynb #983725b2
 def _litellm_takes_schema(model):
     "Tell whether LiteLLM lists the model as accepting a JSON schema."
-    import litellm
     try:
-        return bool(litellm.supports_response_schema(model))
+        return bool(import_litellm().supports_response_schema(model))
     except Exception:
         return False
 

@@ -230,8 +230,8 @@ def find_stage(
     "Return the stage of this name or position."
     stages[:] = [dict(type=s) if isinstance(s, str) else s for s in stages]
     names = [s.get('name') or default_name(s) for s in stages]
-    if name in names:
-        return stages[names.index(name)]
+    if name.replace('-', '_') in names:
+        return stages[names.index(name.replace('-', '_'))]
     if name.isdecimal() and int(name)<len(stages):
         return stages[int(name)]
     raise RsrError(f'{key}: '+no_such('stage', name, names))
@@ -251,7 +251,7 @@ def name_type(
 # %% ../../nbs/verifiers/19_stack.ipynb #3fb49de8
 class Stack:
     "Several verifiers as one."
-    name = 'stack'
+    name, needs = 'stack', ''   # what a prompt lacks differs from stage to stage
     def __init__(self,
         stages   # [Stage, …] in the order in which they run
     ):
