@@ -405,7 +405,7 @@ BARE = dict(id='a', messages=ROW['messages'])
     ([ROW], dict(recipe='sft,nope'), "no recipe 'nope'"), ([ROW], dict(recipe='x'*500), '…'),
     ([ROW], dict(formatter=None), 'none is named'), ([ROW], dict(formatter=[]), 'none is named'),
     ([ROW], dict(formatter=[None]), 'None has no type'), ([ROW], dict(formatter='sft,sft'), 'two would write'),
-    ([ROW], dict(verifier=5), "quotes: '5'"), ([ROW], dict(verifier=['rlvr']), 'verifier.type='),
+    ([ROW], dict(verifier=5), "quotes: '5'"), ([ROW], dict(verifier=['rlv']), "stage 'rlv': no verifier"),
     ([ROW], dict(verifier=True), 'not a mapping'), ([ROW], dict(pairs='temprature'), "Did you mean 'temperature'"),
     ([ROW], dict(split=2), 'not a share'), ([ROW], dict(limit=True), 'not a whole number'),
     ([ROW], dict(limit=1.0), 'Did you mean 1?'), ([ROW], dict(columns='answer'), 'not a mapping'),

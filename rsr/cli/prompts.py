@@ -96,7 +96,10 @@ _MORE = """
 #   api_key: ${MY_KEY}             # from the environment
 #   max_tokens: 2048
 # verifier:
-#   type: math-rlvr                # mcq-rlvr, math-rlvr, rlvr, mcq-llm-as-judge, rubric, path/to/file.py:function
+#   type: math-rlvr                # `rsr run --help verifier` lists all; or rubric, or path/to/file.py:function
+# verifier:                        # or several, a stack:
+# - math-rlvr
+# - {type: equivalence, when: failed, model: openai/gpt-4o-mini}
 # split: {eval: 0.1}
 # budget: {minutes: 60}
 """

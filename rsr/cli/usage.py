@@ -326,7 +326,7 @@ def _format_rows(rows):
 # %% ../../nbs/cli/00_usage.ipynb #9bfad156
 def _recipe_rows(rows):
     "Return the rows of a recipe: all but those of a rubric's file."
-    keys = [r for r in rows if not r['section'].startswith(('rubric file', 'stage'))]
+    keys = [r for r in rows if not r['section'].startswith('rubric file')]
     return [*keys, *_shell_rows('json', 'progress')]
 
 def _plan_rows(rows):
@@ -361,6 +361,7 @@ def rows_about(rows, topic):
     "Return the rows of one topic, or raise an error that names them all."
     topic = topic.split('=')[0].rstrip('.:')
     found = [r for r in rows if topic in (r['key'], *_topics(r))]
+    found = found or [r for r in rows if r['key'].rpartition('.')[2]==topic]
     if not found:
         raise _no_such_topic(topic, rows)
     return found

@@ -79,13 +79,16 @@ def components(
 )->dict:          # {name: number or None}
     "Return the values of a score's parts; {} if it has none."
     parts = detail.get('components') if isinstance(detail, dict) else None
-    found = parts.items() if isinstance(parts, dict) else ()
-    return {name:part.get('value') for name, part in found if isinstance(part, dict)}
+    parts = parts if isinstance(parts, dict) else {}
+    values = {name:part.get('value') for name, part in parts.items() if isinstance(part, dict)}
+    return {name:value if isinstance(value, (int, float)) else None for name, value in values.items()}
+
 
 # %% ../../nbs/data/00_types.ipynb #984a53a7
 def _answered(detail):
     "Return the entries of a detail that have an answer."
-    return {k:v for k, v in (detail or {}).items() if isinstance(v, dict) and 'answer' in v}
+    given = detail.items() if isinstance(detail, dict) else ()
+    return {k:v for k, v in given if isinstance(v, dict) and 'answer' in v}
 
 def criteria(
     detail:dict   # of a `Score`, or None
@@ -137,7 +140,11 @@ def no_such(
     allowed       # the names that exist
 )->str:           # one line, with the nearest spelling
     "Return the error message for a name that does not exist."
-    near = get_close_matches(str(given), [str(a) for a in allowed], n=1, cutoff=0.5)
+    names = sorted(map(str, allowed))
+    near = get_close_matches(str(given), names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ''
+    if near and len(names)>40:
+        near = get_close_matches(str(given), names, n=10, cutoff=0)
+        names = [*sorted(near), f'… ({len(names)} in all)']
     shown = str(given) if len(str(given))<=100 else f'{str(given)[:100]}…'
-    return f"no {what} '{shown}'.{hint} Allowed: {', '.join(sorted(map(str, allowed)))}"
+    return f"no {what} '{shown}'.{hint} Allowed: {', '.join(names)}"

@@ -148,8 +148,9 @@ def plot_criteria(ax, d):
 
 # %% ../../nbs/explore/12_breakdown_figures.ipynb #29bdf6ed
 MOST_COMPONENTS = 12   # rows of the figure
-_COMPONENTS = '''SELECT j.key name, {{kind}} kind, json_extract(j.value,'$.value') v FROM {{join}},
+_COMPONENTS = '''SELECT s.rollout, j.key name, {{kind}} kind, json_extract(j.value,'$.value') v FROM {{join}},
     json_each(s.detail,'$.components') j WHERE {{valid}} AND s.detail IS NOT NULL AND j.type='object'{part}'''
+_SCORED = 'SELECT count(DISTINCT rollout) FROM ({found})'
 _RANGES = '''SELECT name, count(*), count(v), min(v), max(v) FROM ({found}) GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :most'''
 _BINS = '''SELECT kind, CAST((v-:lo)/(:hi-:lo)*:bins+1e-9 AS INT), count(*) FROM ({found})
     WHERE name=:name AND v IS NOT NULL GROUP BY 1, 2'''
@@ -177,8 +178,9 @@ def components_data(
         order = {s['name']:i for i, s in enumerate(_scorer(v.store).get('stages') or ())}
         ranges.sort(key=lambda row: order.get(row[0], len(order)))
         parts = [_component_bins(v, found, bins, *row) for row in ranges]
+        n = v.rows(_SCORED.format(found=found))[0][0]
         why = None if parts else why_empty(v, 'No score has components')
-    return dict(components=parts, share=share, n=max((c['ran'] for c in parts), default=0), why=why)
+    return dict(components=parts, share=share, n=n, why=why)
 
 # %% ../../nbs/explore/12_breakdown_figures.ipynb #aa379388
 def _draw_component(ax, place, c, labelled):

@@ -35,7 +35,8 @@ def why_left_out(
 # %% ../../nbs/formatters/12_left_out.ipynb #f2067c6e
 REMEDIES = {   # beginning of a reason: what to do
     'no complete response':'raise sampler.max_tokens if they were truncated; rsr stats lists outcomes and errors',
-    'no reference answer':'add metadata.answer (or data.columns.answer=COLUMN) and resume',
+    'no reference answer':'add metadata.answer (or data.columns.answer=COLUMN), or what else the verifier needs, and '
+                          'resume',
     'unscored':'rsr stats says why the verifier gave no score',
     NO_ANSWER:'raise sampler.max_tokens, so that an answer follows the thinking, or use thinking: keep',
 }

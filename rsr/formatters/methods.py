@@ -61,7 +61,7 @@ class Formatter:
     thinking: str = 'keep'        # keep, inline, reasoning_content, harmony, strip
     keep_system: bool = False     # sampler.system_prompt and prompt_template go into the rows
     columns: list = None          # further columns: keys of the metadata, pass_rate, n_passed, n_scored, model
-    where: str = None             # on components, of responses that pass: code >= 1 and style > 0.6; None: all count
+    where: str = None             # what responses must also meet to pass, by components: code >= 1 and style > 0.6
     why: object = None            # (prompt, rollouts) -> why a prompt with scores gives no row
 
     def __post_init__(self):

@@ -87,8 +87,21 @@ def _without_criteria(scorer):
     out, rubric = dict(scorer), scorer.get('rubric')
     if rubric:
         out['rubric'] = {k:v for k, v in rubric.items() if k!='criteria'}
+    return out
+
+# %% ../../nbs/quality/02_compare.ipynb #d46e3e47
+def _stage_parts(stage, is_shared):
+    "Return what a stage of one run is compared by: if the other has none of this name, its type."
+    own, verifier = {k:v for k, v in stage.items() if k not in ('name', 'verifier')}, stage['verifier']
+    return {**own, **_without_criteria(verifier)} if is_shared else dict(type=verifier.get('type'))
+
+def _by_stage(scorer, other):
+    "Return a configuration with its stages by name, and their order."
+    out, shared = _without_criteria(scorer), {s['name'] for s in other.get('stages') or ()}
     if scorer.get('stages'):
-        out['stages'] = [{**s, 'verifier':_without_criteria(s['verifier'])} for s in scorer['stages']]
+        names = [s['name'] for s in scorer['stages']]
+        out['order'] = ', '.join(name for name in names if name in shared)
+        out['stages'] = {s['name']:_stage_parts(s, s['name'] in shared) for s in scorer['stages']}
     return out
 
 # %% ../../nbs/quality/02_compare.ipynb #2757b516
@@ -109,7 +122,7 @@ def scorer_changes(
     changed = {i:changes(before[i], after[i]) for i in before if i in after}
     return dict(same=a==b, a=_scorer_name(a), b=_scorer_name(b), added=[i for i in after if i not in before],
                 removed=[i for i in before if i not in after], changed={i:c for i, c in changed.items() if c},
-                other=changes(_without_criteria(a), _without_criteria(b)))
+                other=changes(_by_stage(a, b), _by_stage(b, a)))
 
 # %% ../../nbs/quality/02_compare.ipynb #d9740f58
 def points(

@@ -23,6 +23,7 @@ from ..data.variables import mask
 from ..run.files import valid_outcomes
 from ..run.results import Run
 from ..data.secrets import redact
+from ..verifiers.stack import sections
 
 # %% ../../nbs/quality/07_report.ipynb #2edaaa2e
 _DIRECTION_MARKS = '\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'
@@ -209,6 +210,13 @@ def _sections(run, rows, options):
              'Recipe':_recipe_html(run)}
     return [(heading, body) for heading, body in parts.items() if body]
 
+# %% ../../nbs/quality/07_report.ipynb #22f986b3
+def _scored_by(verifier):
+    "Return what a run's verifier is called."
+    if verifier.get('stages'):
+        return f"a stack of {', '.join(name for name, _ in sections(verifier))}"
+    return verifier.get('rubric') or verifier.get('type') or 'mcq-rlvr'
+
 # %% ../../nbs/quality/07_report.ipynb #625c99a6
 def report_html(
     run,              # Run, or its directory
@@ -219,7 +227,7 @@ def report_html(
     run = run if isinstance(run, Run) else Run(run)
     d = run.recipe
     model = d['sampler'].get('model') or 'the embedded model'
-    scorer = d['verifier'].get('rubric') or d['verifier'].get('type') or 'mcq-rlvr'
+    scorer = _scored_by(d['verifier'])
     under = f"{model}, scored by {scorer}, for {', '.join(f['type'] for f in d['formatter'])}"
     return page(f'Run {run.path.resolve().name}', under, _sections(run, rows, options))
 

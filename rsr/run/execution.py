@@ -139,7 +139,14 @@ def _check_fewest(verifier, sampling):
     fewest = getattr(verifier, 'fewest', 1)
     if 0<sampling.max_rollouts<fewest:
         raise RsrError(f'sampling.max_rollouts: {sampling.max_rollouts} responses to a prompt are fewer than the '
-                       f'{fewest} that {verifier.name} needs. Raise it, or let the verifier need fewer (min_votes)')
+                       f'{fewest} that {verifier.name} needs. Raise it, or lower min_votes of the verifier')
+
+# %% ../../nbs/run/12_execution.ipynb #792ddc77
+def _make_judges(verifier, judges):
+    "Make the samplers of a verifier's judges, each with the section that its messages name."
+    stages = getattr(verifier, 'judge_stages', ())
+    sections = [f'verifier.stages.{name}' for name in stages] or ['verifier']*len(judges)
+    return [make_sampler(section=section, **judge) for section, judge in zip(sections, judges)]
 
 # %% ../../nbs/run/12_execution.ipynb #372dd617
 def build(
@@ -154,7 +161,7 @@ def build(
     parts['verifier'], judges = make_scorer(verifier)
     _check_fewest(parts['verifier'], parts['sampling'])
     parts['budget'] = _make_budget(d, parts['verifier'], judges)
-    parts['judges'] = [make_sampler(section='verifier', **j) for j in judges]
+    parts['judges'] = _make_judges(parts['verifier'], judges)
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)
     parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'])
     parts['mix'] = d['resume'].get('mix', False)

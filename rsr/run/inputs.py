@@ -391,26 +391,27 @@ def _none_scorable(store, verifier, named, found):
     "Return the error for an input of which nothing can be scored, from (id, why) of each prompt."
     if not hasattr(verifier, 'needs'):
         return _no_references(store, verifier.name, named, [why for _, why in found])
-    id_, why = found[0]
-    return RsrError(f'no prompt of the input has a {verifier.needs} that {verifier.name} can use; nothing was sampled. '
-                    f'Prompt {id_[:80]!r}: {why}')
+    (id_, why), name, needs = found[0], verifier.name, verifier.needs
+    what = f'no prompt of the input has a {needs} that {name} can use' if needs else f'the {name} can score no prompt'
+    return RsrError(f'{what}; nothing was sampled. Prompt {id_[:80]!r}: {why}')
 
 # %% ../../nbs/run/04_inputs.ipynb #922c8ec3
 def _reasons_in_words(reasons):
     "Return the commonest reasons, with their numbers if there are several."
     kinds = Counter(reasons).most_common(3)
-    return ', '.join(f'{why}: {n:,}' if len(kinds)>1 else why for why, n in kinds)
+    return '; '.join(f'{n:,} × {why}' if len(kinds)>1 else why for why, n in kinds)
 
 # %% ../../nbs/run/04_inputs.ipynb #2602d0a5
 def _references_note(verifier, n, unscorable, sampled):
     "Return a warning about prompts without a usable reference answer."
     ids, reasons = zip(*unscorable.values())
-    have, what = 'prompts has' if len(ids)==1 else 'prompts have', getattr(verifier, 'needs', 'reference answer')
+    needs, name = getattr(verifier, 'needs', 'reference answer'), verifier.name
+    has, some = 'has' if len(ids)==1 else 'have', f'{len(ids):,} of {n:,} prompts'
+    what = f'{some} {has} no {needs} that {name} can use' if needs else f'the {name} cannot score {some}'
     first = ', '.join(id[:80] for id in ids[:3])+(', …' if len(ids)>3 else '')
     then = ('Skipped: not sampled, and written to no file. Add what is missing and resume, and they are sampled too'
             if sampled else 'The reward will be None for them')
-    return (f'{len(ids):,} of {n:,} {have} no {what} that {verifier.name} can use '
-            f'({_reasons_in_words(reasons)}): {first}. {then}')
+    return f'{what} ({_reasons_in_words(reasons)}): {first}. {then}'
 
 # %% ../../nbs/run/04_inputs.ipynb #dcc7594d
 def _mark_skipped(store, keys):

@@ -136,7 +136,7 @@ def _stage_rows():
         if f.name in STAGE_KEYS:
             default = None if f.default is MISSING else f.default
             allowed, what = _STAGE.get(f.name, ''), help_text(Stage, f.name)
-            yield reference_row('stage', f.name, f.type, default, allowed, what)
+            yield reference_row('verifier: stage', f'verifier.stages.NAME.{f.name}', f.type, default, allowed, what)
 
 # %% ../../nbs/run/06_reference.ipynb #34c613ed
 def _formatter_allowed(type, key):
@@ -231,9 +231,9 @@ def reference()->list:   # [{section, key, type, default, allowed, what}, …]
         plain[r['section']].append(r)
     first = [r for section in ('data', 'sampling', 'sampler', 'verifier') for r in plain.pop(section)]
     rest = [r for rows in plain.values() for r in rows]
-    return [*_top_rows(), *first, *_verifier_rows(), *_rubric_option_rows(), *_stack_rows(),
+    return [*_top_rows(), *first, *_verifier_rows(), *_rubric_option_rows(), *_stack_rows(), *_stage_rows(),
             *_common_formatter_rows(), *_formatter_rows(), *_pair_rule_rows(), *_strategy_rows(), *_split_rows(),
-            *rest, *_rubric_rows(), *_stage_rows()]
+            *rest, *_rubric_rows()]
 
 # %% ../../nbs/run/06_reference.ipynb #57c5d8bf
 def yaml_value(
@@ -257,8 +257,8 @@ NOTES = {
                'parameters.',
     'verifier: rubric':"`type: rubric`. Scores are a judge's weighted answers to the criteria of a rubric.",
     'verifier: stack':'`verifier:` may be a list. It is then a stack, with these stages.',
-    'stage':'Of a stack, beside the type and the options of its verifier. At the shell `verifier.stages.NAME.KEY=…` '
-            'sets one. `name` is by default the type, with `_` in place of `-`.',
+    'verifier: stage':'Of a stage of a stack, beside the type and the options of its verifier: '
+                      '`{type: math-rlvr, weight: 2}`. `name` is by default the type, with `_` in place of `-`.',
     'formatter':'For every formatter in the list. At the shell, `formatter.KEY=…` sets a key on all of them, '
                 '`formatter.NAME.KEY=…` on one.',
     'pairs':'With `pairs:`, the `dpo` formatter applies these rules in place of a fail threshold.',

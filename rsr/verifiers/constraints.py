@@ -183,6 +183,8 @@ def constraints(
         return Score(None, str(e))
     return _score(_components(calls, found), partial)
 
+constraints.needs = 'list of instructions'
+
 # %% ../../nbs/verifiers/13_constraints.ipynb #fe0112b3
 def _score(components, partial):
     "Return the score of instructions; unscored if one that decides is not known."

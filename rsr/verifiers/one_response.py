@@ -32,25 +32,40 @@ def _as_metadata(given):
     "Return metadata as it is, and a bare reference answer as metadata."
     return given if given is None or isinstance(given, Mapping) else {'answer':given}
 
+# %% ../../nbs/verifiers/20_one_response.ipynb #44cead9f
+def _load_one(type, options):
+    "Load one verifier."
+    if type=='rubric':
+        raise RsrError('`verify` has no rubrics: score with a rubric in a run, or by Rubric.evaluate_response')
+    return load_verifier(type, **options)
+
 # %% ../../nbs/verifiers/20_one_response.ipynb #787f8b7e
 def _load_stage(own, options):
     "Load one stage; an error names it."
     options = dict(options)
     kind = options.pop('type', 'rubric')
-    if kind=='rubric':
-        raise RsrError(f"stage '{own['name']}': `verify` has no rubrics; use Rubric.evaluate_response, or a run")
     try:
-        verifier = load_verifier(kind, **options)
+        verifier = _load_one(kind, options)
     except RsrError as e:
         raise RsrError(f"stage '{own['name']}': {e}") from None
     return Stage(verifier, **own, judges=int(verifier.needs_judge))
 
+# %% ../../nbs/verifiers/20_one_response.ipynb #a946775b
+def _written_out(type, options):
+    "Return the type or the stages of a mapping as a recipe has it, and the other options."
+    if not isinstance(type, Mapping):
+        return type, options
+    given = {**type, **options}
+    stages = given.pop('stages', None)
+    return stages or given.pop('type', 'rubric'), given
+
 # %% ../../nbs/verifiers/20_one_response.ipynb #ddedf174
 def _load(type, options):
     "Load a verifier or, from a list, a stack."
+    type, options = _written_out(type, options)
     options = resolve_secrets(options, 'verifier')
     if not isinstance(type, (list, tuple)):
-        return load_verifier(type, **options)
+        return _load_one(type, options)
     stages = resolve_secrets(dict(stages=list(type)), 'verifier')
     return Stack([_load_stage(*read) for read in read_stages({**options, **stages})])
 
@@ -106,7 +121,7 @@ def _score_now(verifier, response, metadata, reasoning, tool_calls, **have):
 
 # %% ../../nbs/verifiers/20_one_response.ipynb #290a3419
 def verify(
-    type,                  # a registered name, path/to/file.py:function, or a list of stages
+    type,                  # a registered name, path/to/file.py:function, a list of stages; or as `verifier:` has it
     response:str,          # what the model sent
     metadata=None,         # of the prompt, e.g. {"answer": "B"}; or the reference answer alone, "B"
     reasoning:str='',      # thinking that the server returned separately

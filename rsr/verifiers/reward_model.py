@@ -73,6 +73,8 @@ def _packages():
 # %% ../../nbs/verifiers/15_reward_model.ipynb #7b124464
 def _load(option, name, load, **more):
     "Load a tokenizer or a model, or raise an error that names the option."
+    if not name:
+        raise RsrError(f'verifier.{option} is missing; or set verifier.base_url, if a server has the model')
     try:
         return load(name, **more)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as e:
@@ -337,6 +339,8 @@ def _writes_text(kinds)->bool:
 # %% ../../nbs/verifiers/15_reward_model.ipynb #87dc3bde
 def _check_model(model):
     "Raise unless a reward model is there, without loading it."
+    if model.startswith(('/', './', '../', '~')) and not Path(model).exists():
+        raise RsrError(f'verifier.model: there is no folder {model}')
     kinds = _load('model', model, _packages()[1].AutoConfig.from_pretrained).architectures or []
     if _writes_text(kinds):
         raise RsrError(f'verifier.model: {model} is not a reward model but a {kinds[0]}')

@@ -10,6 +10,7 @@ __all__ = ['WHEN', 'ON_UNSCORED', 'STAGE_KEYS', 'Stage', 'state_of', 'stage_runs
 import asyncio, re
 from dataclasses import dataclass, fields
 from fastcore.basics import patch
+from ..data.secrets import redact
 from ..data.types import EPS, RsrError, Score, no_such
 from ..sampling.errors import CallError
 from .verifiers import named_options
@@ -127,7 +128,7 @@ def stack_score(
     return Score(_value_of(counted, gate, unscored), f'{name}: {why}' if why else '', answer, detail)
 
 # %% ../../nbs/verifiers/19_stack.ipynb #afe5aaf6
-_NAME = re.compile(r'[A-Za-z_]\w{0,59}')
+_NAME = re.compile(r'[A-Za-z_]\w{0,59}', re.A)
 STAGE_KEYS = [f.name for f in fields(Stage) if f.name not in ('verifier', 'judges')]
 
 # %% ../../nbs/verifiers/19_stack.ipynb #95c8b3eb
@@ -151,8 +152,8 @@ def _as_options(stage, where):
 # %% ../../nbs/verifiers/19_stack.ipynb #2ab95c3f
 def _check_number(where, key, value, least=None):
     "Raise unless a value of a stage is a number, not below `least`."
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value!=value:
-        raise RsrError(f'{where}.{key}: {value!r} is not a number')
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value)<=1e9:
+        raise RsrError(f'{where}.{key}: {value!r} is not a number of at most 1e9')
     if least is not None and value<least:
         raise RsrError(f'{where}.{key}: {value!r} is below {least}')
 
@@ -160,7 +161,9 @@ def _check_number(where, key, value, least=None):
 def _check_own(own, where):
     "Raise unless what a stage says of itself is valid."
     if not isinstance(own['name'], str) or not _NAME.fullmatch(own['name']):
-        raise RsrError(f"{where}.name: {own['name']!r} is not made of letters, digits and _")
+        raise RsrError(f"{where}.name: {own['name']!r} is not made of letters (a to z), digits and _")
+    if own['name']=='score':
+        raise RsrError(f"{where}.name: 'score' stands for the whole score; choose another name")
     if not isinstance(own.get('gate', False), bool):
         raise RsrError(f"{where}.gate: {own['gate']!r} is not true or false")
     for key, allowed in (('when', WHEN), ('on_unscored', ON_UNSCORED)):
@@ -227,8 +230,8 @@ def find_stage(
     "Return the stage of this name or position."
     stages[:] = [dict(type=s) if isinstance(s, str) else s for s in stages]
     names = [s.get('name') or default_name(s) for s in stages]
-    if name in names:
-        return stages[names.index(name)]
+    if name.replace('-', '_') in names:
+        return stages[names.index(name.replace('-', '_'))]
     if name.isdecimal() and int(name)<len(stages):
         return stages[int(name)]
     raise RsrError(f'{key}: '+no_such('stage', name, names))
@@ -248,7 +251,7 @@ def name_type(
 # %% ../../nbs/verifiers/19_stack.ipynb #3fb49de8
 class Stack:
     "Several verifiers as one."
-    name = 'stack'
+    name, needs = 'stack', ''   # what a prompt lacks differs from stage to stage
     def __init__(self,
         stages   # [Stage, …] in the order in which they run
     ):
@@ -271,7 +274,7 @@ def config(self:Stack)->dict:
 def _named(metadata):
     "Return the stages that a prompt names, or None if it names none."
     given = (metadata or {}).get('verifier')
-    return [given] if isinstance(given, str) else given
+    return given if given is None or isinstance(given, (list, tuple)) else [given]
 
 # %% ../../nbs/verifiers/19_stack.ipynb #85a02419
 @patch
@@ -287,7 +290,7 @@ def _naming_problem(named, stages):
     "Say what is wrong with the stages that a prompt names; '' if nothing is."
     if named is None:
         return ''
-    if not isinstance(named, (list, tuple)) or not named:
+    if not named or not all(isinstance(name, str) for name in named):
         return f'metadata.verifier: {named!r} is not the name of a stage, or a list of names'
     names = [s.name for s in stages]
     unknown = next((name for name in named if name not in names), None)
@@ -303,6 +306,8 @@ def _stage_problem(stage, metadata, tools):
 # %% ../../nbs/verifiers/19_stack.ipynb #278f3068
 def _problem_of(stages, metadata, tools):
     "Say why stages can score no response to a prompt; '' if they can."
+    if not any(stage_runs(stage, []) for stage in stages):
+        return f'metadata.verifier: {", ".join(s.name for s in stages)}: runs only behind another stage; name that too'
     why = [(stage, _stage_problem(stage, metadata, tools)) for stage in stages if stage.when=='always']
     lacks = [(stage, text) for stage, text in why if text]
     rescued = any(s.when=='unscored' and not _stage_problem(s, metadata, tools) for s in stages)
@@ -330,12 +335,16 @@ def _asks(self:Stack, ask):
 
 # %% ../../nbs/verifiers/19_stack.ipynb #6d25db17
 async def _call_stage(stage, response, metadata, reasoning, have):
-    "Return a stage's `Score` of a response; unscored if its judge cannot be reached."
+    "Return (a stage's `Score` of a response, None); unscored if its judge cannot be reached, or with what it raised."
     call = stage.verifier.score
     try:
-        return await call(response, metadata, reasoning, **named_options(call, have))
+        return await call(response, metadata, reasoning, **named_options(call, have)), None
     except CallError as e:
-        return Score(None, f'judge: {e}')
+        return Score(None, f'judge: {e}'), None
+    except RsrError:
+        raise
+    except Exception as e:
+        return Score(None, redact(f'{type(e).__name__}: {e}')), e
 
 # %% ../../nbs/verifiers/19_stack.ipynb #bc6133a9
 def _nothing(name, score):
@@ -346,12 +355,15 @@ class _Response:
     "A response that a stack is scoring: what counts so far, and all that has run."
     def __init__(self, args, have, asks, known=None, keep=_nothing):
         self.args, self.have, self.asks, self.known, self.keep = args, have, asks, known or {}, keep
-        self.counted, self.ran = [], {}
+        self.counted, self.ran, self.error = [], {}, None
     def add(self, stage, score):
         self.ran[stage.name] = score
         self.counted = count_stage(self.counted, stage, score)
     def score(self):
-        return stack_score(self.counted, self.ran)
+        out = stack_score(self.counted, self.ran)
+        if self.error and out.value is None:
+            raise self.error   # no other stage made up for it
+        return out
 
 # %% ../../nbs/verifiers/19_stack.ipynb #13eff8f8
 @patch
@@ -361,7 +373,8 @@ async def run(self:_Response, stage):
         return
     score = self.known.get(stage.name)
     if score is None:
-        score = await _call_stage(stage, *self.args, {**self.have, 'ask':self.asks[stage.name]})
+        score, error = await _call_stage(stage, *self.args, {**self.have, 'ask':self.asks[stage.name]})
+        self.error = self.error or error
         self.keep(stage.name, score)
     self.add(stage, score)
 

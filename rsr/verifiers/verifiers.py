@@ -225,7 +225,9 @@ def load_verifier(
     "Look a verifier up by name, or load it from a file."
     from_file = type not in VERIFIERS and '.py' in str(type)
     if not from_file and type not in VERIFIERS:
-        raise RsrError(no_such('verifier', type, VERIFIERS)+'; or path/to/file.py:function')
+        if ',' in str(type):
+            raise RsrError(f'{type!r} is not a verifier. A list of them is a stack: verifier=[{type}]')
+        raise RsrError(no_such('verifier', type, VERIFIERS)+'; in a run also rubric; or path/to/file.py:function')
     fn = load_function(type) if from_file else VERIFIERS[type]
     version = None if from_file else fn.version
     options = _prepared(fn, _given_options(fn, options))
