@@ -14,7 +14,7 @@ from ..data.types import RsrError
 from .hygiene import finding, worst
 from ..rubric.agreement import with_interval
 from ..run.reward import scoring_files
-from ..verifiers.stack import sections
+from ..verifiers.stages import sections
 
 # %% ../../nbs/quality/03_validation.ipynb #b50788b2
 def _no_calls(*_, **__):
@@ -51,17 +51,22 @@ def _report_from_labels(ctx):
     judges = [Judge(_no_calls, config, False) for config in scorer.get('judges', ())]
     return validate(rubric, ctx.labels, judges or None, cache=VerdictCache(ctx.store))
 
-# %% ../../nbs/quality/03_validation.ipynb #3d458e64
-def _report_from_file(ctx):
-    path = Path(ctx.validation or ctx.run.path/'summary'/'validation.json')
-    if not path.is_file():
-        if ctx.validation:
-            raise RsrError(f'validation: no file {path}')
-        return None
+# %% ../../nbs/quality/03_validation.ipynb #23a056c7
+def _read_report(path):
+    "Read the file of a validation."
     try:
         return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as e:
         raise RsrError(f'{path} is not the JSON of a validation (rsr rubric validate … json=true): {e}') from None
+
+# %% ../../nbs/quality/03_validation.ipynb #3d458e64
+def _report_from_file(ctx):
+    path = Path(ctx.validation or ctx.run.path/'summary'/'validation.json')
+    if path.is_file():
+        return _read_report(path)
+    if ctx.validation:
+        raise RsrError(f'validation: no file {path}')
+    return None
 
 # %% ../../nbs/quality/03_validation.ipynb #2d1236c4
 def validation_report(
@@ -77,21 +82,17 @@ KAPPA = 0.4, 0.6     # Cohen's kappa: below 'fair' at best, from the second 'sub
 AC1 = 0.8            # Gwet's AC1 from which a low kappa counts one grade less
 LABELLED = 50        # labelled responses: kappa is then known to about ±0.2. Judgement
 
-# %% ../../nbs/quality/03_validation.ipynb #a7106d74
-def _no_rubric(scorer):
-    "Say what scored a run without a rubric."
-    stages = ', '.join(s['name'] for s in scorer.get('stages') or ())
-    if stages:
-        return f'no stage of the verifier is a rubric ({stages})'
-    return f"the verifier is {scorer.get('type', 'not known')}, not a rubric"
-
 # %% ../../nbs/quality/03_validation.ipynb #609e8712
 def not_comparable(
     scorer:dict   # what scored a run, as plain data (from the ledger)
 )->str:
     "Say why there is nothing to compare with human labels; '' if there is."
-    rubric = rubric_scorer(scorer)[1]
-    return _judge_problem(rubric) if rubric else _no_rubric(scorer)
+    rubric, stages = rubric_scorer(scorer)[1], ', '.join(s['name'] for s in scorer.get('stages') or ())
+    if rubric:
+        return _judge_problem(rubric)
+    if stages:
+        return f'no stage of the verifier is a rubric ({stages})'
+    return f"the verifier is {scorer.get('type', 'not known')}, not a rubric"
 
 # %% ../../nbs/quality/03_validation.ipynb #9870dad2
 def agreement_verdict(
