@@ -6,7 +6,6 @@
 __all__ = ['MOST', 'component_stats', 'component_table', 'component_bins']
 
 # %% ../../nbs/data/32_component_summary.ipynb #0dfafc60
-import math
 import orjson
 from collections import Counter
 from .statistics import amount
@@ -143,24 +142,21 @@ def _values(store, outcomes):
             out.setdefault(name, []).append(value)
     return out
 
-# %% ../../nbs/data/32_component_summary.ipynb #7178460c
-def _counts(shares, bins):
-    "Count numbers in [0, 1] per bin."
-    found = Counter(min(int(x*bins+EPS), bins-1) for x in shares)
-    return [found[i] for i in range(bins)]
-
 # %% ../../nbs/data/32_component_summary.ipynb #5cbf0a28
 def _spread(name, values, bins):
     "Return one component: counts, mean, range and histogram."
-    known = [float(v) for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
+    import numpy as np   # a CLI command that draws nothing starts without it
+    values = np.array(values, float)   # None becomes NaN
+    known = values[np.isfinite(values)]
     out = dict(name=name, ran=len(values), scored=len(known), mean=None, lo=0., hi=1., bins=[0]*bins)
-    if not known:
+    if not len(known):
         return out
-    lo, hi = min(known), max(known)
-    lo, hi = (lo, hi) if lo<hi else score_range(known)
+    lo, hi = known.min().item(), known.max().item()
+    lo, hi = (lo, hi) if lo<hi else score_range([lo])
     unit = max(abs(lo), abs(hi))   # large rewards would overflow
-    shares = ((v/unit-lo/unit)/(hi/unit-lo/unit) for v in known)
-    return dict(out, mean=math.fsum(v/unit for v in known)/len(known)*unit, lo=lo, hi=hi, bins=_counts(shares, bins))
+    places = (known/unit-lo/unit)/(hi/unit-lo/unit)*bins+EPS
+    counts = np.bincount(places.astype(int).clip(0, bins-1), minlength=bins)
+    return dict(out, mean=float((known/unit).mean()*unit), lo=lo, hi=hi, bins=counts.tolist())
 
 # %% ../../nbs/data/32_component_summary.ipynb #31884ceb
 def component_bins(
