@@ -274,6 +274,43 @@ def test_a_rubric_in_a_stack_is_read_by_everything_that_reads_rubrics(own):
     assert p.returncode==0 and 'Traceback' not in p.stderr+p.stdout, p.stderr
     assert 'judged' in p.stdout and 'brief' in p.stdout
 
+def test_the_checklist_validates_the_rubric_of_a_stack(own):
+    "Its verdicts are in the ledger; labels that agree pass, and those of another rubric do not count."
+    from test_rubric_run import judge
+
+    from rsr.quality.checklist import checklist
+    judged = [dict(id=i, category='content', question=f'Is it {i}?') for i in ('right', 'kind')]
+    Path('rubric.yaml').write_text(json.dumps(dict(name='judged', categories=dict(content=1), criteria=judged)))
+    Path('functions.yaml').write_text(RUBRIC)
+    Path('checks.py').write_text('def right(prompt, response):\n    return True\nbrief = right\n')
+    def item(run, **options):
+        return next(i for i in checklist(run, **options)['items'] if i['item']=='rubric validated')
+    with Loopback(rate=.5, words=12, reply=judge) as s:
+        rubric = dict(rubric='rubric.yaml', name='judged', base_url=s.base_url, model='j')
+        functions = dict(rubric='functions.yaml', name='counted')
+        run = go(s, [dict(type='sft')], [STAGES[0], functions, rubric], n=40)
+        other = go(s, [dict(type='sft')], [STAGES[0], functions], n=3, work_dir='other')
+        none = go(s, [dict(type='sft')], STAGES, n=3, work_dir='none')
+    assert item(none)['detail']=='no stage of the verifier is a rubric (right, brief)'
+    assert item(other)['detail']=='every criterion of the rubric is a function'
+    assert item(run)['verdict']=='fail' and 'n = 0' in item(run)['detail']
+    asked = {row['id']:row['messages'] for row in rows(40)}
+    found = [(row.prompt, row.text, json.loads(d)['components']['judged']['detail'])
+             for row, d in zip(run.rollouts.itertuples(), details(run))]
+    labels = [dict(messages=asked[p], response=text, labels={k:v['answer'] for k, v in said.items()})
+              for p, text, said in found][:60]
+    assert len(labels)==60
+    agreed = item(run, labels=labels)
+    assert agreed['verdict']=='pass' and 'on 60 labelled responses' in agreed['detail']
+    turned = [{**x, 'labels':{k:dict(YES='NO', NO='YES')[v] for k, v in x['labels'].items()}} for x in labels]
+    assert item(run, labels=turned)['verdict']=='fail'
+
+def details(run):
+    "The details of the current verifier's scores, in the order of `run.rollouts`."
+    sql = """SELECT s.detail FROM rollouts r JOIN scores s ON s.rollout=r.key
+             WHERE s.verifier=(SELECT value FROM meta WHERE key='verifier') ORDER BY r.prompt, r.idx"""
+    return [d for d, in sqlite3.connect(run.path/'run.db').execute(sql)]
+
 def test_labels_count_in_place_of_the_stack(own):
     with Loopback(rate=.5, words=12) as s:
         run = go(s, [dict(type='sft')], n=4)
@@ -326,3 +363,90 @@ def test_groups_score_again_and_what_counts_follows(own):
         assert all(brevity(t)>.6 for t in answers('sft')) and answers('sft')
         go(s, [dict(type='sft', where='brief > 0.6')], stack, n=8, sampling=dict(max_rollouts=8, step_size=4))
     assert run.stats()['samples']['asked']==n
+
+# ---- the explorer
+
+def explored(run):
+    from rsr.explore.widget import explore
+    return explore(run, annotator='anna')
+
+def column(run, name):
+    "The values of a component as `run.scores` gives them for the current verifier's valid rollouts."
+    df = run.scores
+    return df[df.key.isin(run.rollouts[run.rollouts.outcome=='kept'].key)][name]
+
+def test_the_explorer_shows_how_each_component_is_spread(own):
+    Path('reward.py').write_text('import math\nfrom rsr.data.types import Score\n'
+                                 'def raw(response, metadata):\n    return None if len(response)%5==0 else '
+                                 "Score(1/len(response))\n")
+    with Loopback(rate=.5, words=12, reply=letters) as s:
+        judge = dict(type='mcq-llm-as-judge', name='judge', when='failed', base_url=s.base_url, model='j')
+        stack = [*CASCADE, dict(type='reward.py:raw', name='raw', weight=0, on_unscored='skip'), judge]
+        run = go(s, [dict(type='sft')], stack)
+    ex = explored(run)
+    assert [c['name'] for c in ex.components]==['rule', 'brief', 'raw', 'judge']
+    for c in ex.components:
+        known = column(run, c['name']).dropna()
+        assert c['scored']==len(known)>0 and c['mean']==pytest.approx(known.mean())
+        assert (c['lo'], c['hi'])==((known.min(), known.max()) if known.min()<known.max() else (0, 1))
+        tenth = (known-c['lo'])/(c['hi']-c['lo'])*10+1e-9
+        assert c['bins']==[int((tenth.clip(0, 9.5)//1==i).sum()) for i in range(10)]
+    raw, judged = ex.components[2], ex.components[3]
+    assert raw['ran']-raw['scored']==column(run, 'raw').isna().sum()>0
+    assert judged['ran']<raw['ran']==len(column(run, 'rule'))
+    html = ex.ui and ex.widgets['parts'].value
+    assert html.count('<svg role="img" aria-label="Histogram of ')==4 and ex.widgets['parts'].layout.display==''
+    assert f"Histogram of raw: {raw['scored']:,} scored, {raw['ran']-raw['scored']} unscored, mean " in html
+    ex.pass_threshold = .5
+    assert ex.widgets['parts'].value==html          # no threshold changes it
+
+def test_the_explorer_reads_components_again(own):
+    with Loopback(rate=.5, words=12) as s:
+        run = go(s, [dict(type='sft')], n=4)
+        ex, more = explored(run), [dict(type='mine.py:right'), dict(type='mine.py:brief', name='short', weight=0)]
+        before = ex.ui and ex.widgets['parts'].value
+        go(s, [dict(type='sft')], more, n=4)
+        assert 'Histogram of brief' in before and ex.widgets['parts'].value==before
+        ex.reload()
+        assert 'Histogram of short' in ex.widgets['parts'].value and 'brief' not in ex.widgets['parts'].value
+        go(s, [dict(type='sft')], 'mcq-rlvr', n=4)
+        ex.reload()
+    assert ex.components==[] and ex.widgets['parts'].value=='' and ex.widgets['parts'].layout.display=='none'
+
+def test_the_explorer_shows_nothing_for_runs_without_components(own, server):
+    for verifier in ('mcq-rlvr', dict(type='rubric', rubric='rubric.yaml')):
+        Path('rubric.yaml').write_text(RUBRIC.replace('id: answer', 'id: components'))
+        Path('checks.py').write_text('def right(prompt, response):\n    return True\nbrief = right\n')
+        ex = explored(go(server, [dict(type='sft')], verifier, n=2, work_dir=f'run{len(verifier)}'))
+        assert ex.components==[] and ex.ui and ex.widgets['parts'].value==''
+        assert ex.widgets['parts'].layout.display=='none'
+
+def test_names_of_components_are_text_in_the_explorer(own, server):
+    Path('evil.py').write_text(f"""def names(response, metadata):
+    return {{{HOSTILE!r}: 1, '" onload="alert(1)': .25, 'x'*3000: .5, '': 0, 'a\\nb\\x1b[31m': 1,
+            **{{f'n{{i}}':i/40 for i in range(40)}}}}
+""")
+    ex = explored(go(server, [dict(type='sft', pass_threshold=.1)], 'evil.py:names', n=2))
+    html = ex.ui and ex.widgets['parts'].value
+    assert '<script' not in html and '<img' not in html and '\u202e' not in html and '\x1b' not in html
+    assert '" onload' not in html and '&quot; onload=&quot;alert(1)' in html and '&lt;script&gt;' in html
+    assert 'x'*41 not in html and 'xxx…' in html and '(no name)' in html
+    assert html.count('<svg')==12 and 'and 18 more components' in html and len(ex.components)==30
+
+def test_details_of_another_form_have_no_components(own, server):
+    from rsr.data.component_summary import component_bins
+    from rsr.data.store import Store
+    run = go(server, [dict(type='sft')], n=3)
+    low, high = {'a':{'value':-1e308}, 'b':{'value':'high'}, 'c':5, 'd':{'value':0.}}, {'a':{'value':1e308}}
+    other = [{'components':low}, {'components':{**high, 'd':{'value':5e-324}}}, {'components':[1]}, [1], 5, None]
+    st = Store(run.path)
+    keys = [k for k, in st.db.execute('SELECT rollout FROM scores WHERE verifier=?', (st.get('verifier'),))]
+    details = (other*len(keys))[:len(keys)]
+    with st.db:
+        st.db.executemany('UPDATE scores SET detail=? WHERE rollout=?', zip(map(json.dumps, details), keys))
+    found = {c['name']:c for c in component_bins(st)}
+    st.close()
+    assert (found['a']['lo'], found['a']['hi'])==(-1e308, 1e308) and found['a']['bins'][0]>0<found['a']['bins'][9]
+    assert found['d']['bins'][0]>0<found['d']['bins'][9]
+    assert found['b']['scored']==0<found['b']['ran'] and 'c' not in found and found['right']['ran']==0
+    assert explored(run).ui

@@ -244,7 +244,22 @@ def test_patterns_that_freeze_re(pattern):
 def test_pattern_cache_is_small():
     assert linear_pattern.cache_info().maxsize<=128   # a compiled pattern may hold megabytes
 
+@pytest.mark.parametrize('response,reference,want', [
+    ('Answer: Paris? No, London.', 'Paris', 0), ('No, wait. Yes.', 'no', 0), ('Yes, but actually no', 'yes', 0),
+    ('yes; no', 'yes', 0), ('The final answer is yes - or maybe no', 'yes', 0), ('True, false', 'true', 0),
+    ('No, this is not true.', 'no', 1), ('Yes, there is no reason to doubt it.', 'yes', 1), ('False, that is not true.', 'false', 1),
+    ('\\boxed{5}\nBut the final answer is 6', '5', 0), ('\\boxed{5}\nWait, the final answer is 6', '6', 1),
+    ('\\boxed{5}\nTherefore, the final answer is 5.', '5', 1)])
+def test_an_answer_that_is_taken_back(response, reference, want):
+    assert verify('exact', response, reference)==want
+
 # ---- f1
+
+@pytest.mark.parametrize('response,reference,want', [
+    ('+', '-', 0), ('👍', '👎', 0), ('5', '-5', 0), ('1.5', '15', 0), ('−5', '-5', 1), ('1.50', '1.5', 0),
+    ('It is 1.5.', 'it is 1.5', 1), ('1,000', '1000', 1), ('well-known', 'wellknown', 1)])
+def test_signs_that_count_in_f1(response, reference, want):
+    assert verify('f1', response, reference)==want
 
 F1 = [('Answer: Paris', 'Paris', 1), ('Answer: the city of Paris', 'Paris, France', .4),
     ('Paris', ['Lyon', 'paris'], 1),

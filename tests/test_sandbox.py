@@ -375,6 +375,62 @@ def test_no_network_and_no_secrets(tmp_path, monkeypatch):
         with pytest.raises(TimeoutError):
             server.accept()
 
+# ---- forged verdicts: none of these knows what is expected
+
+FORGED = dict(
+    exception_without_a_name=("E = type('', (Exception,), {})\ndef f(x): raise E()", ASSERTS),
+    exception_that_is_not_shown=("E = type('\\x01', (Exception,), {})\ndef f(x): raise E()", ASSERTS),
+    exception_in_preparation=("E = type('', (Exception,), {})\nraise E()", ASSERTS),
+    exception_in_place_of_null=("E = type('', (Exception,), {})\ndef f(x): raise E()",
+                                {'function': 'f', 'args': [[2]], 'expected': [None]}),
+    error_in_place_of_null=("import os, time\ndef f(x):\n    os.write(4, b'{\"error\": {}}\\n')\n    time.sleep(1)",
+                            {'function': 'f', 'args': [[2]], 'expected': [None]}),
+    reply_of_watcher=("import os, time\ndef f(x):\n    os.write(4, b'{\"broken\": \"\"}\\n')\n    time.sleep(1)", FUNCTION),
+    all_beside_module=('def all(x): return True\ndef f(x): return 0',
+                       {'tests': 'import solution\nassert all(solution.f(i)==i+5 for i in range(3))'}),
+    all_beside_class=('def all(x): return True\nclass Solution:\n    @staticmethod\n    def f(x): return 0',
+                      {'tests': 'assert all(Solution.f(i)==i+5 for i in range(3))'}),
+    abs_beside_map=('def abs(x): return 0\ndef f(x): return 0', {'tests': 'assert abs(sum(map(f, [1, 2]))-3)<1e-6'}),
+    builtins_in_names=("""
+        import os, time
+        def abs(x): return 0
+        os.write(4, b'{"value": {"f": 1, "__builtins__": ["builtins.dict", [["abs", 1]]]}}\\n')""",
+                       {'tests': 'assert abs(-3)==3'}),
+    difference=('class A:\n    __sub__ = __rsub__ = lambda self, other: 0\ndef f(x): return A()',
+                {'tests': 'assert abs(f(2)-3.5)<1e-6'}),
+    difference_in_steps=("""
+        class B:
+            __abs__ = lambda self: 0
+            __pow__ = __round__ = lambda self, n: 0
+        class A:
+            __sub__ = __rsub__ = __truediv__ = lambda self, other: B()
+        def f(x): return A()""", {'tests': ['assert abs(3.5-f(2))<1e-6', 'assert (f(2)-3.5)**2<1e-6',
+                                            'assert round(f(2)-3.5, 3)==0', 'assert abs(f(2)/3.5-1)<.1']}),
+    difference_of_number=('class A(float): __sub__ = __rsub__ = __abs__ = lambda *args: 0.\ndef f(x): return A(9)',
+                          {'tests': 'assert abs(f(2)-3.5)<1e-6'}),
+    stop_iteration_in_map=('def f(x): raise StopIteration', {'tests': 'assert all(map(lambda i: f(i)==i+5, range(3)))'}),
+    half_in_place_of_whole=('def f(x): return x/2', {'function': 'f', 'args': [[2469135]], 'expected': [1234567]}),
+    set_of_one_number=('def f(x): return {1.0, 1.0000001}', {'function': 'f', 'args': [[2]], 'expected': [[1.0, 5.0]]}))
+
+@sandboxed
+@pytest.mark.parametrize('name', FORGED)
+def test_forged_verdict(name):
+    code, metadata = FORGED[name]
+    s = score(code, metadata, partial=True, time_limit=3)
+    if name == 'builtins_in_names':
+        assert s.value == 1.0   # the tests' own abs
+    else:
+        assert s.value == 0.0 and s.reason, s
+
+@sandboxed
+@pytest.mark.parametrize('value', [
+    b'["fractions.Fraction", "1e999999999"]', b'["numpy.ndarray", "U500000000", ["builtins.list", ["a", "b"]]]',
+    b'["decimal.Decimal", "1e999999999"]', b'["builtins.range", "0x0", "0xffffffffffffffffffff", "0x1"]'])
+def test_value_that_would_fill_the_memory_of_the_host(value):
+    start = time.monotonic()
+    s = score(f"import os, time\ndef f(x):\n    os.write(4, b'{{\"value\": '+{value!r}+b'}}\\n')\n    time.sleep(1)", FUNCTION)
+    assert s.value == 0.0 and s.reason.isprintable() and time.monotonic()-start < 10
+
 # ---- honest code
 
 CLASSES = '''

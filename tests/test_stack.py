@@ -139,7 +139,7 @@ def test_the_command_takes_stages_and_changes_them(own, server):
     ('[rlvr, rlvr]', "two stages are named 'rlvr'"), ('[{type: rlvr, when: failed}]', 'the first stage runs always'),
     ('[rlvr, {type: exct}]', "stage 'exct'"), ('[{type: rlvr, weight: heavy}]', "'heavy' is not a number"),
     ('[{type: rlvr, weight: -1}]', 'is below 0'), ('[{type: rlvr, gate: 1}]', 'is not true or false'),
-    ('[{type: rlvr, when: passd}]', "Did you mean 'passed'?"), ('[{type: rlvr, name: a b}]', 'letters, digits and _'),
+    ('[{type: rlvr, when: passd}]', "Did you mean 'passed'?"), ('[{type: rlvr, name: a b}]', 'digits and _'),
     ('[{type: rlvr, words: 3}]', "no option 'words'"), ('[{type: mcq-llm-as-judge}]', 'verifier.base_url'),
     ('[{type: rlvr, stages: [rlvr]}]', 'a stack inside a stack'), ('[{rubric: no_such}]', 'no_such')])
 def test_wrong_stages_end_before_anything_is_sampled(here, server, stages, text):
@@ -296,6 +296,94 @@ def test_a_failed_gate_cannot_pass_among_negative_rewards(here, server):
     run = r.sample(rows(4), {**d, 'formatter':[{**low, 'where':'right >= 1'}]}, base_url=server.base_url, **QUIET)
     right = {k for k, in table("SELECT rollout FROM scores WHERE value=-3")}
     assert len(read_jsonl('run/train/sft.jsonl'))<=len(right) and run.stats()['rows']['sft.jsonl']['rows']>=0
+
+# ---- what must not go wrong
+
+def test_a_stage_that_raises_leaves_its_component_unscored(own, server):
+    Path('bad.py').write_text('def boom(response, metadata):\n    raise ValueError("boom sk-abcdefghijklmnopqrstuvwx")\n')
+    run = go(server, ['mine.py:right', dict(type='bad.py:boom', on_unscored='skip')])
+    assert run.stats()['scores']['unscored']==0
+    part = next(iter(details().values()))['components']['boom']
+    assert part=={'value':None, 'reason':'ValueError: boom ***'}
+    run = go(server, ['bad.py:boom', dict(type='mine.py:right', when='unscored')], work_dir='run2')
+    assert run.stats()['scores']['unscored']==0
+    with pytest.raises(RsrError, match="raised 10 times in a row.*boom"):
+        go(server, ['mine.py:right', 'bad.py:boom'], work_dir='run3')
+    with pytest.raises(ValueError):
+        r.verify(['bad.py:boom'], 'x')
+
+def test_responses_that_no_judge_was_asked_about_do_not_stop_the_run(own, server):
+    Path('unsure.py').write_text('def unsure(response, metadata):\n    return None\n')
+    with Loopback(reply=said, rate=.5) as s:
+        judge = dict(type='mcq-llm-as-judge', when='failed', base_url=s.base_url, model='j', name='judge')
+        run = go(s, ['unsure.py:unsure', judge], n=12)
+        assert run.stats()['scores']['unscored']==run.stats()['samples']['asked']>=12
+        assert not [e for e in s.log if 'You read which option' in str(e['body'])]
+
+@pytest.mark.parametrize('body, reason', [
+    ("Score(1., '\\ud800', ['a'], {'x':{1, 2}, 'y':10**30, 'z':float('nan'), '\\ud801':'\\udfff'})", '�'),
+    ("Score(1., {'a':1}, detail={'components':{'<b>\\x1b[31m':{'value':1}}})", "{'a': 1}")])
+@pytest.mark.parametrize('stacked', [False, True])
+def test_a_score_of_the_user_may_hold_anything(own, server, body, reason, stacked):
+    Path('odd.py').write_text(f'from rsr.data.types import Score\ndef odd(response, metadata):\n    return {body}\n')
+    run = go(server, ['odd.py:odd', 'mine.py:right'] if stacked else 'odd.py:odd', n=2)
+    assert run.stats()['scores']['unscored']==0 and reason in {why for why, in table('SELECT reason FROM scores')}
+    assert len(run.scores)==run.stats()['samples']['asked'] and str(run)
+    p = rsr('report', 'run')
+    assert p.returncode==0, p.stderr
+    pages = [f.read_text() for f in Path('run').rglob('*.html')]
+    assert pages and not [text for text in pages if '<b>\\x1b' in text or '<b>[31m' in text]
+    assert '\x1b' not in ''.join([p.stdout, str(run), rsr('stats', 'run').stdout, *pages])
+
+@pytest.mark.parametrize('detail, text', [
+    ("{'components':'all'}", "allowed: {name: {'value'"), ("{'components':{'a':3}}", 'a number or None'), ('[1, 2]', 'list'),
+    ("{'components':{'a':{'value':'x'}}}", 'a number or None'), ("'text'", 'allowed: a dict'), ("{'components':None}", 'value')])
+def test_a_score_of_the_user_with_wrong_components(own, server, detail, text):
+    Path('odd.py').write_text(f'from rsr.data.types import Score\ndef odd(response, metadata):\n'
+                              f'    return Score(1., detail={detail})\n')
+    with pytest.raises(RsrError) as e:
+        go(server, 'odd.py:odd', n=2)
+    assert text in str(e.value)
+
+@pytest.mark.parametrize('stage, text', [
+    (dict(name='score'), 'stands for the whole score'), (dict(name='aﬁ'), 'letters'), (dict(weight=float('inf')), '1e9'),
+    (dict(pass_threshold=float('nan')), 'not a number'), (dict(weight=1e300), '1e9'), (dict(name='__class__'), ''),
+    (dict(name='components'), ''), (dict(name='decided'), ''), (dict(name='and'), '')])
+def test_odd_stages(own, server, stage, text):
+    stages = ['mine.py:right', dict(type='mine.py:short', **stage)]
+    if text:
+        with pytest.raises(RsrError, match=text):
+            go(server, stages)
+        return
+    formatter = dict(FORMATTER, where=f"'{stage['name']}' > 0 and score >= 0")
+    run = go(server, stages, n=2, formatter=[formatter])
+    assert {*next(iter(details().values()))['components']}=={'right', stage['name']}
+    assert len(run.scores) and rsr('report', 'run').returncode==0
+
+@pytest.mark.parametrize('named, why', [
+    ('judge', 'runs only behind another stage'), (5, '[5] is not the name'), ([], 'is not the name'), ([[]], 'is not the name'),
+    ({'a':1}, 'is not the name'), ([None], 'is not the name'), ('', 'no stage'), ('\x1b[31m', 'no stage')])
+def test_what_a_row_may_name(own, server, named, why):
+    write_jsonl('in.jsonl', [{**row, 'metadata':{**row['metadata'], 'verifier':named}} for row in rows(1)])
+    d = dict(verifier=['mine.py:right', dict(type='mine.py:short', name='judge', when='failed')], formatter=[FORMATTER])
+    with pytest.raises(RsrError) as e:
+        r.sample('in.jsonl', d, base_url=server.base_url, **QUIET)
+    assert why in str(e.value) and 'metadata.verifier' in str(e.value) and not server.log
+    p = rsr('run', 'sft', 'in.jsonl', f'sampler.base_url={server.base_url}', 'verifier=[mine.py:right]', 'work_dir=run2')
+    assert p.returncode==2 and '\x1b' not in p.stderr
+    assert r.verify(d['verifier'], 'x', {'verifier':named}, detail=True).value is None
+
+def test_no_key_of_a_stage_is_written_anywhere(own):
+    key = 'topsecretvalue123'
+    with Loopback(reply=said, rate=.5) as s:
+        judge = dict(type='mcq-llm-as-judge', when='failed', base_url=s.base_url, model='j', name='judge', api_key=key)
+        go(s, ['mcq-rlvr', judge], n=3, formatter=[FORMATTER, dict(type='grpo')])
+        assert [e for e in s.log if 'You read which option' in str(e['body'])]
+    written = [p for p in Path('.').rglob('*') if p.is_file() and key.encode() in p.read_bytes()]
+    assert not written
+    with pytest.raises(RsrError) as e:
+        go(s, ['mcq-rlvr', {**judge, 'api_kei':key}], work_dir='run2')
+    assert key not in str(e.value)
 
 def test_what_no_stage_can_score_is_said_of_the_stack(here, server, capsys):
     data = [*rows(1), *rows(1, start=1)]

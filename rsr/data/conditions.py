@@ -50,7 +50,11 @@ def _number_of(node):
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         value = _number_of(node.operand)
         return -value if value is not None and isinstance(node.op, ast.USub) else value
-    return node.value if isinstance(node, ast.Constant) and _is_number(node.value) else None
+    if not isinstance(node, ast.Constant) or not _is_number(node.value):
+        return None
+    if not abs(node.value)<=1e300:
+        raise _wrong(node, 'is too large a number')
+    return node.value
 
 # %% ../../nbs/data/31_conditions.ipynb #ce062bfd
 def _term(node):

@@ -10,7 +10,7 @@ import orjson, time
 from bisect import bisect_right
 from itertools import groupby
 from fastcore.basics import patch
-from .files import dumps, fingerprint
+from .files import dumps, dumps_any, fingerprint, plain_text
 from .images import image_digests, with_sources
 from .ledger import Ledger
 from .readers import BadRow, bad_rows_text
@@ -181,9 +181,9 @@ def answer(self:Store, r:Rollout):
 @patch
 def add_score(self:Store, rollout:int, verifier:int, s):
     "Record a verifier's `Score` for a rollout."
-    detail = s.detail and dumps(s.detail)
+    answer = None if s.answer is None else plain_text(s.answer)
     self.begin().execute('INSERT OR REPLACE INTO scores VALUES(?,?,?,?,?,?)',
-                         (rollout, verifier, s.value, s.reason, s.answer, detail))
+                         (rollout, verifier, s.value, plain_text(s.reason), answer, s.detail and dumps_any(s.detail)))
 
 # %% ../../nbs/data/13_store.ipynb #bf10e230
 @patch

@@ -215,8 +215,8 @@ def score_range(
     low, high = min(known, default=0.), max(known, default=1.)
     if 0<=low and high<=1:
         return 0., 1.
-    if low==high:
-        low, high = low-abs(low)/2, high+abs(high)/2
+    if high-low<1e-9:
+        low, high = low-max(abs(low)/2, 1e-6), high+max(abs(high)/2, 1e-6)
     step = nice_step(high-low)
     return round(math.floor(low/step+1e-9)*step, 12), round(math.ceil(high/step-1e-9)*step, 12)
 

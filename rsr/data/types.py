@@ -78,14 +78,19 @@ def components(
     detail:dict   # of a `Score`, or None
 )->dict:          # {name: number or None}
     "Return the values of a score's parts; {} if it has none."
-    parts = (detail or {}).get('components') or {}
-    return {name:part.get('value') for name, part in parts.items() if isinstance(part, dict)}
+    parts = detail.get('components') if isinstance(detail, dict) else None
+    parts = parts if isinstance(parts, dict) else {}
+    values = {name:part.get('value') for name, part in parts.items() if isinstance(part, dict)}
+    return {name:value if isinstance(value, (int, float)) else None for name, value in values.items()}
+
 
 # %% ../../nbs/data/00_types.ipynb #984a53a7
 def _answered(detail):
     "Return the entries of a detail that have an answer."
-    return {k:v for k, v in (detail or {}).items() if isinstance(v, dict) and 'answer' in v}
+    given = detail.items() if isinstance(detail, dict) else ()
+    return {k:v for k, v in given if isinstance(v, dict) and 'answer' in v}
 
+# %% ../../nbs/data/00_types.ipynb #c1796145
 def criteria(
     detail:dict   # of a `Score`, or None
 )->dict:          # {criterion: {answer, reason}}

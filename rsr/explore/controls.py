@@ -57,7 +57,7 @@ def _make_sliders(self:Controls, w):
     both.observe(lambda change: self.dragged(*change['new']), 'value')
     one.observe(lambda change: self.dragged(None, change['new']), 'value')
     margin.observe(lambda change: self.margin_dragged(change['new']), 'value')
-    return dict(hist=w.HTML(), both=both, one=one, margin=margin)
+    return dict(hist=w.HTML(), both=both, one=one, margin=margin, parts=w.HTML())
 
 # %% ../../nbs/explore/06_controls.ipynb #1dea327b
 def _unrounded(new, old, step=.01):
@@ -297,8 +297,8 @@ def _line(w, *items):
 def _lay_out_thresholds(self:Controls, w):
     "Lay out thresholds next to files."
     ws = self.widgets
-    left = w.VBox([ws['hist'], ws['both'], ws['one'], _line(w, ws['low'], ws['high'], ws['rest']), ws['margin']],
-                  layout=_pixels(w, 580))
+    fields = _line(w, ws['low'], ws['high'], ws['rest'])
+    left = w.VBox([ws['hist'], ws['both'], ws['one'], fields, ws['margin'], ws['parts']], layout=_pixels(w, 580))
     right = w.VBox([ws['formatter'], ws['counts'], _line(w, ws['write'], ws['again'], ws['note']), ws['written']],
                    layout=w.Layout(flex='1 1 480px', min_width='480px'))
     return _row(w, left, right)

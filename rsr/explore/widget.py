@@ -13,8 +13,8 @@ from ..data.files import SHIPPED
 from ..data.reviews import MAJORITY
 from .controls import VERDICTS, Controls
 from .conversation import prompt_html, rollout_html
-from .html import block, diff_html, histogram_svg, people_html, preview_html, prompt_line
-from .html import rollout_line, shown
+from .html import block, components_html, diff_html, histogram_svg, people_html, preview_html
+from .html import prompt_line, rollout_line, shown
 from .prompts import FILTERS, PAGE_SIZE
 from .thresholds import thresholds_of
 from ..formatters.writer import make_formatters
@@ -104,11 +104,13 @@ def _draw_thresholds(self:Explorer, ws):
 # %% ../../nbs/explore/07_widget.ipynb #7814ac26
 @patch
 def _draw_figures(self:Explorer):
-    "Show thresholds, distribution and rows per file."
+    "Show thresholds, distributions and rows per file."
     margin = self.min_margin if self._applies('min_margin') else 0
     with self._quietly() as ws:
         ws['hist'].value = histogram_svg(self.histogram, self.pass_threshold, self.fail_threshold, margin)
         self._draw_thresholds(ws)
+        ws['parts'].value = components_html(self.components)
+        _show(ws['parts'], self.components)
         ws['counts'].value = preview_html(self.counts, self.before)
         ws['note'].value = block(shown(self.message), role='status')
         ws['written'].value = self._written()

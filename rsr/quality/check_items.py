@@ -26,7 +26,7 @@ from .dropped import compare_files, dropped_finding
 from .hygiene import class_balance, contamination, finding, graded, length_bias, near_leaks, pair_audit
 from .hygiene import asked_text, problem_texts, problem_todo, read_files, refusals_in_files, repeated_prompts
 from .hygiene import thinking_in_files, truncation, volume, worst
-from .validation import LABELLED, agreement_finding, not_comparable, validation_report
+from .validation import LABELLED, agreement_finding, not_comparable, rubric_scorer, validation_report
 from ..run.files import formatters_in_run, valid_groups, valid_outcomes
 from ..run.results import Run
 from ..style import many
@@ -108,7 +108,7 @@ def rubric_validated(ctx)->dict:
     why = not_comparable(ctx.scorer)
     if why:
         return finding('n/a', None, why)
-    report, criteria = ctx.report, {c['id'] for c in ctx.scorer['rubric']['criteria']}
+    report, criteria = ctx.report, {c['id'] for c in rubric_scorer(ctx.scorer)[1]['rubric']['criteria']}
     todo = f'have {LABELLED} responses of the run labelled, and compare', 'rsr check RUN labels=FILE'
     if report is None:
         return finding('fail', 0., 'the judge has not been validated against human labels (n = 0)', *todo)

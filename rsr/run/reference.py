@@ -33,7 +33,7 @@ from ..sampling.samplers import HttpSampler, SAMPLERS
 from ..sampling.schedule import Sampling
 from ..verifiers.registry import VERIFIERS
 from ..verifiers.verifiers import GIVEN, load_verifier
-from ..verifiers.stack import ON_UNSCORED, STAGE_KEYS, Stage, WHEN
+from ..verifiers.stages import ON_UNSCORED, STAGE_KEYS, Stage, WHEN
 
 # %% ../../nbs/run/06_reference.ipynb #6bc46f13
 def _type_name(typ):
@@ -106,8 +106,7 @@ def _rubric_allowed(key):
     "Return what a rubric says is allowed for one of its options."
     if key not in _field_names(Rubric):
         return ''
-    allowed = allowed_by(lambda v: _make_rubric(key, v), key).replace('False, True, auto', 'auto, false, true')
-    return allowed.replace('False, None, True', 'false, null, true')
+    return allowed_by(lambda v: _make_rubric(key, v), key).replace('False, True, auto', 'auto, false, true')
 
 # %% ../../nbs/run/06_reference.ipynb #c6e27ce1
 def _rubric_option_rows():

@@ -99,6 +99,7 @@ class Scorer:
         self.verifier_key, self.judge_keys = None, []   # rows in `configs`
         self.stage_keys = {}                            # {name of a stage of a stack: its row in `configs`}
         self.prices = []                                # of the judges, per token
+        self.asked = set()                              # keys of rollouts about which a judge was asked
         self.errors_in_a_row = 0
 
 # %% ../../nbs/sampling/08_scoring.ipynb #caf4f5e6
@@ -152,6 +153,7 @@ def _count_call(self:Scorer, i, messages, call):
 @patch
 def _keep_call(self:Scorer, rollout, i, messages, call):
     "Count and record one call of the i-th judge."
+    self.asked.add(rollout.key)
     if call.outcome!='failed':
         self._count_call(i, messages, call)
     self.store.add_call('judge', rollout.key, self.judge_keys[i], call)
@@ -187,24 +189,28 @@ def _after_error(self:Scorer, prompt, e):
 # %% ../../nbs/sampling/08_scoring.ipynb #8e0a8ef6
 def _gave_verdicts(score):
     "Check whether a judge gave verdicts that leave a response unscored: two that contradict each other."
-    detail = score.detail or {}
-    parts = [part.get('detail') or {} for part in (detail.get('components') or {}).values()]
-    return any(d.get('verdicts') for d in [detail, *parts])
+    detail = score.detail if isinstance(score.detail, dict) else {}
+    parts = detail.get('components')
+    parts = [part.get('detail') for part in (parts.values() if isinstance(parts, dict) else ()) if isinstance(part, dict)]
+    return any(isinstance(d, dict) and d.get('verdicts') for d in [detail, *parts])
 
 # %% ../../nbs/sampling/08_scoring.ipynb #32b9c84e
 @patch
-def _count_verdict(self:Scorer, score):
-    "Count how often in a row a judge gave no verdict."
+def _count_verdict(self:Scorer, score, was_asked):
+    "Count how often in a row a judge gave no verdict; what no judge was asked about does not count."
+    if score.value is None and self.judges and not was_asked:
+        return
     no_verdict = score.value is None and bool(self.judges) and not _gave_verdicts(score)
     self.errors_in_a_row = self.errors_in_a_row+1 if no_verdict else 0
 
 # %% ../../nbs/sampling/08_scoring.ipynb #e962de4a
 @patch
-def _after_score(self:Scorer, prompt, score):
+def _after_score(self:Scorer, prompt, rollout, score):
     "Give an unscored Score a reason; stop the run if a judge gave no verdict ten times in a row."
     if score.value is None and not score.reason:
         score.reason = 'the verifier returned None'
-    self._count_verdict(score)
+    self._count_verdict(score, rollout.key in self.asked)
+    self.asked.discard(rollout.key)
     if self.errors_in_a_row>=10:
         raise RunBroken(f"the judge gave no verdict ten times in a row, last on prompt '{prompt.id}': {score.reason}. "
                         'Fix it and resume; no rollouts are lost')
@@ -271,7 +277,7 @@ async def score(self:Scorer,
     score, failed = await self._guarded(prompt, self._verdict(prompt, rollout, list(rollouts)))
     if failed:
         return failed
-    self._after_score(prompt, score)
+    self._after_score(prompt, rollout, score)
     return score
 
 # %% ../../nbs/sampling/08_scoring.ipynb #01bcd4be

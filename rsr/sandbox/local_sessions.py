@@ -230,4 +230,5 @@ def read_reply(message):
         reply = json.loads(message['reply'])
     except (ValueError, RecursionError):
         reply = None
-    return reply if isinstance(reply, dict) else dict(broken='ended', status=None)
+    is_reply = isinstance(reply, dict) and 'broken' not in reply
+    return reply if is_reply else dict(broken='ended', status=None)

@@ -7,7 +7,8 @@ __all__ = ['Remote', 'request', 'ask_remote', 'call_remote', 'encode_test', 'dec
            'real_module', 'test_scope', 'load_names', 'run_tests']
 
 # %% ../../nbs/sandbox/02_tests.ipynb #e346bc75
-import builtins, importlib, sys, types
+import builtins, importlib, operator, sys, types
+from numbers import Number
 from .solution import Exchange, error_text, keep_object, load, new_stdout
 from .values import from_data, to_data, type_name
 
@@ -33,9 +34,39 @@ class Remote:
         ask_remote(self, 'set', name=name, value=encode_test(self.far_tests, value))
 
 # %% ../../nbs/sandbox/02_tests.ipynb #acf9bd01
+_LESS = {f'__{name}__' for name in 'sub rsub truediv rtruediv'.split()}
+_OF_REST = _LESS|{f'__{name}__' for name in 'abs neg pos float int round pow mul rmul add radd'.split()}
+
+# %% ../../nbs/sandbox/02_tests.ipynb #c1ec91b2
+def _no_number(remote, name, args, result):
+    "Return a result; raise if it is a number that the code says is left of an object and a number of the tests."
+    is_rest = name in _LESS and isinstance(args[0], Number) or name in _OF_REST and 'far_rest' in vars(remote)
+    if not is_rest:
+        return result
+    if isinstance(result, Number):
+        raise TypeError('an object of the code and a number do not make a number')
+    if type(result) is Remote:
+        vars(result).update(far_rest=True)
+    return result
+
+# %% ../../nbs/sandbox/02_tests.ipynb #e9e86f0b
 def _special(name):
     def method(self, *args):
-        return ask_remote(self, 'special', name=name, args=[encode_test(self.far_tests, a) for a in args])
+        sent = [encode_test(self.far_tests, a) for a in args]
+        return _no_number(self, name, args, ask_remote(self, 'special', name=name, args=sent))
+    return method
+
+# %% ../../nbs/sandbox/02_tests.ipynb #8a420a3c
+def _turned(operator):
+    return lambda a, b: operator(b, a)
+
+# %% ../../nbs/sandbox/02_tests.ipynb #4e8ffd8c
+def _arithmetic(name, operator):
+    "Return an operator: a number of a class of the code is a number like any other."
+    def method(self, other, *more):
+        if more or not isinstance(self.far_base, Number) or not isinstance(other, Number):
+            return _special(name)(self, other, *more)
+        return operator(self.far_base, other.far_base if type(other) is Remote else other)
     return method
 
 # %% ../../nbs/sandbox/02_tests.ipynb #0f84e0b8
@@ -51,18 +82,28 @@ def _comparison(name):
 _OPERATORS = 'add sub mul truediv floordiv mod pow matmul and or xor lshift rshift'.split()
 _SPECIAL = ('iter next len getitem setitem delitem contains str repr bool hash reversed enter exit neg pos abs invert '
             'int float index round format instancecheck').split()
-for _name in (*_OPERATORS, *['r'+name for name in _OPERATORS], *_SPECIAL):
+for _name in _OPERATORS:
+    setattr(Remote, f'__{_name}__', _arithmetic(f'__{_name}__', getattr(operator, f'__{_name}__')))
+    setattr(Remote, f'__r{_name}__', _arithmetic(f'__r{_name}__', _turned(getattr(operator, f'__{_name}__'))))
+for _name in _SPECIAL:
     setattr(Remote, f'__{_name}__', _special(f'__{_name}__'))
 for _name in ('eq', 'ne', 'lt', 'le', 'gt', 'ge'):
     setattr(Remote, f'__{_name}__', _comparison(f'__{_name}__'))
 
 # %% ../../nbs/sandbox/02_tests.ipynb #28260e7e
+def _not_an_end(e, message):
+    "Return an exception; another one for a StopIteration that would end a loop of the tests."
+    if isinstance(e, StopIteration) and message.get('name')!='__next__':
+        return RuntimeError('the code raised StopIteration')
+    return e
+
+# %% ../../nbs/sandbox/02_tests.ipynb #dc99e93e
 def request(tests, **message):
     "Send a request; return the value of the reply, or raise what the code raised."
     reply = tests.ask(**message)
     print(reply.get('printed', ''), end='')
     if 'error' in reply:
-        raise remote_error(tests, reply['error'])
+        raise _not_an_end(remote_error(tests, reply['error']), message)
     tests.changed = reply.get('changed', [])
     return NotImplemented if 'missing' in reply else decode_test(tests, reply.get('value'))
 
@@ -188,10 +229,10 @@ def _is_module(data):
     return isinstance(data, list) and data[:1]==['module']
 
 # %% ../../nbs/sandbox/02_tests.ipynb #ebe87d47
-def test_scope(names, called, dotted):
-    "Return the names for the tests, given those that they call and those that stand before a dot."
+def test_scope(names, called, dotted, used):
+    "Return the names for the tests, given those that they call, that stand before a dot, and that they use at all."
     usual = {*dir(builtins)}
-    is_own = not any(k in names and k not in usual for k in called)
+    is_own = 'solution' not in used and not any(k in names and k not in usual for k in used)
     scope = {k:v for k, v in names.items() if k not in usual or (is_own and k in called)}
     for k in dotted:
         module = None if k in (*called, 'solution') else real_module({'np': 'numpy', 'pd': 'pandas'}.get(k, k))
@@ -224,7 +265,8 @@ def load_names(tests, job):
     if 'error' in reply:
         raise remote_error(tests, reply['error'])
     used = *job['dotted'], *job['called'], *job['imported']
-    return {k:decode_test(tests, v) for k, v in reply['value'].items() if k in used or not _is_module(v)}
+    return {k:decode_test(tests, v) for k, v in reply['value'].items()
+            if not k.startswith('__') and (k in used or not _is_module(v))}
 
 # %% ../../nbs/sandbox/02_tests.ipynb #5e609286
 def _prepare(tests, job):
@@ -232,7 +274,7 @@ def _prepare(tests, job):
     module, scope = types.ModuleType('solution'), types.ModuleType('tests')
     sys.modules.update(solution=module, tests=scope)
     names = load_names(tests, job)
-    own = names if job['same_process'] else test_scope(names, job['called'], job['dotted'])
+    own = names if job['same_process'] else test_scope(names, job['called'], job['dotted'], job['used'])
     vars(module).update({k:v for k, v in names.items() if k in own or k in job['imported']})
     vars(scope).update(own)
     return vars(scope)
@@ -240,7 +282,7 @@ def _prepare(tests, job):
 # %% ../../nbs/sandbox/02_tests.ipynb #e67fa8d5
 def run_tests(
     pipes,     # descriptors to read from and write to the solution process
-    job,       # {code, blocks: [{source, line, setup}], called, dotted, imported, stop, same_process}
+    job,       # {code, blocks: [{source, line, setup}], called, dotted, imported, used, stop, same_process}
     say        # a function that gets each result by name: test, error; or failed, no_module
 ):
     "Run tests against the code of the solution process."
@@ -255,6 +297,6 @@ def run_tests(
         if block['setup'] and e is not None:
             return say(**_setup_result(e))
         if not block['setup']:
-            say(test=block['line'], error='' if e is None else error_text(e) or type(e).__name__)
+            say(test=block['line'], error='' if e is None else error_text(e) or 'an exception without a name')
         if e is not None and job['stop']:
             return

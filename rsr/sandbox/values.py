@@ -68,8 +68,18 @@ def _type_of(name):
     return getattr(importlib.import_module(module), short)
 
 # %% ../../nbs/sandbox/00_values.ipynb #0dbe0e4f
+def _array_from_data(kind, items):
+    "Return an array of NumPy; one of objects if its type is odd, or if it would need far more memory than its items."
+    numpy = importlib.import_module('numpy')
+    kind, array = numpy.dtype(kind), numpy.array(items, dtype=object)
+    fits = kind.kind in 'biufcUS' and array.size*kind.itemsize<=1<<26
+    return array.astype(kind) if fits else array
+
+# %% ../../nbs/sandbox/00_values.ipynb #2d5c1eea
 def _rare_from_data(name, parts):
     "Return the value of data with a less common type."
+    if name=='fractions.Fraction' and not {*parts[0]}<={*'-/0123456789'}:
+        raise ValueError('1e999999999 would take all memory')
     if name in BYTES:
         return _type_of(name).fromhex(parts[0])
     if name in DATES:
@@ -99,6 +109,6 @@ def from_data(
     if name in MAPPINGS:
         return _mapping_from_data(name, parts[0], find)
     if name=='numpy.ndarray':
-        return importlib.import_module('numpy').array(from_data(parts[1], find), dtype=parts[0])
+        return _array_from_data(parts[0], from_data(parts[1], find))
     rare = *BYTES, *TEXTS, *DATES, 'builtins.int', 'builtins.complex', 'builtins.range', 'datetime.timedelta'
     return _rare_from_data(name, parts) if name in rare else find(data)

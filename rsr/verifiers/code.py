@@ -17,16 +17,21 @@ from .registry import verifier
 
 # %% ../../nbs/verifiers/12_code.ipynb #d3c3f9a7
 def _close(a, b):
-    "Check whether two numbers are equal; if either is not a whole number, nearly."
+    "Check whether a number is the expected one; if either is not a whole number, nearly."
     if isinstance(a, complex) or isinstance(b, complex) or a==b:
         return a==b
-    return isinstance(a, float) | isinstance(b, float) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+    rel_tol, abs_tol = (1e-6, 1e-9) if isinstance(b, float) else (1e-12, 1e-6)   # 1234567.5 is not 1234567
+    return isinstance(a, float) | isinstance(b, float) and math.isclose(a, b, rel_tol=rel_tol, abs_tol=abs_tol)
 
 # %% ../../nbs/verifiers/12_code.ipynb #0b618bfc
+def _covers(a, b):
+    "Check whether each item of `b` has an equal one in `a`."
+    return all(any(same_value(x, y) or same_value(y, x) for x in a) for y in b)
+
 def _same_items(a, b):
     "Compare the items of two sequences."
     if isinstance(a, (set, frozenset)):
-        return len(a)==len(b) and all(any(same_value(x, y) for y in b) for x in a)
+        return len(a)==len(b) and _covers(a, b) and _covers(b, a)
     return len(a)==len(b) and all(map(same_value, a, b))
 
 # %% ../../nbs/verifiers/12_code.ipynb #1ce43382
@@ -111,13 +116,14 @@ def _error_text(error, status=None):
     "Return the reason for the text of an exception."
     if 'the code ended its process' in error:
         return _end_text(status)
-    return 'out of memory' if error.startswith('MemoryError') else shown(error, 120)
+    return 'out of memory' if error.startswith('MemoryError') else shown(error, 120) or 'an exception without a name'
 
 # %% ../../nbs/verifiers/12_code.ipynb #64307816
 def _error_in(reply):
     "Return the reason for an exception in a reply; '' if there is none."
     error = reply.get('error')
-    return _error_text(str(error.get('text') if isinstance(error, dict) else error)) if error else ''
+    text = str(error.get('text') if isinstance(error, dict) else error)
+    return _error_text(text) if 'error' in reply else ''
 
 # %% ../../nbs/verifiers/12_code.ipynb #b09f9070
 def _assert_text(source, error, status):
@@ -128,7 +134,7 @@ def _assert_text(source, error, status):
 # %% ../../nbs/verifiers/12_code.ipynb #ab1f9991
 def _assert_outcomes(session, tests, code, options):
     "Return the outcome of each assert."
-    names = dict(called=tests.called, dotted=tests.dotted, imported=tests.imported)
+    names = {k:getattr(tests, k) for k in ('called', 'dotted', 'imported', 'used')}
     reply = session.ask(do='tests', code=code, blocks=tests.blocks, **names, stop=not options['partial'],
                         same_process=options['same_process'])
     results, sources = reply.get('results', []), [b['source'] for b in tests.blocks if not b['setup']]
@@ -181,7 +187,7 @@ def _exit_text(reply):
     lines, status = str(reply.get('error_text') or '').strip().split('\n'), reply.get('status')
     if not isinstance(status, int) or status<0:
         return _end_text(status)
-    return _error_text(lines[-1]) or f'exit code {status}'
+    return _error_text(lines[-1]) if lines[-1] else f'exit code {status}'
 
 # %% ../../nbs/verifiers/12_code.ipynb #38814645
 def _program_outcome(session, tests, code, case, options):
@@ -222,7 +228,7 @@ def outcomes(
                 if outcome and not options['partial']:
                     break
         except Broken as e:
-            found.append(str(e))
+            found.append(str(e) or ENDED)
     return found
 
 # %% ../../nbs/verifiers/12_code.ipynb #58cbfc7e

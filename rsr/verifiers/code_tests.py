@@ -79,6 +79,7 @@ class CodeTests:
     called: list = field(default_factory=list)    # names that the asserts call
     dotted: list = field(default_factory=list)    # names that stand before a dot in them
     imported: list = field(default_factory=list)  # names that they import from the code
+    used: list = field(default_factory=list)      # all names in them
 
     @property
     def count(self):
@@ -167,12 +168,14 @@ def _block_of_item(text, number):
 
 # %% ../../nbs/verifiers/11_code_tests.ipynb #80cad351
 def _names_used(texts):
-    "Return the names that are called, those before a dot, and those imported from the code."
+    "Return the names that are called, those before a dot, those imported from the code, and all."
     nodes = [node for text in texts for top in _parsed(text) for node in ast.walk(top)]
     called = {n.func.id for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     dotted = {n.value.id for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
     imported = {a.name for n in nodes if isinstance(n, ast.ImportFrom) and n.module=='solution' for a in n.names}
-    return dict(called=sorted(called), dotted=sorted(dotted), imported=sorted(imported-{'*'}))
+    modules = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    used = {n.id for n in nodes if isinstance(n, ast.Name)}|modules
+    return dict(called=sorted(called), dotted=sorted(dotted), imported=sorted(imported-{'*'}), used=sorted(used))
 
 # %% ../../nbs/verifiers/11_code_tests.ipynb #ce86e115
 def _setup_text(metadata):

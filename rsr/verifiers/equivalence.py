@@ -41,7 +41,9 @@ _AROUND = ' .*_`"\'$“”‘’'
 # %% ../../nbs/verifiers/10_equivalence.ipynb #ef5211fc
 def _bare(text):
     "Return a text without what may stand around an answer."
-    return ' '.join(text.split()).strip(_AROUND)
+    text = ' '.join(text.split()).rstrip(_AROUND)
+    bare = text.lstrip(_AROUND)
+    return '.'+bare if bare[:1].isdigit() and text[:len(text)-len(bare)].endswith('.') else bare
 
 # %% ../../nbs/verifiers/10_equivalence.ipynb #2426af08
 def _final(text):
@@ -55,7 +57,8 @@ def same_text(
     references:list  # texts
 )->bool:
     "Tell whether an answer is one of the references in the same words."
-    return _bare(_final(answer)) in {_bare(one) for one in references}|{_bare(_final(one)) for one in references}
+    known = {_bare(one) for one in references}|{_bare(_final(one)) for one in references}
+    return _bare(_final(answer)) in known-{''}
 
 # %% ../../nbs/verifiers/10_equivalence.ipynb #d14a68dc
 VERSION = 1   # of the requests on this page

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import dumps
+from ..data.text import clean_text
 from ..data.types import RsrError, no_such
 from ..sampling.budget import check_price, model_price
 from ..sampling.scoring import judge_ask
@@ -39,7 +40,8 @@ REPEATED = object()   # the value of a key that appears more than once
 def _mark_repeated(pairs):
     "Return the pairs of a JSON object as a dict, with `REPEATED` under keys that appear twice."
     n = Counter(k for k, _ in pairs)
-    return {k:REPEATED if n[k]>1 else v for k, v in pairs}
+    texts = {k:clean_text(v) if isinstance(v, str) else v for k, v in pairs}
+    return {clean_text(k):REPEATED if n[k]>1 else v for k, v in texts.items()}
 
 # %% ../../nbs/verifiers/03_judge.ipynb #54621dd9
 def find_objects(

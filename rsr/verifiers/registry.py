@@ -83,6 +83,18 @@ def _from_components(out, name, raw):
     parts = {k:dict(value=None if v is None else float(v)) for k, v in values.items()}
     return Score(_plain(out.get('score', mean)), detail=dict(components=parts) if parts else None)
 
+# %% ../../nbs/verifiers/04_registry.ipynb #224d95bd
+def _check_detail(detail, name):
+    "Raise unless the detail of a `Score` is a dict, and its components have numbers as values."
+    if detail is not None and not isinstance(detail, dict):
+        raise RsrError(f'verifier {name} returned a Score whose detail is {type(detail).__name__}; allowed: a dict, None')
+    parts = (detail or {}).get('components', {})
+    values = [part.get('value', name) if isinstance(part, dict) else name for part in
+              (parts.values() if isinstance(parts, dict) else [name])]
+    if not all(value is None or _is_number(value) for value in values):
+        raise RsrError(f"verifier {name} returned a Score whose detail['components'] is {str(parts)[:200]}; allowed: "
+                       "{name: {'value': a number or None}}")
+
 # %% ../../nbs/verifiers/04_registry.ipynb #334de9d5
 def as_score(
     out,             # what a function returned: a number, a bool, None, a `Score` or a dict of components
@@ -94,5 +106,6 @@ def as_score(
         out = _from_components(out, name, raw)
     value = _plain(out.value if isinstance(out, Score) else out)
     _check_value(value, out, name, raw)
+    _check_detail(getattr(out, 'detail', None), name)
     value = None if value is None else float(value)
     return replace(out, value=value) if isinstance(out, Score) else Score(value)

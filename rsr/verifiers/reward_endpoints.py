@@ -6,7 +6,7 @@
 __all__ = ['ENDPOINTS', 'reward_body', 'rewards_in', 'Batcher', 'RewardSampler']
 
 # %% ../../nbs/verifiers/14_reward_endpoints.ipynb #eb08ecde
-import asyncio, json, math
+import asyncio, json
 from contextlib import suppress
 from dataclasses import dataclass
 from fastcore.basics import patch
@@ -49,14 +49,16 @@ def reward_body(
     return ENDPOINTS[endpoint][1](items, activation)
 
 # %% ../../nbs/verifiers/14_reward_endpoints.ipynb #131e9ac8
+_LARGEST = 1e30   # reward: squares of larger ones have no end
+
 _FIELDS = 'probs', 'score', 'embedding', 'data'
 
 # %% ../../nbs/verifiers/14_reward_endpoints.ipynb #ab9c6cd6
 def _numbers(value):
-    "Return a number, or lists of numbers, with None in the place of NaN and infinity."
+    "Return a number, or lists of numbers, with None in the place of NaN, infinity and what is near it."
     if isinstance(value, list):
         return [_numbers(v) for v in value]
-    if value is None or isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, (int, float)) and not abs(value)<=_LARGEST or value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise CallError('malformed', f'the reward model returned {str(value)[:100]!r} in the place of a number')
@@ -86,9 +88,10 @@ def _values(row):
 # %% ../../nbs/verifiers/14_reward_endpoints.ipynb #14cd85ad
 def _tokens(reply, rows):
     "Return the prompt tokens of each row: its own, or its part of the whole; 0 if the server does not say."
-    own = [token_count((row.get('meta_info') or {}).get('prompt_tokens')) for row in rows]
-    usage = reply.get('usage') if isinstance(reply, dict) else None
-    total = token_count((usage or {}).get('prompt_tokens'))
+    def count(of, key):
+        known = of.get(key) if isinstance(of, dict) else None
+        return token_count(known.get('prompt_tokens') if isinstance(known, dict) else None)
+    own, total = [count(row, 'meta_info') for row in rows], count(reply, 'usage')
     if any(own) or not total:
         return own
     share, rest = divmod(total, len(rows))

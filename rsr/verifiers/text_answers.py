@@ -85,7 +85,7 @@ def _bare(text):
 # %% ../../nbs/verifiers/07_text_answers.ipynb #02d829fd
 _ABBREVIATIONS = 'Mr Ms Dr St Jr Sr vs No Mt Ft Lt Co Mrs Gen Col Sgt Rev Hon Prof Capt'.split()
 _NOT_SHORT = ''.join(rf'(?<!\b{word})' for word in _ABBREVIATIONS)
-_SENTENCE_END = re.compile(rf'[。！？]|(?<!\b[A-Z]){_NOT_SHORT}[.!?]["”’)\]*]{{0,3}}\s{{1,9}}(?=[^\Wa-z])'
+_SENTENCE_END = re.compile(rf'[。！]|(?<!\b[A-Z]){_NOT_SHORT}[.!]["”’)\]*]{{0,3}}\s{{1,9}}(?=[^\Wa-z])'
                            r'|,?\s(?:because|as\s+it\s+is)\b|因为|因為')
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #9e875214
@@ -143,7 +143,8 @@ def _in_json(text):
     return None if found is None else _texts_of(found)[0]
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #e5f6e362
-_FINAL = re.compile(r'(?:^|[.!?]\s)\W{0,9}(?:my\s|the\s|so\s){0,2}final\s+answer\b', re.I|re.M)
+_FINAL = re.compile(r'(?:^|[.!?]\s)\W{0,9}(?:(?:my|the|so|but|thus|hence|therefore|actually|wait|no|correction)[,:]?\s){0,3}'
+                    r'final\s+answer\b', re.I|re.M)
 
 _JOINS = re.compile(r'(?:[\s$,;/]|\\[()\[\]]|\b(?:and|or)\b|[和或と])+')
 
@@ -266,10 +267,17 @@ def _exact_ready(read='final'):
 _YES_NO = {'yes', 'no', 'true', 'false'}
 _OPENING_WORD = re.compile(r'(yes|no|true|false)(?=[,.;:!]|\s[-–—])', re.I)
 
+_LATER_WORD = re.compile(r'(?:[.,;:!?]\s{0,3}|\b(?:actually|maybe|wait|rather|or|and|but)\s{1,3})(yes|no|true|false)'
+                         r'(?=\s{0,3}(?:[.,;:!?]|\Z))', re.I)
+
+_OPPOSITE = dict(yes='no', no='yes', true='false', false='true')
+
 def _yes_no(answer):
-    "Return the yes, no, true or false that opens an answer, or None."
+    "Return the yes, no, true or false that opens an answer, unless it is taken back; or None."
     m = _OPENING_WORD.match(answer)
-    return m and m[1].lower()
+    first = m and m[1].lower()
+    later = {word.lower() for word in _LATER_WORD.findall(answer, m.end(1))} if m else ()
+    return None if _OPPOSITE.get(first) in later else first
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #51035974
 _LETTERS = set('abcdefghij')
@@ -400,7 +408,7 @@ regex.needs = 'pattern'
 _NO_SPACES = (r'[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff'
               r'\uf900-\ufaff\U00020000-\U0003ffff]')
 _TOKEN = re.compile(rf'{_NO_SPACES}|(?:(?!{_NO_SPACES})\S)+')
-_PUNCTUATION = re.compile(r'[^\w\s]|_')   # and signs: string.punctuation has both
+_PUNCTUATION = re.compile(r'((?<=\d)\.(?=\d)|(?<!\w)-(?=\.?\d))|[^\w\s]|_')   # and signs; group 1: of a number
 _ARTICLES = {'a', 'an', 'the'}
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #cfbbeb2a
@@ -413,8 +421,10 @@ def f1_words(
     text:str   # an answer or a reference
 )->list:
     "Return the words of a text; in scripts without spaces, its characters."
-    text = _PUNCTUATION.sub(lambda m: '' if _is_punctuation(m[0]) else m[0], _folded(text))
-    return [word for word in _TOKEN.findall(text) if word not in _ARTICLES]
+    folded = _folded(text)
+    text = _PUNCTUATION.sub(lambda m: m[0] if m[1] or not _is_punctuation(m[0]) else '', folded)
+    words = _TOKEN.findall(text) or folded.split()
+    return [word for word in words if word not in _ARTICLES]
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #d79fdc3c
 @functools.lru_cache(1000)

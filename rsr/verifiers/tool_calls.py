@@ -184,9 +184,6 @@ def _to_type(value, kind):
         return {'true':True, 'false':False}.get(value.strip().lower(), value)
     return _as_container(value, kind) if kind in ('object', 'array') else value
 
-# %% ../../nbs/verifiers/09_tool_calls.ipynb #a7e16265
-#| export
-
 # %% ../../nbs/verifiers/09_tool_calls.ipynb #b0db6311
 def _has_type(value, kind):
     "Check whether a value has a type of JSON Schema."
@@ -384,5 +381,3 @@ def tool_call(
     if why:
         return Score(None, why)
     return _score_reference(response, calls, reference, tool_schemas(tools), partial, strict, loose_text)
-
-tool_call.needs = 'list of reference calls'
