@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ESTIMATES', 'MOST_CALLS', 'READS_TEXT', 'THRESHOLDS', 'read_wheres', 'barred', 'index_for', 'estimate',
            'rows_per_prompt', 'preview_counts', 'thresholds_of', 'config_name', 'with_thresholds', 'recipe_yaml',
-           'histogram']
+           'changed_options', 'histogram']
 
 # %% ../../nbs/explore/01_thresholds.ipynb #58642251
 import numpy as np
@@ -295,6 +295,19 @@ def recipe_yaml(
 )->str:
     "Return the formatter section as YAML."
     return yaml.safe_dump(dict(formatter=[dict(c) for c in configs]), sort_keys=False, allow_unicode=True)
+
+# %% ../../nbs/explore/01_thresholds.ipynb #6f6d52f6
+def changed_options(
+    was:list,      # a recipe's `formatter` section
+    configs:list   # another one
+):                 # yields (formatter's name, option, value in `configs`)
+    "List the options in which a formatter section differs from another."
+    old = {config_name(c):c for c in was}
+    for config in configs:
+        name = config_name(config)
+        for option, value in config.items() if name in old else ():
+            if option not in old[name] or value!=old[name][option]:
+                yield name, option, value
 
 # %% ../../nbs/explore/01_thresholds.ipynb #730a0932
 def _sorted_scores(s):

@@ -82,17 +82,22 @@ KAPPA = 0.4, 0.6     # Cohen's kappa: below 'fair' at best, from the second 'sub
 AC1 = 0.8            # Gwet's AC1 from which a low kappa counts one grade less
 LABELLED = 50        # labelled responses: kappa is then known to about ±0.2. Judgement
 
+# %% ../../nbs/quality/03_validation.ipynb #a7106d74
+def _no_rubric(scorer):
+    "Say what scored a run without a rubric."
+    stages = ', '.join(s['name'] for s in scorer.get('stages') or ())
+    if stages:
+        return f'no stage of the verifier is a rubric ({stages})'
+    return f"the verifier is {scorer.get('type', 'not known')}, not a rubric"
+
 # %% ../../nbs/quality/03_validation.ipynb #609e8712
 def not_comparable(
     scorer:dict   # what scored a run, as plain data (from the ledger)
 )->str:
     "Say why there is nothing to compare with human labels; '' if there is."
-    rubric, stages = rubric_scorer(scorer)[1], ', '.join(s['name'] for s in scorer.get('stages') or ())
-    if rubric:
-        return _judge_problem(rubric)
-    if stages:
-        return f'no stage of the verifier is a rubric ({stages})'
-    return f"the verifier is {scorer.get('type', 'not known')}, not a rubric"
+    rubric = rubric_scorer(scorer)[1]
+    return _judge_problem(rubric) if rubric else _no_rubric(scorer)
+
 
 # %% ../../nbs/quality/03_validation.ipynb #9870dad2
 def agreement_verdict(
