@@ -239,9 +239,9 @@ _RUN = ('data.input_path work_dir sampler.model sampler.base_url sampler.api_key
         'formatter.target pairs.strategy split.eval decontaminate'+_BUDGET+' json progress')
 
 # %% ../../nbs/cli/00_usage.ipynb #b5b8f0b7
-_FORMAT = ('formatter.pass_threshold formatter.fail_threshold formatter.min_margin formatter.num_responses '
-           'formatter.target formatter.style formatter.format formatter.thinking formatter.keep_system '
-           'formatter.name split.eval split.by split.near stages decontaminate json')
+_FORMAT = ('formatter.pass_threshold formatter.fail_threshold formatter.min_margin formatter.where '
+           'formatter.num_responses formatter.target formatter.style formatter.format formatter.thinking '
+           'formatter.keep_system formatter.name split.eval split.by split.near stages decontaminate json')
 
 # %% ../../nbs/cli/00_usage.ipynb #62fb5269
 _PROMPTS = ('n how out turns seed templates sampler.model sampler.base_url sampler.api_key sampler.temperature '

@@ -283,6 +283,12 @@ def _preview_row(w, before):
     return [shown(w['file']), f"<b>{_count(w['rows'], w['exact'])}</b>", _change(w['rows'], before),
             _count(w['prompts']), _count(w['lost']), share, margin]
 
+# %% ../../nbs/explore/03_html.ipynb #d52bbdaa
+def _where_note(w):
+    "Say which responses alone may pass in a file."
+    file, where = shown(w['file']), shown(w['where'])
+    return f'<div class="rsr-dim">{file}: of the responses that pass, those where {where}</div>'
+
 # %% ../../nbs/explore/03_html.ipynb #8da4b915
 def preview_html(
     rows:list,          # from `preview_counts`
@@ -295,6 +301,7 @@ def preview_html(
         cells = _preview_row(w, (before or {}).get(w['file']))
         body += '<tr>'+''.join(f'<td>{c}</td>' for c in cells)+'</tr>'
     note = '' if all(w['exact'] for w in rows) else _BOUND
+    note += ''.join(_where_note(w) for w in rows if w.get('where'))
     return block(f'<table class="rsr-t"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>', note)
 
 # %% ../../nbs/explore/03_html.ipynb #b42105e2

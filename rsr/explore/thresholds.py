@@ -238,7 +238,7 @@ def _files(s, f, staged):
 def preview_counts(
     s:Scores,
     formatters:list   # [Formatter, …]
-)->list:              # one dict per file: file, formatter, rows, prompts, lost, positive_share, margin (mean), exact
+)->list:              # a dict per file: file, formatter, rows, prompts, lost, positive_share, margin, exact, where
     "Count what each training file would hold if it were written now; `lost` prompts give no row."
     stages = set() if s.stages is None else set(s.stages.tolist())
     out = []
@@ -246,7 +246,8 @@ def preview_counts(
         e = rows_per_prompt(s, f)
         e['exact'] = e['exact'] and s.split is not None
         for name, mask in _files(s, f, f.name in stages):
-            out.append(dict(file=name, formatter=f.name, **_file_counts(e, mask)))
+            where = dict(where=f.where) if f.where else {}
+            out.append(dict(file=name, formatter=f.name, **_file_counts(e, mask), **where))
     return out
 
 # %% ../../nbs/explore/01_thresholds.ipynb #0aa6d70a
