@@ -26,6 +26,7 @@ from rsr.sampling.engine import NeverAnswered
 from rsr.sampling.errors import CallError
 from rsr.sampling.providers import make_sampler
 from rsr.sampling.scoring import judge_ask
+from rsr.verifiers.reward_endpoints import rewards_in
 
 PROMPT = [dict(role='user', content='2+2?')]
 CONTENT = '2+2?\n\nIt is {}.'.format   # as `chat_template: none` sends it

@@ -384,3 +384,37 @@ def test_no_key_of_a_stage_is_written_anywhere(own):
     with pytest.raises(RsrError) as e:
         go(s, ['mcq-rlvr', {**judge, 'api_kei':key}], work_dir='run2')
     assert key not in str(e.value)
+
+def test_a_stack_is_killed_between_its_stages_and_resumed(own):
+    "No response is scored twice by a stage that gave a value, and none stays without a score."
+    Path('slow.py').write_text('import time\ndef slow(response, metadata):\n    time.sleep(.05)\n'
+                               "    open('slow', 'a').write('.')\n    return 1\n")
+    write_jsonl('in.jsonl', rows(15))
+    with Loopback(reply=said, rate=.5) as s:
+        judge = f'{{type: mcq-llm-as-judge, name: judge, weight: 0, base_url: "{s.base_url}", model: j}}'
+        command = [RSR, 'run', 'sft', 'in.jsonl', f'sampler.base_url={s.base_url}', 'work_dir=run', 'formatter.pass_threshold=0.1',
+                   'sampling.max_rollouts=4', 'sampling.max_steps=1', f'verifier=[mine.py:right, {judge}, slow.py:slow]']
+        p = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(lambda: calls('slow')>8)
+        p.kill()
+        p.wait()
+        known = table('SELECT count(*) FROM calls')[0][0]
+        assert rsr(*command[1:]).returncode==0
+        run = r.load_run('run').stats()
+        kept, = table("SELECT count(*) FROM rollouts WHERE outcome='kept'")[0]
+        keys = table("SELECT verifier, count(*), count(value) FROM scores GROUP BY 1")
+        assert len(keys)==4 and all(n==kept==scored for _, n, scored in keys) and run['scores']['unscored']==0
+        asked = sum('You read which option' in str(e['body']) for e in s.log)
+        assert kept<=asked<=kept+24 and calls('slow')<=kept+24 and known<=asked   # those under way when it was killed
+
+def test_a_run_begun_with_one_verifier_goes_on_with_a_stack(own, server):
+    write_jsonl('in.jsonl', rows(4))
+    base = ['run', 'sft', 'in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=run', 'formatter.pass_threshold=0.5',
+            'sampling.max_rollouts=2']
+    assert rsr(*base, 'verifier.type=mine.py:right').returncode==0
+    before, n = calls('right'), len(server.log)
+    p = rsr(*base, 'verifier=[mine.py:right, {type: mine.py:short, gate: true, pass_threshold: 0.01}]')
+    assert p.returncode in (0, 4), p.stderr
+    assert calls('right')-before==len(server.log)-n          # only what is new
+    back = rsr(*base, 'verifier.type=mine.py:right')
+    assert back.returncode in (0, 4), back.stderr

@@ -381,3 +381,5 @@ def tool_call(
     if why:
         return Score(None, why)
     return _score_reference(response, calls, reference, tool_schemas(tools), partial, strict, loose_text)
+
+tool_call.needs = 'list of reference calls'
