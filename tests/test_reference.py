@@ -173,7 +173,7 @@ def recipe_with(r, key, value):
 GOOD = {'formatter': [dict(type='sft')], 'formatter.type': 'sft', 'pairs.strategy': 'temperature',
         'pairs': dict(strategy='temperature'), 'split': {}, 'verifier.rubric': 'helpful_answer',
         'verifier.stages': ['rlvr']}
-IN_RECIPE = [r for r in ROWS if not r['section'].startswith(('rubric file', 'stage'))]
+IN_RECIPE = [r for r in ROWS if not r['section'].startswith(('rubric file', 'verifier: stage'))]
 
 @pytest.mark.parametrize('r', IN_RECIPE, ids=ids)
 def test_each_key_is_accepted(r):
@@ -186,6 +186,16 @@ def test_a_key_that_is_not_in_it_is_refused(r):
     assert wrong not in {r['key'] for r in ROWS}
     with pytest.raises(RsrError, match=f"{tail(wrong)}'"):
         recipe_with(r, wrong, 1)
+
+def test_each_key_of_a_stage_is_accepted():
+    stage = [r for r in ROWS if r['section'] == 'verifier: stage']
+    assert {'name', 'weight', 'gate', 'when', 'pass_threshold', 'on_unscored'} == {tail(r['key']) for r in stage}
+    for r in stage:
+        value = json.dumps('rule' if tail(r['key']) == 'name' else r['default'])
+        given = load_recipe(BASE, ['verifier=[math-rlvr]', r['key'].replace('NAME', 'math-rlvr')+'='+value])
+        assert tail(r['key']) in given['verifier']['stages'][0]
+    with pytest.raises(RsrError, match='this recipe has no stack'):
+        load_recipe(BASE, ['verifier.stages.rule.weight=2'])
 
 def test_a_verifier_refuses_what_the_reference_has_not():
     with pytest.raises(RsrError, match='no option'):

@@ -418,3 +418,25 @@ def test_a_run_begun_with_one_verifier_goes_on_with_a_stack(own, server):
     assert calls('right')-before==len(server.log)-n          # only what is new
     back = rsr(*base, 'verifier.type=mine.py:right')
     assert back.returncode in (0, 4), back.stderr
+
+def test_what_no_stage_can_score_is_said_of_the_stack(here, server, capsys):
+    data = [*rows(1), *rows(1, start=1)]
+    data[1]['metadata']['verifier'] = 'rul'
+    given = dict(base_url=server.base_url, verifier=[dict(name='rule', type='mcq-rlvr')], max_rollouts=1, **QUIET)
+    r.sample(data, 'sft', **given)
+    assert "the stack cannot score 1 of 2 prompts (metadata.verifier: no stage 'rul'" in capsys.readouterr().err
+    with pytest.raises(RsrError, match='the stack can score no prompt; nothing was sampled. Prompt .q1.: metadata.verif'):
+        r.sample(data[1:], 'sft', **{**given, 'work_dir': 'other'})
+
+def test_a_judge_of_a_stage_is_named_by_its_stage(here, server):
+    stages = ['mcq-rlvr', dict(type='equivalence', name='second', when='failed', model='no-such-model-anywhere')]
+    with pytest.raises(RsrError, match='verifier.stages.second.model: LiteLLM knows no provider'):
+        r.sample(rows(1), 'sft', base_url=server.base_url, verifier=stages, **QUIET)
+
+@pytest.mark.parametrize('given', [dict(type='regex', pattern='b$'), dict(stages=[dict(type='regex', pattern='b$')])])
+def test_verify_takes_a_verifier_as_a_recipe_has_it(given):
+    assert (r.verify(given, 'ab'), r.verify(given, 'a')) == (1., 0.)
+
+def test_types_with_commas_are_a_list(here):
+    with pytest.raises(RsrError, match=r'A list of them is a stack: verifier=\[rlvr,exact\]'):
+        r.verify('rlvr,exact', 'B', 'B')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'dumps', 'json_pretty', 'fingerprint', 'hint', 'error_kind', 'what_to_do', 'file_identity', 'file_kind',
            'read_text', 'lock_file', 'Atomic', 'is_alive', 'sweep_temporaries', 'json_escape', 'is_unicode',
-           'write_letters', 'SafeStream']
+           'write_letters', 'SafeStream', 'plain_text', 'dumps_any']
 
 # %% ../../nbs/data/04_files.ipynb #ff4d6393
 import codecs, errno, hashlib, orjson, os, sqlite3, weakref
@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from fastcore.basics import patch
 from .types import RsrError
+from .text import clean_text
 
 # %% ../../nbs/data/04_files.ipynb #6ebaf195
 def dumps(
@@ -360,3 +361,26 @@ def _failed(self:SafeStream, e):
 
 # %% ../../nbs/data/04_files.ipynb #d1cb24fe
 SHIPPED = Path(str(files('rsr')))/'shipped'
+
+# %% ../../nbs/data/04_files.ipynb #6ed782fe
+def plain_text(value):
+    "Return anything as text that a database takes."
+    return clean_text(value if isinstance(value, str) or value is None else str(value))
+
+# %% ../../nbs/data/04_files.ipynb #ff7f17d4
+def _plain(value, depth=0):
+    "Return anything as data that JSON takes."
+    if isinstance(value, dict) and depth<50:
+        return {plain_text(k):_plain(v, depth+1) for k, v in value.items()}
+    if isinstance(value, (list, tuple)) and depth<50:
+        return [_plain(v, depth+1) for v in value]
+    is_number = value is None or isinstance(value, (bool, float)) or isinstance(value, int) and abs(value)<1<<63
+    return value if is_number else plain_text(value) if depth<50 else '…'
+
+# %% ../../nbs/data/04_files.ipynb #fd1fc6a3
+def dumps_any(value):
+    "Return whatever a function of the user made as JSON; what JSON has no word for becomes text."
+    try:
+        return dumps(value)
+    except TypeError:
+        return dumps(_plain(value))

@@ -10,13 +10,12 @@ import orjson, time
 from bisect import bisect_right
 from itertools import groupby
 from fastcore.basics import patch
-from .files import dumps, fingerprint
+from .files import dumps, dumps_any, fingerprint, plain_text
 from .images import image_digests, with_sources
 from .ledger import Ledger
 from .readers import BadRow, bad_rows_text
 from .reviews import MAJORITY, check_annotator, decide, equal_texts, read_votes
 from .reviews import label_scores, score_ends, scores_with_labels, write_vote
-from .text import clean_text
 from .types import Prompt, Rollout, RsrError, Score, no_such
 
 
@@ -178,35 +177,13 @@ def answer(self:Store, r:Rollout):
     self.begin().execute(_ANSWER, (r.outcome, r.text, r.reasoning, r.finish_reason, r.prompt_tokens,
                                    r.completion_tokens, r.latency, r.error, _more(r), r.key))
 
-# %% ../../nbs/data/13_store.ipynb #0e4c2c3e
-def _text(value):
-    "Return anything as text that a database takes."
-    return clean_text(value if isinstance(value, str) or value is None else str(value))
-
-def _plain(value, depth=0):
-    "Return anything as data that JSON takes."
-    if isinstance(value, dict) and depth<50:
-        return {_text(k):_plain(v, depth+1) for k, v in value.items()}
-    if isinstance(value, (list, tuple)) and depth<50:
-        return [_plain(v, depth+1) for v in value]
-    is_number = value is None or isinstance(value, (bool, float)) or isinstance(value, int) and abs(value)<1<<63
-    return value if is_number else _text(value) if depth<50 else '…'
-
-# %% ../../nbs/data/13_store.ipynb #298b027a
-def _detail_text(detail):
-    "Return the detail of a score, which may come from a function of the user, as JSON."
-    try:
-        return dumps(detail)
-    except TypeError:
-        return dumps(_plain(detail))
-
 # %% ../../nbs/data/13_store.ipynb #4122eb75
 @patch
 def add_score(self:Store, rollout:int, verifier:int, s):
     "Record a verifier's `Score` for a rollout."
-    answer = None if s.answer is None else _text(s.answer)
+    answer = None if s.answer is None else plain_text(s.answer)
     self.begin().execute('INSERT OR REPLACE INTO scores VALUES(?,?,?,?,?,?)',
-                         (rollout, verifier, s.value, _text(s.reason), answer, s.detail and _detail_text(s.detail)))
+                         (rollout, verifier, s.value, plain_text(s.reason), answer, s.detail and dumps_any(s.detail)))
 
 # %% ../../nbs/data/13_store.ipynb #bf10e230
 @patch

@@ -238,7 +238,7 @@ def truncated_counts(
 _TRUNCATED = ('{:.0%} of the rollouts hit sampler.max_tokens and were resampled. '
               'Raise the limit or request shorter answers.')
 _BETWEEN = ('{} scored between fail_threshold and pass_threshold, and a file is empty. '
-            '`rsr format RUN formatter.fail_threshold=…` can use such responses.')
+            'Lower pass_threshold or raise fail_threshold to use them: `rsr format RUN formatter.pass_threshold=…`.')
 
 # %% ../../nbs/data/39_summary_table.ipynb #53554a84
 def hints(

@@ -90,6 +90,7 @@ def _answered(detail):
     given = detail.items() if isinstance(detail, dict) else ()
     return {k:v for k, v in given if isinstance(v, dict) and 'answer' in v}
 
+# %% ../../nbs/data/00_types.ipynb #c1796145
 def criteria(
     detail:dict   # of a `Score`, or None
 )->dict:          # {criterion: {answer, reason}}

@@ -23,7 +23,7 @@ from ..data.variables import mask
 from ..run.files import valid_outcomes
 from ..run.results import Run
 from ..data.secrets import redact
-from ..verifiers.stack import sections
+from ..verifiers.stages import sections
 
 # %% ../../nbs/quality/07_report.ipynb #2edaaa2e
 _DIRECTION_MARKS = '\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'

@@ -14,7 +14,7 @@ from ..data.types import RsrError
 from .hygiene import finding, worst
 from ..rubric.agreement import with_interval
 from ..run.reward import scoring_files
-from ..verifiers.stack import sections
+from ..verifiers.stages import sections
 
 # %% ../../nbs/quality/03_validation.ipynb #b50788b2
 def _no_calls(*_, **__):
@@ -51,17 +51,22 @@ def _report_from_labels(ctx):
     judges = [Judge(_no_calls, config, False) for config in scorer.get('judges', ())]
     return validate(rubric, ctx.labels, judges or None, cache=VerdictCache(ctx.store))
 
-# %% ../../nbs/quality/03_validation.ipynb #3d458e64
-def _report_from_file(ctx):
-    path = Path(ctx.validation or ctx.run.path/'summary'/'validation.json')
-    if not path.is_file():
-        if ctx.validation:
-            raise RsrError(f'validation: no file {path}')
-        return None
+# %% ../../nbs/quality/03_validation.ipynb #23a056c7
+def _read_report(path):
+    "Read the file of a validation."
     try:
         return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as e:
         raise RsrError(f'{path} is not the JSON of a validation (rsr rubric validate … json=true): {e}') from None
+
+# %% ../../nbs/quality/03_validation.ipynb #3d458e64
+def _report_from_file(ctx):
+    path = Path(ctx.validation or ctx.run.path/'summary'/'validation.json')
+    if path.is_file():
+        return _read_report(path)
+    if ctx.validation:
+        raise RsrError(f'validation: no file {path}')
+    return None
 
 # %% ../../nbs/quality/03_validation.ipynb #2d1236c4
 def validation_report(
@@ -88,7 +93,6 @@ def not_comparable(
     if stages:
         return f'no stage of the verifier is a rubric ({stages})'
     return f"the verifier is {scorer.get('type', 'not known')}, not a rubric"
-
 
 # %% ../../nbs/quality/03_validation.ipynb #9870dad2
 def agreement_verdict(

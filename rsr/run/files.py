@@ -39,7 +39,7 @@ from .train_folder import readme_text, remove_stale, stamp, write_readme
 from ..sampling.budget import Budget, model_price
 from ..sampling.providers import make_sampler
 from ..verifiers.judge import judge_prices
-from ..verifiers.stack import sections
+from ..verifiers.stages import sections
 
 # %% ../../nbs/run/10_files.ipynb #1c27b614
 def valid_outcomes(d)->tuple:

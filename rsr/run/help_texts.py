@@ -37,7 +37,7 @@ def help_text(
 
 # %% ../../nbs/run/05_help_texts.ipynb #20130657
 HELP = {
-    'work_dir':'the run directory; null: output/YYYYMMDD_HHMMSS. An existing run directory is resumed',
+    'work_dir':'the run directory; null: output/YYYYMMDD_HHMMSS. An existing run is resumed',
     'formatter':'one formatter or a list of them: what is written to train/; required',
     'split':'hold prompts out: their rows go to eval/; null: no split',
     'stages':'stages of training that share no prompt; null: one stage',

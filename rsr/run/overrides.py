@@ -23,7 +23,7 @@ from .values import HEAD, as_utf8, in_place, set_nested, without_defaults
 from ..sampling.budget import Budget
 from ..sampling.samplers import HttpSampler
 from ..sampling.schedule import Sampling
-from ..verifiers.stack import find_stage, name_type
+from ..verifiers.stages import find_stage, name_type
 
 # %% ../../nbs/run/02_overrides.ipynb #dcc171e1
 RECIPES = SHIPPED/'recipes'

@@ -19,7 +19,7 @@ from .overrides import parse_override, read_recipe, recipe_names, recipes_named,
 from .reward import check_where, is_raw
 from .values import check_data, check_value
 from ..sampling.budget import check_price
-from ..verifiers.stack import read_stages
+from ..verifiers.stages import read_stages
 
 # %% ../../nbs/run/03_recipe.ipynb #fb8392b7
 def section_of(key, sch):

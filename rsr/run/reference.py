@@ -33,7 +33,7 @@ from ..sampling.samplers import HttpSampler, SAMPLERS
 from ..sampling.schedule import Sampling
 from ..verifiers.registry import VERIFIERS
 from ..verifiers.verifiers import GIVEN, load_verifier
-from ..verifiers.stack import ON_UNSCORED, STAGE_KEYS, Stage, WHEN
+from ..verifiers.stages import ON_UNSCORED, STAGE_KEYS, Stage, WHEN
 
 # %% ../../nbs/run/06_reference.ipynb #6bc46f13
 def _type_name(typ):

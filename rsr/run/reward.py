@@ -25,7 +25,8 @@ from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler
 from ..verifiers.registry import VERIFIERS, as_score
 from ..verifiers.verifiers import load_verifier
-from ..verifiers.stack import STAGE_KEYS, Stack, Stage, read_stages, sections
+from ..verifiers.stack import Stack
+from ..verifiers.stages import STAGE_KEYS, Stage, read_stages, sections
 
 # %% ../../nbs/run/01_reward.ipynb #ff7fa208
 def _sampler_options(options):

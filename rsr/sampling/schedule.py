@@ -21,7 +21,7 @@ from ..data.types import passed
 class Sampling:
     "The recipe's `sampling:` section."
     max_rollouts: int = 16      # valid rollouts per prompt, at most; 0: sample none, score what is there
-    step_size: int = 4          # samples per step; "auto": one, or several for the last prompts
+    step_size: int = 4          # samples per step; auto: as few as possible
     max_steps: int = 8          # steps per prompt, at most; ignored with step_size "auto"
     early_stop: bool = True     # stop a prompt when every formatter is satisfied
     give_up: float = None       # stop a prompt when its estimated chance of success falls below this

@@ -37,6 +37,7 @@ class Remote:
 _LESS = {f'__{name}__' for name in 'sub rsub truediv rtruediv'.split()}
 _OF_REST = _LESS|{f'__{name}__' for name in 'abs neg pos float int round pow mul rmul add radd'.split()}
 
+# %% ../../nbs/sandbox/02_tests.ipynb #c1ec91b2
 def _no_number(remote, name, args, result):
     "Return a result; raise if it is a number that the code says is left of an object and a number of the tests."
     is_rest = name in _LESS and isinstance(args[0], Number) or name in _OF_REST and 'far_rest' in vars(remote)
@@ -59,6 +60,7 @@ def _special(name):
 def _turned(operator):
     return lambda a, b: operator(b, a)
 
+# %% ../../nbs/sandbox/02_tests.ipynb #4e8ffd8c
 def _arithmetic(name, operator):
     "Return an operator: a number of a class of the code is a number like any other."
     def method(self, other, *more):

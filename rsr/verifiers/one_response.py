@@ -14,7 +14,8 @@ from ..data.variables import resolve_secrets
 from ..sampling.samplers import HttpSampler
 from .judge import make_judge
 from .registry import as_score
-from .stack import Stack, Stage, read_stages
+from .stack import Stack
+from .stages import Stage, read_stages
 from .verifiers import load_verifier
 
 # %% ../../nbs/verifiers/20_one_response.ipynb #a28fe62c
