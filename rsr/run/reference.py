@@ -106,7 +106,8 @@ def _rubric_allowed(key):
     "Return what a rubric says is allowed for one of its options."
     if key not in _field_names(Rubric):
         return ''
-    return allowed_by(lambda v: _make_rubric(key, v), key).replace('False, True, auto', 'auto, false, true')
+    allowed = allowed_by(lambda v: _make_rubric(key, v), key).replace('False, True, auto', 'auto, false, true')
+    return allowed.replace('False, None, True', 'false, null, true')
 
 # %% ../../nbs/run/06_reference.ipynb #c6e27ce1
 def _rubric_option_rows():
