@@ -26,6 +26,7 @@ from rsr.sampling.engine import NeverAnswered
 from rsr.sampling.errors import CallError
 from rsr.sampling.providers import make_sampler
 from rsr.sampling.scoring import judge_ask
+from rsr.verifiers.reward_endpoints import rewards_in
 
 PROMPT = [dict(role='user', content='2+2?')]
 CONTENT = '2+2?\n\nIt is {}.'.format   # as `chat_template: none` sends it
@@ -496,7 +497,8 @@ def test_a_run_with_a_model_in_the_process(tmp_path, tiny, server):
     assert len(set(run.rollouts.score)) > 5 and run.stats()['tokens']['judge'] == 0
 
 @pytest.mark.parametrize('row, more, want', [
-    (dict(score=1e308), {}, [None]), (dict(score=10**400), {}, [None]), (dict(score=-1e31), {}, [None]), (dict(score=1), {}, [1.]),
+    (dict(score=1e308), {}, [None]), (dict(score=10**400), {}, [None]),
+    (dict(score=-1e31), {}, [None]), (dict(score=1), {}, [1.]),
     (dict(score=1, meta_info='x'), dict(usage='x'), [1.]), (dict(score=1), dict(usage=[3]), [1.])])
 def test_replies_of_a_server_that_lies(row, more, want):
     assert rewards_in(dict(data=[dict(row, index=0)], **more), 1)==[(want, 0)]

@@ -247,7 +247,8 @@ def test_pattern_cache_is_small():
 @pytest.mark.parametrize('response,reference,want', [
     ('Answer: Paris? No, London.', 'Paris', 0), ('No, wait. Yes.', 'no', 0), ('Yes, but actually no', 'yes', 0),
     ('yes; no', 'yes', 0), ('The final answer is yes - or maybe no', 'yes', 0), ('True, false', 'true', 0),
-    ('No, this is not true.', 'no', 1), ('Yes, there is no reason to doubt it.', 'yes', 1), ('False, that is not true.', 'false', 1),
+    ('No, this is not true.', 'no', 1), ('Yes, there is no reason to doubt it.', 'yes', 1),
+    ('False, that is not true.', 'false', 1),
     ('\\boxed{5}\nBut the final answer is 6', '5', 0), ('\\boxed{5}\nWait, the final answer is 6', '6', 1),
     ('\\boxed{5}\nTherefore, the final answer is 5.', '5', 1)])
 def test_an_answer_that_is_taken_back(response, reference, want):

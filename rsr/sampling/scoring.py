@@ -190,8 +190,7 @@ def _after_error(self:Scorer, prompt, e):
 def _gave_verdicts(score):
     "Check whether a judge gave verdicts that leave a response unscored: two that contradict each other."
     detail = score.detail if isinstance(score.detail, dict) else {}
-    parts = detail.get('components')
-    parts = [part.get('detail') for part in (parts.values() if isinstance(parts, dict) else ()) if isinstance(part, dict)]
+    parts = [part.get('detail') for part in (detail.get('components') or {}).values()]
     return any(isinstance(d, dict) and d.get('verdicts') for d in [detail, *parts])
 
 # %% ../../nbs/sampling/08_scoring.ipynb #32b9c84e

@@ -87,7 +87,7 @@ def _from_components(out, name, raw):
 def _check_detail(detail, name):
     "Raise unless the detail of a `Score` is a dict, and its components have numbers as values."
     if detail is not None and not isinstance(detail, dict):
-        raise RsrError(f'verifier {name} returned a Score whose detail is {type(detail).__name__}; allowed: a dict, None')
+        raise RsrError(f'verifier {name} returned a Score whose detail is {type(detail).__name__}; allowed: a dict')
     parts = (detail or {}).get('components', {})
     values = [part.get('value', name) if isinstance(part, dict) else name for part in
               (parts.values() if isinstance(parts, dict) else [name])]

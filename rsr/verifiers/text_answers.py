@@ -143,8 +143,8 @@ def _in_json(text):
     return None if found is None else _texts_of(found)[0]
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #e5f6e362
-_FINAL = re.compile(r'(?:^|[.!?]\s)\W{0,9}(?:(?:my|the|so|but|thus|hence|therefore|actually|wait|no|correction)[,:]?\s){0,3}'
-                    r'final\s+answer\b', re.I|re.M)
+_FINAL = re.compile(r'(?:^|[.!?]\s)\W{0,9}(?:(?:my|the|so|but|thus|hence|therefore|actually|wait|no|correction)[,:]?\s)'
+                    r'{0,3}final\s+answer\b', re.I|re.M)
 
 _JOINS = re.compile(r'(?:[\s$,;/]|\\[()\[\]]|\b(?:and|or)\b|[和或と])+')
 
