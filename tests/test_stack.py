@@ -432,11 +432,7 @@ def test_what_no_stage_can_score_is_said_of_the_stack(here, server, capsys):
     given = dict(base_url=server.base_url, verifier=[dict(name='rule', type='mcq-rlvr')], max_rollouts=1, **QUIET)
     r.sample(data, 'sft', **given)
     assert "the stack cannot score 1 of 2 prompts (metadata.verifier: no stage 'rul'" in capsys.readouterr().err
-<<<<<<< HEAD
     with pytest.raises(RsrError, match='the stack can score no prompt; nothing was sampled. Prompt .q1.: metad'):
-=======
-    with pytest.raises(RsrError, match='the stack can score no prompt; nothing was sampled. Prompt .q1.: metadata.ver'):
->>>>>>> 21da47a17aeb6b3eaf034a0ac497bab50823fb64
         r.sample(data[1:], 'sft', **{**given, 'work_dir': 'other'})
 
 def test_a_judge_of_a_stage_is_named_by_its_stage(here, server):
