@@ -176,6 +176,8 @@ def find_stage(
     key:str        # for the error
 )->dict:
     "Return the stage of this name or position."
+    if not stages:
+        raise RsrError(f'{key}: this recipe has no stack; list its stages first, e.g. verifier=[math-rlvr,exact]')
     stages[:] = [dict(type=s) if isinstance(s, str) else s for s in stages]
     names = [s.get('name') or default_name(s) for s in stages]
     if name.replace('-', '_') in names:
