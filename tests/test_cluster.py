@@ -514,7 +514,7 @@ def test_components_of_a_stack_survive_the_parts(here, server, cluster):
     Path('mine.py').write_text('def right(response, metadata):\n    return float("boxed{A}" in response)\n'
                                'def brief(response, metadata):\n    return min(1, 60/max(1, len(response)))\n')
     write_jsonl('in.jsonl', rows(25))
-    server.set(rate=.6, words=12)
+    server.set(rate=.6, words=12, empty=0.)
     stages = [dict(type=str(here/'mine.py')+':right'), dict(type=str(here/'mine.py')+':brief', weight=0)]
     def of(work):
         return recipe(server, work, ('verifier', stages), formatter=[dict(type='sft', where='brief > 0.6')])

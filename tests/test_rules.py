@@ -620,7 +620,7 @@ RUNS = [('regex', ['verifier.pattern=^So'], {}, 0, ''),
         ('regex', [], dict(pattern='(So'), 2, 'missing ): (So'), ('json-schema', [], {}, 2, 'no schema'),
         ('json-schema', ['verifier.schema=none.json'], {}, 2, 'none.json: No such file'),
         ('json-schema', [], dict(schema={'type': 'objekt'}), 2, 'schema.type'),
-        ('tool-call', [], {}, 2, 'reference answer'),
+        ('tool-call', [], {}, 2, 'reference calls'),
         ('tool-call', [], dict(answer='x'), 2, 'no list of tool calls'),
         ('tool-call', ['verifier.check=valid'], {}, 0, '')]
 

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from test_crash import hears_signals
 
 from rsr.data.types import RsrError
 from rsr.sandbox.bubblewrap import call_filter, no_fork_filter, python_folders
@@ -794,7 +795,8 @@ def test_nothing_is_left_behind(how, tmp_path):
         asyncio.run(main())
     '''
     env = dict(os.environ, TMPDIR=str(tmp_path), PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
-    p = subprocess.Popen([sys.executable, '-c', program], env=env, stderr=subprocess.DEVNULL)
+    p = subprocess.Popen([sys.executable, '-c', program], env=env, stderr=subprocess.DEVNULL,
+                         preexec_fn=hears_signals)
     end = time.monotonic()+60
     while len(processes(mark)) < 2 and time.monotonic() < end:
         time.sleep(0.05)
