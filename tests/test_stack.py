@@ -447,3 +447,9 @@ def test_verify_takes_a_verifier_as_a_recipe_has_it(given):
 def test_types_with_commas_are_a_list(here):
     with pytest.raises(RsrError, match=r'A list of them is a stack: verifier=\[rlvr,exact\]'):
         r.verify('rlvr,exact', 'B', 'B')
+
+def test_a_gate_that_could_not_tell_is_stood_in_for(own, server):
+    "What a check before the run promises: a stage for what is unscored makes up for a gate without a value."
+    run = go(server, [dict(type='mine.py:fails', gate=True), dict(type='mine.py:right', when='unscored')], n=2)
+    assert run.stats()['scores']['unscored']==0
+    assert {d['decided'] for d in details().values()}=={'right'}

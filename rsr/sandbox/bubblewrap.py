@@ -130,6 +130,13 @@ def _arguments_filter(clone, socket):
         _if_call(clone, _load(16), _jump('has', _NEW_USER, 0, 1), _refuse(errno.EPERM), _ALLOW),
         _if_call(socket, _load(16), *families, _refuse(errno.EAFNOSUPPORT), _ALLOW)])
 
+# %% ../../nbs/sandbox/04_bubblewrap.ipynb #2546de3d
+def _own_calls(machine, number):
+    "Return instructions that refuse the calls of another machine, and of x32, and load the number of a call."
+    other = _jump('equal', number, 1, 0)+_refuse(errno.EPERM)
+    x32 = _jump('at least', 0x40000000, 0, 1)+_refuse(errno.EPERM) if machine=='x86_64' else b''
+    return _load(4)+other+_load(0)+x32
+
 # %% ../../nbs/sandbox/04_bubblewrap.ipynb #ece0d2d6
 @functools.lru_cache
 def call_filter(
@@ -139,10 +146,8 @@ def call_filter(
     if machine not in _MACHINES:
         return b''
     number, clone, socket = _MACHINES[machine]
-    other = _jump('equal', number, 1, 0)+_refuse(errno.EPERM)
-    x32 = _jump('at least', 0x40000000, 0, 1)+_refuse(errno.EPERM) if machine=='x86_64' else b''
     refused = b''.join(_if_call(call, _refuse(errno.EPERM)) for call in _REFUSED[machine])
-    return _load(4)+other+_load(0)+x32+refused+_arguments_filter(clone, socket)+_ALLOW
+    return _own_calls(machine, number)+refused+_arguments_filter(clone, socket)+_ALLOW
 
 # %% ../../nbs/sandbox/04_bubblewrap.ipynb #e3c2badf
 _FORKS = dict(x86_64=(57, 58), aarch64=())   # fork, vfork
@@ -157,8 +162,6 @@ def no_fork_filter(
     if machine not in _MACHINES:
         return b''
     number, clone, _ = _MACHINES[machine]
-    other = _jump('equal', number, 1, 0)+_refuse(errno.EPERM)
     forks = b''.join(_if_call(call, _refuse(errno.EPERM)) for call in _FORKS[machine])
     threads = _if_call(clone, _load(16), _jump('has', _THREAD, 1, 0), _refuse(errno.EPERM), _ALLOW)
-    x32 = _jump('at least', 0x40000000, 0, 1)+_refuse(errno.EPERM) if machine=='x86_64' else b''
-    return _load(4)+other+_load(0)+x32+forks+_if_call(_CLONE3, _refuse(errno.ENOSYS))+threads+_ALLOW
+    return _own_calls(machine, number)+forks+_if_call(_CLONE3, _refuse(errno.ENOSYS))+threads+_ALLOW

@@ -67,7 +67,7 @@ def count_stage(counted, stage, score)->list:
     if score.value is None and stage.on_unscored=='skip':
         return [*counted, (stage, score)] if stage.when=='always' else counted
     decides_anew = stage.when in ('failed', 'unscored')
-    kept = [(s, x) for s, x in counted if s.gate or not decides_anew or state_of(s, x)!=stage.when]
+    kept = [(s, x) for s, x in counted if not decides_anew or state_of(s, x)!=stage.when]
     return [*kept, (stage, score)]
 
 # %% ../../nbs/verifiers/17_stages.ipynb #afe5aaf6
