@@ -124,7 +124,7 @@ def _expected_samples(a, b, need, left, n):
 # %% ../../nbs/data/42_batch_sizes.ipynb #26a3e050
 @lru_cache(256)
 def _simple_plan(d, passes, size, costs, row_value, rounds):
-    "Return the probability of each state of prompts with these passes, and the plan, up to so many fails of each model."
+    "Return the probability of each state of prompts with these passes, and the plan for so many fails of each model."
     alive = _survival(d, passes, size)
     return alive, _plan(alive, costs, row_value, rounds)
 
