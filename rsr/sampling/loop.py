@@ -47,6 +47,7 @@ async def _rescore_group(self:Loop, st):
     except Exception as e:
         self._break(e)
 
+# %% ../../nbs/sampling/16_loop.ipynb #1abcc386
 @patch
 def _start_rescore(self:Loop, st):
     "Start to score the rollouts that the current verifier has not scored."
@@ -87,6 +88,7 @@ def _lacks_reference(self:Loop, st):
     problem = getattr(self.verifier, 'problem', None)
     return bool(problem and problem(st.prompt.metadata, st.prompt.tools) and self.needs(st))
 
+# %% ../../nbs/sampling/16_loop.ipynb #c52d4d8e
 @patch
 def _open_prompt(self:Loop, prompt, rollouts):
     "Open a prompt in the state that its rollouts give; close it at once if no response can be scored."
@@ -177,28 +179,34 @@ def _open_prompts(self:Loop, most=512):
 
 # %% ../../nbs/sampling/16_loop.ipynb #a0ac3ce3
 @patch
-def _is_queued(self:Loop):
+def _waits(self:Loop):
     "Check whether a prompt waits for samples; forget those that no longer do."
-    while self.heap and not (self.heap[0][-1].unsent or self.heap[0][-1].missing):
-        heappop(self.heap)
-    return bool(self.heap)
+    for arm in self.arms:
+        while arm.heap and not (arm.heap[0][-1].unsent or arm.heap[0][-1].missing):
+            heappop(arm.heap)
+    return self.is_queued
 
 # %% ../../nbs/sampling/16_loop.ipynb #8d3dc0be
 @patch
 def _can_pay(self:Loop):
     "Check whether the budget allows another sample; stop the run if not and nothing is in flight."
     over = self.budget.over(self.unscored)
-    if over and self._is_queued() and not self.tasks:
+    if over and self._waits() and not self.tasks:
         self.stop('budget', Stopped(over))
     self.near_budget = bool(over and self.tasks)
     return not over
 
 # %% ../../nbs/sampling/16_loop.ipynb #64df1b02
+def _busy_slots(arm):
+    "Count the slots in use; a request that backs off alone takes none."
+    return arm.sending-min(arm.engine.aside, 8*arm.engine.slots)
+
+# %% ../../nbs/sampling/16_loop.ipynb #3dfeb5ce
 @patch
-def _has_free_slot(self:Loop):
-    "Check whether another request may be sent: a slot is free, and the judge keeps up."
-    busy = self.sending-min(self.engine.aside, 8*self.engine.slots)   # a request that backs off alone takes no slot
-    return self.pending<=self.most_pending and (busy<self.engine.slots or self.engine.take_probe())
+def _has_free_slot(self:Loop, arm):
+    "Check whether a sampler may send another request: a slot is free, and the judge keeps up."
+    has_slot = _busy_slots(arm)<arm.engine.slots or arm.engine.take_probe()
+    return self.pending<=self.most_pending and has_slot
 
 # %% ../../nbs/sampling/16_loop.ipynb #85521c63
 @patch
@@ -209,6 +217,16 @@ def _refit_if_due(self:Loop):
 
 # %% ../../nbs/sampling/16_loop.ipynb #9247a70b
 @patch
+def _fill_slots(self:Loop, arm):
+    "Send requests of a sampler while slots are free and the budget allows."
+    while self._has_free_slot(arm) and self._can_pay():
+        st, turn = self.next_up(arm)
+        if st is None:
+            return
+        self._send(st, turn)
+
+# %% ../../nbs/sampling/16_loop.ipynb #3f11518d
+@patch
 def fill(self:Loop):
     "Open prompts, and send requests while slots are free and the budget allows."
     self.round += 1
@@ -216,11 +234,8 @@ def fill(self:Loop):
     self._start_rescores()
     self._open_prompts()
     self._stop_unscored()
-    while self._has_free_slot() and self._can_pay():
-        st, turn = self.next_up()
-        if st is None:
-            return
-        self._send(st, turn)
+    for arm in self.arms:
+        self._fill_slots(arm)
 
 # %% ../../nbs/sampling/16_loop.ipynb #f8d8d1d9
 @patch
@@ -256,10 +271,16 @@ async def _wait(self:Loop, seconds):
     self.wake.clear()
 
 # %% ../../nbs/sampling/16_loop.ipynb #6ef0d93f
+@patch(as_prop=True)
+def has_work(self:Loop)->bool:
+    "Return whether anything is left to send."
+    return bool(self.more or self.is_queued)
+
+# %% ../../nbs/sampling/16_loop.ipynb #c9108a9d
 @patch
 def _is_over(self:Loop, grace):
     "Check whether nothing is left to do, or a stop has had its `grace` seconds."
-    if not self.tasks and (self.stop_reason or not (self.more or self.heap)):
+    if not self.tasks and (self.stop_reason or not self.has_work):
         return True
     return bool(self.stop_reason) and time.monotonic()-self.stopped_at>grace
 
@@ -270,7 +291,7 @@ async def _hang_up(self:Loop):
     for task in list(self.tasks):
         task.cancel()
     await asyncio.gather(*self.tasks, return_exceptions=True)
-    for sampler in self.sampler, *self.scorer.judges:
+    for sampler in *(arm.sampler for arm in self.arms), *self.scorer.judges:
         await sampler.close()
 
 # %% ../../nbs/sampling/16_loop.ipynb #96b85007
@@ -300,9 +321,10 @@ async def _finish(self:Loop):
 @patch
 def _note_draining(self:Loop):
     "Tell the engines whether anything else is left to send."
-    self.engine.draining = not (self.more or self.heap)
+    for arm in self.arms:
+        arm.engine.draining = not self.has_work
     for engine in self.scorer.engines:
-        engine.draining = self.engine.draining and not self.sending
+        engine.draining = not (self.has_work or self.sending)
 
 # %% ../../nbs/sampling/16_loop.ipynb #9a611d2e
 @patch
