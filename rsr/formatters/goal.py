@@ -56,7 +56,9 @@ class Goal:
         self.exact = {i:(0, 0) for i in self.wanted}        # counts of the files, when they were last looked at
         self.since = {i:(0, 0) for i in self.wanted}        # what scores have added from then on
         self.made = dict.fromkeys(self.wanted, 1.)          # share of these that the files had, so far
-        self.outlook, self.opened, self.fitting = {}, 0, dict.fromkeys(self.wanted, 0)   # see `expect` and `begin`
+        self.start = {i:0 for i in self.wanted}             # rows before this process
+        self.outlook = {}                                   # {i: (rows within reach, why)}, see `expect`
+        self.opened, self.fitting = 0, dict.fromkeys(self.wanted, 0)   # prompts so far; of these, whose rows count
 
 # %% ../../nbs/formatters/17_goal.ipynb #c4463514
 def _add(a, b, times=1):
@@ -73,6 +75,11 @@ def missing(self:Goal, i:int)->int:
     "Return how many rows are missing."
     return max(0, self.wanted[i]-self.rows(i))
 
+@patch
+def gained(self:Goal, i:int)->int:
+    "Return how many rows this process has brought."
+    return max(0, self.rows(i)-self.start[i])
+
 # %% ../../nbs/formatters/17_goal.ipynb #9a95f1f6
 @patch
 def _count(self:Goal, places, seen):
@@ -82,12 +89,13 @@ def _count(self:Goal, places, seen):
 @patch
 def begin(self:Goal,
     prompt,     # Prompt
-    seen        # i -> its scored samples that count for the i-th formatter
+    seen,       # i -> its scored samples that count for the i-th formatter
+    again=False # was it taken in before?
 )->dict:        # to be kept, for `note`
     "Take in a prompt with the rows that it has."
     counts = self._count(self.places(prompt), seen)
-    self.opened += 1
-    for i in counts:
+    self.opened += not again
+    for i in () if again else counts:
         self.fitting[i] += 1
     return counts
 
@@ -118,6 +126,18 @@ def look(self:Goal)->bool:
         self._learn(i, now[self.formatters[i].name])
     self.reached = {i for i in self.wanted if not self.missing(i)}
     return self.is_reached
+
+# %% ../../nbs/formatters/17_goal.ipynb #0f01f72a
+@patch
+def needs_no_sample(self:Goal)->bool:
+    "Return whether a prompt without samples makes a row."
+    return any(sum(count_rows(self.formatters[i], [])) for i in self.wanted)
+
+@patch
+def look_first(self:Goal):
+    "Count the rows that there are before this process samples."
+    self.look()
+    self.start = {i:self.rows(i) for i in self.wanted}
 
 # %% ../../nbs/formatters/17_goal.ipynb #9d7af37d
 @patch(as_prop=True)
