@@ -36,11 +36,12 @@ class Requests(Schedule):
         judges=(),        # samplers that judge, for verifiers that ask a model
         keys=None,        # only these prompts (keys in the ledger)
         mix:bool=False,   # resume a run that another sampler started
-        side=None         # PairSide; None: an ordinary run
+        side=None,        # PairSide; None: an ordinary run
+        goal=None         # Goal: rows to stop at; None: sample every prompt
     ):
         super().__init__(formatters, sampling, sampler, side)
         self.store, self.budget, self.progress = store, budget or Budget(), progress
-        self.keys, self.mix = keys, mix
+        self.keys, self.mix, self.goal = keys, mix, goal
         for arm in self.arms:
             arm.engine = engine_for(arm.sampler)
         self.scorer = Scorer(verifier, store, self.budget, judges, self.n)
