@@ -46,7 +46,8 @@ def run(s, file, work, d):
     s.reset()
     path = work.with_suffix('.yaml')
     path.write_text(json.dumps(d))
-    wall, _, _ = process([RSR, 'run', path, f'data.input_path={file}', f'work_dir={work}'], ok=(0, 3))   # 3: the budget is used up
+    cmd = [RSR, 'run', path, f'data.input_path={file}', f'work_dir={work}']
+    wall, _, _ = process(cmd, ok=(0, 3))   # 3: the budget is used up
     sold = s.stats()
     samples = sum(m['samples'] for m in sold['models'].values())
     return dict(usd=sold['usd'], samples=samples, rows=len(rows_of(work)), wall=wall, stats=sold, work=work)
