@@ -4,6 +4,7 @@ Two models, cheap with pass rates Beta(.6, 1.2) at 1 dollar a sample, strong wit
 at most 32 samples of each to a prompt. Dollars and answers are those that the server counted. Each ratio stands beside
 its target, and beside what exact dynamic programming with a known prior attains on average over prompts."""
 import json
+import math
 import os
 import re
 import sys
@@ -50,7 +51,17 @@ def run(s, file, work, d):
     wall, _, _ = process(cmd, ok=(0, 3))   # 3: the budget is used up
     sold = s.stats()
     samples = sum(m['samples'] for m in sold['models'].values())
-    return dict(usd=sold['usd'], samples=samples, rows=len(rows_of(work)), wall=wall, stats=sold, work=work)
+    batches = getattr(s, 'batches', {})
+    return dict(usd=sold['usd'], samples=samples, rows=len(rows_of(work)), wall=wall, stats=sold, work=work,
+                batches=len(batches), rounds=rounds_of(batches.values()))
+
+def rounds_of(batches):
+    "How often a batch was sent after all earlier ones had ended."
+    n, ended = 0, 0.
+    for b in sorted(batches, key=lambda b: b['created']):
+        n += b['created']>=ended
+        ended = max(ended, b['done'] or math.inf)
+    return n
 
 def shown(label, out, **more):
     "A row of a table."
@@ -87,28 +98,30 @@ def goal(tmp, n=2000):
 
 def batch(tmp, n=2000, share=.9):
     "The cascade in batches at half the price against one by one; one model in batches."
+    from loopback_batch import BatchLoopback
     file, belief, wanted = prompts_file(tmp/'in.jsonl', n), best.Belief(), dict(sft=int(share*n))
-    with server(batches=True) as s:
+    with BatchLoopback(models=MODELS, rho=best.RHO, seed=SEED, log=False, delay=.2) as s:
         one = run(s, file, tmp/'one', recipe(s, ['cheap', 'strong'], goal=wanted))
-        rows = [shown('one by one', one, batches=0, ratio=1., target='', dp=1.)]
-        d = recipe(s, ['cheap', 'strong'], goal=wanted)
-        for e in d['sampler']:
-            e['batch'] = True
-        out = run(s, file, tmp/'batch', d)
+        out = run(s, file, tmp/'batch', in_batches(recipe(s, ['cheap', 'strong'], goal=wanted)))
         least = best.batch_cost(belief, share, 6)/best.goal_cost(belief, share)
-        rows.append(shown('in batches', out, batches=out['stats']['batches'], target=.62, dp=least,
-                          ratio=out['usd']/out['rows']/(one['usd']/one['rows'])))
+        rows = [shown('one by one', one, rounds='', ratio=1., target='', dp=1.),
+                shown('in batches', out, rounds=out['rounds'], ratio=out['usd']/out['rows']/(one['usd']/one['rows']),
+                      target=.62, dp=least)]
         table(f'goal of {wanted["sft"]} rows from {n} prompts, batches at half the price; at most 6 rounds', rows)
         rows = []
         for arm, name in enumerate(best.NAMES):
             alone = run(s, file, tmp/f'alone{name}', recipe(s, [name]))
-            d = recipe(s, [name])
-            d['sampler']['batch'] = True
-            out = run(s, file, tmp/f'batch{name}', d)
-            rows += [shown(f'{name} one by one', alone, batches=0, ratio=1., target='', dp=1.),
-                     shown(f'{name} in batches', out, batches=out['stats']['batches'], target=1.35,
+            out = run(s, file, tmp/f'batch{name}', in_batches(recipe(s, [name])))
+            rows += [shown(f'{name} one by one', alone, batches='', ratio=1., target='', dp=1.),
+                     shown(f'{name} in batches', out, batches=out['batches'], target=1.35,
                            ratio=out['samples']/alone['samples'], dp=best.rounds_alone(belief, arm, 12))]
         table(f'{n} prompts, one model: ratio of samples; at most 12 batches', rows)
+
+def in_batches(d):
+    "The recipe with every model in batches."
+    for e in d['sampler'] if isinstance(d['sampler'], list) else [d['sampler']]:
+        e['batch'] = True
+    return d
 
 # ---- a budget
 
