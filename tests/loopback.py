@@ -5,7 +5,8 @@ In a benchmark:  with spawn(median=.1) as s: … (a process of its own), or `pyt
                  which prints its base URL and serves GET /stats, POST /set and POST /reset beside /v1.
 
 The k-th choice (from 0) of a prompt is the same in every process: right or wrong, its text, its latency and its finish
-reason depend only on (seed, text of the last user message, k). Faults, refusals and `reply` use up no draw."""
+reason depend only on (seed, text of the last user message, k); with `models` on the model's name too. Faults, refusals
+and `reply` use up no draw."""
 import argparse
 import asyncio
 import base64
@@ -42,6 +43,10 @@ OPTIONS = dict(
     # body -> str | [str] | message | response | (status, body or raw bytes[, headers]) | None (as usual); sync or async
     reply=None,
     model='loopback-1',        # listed by GET /v1/models; any model is served
+    # {name: {a, b, price: {prompt, completion}}}: only these are served, the pass rates of each are Beta(a, b), its
+    # usage is TOKENS whatever is said, and it is sold at the price, in dollars per million tokens
+    models=None,
+    rho=.7,                    # correlation of the models' pass rates (Gaussian copula)
     median=0., sigma=.8,       # log-normal latency in seconds; median 0: at once
     per='request',             # one latency per 'request', or the slowest of its choices: 'choice'
     n_mode='honour',           # 'clamp': one choice whatever n is; 'refuse': an error where n > 1
@@ -67,6 +72,7 @@ OPTIONS = dict(
     log=True)                  # keep every request in `.log`
 
 FAULTS = 'reset timeout hang_after_headers cut malformed no_choices null_content error200'.split()
+TOKENS = 50, 100    # of a request, of each of its choices, where there are several models
 AT_ONCE = {'image', '400', '401', '402', '403', '404', '429', '503', 'quota', 'n', 'context'}
 
 # kind: (status, message, type, code, param)
@@ -158,15 +164,26 @@ def rate_of(prompt, seed=0, rate=None):
         return rate[prompt] if prompt in rate else pass_rate(prompt, seed)
     return pass_rate(prompt, seed) if rate is None else rate
 
-def draw(prompt, k, seed=0, rate=None):
-    "Is the `k`-th choice of this prompt right?"
-    return uniforms(prompt, k, seed)[0] < rate_of(prompt, seed, rate)
+@lru_cache(1 << 18)
+def joint_rate(prompt, name, a, b, seed=0, rho=.7):
+    "A prompt's pass rate under one of several models: Beta(a, b), normal scores correlated by `rho` between models."
+    from scipy.special import betaincinv
+    shared, own = Z(uniforms(prompt, 'difficulty', seed)[0]), Z(uniforms(of_model(prompt, name), 'rate', seed)[0])
+    return float(betaincinv(a, b, NormalDist().cdf(math.sqrt(rho) * shared + math.sqrt(1 - rho) * own)))
 
-def least(prompt, seed=0, passes=1, fails=0, within=16, rate=None):
+def of_model(prompt, name):
+    "What a model's draws of a prompt depend on."
+    return f'{name}|{prompt}' if name else prompt
+
+def draw(prompt, k, seed=0, rate=None, name=None):
+    "Is the `k`-th choice of this prompt (by the model of this name, if there are several) right?"
+    return uniforms(of_model(prompt, name), k, seed)[0] < rate_of(prompt, seed, rate)
+
+def least(prompt, seed=0, passes=1, fails=0, within=16, rate=None, name=None):
     "(samples, satisfied) of sampling one at a time until `passes` right and `fails` wrong ones, at most `within`."
     right = 0
     for k in range(within):
-        right += draw(prompt, k, seed, rate)
+        right += draw(prompt, k, seed, rate, name)
         if right >= passes and k + 1 - right >= fails:
             return k + 1, True
     return within, False
@@ -235,6 +252,15 @@ def usage(messages, done, thought=0):
     asked = sum(len(plain(m.get('content'))) for m in messages) // 4 + 4
     out = dict(prompt_tokens=asked, completion_tokens=done, total_tokens=asked + done)
     return out | dict(completion_tokens_details=dict(reasoning_tokens=thought)) if thought else out
+
+def fixed_usage(n):
+    "Token counts of `n` choices of one of several models."
+    asked, done = TOKENS[0], TOKENS[1] * n
+    return dict(prompt_tokens=asked, completion_tokens=done, total_tokens=asked + done)
+
+def dollars(used, price):
+    "What these tokens cost at a price per million."
+    return (used['prompt_tokens'] * price['prompt'] + used['completion_tokens'] * price['completion']) / 1e6
 
 def completion(id_, body, choices, done, thought=0, model=None):
     "A chat completion of `choices`: (message fields, finish reason)."
@@ -453,6 +479,7 @@ class Loopback:
         self.set(**options)
         self.asked, self.count, self.rng = Counter(), Counter(), random.Random(self.o.seed)
         self.by_status, self.by_fault = Counter(), Counter()
+        self.outcomes, self.sold = {}, {}   # {(prompt, model): [right, wrong]}; {model: dict(samples, right, usd)}
         self.inflight = sum(1 for c in self.conns if c.call)
         self.most, self.first, self.last, self.latency = self.inflight, None, None, 0.
         self.began, self.tokens = None, None
@@ -461,11 +488,22 @@ class Loopback:
 
     def stats(self):
         "Counts since the start or the last reset, of chat requests."
-        return dict({k: self.count[k] for k in ('requests', 'samples', 'lost', 'connections')}, prompts=len(self.asked),
+        counts = {k: self.count[k] for k in ('requests', 'samples', 'lost', 'connections')}
+        return dict(counts, prompts=len({key[1] if self.o.models else key for key in self.asked}),
+                    models=self.sold, usd=sum(m['usd'] for m in self.sold.values()), accepted=len(self.accepted()),
                     latency=self.latency, by_status=dict(self.by_status), by_fault=dict(self.by_fault),
                     inflight=self.inflight,
                     max_inflight=self.most, first_request=self.first, last_response=self.last,
                     cpu=self.cpu() - self.cpu0)
+
+    def accepted(self, passes=1, fails=0, mix=False):
+        "Prompts with so many right and wrong answers, from one of the models (`mix`: from all together)."
+        totals = {}
+        for (prompt, model), counts in list(self.outcomes.items()):
+            of = totals.setdefault(prompt, {}).setdefault(None if mix else model, [0, 0])
+            of[:] = of[0] + counts[0], of[1] + counts[1]
+        enough = lambda of: of[0] >= passes and of[1] >= fails
+        return {p for p, by in totals.items() if any(map(enough, by.values()))}
 
     def on_loop(self, fn):
         "What `fn()` returns, a coroutine function run in the server's thread."
@@ -524,12 +562,14 @@ class Loopback:
     def manage(self, method, path, body):
         "What the routes beside chat answer, or None."
         if (method, path) == ('GET', '/v1/models'):
-            return dict(object='list', data=[dict(id=self.o.model, object='model', created=1700000000,
-                                                  owned_by='loopback')])
+            return dict(object='list', data=[dict(id=name, object='model', created=1700000000, owned_by='loopback')
+                                             for name in self.o.models or [self.o.model]])
         if (method, path) == ('GET', '/health'):
             return dict(status='ok')
         if (method, path) == ('GET', '/stats'):
             return self.stats()
+        if (method, path) == ('GET', '/accepted'):
+            return dict(prompts=sorted(self.accepted()))
         if (method, path) == ('POST', '/set'):
             return self.set(**body) or dict(ok=True)
         if (method, path) == ('POST', '/reset'):
@@ -598,6 +638,8 @@ class Loopback:
             return '429'
         if o.rate_limit and not self.token():
             return '429'
+        if o.models and entry['body'].get('model') not in o.models:
+            return '404'
         if o.bad_request:
             return '400'
         if o.image_limit and max(image_sizes(entry['body']['messages']), default=0) > o.image_limit:
@@ -664,24 +706,60 @@ class Loopback:
 
     def sample(self, conn, entry, kind=None):
         "(latency, conn, kind, response): the prompt's next choices, used up unless a fault spoils them."
-        o, prompt, n, body = self.o, entry['prompt'], 1 if self.o.n_mode == 'clamp' else entry['n'], entry['body']
-        k = entry['k'] = self.asked[prompt]
-        if not kind:
-            self.asked[prompt] = k + n
-        rate = rate_of(prompt, o.seed, o.rate)
+        entry['k'], waits, rights, out = self.make(entry['body'], spoiled=bool(kind))
+        wait = max(waits) if self.o.per == 'choice' else waits[0]
+        if kind:
+            return wait, conn, kind, (200, 'application/json', spoil(kind, out), ())
+        if self.o.models:
+            entry['sale'] = rights, out
+        return wait, conn, len(rights), (200, 'application/json', orjson.dumps(out), ())
+
+    def make(self, body, spoiled=False):
+        "(first k, latencies, which are right, response) of the next choices of a request; used up unless spoiled."
+        o, prompt, n = self.o, last_user(body['messages']), 1 if self.o.n_mode == 'clamp' else body.get('n') or 1
+        name = body['model'] if o.models else None
+        key = (name, prompt) if o.models else prompt
+        k = self.asked[key]
+        if not spoiled:
+            self.asked[key] = k + n
+        rate = self.rate_of(prompt, name)
         cap = body.get('max_completion_tokens') or body.get('max_tokens') or math.inf
-        choices, waits, done, thought = [], [], 0, 0
+        choices, waits, rights, done, thought = [], [], [], 0, 0
         for i in range(k, k + n):
-            u, v, w = uniforms(prompt, i, o.seed)
+            u, v, w = uniforms(of_model(prompt, name), i, o.seed)
             message, finish, used, thinks = self.choice(i, u < rate, w, cap, body)
             choices.append((message, finish))
+            rights.append(u < rate)
             waits.append(o.median and o.median * math.exp(o.sigma * Z(v)))
             done, thought = done + used, thought + thinks
         out = completion(self.count['requests'], body, choices, done, thought, o.model)
-        wait = max(waits) if o.per == 'choice' else waits[0]
-        if kind:
-            return wait, conn, kind, (200, 'application/json', spoil(kind, out), ())
-        return wait, conn, n, (200, 'application/json', orjson.dumps(out), ())
+        if o.models:
+            out['usage'] = fixed_usage(n)
+        return k, waits, rights, out
+
+    def rate_of(self, prompt, name=None):
+        "A prompt's pass rate: that of the model of this name, if there are several."
+        o = self.o
+        if not o.models:
+            return rate_of(prompt, o.seed, o.rate)
+        return joint_rate(prompt, name, o.models[name]['a'], o.models[name]['b'], o.seed, o.rho)
+
+    def sell(self, body, rights, out, factor=1.):
+        "Note what was delivered: right and wrong answers, and dollars at `factor` times the price."
+        name = body['model']
+        of = self.outcomes.setdefault((last_user(body['messages']), name), [0, 0])
+        of[:] = of[0] + sum(rights), of[1] + len(rights) - sum(rights)
+        total = self.sold.setdefault(name, dict(samples=0, right=0, usd=0.))
+        price = self.o.models[name]['price']
+        total['samples'] += len(rights)
+        total['right'] += sum(rights)
+        total['usd'] += factor * dollars(out['usage'], price)
+
+    def serve(self, body, factor=1.):
+        "The response to a request that comes by another way than chat (a line of a batch), sold."
+        _, _, rights, out = self.make(body)
+        self.sell(body, rights, out, factor)
+        return out
 
     def choice(self, k, right, w, cap, body):
         "(message, finish reason, tokens, of them thinking) of one choice."
@@ -782,6 +860,8 @@ class Loopback:
             return conn.reset()
         self.leave(conn, str(response[0]))
         self.count['samples'] += entry['samples']
+        if 'sale' in entry:
+            self.sell(entry['body'], *entry.pop('sale'))
         self.tell(conn, entry, *response, part=.5 if what == 'cut' else 1.)
         if what == 'cut':
             return conn.transport.close()
@@ -821,6 +901,7 @@ def spawn(**options):
         url = base.removesuffix('/v1')
         try:
             yield SimpleNamespace(base_url=base, url=url, pid=proc.pid, stats=lambda: ask(url + '/stats'),
+                                  accepted=lambda: set(ask(url + '/accepted')['prompts']),
                                    set=lambda **kw: ask(url + '/set', kw), reset=lambda **kw: ask(url + '/reset', kw))
         finally:
             proc.terminate()

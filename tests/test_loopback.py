@@ -1,6 +1,7 @@
 "The loopback server does as it says, asked over real connections."
 import http.client
 import json
+import math
 import re
 import socket
 import statistics
@@ -11,7 +12,8 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from loopback import ERRORS, FAULTS, Loopback, ask, draw, error, least, pass_rate, spawn
+from loopback import ERRORS, FAULTS, TOKENS, Loopback, ask, draw, error, joint_rate, least, pass_rate, spawn
+from scipy.stats import spearmanr
 
 KEY = 'sk-test-0123456789abcdef'
 
@@ -109,6 +111,61 @@ def test_spoiled_choices(option, finish):
         assert {c['message']['content'] for c in bad} == {None, ''}
     if option == 'truncate':
         assert all(c['message']['content'] for c in bad)
+
+# ---- several models
+
+TWO = dict(cheap=dict(a=.6, b=1.2, price=dict(prompt=0, completion=10_000)),
+           strong=dict(a=1.2, b=.6, price=dict(prompt=1000, completion=100_000)))
+
+def rates(name, rho, n=3000):
+    return [joint_rate(f'p{i}', name, TWO[name]['a'], TWO[name]['b'], 0, rho) for i in range(n)]
+
+@pytest.mark.parametrize('rho', [0., .7, 1.])
+def test_rates_of_two_models(rho):
+    cheap, strong = rates('cheap', rho), rates('strong', rho)
+    assert abs(statistics.mean(cheap) - 1/3) < .02 and abs(statistics.mean(strong) - 2/3) < .02
+    for of in cheap, strong:
+        assert abs(statistics.variance(of) - 2/9 / 2.8) < .006
+    assert rates('cheap', rho) == cheap and rates('cheap', rho, 5) != rates('strong', rho, 5)
+    spearman = 6 / math.pi * math.asin(rho / 2)
+    assert abs(spearmanr(cheap, strong).statistic - spearman) < .04
+
+def test_two_models_answer_and_are_sold():
+    with Loopback(models=TWO, rho=.7) as s:
+        assert [m['id'] for m in ask(s.base_url + '/models')['data']] == ['cheap', 'strong']
+        assert post(s, model='other')[0] == 404
+        out = chat(s, n=8, model='cheap')
+        cheap, strong = [c['message']['content'] for c in out['choices']], texts(s, n=2, model='strong')
+        again = texts(s, n=1, model='cheap')
+        assert out['usage']['completion_tokens'] == 8 * TOKENS[1] and len({*cheap, *strong, *again}) == 11
+        right = {name: [draw('prompt 1', k, rate=s.rate_of('prompt 1', name), name=name) for k in range(n)]
+                 for name, n in dict(cheap=9, strong=2).items()}
+        assert [r'\boxed{A}' in t for t in [*cheap, *again]] == right['cheap']
+        assert [r'\boxed{A}' in t for t in strong] == right['strong']
+        stats = s.stats()
+        assert stats['models']['cheap'] == dict(samples=9, right=sum(right['cheap']), usd=pytest.approx(9))
+        usd = 2 * TOKENS[1] * .1 + TOKENS[0] * .001
+        assert stats['models']['strong'] == dict(samples=2, right=sum(right['strong']), usd=pytest.approx(usd))
+        assert stats['prompts'] == 1 and stats['usd'] == pytest.approx(9 + usd)
+        s.serve(dict(model='cheap', messages=[dict(role='user', content='prompt 2')], n=3), factor=.5)
+        assert s.stats()['usd'] == pytest.approx(10.5 + usd) and s.asked['cheap', 'prompt 2'] == 3
+
+def test_accepted():
+    with Loopback(models=TWO) as s:
+        s.outcomes.update({('p', 'cheap'): [1, 0], ('p', 'strong'): [0, 2], ('q', 'cheap'): [2, 1]})
+        assert s.accepted() == {'p', 'q'} and s.accepted(passes=2) == {'q'}
+        assert s.accepted(1, 1) == {'q'} and s.accepted(1, 1, mix=True) == {'p', 'q'}
+        assert ask(s.url + '/accepted')['prompts'] == ['p', 'q'] and s.stats()['accepted'] == 2
+        s.reset()
+        assert s.accepted() == set()
+
+def test_a_fault_is_not_sold():
+    with Loopback(models=TWO, fault=['500', 'malformed']) as s:
+        post(s, model='cheap')
+        post(s, model='cheap')
+        assert s.stats()['usd'] == 0
+        post(s, model='cheap')
+        assert s.stats()['models']['cheap']['samples'] == 1 and s.asked['cheap', 'prompt 1'] == 1
 
 # ---- latency
 
