@@ -146,8 +146,14 @@ class Writer:
         self.labels = []                           # KTO: (label, rank within its prompt, hash) of each row
         self.only_dates = None                     # columns that held nothing but ISO dates so far
         self.buffer, self.parquet = [], None       # rows to write, and pyarrow's writer
-        self.atomic = Atomic(self.path)
-        self.out = self.atomic.__enter__()
+        self.begin()
+
+# %% ../../nbs/formatters/07_writer.ipynb #59d370d1
+@patch
+def begin(self:Writer):
+    "Begin the file, under a temporary name."
+    self.atomic = Atomic(self.path)
+    self.out = self.atomic.__enter__()
 
 # %% ../../nbs/formatters/07_writer.ipynb #76788537
 @patch
