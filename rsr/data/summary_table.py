@@ -225,6 +225,22 @@ def _file_rows(d):
         if Path(name).stem not in (d.get('pairs') or {}):   # `_pair_rows` has told those
             yield from _reason_rows(d, '  no row', v.get('without_row', {}))
 
+# %% ../../nbs/data/39_summary_table.ipynb #e08eb154
+def _whole(sums):
+    "Write five numbers, rounded."
+    return ' '.join(f'{x:,.0f}' for x in sums)
+
+# %% ../../nbs/data/39_summary_table.ipynb #60f9daca
+def _quintile_rows(d):
+    "Yield the rows on quintiles of difficulty."
+    found = d.get('quintiles')
+    if not found:
+        return
+    prompts, rollouts = _whole(found['prompts']), _whole(found['rollouts'])
+    yield 'quintiles', f'easiest to hardest: {prompts} prompts, {rollouts} rollouts'
+    for file, sums in found['rows'].items():
+        yield '', f'{file}: {_whole(sums)} rows'
+
 # %% ../../nbs/data/39_summary_table.ipynb #144833b9
 def truncated_counts(
     s:dict     # from `samples`
@@ -259,6 +275,6 @@ def stats_table(
 )->str:
     "Format the statistics as a small table."
     rows = [*_prompt_rows(d), *_score_rows(d), *_label_rows(d), *_pair_rows(d), *_cost_rows(d), *_problem_rows(d),
-            *_file_rows(d)]
+            *_file_rows(d), *_quintile_rows(d)]
     rows += [('hint', hint) for hint in hints(d)]
     return '\n'.join(f'{name:10} {text}' for name, text in rows)

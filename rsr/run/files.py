@@ -11,6 +11,7 @@ __all__ = ['valid_outcomes', 'valid_groups', 'sent_messages', 'formatters_in_run
 from functools import partial
 from ..data.component_summary import component_stats
 from ..data.files import fingerprint, sweep_temporaries
+from ..data.quintiles import RowTally, quintile_stats, sampled_models
 from ..data.store import Store
 from ..data.summary import stats, write_stats
 from ..data.summary_table import rate_text
@@ -104,6 +105,12 @@ def formatters_in_run(
     scores = scores_by_prompt(store, valid_outcomes(d))
     return [f.in_run(scores) for f in formatters]
 
+# %% ../../nbs/run/10_files.ipynb #d7f73a4d
+def _pass_threshold(store, d):
+    "Return the score from which a response passes, by the first formatter."
+    options = numbers_for(store, make_formatter(**d['formatter'][0]).options, valid_outcomes(d))
+    return options.get('pass_threshold', 1.0)
+
 # %% ../../nbs/run/10_files.ipynb #d1bad1fe
 def _contents(store, d, formatters, groups):
     "Return the arguments of `write_files`, and of `count_files`."
@@ -126,7 +133,9 @@ def write_formats(
         groups = counting_pairs(groups, formatters, pairs)
     for path in _reward_files(store, formatters):
         write_reward(path, mask(d['verifier']))
-    rows = write_files(*_contents(store, d, formatters, groups))
+    tally = RowTally(sampled_models(store), _pass_threshold(store, d))
+    rows = write_files(*_contents(store, d, formatters, groups), tally)
+    store.put('row_tally', {**store.get('row_tally', {}), **tally.to_data()})
     remove_stale(store.dir, formatters, {file for file, counts in rows.items() if counts['rows']})
     return rows
 
@@ -312,7 +321,8 @@ def run_statistics(store, d)->dict:
         counts[part].update(numbers)
     _note_forms(counts, make_formatters(d['formatter']))
     more = dict(labels=label_statistics(store), thresholds=_relative_numbers(store, d),
-                components=component_stats(store, valid_outcomes(d), price_of))
+                components=component_stats(store, valid_outcomes(d), price_of),
+                quintiles=quintile_stats(store, pass_threshold, valid_outcomes(d)))
     return {**counts, 'remedies':remedies_of(counts), **{k:v for k, v in more.items() if v}}
 
 # %% ../../nbs/run/10_files.ipynb #ec89e3a1
