@@ -241,6 +241,32 @@ def _quintile_rows(d):
     for file, sums in found['rows'].items():
         yield '', f'{file}: {_whole(sums)} rows'
 
+# %% ../../nbs/data/39_summary_table.ipynb #7234d0e7
+_UNITS = dict(rows='rows', usd='dollars', hours='hours')
+
+def _forecast_text(k, found):
+    "Say what was forecast, and what came of it."
+    numbers, unit = [*found['forecast'], found['actual']], _UNITS[k]
+    if k=='hours' and max(numbers)<2:
+        numbers, unit = [60*x for x in numbers], 'minutes'
+    estimate, low, high, actual = (f'{x:,.0f}' if k=='rows' or x>=100 else f'{x:,.3g}' for x in numbers)
+    where = '' if found['within'] else ', outside'
+    return f'{estimate} {unit} forecast (95%: {low} to {high}), {actual} now{where}'
+
+# %% ../../nbs/data/39_summary_table.ipynb #289ca602
+def _forecast_rows(d):
+    "Yield the rows on what a plan forecast."
+    found = d.get('forecast')
+    if not found:
+        return
+    if found['name'] is None:
+        yield 'forecast', 'none for the way in which this run was sampled; its plan has others'
+        return
+    yield 'forecast', found['name']
+    for k in _UNITS:
+        if k in found:
+            yield '', _forecast_text(k, found[k])
+
 # %% ../../nbs/data/39_summary_table.ipynb #144833b9
 def truncated_counts(
     s:dict     # from `samples`
@@ -275,6 +301,6 @@ def stats_table(
 )->str:
     "Format the statistics as a small table."
     rows = [*_prompt_rows(d), *_score_rows(d), *_label_rows(d), *_pair_rows(d), *_cost_rows(d), *_problem_rows(d),
-            *_file_rows(d), *_quintile_rows(d)]
+            *_file_rows(d), *_quintile_rows(d), *_forecast_rows(d)]
     rows += [('hint', hint) for hint in hints(d)]
     return '\n'.join(f'{name:10} {text}' for name, text in rows)
