@@ -36,7 +36,7 @@ from .reward import check_where, client_prices, is_raw, write_reward
 from .saved_recipe import saved_recipe, write_recipe
 from .train_folder import file_key, file_paths, keep_edited, path_of
 from .train_folder import readme_text, remove_stale, stamp, write_readme
-from ..sampling.budget import Budget, model_price
+from ..sampling.budget import Budget, batch_factor, model_price
 from ..sampling.providers import make_sampler
 from ..verifiers.judge import judge_prices
 from ..verifiers.stages import sections
@@ -263,7 +263,7 @@ def _stage_prices(verifier):
 # %% ../../nbs/run/10_files.ipynb #1d8f3c77
 def recipe_prices(
     d:dict   # a checked recipe
-)->dict:     # {price, judge_price, known}, as `Budget` takes them; the price is None if it is unknown
+)->dict:     # {price, judge_price, known, batch_factors}, as `Budget` takes them; the price is None if it is unknown
     "Return the prices of all models of a recipe."
     sampler, verifier = d['sampler'], d['verifier']
     price = model_price(sampler.get('model'), sampler.get('price'))
@@ -277,7 +277,8 @@ def recipe_prices(
         known |= {('judge', fingerprint(config)):own for config, own in panel if own}
     known |= _stage_prices(_judges_options(verifier))
     known |= {('judge', fingerprint(config)):own for config, own in client_prices(_judges_options(verifier))}
-    return dict(price=price, judge_price=judge_price, known={**known, **_sampler_prices(d, price)})
+    factors = dict(sampler=batch_factor(sampler.get('price')), judge=batch_factor(verifier.get('price')))
+    return dict(price=price, judge_price=judge_price, known={**known, **_sampler_prices(d, price)}, batch_factors=factors)
 
 # %% ../../nbs/run/10_files.ipynb #34dbc755
 def _note_forms(counts, formatters):
