@@ -25,7 +25,7 @@ class BatchRow:
     state: str = 'made'     # see above
     requests: int = 0
     samples: int = 0        # for judges, calls
-    worst: list = None      # [tokens, US dollars, samples] at worst, as `Usage` has them
+    worst: list = None      # its cost at worst, as the values of a `Usage`
     file: str = None        # the provider's id of its file
     id: str = None          # the provider's id of the batch
     status: str = ''        # in the provider's word

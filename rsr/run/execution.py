@@ -159,6 +159,9 @@ def _check_batches(d, parts):
         if s.batch:
             batch_client(s)
     batched = [s for s in (parts['sampler'], *parts['judges']) if s.batch]
+    if batched and not parts['sampler'].batch:
+        raise RsrError(f'{batched[0].section}.batch: judges answer in batches only if the sampler does; set '
+                       f'sampler.batch=true, or leave {batched[0].section}.batch out')
     if batched and d.get('engine')=='ray':
         raise RsrError(f'{batched[0].section}.batch: a batch API needs no cluster; leave engine=ray out')
     if getattr(d, 'detach', False) and not batched:

@@ -96,7 +96,7 @@ def seal(self:Batcher):
     self.file.write(self.client.form.tail)
     self.file.close()
     w = self.worst
-    self.store.note_batch(self.row, requests=self.requests, samples=self.samples, worst=[w.tokens, w.usd, w.samples])
+    self.store.note_batch(self.row, requests=self.requests, samples=self.samples, worst=[*vars(w).values()])
     self.sealed.append(self.row)
     self.row = None
     self._begin_file()
@@ -159,7 +159,7 @@ async def send(self:Batcher):
 def _release(self:Batcher, row):
     "Take back the reservation of a batch that has ended."
     if row.worst:
-        self.budget.release(Usage(row.worst[0], row.worst[1], row.worst[2]))
+        self.budget.release(Usage(*row.worst))
 
 @patch
 def drop(self:Batcher, row, why):
@@ -184,7 +184,7 @@ def abandon(self:Batcher):
 def adopt(self:Batcher, row:BatchRow):
     "Take over an open batch of the ledger; its cost is reserved again."
     if row.worst:
-        self.budget.reserve(Usage(row.worst[0], row.worst[1], row.worst[2]))
+        self.budget.reserve(Usage(*row.worst))
     self.open[row.key], self.looked[row.key] = row, 0.
 
 # %% ../../nbs/sampling/33_batcher.ipynb #ad2f35ad

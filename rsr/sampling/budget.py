@@ -437,12 +437,13 @@ def most(self:Budget,
 def reserve(self:Budget, worst:Usage):   # of a request, with its samples
     "Reserve the worst cost of a request that is sent."
     self.reserved += worst
-    self.worst = Usage(worst.tokens/worst.samples, worst.usd/worst.samples)
+    if worst.samples:
+        self.worst = Usage(worst.tokens/worst.samples, worst.usd/worst.samples)
 
 # %% ../../nbs/sampling/05_budget.ipynb #d4979b43
 @patch
 def release(self:Budget, worst:Usage):   # as it was reserved
     "Take back the reservation of a request that has ended."
     self.reserved -= worst
-    if not self.reserved.samples:
+    if not (self.reserved.samples or self.reserved.judged):
         self.reserved = Usage()
