@@ -24,8 +24,8 @@ class Allocation(Goals):
     ordered_at = 0        # satisfied prompts when indices were last computed
     quintile_weights = quintile_weights([0]*5)   # what a row of each quintile is worth, with `hard`
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def _reset(self):
+        super()._reset()
         if self.o.allocate:
             self.waiting, self.satisfied = WorthQueue(self.index), Counter()
 
