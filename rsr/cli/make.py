@@ -68,7 +68,7 @@ def next_step(
         option = f'budget.{spent[1]}'
         others = [a for a in argv if not a.startswith(f'{option}=')]
         return 'raise the limit', f'{resume_command(work_dir, others)} {option}=…'
-    return 'resume with', resume_command(work_dir, argv)
+    return 'collect with' if stop_reason=='detached' else 'resume with', resume_command(work_dir, argv)
 
 # %% ../../nbs/cli/02_make.ipynb #89f2572e
 def by_path(
@@ -145,8 +145,17 @@ def _execute(recipe, argv, progress):
     with _named_dir(recipe, argv):
         return execute(recipe, progress=progress)
 
+# %% ../../nbs/cli/02_make.ipynb #d8305ff4
+def _detach(words)->bool:
+    "Return the value of `detach=`, False without it."
+    given = [a.removeprefix('detach=') for a in words if a.startswith('detach=')]
+    if given and given[-1].lower() not in ('true', 'false'):
+        raise RsrError(f"rsr run: detach: '{given[-1]}' is not true or false")
+    return bool(given) and given[-1].lower()=='true'
+
+
 # %% ../../nbs/cli/02_make.ipynb #31b5c628
-@command('RECIPE [key=value …] [progress=lines] [json=true]', 'rsr run dpo data.input_path=prompts.jsonl '
+@command('RECIPE [key=value …] [detach=true] [progress=lines] [json=true]', 'rsr run dpo data.input_path=prompts.jsonl '
          'verifier.type=math-rlvr sampler.base_url=http://localhost:8000/v1')
 def run(args, argv):
     "Sample a recipe (a file, or a shipped name) and write its training files; work_dir=OLD resumes that run."
@@ -155,7 +164,10 @@ def run(args, argv):
     words = _with_recipe(words)
     if not has_name(words):
         raise _usage_with_recipes('run', words)
-    return _print_result(_execute(load_recipe(words[0], words[1:]), argv, shell['progress']), argv, shell['json'])
+    rest = [a for a in words if not a.startswith('detach=')]
+    recipe = load_recipe(rest[0], rest[1:])
+    recipe.detach = _detach(words)
+    return _print_result(_execute(recipe, argv, shell['progress']), argv, shell['json'])
 
 # %% ../../nbs/cli/02_make.ipynb #492911bd
 def _written_files(path):
@@ -177,7 +189,7 @@ def _print_files(done):
 def _print_stop(done):
     "Say why a run stopped early, if it did."
     if done.message:
-        out(f'stopped: {redact(done.message)}')
+        out(f"{'left' if done.stop_reason=='detached' else 'stopped'}: {redact(done.message)}")
 
 # %% ../../nbs/cli/02_make.ipynb #c9faf453
 def _print_result(done, argv, as_data=False):

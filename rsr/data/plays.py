@@ -50,7 +50,7 @@ class _Board:
 # %% ../../nbs/data/52_plays.ipynb #26f6dfab
 @patch
 def _codes(self:_Board, ids):
-    "Return passes and fails of some prompts, in turn for each model, and a number for each prompt that stands for them."
+    "Return passes and fails of some prompts, in turn for each model, and a number that stands for them."
     both = np.stack([self.s[ids], self.f[ids]], 2).reshape(len(ids), -1)
     return both, both@(self.prompts.wins.shape[2]**np.arange(both.shape[1]))
 
