@@ -3,7 +3,7 @@ r"""Batch APIs on top of the loopback server: OpenAI's form, Mistral's and Anthr
     with BatchLoopback(delay=.5, ends=['expired', 'ok']) as s: … s.base_url, s.batches, s.files, s.set(hang=None)
 
 All forms are served beside each other, and the answers are those of the chat route: the k-th of a prompt is the same.
-What was sold is counted apart: `.sold['batch']` samples in batches, `.stats()['samples']` one by one."""
+What was sold is counted apart: `.batch_sold['samples']` samples in batches, `.stats()['samples']` one by one."""
 import random
 import re
 import threading
@@ -12,7 +12,7 @@ from collections import Counter
 from datetime import datetime, timezone
 
 import orjson
-from loopback import Loopback, last_user
+from loopback import Loopback
 
 BATCH_OPTIONS = dict(
     delay=0.,          # seconds from a batch's creation to its end; a function of its number; None: it never ends
@@ -90,7 +90,7 @@ class BatchLoopback(Loopback):
 
     def reset(self, **options):
         super().reset(**options)
-        self.files, self.batches, self.routes, self.sold, self.held = {}, {}, [], Counter(), []
+        self.files, self.batches, self.routes, self.batch_sold, self.held = {}, {}, [], Counter(), []
 
     # ---- routes
 
@@ -208,15 +208,16 @@ class BatchLoopback(Loopback):
 
     def completed(self, body):
         "A chat completion for a request, as sold in a batch."
-        entry = dict(body=dict(body), prompt=last_user(body['messages']), n=body.get('n') or 1, seed=body.get('seed'))
         if self.o.reply and (out := self.o.reply(body)) is not None:
             choice = dict(index=0, message=dict(role='assistant', content=out), finish_reason='stop')
-            self.sold['batch'] += 1
+            self.batch_sold['samples'] += 1
             return dict(choices=[choice], usage=dict(prompt_tokens=9, completion_tokens=3), model=body.get('model'))
-        _, _, made, response = self.sample(None, entry)
-        self.sold['batch'] += made
-        out = orjson.loads(response[2])
-        self.sold['tokens'] += out['usage']['total_tokens']
+        if self.o.models:
+            out = self.serve(body, .5)
+        else:
+            out = self.make(body)[-1]
+        self.batch_sold['samples'] += len(out['choices'])
+        self.batch_sold['tokens'] += out['usage']['total_tokens']
         return out
 
     def good(self, b, id, out):

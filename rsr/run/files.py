@@ -11,6 +11,7 @@ __all__ = ['valid_outcomes', 'valid_groups', 'sent_messages', 'formatters_in_run
 from functools import partial
 from ..data.component_summary import component_stats
 from ..data.files import fingerprint, sweep_temporaries
+from ..data.kept_plans import compare_plan, sampling_signature
 from ..data.quintiles import RowTally, quintile_stats, sampled_models
 from ..data.store import Store
 from ..data.summary import stats, write_stats
@@ -39,7 +40,7 @@ from .reward import check_where, client_prices, is_raw, write_reward
 from .saved_recipe import saved_recipe, write_recipe
 from .train_folder import file_key, file_paths, keep_edited, path_of
 from .train_folder import readme_text, remove_stale, stamp, write_readme
-from ..sampling.budget import Budget, model_price
+from ..sampling.budget import Budget, batch_factor, model_price
 from ..sampling.providers import make_sampler
 from ..verifiers.judge import judge_prices
 from ..verifiers.stages import sections
@@ -270,7 +271,7 @@ def _stage_prices(verifier):
 # %% ../../nbs/run/10_files.ipynb #1d8f3c77
 def recipe_prices(
     d:dict   # a checked recipe
-)->dict:     # {price, judge_price, known}, as `Budget` takes them; the price is None if it is unknown
+)->dict:     # {price, judge_price, known, batch_factors}, as `Budget` takes them; the price is None if it is unknown
     "Return the prices of all models of a recipe."
     sampler, verifier = d['sampler'], d['verifier']
     price = model_price(sampler.get('model'), sampler.get('price'))
@@ -284,7 +285,8 @@ def recipe_prices(
         known |= {('judge', fingerprint(config)):own for config, own in panel if own}
     known |= _stage_prices(_judges_options(verifier))
     known |= {('judge', fingerprint(config)):own for config, own in client_prices(_judges_options(verifier))}
-    return dict(price=price, judge_price=judge_price, known={**known, **_sampler_prices(d, price)})
+    factors = dict(sampler=batch_factor(sampler.get('price')), judge=batch_factor(verifier.get('price')))
+    return dict(price=price, judge_price=judge_price, known={**known, **_sampler_prices(d, price)}, batch_factors=factors)
 
 # %% ../../nbs/run/10_files.ipynb #34dbc755
 def _note_forms(counts, formatters):
@@ -315,6 +317,16 @@ def _relative_numbers(store, d):
         out[name] = {k:dict(value=known[k] if scores else None, given=in_words(v)) for k, v in given.items()}
     return out
 
+# %% ../../nbs/run/10_files.ipynb #84d17915
+def _forecast_check(store, d, counts):
+    "Compare the run with what a plan forecast for it; {} without one."
+    plan = store.get('plan')
+    if not plan:
+        return {}
+    rows = [n['rows'] for file, n in counts['rows'].items() if _stem(file)==plan['file'] and not file.startswith('eval/')]
+    actual = dict(rows=sum(rows), usd=counts['cost'], hours=counts['seconds']/3600, rollouts=counts['samples']['asked'])
+    return compare_plan(plan, sampling_signature(d), actual)
+
 # %% ../../nbs/run/10_files.ipynb #10d416f8
 def run_statistics(store, d)->dict:
     "Count what a run sampled and what came of it, under a recipe."
@@ -331,7 +343,8 @@ def run_statistics(store, d)->dict:
     _note_left_over(counts)
     more = dict(labels=label_statistics(store), thresholds=_relative_numbers(store, d),
                 components=component_stats(store, valid_outcomes(d), price_of),
-                quintiles=quintile_stats(store, pass_threshold, valid_outcomes(d)))
+                quintiles=quintile_stats(store, pass_threshold, valid_outcomes(d)),
+                forecast=_forecast_check(store, d, counts))
     return {**counts, 'remedies':remedies_of(counts), **{k:v for k, v in more.items() if v}}
 
 # %% ../../nbs/run/10_files.ipynb #ec89e3a1

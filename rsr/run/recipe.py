@@ -168,6 +168,7 @@ class Recipe(dict):
     "A checked recipe, and where its options come from."
     source = given = noted = None   # its file or name; its FILE_OPTIONS as that says them; what the run notes of them
     command = ''                    # the command that runs it, secrets masked
+    detach = False                  # leave as soon as batches are under way?
     named = frozenset()             # (formatter's name, or '' for all files; option) pairs that overrides set
 
 # %% ../../nbs/run/03_recipe.ipynb #cf0c9c70

@@ -95,7 +95,7 @@ def check_value(
     "Raise unless a value has its type and lies in its range."
     if value is None and default is None:
         return
-    if key=='sampling.step_size' and value=='auto':
+    if key=='sampling.step_size' and value=='auto' or key.endswith('.batch') and isinstance(value, bool):
         return
     _check_type(key, value, typ)
     bounds = value_range(key)

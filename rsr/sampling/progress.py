@@ -59,6 +59,9 @@ def waiting_text(loop)->str:
     n = getattr(loop, 'sending', 0)
     if loop.stop_reason:
         return f'stopping, {n:,} in flight' if n else ''
+    note = loop.batch_note() if hasattr(loop, 'batch_note') else ''
+    if note:
+        return note
     if getattr(loop, 'near_budget', False):
         return 'near the budget: waiting for answers in flight'
     return visible(loop.engine.note)[:60]

@@ -44,10 +44,17 @@ class Requests(Schedule):
         self.keys, self.mix, self.goal = keys, mix, goal
         for arm in self.arms:
             arm.engine = engine_for(arm.sampler)
-        self.scorer = Scorer(verifier, store, self.budget, judges, self.n)
+        self.scorer = self._new_scorer(verifier, judges)
         self.by_group = getattr(verifier, 'group', False)
         self.sees_several = self.by_group or getattr(verifier, 'sees_several', False)
         self._reset()
+
+# %% ../../nbs/sampling/12_requests.ipynb #aed49347
+@patch
+def _new_scorer(self:Requests, verifier, judges):
+    "Return the scorer of the run."
+    return Scorer(verifier, self.store, self.budget, judges, self.n)
+
 
 # %% ../../nbs/sampling/12_requests.ipynb #d7deff7c
 @patch
