@@ -6,9 +6,12 @@
 __all__ = ['Allocation']
 
 # %% ../../nbs/sampling/15_allocation.ipynb #406681f8
+import math, time
 from collections import Counter
 from fastcore.basics import patch
 from ..data.difficulty import Difficulty, quintile_shares
+from ..data.statistics import chance
+from ..data.terminal import warn
 from ..data.worth import hard_worth, quintile_weights, worth
 from ..data.worth_queue import WorthQueue
 from .goals import Goals
@@ -39,15 +42,17 @@ def left(self:Allocation, st)->int:
 @patch
 def kind(self:Allocation, st)->tuple:
     "Return what a prompt's place in the queue depends on."
-    if self.o.allocate=='even':
-        return st.asked, self.tally(st)
-    return st.arm, self.tally(st), self.left(st), tuple(self.needs_of(st).items())
+    asked = st.asked if self.o.allocate=='even' else 0
+    return st.arm, self.tally(st), self.left(st), tuple(self.needs_of(st).items()), asked
 
 # %% ../../nbs/sampling/15_allocation.ipynb #a5dec3a6
 @patch
 def rates(self:Allocation)->Difficulty:
     "Return the pass rates of the prompts, as they are fitted."
     return Difficulty((self.prior,))
+
+# %% ../../nbs/sampling/15_allocation.ipynb #bb85142a
+_LEFT_OVER = -math.inf   # index of prompts that no file needs any more
 
 # %% ../../nbs/sampling/15_allocation.ipynb #5e209693
 @patch
@@ -61,11 +66,11 @@ def _worth(self:Allocation, arm, counts, need, left):
 @patch
 def index(self:Allocation, kind)->float:
     "Return the index of a kind of prompts: the rows that its next sample brings, per US dollar if prices are known."
+    arm, counts, left, needs, asked = kind
     if self.o.allocate=='even':
-        return -kind[0]
-    arm, counts, left, needs = kind
-    done = self.goal.reached if self.goal else ()
-    return sum(self._worth(arm, counts, need, left) for i, need in needs if i not in done)
+        return -asked
+    wanted = [need for i, need in needs if not self.goal or i not in self.goal.reached]
+    return sum(self._worth(arm, counts, need, left) for need in wanted) if wanted else _LEFT_OVER
 
 # %% ../../nbs/sampling/15_allocation.ipynb #5db6a11d
 @patch(as_prop=True)
@@ -107,6 +112,13 @@ def queue(self:Allocation, st, seq=None):
     else:
         self.waiting.put(self.kind(st), st)
 
+# %% ../../nbs/sampling/15_allocation.ipynb #3f6fdc21
+@patch(as_prop=True)
+def has_waiting(self:Allocation)->bool:
+    "Return whether a prompt waits for its turn that a file still needs."
+    best = self.waiting.best() if self.waiting is not None else None
+    return best is not None and best[0]>_LEFT_OVER
+
 # %% ../../nbs/sampling/15_allocation.ipynb #079759ac
 @patch
 def next_up(self:Allocation, arm=None):
@@ -118,7 +130,7 @@ def next_up(self:Allocation, arm=None):
     if queued:
         return queued
     st = self._best(arm.number)
-    if st is None and not (self.more or self.waiting or self.o.allocate=='even'):
+    if st is None and not (self.more or self.has_waiting or self.o.allocate=='even'):
         st = self.extra(arm.number)
     return st, None
 
@@ -139,6 +151,7 @@ def find_waiting(self:Allocation):
         return None
     for _ in range(_AT_ONCE):
         best = self.waiting.best()
+        best = best if best and best[0]>_LEFT_OVER else None
         if not self._opens_next(best):
             return best
         self._pull()
@@ -150,26 +163,13 @@ def _best(self:Allocation, arm):
     "Take the most worthwhile prompt out of the queue, if its next sample is one of this sampler; else None."
     while (best := self.find_waiting()):
         kind = best[1]
-        if self._arm_of_kind(kind)!=arm:
+        if kind[0]!=arm:
             return None
         st = self.waiting.take(kind)
         if st is None:
             self._unpark(kind)
-        elif self._still_waits(st):
+        else:
             return st
-
-@patch
-def _arm_of_kind(self:Allocation, kind):
-    return 0 if self.o.allocate=='even' else kind[0]
-
-@patch
-def _still_waits(self:Allocation, st):
-    "Check whether a prompt needs its sample, now that a goal may be reached; if not, decide on it."
-    if self.needs(st) or not self.o.early_stop:
-        return True
-    st.unsent = 0
-    self.advance(st)
-    return False
 
 # %% ../../nbs/sampling/15_allocation.ipynb #760557c7
 @patch
@@ -207,6 +207,15 @@ def cells(self:Allocation)->Counter:
         counts[kind[1]] += n
     return counts
 
+# %% ../../nbs/sampling/15_allocation.ipynb #e2d66717
+@patch
+def _caught_up(self:Allocation):
+    "Fit the rates to what earlier processes have found."
+    if self.catching_up:
+        self.catching_up = False
+        self.refit()
+        self.reorder()
+
 # %% ../../nbs/sampling/15_allocation.ipynb #dee0c3d4
 _SAMPLED = 'SELECT key FROM prompts p WHERE gen=? AND EXISTS(SELECT 1 FROM rollouts WHERE prompt=p.key) ORDER BY key'
 
@@ -223,9 +232,10 @@ def sources(self:Allocation):
     if self.waiting is None:
         yield from self._walk(self.keys)
         return
-    self.catching_up = True
-    yield from self._walk(self._sampled_keys())
-    self.catching_up = False
+    sampled = self._sampled_keys()
+    self.catching_up = bool(sampled)
+    yield from self._walk(sampled)
+    self._caught_up()
     yield from (entry for entry in self._walk(self.keys) if not entry[2])
 
 # %% ../../nbs/sampling/15_allocation.ipynb #1b82ba2b
@@ -235,3 +245,94 @@ def wants_more(self:Allocation)->bool:
     if self.is_goal_met():
         return False
     return self.catching_up if self.waiting is not None else len(self.open)<self.o.window
+
+# %% ../../nbs/sampling/15_allocation.ipynb #6d784de3
+_KNOWN = 30   # prompts with a score, before any forecast
+
+@patch
+def _row_chance(self:Allocation, i, counts, need, left):
+    "Return the chance that a prompt gives a row of the i-th formatter's file within `left` samples."
+    need = self.goal.first_need(i, need)
+    a, b = self.rates().posterior((counts,))[0]
+    return chance(round(a, 4), round(b, 4), 0, 0, left, *need) if any(need) else 0.   # it has one already
+
+@patch
+def _open_chances(self:Allocation, i):
+    "Yield (chance of a row, prompts that have it) of the open prompts whose rows count, and of those that are parked."
+    for st in self.open.values():
+        need = self.needs_of(st).get(i)
+        if need and i in st.rows:
+            yield self._row_chance(i, self.tally(st), need, self.left(st)), 1
+    share = self.goal.fitting[i]/max(1, self.goal.opened)
+    for (_, counts, left, needs, _), n in self.waiting.parked_kinds().items() if self.waiting is not None else ():
+        if i in dict(needs):
+            yield self._row_chance(i, counts, dict(needs)[i], left), n*share
+
+# %% ../../nbs/sampling/15_allocation.ipynb #35481d0c
+_PROMPTS = 'SELECT count(*) FROM prompts WHERE gen=?'
+
+@patch
+def _unopened(self:Allocation, i):
+    "Return (chance of a row of a prompt that is not open yet, how many of these there are whose rows count)."
+    total = len(self.keys) if self.keys is not None else self.store.db.execute(_PROMPTS, (self.store.gen,)).fetchone()[0]
+    st = self.new_state(None)
+    p = self._row_chance(i, self.tally(st), self.formatters[i].need([]), self.left(st))
+    return p, max(0, total-self.goal.opened)*self.goal.fitting[i]/max(1, self.goal.opened)
+
+@patch
+def rows_of_prompts(self:Allocation, i)->tuple:
+    "Return (rows that all prompts will have given, the most that is likely); None: not known yet."
+    known = sum(self.cells().values())
+    if not self.goal.is_one_row(i) or known<_KNOWN:
+        return None
+    (p, n), chances = self._unopened(i), [*self._open_chances(i)]
+    more = n*p+sum(q*m for q, m in chances)
+    spread = sum(m*q*(1-q) for q, m in chances)+n*p*(1-p)*(1+n/known)
+    made = self.goal.made[i]
+    return self.goal.rows(i)+made*more, self.goal.rows(i)+made*(more+3*spread**.5)
+
+# %% ../../nbs/sampling/15_allocation.ipynb #ecfe42c3
+@patch
+def _budget_left(self:Allocation)->tuple:
+    "Return (samples that the budget still allows, the limit in words); None: without a limit, or nothing is known yet."
+    found = []
+    for name in 'tokens', 'usd':
+        limit, cost = self.budget.limits[name], self.budget.expected(name)
+        if limit is not None and cost>0:
+            found.append((max(0., limit-getattr(self.budget, name))/cost, f'budget.{name}={limit:g}'))
+    return min(found, default=None)
+
+@patch
+def rows_of_budget(self:Allocation, i)->tuple:
+    "Return (rows that the budget will have brought, the most that is likely, the limit in words); None: not known yet."
+    left, gained, n = self._budget_left(), self.goal.gained(i), self.n['rollouts']
+    if not left or gained<10 or n<100:
+        return None
+    best = self.waiting.best() if self.waiting is not None and self.o.allocate=='rows' else None
+    rate, rows = gained/n, self.goal.rows(i)
+    most = max(rate, best[0], self.new_index or 0) if best else 1.5*rate
+    return rows+left[0]*rate, rows+1.1*left[0]*most, left[1]
+
+# %% ../../nbs/sampling/15_allocation.ipynb #207837aa
+@patch
+def _within_reach(self:Allocation, i):
+    "Return (rows that are to be expected, of what) if the goal of a file is out of reach, else None."
+    prompts = f'these prompts with sampling.max_rollouts={self.o.max_rollouts}'
+    found = [f for f in (self.rows_of_budget(i), (self.rows_of_prompts(i) or (0, math.inf))+(prompts,)) if f]
+    rows, most, why = min(found)
+    return (round(rows), why) if min(f[1] for f in found)<self.goal.wanted[i] else None
+
+@patch
+def look_ahead(self:Allocation, every=2.):
+    "Say which goals are out of reach, if `every` seconds have passed since the last look."
+    now = time.monotonic()
+    if not self.goal or self.stop_reason or self.catching_up or now<self.looked_ahead+every:
+        return
+    self.looked_ahead = now
+    for i in self.goal.wanted:
+        found = self._within_reach(i) if self.goal.missing(i) else None
+        if not found:
+            self.goal.expect_more(i)
+        elif self.goal.expect(i, *found):
+            say = getattr(self.progress, 'say', None) or warn
+            say(self.goal.warning(i))

@@ -6,13 +6,17 @@
 __all__ = ['Goals']
 
 # %% ../../nbs/sampling/14_goals.ipynb #3e464210
+import time
 from functools import partial
 from fastcore.basics import patch
+from ..data.types import RsrError
 from .arrivals import Arrivals
+from .budget import estimate_prompt, limit_amount
 
 # %% ../../nbs/sampling/14_goals.ipynb #c9a2636c
 class Goals(Arrivals):
     "Arrivals that know how many rows they make."
+    looked_ahead = 0.     # when it was last estimated which goals are within reach, by the monotonic clock
 
 # %% ../../nbs/sampling/14_goals.ipynb #f57b8627
 @patch
@@ -36,12 +40,50 @@ def advance(self:Goals, st):
         st.rows = self.goal.note(st.rows, self._seen_by(st))
     super(Goals, self).advance(st)
 
+# %% ../../nbs/sampling/14_goals.ipynb #a0b43dcb
+_SOME = 200   # prompts whose length is looked at
+
+@patch
+def _prompt_tokens(self:Goals)->float:
+    "Estimate the tokens of a prompt, low, from the first prompts of the input."
+    some = [p for p, _ in zip((p for p, *_ in self.store.walk(outcomes=())), range(_SOME))]
+    sizes = [estimate_prompt(p.messages, p.tools) for p in some]
+    return .5*sum(sizes)/max(1, len(sizes))
+
+@patch
+def _least_cost(self:Goals)->dict:
+    "Return what a sample costs at least: {tokens, usd}."
+    prompt = self._prompt_tokens()/(1 if self.auto else self.o.step_size)   # of several samples at once it counts once
+    return dict(tokens=prompt+1, usd=min(prompt*arm.price[0]+arm.price[1] for arm in self.arms))
+
+# %% ../../nbs/sampling/14_goals.ipynb #848f0271
+@patch
+def _check_affordable(self:Goals):
+    "Raise if the budget cannot reach the goal, even if every sample passes."
+    each = self._least_cost()
+    for i, rows in self.goal.wanted.items():
+        samples = rows*self.goal.least_samples(i)
+        for name, cost in each.items():
+            limit = self.budget.limits[name]
+            if limit is not None and samples*cost>limit:
+                raise RsrError(f'goal: {rows:,} rows in {self.goal.formatters[i].file} take at least {samples:,} samples, '
+                               f'and these about {limit_amount(name, samples*cost)} {name} even if every one passes; '
+                               f'budget.{name} is {limit_amount(name, limit)}. Raise it, or lower the goal')
+
+@patch
+def set_goal(self:Goals, goal):
+    "Set the rows to stop at, a `Goal`, or None; raise if the budget cannot reach them."
+    self.goal = goal
+    if goal and self.budget.is_limited:
+        self._check_affordable()
+
 # %% ../../nbs/sampling/14_goals.ipynb #4857c62a
 _ANY = 'SELECT EXISTS(SELECT 1 FROM rollouts)'
 
 @patch
 def begin_goal(self:Goals):
     "Count the rows that there are before anything is sampled."
+    self.looked_ahead = time.monotonic()
     if not self.goal:
         return
     has_rollouts, = self.store.db.execute(_ANY).fetchone()
@@ -68,7 +110,16 @@ def goal_holds(self:Goals)->bool:
     "Check whether the goal is still reached, now that all has arrived; without a goal, or if none can be, True."
     if not (self.goal and self.goal.is_reached):
         return True
-    return self.goal.look() or not (self.more or self.is_queued or self.waiting)
+    return self.goal.look() or not (self.more or self.is_queued or self.has_waiting)
+
+# %% ../../nbs/sampling/14_goals.ipynb #efc52285
+@patch
+def end_goal(self:Goals):
+    "Note the goal in the ledger, and what was within reach; without a goal, that there is none."
+    if self.goal and not (self.stop_reason or self.goal.is_reached):
+        for i in self.goal.wanted:
+            self.goal.expect(i, self.goal.rows(i), f'these prompts with sampling.max_rollouts={self.o.max_rollouts}')
+    self.store.put('goal', self.goal and self.goal.to_note())
 
 # %% ../../nbs/sampling/14_goals.ipynb #d2eae384
 @patch

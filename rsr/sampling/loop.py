@@ -279,7 +279,7 @@ async def _wait(self:Loop, seconds):
 @patch(as_prop=True)
 def has_work(self:Loop)->bool:
     "Return whether anything is left to send."
-    return not self.is_goal_met() and bool(self.more or self.is_queued or self.waiting)
+    return not self.is_goal_met() and bool(self.more or self.is_queued or self.has_waiting)
 
 # %% ../../nbs/sampling/16_loop.ipynb #c9108a9d
 @patch
@@ -306,7 +306,7 @@ def _close_ledger(self:Loop):
     self.store.mark_lost()
     self.tick(every=0)
     self.store.put('ended', dict(reason=self.stop_reason, message=self.message))
-    self.store.put('goal', self.goal and self.goal.to_note())
+    self.end_goal()
     if self.stop_reason=='budget':
         self.store.stop_open('budget')
     self.store.commit()
@@ -360,6 +360,7 @@ def _round(self:Loop):
     if not self.stop_reason:
         self.fill()
     self._note_draining()
+    self.look_ahead()
     self.tick()
     self.store.commit()
     if self.progress:

@@ -77,7 +77,6 @@ def _has_where(f):
 # %% ../../nbs/sampling/08_schedule.ipynb #ec3405be
 class Schedule:
     "Decide for the prompts of a run: which is next, with how many samples, and which is done."
-    goal = None      # Goal: the rows that files are to have
     def __init__(self,
         formatters,      # each says what it still needs
         sampling=None,   # Sampling
@@ -140,12 +139,11 @@ def counted(self:Schedule, st, i:int)->list:
 # %% ../../nbs/sampling/08_schedule.ipynb #5512dd27
 @patch
 def needs_of(self:Schedule, st)->dict:
-    "Return what each unsatisfied formatter whose goal is not reached still needs: {its number: (passes, fails)}."
+    "Return what each unsatisfied formatter still needs: {its number: (passes, fails)}."
     if self.side:
         needs = {self.pairs_at:self.side.need(st.prompt, self.counted(st, self.pairs_at))}
     else:
-        done = self.goal.reached if self.goal else ()
-        needs = {i:f.need(self.counted(st, i)) for i, f in enumerate(self.formatters) if i not in done}
+        needs = {i:f.need(self.counted(st, i)) for i, f in enumerate(self.formatters)}
     return {i:need for i, need in needs.items() if need!=(0, 0)}
 
 @patch
