@@ -191,11 +191,19 @@ def _print_stop(done):
     if done.message:
         out(f"{'left' if done.stop_reason=='detached' else 'stopped'}: {redact(done.message)}")
 
+# %% ../../nbs/cli/02_make.ipynb #466c8a0e
+def _print_goal(stats):
+    "Say whether the goal of a run is reached, if it has one."
+    from rsr.data.summary_table import goal_text
+    if stats.get('goal'):
+        out(f"goal {goal_text(stats['goal'])}")
+
 # %% ../../nbs/cli/02_make.ipynb #c9faf453
 def _print_result(done, argv, as_data=False):
     "Print the closing lines of a run, and give its data if asked; return its exit code."
     data = run_data(done, argv)
     _print_stop(done)
+    _print_goal(data['stats'])
     out(f"{done.summary(data['stats'])}\nrun        {done.path}")
     _print_files(done)
     _print_next_step(data, argv)

@@ -26,7 +26,7 @@ from ..formatters.form_checks import check_forms
 from ..formatters.left_out import remedies_of
 from ..formatters.rows import thinking_of
 from ..formatters.splits import Benchmark, Split
-from ..formatters.goal import Goal
+from ..formatters.goal import LEFT_OVER, Goal
 from ..formatters.row_counts import RowPlaces, count_files
 from ..formatters.writer import check_range, make_formatter, make_formatters, write_files
 from ..pairs.collect import counting_pairs
@@ -299,6 +299,14 @@ def _note_forms(counts, formatters):
             if f.target and f.type!='grpo' and counts['rows'].get(key, {}).get('rows'):
                 counts['rows'][key]['thinking'] = thinking_of(f)
 
+# %% ../../nbs/run/10_files.ipynb #d7fb1005
+def _note_left_over(counts):
+    "Call prompts without a row left over, not unfinished, in the files of a run that has reached its goal."
+    for file in counts['rows'].values() if counts.get('goal', {}).get('reached') else ():
+        why = file.get('without_row', {})
+        if 'not finished' in why:
+            file['without_row'] = {LEFT_OVER if k=='not finished' else k:n for k, n in why.items()}
+
 # %% ../../nbs/run/10_files.ipynb #39e194f4
 def _relative_numbers(store, d):
     "Return {formatter: {option: {value, given}}} of thresholds that depend on the run's scores."
@@ -322,6 +330,7 @@ def run_statistics(store, d)->dict:
     for part, numbers in counts_by_prompt(limits, scores_by_prompt(store, valid_outcomes(d))).items():
         counts[part].update(numbers)
     _note_forms(counts, make_formatters(d['formatter']))
+    _note_left_over(counts)
     more = dict(labels=label_statistics(store), thresholds=_relative_numbers(store, d),
                 components=component_stats(store, valid_outcomes(d), price_of),
                 quintiles=quintile_stats(store, pass_threshold, valid_outcomes(d)),

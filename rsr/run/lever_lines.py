@@ -50,9 +50,9 @@ def _single_lines(o, entries, m):
     "Return the lines of one model: a fixed number of samples, early stops, steps of one."
     alone, step = _one_model(entries, m), o.get('step_size') if isinstance(o.get('step_size'), int) else 4
     where = f', {model_name(entries[m])} alone' if alone else ''
-    n, models = o.get('max_rollouts', 16), (m,)
+    n, models = o.get('max_rollouts', 16), (m,) if alone else None
     return [Line(f'fixed n={n}{where}', Policy(step=None, early_stop=False, models=models),
-                 (('sampling.early_stop', False), *alone)),
+                 (('sampling.early_stop', False), ('sampling.step_size', n), *alone)),
             Line(f'early stop, step {step}{where}', Policy(step=step, models=models),
                  (('sampling.step_size', step), *alone)),
             Line(f'auto{where}', Policy(models=models), (('sampling.step_size', 'auto'), *alone))]
@@ -66,7 +66,7 @@ def _give_up_line(several):
     return Line(f"{'cascade' if several else 'auto'}, give up below {GIVE_UP:g}", Policy(give_up=GIVE_UP), options)
 
 # %% ../../nbs/run/18_lever_lines.ipynb #67ad4cff
-ALLOCATIONS = dict(even='even', rows='rows first', hard='hard first')   # sampling.allocate: what a line is called
+ALLOCATIONS = dict(rows='rows first', even='even', hard='hard first')   # sampling.allocate: what a line is called
 
 # %% ../../nbs/run/18_lever_lines.ipynb #61b10a6f
 def _allocation_lines(several, part):
@@ -87,7 +87,8 @@ def make_lines(
     several, last = len(entries)>1, len(entries)-1
     lines = _single_lines(o, entries, last)
     lines += [_single_lines(o, entries, 0)[2], Line('cascade', Policy(), _AUTO)] if several else []
-    lines += [_give_up_line(several), *_allocation_lines(several, part)]
+    lines += [] if d.get('goal') else [_give_up_line(several)]   # a goal leaves hopeless prompts alone anyway
+    lines += _allocation_lines(several, part)
     if batch:
         lines.append(Line('cascade in batches' if several else 'batches', Policy(rounds=ROUNDS),
                           (('sampler.batch', True),)))

@@ -31,7 +31,7 @@ _WIDTHS = dict(rows=12, usd=14, each=17, hours=13, hard=10)
 # %% ../../nbs/run/20_lever_table.ipynb #95c36a38
 def _cells(line, write, unit):
     "Return the numbers of a line as text, each in its column; `unit`: of an hour in the column of time."
-    scaled = {**line, 'hours':line['hours'] and [x*unit for x in line['hours']]}
+    scaled = {**line, 'hours':line['hours'] and [max(.01, x*unit) for x in line['hours']]}
     scaled |= {k:line[k] and [*map(round, line[k])] for k in ('rows', 'hard')}
     return ''.join(f"{write(scaled[k]) if scaled[k] else '–':>{width}}" for k, width in _WIDTHS.items())
 
