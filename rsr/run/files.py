@@ -9,6 +9,7 @@ __all__ = ['valid_outcomes', 'valid_groups', 'PairCounts', 'sent_messages', 'for
 
 # %% ../../nbs/run/10_files.ipynb #65f03bf5
 from collections import Counter
+from ..data.batches import batch_counts
 from ..data.component_summary import component_stats
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.store import Store
@@ -315,7 +316,7 @@ def run_statistics(store, d)->dict:
         counts[part].update(numbers)
     _note_forms(counts, make_formatters(d['formatter']))
     more = dict(labels=label_statistics(store), thresholds=_relative_numbers(store, d),
-                components=component_stats(store, valid_outcomes(d), price_of))
+                components=component_stats(store, valid_outcomes(d), price_of), batches=batch_counts(store))
     return {**counts, 'remedies':remedies_of(counts), **{k:v for k, v in more.items() if v}}
 
 # %% ../../nbs/run/10_files.ipynb #ec89e3a1
