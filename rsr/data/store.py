@@ -396,15 +396,17 @@ def _next_prompts(self:Store, after, size, keys):
 
 # %% ../../nbs/data/13_store.ipynb #b6df5418
 @patch
-def _rollouts_between(self:Store, first, last, verifier, outcomes, detail):
-    "Return {prompt key: [Rollout, …]} for the prompts with keys from `first` to `last`."
+def _rollouts_of(self:Store, keys, verifier, outcomes, detail):
+    "Return {prompt key: [Rollout, …]} of prompts, by their keys in order."
     fields = {**_FIELDS, 'detail':'s.detail'} if detail else _FIELDS
     only = '' if outcomes is None else f" AND r.outcome IN ({','.join('?'*len(outcomes))})"
+    near = keys[-1]-keys[0]<2*len(keys)
+    of = f'BETWEEN {keys[0]} AND {keys[-1]}' if near else f"IN ({','.join(map(str, keys))})"
     more = 'r.more' if self.layout>2 else 'NULL'   # an older ledger is read as it is
     sql = f'''SELECT r.prompt, {more}, {', '.join(fields.values())}
         FROM rollouts r LEFT JOIN scores s ON s.rollout=r.key AND s.verifier=?
-        WHERE r.prompt BETWEEN ? AND ?{only} ORDER BY r.prompt, r.idx'''
-    rows = self.db.execute(sql, (verifier, first, last, *(outcomes or ())))
+        WHERE r.prompt {of}{only} ORDER BY r.prompt, r.idx'''
+    rows = self.db.execute(sql, (verifier, *(outcomes or ())))
     by_prompt = groupby(rows, key=lambda row: row[0])
     return {key:[_to_rollout(fields, more, row) for _, more, *row in group] for key, group in by_prompt}
 
@@ -451,8 +453,8 @@ def walk(self:Store,
     worth = label_scores(*score_ends(self.db)) if reviews else {}
     after = 0
     while rows := self._next_prompts(after, size, keys):
-        first, after = rows[0][0], rows[-1][0]
-        rollouts = self._rollouts_between(first, after, verifier, outcomes, detail)
+        after, read = rows[-1][0], [row[0] for row in rows]
+        rollouts = self._rollouts_of(read, verifier, outcomes, detail)
         for key, id_, row, stop in rows:
             d, mine = orjson.loads(row), rollouts.get(key, [])
             if sides or reviews:

@@ -25,13 +25,14 @@ from ..data.variables import refuse_masked, resolve_secrets
 # %% ../../nbs/run/12_execution.ipynb #91e7a3af
 from ..formatters.advice import check_columns
 from ..formatters.form_checks import check_forms
+from ..formatters.goal import check_order
 from ..formatters.option_checks import check_gates
 from ..formatters.splits import stage_shares
 from ..formatters.writer import check_range, make_formatters
 from ..pairs.strategies import make_plan, pair_loops, rejected_sampler
-from .files import recipe_prices, write_run_files
+from .files import make_goal, recipe_prices, write_run_files
 from .inputs import check_references, load_input, missing_prompts_note
-from .options import complete_formatters, keep_options
+from .options import complete_formatters, keep_options, warn_of_new_scores
 from .results import Run
 from .reward import make_scorer
 from .saved_recipe import recipe_so_far, save_recipe
@@ -103,11 +104,12 @@ def _check_relative(formatters, plan, d):
                            f"{d['pairs']['strategy']} needs it while it samples; set a number, or use rubric_selection")
 
 # %% ../../nbs/run/12_execution.ipynb #2649b55f
-def _all_rollouts(sampling, formatters):
-    "Return the options of sampling: without early stops if a threshold is relative."
+def _all_rollouts(sampling, formatters, goal):
+    "Return the options of sampling: without early stops if a threshold is relative, and with a goal by worth."
     if sampling.early_stop and any(relative_options(f.options) for f in formatters):
         return replace(sampling, early_stop=False)
-    return sampling
+    by_worth = goal and sampling.early_stop and not sampling.allocate
+    return replace(sampling, allocate='rows') if by_worth else sampling
 
 # %% ../../nbs/run/12_execution.ipynb #1bdaac22
 def _build_formatters(d, verifier, plan):
@@ -184,7 +186,8 @@ def build(
     parts['judges'] = _make_judges(parts['verifier'], judges)
     _check_batches(d, parts)
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)
-    parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'])
+    check_order(d, parts['formatters'], bool(plan and plan.rejected is not None))
+    parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], d.get('goal'))
     parts['mix'] = d['resume'].get('mix', False)
     return {**parts, **_pair_parts(plan, parts['verifier'])}
 
@@ -217,18 +220,6 @@ def _print_input_notes(store, loop, d):
     for note in notes:
         if note:
             warn(note)
-
-# %% ../../nbs/run/12_execution.ipynb #8b4464a8
-_SCORED = 'SELECT count(*) FROM scores WHERE verifier=?'
-
-# %% ../../nbs/run/12_execution.ipynb #3524576f
-def _warn_of_new_scores(store, before):
-    "Warn if another verifier than before will score the responses again."
-    n, = store.db.execute(_SCORED, (before,)).fetchone()
-    if before in (None, store.get('verifier')) or not n:
-        return
-    warn(f"the verifier has changed: {n:,} response{'' if n==1 else 's'} will be scored again, the files written anew, "
-         'and prompts that are then not satisfied sampled on. Scores so far are kept')
 
 # %% ../../nbs/run/12_execution.ipynb #8e8c500b
 def _open_files():
@@ -328,12 +319,14 @@ def _prepare_loops(store, d, parts, src, choose):
     loop.setup()
     _check_sides(store, plan, parts)
     load_input(store, d, src)
-    _warn_of_new_scores(store, scored_by)
+    warn_of_new_scores(store, scored_by)
     _print_input_notes(store, loop, d)
     check_columns(store, loop.formatters)
     holds = check_forms(store, loop.formatters)
     if choose:
         loop.keys = parts['keys'] = choose(store)
+    else:
+        loop.set_goal(make_goal(store, d, loop.formatters))
     samplers = _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
     _check_abilities(parts['sampler'], holds, samplers)
     join_engines(loop, samplers)

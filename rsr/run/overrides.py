@@ -57,7 +57,7 @@ def _judge_options(sampler):
 
 # %% ../../nbs/run/02_overrides.ipynb #b209f7b6
 ENGINES = 'local', 'ray'
-TOP_KEYS = 'work_dir', 'formatter', 'split', 'stages', 'decontaminate', 'pairs', 'engine'
+TOP_KEYS = 'work_dir', 'formatter', 'goal', 'split', 'stages', 'decontaminate', 'pairs', 'engine'
 
 # %% ../../nbs/run/02_overrides.ipynb #3c3c3a49
 _DATA = dict(input_path=(str, None), form=(str, None), columns=(dict, None), last_turn=(str, None),

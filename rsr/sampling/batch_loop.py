@@ -25,7 +25,8 @@ from .errors import CallError, same_error_key
 from .loop import Loop
 from .replies import parse_reply
 from .samplers import HttpSampler
-from .schedule import count_requested, sample_seed
+from .arms import count_requested
+from .schedule import sample_seed
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #653e15b3
 class BatchLoop(Loop):
