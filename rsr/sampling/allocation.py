@@ -214,6 +214,7 @@ def _caught_up(self:Allocation):
     if self.catching_up:
         self.catching_up = False
         self.refit()
+        self.fit_at = self.n['scored']+max(64, self.before['scored']//4)
         self.reorder()
 
 # %% ../../nbs/sampling/15_allocation.ipynb #dee0c3d4
