@@ -29,7 +29,7 @@ class Allocation(Goals):
 
     def _reset(self):
         super()._reset()
-        if self.o.allocate:
+        if self.o.allocate and self.one_by_one:
             self.waiting, self.satisfied = WorthQueue(self.index), Counter()
 
 # %% ../../nbs/sampling/15_allocation.ipynb #3a46b613
@@ -327,7 +327,7 @@ def _within_reach(self:Allocation, i):
 def look_ahead(self:Allocation, every=2.):
     "Say which goals are out of reach, if `every` seconds have passed since the last look."
     now = time.monotonic()
-    if not self.goal or self.stop_reason or self.catching_up or now<self.looked_ahead+every:
+    if not self.goal or not self.one_by_one or self.stop_reason or self.catching_up or now<self.looked_ahead+every:
         return
     self.looked_ahead = now
     for i in self.goal.wanted:

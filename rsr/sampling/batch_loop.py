@@ -6,13 +6,13 @@
 __all__ = ['BatchLoop', 'loop_for']
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #b702d222
-import orjson
+import math, orjson
 from collections import Counter
 from fastcore.basics import patch
 from ..data.batch_sizes import State, next_batch
 from ..data.difficulty import Difficulty
 from ..data.secrets import redact
-from ..data.statistics import fit_beta
+from ..data.statistics import chance, fit_beta
 from ..data.terminal import warn
 from ..data.types import Prompt, Rollout, RunBroken
 from .batch_client import batch_client
@@ -31,6 +31,7 @@ from .schedule import sample_seed
 # %% ../../nbs/sampling/35_batch_loop.ipynb #653e15b3
 class BatchLoop(Loop):
     "A run whose samples come in batches."
+    one_by_one = False    # a round of samples is decided on together
     detach = False        # leave as soon as batches are under way?
     batcher = None        # Batcher of the sampler
     batchers = ()         # of the sampler and of judges
@@ -324,11 +325,34 @@ def _plan(self:BatchLoop)->dict:
     plan = next_batch(Difficulty((self.prior,)), dict(self.states), (self.budget.expected('usd') or 1.,), most=most)
     return {state:(n, prompts) for state, (_, n, prompts) in plan.sizes.items()}
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #346c7a6b
+_SLACK = 1.1   # rows that a round is to bring, of those that are missing
+
+@patch
+def _chance_in(self:BatchLoop, state, n):
+    "Return the chance that a prompt in a state is satisfied by `n` more samples."
+    (a, b), = Difficulty((self.prior,)).posterior(state.counts)
+    return chance(a, b, 0, 0, n, *state.needs[0])
+
+@patch
+def _for_goal(self:BatchLoop, plan):
+    "Leave out of a plan what the goal does not need."
+    if not self.goal:
+        return plan
+    missing, out = _SLACK*max(map(self.goal.missing, self.goal.wanted))+1, {}
+    chances = {state:self._chance_in(state, n) for state, (n, _) in plan.items() if n}
+    for state in sorted(chances, key=lambda state: -chances[state]/plan[state][0]):
+        n, prompts = plan[state]
+        take = min(prompts, math.ceil(max(0., missing)/max(chances[state], 1e-3)))
+        missing -= take*chances[state]
+        out[state] = n, take
+    return out
+
 # %% ../../nbs/sampling/35_batch_loop.ipynb #91a424dc
 @patch
 def plan_sizes(self:BatchLoop):
     "Decide how many samples the prompts in each state get in this round."
-    self.sizes = {state:list(of) for state, of in self._plan().items()}
+    self.sizes = {state:list(of) for state, of in self._for_goal(self._plan()).items()}
 
 @patch
 def _size_for(self:BatchLoop, state)->int:
@@ -496,12 +520,19 @@ async def _score_all_open(self:BatchLoop, grace):
         await self._collect(grace)
         self.scorer.passes += 1
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #59762a19
+@patch
+def _goal_is_there(self:BatchLoop)->bool:
+    "Count the rows of the files after a round; check whether the goal is reached."
+    self.store.commit()
+    return bool(self.goal) and self.goal.look()
+
 # %% ../../nbs/sampling/35_batch_loop.ipynb #f4153f3c
 @patch
 async def _one_round(self:BatchLoop, grace):
     "Score, ask and send; return whether anything was sent."
     await self._score_all_open(grace)
-    if self.stop_reason:
+    if self.stop_reason or self._goal_is_there():
         return False
     self.refit()
     self.plan_sizes()

@@ -16,6 +16,7 @@ from .budget import estimate_prompt, limit_amount
 # %% ../../nbs/sampling/14_goals.ipynb #c9a2636c
 class Goals(Arrivals):
     "Arrivals that know how many rows they make."
+    one_by_one = True     # does each sample count as it comes? Otherwise the files are looked at after each round
     looked_ahead = 0.     # when it was last estimated which goals are within reach, by the monotonic clock
 
 # %% ../../nbs/sampling/14_goals.ipynb #f57b8627
@@ -28,7 +29,7 @@ def _seen_by(self:Goals, st):
 def restore(self:Goals, prompt, rollouts, again=False):
     "Return the state of a prompt, from its rollouts; `again`: it was open before."
     st = super(Goals, self).restore(prompt, rollouts)
-    if self.goal:
+    if self.goal and self.one_by_one:
         st.rows = self.goal.begin(prompt, self._seen_by(st), again)
     return st
 
@@ -36,7 +37,7 @@ def restore(self:Goals, prompt, rollouts, again=False):
 @patch
 def advance(self:Goals, st):
     "Count the rows that a prompt has gained, and decide on it."
-    if self.goal:
+    if self.goal and self.one_by_one:
         st.rows = self.goal.note(st.rows, self._seen_by(st))
     super(Goals, self).advance(st)
 
