@@ -139,6 +139,18 @@ def _cost_rows(d):
         yield 'cost', f"{amount(d['cost'])} US dollars"
     yield 'time', f"{d['seconds']:.1f} s"
 
+# %% ../../nbs/data/39_summary_table.ipynb #1bc8d66b
+def _batch_rows(d):
+    "Yield the row on batches, and what waits in them."
+    b = d.get('batches')
+    if not b:
+        return
+    took = f", {amount(b['hours'])} hours each" if b['hours'] else ''
+    text = f"{b['batches']:,} of {_plural(b['requests'], 'request')}{took}"
+    waiting = b.get('waiting')
+    yield 'batches', text+(f"; {waiting:,} of {_plural(b['waiting_requests'], 'request')} still waiting" if waiting else '')
+
+
 # %% ../../nbs/data/39_summary_table.ipynb #c2552c5e
 def _failed_text(f):
     "Say how many prompts failed for a reason, and which are the first."
@@ -328,6 +340,6 @@ def stats_table(
 )->str:
     "Format the statistics as a small table."
     rows = [*_prompt_rows(d), *_goal_rows(d), *_score_rows(d), *_label_rows(d), *_pair_rows(d), *_cost_rows(d),
-            *_problem_rows(d), *_file_rows(d), *_quintile_rows(d), *_forecast_rows(d)]
+            *_batch_rows(d), *_problem_rows(d), *_file_rows(d), *_quintile_rows(d), *_forecast_rows(d)]
     rows += [('hint', hint) for hint in hints(d)]
     return '\n'.join(f'{name:10} {text}' for name, text in rows)
