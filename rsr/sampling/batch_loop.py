@@ -61,7 +61,7 @@ def setup(self:BatchLoop):
     super(BatchLoop, self).setup()
     client = batch_client(self.sampler)
     self.batcher = Batcher(self.store, client, self.budget, self._on_result, self._on_end, config=self.sampler_key)
-    self.dead, self.failures, self.states, self.tried = {}, Counter(), Counter(), set()
+    self.dead, self.failures, self.states, self.tried = {}, {}, Counter(), set()
     self.first_key, self.prompt_cache = self.store.next_key, {}
     self.batchers = [self.batcher, *filter(None, self.scorer.batchers)]
 
@@ -156,12 +156,20 @@ def _on_error(self:BatchLoop, row, waiting, n, error):
     self.last_error = error
     if error.kind=='unprocessed' or self._learn(error, prompt, n):
         return   # without an outcome: lost when the batch ends
-    self.failures[prompt] += 1
-    if error.kind in _FINAL or self.failures[prompt]>self.sampler.max_retries:
+    final = error.kind in _FINAL or self._count_failure(prompt, row)>self.sampler.max_retries
+    if final:
         self.dead[prompt] = str(error)
-    outcome = 'filtered' if error.kind=='filtered' else 'failed'
+    outcome = 'filtered' if error.kind=='filtered' else 'failed' if final else 'lost'
     for key, _ in waiting:
         self._note_outcome(Rollout(key=key, outcome=outcome, error=str(error)))
+
+# %% ../../nbs/sampling/35_batch_loop.ipynb #9270c23c
+@patch
+def _count_failure(self:BatchLoop, prompt, row)->int:
+    "Count a batch in which a prompt's requests failed; return how many there were in a row."
+    n, last = self.failures.get(prompt, (0, None))
+    self.failures[prompt] = (n if last==row.key else n+1), row.key
+    return self.failures[prompt][0]
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #c87b7084
 @patch
@@ -184,16 +192,23 @@ def _on_end(self:BatchLoop, row, state, lost):
     self.n['rollouts'] += lost
     brought, learned = self.answers, any(self.lessons.values())
     kinds, why = set(self.errors), row.error or (self.last_error and str(self.last_error)) or (state and state.status)
+    refused = bool(kinds) and kinds<={*_FINAL}
     self._begin_counts()
-    self.fruitless = 0 if brought else self.fruitless+1
+    self.fruitless = 0 if brought or learned or refused else self.fruitless+1
     if brought or learned:
         return
     if _is_too_much(why):
         self.batcher.most_requests = max(1, row.requests//2)
-        return
-    if self.fruitless>=3 or (kinds and kinds<={*_FINAL}) or (state and state.status.lower()=='failed' and not kinds):
+    elif self.fruitless>=3 or self._never_answers(refused, state):
         kind = RunBroken if self.sampler_key in self.store.answered_samplers() else NeverAnswered
         self._break(kind(f'the batch {row.id or row.own} brought no answer: {redact(str(why))}'))
+
+# %% ../../nbs/sampling/35_batch_loop.ipynb #525e2ca0
+@patch
+def _never_answers(self:BatchLoop, refused, state):
+    "Check whether a provider that has never answered refuses all requests of a batch, or the batch as a whole."
+    as_a_whole = bool(state) and state.status.lower()=='failed' and not self.errors
+    return (refused or as_a_whole) and self.sampler_key not in self.store.answered_samplers()
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #5cbe512c
 @patch
