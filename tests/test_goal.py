@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
+from loopback_batch import BatchLoopback
 
 from rsr import load_run, sample
 from rsr.data.types import RsrError
@@ -240,3 +241,20 @@ def test_a_pilot_has_no_goal(here, server):
     p = rsr('plan', 'sft', 'pilot=10', *command(server, 'goal=5')[2:])
     assert p.returncode==0, p.stderr
     assert server.stats()['samples']>=10
+
+# ---- rounds of batches
+
+@pytest.mark.parametrize('step', ['auto', 4])
+def test_a_goal_in_batches(here, step):
+    with BatchLoopback(delay=.1, rate=.5) as s:
+        words = ['sampler.model=m', 'sampler.batch=true', f'sampling.step_size={step}']
+        p = run(s, 'goal=60', *words, n=400)
+        assert 60<=lines()<=110 and p.stdout.startswith('goal reached: ')
+        (untouched,), = ledger(UNTOUCHED)
+        assert untouched>200 and ledger("SELECT count(*) FROM prompts WHERE stop='satisfied'")[0][0]==lines()
+        run(s, 'goal=100', *words)
+        assert 100<=lines()<=160 and ledger(UNTOUCHED)[0][0]>100
+
+def test_no_allocation_in_batches(here, server):
+    p = run(server, 'sampling.allocate=rows', 'sampler.model=m', 'sampler.batch=true', rc=2)
+    assert 'sampling.allocate: with sampler.batch a round of samples is decided on together' in p.stderr
