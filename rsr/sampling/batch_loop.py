@@ -6,34 +6,29 @@
 __all__ = ['BatchLoop', 'all_of', 'loop_for']
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #b702d222
-import math, orjson
+import orjson
 from collections import Counter
 from fastcore.basics import patch
-from rsr.data.batch_sizes import State, next_batch
-from rsr.data.secrets import redact
-<<<<<<< /tmp/tmpkfgjjlfw
-=======
-from rsr.data.statistics import chance, fit_beta
->>>>>>> /tmp/tmp1c0j5obj
-from rsr.data.terminal import warn
-from rsr.data.types import Prompt, Rollout, RunBroken, passed
-from rsr.sampling.arms import count_requested
-from rsr.sampling.batch_client import batch_client
-from rsr.sampling.batch_forms import request_id
-from rsr.sampling.batch_judges import BatchScorer, Waiting
-from rsr.sampling.batcher import Batcher, waiting_note
-from rsr.sampling.budget import estimate_prompt, fill_in_tokens
-from rsr.sampling.engine import NeverAnswered, Stopped
-from rsr.sampling.errors import CallError, same_error_key
-from rsr.sampling.loop import Loop
-from rsr.sampling.replies import parse_reply
-from rsr.sampling.samplers import HttpSampler
-from rsr.sampling.schedule import sample_seed
+from ..data.batch_sizes import State, next_batch
+from ..data.secrets import redact
+from ..data.terminal import warn
+from ..data.types import Prompt, Rollout, RunBroken, passed
+from .arms import count_requested
+from .batch_client import batch_client
+from .batch_forms import request_id
+from .batch_judges import BatchScorer, Waiting
+from .batcher import Batcher, waiting_note
+from .budget import estimate_prompt, fill_in_tokens
+from .engine import NeverAnswered, Stopped
+from .errors import CallError, same_error_key
+from .loop import Loop
+from .replies import parse_reply
+from .samplers import HttpSampler
+from .schedule import sample_seed
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #653e15b3
 class BatchLoop(Loop):
     "A run whose samples come in batches."
-    one_by_one = False    # a round of samples is decided on together
     detach = False        # leave as soon as batches are under way?
     batchers = ()         # of the samplers, then of judges
     walks = 0             # passes over the prompts so far
@@ -385,50 +380,14 @@ def _costs(self:BatchLoop)->tuple:
             for arm in self.arms]
     return tuple(cost+judging for cost in each) if all(each) else (1.,)*len(each)
 
-# %% ../../nbs/sampling/35_batch_loop.ipynb #346c7a6b
-_SLACK = 1.1   # rows that a round is to bring, of those that are missing
-
-@patch
-def _chance_in(self:BatchLoop, state, n):
-    "Return the chance that a prompt in a state is satisfied by `n` more samples."
-    (a, b), = Difficulty((self.prior,)).posterior(state.counts)
-    return chance(a, b, 0, 0, n, *state.needs[0])
-
-@patch
-def _for_goal(self:BatchLoop, plan):
-    "Leave out of a plan what the goal does not need."
-    if not self.goal:
-        return plan
-    missing, out = _SLACK*max(map(self.goal.missing, self.goal.wanted))+1, {}
-    chances = {state:self._chance_in(state, n) for state, (n, _) in plan.items() if n}
-    for state in sorted(chances, key=lambda state: -chances[state]/plan[state][0]):
-        n, prompts = plan[state]
-        take = min(prompts, math.ceil(max(0., missing)/max(chances[state], 1e-3)))
-        missing -= take*chances[state]
-        out[state] = n, take
-    return out
-
 # %% ../../nbs/sampling/35_batch_loop.ipynb #91a424dc
 @patch
-<<<<<<< /tmp/tmp3sxnn_70
 def _wanted(self:BatchLoop):
     "Return how many prompts are still to be satisfied for the goal; None: as many as can be."
     if not self.goal:
         return None
     missing = [self.goal.missing(i)/max(.05, self.goal.made[i]) for i in self.goal.wanted]
     return max(missing, default=None)
-=======
-def plan_sizes(self:BatchLoop):
-    "Decide how many samples the prompts in each state get in this round."
-    self.sizes = {state:list(of) for state, of in self._for_goal(self._plan()).items()}
-
-@patch
-def _size_for(self:BatchLoop, state)->int:
-    "Return how many samples the next prompt in a state gets."
-    size = self.sizes.get(state, [0, 0])
-    size[1] -= 1
-    return size[0] if size[1]>=0 else 0
->>>>>>> /tmp/tmpgkpcf4nj
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #a81106eb
 @patch
@@ -634,23 +593,12 @@ async def _score_all_open(self:BatchLoop, grace):
         await self._collect(grace)
         self.scorer.passes += 1
 
-# %% ../../nbs/sampling/35_batch_loop.ipynb #59762a19
-@patch
-def _goal_is_there(self:BatchLoop)->bool:
-    "Count the rows of the files after a round; check whether the goal is reached."
-    self.store.commit()
-    return bool(self.goal) and self.goal.look()
-
 # %% ../../nbs/sampling/35_batch_loop.ipynb #f4153f3c
 @patch
 async def _one_round(self:BatchLoop, grace):
     "Score, ask and send; return whether anything was sent."
     await self._score_all_open(grace)
-<<<<<<< /tmp/tmps962r9km
     if self.stop_reason or self.is_goal_met():
-=======
-    if self.stop_reason or self._goal_is_there():
->>>>>>> /tmp/tmpfzfmx58h
         return False
     self.refit()
     self.plan_sizes()
