@@ -38,7 +38,7 @@ class BlockLoop(Loop):
 @patch(as_prop=True)
 def nearly_done(self:BlockLoop)->bool:
     "Return True if the block has nothing left to send and leaves slots empty."
-    has_work = self.more or self.heap or self.budget.want or self.stop_reason
+    has_work = self.more or self.is_queued or self.budget.want or self.stop_reason
     return not has_work and self.sending<self.engine.slots
 
 # %% ../../nbs/cluster/02_worker.ipynb #28c8df66
@@ -50,7 +50,7 @@ def fill(self:BlockLoop):
     self.engine.slots = max(0, (self.shared_slots or self.engine.slots)-in_use)
     super(BlockLoop, self).fill()
     for loop in others:
-        if loop.heap or loop.more:
+        if loop.is_queued or loop.more:
             loop.wake.set()
 
 # %% ../../nbs/cluster/02_worker.ipynb #3f196a2a

@@ -98,8 +98,6 @@ def _counted(rollouts, where, options):
     least = options.get('pass_threshold', 1.)
     return [r for r in rollouts if _counts(r, where, least)] if where else rollouts
 
-
-
 # %% ../../nbs/formatters/02_methods.ipynb #4c4acad5
 @patch
 def options_for(self:Formatter, rollouts)->dict:
@@ -120,7 +118,6 @@ def _with_prompt(fn, options, where):
                            '`Formatter.in_run`')
         return fn(prompt, _counted(rollouts, where, known), **known)
     return of_prompt
-
 
 # %% ../../nbs/formatters/02_methods.ipynb #b24fb06d
 def bind(
@@ -407,11 +404,12 @@ def in_band(rate, band)->bool:
 # %% ../../nbs/formatters/02_methods.ipynb #ebc5c82b
 BAND_ROLLOUTS = 8
 
-def _need_grpo(seen, band=None, **_):
-    "Return the samples still needed to measure a pass rate, as a third number."
-    if not band or len(seen)>=BAND_ROLLOUTS:
-        return 0, 0
-    return 0, 0, BAND_ROLLOUTS-len(seen)
+def _need_grpo(seen, pass_threshold=1.0, band=None, both_outcomes=False, **_):
+    "Return (passes, fails) still needed for both outcomes, and as a third number the samples to measure a pass rate."
+    ok = sum(passed(score, pass_threshold) for score, _ in seen)
+    need = (int(not ok), int(ok==len(seen))) if both_outcomes else (0, 0)
+    more = BAND_ROLLOUTS-len(seen) if band else 0
+    return (*need, more) if more>0 else need
 
 # %% ../../nbs/formatters/02_methods.ipynb #4f542e08
 def _pass_rate(rollouts, pass_threshold):
@@ -428,20 +426,20 @@ def _side_of_band(rate, band):
 
 # %% ../../nbs/formatters/02_methods.ipynb #f0e79853
 def _why_outside(prompt, rollouts, pass_threshold=1.0, band=None, **_):
-    "Return why scored responses leave a prompt outside the band."
+    "Return why scored responses leave a prompt outside the band, or have one outcome only."
     n = sum(r.score is not None for r in rollouts)
-    few = '' if n>=BAND_ROLLOUTS else f' (fewer than {BAND_ROLLOUTS} scored)'
+    few = '' if n>=BAND_ROLLOUTS or not band else f' (fewer than {BAND_ROLLOUTS} scored)'
     return _side_of_band(_pass_rate(rollouts, pass_threshold), band)+few
 
 # %% ../../nbs/formatters/02_methods.ipynb #8262d167
 @formatter('grpo', _need_grpo, 'trl', 'standard', _why_outside, columns=('answer',))
 def grpo(prompt, rollouts,
     pass_threshold:float=1.0,   # score from which a response is correct
-    band:list=None              # [low, high]: only prompts with low < pass rate < high, e.g. [0, 1]
+    band:list=None,             # [low, high]: only prompts with low < pass rate < high, e.g. [0, 1]
+    both_outcomes:bool=False    # sample a prompt until a response passed and one failed; without both it gives no row
 )->list:
     "Write one row per prompt; `columns` hold what the reward needs, by default the answer."
-    if band:
-        rate = _pass_rate(rollouts, pass_threshold)
-        if rate is None or not in_band(rate, band):
-            return []
+    rate, bands = _pass_rate(rollouts, pass_threshold), [band]*bool(band)+[(0, 1)]*both_outcomes
+    if bands and (rate is None or not all(in_band(rate, b) for b in bands)):
+        return []
     return [{**_asked(prompt), 'id':prompt.id}]

@@ -19,44 +19,45 @@ class Arrivals(Requests):
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #4204f7ed
 @patch
-def _fail(self:Arrivals, st, keys, error):
+def _fail(self:Arrivals, st, arm, keys, error):
     "Record samples that got no answer."
     outcome = 'filtered' if error.kind=='filtered' else 'failed'
     for key in keys:
-        self._end(st, Rollout(key=key, outcome=outcome, error=str(error)))
-    if outcome=='failed' and (not st.valid or error.kind in ('context', 'request', 'denied')):
-        st.error = str(error)
+        self._end(st, Rollout(key=key, outcome=outcome, error=str(error)), arm.number)
+    part = st.part(arm.number)
+    if outcome=='failed' and (not part.valid or error.kind in ('context', 'request', 'denied')):
+        part.error = str(error)
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #f3cdcdfd
 @patch
-def _note_rest(self:Arrivals, st, keys, error):
+def _note_rest(self:Arrivals, st, arm, keys, error):
     "Record samples that are not in the reply: as failed with its error, or as missing."
     if error:
-        self._fail(st, keys, error)
+        self._fail(st, arm, keys, error)
     else:
         st.missing += keys
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #e5b867c5
 @patch
-def _count_tokens(self:Arrivals, st, rollouts):
+def _count_tokens(self:Arrivals, st, arm, rollouts):
     "Count the tokens of a request in the budget; estimate them if the server sends none."
     if not rollouts:
         return
-    if not getattr(self.sampler, 'calls_no_model', False):
-        if fill_in_tokens(rollouts, self._sent(st), self._brings(st).get('tools')):
+    if not getattr(arm.sampler, 'calls_no_model', False):
+        if fill_in_tokens(rollouts, self._sent(st, arm), self._brings(st).get('tools')):
             self.budget.note_estimate(self.store)
     prompt, completion = sum(r.prompt_tokens for r in rollouts), sum(r.completion_tokens for r in rollouts)
-    self.budget.spend(prompt, completion, price=self.price, n=len(rollouts))
+    self.budget.spend(prompt, completion, price=arm.price, n=len(rollouts))
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #71444495
 @patch
-def _record(self:Arrivals, st, keys, rollouts, error):
+def _record(self:Arrivals, st, arm, keys, rollouts, error):
     "Record the answers of a request; return the valid ones."
-    self._count_tokens(st, rollouts)
+    self._count_tokens(st, arm, rollouts)
     for key, r in zip(keys, rollouts):
-        r.key = key
-        self._end(st, r)
-    self._note_rest(st, keys[len(rollouts):], error)
+        r.key, r.sampler = key, arm.key
+        self._end(st, r, arm.number)
+    self._note_rest(st, arm, keys[len(rollouts):], error)
     return [r for r in rollouts if self.is_valid(r)]
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #7b888e45
@@ -73,9 +74,10 @@ async def _score_all(self:Arrivals, st, rollouts):
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #21e345e1
 @patch
-def _note_arrival(self:Arrivals, st, n, valid):
+def _note_arrival(self:Arrivals, st, arm, n, valid):
     "Note in a prompt's state that `n` samples are no longer in flight, and the valid ones among them."
-    st.valid += len(valid)
+    for c in st.counters(arm.number):
+        c.valid += len(valid)
     st.inflight -= n
     if self.sees_several:
         st.rollouts += valid
@@ -85,10 +87,10 @@ def _note_arrival(self:Arrivals, st, n, valid):
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #e7e3b218
 @patch
-async def _arrived(self:Arrivals, st, keys, rollouts, error):
+async def _arrived(self:Arrivals, st, arm, keys, rollouts, error):
     "Record the answers of a request, score the valid ones, decide on the prompt."
-    valid = self._record(st, keys, rollouts, error)
-    self._note_arrival(st, len(keys), valid)
+    valid = self._record(st, arm, keys, rollouts, error)
+    self._note_arrival(st, arm, len(keys), valid)
     await self._score_all(st, valid)
     self.advance(st)
 
@@ -125,8 +127,8 @@ def _forget_scores(self:Arrivals, st):
     "Take the scores of a prompt out of the counts, because all are about to be given anew."
     self.n['scored'] -= len(st.seen)
     self.n['passed'] -= sum(passed(score, self.pass_at) for score, _ in st.seen)
-    st.seen.clear()
-    st.barred.clear()
+    for noted in st.seen, st.arms, st.barred:
+        noted.clear()
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #f5aa5965
 @patch

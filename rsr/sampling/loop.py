@@ -15,10 +15,10 @@ from ..data.safekeeping import check_place, note_rollouts
 from ..data.terminal import warn
 from ..data.types import EPS, RunBroken
 from .engine import Stopped
-from .arrivals import Arrivals
+from .allocation import Allocation
 
 # %% ../../nbs/sampling/16_loop.ipynb #82751028
-class Loop(Arrivals):
+class Loop(Allocation):
     "One run in progress."
     source = None         # iterator over (prompt, stop reason, rollouts) in the ledger
     started = None        # when this process started, by the monotonic clock
@@ -34,8 +34,8 @@ class Loop(Arrivals):
 @patch
 def can_pull(self:Loop):
     "Check whether there is room for another open prompt."
-    room = len(self.open)<self.o.window and self.pending<=self.most_pending
-    return self.more and not self.stop_reason and room and not self.to_rescore
+    has_room = self.pending<=self.most_pending and not self.to_rescore
+    return self.more and not self.stop_reason and has_room and self.wants_more
 
 # %% ../../nbs/sampling/16_loop.ipynb #00f2d0bc
 @patch
@@ -47,6 +47,7 @@ async def _rescore_group(self:Loop, st):
     except Exception as e:
         self._break(e)
 
+# %% ../../nbs/sampling/16_loop.ipynb #1abcc386
 @patch
 def _start_rescore(self:Loop, st):
     "Start to score the rollouts that the current verifier has not scored."
@@ -87,6 +88,7 @@ def _lacks_reference(self:Loop, st):
     problem = getattr(self.verifier, 'problem', None)
     return bool(problem and problem(st.prompt.metadata, st.prompt.tools) and self.needs(st))
 
+# %% ../../nbs/sampling/16_loop.ipynb #c52d4d8e
 @patch
 def _open_prompt(self:Loop, prompt, rollouts):
     "Open a prompt in the state that its rollouts give; close it at once if no response can be scored."
@@ -177,28 +179,34 @@ def _open_prompts(self:Loop, most=512):
 
 # %% ../../nbs/sampling/16_loop.ipynb #a0ac3ce3
 @patch
-def _is_queued(self:Loop):
+def _waits(self:Loop):
     "Check whether a prompt waits for samples; forget those that no longer do."
-    while self.heap and not (self.heap[0][-1].unsent or self.heap[0][-1].missing):
-        heappop(self.heap)
-    return bool(self.heap)
+    for arm in self.arms:
+        while arm.heap and not (arm.heap[0][-1].unsent or arm.heap[0][-1].missing):
+            heappop(arm.heap)
+    return self.is_queued or self.find_waiting()
 
 # %% ../../nbs/sampling/16_loop.ipynb #8d3dc0be
 @patch
 def _can_pay(self:Loop):
     "Check whether the budget allows another sample; stop the run if not and nothing is in flight."
     over = self.budget.over(self.unscored)
-    if over and self._is_queued() and not self.tasks:
+    if over and not self.tasks and self._waits():
         self.stop('budget', Stopped(over))
     self.near_budget = bool(over and self.tasks)
     return not over
 
 # %% ../../nbs/sampling/16_loop.ipynb #64df1b02
+def _busy_slots(arm):
+    "Count the slots in use; a request that backs off alone takes none."
+    return arm.sending-min(arm.engine.aside, 8*arm.engine.slots)
+
+# %% ../../nbs/sampling/16_loop.ipynb #3dfeb5ce
 @patch
-def _has_free_slot(self:Loop):
-    "Check whether another request may be sent: a slot is free, and the judge keeps up."
-    busy = self.sending-min(self.engine.aside, 8*self.engine.slots)   # a request that backs off alone takes no slot
-    return self.pending<=self.most_pending and (busy<self.engine.slots or self.engine.take_probe())
+def _has_free_slot(self:Loop, arm):
+    "Check whether a sampler may send another request: a slot is free, and the judge keeps up."
+    has_slot = _busy_slots(arm)<arm.engine.slots or arm.engine.take_probe()
+    return self.pending<=self.most_pending and has_slot
 
 # %% ../../nbs/sampling/16_loop.ipynb #85521c63
 @patch
@@ -206,21 +214,32 @@ def _refit_if_due(self:Loop):
     "Refit the prior, if it is used and enough rollouts have been scored."
     if self.fit_at<=self.n['scored'] and (self.auto or self.o.give_up):
         self.refit()
+        self.reorder()
 
 # %% ../../nbs/sampling/16_loop.ipynb #9247a70b
+@patch
+def _fill_slots(self:Loop, arm):
+    "Send requests of a sampler while slots are free and the budget allows."
+    while self._has_free_slot(arm) and not self.is_goal_near and self._can_pay():
+        st, turn = self.next_up(arm)
+        if st is None:
+            return
+        self._send(st, turn)
+
+# %% ../../nbs/sampling/16_loop.ipynb #3f11518d
 @patch
 def fill(self:Loop):
     "Open prompts, and send requests while slots are free and the budget allows."
     self.round += 1
+    if self.is_goal_met():
+        return
+    self.park()
     self._refit_if_due()
     self._start_rescores()
     self._open_prompts()
     self._stop_unscored()
-    while self._has_free_slot() and self._can_pay():
-        st, turn = self.next_up()
-        if st is None:
-            return
-        self._send(st, turn)
+    for arm in self.arms:
+        self._fill_slots(arm)
 
 # %% ../../nbs/sampling/16_loop.ipynb #f8d8d1d9
 @patch
@@ -231,7 +250,8 @@ def start(self:Loop):
     self.before = self._count_before()
     self.seconds_before, self.started = self.store.get('seconds', 0.), time.monotonic()
     self.kept_at = self.seconds_before-60   # so that the first round's rows are noted at once
-    self.source = self.store.walk(self.verifier_key, keys=self.keys, detail=bool(self.side or self.with_where))
+    self.source = self.sources()
+    self.begin_goal()
 
 # %% ../../nbs/sampling/16_loop.ipynb #1b610986
 @patch
@@ -256,11 +276,17 @@ async def _wait(self:Loop, seconds):
     self.wake.clear()
 
 # %% ../../nbs/sampling/16_loop.ipynb #6ef0d93f
+@patch(as_prop=True)
+def has_work(self:Loop)->bool:
+    "Return whether anything is left to send."
+    return not self.is_goal_met() and bool(self.more or self.is_queued or self.has_waiting)
+
+# %% ../../nbs/sampling/16_loop.ipynb #c9108a9d
 @patch
 def _is_over(self:Loop, grace):
     "Check whether nothing is left to do, or a stop has had its `grace` seconds."
-    if not self.tasks and (self.stop_reason or not (self.more or self.heap)):
-        return True
+    if not self.tasks and (self.stop_reason or not self.has_work):
+        return bool(self.stop_reason) or self.goal_holds()
     return bool(self.stop_reason) and time.monotonic()-self.stopped_at>grace
 
 # %% ../../nbs/sampling/16_loop.ipynb #616878cd
@@ -270,7 +296,7 @@ async def _hang_up(self:Loop):
     for task in list(self.tasks):
         task.cancel()
     await asyncio.gather(*self.tasks, return_exceptions=True)
-    for sampler in self.sampler, *self.scorer.judges:
+    for sampler in *(arm.sampler for arm in self.arms), *self.scorer.judges:
         await sampler.close()
 
 # %% ../../nbs/sampling/16_loop.ipynb #96b85007
@@ -280,6 +306,7 @@ def _close_ledger(self:Loop):
     self.store.mark_lost()
     self.tick(every=0)
     self.store.put('ended', dict(reason=self.stop_reason, message=self.message))
+    self.end_goal()
     if self.stop_reason=='budget':
         self.store.stop_open('budget')
     self.store.commit()
@@ -300,9 +327,10 @@ async def _finish(self:Loop):
 @patch
 def _note_draining(self:Loop):
     "Tell the engines whether anything else is left to send."
-    self.engine.draining = not (self.more or self.heap)
+    for arm in self.arms:
+        arm.engine.draining = not self.has_work
     for engine in self.scorer.engines:
-        engine.draining = self.engine.draining and not self.sending
+        engine.draining = not (self.has_work or self.sending)
 
 # %% ../../nbs/sampling/16_loop.ipynb #9a611d2e
 @patch
@@ -332,6 +360,7 @@ def _round(self:Loop):
     if not self.stop_reason:
         self.fill()
     self._note_draining()
+    self.look_ahead()
     self.tick()
     self.store.commit()
     if self.progress:
@@ -346,7 +375,7 @@ async def _rounds(self:Loop, grace):
         if self._is_over(grace):
             self.check_refusals()
             return
-        await self._wait(0 if self.can_pull() else 0.5)
+        await self._wait(0 if self.can_pull() or self.is_hurried else 0.5)
 
 # %% ../../nbs/sampling/16_loop.ipynb #41f75e57
 @patch

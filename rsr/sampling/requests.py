@@ -15,10 +15,11 @@ from ..data.secrets import redact
 from ..data.settings import own_sampler
 from ..data.terminal import warn
 from ..data.types import Rollout, RsrError, RunBroken
+from .arms import count_requested
 from .budget import Budget, estimate_prompt, token_limit, usage_of
 from .engine import NeverAnswered, Stopped
 from .errors import CallError
-from .schedule import Schedule, count_requested, sample_seed
+from .schedule import Schedule, sample_seed
 from .scoring import Scorer, engine_for
 
 # %% ../../nbs/sampling/12_requests.ipynb #b0aa07fb
@@ -26,7 +27,7 @@ class Requests(Schedule):
     "A schedule that acts: it records, sends, receives and scores."
     def __init__(self,
         store,            # Store, with its prompts
-        sampler,          # the model to sample from
+        sampler,          # the model to sample from; or several, the cheapest first
         verifier,         # scores the responses: see verifiers
         formatters,       # each says what it still needs
         sampling=None,    # Sampling
@@ -35,22 +36,31 @@ class Requests(Schedule):
         judges=(),        # samplers that judge, for verifiers that ask a model
         keys=None,        # only these prompts (keys in the ledger)
         mix:bool=False,   # resume a run that another sampler started
-        side=None         # PairSide; None: an ordinary run
+        side=None,        # PairSide; None: an ordinary run
+        goal=None         # Goal: rows to stop at; None: sample every prompt
     ):
         super().__init__(formatters, sampling, sampler, side)
         self.store, self.budget, self.progress = store, budget or Budget(), progress
-        self.keys, self.mix = keys, mix
-        self.engine = engine_for(sampler)
-        self.scorer = Scorer(verifier, store, self.budget, judges, self.n)
+        self.keys, self.mix, self.goal = keys, mix, goal
+        for arm in self.arms:
+            arm.engine = engine_for(arm.sampler)
+        self.scorer = self._new_scorer(verifier, judges)
         self.by_group = getattr(verifier, 'group', False)
         self.sees_several = self.by_group or getattr(verifier, 'sees_several', False)
         self._reset()
+
+# %% ../../nbs/sampling/12_requests.ipynb #aed49347
+@patch
+def _new_scorer(self:Requests, verifier, judges):
+    "Return the scorer of the run."
+    return Scorer(verifier, self.store, self.budget, judges, self.n)
+
 
 # %% ../../nbs/sampling/12_requests.ipynb #d7deff7c
 @patch
 def _reset(self:Requests):
     "Set the state of a run that has not started."
-    self.round = self.sending = self.pending = 0        # rounds so far; requests in flight; rollouts being scored
+    self.round = self.pending = 0                       # rounds so far; rollouts being scored
     self.unscored = 0                                   # rollouts that are scored, or about to be
     self.tasks, self.wake = set(), asyncio.Event()      # requests under way; set when something happened
     self.stop_reason = self.stopped_at = self.message = self.error = None
@@ -75,9 +85,25 @@ def judge_engines(self:Requests):
 
 # %% ../../nbs/sampling/12_requests.ipynb #07596431
 @patch(as_prop=True)
+def engine(self:Requests):
+    "Return the first sampler's engine."
+    return self.arms[0].engine
+
+@patch(as_prop=True)
+def price(self:Requests):
+    "Return the price of the first sampler's tokens."
+    return self.arms[0].price
+
+@patch(as_prop=True)
+def sending(self:Requests)->int:
+    "Return how many requests are in flight."
+    return sum(arm.sending for arm in self.arms)
+
+# %% ../../nbs/sampling/12_requests.ipynb #5a7126f0
+@patch(as_prop=True)
 def most_pending(self:Requests)->int:
     "Return how many rollouts may wait for their scores: above this, a slow judge has enough to do."
-    return 64+4*self.sampler.concurrent_requests
+    return 64+4*sum(arm.sampler.concurrent_requests for arm in self.arms)
 
 # %% ../../nbs/sampling/12_requests.ipynb #6c2fb2fe
 @patch
@@ -89,32 +115,40 @@ def _note_side(self:Requests, key):
 
 # %% ../../nbs/sampling/12_requests.ipynb #ea8e2767
 @patch
-def _sampler_config(self:Requests):
-    "Return the configuration of the sampler, with that of the side it samples for."
-    return {**self.sampler.config, **(self.side.config if self.side else {})}
+def _sampler_config(self:Requests, arm):
+    "Return the configuration of a sampler, with that of the side it samples for."
+    return {**arm.sampler.config, **(self.side.config if self.side else {})}
 
 # %% ../../nbs/sampling/12_requests.ipynb #da00c14a
 @patch
-def _learn_price(self:Requests, config):
-    "Return the price of the sampler's tokens; `config` is its configuration."
-    self.budget.add_model(('sampler', config.get('model', '')), self.sampler, 'sampler.price')
+def _learn_price(self:Requests, arm, config):
+    "Return the price of a sampler's tokens; `config` is its configuration."
+    self.budget.add_model(('sampler', config.get('model', '')), arm.sampler, 'sampler.price')
     return self.budget.price_of('sampler', fingerprint(config), config)
 
 # %% ../../nbs/sampling/12_requests.ipynb #e88d4e15
 @patch
 def _note_earlier_answers(self:Requests):
     "Tell the engines whether their servers have answered in an earlier process."
-    self.engine.answered_before = self.sampler_key in self.store.answered_samplers()
+    answered = self.store.answered_samplers()
+    for arm in self.arms:
+        arm.engine.answered_before = arm.key in answered
     for engine, key in zip(self.scorer.engines, self.scorer.judge_keys):
         engine.answered_before = self.store.has_answered(key)
 
 # %% ../../nbs/sampling/12_requests.ipynb #724080ed
 @patch
+def _enter_samplers(self:Requests):
+    "Enter the samplers into the ledger; raise an error if another one was used before."
+    for arm in self.arms:
+        config = self._sampler_config(arm)
+        arm.key = own_sampler(self.store, config, self.side and self.side.name, self.mix)
+        arm.price = self._learn_price(arm, config)
+
+@patch
 def setup(self:Requests):
-    "Enter sampler, verifier and judges into the ledger; raise an error if another sampler was used before."
-    config = self._sampler_config()
-    self.sampler_key = own_sampler(self.store, config, self.side and self.side.name, self.mix)
-    self.price = self._learn_price(config)
+    "Enter samplers, verifier and judges into the ledger; raise an error if another sampler was used before."
+    self._enter_samplers()
     self.scorer.setup()
     if self.side:
         self._note_side(self.sampler_key)
@@ -161,29 +195,31 @@ def _drop_missing(self:Requests, st):
     "Record missing samples that are no longer needed as failed."
     for key in st.missing:
         error = 'left out of the reply by the server; no longer needed'
-        self._end(st, Rollout(key=key, outcome='failed', error=error))
+        self._end(st, Rollout(key=key, outcome='failed', error=error), st.arm)
     st.missing.clear()
 
 # %% ../../nbs/sampling/12_requests.ipynb #cd2027db
 @patch
-def _note_empty(self:Requests, st, why):
+def _note_empty(self:Requests, st, why, arm):
     "Note a reply without an answer in it; say what to set if there are many."
-    self.note_empty(st, why)
+    self.note_empty(st, why, arm)
     if hint := self.empty_hint(why):
         say = getattr(self.progress, 'say', None) or warn
         say(hint)
 
 # %% ../../nbs/sampling/12_requests.ipynb #8c98eda5
 @patch
-def _end(self:Requests, st, r):
-    "Record the outcome of a rollout."
+def _end(self:Requests, st, r, arm=0):
+    "Record the outcome of a rollout of a sampler."
     self.store.answer(r)
     self.n[r.outcome] += 1
     self.n['rollouts'] += 1
     self.n['tokens'] += r.prompt_tokens+r.completion_tokens
-    st.failed += r.outcome=='failed'
+    if r.outcome=='failed':
+        for c in st.counters(arm):
+            c.failed += 1
     if r.outcome=='empty':
-        self._note_empty(st, r.error)
+        self._note_empty(st, r.error, arm)
 
 # %% ../../nbs/sampling/12_requests.ipynb #e51bec81
 @patch
@@ -206,31 +242,32 @@ def _mark_initial(self:Requests, st):
 
 # %% ../../nbs/sampling/12_requests.ipynb #00a14c33
 @patch
-def _worst(self:Requests, n, prompt=0):
+def _worst(self:Requests, arm, n, prompt=0):
     "Return the worst cost of a request for `n` samples with so many prompt tokens."
-    return usage_of('sampler', prompt, n*token_limit(self.sampler), self.price, n)
+    return usage_of('sampler', prompt, n*token_limit(arm.sampler), arm.price, n)
 
 @patch
-def _hold(self:Requests, st, n, change):
+def _hold(self:Requests, st, arm, n, change):
     "Reserve the worst cost of a prompt's request, or release it again; `change` does that."
     if self.budget.is_limited:
-        change(self._worst(n, estimate_prompt(self._sent(st), self._brings(st).get('tools'))))
+        change(self._worst(arm, n, estimate_prompt(self._sent(st, arm), self._brings(st).get('tools'))))
 
 # %% ../../nbs/sampling/12_requests.ipynb #cb23ce38
 @patch
-def _samples_at_once(self:Requests, n):
+def _samples_at_once(self:Requests, arm, n):
     "Return how many of `n` samples the next request is for, by what the server returns and by the budget."
-    n = min(n, self.sampler.max_n)
-    return self.budget.most(n, self._worst(1), self.unscored) if self.budget.is_limited else n
+    n = min(n, arm.sampler.max_n)
+    return self.budget.most(n, self._worst(arm, 1), self.unscored) if self.budget.is_limited else n
 
 # %% ../../nbs/sampling/12_requests.ipynb #129786a5
 @patch
 def _new_rows(self:Requests, st):
     "Write the ledger rows of a prompt's next samples; return their keys."
-    n, initial = self._samples_at_once(st.unsent), self._mark_initial(st)
+    arm, initial = self.arms[st.arm], self._mark_initial(st)
+    n = self._samples_at_once(arm, st.unsent)
     source = self.side.source(st.prompt) if self.side else None
     numbers = range(st.idx, st.idx+n)
-    keys = self.store.ask(st.prompt.key, numbers, st.step, self.sampler_key, self.sampler.max_tokens, initial, source)
+    keys = self.store.ask(st.prompt.key, numbers, st.step, arm.key, arm.sampler.max_tokens, initial, source)
     count_requested(st, n)
     return list(keys)
 
@@ -238,7 +275,7 @@ def _new_rows(self:Requests, st):
 @patch
 def _missing_rows(self:Requests, st):
     "Return the rows of as many missing samples as the server returns at once."
-    n = self._samples_at_once(len(st.missing))
+    n = self._samples_at_once(self.arms[st.arm], len(st.missing))
     keys, st.missing = st.missing[:n], st.missing[n:]
     return keys
 
@@ -246,11 +283,11 @@ def _missing_rows(self:Requests, st):
 @patch
 def _send(self:Requests, st, turn):
     "Start one request for a prompt, and queue it again if more is due."
-    keys = self._missing_rows(st) if st.missing else self._new_rows(st)
+    keys, arm = self._missing_rows(st) if st.missing else self._new_rows(st), self.arms[st.arm]
     st.inflight += len(keys)
-    self.sending += 1
-    self._hold(st, len(keys), self.budget.reserve)
-    self._start(self._request(st, keys, st.idx-len(keys)))
+    arm.sending += 1
+    self._hold(st, arm, len(keys), self.budget.reserve)
+    self._start(self._request(st, arm, keys, st.idx-len(keys)))
     if st.unsent or st.missing:
         self.queue(st, turn)
 
@@ -285,19 +322,19 @@ def _brings(self:Requests, st):
 
 # %% ../../nbs/sampling/12_requests.ipynb #4108ede8
 @patch
-def _sent(self:Requests, st):
+def _sent(self:Requests, st, arm):
     "Return the messages as the server gets them, with system prompt and template."
-    messages = self.asked(st)
-    return self.sampler.prepared(messages) if hasattr(self.sampler, 'prepared') else messages
+    messages, prepared = self.asked(st), getattr(arm.sampler, 'prepared', None)
+    return prepared(messages) if prepared else messages
 
 # %% ../../nbs/sampling/12_requests.ipynb #a09a7196
 @patch
-async def _sample(self:Requests, st, n, idx):
+async def _sample(self:Requests, st, arm, n, idx):
     "Request `n` samples; return (rollouts, error), with None for rollouts that are lost."
     seed = sample_seed(self.o.seed, st.prompt.id, idx)
     try:
-        call = partial(self.sampler.ask, self.asked(st), n, seed, **self._brings(st))
-        return await self.engine.call(call, st.prompt.key), None
+        call = partial(arm.sampler.ask, self.asked(st), n, seed, **self._brings(st))
+        return await arm.engine.call(call, st.prompt.key), None
     except CallError as e:
         return [], e
     except NeverAnswered as e:
@@ -309,8 +346,8 @@ async def _sample(self:Requests, st, n, idx):
         self._break(e if isinstance(e, RsrError) else RunBroken(f'the sampler raised {type(e).__name__}: {e}'))
         return None, e
     finally:
-        self.sending -= 1
-        self._hold(st, n, self.budget.release)
+        arm.sending -= 1
+        self._hold(st, arm, n, self.budget.release)
         self.wake.set()
 
 # %% ../../nbs/sampling/12_requests.ipynb #de5353a5
@@ -323,15 +360,15 @@ def _lose(self:Requests, st, keys, why):
 
 # %% ../../nbs/sampling/12_requests.ipynb #d410db8c
 @patch
-async def _request(self:Requests, st, keys, idx):
+async def _request(self:Requests, st, arm, keys, idx):
     "Take one request from sending to scores."
-    rollouts, error = await self._sample(st, len(keys), idx)
+    rollouts, error = await self._sample(st, arm, len(keys), idx)
     try:
         if rollouts is None:
             self._lose(st, keys, error)
             await self._score_group(st)
         else:
-            await self._arrived(st, keys, rollouts, error)
+            await self._arrived(st, arm, keys, rollouts, error)
     except Exception as e:
         self._break(e)
 
@@ -341,7 +378,8 @@ def stop(self:Requests, why, exc=None):
     "Send nothing more; what is in flight may still arrive."
     if not self.stop_reason:
         self.stop_reason, self.stopped_at, self.message = why, time.monotonic(), str(exc or why)
-    self.engine.stop(exc or Stopped(why))
+    for arm in self.arms:
+        arm.engine.stop(exc or Stopped(why))
     self.wake.set()
 
 # %% ../../nbs/sampling/12_requests.ipynb #19df68ba
@@ -358,7 +396,7 @@ def _as_run_error(e, work_dir):
 def _break(self:Requests, e):
     "Stop the run because of an error."
     e = _as_run_error(e, self.store.dir)
-    if isinstance(e, NeverAnswered) and self.engine.has_answered:   # a judge never did
+    if isinstance(e, NeverAnswered) and any(arm.engine.has_answered for arm in self.arms):   # a judge never did
         e = RunBroken(str(e))
     self.error = self.error or e
     self.stop('broken', Stopped(str(e)))
@@ -367,6 +405,6 @@ def _break(self:Requests, e):
 @patch
 def check_refusals(self:Requests):
     "Break the run if a provider, or a judge's, refused every request."
-    for engine in self.engine, *self.scorer.engines:
+    for engine in *(arm.engine for arm in self.arms), *self.scorer.engines:
         if engine.refusal and not engine.has_answered and not self.stop_reason:
             self._break(NeverAnswered(f'the provider refused the request: {engine.refusal}'))

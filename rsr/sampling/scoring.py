@@ -31,7 +31,8 @@ def join_engines(
     for s in samplers:
         if hasattr(s, 'joins'):
             s.joins(loop.store.dir)
-    for engine, s in zip((loop.engine, *loop.judge_engines), (loop.sampler, *loop.scorer.judges)):
+    engines = *(arm.engine for arm in loop.arms), *loop.judge_engines
+    for engine, s in zip(engines, (*(arm.sampler for arm in loop.arms), *loop.scorer.judges)):
         engine.slots, engine.limit = s.concurrent_requests, float(s.concurrent_requests)
 
 # %% ../../nbs/sampling/11_scoring.ipynb #f9d92f6b
