@@ -26,6 +26,8 @@ BATCH_OPTIONS = dict(
     # {route: [fault, …]}, used up in order; routes: upload create look list content cancel; a fault: a status, 'cut'
     route_faults={},
     hang=None,         # 'upload', 'create', 'look', 'content': done, but not answered; 'before …': nor done
+                       # 'second …': only once there is a second batch, or file
+    drop_reply=(),     # routes whose next reply is lost with its connection
     no_batches=False,  # there is no batch API: 404
     forget=False,      # batches keep no metadata
     retry_after=None,
@@ -83,9 +85,9 @@ class BatchLoopback(Loopback):
     def set(self, **options):
         own = {k: options.pop(k) for k in [*options] if k in BATCH_OPTIONS}
         self.b.update(own)
-        for k in 'ends', 'route_faults':
+        for k in 'ends', 'route_faults', 'drop_reply':
             if k in own:
-                self.b[k] = list(own[k]) if k == 'ends' else {r: list(f) for r, f in own[k].items()}
+                self.b[k] = list(own[k]) if k != 'route_faults' else {r: list(f) for r, f in own[k].items()}
         super().set(**options)
 
     def reset(self, **options):
@@ -103,7 +105,10 @@ class BatchLoopback(Loopback):
         self.routes.append((method, path, route))
         if not (self.allowed(headers) or headers.get('x-api-key') == self.o.auth):
             return self.tell(conn, entry, *self.unauthorized(headers))
-        if self.b['hang'] == f'before {route}':
+        hang, nth = self.b['hang'] or '', sum(r == route for *_, r in self.routes)
+        if hang.startswith('second '):
+            hang = hang.removeprefix('second ') if nth > 1 and self.is_new(route) else ''
+        if hang == f'before {route}':
             return self.held.append(route)
         faults = self.b['route_faults'].get(route)
         fault = faults.pop(0) if faults else None
@@ -112,8 +117,11 @@ class BatchLoopback(Loopback):
             return self.tell(conn, entry, fault, JSON, orjson.dumps(dict(error=dict(message=f'fault {fault}'))), more)
         with self.lock:
             status, body = act()
-        if self.b['hang'] == route:
+        if hang == route:
             return self.held.append(route)
+        if route in self.b['drop_reply']:
+            self.b['drop_reply'].remove(route)
+            return conn.reset()
         if isinstance(body, bytes):
             return self.tell(conn, entry, status, 'application/octet-stream', body, (), .5 if fault == 'cut' else 1.) or (
                 fault == 'cut' and conn.transport.close())
@@ -140,6 +148,10 @@ class BatchLoopback(Loopback):
         if rest[1:] == ['results']:
             return 'content', lambda: (200, self.finish(b)['results'])
         return 'look', lambda: (200, self.shown(self.finish(b)))
+
+    def is_new(self, route):
+        "Is this about a second batch?"
+        return len(self.batches) > 1 or route in ('upload', 'create')
 
     # ---- files and batches
 

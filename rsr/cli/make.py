@@ -167,7 +167,8 @@ def run(args, argv):
     rest = [a for a in words if not a.startswith('detach=')]
     recipe = load_recipe(rest[0], rest[1:])
     recipe.detach = _detach(words)
-    return _print_result(_execute(recipe, argv, shell['progress']), argv, shell['json'])
+    named = [a for a in argv if not a.startswith('detach=')]   # what the saved recipe says of its command
+    return _print_result(_execute(recipe, named, shell['progress']), argv, shell['json'])
 
 # %% ../../nbs/cli/02_make.ipynb #492911bd
 def _written_files(path):

@@ -287,7 +287,7 @@ def usage(self:Store,
     by:str='NULL'   # an SQL expression: a group per value
 )->list:            # [(group, kind, fingerprint, configuration, prompt tokens, completion tokens, responses), …]
     "Return the tokens used by each model, for sampling and for other calls (judge …); those of batches apart."
-    batched = 't.batch IS NOT NULL' if self.layout>3 else '0'   # an older ledger is read as it is
+    batched = 't.batch IS NOT NULL' if self.layout>3 else 't.key IS NULL'   # an older ledger is read as it is
     rows = self.db.execute(_USAGE.format(by=by, batched=batched))
     return [(by, kind, fp, _used_config(config, batch), *sums) for by, kind, fp, config, *sums, batch in rows]
 

@@ -139,6 +139,18 @@ def _cost_rows(d):
         yield 'cost', f"{amount(d['cost'])} US dollars"
     yield 'time', f"{d['seconds']:.1f} s"
 
+# %% ../../nbs/data/39_summary_table.ipynb #1bc8d66b
+def _batch_rows(d):
+    "Yield the row on batches, and what waits in them."
+    b = d.get('batches')
+    if not b:
+        return
+    took = f", {amount(b['hours'])} hours each" if b['hours'] else ''
+    text = f"{b['batches']:,} of {_plural(b['requests'], 'request')}{took}"
+    waiting = b.get('waiting')
+    yield 'batches', text+(f"; {waiting:,} of {_plural(b['waiting_requests'], 'request')} still waiting" if waiting else '')
+
+
 # %% ../../nbs/data/39_summary_table.ipynb #c2552c5e
 def _failed_text(f):
     "Say how many prompts failed for a reason, and which are the first."
@@ -244,6 +256,7 @@ def _quintile_rows(d):
 # %% ../../nbs/data/39_summary_table.ipynb #7234d0e7
 _UNITS = dict(rows='rows', usd='dollars', hours='hours')
 
+# %% ../../nbs/data/39_summary_table.ipynb #89d5509c
 def _forecast_text(k, found):
     "Say what was forecast, and what came of it."
     numbers, unit = [*found['forecast'], found['actual']], _UNITS[k]
@@ -273,6 +286,7 @@ def _reached_text(file, f):
     more = '' if f['rows']==f['goal'] else f" ({f['goal']:,} asked for)"
     return f"{f['rows']:,} rows in {file}{more}"
 
+# %% ../../nbs/data/39_summary_table.ipynb #b8669814
 def _missing_text(file, f):
     "Say how many rows a file has whose goal is not reached, and how many are within reach."
     if not f.get('why'):
@@ -289,6 +303,7 @@ def goal_text(
     left = f", {_plural(goal['unopened'], 'prompt')} not opened" if goal['unopened'] else ''
     return f"{'reached' if goal['reached'] else 'not reached'}: {', '.join(texts)}{left}"
 
+# %% ../../nbs/data/39_summary_table.ipynb #6725e014
 def _goal_rows(d):
     "Yield the row on the goal."
     if d.get('goal'):
@@ -328,6 +343,6 @@ def stats_table(
 )->str:
     "Format the statistics as a small table."
     rows = [*_prompt_rows(d), *_goal_rows(d), *_score_rows(d), *_label_rows(d), *_pair_rows(d), *_cost_rows(d),
-            *_problem_rows(d), *_file_rows(d), *_quintile_rows(d), *_forecast_rows(d)]
+            *_batch_rows(d), *_problem_rows(d), *_file_rows(d), *_quintile_rows(d), *_forecast_rows(d)]
     rows += [('hint', hint) for hint in hints(d)]
     return '\n'.join(f'{name:10} {text}' for name, text in rows)

@@ -38,7 +38,7 @@ from .reward import make_scorer
 from .saved_recipe import recipe_so_far, save_recipe
 from ..sampling.budget import Budget, model_price
 from ..sampling.batch_client import batch_client
-from ..sampling.batch_loop import BatchLoop, loop_for
+from ..sampling.batch_loop import BatchLoop, all_of, loop_for
 from ..sampling.progress import check_progress, make_progress
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
@@ -104,11 +104,11 @@ def _check_relative(formatters, plan, d):
                            f"{d['pairs']['strategy']} needs it while it samples; set a number, or use rubric_selection")
 
 # %% ../../nbs/run/12_execution.ipynb #2649b55f
-def _all_rollouts(sampling, formatters, goal):
+def _all_rollouts(sampling, formatters, goal, batch):
     "Return the options of sampling: without early stops if a threshold is relative, and with a goal by worth."
     if sampling.early_stop and any(relative_options(f.options) for f in formatters):
         return replace(sampling, early_stop=False)
-    by_worth = goal and sampling.early_stop and not sampling.allocate
+    by_worth = goal and sampling.early_stop and not sampling.allocate and not batch
     return replace(sampling, allocate='rows') if by_worth else sampling
 
 # %% ../../nbs/run/12_execution.ipynb #1bdaac22
@@ -157,11 +157,13 @@ def _make_judges(verifier, judges):
 # %% ../../nbs/run/12_execution.ipynb #b9a4a1f8
 def _check_batches(d, parts):
     "Raise unless those samplers that are to use a batch API can do so."
-    for s in parts['sampler'], *parts['judges']:
-        if s.batch:
-            batch_client(s)
-    batched = [s for s in (parts['sampler'], *parts['judges']) if s.batch]
-    if batched and not parts['sampler'].batch:
+    samplers = all_of(parts['sampler'])
+    batched = [s for s in (*samplers, *parts['judges']) if s.batch]
+    for s in batched:
+        batch_client(s)
+    if any(s.batch for s in samplers) and not all(s.batch for s in samplers):
+        raise RsrError('sampler.batch: either all models of a cascade answer in batches, or none')
+    if batched and not samplers[0].batch:
         raise RsrError(f'{batched[0].section}.batch: judges answer in batches only if the sampler does; set '
                        f'sampler.batch=true, or leave {batched[0].section}.batch out')
     if batched and d.get('engine')=='ray':
@@ -187,7 +189,8 @@ def build(
     _check_batches(d, parts)
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)
     check_order(d, parts['formatters'], bool(plan and plan.rejected is not None))
-    parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], d.get('goal'))
+    parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], d.get('goal'),
+                                      d['sampler'].get('batch'))
     parts['mix'] = d['resume'].get('mix', False)
     return {**parts, **_pair_parts(plan, parts['verifier'])}
 

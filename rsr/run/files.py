@@ -8,7 +8,9 @@ __all__ = ['valid_outcomes', 'valid_groups', 'sent_messages', 'formatters_in_run
            'run_statistics', 'write_readmes', 'extra_formatters', 'write_run_files', 'format_files']
 
 # %% ../../nbs/run/10_files.ipynb #65f03bf5
+from collections import Counter
 from functools import partial
+from ..data.batches import batch_counts
 from ..data.component_summary import component_stats
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.kept_plans import check_forecast
@@ -332,7 +334,7 @@ def run_statistics(store, d)->dict:
     _note_forms(counts, make_formatters(d['formatter']))
     _note_left_over(counts)
     more = dict(labels=label_statistics(store), thresholds=_relative_numbers(store, d),
-                components=component_stats(store, valid_outcomes(d), price_of),
+                components=component_stats(store, valid_outcomes(d), price_of), batches=batch_counts(store),
                 quintiles=quintile_stats(store, pass_threshold, valid_outcomes(d)),
                 forecast=check_forecast(store, d, counts))
     return {**counts, 'remedies':remedies_of(counts), **{k:v for k, v in more.items() if v}}

@@ -38,9 +38,9 @@ def check_batch(
         raise RsrError(f"{section}.batch: {no_such('form', value, list(FORMS))}, or true and false")
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #0b8c888b
-def _without(section, what):
+def _without(section, what, why=''):
     "Return the error for a sampler without batches."
-    return RsrError(f'{section}.batch: {what} has no batch API. Allowed are servers with OpenAI\'s, Mistral\'s or '
+    return RsrError(f'{section}.batch: {what} has no batch API{why}. Allowed are servers with OpenAI\'s, Mistral\'s or '
                     f'Anthropic\'s form of it ({section}.base_url=…, or a model such as openai/gpt-4o-mini); '
                     f'leave {section}.batch out to sample directly')
 
@@ -293,11 +293,13 @@ async def find(self:BatchClient,
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #1ccbcd0d
 @patch
-async def _is_ours(self:BatchClient, state, own):
-    "Check whether the first result of a batch has an id of ours."
+async def _is_ours(self:BatchClient, state, own, most=50):
+    "Check whether one of the first results of a batch has an id of ours."
     async with aclosing(self.results(state.files[0])) as results:
         async for id, _, _ in results:
-            return read_request_id(id, own) is not None
+            most -= 1
+            if read_request_id(id, own) or not most:
+                return bool(most)
     return False
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #5eb50301
@@ -391,7 +393,7 @@ def require(self:BatchClient):
         error = pool.submit(lambda: asyncio.run(self._probe())).result()
     status = getattr(error, 'status', None)
     if status in (404, 405, 501):
-        raise _without(self.section, f'{self.address} (GET {self.form.jobs}: HTTP {status})')
+        raise _without(self.section, self.address, f' (GET {self.form.jobs}: HTTP {status})')
     if error and error.kind in ('fatal', 'denied'):
         raise RsrError(f'{self.section}.batch: {self.address} refuses to list batches: {error}')
 
