@@ -128,6 +128,7 @@ def turn(self:_Alone, ids, turn):
 # %% ../../nbs/data/52_plays.ipynb #bc11e17c
 FITS = 8   # in a turn of all prompts
 
+# %% ../../nbs/data/52_plays.ipynb #3ca32af9
 def _play_alone(policy, d, board, task, costs, learn):
     "Play all prompts to their end, one event of each at a time; return the rows that each event adds."
     ids, alone = np.arange(len(board.prompts)), _Alone(policy, d, board, task, costs, np.zeros(len(board.prompts)))
