@@ -14,6 +14,7 @@ from ..data.secrets import redact
 from ..data.terminal import visible
 from .execution import build, carry_out, execute, new_work_dir, prepare, total_prompts
 from .results import Run
+from ..sampling.progress import engine_note
 
 # %% ../../nbs/run/13_live.ipynb #2114b8a6
 def _pass_rate(loop):
@@ -43,7 +44,7 @@ def snapshot(
     left = (total-loop.n['closed'])/pace if pace else None
     return dict(side=loop.side and loop.side.name, total=total, **_counts(loop),
                 usd=budget.usd if budget.counts_money else None, seconds=since, left=left,
-                in_flight=loop.sending, note=loop.engine.note)
+                in_flight=loop.sending, note=engine_note(loop))
 
 # %% ../../nbs/run/13_live.ipynb #2434a78f
 def duration(
