@@ -41,9 +41,8 @@ def _check_entry(entry, at):
     "Raise unless an entry of a cascade is a mapping of options that may be its own."
     if not isinstance(entry, dict):
         raise RsrError(f'{at}: {entry!r} is not a mapping of options, e.g. {{model: …, price: {{…}}}}')
-    for k in _FOR_ALL:
-        if k in entry:
-            raise RsrError(f'{at}.{k}: it holds for all samplers, as the training files do; write sampler.{k}')
+    for k in filter(entry.__contains__, _FOR_ALL):
+        raise RsrError(f'{at}.{k}: it holds for all samplers, as the training files do; write sampler.{k}')
     check_price(entry.get('price'), f'{at}.price')
 
 # %% ../../nbs/sampling/31_cascade.ipynb #8f1f8a82
@@ -104,9 +103,8 @@ def own_price(
     key:str='sampler.price'   # its name, if it is wrong
 ):                            # (prompt, completion) in US dollars per token; None: unknown
     "Return what a sampler costs per token; the embedded model costs nothing."
-    if is_embedded(options) and not options.get('price'):
-        return 0., 0.
-    return model_price(options.get('model'), options.get('price'), key)
+    is_free = is_embedded(options) and not options.get('price')
+    return (0., 0.) if is_free else model_price(options.get('model'), options.get('price'), key)
 
 # %% ../../nbs/sampling/31_cascade.ipynb #28cdb509
 def check_prices(
