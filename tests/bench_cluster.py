@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench import SEED, SLOTS, prompts_file, table
+from bench import SEED, SLOTS
+from bench_tools import prompts_file, table
 from loopback import spawn
 
 HERE = Path(__file__).parent

@@ -479,7 +479,7 @@ class Loopback:
         self.set(**options)
         self.asked, self.count, self.rng = Counter(), Counter(), random.Random(self.o.seed)
         self.by_status, self.by_fault = Counter(), Counter()
-        self.outcomes, self.sold = {}, {}   # {(prompt, model): [right, wrong]}; {model: dict(samples, right, usd)}
+        self.outcomes, self.sales = {}, {}   # {(prompt, model): [right, wrong]}; {model: dict(samples, right, usd)}
         self.inflight = sum(1 for c in self.conns if c.call)
         self.most, self.first, self.last, self.latency = self.inflight, None, None, 0.
         self.began, self.tokens = None, None
@@ -490,7 +490,7 @@ class Loopback:
         "Counts since the start or the last reset, of chat requests."
         counts = {k: self.count[k] for k in ('requests', 'samples', 'lost', 'connections')}
         return dict(counts, prompts=len({key[1] if self.o.models else key for key in self.asked}),
-                    models=self.sold, usd=sum(m['usd'] for m in self.sold.values()), accepted=len(self.accepted()),
+                    models=self.sales, usd=sum(m['usd'] for m in self.sales.values()), accepted=len(self.accepted()),
                     latency=self.latency, by_status=dict(self.by_status), by_fault=dict(self.by_fault),
                     inflight=self.inflight,
                     max_inflight=self.most, first_request=self.first, last_response=self.last,
@@ -749,7 +749,7 @@ class Loopback:
         name = body['model']
         of = self.outcomes.setdefault((last_user(body['messages']), name), [0, 0])
         of[:] = of[0] + sum(rights), of[1] + len(rights) - sum(rights)
-        total = self.sold.setdefault(name, dict(samples=0, right=0, usd=0.))
+        total = self.sales.setdefault(name, dict(samples=0, right=0, usd=0.))
         price = self.o.models[name]['price']
         total['samples'] += len(rights)
         total['right'] += sum(rights)

@@ -34,8 +34,8 @@ from rsr.explore.score_figures import (
 from rsr.run.results import Run
 from rsr.style import COLOURS, ENDS, INK, LOOKS
 
-NAMES = ['scores', 'pass_rates', 'rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency', 'yield_budget',
-         'score_length', 'margins', 'components', 'criteria', 'taxonomy', 'compare']
+NAMES = ['scores', 'pass_rates', 'difficulty', 'rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency',
+         'yield_budget', 'score_length', 'margins', 'components', 'criteria', 'taxonomy', 'compare']
 RECIPE = dict(sampler=dict(model='m', temperature=.7, max_tokens=100),
               verifier=dict(type='rubric', rubric='helpful_answer'),
               formatter=[dict(type='sft', pass_threshold=.8),

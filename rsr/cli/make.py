@@ -68,7 +68,7 @@ def next_step(
         option = f'budget.{spent[1]}'
         others = [a for a in argv if not a.startswith(f'{option}=')]
         return 'raise the limit', f'{resume_command(work_dir, others)} {option}=…'
-    return 'resume with', resume_command(work_dir, argv)
+    return 'collect with' if stop_reason=='detached' else 'resume with', resume_command(work_dir, argv)
 
 # %% ../../nbs/cli/02_make.ipynb #89f2572e
 def by_path(
@@ -145,8 +145,17 @@ def _execute(recipe, argv, progress):
     with _named_dir(recipe, argv):
         return execute(recipe, progress=progress)
 
+# %% ../../nbs/cli/02_make.ipynb #d8305ff4
+def _detach(words)->bool:
+    "Return the value of `detach=`, False without it."
+    given = [a.removeprefix('detach=') for a in words if a.startswith('detach=')]
+    if given and given[-1].lower() not in ('true', 'false'):
+        raise RsrError(f"rsr run: detach: '{given[-1]}' is not true or false")
+    return bool(given) and given[-1].lower()=='true'
+
+
 # %% ../../nbs/cli/02_make.ipynb #31b5c628
-@command('RECIPE [key=value …] [progress=lines] [json=true]', 'rsr run dpo data.input_path=prompts.jsonl '
+@command('RECIPE [key=value …] [detach=true] [progress=lines] [json=true]', 'rsr run dpo data.input_path=prompts.jsonl '
          'verifier.type=math-rlvr sampler.base_url=http://localhost:8000/v1')
 def run(args, argv):
     "Sample a recipe (a file, or a shipped name) and write its training files; work_dir=OLD resumes that run."
@@ -155,7 +164,11 @@ def run(args, argv):
     words = _with_recipe(words)
     if not has_name(words):
         raise _usage_with_recipes('run', words)
-    return _print_result(_execute(load_recipe(words[0], words[1:]), argv, shell['progress']), argv, shell['json'])
+    rest = [a for a in words if not a.startswith('detach=')]
+    recipe = load_recipe(rest[0], rest[1:])
+    recipe.detach = _detach(words)
+    named = [a for a in argv if not a.startswith('detach=')]   # what the saved recipe says of its command
+    return _print_result(_execute(recipe, named, shell['progress']), argv, shell['json'])
 
 # %% ../../nbs/cli/02_make.ipynb #492911bd
 def _written_files(path):
@@ -177,13 +190,21 @@ def _print_files(done):
 def _print_stop(done):
     "Say why a run stopped early, if it did."
     if done.message:
-        out(f'stopped: {redact(done.message)}')
+        out(f"{'left' if done.stop_reason=='detached' else 'stopped'}: {redact(done.message)}")
+
+# %% ../../nbs/cli/02_make.ipynb #466c8a0e
+def _print_goal(stats):
+    "Say whether the goal of a run is reached, if it has one."
+    from rsr.data.summary_table import goal_text
+    if stats.get('goal'):
+        out(f"goal {goal_text(stats['goal'])}")
 
 # %% ../../nbs/cli/02_make.ipynb #c9faf453
 def _print_result(done, argv, as_data=False):
     "Print the closing lines of a run, and give its data if asked; return its exit code."
     data = run_data(done, argv)
     _print_stop(done)
+    _print_goal(data['stats'])
     out(f"{done.summary(data['stats'])}\nrun        {done.path}")
     _print_files(done)
     _print_next_step(data, argv)
@@ -237,39 +258,72 @@ def _pilot_size(args):
     return int(n)
 
 # %% ../../nbs/cli/02_make.ipynb #149c1df4
+def _levers(done, recipe, n):
+    "Return the table of levers of a run with a pilot; the run keeps it."
+    from rsr.run.lever_table import keep_plan
+    from rsr.run.levers import forecast_levers
+    levers = forecast_levers(done, recipe, n)
+    keep_plan(done.path, levers)
+    return levers
+
+# %% ../../nbs/cli/02_make.ipynb #195ca118
 def _pilot(words, n, progress):
-    "Sample a recipe's first `n` prompts; return the run and its forecast."
+    "Sample a recipe's first `n` prompts; return the run, its forecast, and the table of levers."
     from rsr.run.forecast import pilot_run
     from rsr.run.recipe import load_recipe
     recipe = load_recipe(words[0], words[1:])
     with _named_dir(recipe, ['run', *words]):
-        return pilot_run(recipe, n, progress=progress)
+        done, forecast = pilot_run(recipe, n, progress=progress)
+        return done, forecast, _levers(done, recipe, n)
+
+# %% ../../nbs/cli/02_make.ipynb #7a796811
+def _taken(options):
+    "Return the beginnings of words that options take the place of."
+    return tuple(f'{key}=' for key in options)+tuple(f'{key}.' for key in options if '.' not in key)
+
+# %% ../../nbs/cli/02_make.ipynb #cb324e38
+def _line_commands(path, levers, run_words):
+    "Return {name of a line: the command that runs it}."
+    from rsr.run.lever_table import option_words
+    def command(options):
+        others = [w for w in run_words if not w.startswith(_taken(options))]
+        return resume_command(path, [*others, *option_words(options)])
+    return {line['name']:command(line['options']) for line in levers.get('lines') or ()}
+
+# %% ../../nbs/cli/02_make.ipynb #e76f53d2
+def _with_commands(levers, commands):
+    "Return a table of levers as plain data, with the commands."
+    lines = [{**line, 'command':commands[line['name']]} for line in levers.get('lines') or ()]
+    return {**levers, 'lines':lines}
 
 # %% ../../nbs/cli/02_make.ipynb #3ef9f877
 @command('RECIPE [pilot=20] [key=value …] [progress=lines] [json=true]', 'rsr plan dpo pilot=20 '
          'data.input_path=prompts.jsonl verifier.type=math-rlvr sampler.model=gpt-4o-mini work_dir=runs/first')
 def plan(args, argv):
     """Sample a few prompts and forecast the whole run: satisfied prompts, rollouts, tokens, cost, time.
-    The run then reuses the samples."""
+    A table compares the ways to sample, with the command for each. The run then reuses the samples."""
     from rsr.run.forecast import forecast_table
+    from rsr.run.lever_table import lever_table
     words, shell = shell_options('plan', args)
     rest = [a for a in words if not a.startswith('pilot=')]
     named = _with_recipe(rest)
     if not has_name(named):
         raise _usage_with_recipes('plan', rest)
-    done, forecast = _pilot(named, _pilot_size(words), shell['progress'])
-    out(forecast_table(forecast))
-    return _print_pilot(done, forecast, ['run', *rest], shell['json'])
+    done, forecast, levers = _pilot(named, _pilot_size(words), shell['progress'])
+    commands = _line_commands(done.path, levers, ['run', *rest])
+    out(f'{forecast_table(forecast)}\n\n{lever_table(levers, commands)}\n')
+    return _print_pilot(done, dict(forecast=forecast, levers=_with_commands(levers, commands)), ['run', *rest],
+                        shell['json'])
 
 # %% ../../nbs/cli/02_make.ipynb #a3c45a61
-def _print_pilot(done, forecast, run_words, as_data):
+def _print_pilot(done, found, run_words, as_data):
     "Say how to go on after a pilot, and give its data if asked; return its exit code."
     what, line = next_step(done.path, run_words, done.stop_reason, done.message)
     _print_stop(done)
     out(f"{what if done.stop_reason else 'run all of it with'}: {line}")
-    data = run_data(done, run_words)
+    data = {**run_data(done, run_words), 'resume':line, **found}
     if as_data:
-        give({**data, 'resume':line, 'forecast':forecast})
+        give(data)
     return data['exit_code']
 
 # %% ../../nbs/cli/02_make.ipynb #d596b153

@@ -236,7 +236,7 @@ _BUDGET = ' budget.usd budget.tokens budget.minutes'
 _RUN = ('data.input_path work_dir sampler.model sampler.base_url sampler.api_key sampler.temperature '
         'sampler.max_tokens sampler.concurrent_requests sampling.max_rollouts sampling.step_size sampling.give_up '
         'verifier.type verifier.rubric verifier.model formatter.pass_threshold formatter.fail_threshold '
-        'formatter.target pairs.strategy split.eval decontaminate'+_BUDGET+' json progress')
+        'formatter.target pairs.strategy goal sampling.allocate split.eval decontaminate'+_BUDGET+' json progress')
 
 # %% ../../nbs/cli/00_usage.ipynb #b5b8f0b7
 _FORMAT = ('formatter.pass_threshold formatter.fail_threshold formatter.min_margin formatter.where '

@@ -73,7 +73,7 @@ def hard_worth(
     return best
 
 # %% ../../nbs/data/41_worth.ipynb #868634e0
-TARGET = 1, 2, 3, 4, 5   # rows of each quintile, in proportion, easiest first
+TARGET = 1, 2, 4, 8, 16   # rows of each quintile, in proportion, easiest first
 
 def quintile_weights(
     rows,            # rows so far of each quintile, easiest first

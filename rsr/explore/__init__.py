@@ -9,12 +9,18 @@ from rsr.explore.run_figures import (
     plot_tokens,
     plot_yield_budget,
 )
-from rsr.explore.score_figures import plot_margins, plot_pass_rates, plot_score_length, plot_scores
+from rsr.explore.score_figures import (
+    plot_difficulty,
+    plot_margins,
+    plot_pass_rates,
+    plot_score_length,
+    plot_scores,
+)
 from rsr.explore.serve import serve
 from rsr.explore.widget import explore
 
 __all__ = [
-    'FIGURES', 'all_figures', 'explore', 'figure', 'plot_compare', 'plot_criteria', 'plot_latency', 'plot_margins',
+    'FIGURES', 'all_figures', 'explore', 'figure', 'plot_compare', 'plot_criteria', 'plot_difficulty', 'plot_latency', 'plot_margins',
     'plot_outcomes', 'plot_pass_rates', 'plot_rollouts_to_satisfaction', 'plot_score_length', 'plot_scores',
     'plot_taxonomy', 'plot_tokens', 'plot_yield_budget', 'serve',
 ]

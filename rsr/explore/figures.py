@@ -12,13 +12,13 @@ from .breakdown_figures import plot_compare, plot_components, plot_criteria, plo
 from .ledger_view import FIGURES
 from .run_figures import plot_latency, plot_outcomes, plot_rollouts_to_satisfaction, plot_tokens
 from .run_figures import plot_yield_budget
-from .score_figures import plot_margins, plot_pass_rates, plot_score_length, plot_scores
+from .score_figures import plot_difficulty, plot_margins, plot_pass_rates, plot_score_length, plot_scores
 from ..style import style
 
 # %% ../../nbs/explore/13_figures.ipynb #07bdd390
-REPORT = (plot_scores, plot_pass_rates, plot_rollouts_to_satisfaction, plot_outcomes, plot_tokens, plot_latency,
-          plot_yield_budget, plot_score_length, plot_margins, plot_components, plot_criteria, plot_taxonomy,
-          plot_compare)
+REPORT = (plot_scores, plot_pass_rates, plot_difficulty, plot_rollouts_to_satisfaction, plot_outcomes, plot_tokens,
+          plot_latency, plot_yield_budget, plot_score_length, plot_margins, plot_components, plot_criteria,
+          plot_taxonomy, plot_compare)
 
 # %% ../../nbs/explore/13_figures.ipynb #dd079513
 def _sort_figures(first):

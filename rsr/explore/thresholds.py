@@ -80,11 +80,12 @@ def _sft(ix, o):
 # %% ../../nbs/explore/01_thresholds.ipynb #51f551cc
 @estimate('grpo')
 def _grpo(ix, o):
-    if not o['band']:
+    bands = [band for band in (o['band'], (0, 1) if o['both_outcomes'] else None) if band]
+    if not bands:
         return dict(rows=np.ones(ix.n, bool))
     passes = np.bincount(ix.prompt[passed(ix.score, o['pass_threshold'])], minlength=ix.n)
     rate = passes/np.maximum(ix.count, 1)
-    return dict(rows=(ix.count>0) & in_band(rate, o['band']))
+    return dict(rows=np.all([ix.count>0, *(in_band(rate, band) for band in bands)], axis=0))
 
 # %% ../../nbs/explore/01_thresholds.ipynb #d5211add
 def _pool_sizes(unique, o):

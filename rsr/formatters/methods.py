@@ -32,6 +32,7 @@ class Method(NamedTuple):
 # %% ../../nbs/formatters/02_methods.ipynb #2717d61f
 FORMATTERS = {}   # name -> Method
 
+# %% ../../nbs/formatters/02_methods.ipynb #7f47e6fa
 def formatter(
     name:str,             # as recipes write it
     need,                 # ([(score, text), …], **options) -> (passes, fails) still needed
@@ -73,6 +74,7 @@ def file(self:Formatter)->str:
     "Return the name of its file."
     return f'{self.name}.{self.format}'
 
+# %% ../../nbs/formatters/02_methods.ipynb #1415ece8
 @patch(as_prop=True)
 def method(self:Formatter)->str:
     "Return the method that its file trains: an unrolled pool trains as SFT."
@@ -93,12 +95,11 @@ def _counts(r, where, pass_threshold):
         return True
     return read_condition(where).check({**components(r.detail), 'score':r.score})
 
+# %% ../../nbs/formatters/02_methods.ipynb #dc3dd80b
 def _counted(rollouts, where, options):
     "Return the rollouts that count; the thresholds are numbers."
     least = options.get('pass_threshold', 1.)
     return [r for r in rollouts if _counts(r, where, least)] if where else rollouts
-
-
 
 # %% ../../nbs/formatters/02_methods.ipynb #4c4acad5
 @patch
@@ -111,6 +112,7 @@ def _need_all(seen):
     "Return the samples still needed if thresholds are relative: all that `max_rollouts` allows."
     return (0, 0) if seen else (0, 0, 1)
 
+# %% ../../nbs/formatters/02_methods.ipynb #c2f6ebeb
 def _with_prompt(fn, options, where):
     "Return a function of (prompt, rollouts) that knows the thresholds of the prompt, and what counts."
     def of_prompt(prompt, rollouts):
@@ -120,7 +122,6 @@ def _with_prompt(fn, options, where):
                            '`Formatter.in_run`')
         return fn(prompt, _counted(rollouts, where, known), **known)
     return of_prompt
-
 
 # %% ../../nbs/formatters/02_methods.ipynb #b24fb06d
 def bind(
@@ -143,11 +144,13 @@ def in_run(self:Formatter,
     "Return the formatter with the thresholds of the run as numbers."
     return self.with_options(in_run(self.options, groups))
 
+# %% ../../nbs/formatters/02_methods.ipynb #e7dcd483
 @patch
 def in_numbers(self:Formatter, groups:list)->Formatter:
     "Return the formatter with all thresholds as numbers, those of the prompts as their median."
     return self.with_options(in_numbers(self.options, groups))
 
+# %% ../../nbs/formatters/02_methods.ipynb #a60ed0dc
 @patch
 def with_options(self:Formatter, options:dict)->Formatter:
     "Return the formatter with other options of its method."
@@ -160,6 +163,7 @@ def counts(self:Formatter, r)->bool:
     least = self.options.get('pass_threshold', 1.)
     return not self.where or isinstance(least, dict) or _counts(r, self.where, least)
 
+# %% ../../nbs/formatters/02_methods.ipynb #31297afb
 @patch
 def counted(self:Formatter, rollouts)->list:
     "Return those of all rollouts of a prompt that count."
@@ -186,6 +190,7 @@ def _why_where(self:Formatter, rollouts)->str:
 _UNFINISHED = {None:'not finished', 'budget':'stopped by a budget', 'no_reference':'no reference answer',
                'failed':'the requests failed'}
 
+# %% ../../nbs/formatters/02_methods.ipynb #21d5fe5e
 @patch
 def why_no_row(self:Formatter, prompt, rollouts)->str:
     "Return why a prompt gives no row in the file."
@@ -208,6 +213,7 @@ def _asked(prompt):
 # %% ../../nbs/formatters/02_methods.ipynb #b78c4130
 SELECT = {}   # name -> function(passed rollouts, prompt) -> the one to write
 
+# %% ../../nbs/formatters/02_methods.ipynb #ebcf397f
 def select(name):
     "Register a function as a way to select one of several passed responses."
     def _(f):
@@ -408,11 +414,13 @@ def in_band(rate, band)->bool:
 # %% ../../nbs/formatters/02_methods.ipynb #ebc5c82b
 BAND_ROLLOUTS = 8
 
-def _need_grpo(seen, band=None, **_):
-    "Return the samples still needed to measure a pass rate, as a third number."
-    if not band or len(seen)>=BAND_ROLLOUTS:
-        return 0, 0
-    return 0, 0, BAND_ROLLOUTS-len(seen)
+# %% ../../nbs/formatters/02_methods.ipynb #5f3ade4d
+def _need_grpo(seen, pass_threshold=1.0, band=None, both_outcomes=False, **_):
+    "Return (passes, fails) still needed for both outcomes, and as a third number the samples to measure a pass rate."
+    ok = sum(passed(score, pass_threshold) for score, _ in seen)
+    need = (int(not ok), int(ok==len(seen))) if both_outcomes else (0, 0)
+    more = BAND_ROLLOUTS-len(seen) if band else 0
+    return (*need, more) if more>0 else need
 
 # %% ../../nbs/formatters/02_methods.ipynb #4f542e08
 def _pass_rate(rollouts, pass_threshold):
@@ -429,20 +437,20 @@ def _side_of_band(rate, band):
 
 # %% ../../nbs/formatters/02_methods.ipynb #f0e79853
 def _why_outside(prompt, rollouts, pass_threshold=1.0, band=None, **_):
-    "Return why scored responses leave a prompt outside the band."
+    "Return why scored responses leave a prompt outside the band, or have one outcome only."
     n = sum(r.score is not None for r in rollouts)
-    few = '' if n>=BAND_ROLLOUTS else f' (fewer than {BAND_ROLLOUTS} scored)'
+    few = '' if n>=BAND_ROLLOUTS or not band else f' (fewer than {BAND_ROLLOUTS} scored)'
     return _side_of_band(_pass_rate(rollouts, pass_threshold), band)+few
 
 # %% ../../nbs/formatters/02_methods.ipynb #8262d167
 @formatter('grpo', _need_grpo, 'trl', 'standard', _why_outside, columns=('answer',))
 def grpo(prompt, rollouts,
     pass_threshold:float=1.0,   # score from which a response is correct
-    band:list=None              # [low, high]: only prompts with low < pass rate < high, e.g. [0, 1]
+    band:list=None,             # [low, high]: only prompts with low < pass rate < high, e.g. [0, 1]
+    both_outcomes:bool=False    # sample a prompt until a response passed and one failed; without both it gives no row
 )->list:
     "Write one row per prompt; `columns` hold what the reward needs, by default the answer."
-    if band:
-        rate = _pass_rate(rollouts, pass_threshold)
-        if rate is None or not in_band(rate, band):
-            return []
+    rate, bands = _pass_rate(rollouts, pass_threshold), [band]*bool(band)+[(0, 1)]*both_outcomes
+    if bands and (rate is None or not all(in_band(rate, b) for b in bands)):
+        return []
     return [{**_asked(prompt), 'id':prompt.id}]

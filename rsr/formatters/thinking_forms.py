@@ -31,6 +31,8 @@ def without_end_tokens(text:str)->str:
     text = text.strip()
     for _ in range(20):   # more of them are no end of a turn
         token = next((t for t in END_TOKENS if text.endswith(t) and not _is_markup(text, t)), '')
+        if not token:
+            break
         text = text.removesuffix(token).rstrip()
     return text
 

@@ -9,6 +9,7 @@ __all__ = ['COMMON', 'options_of', 'check_range', 'make_formatter', 'make_format
 import inspect, orjson
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from fastcore.basics import patch
@@ -131,11 +132,11 @@ def make_formatters(
 # %% ../../nbs/formatters/07_writer.ipynb #ef86e693
 class Writer:
     "One file being written: the rows of one formatter on one side of the split."
-    def __init__(self, f, folder, single=True, models=None, holds=None):
+    def __init__(self, f, folder, single=True, models=None, holds=None, note=None):
         single = single and fits_strings(holds)
         if not single:
             check_conversations(f)
-        self.f, self.path, self.holds = f, Path(folder)/f.file, holds
+        self.f, self.path, self.holds, self.note = f, Path(folder)/f.file, holds, note
         self.style, self.models = f.style if single else 'messages', models or {}
         self.rows = self.prompts = self.thought = self.stripped = 0   # rows with thinking; those that lost it
         self.sizes = Counter()                     # Multi-SFT: prompts by their number of unique passed responses
@@ -145,8 +146,14 @@ class Writer:
         self.labels = []                           # KTO: (label, rank within its prompt, hash) of each row
         self.only_dates = None                     # columns that held nothing but ISO dates so far
         self.buffer, self.parquet = [], None       # rows to write, and pyarrow's writer
-        self.atomic = Atomic(self.path)
-        self.out = self.atomic.__enter__()
+        self.begin()
+
+# %% ../../nbs/formatters/07_writer.ipynb #59d370d1
+@patch
+def begin(self:Writer):
+    "Begin the file, under a temporary name."
+    self.atomic = Atomic(self.path)
+    self.out = self.atomic.__enter__()
 
 # %% ../../nbs/formatters/07_writer.ipynb #76788537
 @patch
@@ -230,6 +237,8 @@ def write(self:Writer, prompt, rollouts, prepare=None):
         self.put([row for _, row in made])
         self._count(prompt, usable, made)
         self._note_stripped(rollouts, made)
+        if self.note:
+            self.note(rollouts, len(made))
     else:
         self.without_row[why[0] if why else self.f.why_no_row(prompt, usable)] += 1
     if self.f.type=='multi_sft':
@@ -336,13 +345,14 @@ def _write_groups(writers, groups, formatters, prepare, side):
                 writers[f.name, place].write(prompt, rollouts, prepare)
 
 # %% ../../nbs/formatters/07_writer.ipynb #1c175dbd
-def _open_writers(formatters, folders, single, prepare, models, holds):
+def _open_writers(formatters, folders, single, prepare, models, holds, note):
     "Return {(formatter's name, side): Writer}."
     writers = {}
     for f in formatters:
         one_turn = single and not (f.keep_system and prepare)
         for side, folder in folders.items():
-            writers[f.name, side] = Writer(f, folder, one_turn, models, holds)
+            told = note and partial(note, f.name if side=='train' else f'{side}/{f.name}')
+            writers[f.name, side] = Writer(f, folder, one_turn, models, holds, told)
     return writers
 
 # %% ../../nbs/formatters/07_writer.ipynb #63841176
@@ -377,14 +387,14 @@ def write_files(
     single:bool=True, # is every prompt one user turn?
     side=None,        # (prompt, formatter) -> 'train', 'eval' or None (in no file); None: all to train
     models=None,      # {a rollout's sampler: name of the model}, for a column `model`
-    holds=None        # what the prompts have, as from `prompt_holds`; None: looked for in a list, else row by row
+    holds=None,       # what the prompts have, as from `prompt_holds`; None: looked for in a list, else row by row
+    note=None         # (file without its ending, rollouts, rows): is told of each prompt that gives rows
 )->dict:              # {file: {rows, prompts, …}}
     "Write each formatter's file: JSON Lines in strict UTF-8, or Parquet."
     formatters = _in_numbers(formatters, groups)
     folders = {s:Path(out)/s for s in _sides(side)}
     holds = _holds(groups) if holds is None else holds
-    writers, counts = _open_writers(formatters, folders, single, prepare, models, holds), {}
-    error = BaseException
+    writers, counts, error = _open_writers(formatters, folders, single, prepare, models, holds, note), {}, BaseException
     try:
         _write_groups(writers, groups, formatters, prepare, side)
         error = None

@@ -24,6 +24,7 @@ from ..formatters.pairing import implausible, length_problem
 from .flaws import RuleSampler, flaw_messages, flaw_of, flaw_problem, load_flaws
 from .references import load_reference, with_reference
 from ..sampling.budget import check_price
+from ..sampling.batch_loop import loop_for
 from ..sampling.loop import Loop
 from ..sampling.samplers import HttpSampler
 from ..sampling.pair_side import PairSide
@@ -420,7 +421,7 @@ def pair_loops(
     rest = {k:v for k, v in parts.items() if k not in ('sampler', 'rejected', 'plan', 'keys')}
     keys = parts.get('keys')
     if plan.rejected is None:
-        yield Loop(store, parts['sampler'], **rest, keys=keys)
+        yield loop_for(parts['sampler'])(store, parts['sampler'], **rest, keys=keys)
         return
     yield Loop(store, parts['sampler'], **rest, keys=keys, side=chosen_side(plan, options['pass_threshold']))
     yield from _rejected_loop(store, plan, parts, rest, formatter)

@@ -25,19 +25,21 @@ from ..data.variables import refuse_masked, resolve_secrets
 # %% ../../nbs/run/12_execution.ipynb #91e7a3af
 from ..formatters.advice import check_columns
 from ..formatters.form_checks import check_forms
+from ..formatters.goal import check_order
 from ..formatters.option_checks import check_gates
 from ..formatters.splits import stage_shares
 from ..formatters.writer import check_range, make_formatters
 from ..pairs.strategies import make_plan, pair_loops, rejected_sampler
-from .files import models_of, recipe_prices, write_run_files
+from .files import make_goal, models_of, recipe_prices, write_run_files
 from .inputs import check_references, load_input, missing_prompts_note
-from .options import complete_formatters, keep_options
+from .options import complete_formatters, keep_options, warn_of_new_scores
 from .results import Run
 from .reward import make_scorer
 from .saved_recipe import recipe_so_far, save_recipe
 from ..sampling.budget import Budget, model_price
-from ..sampling.cascade import check_escalation, make_samplers, note_models, sampler_options, samplers_in
-from ..sampling.loop import Loop
+from ..sampling.batch_client import batch_client
+from ..sampling.batch_loop import BatchLoop, all_of, loop_for
+from ..sampling.cascade import check_escalation, make_samplers, note_models, sampler_options
 from ..sampling.progress import check_progress, make_progress
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
@@ -104,11 +106,12 @@ def _check_relative(formatters, plan, d):
                            f"{d['pairs']['strategy']} needs it while it samples; set a number, or use rubric_selection")
 
 # %% ../../nbs/run/12_execution.ipynb #2649b55f
-def _all_rollouts(sampling, formatters):
-    "Return the options of sampling: without early stops if a threshold is relative."
+def _all_rollouts(sampling, formatters, goal, batch):
+    "Return the options of sampling: without early stops if a threshold is relative, and with a goal by worth."
     if sampling.early_stop and any(relative_options(f.options) for f in formatters):
         return replace(sampling, early_stop=False)
-    return sampling
+    by_worth = goal and sampling.early_stop and not sampling.allocate and not batch
+    return replace(sampling, allocate='rows') if by_worth else sampling
 
 # %% ../../nbs/run/12_execution.ipynb #1bdaac22
 def _build_formatters(d, verifier, plan):
@@ -129,6 +132,9 @@ def _pair_parts(plan, verifier):
     "Return the plan and the sampler of the rejected side; {} without a plan."
     if not plan:
         return {}
+    if plan.rejected is not None and plan.chosen.get('batch'):
+        raise RsrError('sampler.batch: this strategy samples the two sides of a pair apart, and that is not done in '
+                       'batches. Leave sampler.batch out, or use rubric_selection, or dpo without pairs:')
     if getattr(verifier, 'group', False) and plan.rejected is not None:
         raise RsrError(f"verifier.type: '{verifier.name}' scores all responses to a prompt together, and this strategy "
                        'samples the two sides of a pair apart; use rubric_selection, or dpo without pairs:')
@@ -150,6 +156,24 @@ def _make_judges(verifier, judges):
     sections = [f'verifier.stages.{name}' for name in stages] or ['verifier']*len(judges)
     return [make_sampler(section=section, **judge) for section, judge in zip(sections, judges)]
 
+# %% ../../nbs/run/12_execution.ipynb #b9a4a1f8
+def _check_batches(d, parts):
+    "Raise unless those samplers that are to use a batch API can do so."
+    samplers = all_of(parts['sampler'])
+    batched = [s for s in (*samplers, *parts['judges']) if s.batch]
+    for s in batched:
+        batch_client(s)
+    if any(s.batch for s in samplers) and not all(s.batch for s in samplers):
+        raise RsrError('sampler.batch: either all models of a cascade answer in batches, or none')
+    if batched and not samplers[0].batch:
+        raise RsrError(f'{batched[0].section}.batch: judges answer in batches only if the sampler does; set '
+                       f'sampler.batch=true, or leave {batched[0].section}.batch out')
+    if batched and d.get('engine')=='ray':
+        raise RsrError(f'{batched[0].section}.batch: a batch API needs no cluster; leave engine=ray out')
+    if getattr(d, 'detach', False) and not batched:
+        raise RsrError('detach=true leaves once batches are under way, and this recipe has none: set sampler.batch=true')
+
+
 # %% ../../nbs/run/12_execution.ipynb #372dd617
 def build(
     d:dict   # a checked recipe; its formatters are completed in place
@@ -164,8 +188,11 @@ def build(
     _check_fewest(parts['verifier'], parts['sampling'])
     parts['budget'] = _make_budget(d, parts['verifier'], judges)
     parts['judges'] = _make_judges(parts['verifier'], judges)
+    _check_batches(d, parts)
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)
-    parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'])
+    check_order(d, parts['formatters'], bool(plan and plan.rejected is not None))
+    parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], d.get('goal'),
+                                      all_of(parts['sampler'])[0].batch)
     check_escalation(d['sampler'], parts['sampling'])
     parts['mix'] = d['resume'].get('mix', False)
     return {**parts, **_pair_parts(plan, parts['verifier'])}
@@ -199,18 +226,6 @@ def _print_input_notes(store, loop, d):
     for note in notes:
         if note:
             warn(note)
-
-# %% ../../nbs/run/12_execution.ipynb #8b4464a8
-_SCORED = 'SELECT count(*) FROM scores WHERE verifier=?'
-
-# %% ../../nbs/run/12_execution.ipynb #3524576f
-def _warn_of_new_scores(store, before):
-    "Warn if another verifier than before will score the responses again."
-    n, = store.db.execute(_SCORED, (before,)).fetchone()
-    if before in (None, store.get('verifier')) or not n:
-        return
-    warn(f"the verifier has changed: {n:,} response{'' if n==1 else 's'} will be scored again, the files written anew, "
-         'and prompts that are then not satisfied sampled on. Scores so far are kept')
 
 # %% ../../nbs/run/12_execution.ipynb #8e8c500b
 def _open_files():
@@ -255,6 +270,8 @@ def _prepare_samplers(parts, max_rollouts, resumed):
     for s in samplers:
         s.resumed = resumed
         s.prepare()
+        if s.batch:
+            batch_client(s).require()
     return samplers
 
 # %% ../../nbs/run/12_execution.ipynb #ab111e5f
@@ -276,23 +293,37 @@ def _check_sides(store, plan, parts):
         raise RsrError(f'pairs: both sides would be sampled alike{only}. Give them different models or options')
     own_sampler(store, config, 'rejected', parts.get('mix'))
 
+# %% ../../nbs/run/12_execution.ipynb #1ca144f4
+def _refuse_waiting(store, loop):
+    "Raise if batches wait for answers, and the recipe does not use batches any more."
+    waiting = [b for b in store.batches(only_open=True) if b.kind=='sampler']
+    if waiting and not isinstance(loop, BatchLoop):
+        what = '1 batch waits' if len(waiting)==1 else f'{len(waiting)} batches wait'
+        raise RsrError(f'sampler.batch: {what} for answers at {waiting[0].address}. Collect them first, with '
+                       'sampler.batch=true; after that the run can go on without batches')
+
+
 # %% ../../nbs/run/12_execution.ipynb #388b9ea6
 def _prepare_loops(store, d, parts, src, choose):
     "Load the input and check everything that can be checked before the first call; return the loops."
     _refuse_cluster_run(store)
     parts['formatters'] = keep_options(store, d, recipe_so_far(store))
     plan = parts.pop('plan', None)
-    loops = pair_loops(store, plan, parts) if plan else iter([Loop(store, **parts)])
+    loops = pair_loops(store, plan, parts) if plan else iter([loop_for(parts['sampler'])(store, **parts)])
     loop, scored_by = next(loops), store.get('verifier')
+    loop.detach = getattr(d, 'detach', False)
+    _refuse_waiting(store, loop)
     loop.setup()
     _check_sides(store, plan, parts)
     load_input(store, d, src)
-    _warn_of_new_scores(store, scored_by)
+    warn_of_new_scores(store, scored_by)
     _print_input_notes(store, loop, d)
     check_columns(store, loop.formatters)
     holds = check_forms(store, loop.formatters)
     if choose:
         loop.keys = parts['keys'] = choose(store)
+    else:
+        loop.set_goal(make_goal(store, d, loop.formatters))
     samplers = _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
     _check_abilities(parts, holds, samplers)
     join_engines(loop, samplers)

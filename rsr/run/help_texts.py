@@ -39,6 +39,7 @@ def help_text(
 HELP = {
     'work_dir':'the run directory; null: output/YYYYMMDD_HHMMSS. An existing run is resumed',
     'formatter':'one formatter or a list of them: what is written to train/; required',
+    'goal':'rows to stop at: {sft: 5000}, by the names of formatters, or a number if there is one; null: all prompts',
     'split':'hold prompts out: their rows go to eval/; null: no split',
     'stages':'stages of training that share no prompt; null: one stage',
     'decontaminate':'a benchmark file (.jsonl, .jsonl.gz, text): prompts that share 13 words in a row with it, '

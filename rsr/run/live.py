@@ -42,7 +42,8 @@ def snapshot(
     "Return the progress of a loop as plain data."
     budget = loop.budget
     left = (total-loop.n['closed'])/pace if pace else None
-    return dict(side=loop.side and loop.side.name, total=total, **_counts(loop),
+    goal = getattr(loop, 'goal', None)
+    return dict(side=loop.side and loop.side.name, total=total, goal=goal and goal.text(), share=goal and goal.share, **_counts(loop),
                 usd=budget.usd if budget.counts_money else None, seconds=since, left=left,
                 in_flight=loop.sending, note=engine_note(loop))
 
@@ -62,6 +63,8 @@ def duration(
 def _table_rows(s, state):
     "Yield (name, text) for each row of the table."
     yield 'prompts', f"{s['closed']:,} of {s['total']:,} done, {s['satisfied']:,} satisfied"
+    if s.get('goal'):
+        yield 'goal', s['goal']
     yield 'passed', '–' if s['pass_rate'] is None else f"{s['pass_rate']:.0%} of {s['scored']:,} scored"
     yield 'rollouts', ', '.join(f'{k} {v:,}' for k, v in s['outcomes'].items()) or '–'
     cost = '' if s['usd'] is None else f", {amount(s['usd'])} US dollars"
@@ -93,7 +96,7 @@ def snapshot_html(
         return f'<div>{html.escape(state or "starting …")}</div>'
     cell = '<tr><td style="padding-right:1em;opacity:.7">{}</td><td>{}</td></tr>'
     rows = ''.join(cell.format(name, html.escape(text)) for name, text in _table_rows(s, state))
-    bar = _bar(s['closed']/s['total'] if s['total'] else 0)
+    bar = _bar(max(s['closed']/s['total'] if s['total'] else 0, s.get('share') or 0))
     head = html.escape(_heading(s, state))
     return f'<div role="status"><b>{head}</b>{bar}<table style="border:none">{rows}</table></div>'
 

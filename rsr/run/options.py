@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RAW_DEFAULTS', 'rubric_defaults', 'complete_formatters', 'by_name', 'full_options', 'formatter_config', 'decider',
            'shared_options', 'file_options', 'with_options', 'noted_options', 'merged_options', 'changed_options',
-           'option_key', 'kept_note', 'note_choices', 'keep_options']
+           'option_key', 'kept_note', 'note_choices', 'keep_options', 'warn_of_new_scores']
 
 # %% ../../nbs/run/07_options.ipynb #e1d10232
 from time import strftime
@@ -287,3 +287,15 @@ def keep_options(
     if d.get('stages'):
         stage_shares(d['stages'], [*formatters, *map(_Named, noted['extra'])])
     return formatters
+
+# %% ../../nbs/run/07_options.ipynb #bd84aebe
+_SCORED = 'SELECT count(*) FROM scores WHERE verifier=?'
+
+# %% ../../nbs/run/07_options.ipynb #3e6d5fea
+def warn_of_new_scores(store, before):
+    "Warn if another verifier than before will score the responses again."
+    n, = store.db.execute(_SCORED, (before,)).fetchone()
+    if before in (None, store.get('verifier')) or not n:
+        return
+    warn(f"the verifier has changed: {n:,} response{'' if n==1 else 's'} will be scored again, the files written anew, "
+         'and prompts that are then not satisfied sampled on. Scores so far are kept')

@@ -58,7 +58,7 @@ def _judge_options(sampler):
 
 # %% ../../nbs/run/02_overrides.ipynb #b209f7b6
 ENGINES = 'local', 'ray'
-TOP_KEYS = 'work_dir', 'formatter', 'split', 'stages', 'decontaminate', 'pairs', 'engine'
+TOP_KEYS = 'work_dir', 'formatter', 'goal', 'split', 'stages', 'decontaminate', 'pairs', 'engine'
 
 # %% ../../nbs/run/02_overrides.ipynb #3c3c3a49
 _DATA = dict(input_path=(str, None), form=(str, None), columns=(dict, None), last_turn=(str, None),
@@ -71,7 +71,7 @@ def schema()->dict:
     "Return {section: {key: (type, default)}} of all sections except formatters."
     sampler = {'type':(str, None), **_field_options(HttpSampler)}
     return dict(data=dict(_DATA), sampling=_field_options(Sampling), sampler=sampler, verifier=_judge_options(sampler),
-                budget=parameters(Budget.__init__, 1, ('price', 'judge_price', 'known')),
+                budget=parameters(Budget.__init__, 1, ('price', 'judge_price', 'known', 'batch_factors')),
                 resume=dict(mix=(bool, False)), labels=dict(decide=(str, None)), cluster=_field_options(Cluster))
 
 # %% ../../nbs/run/02_overrides.ipynb #a51fd5d6
@@ -168,7 +168,7 @@ def _declared(key):
 def _option_value(key, text):
     "Return the value of an option that was given as text."
     typ, default = _declared(key)
-    if text and text!='null' and typ is str:
+    if text and text!='null' and typ is str and not key.endswith('.batch'):   # which may be true, too
         return text
     if not text and default=='':
         return ''

@@ -12,6 +12,7 @@ from os.path import exists
 from ..data.inputs import STDIN
 from ..data.sources import READERS
 from ..data.types import RsrError, no_such
+from ..formatters.goal import check_goal
 from ..formatters.splits import check_split
 from ..pairs.strategies import PAIR_DEFAULTS, check_pairs, share_rules
 from .overrides import ENGINES, LISTS, TOP_KEYS, formatter_list, long_form, named_formatters, override
@@ -91,6 +92,33 @@ def _check_formatters(d):
             raise RsrError(f'formatter: {f!r} has no type')
     check_where(d['formatter'], d['verifier'])
 
+# %% ../../nbs/run/03_recipe.ipynb #da9911e7
+_ON_RAY = '{}: not with engine: ray, where blocks of prompts are sampled apart; run it on one machine (engine=null)'
+
+def _check_goal(d):
+    "Write a recipe's goal out by the names of its formatters; raise if it is wrong."
+    goal = d.get('goal')
+    if isinstance(goal, dict):
+        goal = {name:rows for name, rows in goal.items() if rows is not None} or None
+    if goal is None:
+        d.pop('goal', None)
+        return
+    d['goal'] = check_goal(goal, [f.get('name') or f['type'] for f in d['formatter']])
+    if d.get('engine')=='ray':
+        raise RsrError(_ON_RAY.format('goal'))
+
+# %% ../../nbs/run/03_recipe.ipynb #54d72253
+def _check_order(d):
+    "Raise if samples cannot be allocated as the recipe says."
+    o = d['sampling']
+    if o.get('allocate') and d.get('engine')=='ray':
+        raise RsrError(_ON_RAY.format('sampling.allocate'))
+    if o.get('allocate') and d['sampler'].get('batch'):
+        raise RsrError('sampling.allocate: with sampler.batch a round of samples is decided on together; leave one of them out')
+    if o.get('allocate') in ('rows', 'hard') and o.get('early_stop') is False:
+        raise RsrError(f"sampling.allocate: {o['allocate']} asks what a prompt still needs, and with sampling.early_stop: false "
+                       'each gets all its samples; leave one of them out, or use allocate=even')
+
 # %% ../../nbs/run/03_recipe.ipynb #394e769a
 def _take_mix(d):
     "Give `pairs.mix` without a strategy to the dpo formatters."
@@ -139,6 +167,8 @@ def check_recipe(
         raise RsrError('engine: '+no_such('engine', d['engine'], ENGINES))
     check_data(d)
     _check_formatters(d)
+    _check_goal(d)
+    _check_order(d)
     return share_rules(d)
 
 # %% ../../nbs/run/03_recipe.ipynb #1347a2ad
@@ -168,6 +198,7 @@ class Recipe(dict):
     "A checked recipe, and where its options come from."
     source = given = noted = None   # its file or name; its FILE_OPTIONS as that says them; what the run notes of them
     command = ''                    # the command that runs it, secrets masked
+    detach = False                  # leave as soon as batches are under way?
     named = frozenset()             # (formatter's name, or '' for all files; option) pairs that overrides set
 
 # %% ../../nbs/run/03_recipe.ipynb #cf0c9c70

@@ -200,7 +200,7 @@ def _strategy_rows():
 def _top_rows():
     "Yield the keys at the top of a recipe."
     allowed = dict(engine=', '.join(ENGINES), stages=help_text(stage_shares, 'stages'))
-    types = dict(formatter=list, stages='list or dict', split=dict, pairs=dict)
+    types = dict(formatter=list, goal='dict or int', stages='list or dict', split=dict, pairs=dict)
     defaults = dict(engine=ENGINES[0])
     for k in TOP_KEYS:
         yield reference_row('recipe', k, types.get(k, str), defaults.get(k), allowed.get(k, ''), '')

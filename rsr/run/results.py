@@ -257,7 +257,7 @@ def run_exit_code(
 )->int:
     "Return the exit code of a run, from its statistics if they are at hand."
     if run.stop_reason:
-        return dict(budget=3, interrupted=130).get(run.stop_reason, 1)
+        return dict(budget=3, interrupted=130, detached=0).get(run.stop_reason, 1)
     s = stats or run.stats()
     if s['prompts']['by_stop_reason'].get('failed'):
         return 1

@@ -23,7 +23,8 @@ RANGES = {'sampling.max_rollouts':(0, 10_000), 'sampling.step_size':(1, 10_000),
           'patience':(0, 10**7), 'cluster.actors':(1, 10_000), 'cluster.block':(1, 10**6), 'cluster.attempts':(1, 100),
           'cluster.num_cpus':(0, 1024), 'budget.usd':(0, 10**9), 'budget.tokens':(0, 10**15),
           'budget.minutes':(0, 10**6)}
-CHOICES = {'data.on_bad_row':('stop', 'skip'), 'data.last_turn':LAST_TURN}
+CHOICES = {'data.on_bad_row':('stop', 'skip'), 'data.last_turn':LAST_TURN,
+           'sampling.allocate':('rows', 'even', 'hard')}
 
 # %% ../../nbs/run/00_values.ipynb #9edfcaed
 def value_range(
@@ -95,7 +96,7 @@ def check_value(
     "Raise unless a value has its type and lies in its range."
     if value is None and default is None:
         return
-    if key=='sampling.step_size' and value=='auto':
+    if key=='sampling.step_size' and value=='auto' or key.endswith('.batch') and isinstance(value, bool):
         return
     if key=='sampling.escalate':
         check_escalate(value)

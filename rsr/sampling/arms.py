@@ -103,6 +103,7 @@ class PromptState(Attempts):
     rescore: list = field(default_factory=list)   # rollouts that the current verifier has not scored
     rollouts: list = field(default_factory=list)  # valid ones, for a verifier that looks at several
     stale: bool = False      # has one come since they were scored together?
+    rows: dict = None        # the rows that it makes, by the run's goal
 
 # %% ../../nbs/sampling/07_arms.ipynb #73187cc7
 @patch

@@ -70,15 +70,21 @@ def _need_by_model(self:Escalation, st, i, arm):
 
 # %% ../../nbs/sampling/09_escalation.ipynb #9e6ec64c
 @patch
-def needs(self:Escalation, st, arm:int=None):
-    "Return what each unsatisfied formatter still needs of a sampler (None: of the one whose turn it is)."
+def needs_of(self:Escalation, st, arm:int=None)->dict:
+    "Return what each unsatisfied formatter still needs of a sampler: {its number: (passes, fails)}."
     if len(self.arms)==1 or not any(map(_pairs_one_model, self.formatters)):
-        return super(Escalation, self).needs(st)
-    number, needs = st.arm if arm is None else arm, []
+        return super(Escalation, self).needs_of(st)
+    number, needs = st.arm if arm is None else arm, {}
     for i, f in enumerate(self.formatters):
         one_model = _pairs_one_model(f)
-        needs.append(self._need_by_model(st, i, number) if one_model else f.need(self.counted(st, i)))
-    return [need for need in needs if need!=(0, 0)]
+        needs[i] = self._need_by_model(st, i, number) if one_model else f.need(self.counted(st, i))
+    return {i:need for i, need in needs.items() if need!=(0, 0)}
+
+# %% ../../nbs/sampling/09_escalation.ipynb #49be6f2a
+@patch
+def needs(self:Escalation, st, arm:int=None)->list:
+    "Return what each unsatisfied formatter still needs of a sampler (None: of the one whose turn it is)."
+    return [*self.needs_of(st, arm).values()]
 
 # %% ../../nbs/sampling/09_escalation.ipynb #c9437b44
 @patch
@@ -104,17 +110,22 @@ def left(self:Escalation, st, arm, needs)->int:
 
 # %% ../../nbs/sampling/09_escalation.ipynb #ad7a53ad
 @patch
+def best_arm(self:Escalation, counts, needs, left)->int:
+    "Return the number of the sampler that brings the most rows per dollar; by number of responses, the first that may."
+    first = next((i for i, n in enumerate(left) if n), 0)
+    if isinstance(self.o.escalate, dict):
+        return first
+    best, _ = cheapest(self.difficulty.posterior(counts), needs, left, [arm.cost for arm in self.arms])
+    return first if best is None else best
+
+# %% ../../nbs/sampling/09_escalation.ipynb #f6be708e
+@patch
 def choose(self:Escalation, st)->int:
     "Return the number of the sampler that a prompt is sampled from next."
     numbers = range(len(self.arms))
     needs = [self.needs(st, i) for i in numbers]
     left = [self.left(st, i, needs[i]) for i in numbers]
-    first = next((i for i in numbers if left[i]), 0)
-    if isinstance(self.o.escalate, dict):
-        return first
-    costs = [arm.cost for arm in self.arms]
-    best, _ = cheapest(self.difficulty.posterior(self.counts(st)), needs, left, costs)
-    return first if best is None else best
+    return self.best_arm(self.counts(st), needs, left)
 
 # %% ../../nbs/sampling/09_escalation.ipynb #933fd1f3
 @patch

@@ -15,10 +15,11 @@ from ..data.safekeeping import check_place, note_rollouts
 from ..data.terminal import warn
 from ..data.types import EPS, RunBroken
 from .engine import Stopped
-from .outages import Outages
+from .allocation import Allocation
+
 
 # %% ../../nbs/sampling/16_loop.ipynb #82751028
-class Loop(Outages):
+class Loop(Allocation):
     "One run in progress."
     source = None         # iterator over (prompt, stop reason, rollouts) in the ledger
     started = None        # when this process started, by the monotonic clock
@@ -34,8 +35,8 @@ class Loop(Outages):
 @patch
 def can_pull(self:Loop):
     "Check whether there is room for another open prompt."
-    room = len(self.open)<self.o.window and self.pending<=self.most_pending
-    return self.more and not self.stop_reason and room and not self.to_rescore
+    has_room = self.pending<=self.most_pending and not self.to_rescore
+    return self.more and not self.stop_reason and has_room and self.wants_more
 
 # %% ../../nbs/sampling/16_loop.ipynb #00f2d0bc
 @patch
@@ -184,13 +185,14 @@ def _waits(self:Loop):
     for arm in self.arms:
         while arm.heap and not (arm.heap[0][-1].unsent or arm.heap[0][-1].missing):
             heappop(arm.heap)
-    return self.is_queued
+    return self.is_queued or self.find_waiting()
 
 # %% ../../nbs/sampling/16_loop.ipynb #8d3dc0be
 @patch
 def _over(self:Loop, arm):
     "Return a message about the limit that another sample of a sampler would pass, or None."
     return self.budget.over(self.unscored, arm.expected)
+
 
 # %% ../../nbs/sampling/16_loop.ipynb #c00ab80a
 @patch
@@ -219,12 +221,13 @@ def _refit_if_due(self:Loop):
     "Refit the prior, if it is used and enough rollouts have been scored."
     if self.fit_at<=self.n['scored'] and (self.auto or self.o.give_up or len(self.arms)>1):
         self.refit()
+        self.reorder()
 
 # %% ../../nbs/sampling/16_loop.ipynb #9247a70b
 @patch
 def _fill_slots(self:Loop, arm):
     "Send requests of a sampler while slots are free and the budget allows."
-    while self._has_free_slot(arm) and not self._over(arm):
+    while self._has_free_slot(arm) and not self.is_goal_near and not self._over(arm):
         st, turn = self.next_up(arm)
         if st is None:
             return
@@ -235,6 +238,9 @@ def _fill_slots(self:Loop, arm):
 def fill(self:Loop):
     "Open prompts, and send requests while slots are free and the budget allows."
     self.round += 1
+    if self.is_goal_met():
+        return
+    self.park()
     self._refit_if_due()
     self._start_rescores()
     self._open_prompts()
@@ -252,7 +258,8 @@ def start(self:Loop):
     self.before = self._count_before()
     self.seconds_before, self.started = self.store.get('seconds', 0.), time.monotonic()
     self.kept_at = self.seconds_before-60   # so that the first round's rows are noted at once
-    self.source = self.store.walk(self.verifier_key, keys=self.keys, detail=bool(self.side or self.with_where))
+    self.source = self.sources()
+    self.begin_goal()
 
 # %% ../../nbs/sampling/16_loop.ipynb #1b610986
 @patch
@@ -280,14 +287,14 @@ async def _wait(self:Loop, seconds):
 @patch(as_prop=True)
 def has_work(self:Loop)->bool:
     "Return whether anything is left to send."
-    return bool(self.more or self.is_queued)
+    return not self.is_goal_met() and bool(self.more or self.is_queued or self.has_waiting)
 
 # %% ../../nbs/sampling/16_loop.ipynb #c9108a9d
 @patch
 def _is_over(self:Loop, grace):
     "Check whether nothing is left to do, or a stop has had its `grace` seconds."
     if not self.tasks and (self.stop_reason or not self.has_work):
-        return True
+        return bool(self.stop_reason) or self.goal_holds()
     return bool(self.stop_reason) and time.monotonic()-self.stopped_at>grace
 
 # %% ../../nbs/sampling/16_loop.ipynb #616878cd
@@ -307,6 +314,7 @@ def _close_ledger(self:Loop):
     self.store.mark_lost()
     self.tick(every=0)
     self.store.put('ended', dict(reason=self.stop_reason, message=self.message))
+    self.end_goal()
     if self.stop_reason=='budget':
         self.store.stop_open('budget')
     self.store.commit()
@@ -360,6 +368,7 @@ def _round(self:Loop):
     if not self.stop_reason:
         self.fill()
     self._note_draining()
+    self.look_ahead()
     self.tick()
     self.store.commit()
     if self.progress:
@@ -375,7 +384,7 @@ async def _rounds(self:Loop, grace):
             self.check_refusals()
             self.report_outages()
             return
-        await self._wait(0 if self.can_pull() else 0.5)
+        await self._wait(0 if self.can_pull() or self.is_hurried else 0.5)
 
 # %% ../../nbs/sampling/16_loop.ipynb #41f75e57
 @patch

@@ -37,7 +37,7 @@ def count_earlier(self:Outages):
 
 # %% ../../nbs/sampling/14_outages.ipynb #2c1b9855
 @patch
-def _leave(self:Outages, st):
+def leave(self:Outages, st):
     "Leave a prompt for a resume: its sampler samples no more."
     st.unsent = 0
     self.n['left'] += self.open.pop(st.prompt.key, None) is not None
@@ -47,7 +47,7 @@ def _leave(self:Outages, st):
 def queue(self:Outages, st, seq=None):
     "Queue a prompt at its sampler, or leave it for a resume if that one samples no more."
     if self.arms[st.arm].error:
-        self._leave(st)
+        self.leave(st)
     else:
         super(Outages, self).queue(st, seq)
 
@@ -59,7 +59,7 @@ def _set_aside(self:Outages, arm, e):
     arm.heap.clear()
     for st in waiting:
         if not (st.inflight or st.pending):
-            self._leave(st)
+            self.leave(st)
     say = getattr(self.progress, 'say', None) or warn
     say(f'{arm.model}: {e}. Its prompts wait for a resume; the other samplers go on')
 

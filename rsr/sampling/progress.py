@@ -63,12 +63,16 @@ def engine_note(
             return f'{arm.model}: {arm.engine.note}' if len(loop.arms)>1 else arm.engine.note
     return '' if hasattr(loop, 'arms') else loop.engine.note
 
+
 # %% ../../nbs/sampling/30_progress.ipynb #c6410658
 def waiting_text(loop)->str:
     "Say what a loop is waiting for, or return ''."
     n = getattr(loop, 'sending', 0)
     if loop.stop_reason:
         return f'stopping, {n:,} in flight' if n else ''
+    note = loop.batch_note() if hasattr(loop, 'batch_note') else ''
+    if note:
+        return note
     if getattr(loop, 'near_budget', False):
         return 'near the budget: waiting for answers in flight'
     return visible(engine_note(loop))[:60]
@@ -92,7 +96,9 @@ def progress_text(
     rate = f", passed {n['passed']/n['scored']:.0%} of {short_count(n['scored'])}" if known else ''
     failed = f", failed {n['failed']:,}" if n['failed'] else ''
     rollouts = f"{short_count(n['rollouts'])}{speed}{rate}"
-    text = f"satisfied {n['satisfied']:,}{failed}, rollouts {rollouts}, tokens {short_count(n['tokens'])}"
+    goal = getattr(loop, 'goal', None)
+    rows = f'{goal.text()}; ' if goal else ''
+    text = f"{rows}satisfied {n['satisfied']:,}{failed}, rollouts {rollouts}, tokens {short_count(n['tokens'])}"
     waiting = waiting_text(loop)
     return f'{waiting}; {text}' if waiting else text
 
@@ -120,7 +126,18 @@ class _Progress:
     def __init__(self, total, name=None):
         self.total, self.name = total, name
         self.began = self.shown_at = time.monotonic()
-        self.done_pace, self.rollout_pace = Pace(), Pace()
+        self.done_pace, self.rollout_pace, self.goal_pace = Pace(), Pace(), Pace()
+
+# %% ../../nbs/sampling/30_progress.ipynb #9f017c9a
+@patch
+def _sooner(self:_Progress, left, loop, now):
+    "Return the seconds left, fewer if the run reaches its goal before all prompts are done."
+    goal = getattr(loop, 'goal', None)
+    pace = goal and self.goal_pace(now, goal.share)
+    if not pace or loop.stop_reason or goal.outlook:
+        return left
+    to_goal = (1-goal.share)/pace
+    return to_goal if left is None else min(left, to_goal)
 
 # %% ../../nbs/sampling/30_progress.ipynb #10189328
 @patch
@@ -130,6 +147,7 @@ def _state(self:_Progress, loop, now):
     pace, speed = self.done_pace(now, n['closed']), self.rollout_pace(now, n['rollouts'])
     will_end = pace and not loop.stop_reason and not getattr(loop, 'near_budget', False)
     left = (self.total-n['closed'])/pace if will_end else None
+    left = self._sooner(left, loop, now)
     return n['closed'], now-self.began, left, progress_text(loop, speed)
 
 # %% ../../nbs/sampling/30_progress.ipynb #7da68392

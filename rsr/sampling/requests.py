@@ -37,17 +37,25 @@ class Requests(Escalation):
         judges=(),        # samplers that judge, for verifiers that ask a model
         keys=None,        # only these prompts (keys in the ledger)
         mix:bool=False,   # resume a run that another sampler started
-        side=None         # PairSide; None: an ordinary run
+        side=None,        # PairSide; None: an ordinary run
+        goal=None         # Goal: rows to stop at; None: sample every prompt
     ):
         super().__init__(formatters, sampling, sampler, side)
         self.store, self.budget, self.progress = store, budget or Budget(), progress
-        self.keys, self.mix = keys, mix
+        self.keys, self.mix, self.goal = keys, mix, goal
         for arm in self.arms:
             arm.engine = engine_for(arm.sampler)
-        self.scorer = Scorer(verifier, store, self.budget, judges, self.n)
+        self.scorer = self._new_scorer(verifier, judges)
         self.by_group = getattr(verifier, 'group', False)
         self.sees_several = self.by_group or getattr(verifier, 'sees_several', False)
         self._reset()
+
+# %% ../../nbs/sampling/12_requests.ipynb #aed49347
+@patch
+def _new_scorer(self:Requests, verifier, judges):
+    "Return the scorer of the run."
+    return Scorer(verifier, self.store, self.budget, judges, self.n)
+
 
 # %% ../../nbs/sampling/12_requests.ipynb #d7deff7c
 @patch
@@ -357,7 +365,7 @@ def _lose(self:Requests, st, arm, keys, why):
     for key in keys:
         self._end(st, Rollout(key=key, outcome='lost', error=redact(why)))
     if arm.error and not (st.inflight or st.pending):
-        self._leave(st)
+        self.leave(st)
 
 # %% ../../nbs/sampling/12_requests.ipynb #d410db8c
 @patch

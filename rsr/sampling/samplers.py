@@ -74,6 +74,7 @@ class HttpSampler(_Sampler):
     logprobs: int = None             # keep log-probabilities, of each token and so many likely others; null: none
     stream: bool = False             # ask for the response in pieces, for models that only stream
     max_body_mb: int = 64            # megabytes of a reply, decompressed, at most
+    batch: str = None                # at half the price, within hours: true, or a form: openai, mistral, anthropic
 
 # %% ../../nbs/sampling/04_samplers.ipynb #38d0e9c5
 @patch

@@ -23,13 +23,15 @@ from .arms import make_arms, PromptState
 class Sampling:
     "The recipe's `sampling:` section."
     max_rollouts: int = 16      # valid rollouts per prompt, at most; 0: sample none, score what is there
-    step_size: int = 4          # samples per step; auto: as few as possible
+    step_size: int = 4          # samples per step; auto: as few as possible; with allocate one at a time
     max_steps: int = 8          # steps per prompt, at most; ignored with step_size "auto"
     early_stop: bool = True     # stop a prompt when every formatter is satisfied
     give_up: float = None       # stop a prompt when its estimated chance of success falls below this
     seed: int = None            # makes a local run reproducible, exactly so with sampler.concurrent_requests: 1
     window: int = 4096          # open prompts, at most (memory)
+    allocate: str = None        # rows, even, hard: which prompt is sampled next; null: rows with a goal, else input order
     escalate: str = 'auto'      # auto, or {after: n}: when a prompt moves on to the next sampler of a cascade
+
 
 # %% ../../nbs/sampling/08_schedule.ipynb #cc7776e4
 def _has_where(f):
@@ -47,7 +49,7 @@ class Schedule:
     ):
         self.formatters, self.arms, self.side = formatters, make_arms(sampler), side
         self.o = sampling or Sampling()
-        self.auto = self.o.step_size=='auto'
+        self.auto = self.o.step_size=='auto' or bool(self.o.allocate)
         limit = formatters[0].options.get('pass_threshold', 1.0)
         self.pass_at = math.inf if isinstance(limit, dict) else limit   # a quantile is not known yet
         self.with_where = [i for i, f in enumerate(formatters) if _has_where(f)]
@@ -101,11 +103,18 @@ def counted(self:Schedule, st, i:int)->list:
 
 # %% ../../nbs/sampling/08_schedule.ipynb #5512dd27
 @patch
+def needs_of(self:Schedule, st)->dict:
+    "Return what each unsatisfied formatter still needs: {its number: (passes, fails)}."
+    if self.side:
+        needs = {self.pairs_at:self.side.need(st.prompt, self.counted(st, self.pairs_at))}
+    else:
+        needs = {i:f.need(self.counted(st, i)) for i, f in enumerate(self.formatters)}
+    return {i:need for i, need in needs.items() if need!=(0, 0)}
+
+@patch
 def needs(self:Schedule, st):
     "Return what each unsatisfied formatter still needs: [(passes, fails), …]."
-    one_side = self.side and [self.side.need(st.prompt, self.counted(st, self.pairs_at))]
-    needs = one_side or [f.need(self.counted(st, i)) for i, f in enumerate(self.formatters)]
-    return [need for need in needs if need!=(0, 0)]
+    return [*self.needs_of(st).values()]
 
 # %% ../../nbs/sampling/08_schedule.ipynb #b20a3a3e
 @patch
@@ -113,6 +122,12 @@ def tally(self:Schedule, st):
     "Return (passed, not passed) of a prompt's scored rollouts."
     n = sum(passed(score, self.pass_at) for score, _ in self.counted(st, 0))
     return n, len(st.seen)-n
+
+# %% ../../nbs/sampling/08_schedule.ipynb #f42ae67a
+@patch
+def cells(self:Schedule)->Counter:
+    "Return {what `counts` returns: number of prompts}, over all prompts seen so far."
+    return self.closed+Counter(map(self.counts, self.open.values()))
 
 # %% ../../nbs/sampling/08_schedule.ipynb #50b84555
 @patch
@@ -127,13 +142,13 @@ def counts(self:Schedule, st)->tuple:
     "Return ((passed, not passed), …) of a prompt's scored rollouts, for each sampler."
     return (self.tally(st),)
 
+
 # %% ../../nbs/sampling/08_schedule.ipynb #29dc3eb1
 @patch
 def refit(self:Schedule):
     "Fit the pass rates to the prompts seen so far, and set when to do it again."
     earlier = self.difficulty if self.fit_at>64 else None
-    cells = self.closed+Counter(map(self.counts, self.open.values()))
-    self.difficulty, self.fit_at = fit_difficulty(cells, earlier), int(self.n['scored']*1.25)+1
+    self.difficulty, self.fit_at = fit_difficulty(self.cells(), earlier), int(self.n['scored']*1.25)+1
 
 # %% ../../nbs/sampling/08_schedule.ipynb #4ad6714a
 @patch

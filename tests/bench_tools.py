@@ -1,0 +1,35 @@
+"What the benchmarks share: input files, processes that are timed, tables."
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RSR, HERE = str(Path(sys.executable).parent/'rsr'), Path(__file__).parent
+
+def prompts_file(path, n):
+    "Input rows `prompt 0` … whose right answer is A."
+    with open(path, 'w') as f:
+        for i in range(n):
+            f.write(json.dumps(dict(id=f'q{i}', messages=[dict(role='user', content=f'prompt {i}')],
+                                    metadata=dict(answer='A')))+'\n')
+    return path
+
+def process(cmd, ok=(0,)):
+    "Run a command that ends with one of these codes: (wall seconds, CPU seconds, output)."
+    t0, c0 = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    p = subprocess.run(list(map(str, cmd)), capture_output=True, text=True)
+    c1 = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if p.returncode not in ok:
+        sys.exit(f'{cmd} ended with {p.returncode}:\n{p.stderr[-2000:]}')
+    return time.perf_counter()-t0, c1.ru_utime+c1.ru_stime-c0.ru_utime-c0.ru_stime, p.stdout
+
+def table(title, rows):
+    "Print dicts as columns."
+    print(f'\n## {title}')
+    cols = list(rows[0])
+    cells = [cols]+[[f'{v:.3g}' if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
+    wide = [max(len(r[i]) for r in cells) for i in range(len(cols))]
+    for r in cells:
+        print('  '.join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, wide))), flush=True)
