@@ -38,7 +38,7 @@ from .reward import make_scorer
 from .saved_recipe import recipe_so_far, save_recipe
 from ..sampling.budget import Budget, model_price
 from ..sampling.batch_client import batch_client
-from ..sampling.batch_loop import BatchLoop, loop_for
+from ..sampling.batch_loop import BatchLoop, all_of, loop_for
 from ..sampling.progress import check_progress, make_progress
 from ..sampling.providers import make_sampler
 from ..sampling.schedule import Sampling
@@ -157,11 +157,13 @@ def _make_judges(verifier, judges):
 # %% ../../nbs/run/12_execution.ipynb #b9a4a1f8
 def _check_batches(d, parts):
     "Raise unless those samplers that are to use a batch API can do so."
-    for s in parts['sampler'], *parts['judges']:
-        if s.batch:
-            batch_client(s)
-    batched = [s for s in (parts['sampler'], *parts['judges']) if s.batch]
-    if batched and not parts['sampler'].batch:
+    samplers = all_of(parts['sampler'])
+    batched = [s for s in (*samplers, *parts['judges']) if s.batch]
+    for s in batched:
+        batch_client(s)
+    if any(s.batch for s in samplers) and not all(s.batch for s in samplers):
+        raise RsrError('sampler.batch: either all models of a cascade answer in batches, or none')
+    if batched and not samplers[0].batch:
         raise RsrError(f'{batched[0].section}.batch: judges answer in batches only if the sampler does; set '
                        f'sampler.batch=true, or leave {batched[0].section}.batch out')
     if batched and d.get('engine')=='ray':
