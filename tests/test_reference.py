@@ -91,7 +91,7 @@ def test_every_key_of_split_and_rubric():
 def test_each_is_described(r):
     assert len(r['what']) > 3 and r['what'] != r['allowed'], 'put a comment behind the parameter, or a line in HELP'
     assert not re.search(r'\b(None|True|False)\b|\bseed \'', r['what']), 'a recipe is YAML'
-    assert r['type'] in ('int', 'float', 'bool', 'str', 'dict', 'list', 'any', 'list or dict')
+    assert r['type'] in ('int', 'float', 'bool', 'str', 'dict', 'list', 'any', 'list or dict', 'dict or int')
 
 def test_nothing_is_explained_that_is_not_there():
     assert set(HELP) <= {r['key'] for r in ROWS} and set(NOTES) <= set(SECTIONS)

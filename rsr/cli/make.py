@@ -258,29 +258,39 @@ def _pilot_size(args):
     return int(n)
 
 # %% ../../nbs/cli/02_make.ipynb #149c1df4
+def _levers(done, recipe, n):
+    "Return the table of levers of a run with a pilot; the run keeps it."
+    from rsr.run.lever_table import keep_plan
+    from rsr.run.levers import forecast_levers
+    levers = forecast_levers(done, recipe, n)
+    keep_plan(done.path, levers)
+    return levers
+
+# %% ../../nbs/cli/02_make.ipynb #195ca118
 def _pilot(words, n, progress):
     "Sample a recipe's first `n` prompts; return the run, its forecast, and the table of levers."
     from rsr.run.forecast import pilot_run
-    from rsr.run.levers import forecast_levers, keep_plan
     from rsr.run.recipe import load_recipe
     recipe = load_recipe(words[0], words[1:])
     with _named_dir(recipe, ['run', *words]):
         done, forecast = pilot_run(recipe, n, progress=progress)
-        levers = forecast_levers(done, recipe, n)
-        keep_plan(done.path, levers)
-        return done, forecast, levers
+        return done, forecast, _levers(done, recipe, n)
+
+# %% ../../nbs/cli/02_make.ipynb #7a796811
+def _taken(options):
+    "Return the beginnings of words that options take the place of."
+    return tuple(f'{key}=' for key in options)+tuple(f'{key}.' for key in options if '.' not in key)
 
 # %% ../../nbs/cli/02_make.ipynb #cb324e38
 def _line_commands(path, levers, run_words):
     "Return {name of a line: the command that runs it}."
-    from rsr.run.levers import option_words
-    found = {}
-    for line in levers.get('lines') or ():
-        sections = tuple(f'{key}=' for key in line['options'])+tuple(f'{k}.' for k in line['options'] if '.' not in k)
-        words = [w for w in run_words if not w.startswith(sections)]
-        found[line['name']] = resume_command(path, [*words, *option_words(line['options'])])
-    return found
+    from rsr.run.lever_table import option_words
+    def command(options):
+        others = [w for w in run_words if not w.startswith(_taken(options))]
+        return resume_command(path, [*others, *option_words(options)])
+    return {line['name']:command(line['options']) for line in levers.get('lines') or ()}
 
+# %% ../../nbs/cli/02_make.ipynb #e76f53d2
 def _with_commands(levers, commands):
     "Return a table of levers as plain data, with the commands."
     lines = [{**line, 'command':commands[line['name']]} for line in levers.get('lines') or ()]
@@ -293,7 +303,7 @@ def plan(args, argv):
     """Sample a few prompts and forecast the whole run: satisfied prompts, rollouts, tokens, cost, time.
     A table compares the ways to sample, with the command for each. The run then reuses the samples."""
     from rsr.run.forecast import forecast_table
-    from rsr.run.levers import lever_table
+    from rsr.run.lever_table import lever_table
     words, shell = shell_options('plan', args)
     rest = [a for a in words if not a.startswith('pilot=')]
     named = _with_recipe(rest)
@@ -311,9 +321,9 @@ def _print_pilot(done, found, run_words, as_data):
     what, line = next_step(done.path, run_words, done.stop_reason, done.message)
     _print_stop(done)
     out(f"{what if done.stop_reason else 'run all of it with'}: {line}")
-    data = run_data(done, run_words)
+    data = {**run_data(done, run_words), 'resume':line, **found}
     if as_data:
-        give({**data, 'resume':line, **found})
+        give(data)
     return data['exit_code']
 
 # %% ../../nbs/cli/02_make.ipynb #d596b153

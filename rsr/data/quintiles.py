@@ -42,6 +42,11 @@ def add_counts(counts, place, s, f):
     "Return counts with more passes and fails of one model."
     return tuple((a+s, b+f) if i==place else (a, b) for i, (a, b) in enumerate(counts))
 
+# %% ../../nbs/data/50_quintiles.ipynb #6541f94f
+def _no_counts(places):
+    "Return the counts of a prompt without any."
+    return ((0, 0),)*(max(places.values(), default=0)+1)
+
 # %% ../../nbs/data/50_quintiles.ipynb #2a11898e
 def prompt_counts_by_model(
     store,                    # Store
@@ -51,7 +56,7 @@ def prompt_counts_by_model(
 )->dict:                      # {key of the prompt: ((passes, fails), …) per model}
     "Count the scored responses of each prompt of the current input."
     places = model_places(sampled_models(store) if models is None else models)
-    none = ((0, 0),)*(max(places.values(), default=0)+1)
+    none = _no_counts(places)
     sql = _COUNTS.format(scores=store.scored(), outcomes=','.join('?'*len(outcomes)), models=','.join(map(str, places)))
     args, found = (pass_threshold-EPS, store.gen, store.get('verifier'), *outcomes), {}
     for prompt, model, good, n in store.db.execute(sql, args):
@@ -78,7 +83,7 @@ class RowTally:
         pass_threshold:float=1.0   # score from which a response passes
     ):
         self.places, self.limit = model_places(models), pass_threshold
-        self.none = ((0, 0),)*(max(self.places.values(), default=0)+1)
+        self.none = _no_counts(self.places)
         self.rows = {}   # {file: Counter of rows by counts}
 
     def __call__(self, file, rollouts, n):
@@ -95,15 +100,19 @@ class RowTally:
         return {file:[[counts, n] for counts, n in tally.items()] for file, tally in self.rows.items()}
 
 # %% ../../nbs/data/50_quintiles.ipynb #1440bd0b
+def _scaled(sums, total):
+    "Scale five numbers to a total."
+    made = sum(sums)
+    return [x*total/made for x in sums] if made else sums
+
+# %% ../../nbs/data/50_quintiles.ipynb #08f043b2
 def _rows_of_files(difficulty, tallies, written):
     "Return {file: rows by quintile}, scaled to the rows that each file has."
     out = {}
     for file, n in written.items():
-        tally = tallies.get(file.rpartition('.')[0], ())
-        sums = quintile_sums(difficulty, {tuple(map(tuple, counts)):rows for counts, rows in tally})
-        made, name = sum(sums), file.removeprefix('eval/')
-        before = out.get(name, [0.]*QUINTILES)
-        out[name] = [a+b*n['rows']/made for a, b in zip(before, sums)] if made else before
+        tally = {tuple(map(tuple, counts)):rows for counts, rows in tallies.get(file.rpartition('.')[0], ())}
+        sums, name = _scaled(quintile_sums(difficulty, tally), n['rows']), file.removeprefix('eval/')
+        out[name] = [a+b for a, b in zip(out.get(name, [0.]*QUINTILES), sums)]
     return out
 
 # %% ../../nbs/data/50_quintiles.ipynb #28de403a
@@ -118,6 +127,7 @@ def rate_edges(
 # %% ../../nbs/data/50_quintiles.ipynb #bcdebfa4
 LEAST_PROMPTS = 20   # with fewer, quintiles say nothing
 
+# %% ../../nbs/data/50_quintiles.ipynb #c111b027
 def cell_quintiles(
     cells:dict    # {((passes, fails), …): prompts}
 )->tuple:         # (Difficulty, {arms, rho, edges, prompts, rollouts}), or (None, {}) with too few prompts

@@ -256,6 +256,7 @@ def _quintile_rows(d):
 # %% ../../nbs/data/39_summary_table.ipynb #7234d0e7
 _UNITS = dict(rows='rows', usd='dollars', hours='hours')
 
+# %% ../../nbs/data/39_summary_table.ipynb #89d5509c
 def _forecast_text(k, found):
     "Say what was forecast, and what came of it."
     numbers, unit = [*found['forecast'], found['actual']], _UNITS[k]
@@ -285,6 +286,7 @@ def _reached_text(file, f):
     more = '' if f['rows']==f['goal'] else f" ({f['goal']:,} asked for)"
     return f"{f['rows']:,} rows in {file}{more}"
 
+# %% ../../nbs/data/39_summary_table.ipynb #b8669814
 def _missing_text(file, f):
     "Say how many rows a file has whose goal is not reached, and how many are within reach."
     if not f.get('why'):
@@ -301,6 +303,7 @@ def goal_text(
     left = f", {_plural(goal['unopened'], 'prompt')} not opened" if goal['unopened'] else ''
     return f"{'reached' if goal['reached'] else 'not reached'}: {', '.join(texts)}{left}"
 
+# %% ../../nbs/data/39_summary_table.ipynb #6725e014
 def _goal_rows(d):
     "Yield the row on the goal."
     if d.get('goal'):

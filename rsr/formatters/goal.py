@@ -15,6 +15,7 @@ from .row_counts import count_rows, first_need, is_one_row, least_samples, rows_
 def _is_rows(n):
     return isinstance(n, int) and not isinstance(n, bool) and n>0
 
+# %% ../../nbs/formatters/17_goal.ipynb #194e2cef
 def _named(goal, names):
     "Return a goal as {formatter's name: rows}; a bare number belongs to the only formatter."
     if isinstance(goal, dict):
@@ -47,6 +48,7 @@ def _ahead(d):
     allocate = d['sampling'].get('allocate')
     return (['goal'] if d.get('goal') else [])+(['sampling.allocate'] if allocate in ('rows', 'hard') else [])
 
+# %% ../../nbs/formatters/17_goal.ipynb #dc899ec9
 def check_order(
     d:dict,            # a recipe, its goal as from `check_goal`
     formatters:list,   # [Formatter, …] of the recipe
@@ -92,11 +94,13 @@ def rows(self:Goal, i:int)->int:
     "Return how many rows the file of the i-th formatter has, as far as known."
     return rows_in_file(self.formatters[i], _add(self.exact[i], self.since[i], self.made[i]))
 
+# %% ../../nbs/formatters/17_goal.ipynb #c8d7c447
 @patch
 def missing(self:Goal, i:int)->int:
     "Return how many rows are missing."
     return max(0, self.wanted[i]-self.rows(i))
 
+# %% ../../nbs/formatters/17_goal.ipynb #a9567a41
 @patch
 def gained(self:Goal, i:int)->int:
     "Return how many rows this process has brought."
@@ -108,6 +112,7 @@ def _count(self:Goal, places, seen):
     "Return {i: counts} of a prompt."
     return {i:count_rows(self.formatters[i], seen(i)) for i in self.wanted if i in places}
 
+# %% ../../nbs/formatters/17_goal.ipynb #d880a138
 @patch
 def begin(self:Goal,
     prompt,     # Prompt
@@ -140,6 +145,7 @@ def _learn(self:Goal, i, now):
         self.made[i] = min(1., max(.05, found/promised))
     self.exact[i], self.since[i] = now, (0, 0)
 
+# %% ../../nbs/formatters/17_goal.ipynb #0adccaa8
 @patch
 def look(self:Goal)->bool:
     "Count the rows of the files exactly; return whether the goal is reached."
@@ -155,21 +161,25 @@ def needs_no_sample(self:Goal)->bool:
     "Return whether a prompt without samples makes a row."
     return any(sum(count_rows(self.formatters[i], [])) for i in self.wanted)
 
+# %% ../../nbs/formatters/17_goal.ipynb #c23c6c2e
 @patch
 def least_samples(self:Goal, i:int)->int:
     "Return how many samples a row of the i-th formatter takes at least."
     return least_samples(self.formatters[i])
 
+# %% ../../nbs/formatters/17_goal.ipynb #0b89192b
 @patch
 def first_need(self:Goal, i:int, need:tuple)->tuple:
     "Return what a prompt still needs for its first row in the i-th file, if it needs so much to be satisfied."
     return first_need(self.formatters[i], need)
 
+# %% ../../nbs/formatters/17_goal.ipynb #fe259fe8
 @patch
 def is_one_row(self:Goal, i:int)->bool:
     "Check whether a prompt gives one row at most to the i-th file."
     return is_one_row(self.formatters[i])
 
+# %% ../../nbs/formatters/17_goal.ipynb #1af0195e
 @patch
 def look_first(self:Goal):
     "Count the rows that there are before this process samples."
@@ -182,6 +192,7 @@ def is_reached(self:Goal)->bool:
     "Return whether all files have their rows, by the last look."
     return len(self.reached)==len(self.wanted)
 
+# %% ../../nbs/formatters/17_goal.ipynb #395a5fb3
 @patch
 def seems_reached(self:Goal)->bool:
     "Return whether a file that lacked rows seems to have them: it is time for a look."
@@ -202,6 +213,7 @@ def expect(self:Goal,
     self.outlook[i] = max(rows, self.rows(i)), why
     return first
 
+# %% ../../nbs/formatters/17_goal.ipynb #b5be228b
 @patch
 def expect_more(self:Goal, i:int):
     "Note that the goal of a file may be within reach after all."
@@ -217,6 +229,7 @@ def text(self:Goal)->str:
         parts.append(f'{self.formatters[i].name} {self.rows(i):,} of {wanted:,} rows{reach}')
     return ', '.join(parts)
 
+# %% ../../nbs/formatters/17_goal.ipynb #db839f1f
 @patch
 def warning(self:Goal, i:int)->str:
     "Say that a goal is out of reach, and what is."
@@ -230,6 +243,7 @@ def to_note(self:Goal)->dict:
     "Return what a run notes of its goal, in its ledger."
     return {self.formatters[i].name:dict(goal=wanted, **self._noted_outlook(i)) for i, wanted in self.wanted.items()}
 
+# %% ../../nbs/formatters/17_goal.ipynb #e514725d
 @patch
 def _noted_outlook(self:Goal, i):
     "Return what is within reach, if the goal is not and there is no file with its rows."
@@ -237,6 +251,7 @@ def _noted_outlook(self:Goal, i):
         return {}
     return dict(zip(('reach', 'why'), self.outlook[i]))
 
+# %% ../../nbs/formatters/17_goal.ipynb #0ed58c59
 @patch(as_prop=True)
 def share(self:Goal)->float:
     "Return which share of the wanted rows there is, of the file that is furthest behind; in [0, 1]."

@@ -32,6 +32,7 @@ class Method(NamedTuple):
 # %% ../../nbs/formatters/02_methods.ipynb #2717d61f
 FORMATTERS = {}   # name -> Method
 
+# %% ../../nbs/formatters/02_methods.ipynb #7f47e6fa
 def formatter(
     name:str,             # as recipes write it
     need,                 # ([(score, text), …], **options) -> (passes, fails) still needed
@@ -73,6 +74,7 @@ def file(self:Formatter)->str:
     "Return the name of its file."
     return f'{self.name}.{self.format}'
 
+# %% ../../nbs/formatters/02_methods.ipynb #1415ece8
 @patch(as_prop=True)
 def method(self:Formatter)->str:
     "Return the method that its file trains: an unrolled pool trains as SFT."
@@ -93,6 +95,7 @@ def _counts(r, where, pass_threshold):
         return True
     return read_condition(where).check({**components(r.detail), 'score':r.score})
 
+# %% ../../nbs/formatters/02_methods.ipynb #dc3dd80b
 def _counted(rollouts, where, options):
     "Return the rollouts that count; the thresholds are numbers."
     least = options.get('pass_threshold', 1.)
@@ -109,6 +112,7 @@ def _need_all(seen):
     "Return the samples still needed if thresholds are relative: all that `max_rollouts` allows."
     return (0, 0) if seen else (0, 0, 1)
 
+# %% ../../nbs/formatters/02_methods.ipynb #c2f6ebeb
 def _with_prompt(fn, options, where):
     "Return a function of (prompt, rollouts) that knows the thresholds of the prompt, and what counts."
     def of_prompt(prompt, rollouts):
@@ -140,11 +144,13 @@ def in_run(self:Formatter,
     "Return the formatter with the thresholds of the run as numbers."
     return self.with_options(in_run(self.options, groups))
 
+# %% ../../nbs/formatters/02_methods.ipynb #e7dcd483
 @patch
 def in_numbers(self:Formatter, groups:list)->Formatter:
     "Return the formatter with all thresholds as numbers, those of the prompts as their median."
     return self.with_options(in_numbers(self.options, groups))
 
+# %% ../../nbs/formatters/02_methods.ipynb #a60ed0dc
 @patch
 def with_options(self:Formatter, options:dict)->Formatter:
     "Return the formatter with other options of its method."
@@ -157,6 +163,7 @@ def counts(self:Formatter, r)->bool:
     least = self.options.get('pass_threshold', 1.)
     return not self.where or isinstance(least, dict) or _counts(r, self.where, least)
 
+# %% ../../nbs/formatters/02_methods.ipynb #31297afb
 @patch
 def counted(self:Formatter, rollouts)->list:
     "Return those of all rollouts of a prompt that count."
@@ -183,6 +190,7 @@ def _why_where(self:Formatter, rollouts)->str:
 _UNFINISHED = {None:'not finished', 'budget':'stopped by a budget', 'no_reference':'no reference answer',
                'failed':'the requests failed'}
 
+# %% ../../nbs/formatters/02_methods.ipynb #21d5fe5e
 @patch
 def why_no_row(self:Formatter, prompt, rollouts)->str:
     "Return why a prompt gives no row in the file."
@@ -205,6 +213,7 @@ def _asked(prompt):
 # %% ../../nbs/formatters/02_methods.ipynb #b78c4130
 SELECT = {}   # name -> function(passed rollouts, prompt) -> the one to write
 
+# %% ../../nbs/formatters/02_methods.ipynb #ebcf397f
 def select(name):
     "Register a function as a way to select one of several passed responses."
     def _(f):
@@ -404,6 +413,7 @@ def in_band(rate, band)->bool:
 # %% ../../nbs/formatters/02_methods.ipynb #ebc5c82b
 BAND_ROLLOUTS = 8
 
+# %% ../../nbs/formatters/02_methods.ipynb #5f3ade4d
 def _need_grpo(seen, pass_threshold=1.0, band=None, both_outcomes=False, **_):
     "Return (passes, fails) still needed for both outcomes, and as a third number the samples to measure a pass rate."
     ok = sum(passed(score, pass_threshold) for score, _ in seen)

@@ -17,6 +17,7 @@ from .writer import Writer
 # %% ../../nbs/formatters/16_row_counts.ipynb #52adda02
 ROW_COUNTS = {}   # formatter type -> ([(score, text), …], need, options) -> (rows, 0); for KTO (true, false) labels
 
+# %% ../../nbs/formatters/16_row_counts.ipynb #3ea7ad1d
 def row_count(*types):
     "Register a function as the count of the rows that scored samples of a prompt make."
     def _(f):
@@ -92,6 +93,7 @@ def first_need(
     unique = f.options['num_responses']-need[0]
     return max(0, max(1, f.options['min_responses'])-unique), 0
 
+# %% ../../nbs/formatters/16_row_counts.ipynb #5c49dd31
 def least_samples(f)->int:
     "Return how many samples a row takes at least; 0: none."
     if f.type=='kto' or f.options.get('unroll'):
@@ -99,6 +101,7 @@ def least_samples(f)->int:
     passes, fails, *anyhow = first_need(f, f.need([]))
     return max(passes+fails, *anyhow, 0)
 
+# %% ../../nbs/formatters/16_row_counts.ipynb #3d6603fb
 def is_one_row(f)->bool:
     "Check whether a prompt gives one row at most."
     return f.type!='kto' and not f.options.get('unroll') and f.options.get('max_pairs_per_prompt', 1)==1

@@ -394,8 +394,7 @@ def write_files(
     formatters = _in_numbers(formatters, groups)
     folders = {s:Path(out)/s for s in _sides(side)}
     holds = _holds(groups) if holds is None else holds
-    writers, counts = _open_writers(formatters, folders, single, prepare, models, holds, note), {}
-    error = BaseException
+    writers, counts, error = _open_writers(formatters, folders, single, prepare, models, holds, note), {}, BaseException
     try:
         _write_groups(writers, groups, formatters, prepare, side)
         error = None

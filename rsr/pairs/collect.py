@@ -35,6 +35,7 @@ def _as_pair(prompt, c, r, swapped, strategy):
 # %% ../../nbs/pairs/03_collect.ipynb #d97a3aab
 TOOL_CALLS_ONLY = 'flaw: the chosen response calls a tool'
 
+# %% ../../nbs/pairs/03_collect.ipynb #66792fee
 def _why_none(formatter, prompt, rollouts):
     "Return why a prompt has no pair."
     why, options = formatter.why_no_row(prompt, rollouts), formatter.options_for(rollouts)

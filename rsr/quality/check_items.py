@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ITEMS', 'Item', 'COVERAGE', 'FAILS', 'ELSEWHERE', 'NO_FAULT', 'HELD_OUT', 'EVAL_LEAST', 'NEAR_LEAK', 'MARGIN', 'THIN',
-           'SLOW', 'HARD', 'CheckContext', 'run_pairs', 'item', 'rubric_validated', 'taxonomy_covers',
-           'pass_rate_stable', 'format_valid', 'held_out', 'dpo_margins', 'grpo_reward', 'rows_as_hard']
+           'SLOW', 'CheckContext', 'run_pairs', 'item', 'rubric_validated', 'taxonomy_covers', 'pass_rate_stable',
+           'format_valid', 'held_out', 'dpo_margins', 'grpo_reward']
 
 # %% ../../nbs/quality/05_check_items.ipynb #4de27ec9
 from collections import namedtuple
@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.statistics import MIN_PROMPTS, compare_rates, rate_difference, initial_rates, change_verdict
-from ..data.quintiles import hard_share
 from ..data.store import Store
 from ..data.terminal import shell_word
 from ..data.text import normalised, prompt_text
@@ -418,36 +417,6 @@ def _(ctx):
 @item('pairs', 'pair audit')
 def _(ctx):
     return pair_audit(ctx.pairs)
-
-# %% ../../nbs/quality/05_check_items.ipynb #235c8a0d
-HARD = 0.5   # share of rows in the two hardest quintiles, as a part of the prompts' share: warn below. Judgement
-
-def _hard_advice(ctx):
-    "Return what to do about rows that come from easy prompts, and the command."
-    most = ctx.d['sampling'].get('max_rollouts', 16)
-    if 'open' in ctx.stats['prompts']['by_stop_reason']:
-        return 'spend on the hard prompts', 'rsr run work_dir=RUN sampling.allocate=hard'
-    return ('let hard prompts have more samples (or put a stronger model behind this one: a cascade)',
-            f'rsr run work_dir=RUN sampling.allocate=hard sampling.max_rollouts={4*most}')
-
-# %% ../../nbs/quality/05_check_items.ipynb #1a1e12b0
-@item('difficulty', 'rows as hard as prompts')
-def rows_as_hard(ctx)->dict:
-    "Compare the rows of the two hardest quintiles with their prompts."
-    found = ctx.stats.get('quintiles')
-    if not found:
-        return finding('n/a', None, 'too few prompts have scores for quintiles of difficulty')
-    shares = {file:hard_share(found['prompts'], rows) for file, rows in found['rows'].items()}
-    shares = {file:x for file, x in shares.items() if x is not None}
-    if not shares:
-        return finding('n/a', None, 'there are no files')
-    file = min(shares, key=shares.get)
-    rows, prompts = found['rows'][file], found['prompts']
-    detail = (f'the two hardest fifths hold {sum(prompts[-2:])/sum(prompts):.0%} of the prompts and '
-              f'{sum(rows[-2:])/sum(rows):.0%} of the rows of {file}')
-    if shares[file]>=HARD:
-        return finding('pass', shares[file], detail)
-    return finding('warn', shares[file], detail, *_hard_advice(ctx))
 
 # %% ../../nbs/quality/05_check_items.ipynb #0f0eb00d
 @item('duplicates')

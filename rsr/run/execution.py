@@ -104,11 +104,11 @@ def _check_relative(formatters, plan, d):
                            f"{d['pairs']['strategy']} needs it while it samples; set a number, or use rubric_selection")
 
 # %% ../../nbs/run/12_execution.ipynb #2649b55f
-def _all_rollouts(sampling, formatters, goal):
+def _all_rollouts(sampling, formatters, goal, batch):
     "Return the options of sampling: without early stops if a threshold is relative, and with a goal by worth."
     if sampling.early_stop and any(relative_options(f.options) for f in formatters):
         return replace(sampling, early_stop=False)
-    by_worth = goal and sampling.early_stop and not sampling.allocate
+    by_worth = goal and sampling.early_stop and not sampling.allocate and not batch
     return replace(sampling, allocate='rows') if by_worth else sampling
 
 # %% ../../nbs/run/12_execution.ipynb #1bdaac22
@@ -189,7 +189,8 @@ def build(
     _check_batches(d, parts)
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)
     check_order(d, parts['formatters'], bool(plan and plan.rejected is not None))
-    parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], d.get('goal'))
+    parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], d.get('goal'),
+                                      d['sampler'].get('batch'))
     parts['mix'] = d['resume'].get('mix', False)
     return {**parts, **_pair_parts(plan, parts['verifier'])}
 

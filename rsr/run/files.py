@@ -13,7 +13,7 @@ from functools import partial
 from ..data.batches import batch_counts
 from ..data.component_summary import component_stats
 from ..data.files import fingerprint, sweep_temporaries
-from ..data.kept_plans import compare_plan, sampling_signature
+from ..data.kept_plans import check_forecast
 from ..data.quintiles import RowTally, quintile_stats, sampled_models
 from ..data.store import Store
 from ..data.summary import stats, write_stats
@@ -319,16 +319,6 @@ def _relative_numbers(store, d):
         out[name] = {k:dict(value=known[k] if scores else None, given=in_words(v)) for k, v in given.items()}
     return out
 
-# %% ../../nbs/run/10_files.ipynb #84d17915
-def _forecast_check(store, d, counts):
-    "Compare the run with what a plan forecast for it; {} without one."
-    plan = store.get('plan')
-    if not plan:
-        return {}
-    rows = [n['rows'] for file, n in counts['rows'].items() if _stem(file)==plan['file'] and not file.startswith('eval/')]
-    actual = dict(rows=sum(rows), usd=counts['cost'], hours=counts['seconds']/3600, rollouts=counts['samples']['asked'])
-    return compare_plan(plan, sampling_signature(d), actual)
-
 # %% ../../nbs/run/10_files.ipynb #10d416f8
 def run_statistics(store, d)->dict:
     "Count what a run sampled and what came of it, under a recipe."
@@ -346,7 +336,7 @@ def run_statistics(store, d)->dict:
     more = dict(labels=label_statistics(store), thresholds=_relative_numbers(store, d),
                 components=component_stats(store, valid_outcomes(d), price_of), batches=batch_counts(store),
                 quintiles=quintile_stats(store, pass_threshold, valid_outcomes(d)),
-                forecast=_forecast_check(store, d, counts))
+                forecast=check_forecast(store, d, counts))
     return {**counts, 'remedies':remedies_of(counts), **{k:v for k, v in more.items() if v}}
 
 # %% ../../nbs/run/10_files.ipynb #ec89e3a1

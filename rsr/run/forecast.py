@@ -27,6 +27,7 @@ def _side_by_side(sampler, step):
     "Return how many requests of one prompt are in flight at once."
     return step if sampler.max_n==1 and isinstance(step, int) else 1
 
+# %% ../../nbs/run/14_forecast.ipynb #589efede
 def pilot_run(
     d:dict,              # a checked recipe
     pilot:int=20,        # prompts to sample
@@ -91,6 +92,7 @@ def _to_sample(stats):
     "Return how many prompts a run samples: all but those without a usable reference answer."
     return stats['prompts']['total']-stats['prompts']['by_stop_reason'].get('no_reference', 0)
 
+# %% ../../nbs/run/14_forecast.ipynb #1cd661ec
 def _scale_up(rows, stats):
     "Scale the rows of the pilot up to all prompts of the run."
     total, spent = _to_sample(stats), stats['tokens']['prompt']+stats['tokens']['completion']

@@ -29,21 +29,22 @@ class Allocation(Goals):
 
     def _reset(self):
         super()._reset()
-        if self.o.allocate:
+        if self.o.allocate and self.one_by_one:
             self.waiting, self.satisfied = WorthQueue(self.index), Counter()
 
 # %% ../../nbs/sampling/15_allocation.ipynb #3a46b613
 @patch
-def left(self:Allocation, st)->int:
+def room(self:Allocation, st)->int:
     "Return how many samples a prompt may still get from its sampler."
     part, most = st.part(), self.o.max_rollouts
     return max(0, min(most-part.valid, 2*most-part.tries))
 
+# %% ../../nbs/sampling/15_allocation.ipynb #02dc6f53
 @patch
 def kind(self:Allocation, st)->tuple:
     "Return what a prompt's place in the queue depends on."
     asked = st.asked if self.o.allocate=='even' else 0
-    return st.arm, self.tally(st), self.left(st), tuple(self.needs_of(st).items()), asked
+    return st.arm, self.tally(st), self.room(st), tuple(self.needs_of(st).items()), asked
 
 # %% ../../nbs/sampling/15_allocation.ipynb #a5dec3a6
 @patch
@@ -63,6 +64,7 @@ def _worth(self:Allocation, arm, counts, need, left):
     a, b = self.rates().posterior((counts,))[arm]
     return worth(a, b, need, left)
 
+# %% ../../nbs/sampling/15_allocation.ipynb #7523c6f3
 @patch
 def index(self:Allocation, kind)->float:
     "Return the index of a kind of prompts: the rows that its next sample brings, per US dollar if prices are known."
@@ -137,6 +139,7 @@ def next_up(self:Allocation, arm=None):
 # %% ../../nbs/sampling/15_allocation.ipynb #7b482bc9
 _AT_ONCE = 512   # prompts opened in one go, at most
 
+# %% ../../nbs/sampling/15_allocation.ipynb #48e4bf31
 @patch
 def _opens_next(self:Allocation, best):
     "Check whether a new prompt is worth more than the best that waits."
@@ -144,6 +147,7 @@ def _opens_next(self:Allocation, best):
         self.reorder()
     return self.more and not self.to_rescore and (best is None or self.new_index>best[0])
 
+# %% ../../nbs/sampling/15_allocation.ipynb #3d9a7a28
 @patch
 def find_waiting(self:Allocation):
     "Return the best kind that waits, with its index, after opening new prompts if these are better; None: no prompt."
@@ -184,6 +188,7 @@ def park(self:Allocation):
 # %% ../../nbs/sampling/15_allocation.ipynb #ce801dbf
 _READ = 64   # parked prompts read in one go
 
+# %% ../../nbs/sampling/15_allocation.ipynb #0a226bca
 @patch
 def _unpark(self:Allocation, kind):
     "Read some parked prompts of a kind from the ledger, and let them wait."
@@ -193,6 +198,7 @@ def _unpark(self:Allocation, kind):
         self.open[prompt.key] = st
         self.advance(st)
 
+# %% ../../nbs/sampling/15_allocation.ipynb #f5bf275d
 @patch
 def _walk(self:Allocation, keys):
     "Return an iterator over prompts of the ledger: (prompt, stop reason, rollouts)."
@@ -214,11 +220,13 @@ def _caught_up(self:Allocation):
     if self.catching_up:
         self.catching_up = False
         self.refit()
+        self.fit_at = self.n['scored']+max(64, self.before['scored']//4)
         self.reorder()
 
 # %% ../../nbs/sampling/15_allocation.ipynb #dee0c3d4
 _SAMPLED = 'SELECT key FROM prompts p WHERE gen=? AND EXISTS(SELECT 1 FROM rollouts WHERE prompt=p.key) ORDER BY key'
 
+# %% ../../nbs/sampling/15_allocation.ipynb #3741afc3
 @patch
 def _sampled_keys(self:Allocation):
     "Return the keys of the prompts that have rollouts."
@@ -226,6 +234,7 @@ def _sampled_keys(self:Allocation):
     only = None if self.keys is None else set(self.keys)
     return keys if only is None else [key for key in keys if key in only]
 
+# %% ../../nbs/sampling/15_allocation.ipynb #3f7dd1dd
 @patch
 def sources(self:Allocation):
     "Yield the prompts of the run as `Store.walk` does; with `allocate`, those that have rollouts first."
@@ -249,6 +258,7 @@ def wants_more(self:Allocation)->bool:
 # %% ../../nbs/sampling/15_allocation.ipynb #6d784de3
 _KNOWN = 30   # prompts with a score, before any forecast
 
+# %% ../../nbs/sampling/15_allocation.ipynb #a05f238a
 @patch
 def _row_chance(self:Allocation, i, counts, need, left):
     "Return the chance that a prompt gives a row of the i-th formatter's file within `left` samples."
@@ -256,13 +266,14 @@ def _row_chance(self:Allocation, i, counts, need, left):
     a, b = self.rates().posterior((counts,))[0]
     return chance(round(a, 4), round(b, 4), 0, 0, left, *need) if any(need) else 0.   # it has one already
 
+# %% ../../nbs/sampling/15_allocation.ipynb #ba745b60
 @patch
 def _open_chances(self:Allocation, i):
     "Yield (chance of a row, prompts that have it) of the open prompts whose rows count, and of those that are parked."
     for st in self.open.values():
         need = self.needs_of(st).get(i)
         if need and i in st.rows:
-            yield self._row_chance(i, self.tally(st), need, self.left(st)), 1
+            yield self._row_chance(i, self.tally(st), need, self.room(st)), 1
     share = self.goal.fitting[i]/max(1, self.goal.opened)
     for (_, counts, left, needs, _), n in self.waiting.parked_kinds().items() if self.waiting is not None else ():
         if i in dict(needs):
@@ -271,14 +282,16 @@ def _open_chances(self:Allocation, i):
 # %% ../../nbs/sampling/15_allocation.ipynb #35481d0c
 _PROMPTS = 'SELECT count(*) FROM prompts WHERE gen=?'
 
+# %% ../../nbs/sampling/15_allocation.ipynb #bdfa5466
 @patch
 def _unopened(self:Allocation, i):
     "Return (chance of a row of a prompt that is not open yet, how many of these there are whose rows count)."
     total = len(self.keys) if self.keys is not None else self.store.db.execute(_PROMPTS, (self.store.gen,)).fetchone()[0]
     st = self.new_state(None)
-    p = self._row_chance(i, self.tally(st), self.formatters[i].need([]), self.left(st))
+    p = self._row_chance(i, self.tally(st), self.formatters[i].need([]), self.room(st))
     return p, max(0, total-self.goal.opened)*self.goal.fitting[i]/max(1, self.goal.opened)
 
+# %% ../../nbs/sampling/15_allocation.ipynb #b02b3911
 @patch
 def rows_of_prompts(self:Allocation, i)->tuple:
     "Return (rows that all prompts will have given, the most that is likely); None: not known yet."
@@ -302,6 +315,7 @@ def _budget_left(self:Allocation)->tuple:
             found.append((max(0., limit-getattr(self.budget, name))/cost, f'budget.{name}={limit:g}'))
     return min(found, default=None)
 
+# %% ../../nbs/sampling/15_allocation.ipynb #f7b81a70
 @patch
 def rows_of_budget(self:Allocation, i)->tuple:
     "Return (rows that the budget will have brought, the most that is likely, the limit in words); None: not known yet."
@@ -322,11 +336,12 @@ def _within_reach(self:Allocation, i):
     rows, most, why = min(found)
     return (round(rows), why) if min(f[1] for f in found)<self.goal.wanted[i] else None
 
+# %% ../../nbs/sampling/15_allocation.ipynb #673cfceb
 @patch
 def look_ahead(self:Allocation, every=2.):
     "Say which goals are out of reach, if `every` seconds have passed since the last look."
     now = time.monotonic()
-    if not self.goal or self.stop_reason or self.catching_up or now<self.looked_ahead+every:
+    if not self.goal or not self.one_by_one or self.stop_reason or self.catching_up or now<self.looked_ahead+every:
         return
     self.looked_ahead = now
     for i in self.goal.wanted:

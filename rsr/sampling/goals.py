@@ -16,6 +16,7 @@ from .budget import estimate_prompt, limit_amount
 # %% ../../nbs/sampling/14_goals.ipynb #c9a2636c
 class Goals(Arrivals):
     "Arrivals that know how many rows they make."
+    one_by_one = True     # does each sample count as it comes? Otherwise the files are looked at after each round
     looked_ahead = 0.     # when it was last estimated which goals are within reach, by the monotonic clock
 
 # %% ../../nbs/sampling/14_goals.ipynb #f57b8627
@@ -24,11 +25,12 @@ def _seen_by(self:Goals, st):
     "Return a function from a formatter's number to the samples of a prompt that count for it."
     return partial(self.counted, st)
 
+# %% ../../nbs/sampling/14_goals.ipynb #95e3501f
 @patch
 def restore(self:Goals, prompt, rollouts, again=False):
     "Return the state of a prompt, from its rollouts; `again`: it was open before."
     st = super(Goals, self).restore(prompt, rollouts)
-    if self.goal:
+    if self.goal and self.one_by_one:
         st.rows = self.goal.begin(prompt, self._seen_by(st), again)
     return st
 
@@ -36,13 +38,14 @@ def restore(self:Goals, prompt, rollouts, again=False):
 @patch
 def advance(self:Goals, st):
     "Count the rows that a prompt has gained, and decide on it."
-    if self.goal:
+    if self.goal and self.one_by_one:
         st.rows = self.goal.note(st.rows, self._seen_by(st))
     super(Goals, self).advance(st)
 
 # %% ../../nbs/sampling/14_goals.ipynb #a0b43dcb
 _SOME = 200   # prompts whose length is looked at
 
+# %% ../../nbs/sampling/14_goals.ipynb #ebd2783b
 @patch
 def _prompt_tokens(self:Goals)->float:
     "Estimate the tokens of a prompt, low, from the first prompts of the input."
@@ -50,6 +53,7 @@ def _prompt_tokens(self:Goals)->float:
     sizes = [estimate_prompt(p.messages, p.tools) for p in some]
     return .5*sum(sizes)/max(1, len(sizes))
 
+# %% ../../nbs/sampling/14_goals.ipynb #20dc4fe3
 @patch
 def _least_cost(self:Goals)->dict:
     "Return what a sample costs at least: {tokens, usd}."
@@ -70,6 +74,7 @@ def _check_affordable(self:Goals):
                                f'and these about {limit_amount(name, samples*cost)} {name} even if every one passes; '
                                f'budget.{name} is {limit_amount(name, limit)}. Raise it, or lower the goal')
 
+# %% ../../nbs/sampling/14_goals.ipynb #46bc86ba
 @patch
 def set_goal(self:Goals, goal):
     "Set the rows to stop at, a `Goal`, or None; raise if the budget cannot reach them."
@@ -80,6 +85,7 @@ def set_goal(self:Goals, goal):
 # %% ../../nbs/sampling/14_goals.ipynb #4857c62a
 _ANY = 'SELECT EXISTS(SELECT 1 FROM rollouts)'
 
+# %% ../../nbs/sampling/14_goals.ipynb #27fc7350
 @patch
 def begin_goal(self:Goals):
     "Count the rows that there are before anything is sampled."
@@ -128,10 +134,12 @@ def rows_per_sample(self:Goals, i)->float:
     gained = self.goal.gained(i)
     return (gained+.5)/(self.n['rollouts']+1)
 
+# %% ../../nbs/sampling/14_goals.ipynb #7cadac56
 @patch(as_prop=True)
 def is_goal_near(self:Goals)->bool:
-    "Return whether what is in flight is likely to reach the goal."
-    if not self.goal or not self.sending:
+    "Return whether what is in flight, or being scored, is likely to reach the goal."
+    under_way = self.sending+self.unscored
+    if not self.goal or not under_way:
         return False
     left = [i for i in self.goal.wanted if i not in self.goal.reached]
-    return all(self.goal.missing(i)<=self.sending*self.rows_per_sample(i) for i in left)
+    return all(self.goal.missing(i)<=under_way*self.rows_per_sample(i) for i in left)
