@@ -179,7 +179,7 @@ def _no_forecast(f):
     "Say why a pilot is not scaled up."
     if not f['pilot']:
         return 'nothing was sampled: no forecast'
-    return f"forecast   for {f['prompts']:,} prompts, from {f['pilot']} that every model was tried on: see the lines below"
+    return f"forecast   for {f['prompts']:,} prompts, from {f['pilot']} that every model was tried on: see below"
 
 # %% ../../nbs/run/14_forecast.ipynb #279d914e
 def forecast_table(

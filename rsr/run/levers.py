@@ -102,6 +102,7 @@ def _log_likelihood(d, cells):
 # %% ../../nbs/run/19_levers.ipynb #09998381
 CANDIDATES = 300   # difficulties of which some are drawn
 
+# %% ../../nbs/run/19_levers.ipynb #ea595ee9
 def plausible(
     cells:dict,         # {((passes, fails), …): prompts} of a pilot
     fit:Difficulty,     # to them
@@ -243,6 +244,7 @@ def _batch_factors(d):
 # %% ../../nbs/run/19_levers.ipynb #38688b4a
 _AT_HOME = 'localhost', '127.', '10.', '192.168.', '[::1]', '0.0.0.0'   # servers of one's own seldom have batches
 
+# %% ../../nbs/run/19_levers.ipynb #73328d02
 def _may_batch(sampler):
     "Return whether a sampler's provider takes batches, as far as that can be told without asking it."
     host = urlsplit(getattr(sampler, 'base_url', None) or '').netloc
