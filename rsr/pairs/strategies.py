@@ -27,7 +27,7 @@ from ..sampling.budget import check_price
 from ..sampling.batch_loop import loop_for
 from ..sampling.loop import Loop
 from ..sampling.samplers import HttpSampler
-from ..sampling.schedule import PairSide
+from ..sampling.pair_side import PairSide
 
 # %% ../../nbs/pairs/02_strategies.ipynb #1c4845c1
 def _prompt_messages(prompt):
@@ -140,7 +140,7 @@ def flawed(sampler,
 
 # %% ../../nbs/pairs/02_strategies.ipynb #7e5e92fb
 PAIR_DEFAULTS = dict(min_margin=0.15, max_margin=None, floor=None, inverted='drop', max_length_ratio=None,
-                     min_rejected_chars=None)
+                     min_rejected_chars=None, mix=False)
 _sampler_keys = ['type', *(f.name for f in fields(HttpSampler))]
 
 # %% ../../nbs/pairs/02_strategies.ipynb #7414d037

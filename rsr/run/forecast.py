@@ -11,6 +11,7 @@ from contextlib import closing
 from ..data.statistics import wilson
 from ..data.store import Store
 from .execution import build, execute
+from ..sampling.cascade import samplers_in
 
 # %% ../../nbs/run/14_forecast.ipynb #19c934a5
 def pilot_prompts(

@@ -36,7 +36,7 @@ class Allocation(Goals):
 @patch
 def room(self:Allocation, st)->int:
     "Return how many samples a prompt may still get from its sampler."
-    part, most = st.part(), self.o.max_rollouts
+    part, most = st.part(), self.most(st.arm)
     return max(0, min(most-part.valid, 2*most-part.tries))
 
 # %% ../../nbs/sampling/15_allocation.ipynb #02dc6f53
@@ -44,13 +44,13 @@ def room(self:Allocation, st)->int:
 def kind(self:Allocation, st)->tuple:
     "Return what a prompt's place in the queue depends on."
     asked = st.asked if self.o.allocate=='even' else 0
-    return st.arm, self.tally(st), self.room(st), tuple(self.needs_of(st).items()), asked
+    return st.arm, self.counts(st), self.room(st), tuple(self.needs_of(st).items()), asked
 
 # %% ../../nbs/sampling/15_allocation.ipynb #a5dec3a6
 @patch
 def rates(self:Allocation)->Difficulty:
     "Return the pass rates of the prompts, as they are fitted."
-    return Difficulty((self.prior,))
+    return self.difficulty
 
 # %% ../../nbs/sampling/15_allocation.ipynb #bb85142a
 _LEFT_OVER = -math.inf   # index of prompts that no file needs any more
@@ -60,9 +60,10 @@ _LEFT_OVER = -math.inf   # index of prompts that no file needs any more
 def _worth(self:Allocation, arm, counts, need, left):
     "Return the rows that the next sample of a prompt brings; with `hard`, by what their quintiles lack."
     if self.o.allocate=='hard':
-        return hard_worth(self.rates(), (counts,), arm, need, left, self.quintile_weights)
-    a, b = self.rates().posterior((counts,))[arm]
-    return worth(a, b, need, left)
+        rows = hard_worth(self.rates(), counts, arm, need, left, self.quintile_weights)
+    else:
+        rows = worth(*self.rates().posterior(counts)[arm], need, left)
+    return rows/max(1e-12, self.arms[arm].cost)
 
 # %% ../../nbs/sampling/15_allocation.ipynb #7523c6f3
 @patch
@@ -91,7 +92,9 @@ def reorder(self:Allocation):
         return
     if self.o.allocate=='hard':
         self.quintile_weights = quintile_weights(self.quintile_rows)
-    self.ordered_at, self.new_index = self.n['satisfied'], self.index(self.kind(self.new_state(None)))
+    new = self.new_state(None)
+    new.arm = self.choose(new) if len(self.arms)>1 else 0
+    self.ordered_at, self.new_index = self.n['satisfied'], self.index(self.kind(new))
     self.waiting.reorder()
 
 # %% ../../nbs/sampling/15_allocation.ipynb #6e01755f
@@ -101,7 +104,7 @@ def _close(self:Allocation, st, reason):
     super(Allocation, self)._close(st, reason)
     if self.o.allocate!='hard' or reason!='satisfied':
         return
-    self.satisfied[self.tally(st),] += 1
+    self.satisfied[self.counts(st)] += 1
     if self.n['satisfied']>=self.ordered_at+max(8, self.ordered_at//50):
         self.reorder()
 
@@ -109,7 +112,7 @@ def _close(self:Allocation, st, reason):
 @patch
 def queue(self:Allocation, st, seq=None):
     "Queue a prompt by its worth; `seq` keeps a turn it had."
-    if self.waiting is None or st.missing or seq:
+    if self.waiting is None or st.missing or seq or self.arms[st.arm].error:
         super(Allocation, self).queue(st, seq)
     else:
         self.waiting.put(self.kind(st), st)
@@ -118,8 +121,7 @@ def queue(self:Allocation, st, seq=None):
 @patch(as_prop=True)
 def has_waiting(self:Allocation)->bool:
     "Return whether a prompt waits for its turn that a file still needs."
-    best = self.waiting.best() if self.waiting is not None else None
-    return best is not None and best[0]>_LEFT_OVER
+    return self.waiting is not None and self._best_kind() is not None
 
 # %% ../../nbs/sampling/15_allocation.ipynb #079759ac
 @patch
@@ -149,13 +151,29 @@ def _opens_next(self:Allocation, best):
 
 # %% ../../nbs/sampling/15_allocation.ipynb #3d9a7a28
 @patch
+def _leave_kind(self:Allocation, kind):
+    "Leave the prompts of a kind for a resume: their sampler is gone."
+    while (st := self.waiting.take(kind)):
+        self.leave(st)
+    while (keys := self.waiting.take_keys(kind, _AT_ONCE)):
+        self.n['left'] += len(keys)
+
+# %% ../../nbs/sampling/15_allocation.ipynb #d593ca0d
+@patch
+def _best_kind(self:Allocation):
+    "Return the best kind that waits, with its index, of which a file needs a prompt; None if there is none."
+    while (best := self.waiting.best()) and self.arms[best[1][0]].error:
+        self._leave_kind(best[1])
+    return best if best and best[0]>_LEFT_OVER else None
+
+# %% ../../nbs/sampling/15_allocation.ipynb #2f1ff64b
+@patch
 def find_waiting(self:Allocation):
     "Return the best kind that waits, with its index, after opening new prompts if these are better; None: no prompt."
     if self.waiting is None:
         return None
     for _ in range(_AT_ONCE):
-        best = self.waiting.best()
-        best = best if best and best[0]>_LEFT_OVER else None
+        best = self._best_kind()
         if not self._opens_next(best):
             return best
         self._pull()
@@ -261,10 +279,14 @@ _KNOWN = 30   # prompts with a score, before any forecast
 # %% ../../nbs/sampling/15_allocation.ipynb #a05f238a
 @patch
 def _row_chance(self:Allocation, i, counts, need, left):
-    "Return the chance that a prompt gives a row of the i-th formatter's file within `left` samples."
-    need = self.goal.first_need(i, need)
-    a, b = self.rates().posterior((counts,))[0]
-    return chance(round(a, 4), round(b, 4), 0, 0, left, *need) if any(need) else 0.   # it has one already
+    "Return the chance that a prompt gives a row of the i-th formatter's file; `left`: samples of its sampler."
+    need, misses = self.goal.first_need(i, need), 1.
+    if not any(need):
+        return 0.   # it has one already
+    lefts = [left] if len(counts)==1 else [max(0, self.most(j)-s-f) for j, (s, f) in enumerate(counts)]
+    for (a, b), most in zip(self.rates().posterior(counts), lefts):
+        misses *= 1-chance(round(a, 4), round(b, 4), 0, 0, most, *need)
+    return 1-misses
 
 # %% ../../nbs/sampling/15_allocation.ipynb #ba745b60
 @patch
@@ -273,7 +295,7 @@ def _open_chances(self:Allocation, i):
     for st in self.open.values():
         need = self.needs_of(st).get(i)
         if need and i in st.rows:
-            yield self._row_chance(i, self.tally(st), need, self.room(st)), 1
+            yield self._row_chance(i, self.counts(st), need, self.room(st)), 1
     share = self.goal.fitting[i]/max(1, self.goal.opened)
     for (_, counts, left, needs, _), n in self.waiting.parked_kinds().items() if self.waiting is not None else ():
         if i in dict(needs):
@@ -288,7 +310,7 @@ def _unopened(self:Allocation, i):
     "Return (chance of a row of a prompt that is not open yet, how many of these there are whose rows count)."
     total = len(self.keys) if self.keys is not None else self.store.db.execute(_PROMPTS, (self.store.gen,)).fetchone()[0]
     st = self.new_state(None)
-    p = self._row_chance(i, self.tally(st), self.formatters[i].need([]), self.room(st))
+    p = self._row_chance(i, self.counts(st), self.formatters[i].need([]), self.room(st))
     return p, max(0, total-self.goal.opened)*self.goal.fitting[i]/max(1, self.goal.opened)
 
 # %% ../../nbs/sampling/15_allocation.ipynb #b02b3911
@@ -324,7 +346,7 @@ def rows_of_budget(self:Allocation, i)->tuple:
         return None
     best = self.waiting.best() if self.waiting is not None and self.o.allocate=='rows' else None
     rate, rows = gained/n, self.goal.rows(i)
-    most = max(rate, best[0], self.new_index or 0) if best else 1.5*rate
+    most = max(rate, self.arms[best[1][0]].cost*max(best[0], self.new_index or 0)) if best else 1.5*rate
     return rows+left[0]*rate, rows+1.1*left[0]*most, left[1]
 
 # %% ../../nbs/sampling/15_allocation.ipynb #207837aa

@@ -48,6 +48,9 @@ def _count_tokens(self:Arrivals, st, arm, rollouts):
             self.budget.note_estimate(self.store)
     prompt, completion = sum(r.prompt_tokens for r in rollouts), sum(r.completion_tokens for r in rollouts)
     self.budget.spend(prompt, completion, price=arm.price, n=len(rollouts))
+    if len(self.arms)>1:
+        arm.count(prompt, completion, len(rollouts))
+        self.learn_costs()
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #71444495
 @patch

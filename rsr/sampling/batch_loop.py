@@ -48,6 +48,7 @@ def all_of(samplers)->list:
     "Return a sampler, or the samplers of a cascade, as a list."
     return list(samplers) if isinstance(samplers, (list, tuple)) else [samplers]
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #9d776768
 def loop_for(
     samplers   # a sampler, or those of a cascade
 )->type:
@@ -105,7 +106,8 @@ def _spend(self:BatchLoop, arm, prompt, rollouts):
             self.budget.note_estimate(self.store)
     tokens = [sum(getattr(r, name) for r in rollouts) for name in ('prompt_tokens', 'completion_tokens')]
     self.budget.spend(*tokens, price=arm.price, n=len(rollouts))
-    arm.n.update(samples=len(rollouts), usd=tokens[0]*arm.price[0]+tokens[1]*arm.price[1])
+    arm.count(*tokens, len(rollouts))
+    self.learn_costs()
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #4966faae
 @patch
@@ -120,6 +122,7 @@ def _note_outcome(self:BatchLoop, r):
         if hint := self.empty_hint(r.error):
             self._say(hint)
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #2f029335
 @patch
 def _say(self:BatchLoop, text):
     "Print a message."
@@ -164,6 +167,7 @@ def _on_answers(self:BatchLoop, arm, waiting, rollouts):
 # %% ../../nbs/sampling/35_batch_loop.ipynb #a430f0e0
 _FINAL = 'context', 'request', 'denied', 'fatal', 'quota'
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #297be2e9
 @patch
 def _on_error(self:BatchLoop, arm, row, waiting, n, error):
     "Record a result that is an error."
@@ -233,6 +237,7 @@ def _begin_counts(self:BatchLoop):
     "Count answers and errors anew, for the next batch."
     self.answers, self.errors, self.last_error, self.lessons = 0, Counter(), None, {}
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #789f2064
 def _is_too_much(why):
     "Check whether a provider says that a batch is larger than it takes at a time."
     text = str(why).lower()
@@ -270,6 +275,7 @@ def restore(self:BatchLoop, prompt, rollouts, again=False):
         st.rescore = [r for r in st.rescore if not r.scored]   # what a judge left unscored is not judged in every round
     return st
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #ebd21bb3
 def _count_attempts(part, rollouts):
     "Count attempts that brought nothing."
     part.tries = len(rollouts)
@@ -338,6 +344,7 @@ async def _rescore_group(self:BatchLoop, st):
     except Exception as e:
         self._break(e)
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #110c5641
 @patch
 def _leave(self:BatchLoop, st):
     "Leave a prompt to the next pass."
@@ -349,36 +356,30 @@ def _leave(self:BatchLoop, st):
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #069a0a35
 @patch
-def _counts_of(self:BatchLoop, st)->tuple:
-    "Return (passes, fails) of a prompt for each sampler."
-    out = [[0, 0] for _ in self.arms]
-    for (score, _), arm in zip(st.seen, st.arms):
-        if arm is not None:
-            out[arm][not passed(score, self.pass_at)] += 1
-    return tuple(map(tuple, out)) if len(self.arms)>1 else (self.tally(st),)
-
-@patch
 def _left_of(self:BatchLoop, st, number)->int:
     "Return how many samples a prompt may still get from a sampler."
-    part, most = st.part(number), self.o.max_rollouts
+    part, most = st.part(number), self.most(number)
     return 0 if part.error else max(0, min(most-part.valid, 2*most-part.tries))
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #aad02798
+@patch
+def _need_of(self:BatchLoop, st, number)->tuple:
+    "Return the most passes and fails that a prompt needs of a sampler, over its formatters."
+    return tuple(max(column) for column in zip(*(need[:2] for need in self.needs(st, number)))) or (1, 0)
+
+# %% ../../nbs/sampling/35_batch_loop.ipynb #e8c94ec2
 @patch
 def _state_of(self:BatchLoop, st, needs):
     "Return what is known of an open prompt."
-    need = tuple(max(column) for column in zip(*(need[:2] for need in needs))) or (1, 0)
-    left = tuple(self._left_of(st, arm.number) for arm in self.arms)
-    return State(self._counts_of(st), (need,)*len(self.arms), left)
+    numbers = range(len(self.arms))
+    needs, left = (tuple(f(st, i) for i in numbers) for f in (self._need_of, self._left_of))
+    return State(self.counts(st), needs, left)
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #0fb99a58
 @patch
 def _costs(self:BatchLoop)->tuple:
     "Return the cost of a sample of each sampler, with its judging; without prices 1."
-    tokens = 300, 500   # of a sample, if there was none so far
-    judging = self.budget._judging('usd')
-    each = [arm.n['usd']/arm.n['samples'] if arm.n['samples'] else sum(n*p for n, p in zip(tokens, arm.price))
-            for arm in self.arms]
-    return tuple(cost+judging for cost in each) if all(each) else (1.,)*len(each)
+    return tuple(arm.cost for arm in self.arms)
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #91a424dc
 @patch
@@ -391,12 +392,19 @@ def _wanted(self:BatchLoop):
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #a81106eb
 @patch
+def _step_of(self:BatchLoop, state, prompts)->tuple:
+    "Return (number of the sampler, samples for a prompt, prompts): a step of the sampler whose turn it is."
+    number = self.best_arm(state.counts, [[need] for need in state.needs], state.left)
+    return number, min(self.o.step_size, state.left[number]), prompts
+
+# %% ../../nbs/sampling/35_batch_loop.ipynb #f8600180
+@patch
 def _plan(self:BatchLoop)->dict:
     "Return {state: (number of the sampler, samples for a prompt, prompts)} for this round."
     if not self.o.early_stop:
         return {s:(0, s.left[0], n) for s, n in self.states.items()}
     if not self.auto:
-        return {s:(0, min(self.o.step_size, s.left[0]), n) for s, n in self.states.items()}
+        return {s:self._step_of(s, n) for s, n in self.states.items()}
     most = max(1, self.most_rounds-self.store.get('batch_rounds', 0))
     plan = next_batch(self.rates(), dict(self.states), self._costs(), self._wanted(), most)
     self._say_reach(plan)
@@ -415,6 +423,7 @@ def _say_reach(self:BatchLoop, plan):
         if rows<self.goal.wanted[i] and self.goal.expect(i, rows, why):
             self._say(self.goal.warning(i))
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #15775ebb
 @patch
 def look_ahead(self:BatchLoop, every=2.):
     "Do nothing: what is within reach is said when a round is planned."
@@ -425,6 +434,7 @@ def plan_sizes(self:BatchLoop):
     "Decide how many samples the prompts in each state get in this round."
     self.sizes = {state:list(of) for state, of in self._plan().items()}
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #40807760
 @patch
 def _size_for(self:BatchLoop, state)->tuple:   # (number of the sampler, samples)
     "Return what the next prompt in a state gets."
@@ -438,7 +448,7 @@ def cells(self:BatchLoop)->Counter:
     "Return the counts of prompts by what was seen of them, those that wait for a batch included."
     counts = Counter(super(BatchLoop, self).cells())
     for state, n in self.states.items():
-        counts[state.counts[0] if len(self.arms)==1 else state.counts] += n
+        counts[state.counts] += n
     return counts
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #b03600fd
@@ -537,6 +547,7 @@ def _waiting_rows(self:BatchLoop)->list:
     "Return the batches that are with a provider."
     return [row for b in self.batchers for row in b.open.values()]
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #dfe8b823
 @patch
 async def _poll(self:BatchLoop):
     "Ask about the batches under way."
@@ -637,6 +648,7 @@ def stop(self:BatchLoop, why, exc=None):
     for b in self.batchers:
         b.stop(exc or Stopped(why))
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #33e204e2
 @patch
 async def _hang_up(self:BatchLoop):
     "Cancel what is in flight, give up what was never sent, and close connections."

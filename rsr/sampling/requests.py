@@ -12,18 +12,19 @@ from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.ledger import ledger_error
 from ..data.secrets import redact
-from ..data.settings import own_sampler
+from ..data.settings import own_samplers
 from ..data.terminal import warn
 from ..data.types import Rollout, RsrError, RunBroken
 from .arms import count_requested
 from .budget import Budget, estimate_prompt, token_limit, usage_of
 from .engine import NeverAnswered, Stopped
 from .errors import CallError
-from .schedule import Schedule, sample_seed
+from .escalation import Escalation
+from .schedule import sample_seed
 from .scoring import Scorer, engine_for
 
 # %% ../../nbs/sampling/12_requests.ipynb #b0aa07fb
-class Requests(Schedule):
+class Requests(Escalation):
     "A schedule that acts: it records, sends, receives and scores."
     def __init__(self,
         store,            # Store, with its prompts
@@ -89,11 +90,13 @@ def engine(self:Requests):
     "Return the first sampler's engine."
     return self.arms[0].engine
 
+# %% ../../nbs/sampling/12_requests.ipynb #50af9078
 @patch(as_prop=True)
 def price(self:Requests):
     "Return the price of the first sampler's tokens."
     return self.arms[0].price
 
+# %% ../../nbs/sampling/12_requests.ipynb #5f534649
 @patch(as_prop=True)
 def sending(self:Requests)->int:
     "Return how many requests are in flight."
@@ -140,11 +143,12 @@ def _note_earlier_answers(self:Requests):
 @patch
 def _enter_samplers(self:Requests):
     "Enter the samplers into the ledger; raise an error if another one was used before."
-    for arm in self.arms:
-        config = self._sampler_config(arm)
-        arm.key = own_sampler(self.store, config, self.side and self.side.name, self.mix)
-        arm.price = self._learn_price(arm, config)
+    configs = [self._sampler_config(arm) for arm in self.arms]
+    keys = own_samplers(self.store, configs, self.side and self.side.name, self.mix)
+    for arm, key, config in zip(self.arms, keys, configs):
+        arm.key, arm.price = key, self._learn_price(arm, config)
 
+# %% ../../nbs/sampling/12_requests.ipynb #0dcc0751
 @patch
 def setup(self:Requests):
     "Enter samplers, verifier and judges into the ledger; raise an error if another sampler was used before."
@@ -160,9 +164,10 @@ def setup(self:Requests):
 def _is_settled(self:Requests, st):
     "Check whether no further rollout of a prompt can change what a verifier of groups says."
     settled = getattr(self.verifier, 'settled', None)
-    left = self.o.max_rollouts-st.valid
+    left = sum(self.most(arm.number)-st.part(arm.number).valid for arm in self.arms)
     return bool(self.by_group and settled and settled(st.prompt, st.rollouts, left))
 
+# %% ../../nbs/sampling/12_requests.ipynb #a0674cc1
 @patch
 def _decide(self:Requests, st, needs):
     "Close an idle prompt, or decide on its next samples."
@@ -179,7 +184,7 @@ def _decide(self:Requests, st, needs):
 def advance(self:Requests, st):
     "Close a prompt, let it wait for what is in flight, or queue it for more samples."
     needs = self.needs(st)
-    if st.error or (self.o.early_stop and not needs):
+    if st.part().error or (self.o.early_stop and not needs):
         st.unsent = 0
         self._drop_missing(st)
     if st.inflight or st.pending:
@@ -228,7 +233,7 @@ def _close(self:Requests, st, reason):
     stays_open = self.side and self.side.open_end and reason=='satisfied'
     self.store.stop(st.prompt.key, None if stays_open else reason)
     self.open.pop(st.prompt.key, None)
-    self.closed[self.tally(st)] += 1
+    self.closed[self.counts(st)] += 1
     self.n['closed'] += 1
     self.n[reason] += 1
 
@@ -246,6 +251,7 @@ def _worst(self:Requests, arm, n, prompt=0):
     "Return the worst cost of a request for `n` samples with so many prompt tokens."
     return usage_of('sampler', prompt, n*token_limit(arm.sampler), arm.price, n)
 
+# %% ../../nbs/sampling/12_requests.ipynb #1d5a7c89
 @patch
 def _hold(self:Requests, st, arm, n, change):
     "Reserve the worst cost of a prompt's request, or release it again; `change` does that."
@@ -257,7 +263,9 @@ def _hold(self:Requests, st, arm, n, change):
 def _samples_at_once(self:Requests, arm, n):
     "Return how many of `n` samples the next request is for, by what the server returns and by the budget."
     n = min(n, arm.sampler.max_n)
-    return self.budget.most(n, self._worst(arm, 1), self.unscored) if self.budget.is_limited else n
+    if not self.budget.is_limited:
+        return n
+    return self.budget.most(n, self._worst(arm, 1), self.unscored, arm.expected)
 
 # %% ../../nbs/sampling/12_requests.ipynb #129786a5
 @patch
@@ -338,13 +346,12 @@ async def _sample(self:Requests, st, arm, n, idx):
     except CallError as e:
         return [], e
     except NeverAnswered as e:
-        self._break(e)
-        return [], CallError('request', str(e))
+        return self._give_way(arm, e) or ([], CallError('request', str(e)))
     except (Stopped, asyncio.CancelledError):
         return None, 'the run was stopped before the answer came'
     except Exception as e:
-        self._break(e if isinstance(e, RsrError) else RunBroken(f'the sampler raised {type(e).__name__}: {e}'))
-        return None, e
+        e = e if isinstance(e, RsrError) else RunBroken(f'the sampler raised {type(e).__name__}: {e}')
+        return self._give_way(arm, e) or (None, e)
     finally:
         arm.sending -= 1
         self._hold(st, arm, n, self.budget.release)
@@ -352,11 +359,13 @@ async def _sample(self:Requests, st, arm, n, idx):
 
 # %% ../../nbs/sampling/12_requests.ipynb #de5353a5
 @patch
-def _lose(self:Requests, st, keys, why):
+def _lose(self:Requests, st, arm, keys, why):
     "Record samples in flight as lost."
     st.inflight -= len(keys)
     for key in keys:
         self._end(st, Rollout(key=key, outcome='lost', error=redact(why)))
+    if arm.error and not (st.inflight or st.pending):
+        self.leave(st)
 
 # %% ../../nbs/sampling/12_requests.ipynb #d410db8c
 @patch
@@ -365,7 +374,7 @@ async def _request(self:Requests, st, arm, keys, idx):
     rollouts, error = await self._sample(st, arm, len(keys), idx)
     try:
         if rollouts is None:
-            self._lose(st, keys, error)
+            self._lose(st, arm, keys, error)
             await self._score_group(st)
         else:
             await self._arrived(st, arm, keys, rollouts, error)
