@@ -452,8 +452,8 @@ def walk(self:Store,
     worth = label_scores(*score_ends(self.db)) if reviews else {}
     after = 0
     while rows := self._next_prompts(after, size, keys):
-        first, after = rows[0][0], rows[-1][0]
-        rollouts = self._rollouts_between(first, after, verifier, outcomes, detail)
+        after, read = rows[-1][0], [row[0] for row in rows]
+        rollouts = self._rollouts_of(read, verifier, outcomes, detail)
         for key, id_, row, stop in rows:
             d, mine = orjson.loads(row), rollouts.get(key, [])
             if sides or models or reviews:

@@ -264,7 +264,7 @@ def _prepare_samplers(parts, max_rollouts, resumed):
     "Make all samplers ready, and return them."
     samplers = [parts.get('rejected'), *parts['judges']]
     if max_rollouts:
-        samplers = [*samplers_in(parts), *samplers]
+        samplers = [*all_of(parts['sampler']), *samplers]
     samplers = [*filter(None, samplers)]
     _check_open_files(sum(getattr(s, 'connections', getattr(s, 'concurrent_requests', 0)) for s in samplers))
     for s in samplers:
@@ -277,7 +277,7 @@ def _prepare_samplers(parts, max_rollouts, resumed):
 # %% ../../nbs/run/12_execution.ipynb #ab111e5f
 def _check_abilities(parts, holds, used):
     "Raise if the prompts bring what a sampler knows its model does not take, and it is used at all."
-    for sampler in samplers_in(parts):
+    for sampler in all_of(parts['sampler']):
         if sampler in used and hasattr(sampler, 'check_prompts'):
             sampler.check_prompts(holds)
 

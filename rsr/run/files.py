@@ -43,7 +43,7 @@ from .saved_recipe import saved_recipe, write_recipe
 from .train_folder import file_key, file_paths, keep_edited, path_of
 from .train_folder import readme_text, remove_stale, stamp, write_readme
 from ..sampling.budget import Budget, batch_factor, model_price
-from ..sampling.cascade import cascade_prices, own_price, sampler_options
+from ..sampling.cascade import batch_factors, cascade_prices, own_price, sampler_options
 from ..sampling.providers import make_sampler
 from ..verifiers.judge import judge_prices
 from ..verifiers.stages import sections
@@ -124,7 +124,7 @@ def _contents(store, d, formatters, groups):
     if d.get('decontaminate'):
         groups = _without_overlap(groups, Benchmark(d['decontaminate']))
     return (groups, formatters, store.dir, sent_messages(d), store.single_turn(), _make_split(d, formatters),
-            _models(store), set(check_forms(store, formatters)))
+            models_of(store), set(check_forms(store, formatters)))
 
 # %% ../../nbs/run/10_files.ipynb #16bce47a
 def write_formats(

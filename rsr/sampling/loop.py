@@ -225,13 +225,16 @@ def _refit_if_due(self:Loop):
 
 # %% ../../nbs/sampling/16_loop.ipynb #9247a70b
 @patch
-def _fill_slots(self:Loop, arm):
-    "Send requests of a sampler while slots are free and the budget allows."
+def _fill_slots(self:Loop, arm)->int:
+    "Send requests of a sampler while slots are free and the budget allows; return how many."
+    sent = 0
     while self._has_free_slot(arm) and not self.is_goal_near and not self._over(arm):
         st, turn = self.next_up(arm)
         if st is None:
-            return
+            break
         self._send(st, turn)
+        sent += 1
+    return sent
 
 # %% ../../nbs/sampling/16_loop.ipynb #3f11518d
 @patch
@@ -245,8 +248,8 @@ def fill(self:Loop):
     self._start_rescores()
     self._open_prompts()
     self._stop_unscored()
-    for arm in self.arms:
-        self._fill_slots(arm)
+    while sum([self._fill_slots(arm) for arm in self.arms]) and len(self.arms)>1:
+        pass   # what is worth most now may be a sample of the one before
     self._stop_unpaid()
 
 # %% ../../nbs/sampling/16_loop.ipynb #f8d8d1d9
