@@ -180,12 +180,13 @@ def _open_prompts(self:Loop, most=512):
 
 # %% ../../nbs/sampling/16_loop.ipynb #a0ac3ce3
 @patch
-def _waits(self:Loop):
-    "Check whether a prompt waits for samples; forget those that no longer do."
+def _arms_due(self:Loop)->list:
+    "Return the samplers that have something to send; forget prompts that no longer wait."
     for arm in self.arms:
         while arm.heap and not (arm.heap[0][-1].unsent or arm.heap[0][-1].missing):
             heappop(arm.heap)
-    return self.is_queued or self.find_waiting()
+    best = self.find_waiting()
+    return [arm for arm in self.arms if arm.heap or best and best[1][0]==arm.number]
 
 # %% ../../nbs/sampling/16_loop.ipynb #8d3dc0be
 @patch
@@ -198,7 +199,8 @@ def _over(self:Loop, arm):
 @patch
 def _stop_unpaid(self:Loop):
     "Stop the run if the budget allows none of the samples that are due, and nothing is in flight."
-    over = [self._over(arm) for arm in self.arms if arm.heap] if self._waits() else []
+    is_over = any(self._over(arm) for arm in self.arms)
+    over = [self._over(arm) for arm in self._arms_due()] if is_over else []
     if over and all(over) and not self.tasks:
         self.stop('budget', Stopped(over[0]))
     self.near_budget = bool(self.tasks) and any(over)
