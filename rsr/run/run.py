@@ -121,6 +121,7 @@ def sample(
     progress=True,          # bar, lines or none; True: a bar on a terminal and in a notebook, else lines
     overrides=(),           # "key=value" options, as on the command line
     background:bool=False,  # return a `Live` at once, which a notebook shows; it has .run, .stop() and .wait()
+    detach:bool=False,      # with `sampler.batch`: leave once batches are under way; the same call collects them
     **options               # sections as dicts, or options by their bare names
 )->Run:
     "Sample rollouts for prompts, score them, and write the training files of a recipe."
@@ -129,6 +130,7 @@ def sample(
     pairs = [pair for k, v in options.items() for pair in _dotted_options(k, v, sch)]
     pairs += _as_options(overrides)
     d = load_recipe(_chosen_recipe(recipe, pairs), pairs)
+    d.detach = detach
     prompts = as_rows(prompts)
     if is_path_input(prompts):
         _check_is_path(prompts)

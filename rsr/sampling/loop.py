@@ -180,17 +180,16 @@ def _open_prompts(self:Loop, most=512):
 
 # %% ../../nbs/sampling/16_loop.ipynb #a0ac3ce3
 @patch
-def _arms_due(self:Loop)->list:
-    "Return the samplers that have something to send; forget prompts that no longer wait."
+def _waits(self:Loop):
+    "Check whether a prompt waits for samples; forget those that no longer do."
     for arm in self.arms:
         while arm.heap and not (arm.heap[0][-1].unsent or arm.heap[0][-1].missing):
             heappop(arm.heap)
-    best = self.find_waiting()
-    return [arm for arm in self.arms if arm.heap or best and best[1][0]==arm.number]
+    return self.is_queued or self.find_waiting()
 
 # %% ../../nbs/sampling/16_loop.ipynb #8d3dc0be
 @patch
-def _over(self:Loop, arm):
+def over(self:Loop, arm):
     "Return a message about the limit that another sample of a sampler would pass, or None."
     return self.budget.over(self.unscored, arm.expected)
 
@@ -199,8 +198,8 @@ def _over(self:Loop, arm):
 @patch
 def _stop_unpaid(self:Loop):
     "Stop the run if the budget allows none of the samples that are due, and nothing is in flight."
-    is_over = any(self._over(arm) for arm in self.arms)
-    over = [self._over(arm) for arm in self._arms_due()] if is_over else []
+    waits = bool(self.tasks) or self._waits()   # while requests are in flight, no prompt is opened to know
+    over = [self.over(arm) for arm in self.due_arms()] if waits else []
     if over and all(over) and not self.tasks:
         self.stop('budget', Stopped(over[0]))
     self.near_budget = bool(self.tasks) and any(over)
@@ -230,7 +229,7 @@ def _refit_if_due(self:Loop):
 def _fill_slots(self:Loop, arm)->int:
     "Send requests of a sampler while slots are free and the budget allows; return how many."
     sent = 0
-    while self._has_free_slot(arm) and not self.is_goal_near and not self._over(arm):
+    while self._has_free_slot(arm) and not self.is_goal_near and not self.over(arm):
         st, turn = self.next_up(arm)
         if st is None:
             break
