@@ -76,7 +76,8 @@ def batches(self:Store,
     if self.layout<4:
         return []
     where = 'WHERE ended IS NULL' if only_open else ''
-    rows = [dict(zip(_ALL, row)) for row in self.db.execute(f"SELECT {','.join(_ALL)} FROM batches {where} ORDER BY key")]
+    found = self.db.execute(f"SELECT {','.join(_ALL)} FROM batches {where} ORDER BY key")
+    rows = [dict(zip(_ALL, row)) for row in found]
     return [BatchRow(**{**row, 'worst':orjson.loads(row['worst'] or 'null')}) for row in rows]
 
 # %% ../../nbs/data/43_batches.ipynb #2fd98986
@@ -118,7 +119,8 @@ def batch_counts(
     if not found:
         return {}
     hours = [(b.ended-b.sent)/3600 for b in found if b.ended and b.sent]
-    out = dict(batches=len(found), requests=sum(b.requests for b in found), hours=sum(hours)/len(hours) if hours else None)
+    out = dict(batches=len(found), requests=sum(b.requests for b in found),
+               hours=sum(hours)/len(hours) if hours else None)
     waiting = [b for b in found if b.ended is None]
     if waiting:
         out |= dict(waiting=len(waiting), waiting_requests=sum(b.requests for b in waiting),

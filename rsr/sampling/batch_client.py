@@ -6,8 +6,8 @@
 __all__ = ['BATCH', 'PAGE', 'SKEW', 'check_batch', 'batch_client', 'BatchClient', 'LiteLLMBatches']
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #b54b19ea
-import asyncio, orjson, os, time
-from contextlib import aclosing
+import asyncio, orjson, os
+from contextlib import aclosing, asynccontextmanager
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from fastcore.basics import patch
@@ -22,7 +22,8 @@ from .transport import body_pieces, body_start, check_address, endpoint, http_fa
 from .transport import shown_address, transport_error
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #deb33eec
-_PROVIDERS = dict(openai=('openai', 'https://api.openai.com/v1'), anthropic=('anthropic', 'https://api.anthropic.com/v1'),
+_PROVIDERS = dict(openai=('openai', 'https://api.openai.com/v1'),
+                  anthropic=('anthropic', 'https://api.anthropic.com/v1'),
                   mistral=('mistral', 'https://api.mistral.ai/v1'), groq=('openai', 'https://api.groq.com/openai/v1'),
                   together_ai=('openai', 'https://api.together.xyz/v1'))
 _OF_LITELLM = 'azure', 'vertex_ai', 'bedrock', 'hosted_vllm', 'litellm_proxy', 'xai'   # with batches in LiteLLM
@@ -260,7 +261,8 @@ async def _pages(self:BatchClient, since, most=20):
     query = f'page_size={PAGE}' if self.form.name=='mistral' else f'limit={PAGE}'
     more = ''
     for _ in range(most):
-        found, more = self.form.listed(await self._ask('GET', self.form.jobs, query='&'.join(filter(None, (query, more)))))
+        page = await self._ask('GET', self.form.jobs, query='&'.join(filter(None, (query, more))))
+        found, more = self.form.listed(page)
         for state in found:
             yield state
         oldest = min((s.created for s in found if s.created), default=None)
@@ -345,8 +347,6 @@ async def results(self:BatchClient, file:str):
             yield self.form.result(d)
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #f5e5f3f7
-from contextlib import asynccontextmanager
-
 @patch
 @asynccontextmanager
 async def _get(self:BatchClient, session, path):
@@ -376,8 +376,9 @@ async def close(self:BatchClient):
 @patch
 async def _probe(self:BatchClient):
     "Return the CallError that the list of batches gives, or None."
+    query = 'page_size=1' if self.form.name=='mistral' else 'limit=1'
     try:
-        await asyncio.wait_for(self._ask('GET', self.form.jobs, query='page_size=1' if self.form.name=='mistral' else 'limit=1'), 20)
+        await asyncio.wait_for(self._ask('GET', self.form.jobs, query=query), 20)
     except CallError as e:
         return e
     except asyncio.TimeoutError:

@@ -137,8 +137,8 @@ def state(self:BatchForm, d:dict)->BatchState:
     file = _text(d.get('input_file_id')) or next(iter(d.get('input_files') or ['']))
     error = _messages(d.get('errors') or d.get('error'))
     return BatchState(d['id'], status, status.lower() in _ENDED, self._result_files(d), done,
-                      _seconds(d.get('expires_at') or d.get('job_deadline')), _text(_as_dict(d.get('metadata')).get('rsr')),
-                      file, total, _seconds(d.get('created_at')), error)
+                      _seconds(d.get('expires_at') or d.get('job_deadline')),
+                      _text(_as_dict(d.get('metadata')).get('rsr')), file, total, _seconds(d.get('created_at')), error)
 
 # %% ../../nbs/sampling/31_batch_forms.ipynb #d04fd481
 @patch
@@ -246,8 +246,8 @@ def _turn(m):
     if m['role']=='tool':
         result = dict(type='tool_result', tool_use_id=m.get('tool_call_id'), content=content_text(m.get('content')))
         return dict(role='user', content=[result])
-    calls = [dict(type='tool_use', id=c.get('id'), name=c['function']['name'], input=_arguments(c['function']['arguments']))
-             for c in m.get('tool_calls') or ()]
+    calls = [dict(type='tool_use', id=c.get('id'), name=f['name'], input=_arguments(f['arguments']))
+             for c in m.get('tool_calls') or () for f in [c['function']]]
     role = 'assistant' if m['role']=='assistant' else 'user'
     return dict(role=role, content=[*_blocks(m.get('content')), *calls])
 
@@ -281,8 +281,8 @@ def _tool_fields(body)->dict:
     return dict(tools=tools, tool_choice=choice)
 
 # %% ../../nbs/sampling/31_batch_forms.ipynb #adac684b
-_NOT_SENT = {'messages', 'tools', 'tool_choice', 'parallel_tool_calls', 'max_tokens', 'max_completion_tokens', 'stop', 'n',
-             'seed', 'stream', 'stream_options', 'logprobs', 'top_logprobs', 'response_format'}
+_NOT_SENT = {'messages', 'tools', 'tool_choice', 'parallel_tool_calls', 'max_tokens', 'max_completion_tokens', 'stop',
+             'n', 'seed', 'stream', 'stream_options', 'logprobs', 'top_logprobs', 'response_format'}
 
 def anthropic_body(
     body:dict   # of a chat completion
@@ -305,7 +305,8 @@ def anthropic_reply(
     usage = _as_dict(message.get('usage'))
     names = 'input_tokens', 'cache_creation_input_tokens', 'cache_read_input_tokens'
     prompt = sum(usage[k] for k in names if isinstance(usage.get(k), int))
-    choice = dict(message=dict(role='assistant', content=message.get('content')), finish_reason=message.get('stop_reason'))
+    said = dict(role='assistant', content=message.get('content'))
+    choice = dict(message=said, finish_reason=message.get('stop_reason'))
     return dict(choices=[choice], usage=dict(prompt_tokens=prompt, completion_tokens=usage.get('output_tokens')))
 
 # %% ../../nbs/sampling/31_batch_forms.ipynb #a59a5273

@@ -244,7 +244,7 @@ def _begin_walk(self:BatchLoop, asking):
     "Begin a pass over the prompts; from the second on, over those that are open."
     self.walks, self.asking, self.more, self.full = self.walks+1, asking, True, None
     walk = self._walk(self.keys)
-    self.source = walk if self.walks==1 else ((p, stop, rollouts) for p, stop, rollouts in walk if stop in (None, 'budget'))
+    self.source = walk if self.walks==1 else (entry for entry in walk if entry[1] in (None, 'budget'))
     if not asking:
         self.states.clear()
 

@@ -6,8 +6,8 @@
 __all__ = ['LONGEST', 'Batcher', 'waiting_note']
 
 # %% ../../nbs/sampling/33_batcher.ipynb #aebc6418
-import asyncio, os, re, time
-from contextlib import aclosing, suppress
+import asyncio, time
+from contextlib import aclosing
 from functools import partial
 from fastcore.basics import patch
 from ..data.batches import BatchRow
@@ -118,7 +118,7 @@ async def _create(self:Batcher, row, ref):
     return await self.sender.call(attempt)
 
 # %% ../../nbs/sampling/33_batcher.ipynb #0b37f896
-_REFUSED = 'request', 'denied', 'context', 'filtered', 'fatal', 'quota'   # kinds of errors after which there is no batch
+_REFUSED = 'request', 'denied', 'context', 'filtered', 'fatal', 'quota'   # after these errors there is no batch
 
 @patch
 async def _send_one(self:Batcher, row):
@@ -327,7 +327,8 @@ def waiting_note(
         return ''
     n, requests, done = len(rows), sum(b.requests for b in rows), sum(b.done or 0 for b in rows)
     now, since = time.time(), min(b.sent or b.made for b in rows)
-    what = f"{n} batch{'' if n==1 else 'es'} ({requests:,} request{'' if requests==1 else 's'}{f', {done:,} done' if done else ''})"
+    inside = f"{requests:,} request{'' if requests==1 else 's'}"+(f', {done:,} done' if done else '')
+    what = f"{n} batch{'' if n==1 else 'es'} ({inside})"
     ends = [b.expires for b in rows if b.expires]
     until = f", at most {_span(max(ends)-now)} more" if ends else ''
     return f'waiting for {what} since {_span(now-since)}{until}'
