@@ -37,7 +37,7 @@ from .results import Run
 from .reward import make_scorer
 from .saved_recipe import recipe_so_far, save_recipe
 from ..sampling.budget import Budget, model_price
-from ..sampling.batch_client import batch_client
+from ..sampling.batch_access import batch_client
 from ..sampling.batch_loop import BatchLoop, all_of, loop_for
 from ..sampling.progress import check_progress, make_progress
 from ..sampling.providers import make_sampler

@@ -53,6 +53,7 @@ def request_id(
 # %% ../../nbs/sampling/31_batch_forms.ipynb #0c4d74fb
 _REQUEST_ID = re.compile(r'\A([a-z0-9]{4,40})-(\d{1,18})-(\d{1,6})\Z')
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #3ce61d62
 def read_request_id(
     text,        # what stands in a result; anything
     own:str      # id of the batch
@@ -93,6 +94,7 @@ def job(self:BatchForm, file:str, own:str, model:str)->dict:
 _ENDED = {'completed', 'complete', 'failed', 'expired', 'cancelled', 'canceled', 'success', 'timeout_exceeded', 'ended',
           'error'}
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #62371f83
 def _as_dict(value):
     "Return a value if it is a dict, else {}."
     return value if isinstance(value, dict) else {}
@@ -152,6 +154,7 @@ def listed(self:BatchForm, d)->tuple:   # ([BatchState, …], the parameter for 
 # %% ../../nbs/sampling/31_batch_forms.ipynb #bd2b9d86
 _UNPROCESSED = re.compile(r'expired|cancel', re.I)
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #ac76fa2d
 def _line_error(error, status=0):
     "Return the CallError for the error of one line."
     error = error if isinstance(error, dict) else dict(message=str(error))
@@ -165,6 +168,7 @@ _STATUSES = dict(invalid_request_error=400, authentication_error=401, billing_er
                  not_found_error=404, request_too_large=413, rate_limit_error=429, api_error=500, timeout_error=504,
                  overloaded_error=529)
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #b1733ada
 def _status_of(error):
     "Return the HTTP status that an error without one would have had."
     code = str(error.get('code') or error.get('status_code') or '')
@@ -265,6 +269,7 @@ def _joined_turns(messages)->list:
 # %% ../../nbs/sampling/31_batch_forms.ipynb #d46c8eef
 _CHOICES = dict(auto='auto', required='any', none='none')
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #8d0543ec
 def _tool_fields(body)->dict:
     "Return the fields for tools in Anthropic's form."
     if not body.get('tools'):
@@ -284,6 +289,7 @@ def _tool_fields(body)->dict:
 _NOT_SENT = {'messages', 'tools', 'tool_choice', 'parallel_tool_calls', 'max_tokens', 'max_completion_tokens', 'stop',
              'n', 'seed', 'stream', 'stream_options', 'logprobs', 'top_logprobs', 'response_format'}
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #ea14c0fb
 def anthropic_body(
     body:dict   # of a chat completion
 )->dict:
@@ -364,6 +370,7 @@ class TogetherForm(BatchForm):
     name, files, purpose, metadata = 'together', '/files/upload', 'batch-api', False
     results = '/files/{}/content'
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #a2c3f92a
 class GroqForm(BatchForm):
     "OpenAI's form as Groq has it: a request gives one sample."
     name, most_n = 'groq', 1
@@ -378,6 +385,7 @@ def job(self:TogetherForm, file:str, own:str, model:str)->dict:
 _HOSTS = {'api.anthropic.com':FORMS['anthropic'], 'api.mistral.ai':FORMS['mistral'], 'api.groq.com':GroqForm(),
           'api.together.xyz':TogetherForm(), 'api.together.ai':TogetherForm()}
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #13eb5c1f
 def form_of_host(
     base_url:str   # of a server
 )->BatchForm:
