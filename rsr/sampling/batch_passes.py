@@ -33,11 +33,18 @@ class BatchPasses(BatchResults):
 
 # %% ../../nbs/sampling/37_batch_passes.ipynb #9d339d75
 @patch
+def _open_source(self:BatchPasses):
+    "Yield the prompts of a pass: all in the first one, then those that are open."
+    for entry in self._walk(self.keys):
+        if self.walks==1 or entry[1] in (None, 'budget'):
+            yield entry
+
+# %% ../../nbs/sampling/37_batch_passes.ipynb #2c99037b
+@patch
 def _begin_walk(self:BatchPasses, asking):
-    "Begin a pass over the prompts; from the second on, over those that are open."
+    "Begin a pass over the prompts."
     self.walks, self.asking, self.more, self.full = self.walks+1, asking, True, None
-    walk = self._walk(self.keys)
-    self.source = walk if self.walks==1 else (entry for entry in walk if entry[1] in (None, 'budget'))
+    self.source = self._open_source()
     if not asking:
         self.states.clear()
 
@@ -157,11 +164,9 @@ def _leave(self:BatchPasses, st):
 @patch
 def _counts_of(self:BatchPasses, st)->tuple:
     "Return (passes, fails) of a prompt for each sampler."
-    out = [[0, 0] for _ in self.arms]
-    for (score, _), arm in zip(st.seen, st.arms):
-        if arm is not None:
-            out[arm][not passed(score, self.pass_at)] += 1
-    return tuple(map(tuple, out)) if len(self.arms)>1 else (self.tally(st),)
+    seen = [(arm, passed(score, self.pass_at)) for (score, _), arm in zip(st.seen, st.arms)]
+    counts = [(seen.count((a.number, True)), seen.count((a.number, False))) for a in self.arms]
+    return tuple(counts) if len(counts)>1 else (self.tally(st),)
 
 # %% ../../nbs/sampling/37_batch_passes.ipynb #9e497cc1
 @patch
