@@ -22,7 +22,7 @@ from ..data.parts import KEY_STRIDE, block_keys
 from ..data.secrets import redact
 from ..data.terminal import warn
 from ..data.types import RsrError, RunBroken
-from ..run.execution import note_served_model
+from ..data.settings import note_served_model
 from ..sampling.budget import ledger_usage
 
 # %% ../../nbs/cluster/03_pool.ipynb #f3bf6285

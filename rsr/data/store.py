@@ -18,7 +18,6 @@ from .reviews import MAJORITY, check_annotator, decide, equal_texts, read_votes
 from .reviews import label_scores, score_ends, scores_with_labels, write_vote
 from .types import Prompt, Rollout, RsrError, Score, no_such
 
-
 # %% ../../nbs/data/13_store.ipynb #d43e03ce
 class Store(Ledger):
     "The prompts, rollouts and scores of one run."
@@ -423,10 +422,10 @@ def _reviews_by_rollout(reviews):
     return out
 
 # %% ../../nbs/data/13_store.ipynb #18c2b5b6
-def _mark(rollouts, sides, reviews, worth):
-    "Set side, label and pair verdicts of rollouts; a label sets the score."
+def _mark(rollouts, sides, models, reviews, worth):
+    "Set side, model, label and pair verdicts of rollouts; a label sets the score."
     for r in rollouts:
-        r.side = sides.get(r.sampler, '')
+        r.side, r.model = sides.get(r.sampler, ''), models.get(str(r.sampler), '')
         r.label, r.pairs = reviews.get(r.key, (None, None))
         if r.label is not None:
             r.score = worth[r.label]
@@ -437,7 +436,7 @@ def _sides(self:Store):
     "Return {sampler: chosen or rejected} for runs that sample pairs."
     return {sampler:side for side, samplers in self.get('sides', {}).items() for sampler in samplers}
 
-# %% ../../nbs/data/13_store.ipynb #fff0626a
+# %% ../../nbs/data/13_store.ipynb #95133b00
 @patch
 def walk(self:Store,
     verifier:int=None,   # whose scores to read; None: the run's current verifier
@@ -449,7 +448,7 @@ def walk(self:Store,
     "Yield (Prompt, stop reason, [Rollout, …]) in the order of the input, with scores, sides and human verdicts."
     verifier = self.get('verifier') if verifier is None else verifier
     keys = keys if keys is None else sorted(map(int, keys))
-    sides, reviews = self._sides(), _reviews_by_rollout(self.reviews(keys))
+    sides, models, reviews = self._sides(), self.get('cascade_models', {}), _reviews_by_rollout(self.reviews(keys))
     worth = label_scores(*score_ends(self.db)) if reviews else {}
     after = 0
     while rows := self._next_prompts(after, size, keys):
@@ -457,8 +456,8 @@ def walk(self:Store,
         rollouts = self._rollouts_of(read, verifier, outcomes, detail)
         for key, id_, row, stop in rows:
             d, mine = orjson.loads(row), rollouts.get(key, [])
-            if sides or reviews:
-                _mark(mine, sides, reviews, worth)
+            if sides or models or reviews:
+                _mark(mine, sides, models, reviews, worth)
             yield Prompt(id_, key=key, stop=stop, **d), stop, mine
 
 # %% ../../nbs/data/13_store.ipynb #26a4a6f0

@@ -63,6 +63,7 @@ class Rollout(Reply):
     detail: dict = None           # the score's detail, if it was requested
     label: bool = None            # the human label; it overrides the score
     pairs: dict = None            # human verdicts on its pairs: {key of the rejected rollout: accept, swap or reject}
+    model: str = ''               # its model, if the run has several: then a pair is made of one
 
 # %% ../../nbs/data/00_types.ipynb #c31da8ba
 @dataclass

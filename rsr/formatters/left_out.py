@@ -8,7 +8,7 @@ __all__ = ['REMEDIES', 'why_left_out', 'remedy', 'remedies_of']
 # %% ../../nbs/formatters/12_left_out.ipynb #69a426fa
 from collections import Counter
 from .message_forms import IMAGE_MARK, LONG_INTEGER, NOT_JSON, TEXT_AND_CALL
-from .pairing import ONE_SIDED
+from .pairing import ONE_SIDED, TWO_MODELS
 from .rows import NO_ANSWER, as_written, form_row
 
 # %% ../../nbs/formatters/12_left_out.ipynb #9bdefb7e
@@ -83,8 +83,13 @@ REMEDIES.update({
 
 # %% ../../nbs/formatters/12_left_out.ipynb #78f72076
 REMEDIES.update({
+    TWO_MODELS:'raise sampling.max_rollouts, or set formatter.mix: true to pair responses of different models',
     ONE_SIDED:'use formatter.thinking: strip (both sides), or sample both sides with thinking, or both without',
     'tool call':'use another formatter.target (trl and swift take most), or sampler.extra_params.tool_choice: none',
+})
+
+# %% ../../nbs/formatters/12_left_out.ipynb #bbd41ead
+REMEDIES.update({
     NOT_JSON:'use a stronger model, or a server that parses tool calls strictly',
     TEXT_AND_CALL:'use formatter.target: trl or swift, which take a text beside a call',
     IMAGE_MARK:'use formatter.target: trl, which takes images as parts, or write the mark differently in the input',

@@ -290,12 +290,13 @@ def dpo(prompt, rollouts,
     floor:float=None,              # with a strategy: lowest score of a rejected response; None: any
     inverted:str='drop',           # with a strategy: drop, swap: what to do if the weaker side scores higher
     max_length_ratio:float=None,   # longer text at most this many times the characters of the shorter; None: any
-    min_rejected_chars:int=None    # fewest characters of a rejected response; None: any length
+    min_rejected_chars:int=None,   # fewest characters of a rejected response; None: any length
+    mix:bool=False                 # pair responses of different models of a cascade
 )->list:
     "Write pairs of passed and failed responses."
     pairs, _ = dpo_pairs(rollouts, strategy, fail_threshold, floor, inverted, rejected, max_pairs_per_prompt,
                          pass_threshold=pass_threshold, min_margin=min_margin, max_margin=max_margin,
-                         max_length_ratio=max_length_ratio, min_rejected_chars=min_rejected_chars)
+                         max_length_ratio=max_length_ratio, min_rejected_chars=min_rejected_chars, mix=mix)
     return [{**_asked(prompt), 'chosen':c, 'rejected':r, 'margin':c.score-r.score} for c, r, _ in pairs]
 
 # %% ../../nbs/formatters/02_methods.ipynb #76d153e5

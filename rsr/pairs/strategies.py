@@ -27,7 +27,7 @@ from ..sampling.budget import check_price
 from ..sampling.batch_loop import loop_for
 from ..sampling.loop import Loop
 from ..sampling.samplers import HttpSampler
-from ..sampling.schedule import PairSide
+from ..sampling.pair_side import PairSide
 
 # %% ../../nbs/pairs/02_strategies.ipynb #1c4845c1
 def _prompt_messages(prompt):
@@ -140,7 +140,7 @@ def flawed(sampler,
 
 # %% ../../nbs/pairs/02_strategies.ipynb #7e5e92fb
 PAIR_DEFAULTS = dict(min_margin=0.15, max_margin=None, floor=None, inverted='drop', max_length_ratio=None,
-                     min_rejected_chars=None)
+                     min_rejected_chars=None, mix=False)
 _sampler_keys = ['type', *(f.name for f in fields(HttpSampler))]
 
 # %% ../../nbs/pairs/02_strategies.ipynb #7414d037
@@ -221,7 +221,8 @@ def share_rules(
     pairs = d.get('pairs')
     rules = {k:pairs[k] for k in PAIR_DEFAULTS if k in pairs} if isinstance(pairs, dict) else {}
     if rules:
-        d['pairs'] = {k:v for k, v in pairs.items() if k not in rules}
+        left = {k:v for k, v in pairs.items() if k not in rules}
+        d['pairs'] = left if left or set(rules)!={'mix'} else None   # the only rule that needs no strategy
         d['formatter'] = [{**c, **rules} if isinstance(c, dict) and c.get('type')=='dpo' else c for c in d['formatter']]
     return d
 

@@ -24,6 +24,7 @@ from ..run.files import valid_outcomes
 from ..run.results import Run
 from ..data.secrets import redact
 from ..verifiers.stages import sections
+from ..sampling.cascade import sampler_options
 
 # %% ../../nbs/quality/08_report.ipynb #2edaaa2e
 _DIRECTION_MARKS = '\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'
@@ -226,7 +227,7 @@ def report_html(
     "Return the report of a run as HTML."
     run = run if isinstance(run, Run) else Run(run)
     d = run.recipe
-    model = d['sampler'].get('model') or 'the embedded model'
+    model = ', '.join(o.get('model') or 'the embedded model' for o in sampler_options(d['sampler']))
     scorer = _scored_by(d['verifier'])
     under = f"{model}, scored by {scorer}, for {', '.join(f['type'] for f in d['formatter'])}"
     return page(f'Run {run.path.resolve().name}', under, _sections(run, rows, options))

@@ -11,6 +11,7 @@ from contextlib import closing
 from ..data.statistics import wilson
 from ..data.store import Store
 from .execution import build, execute
+from ..sampling.batch_loop import all_of
 
 # %% ../../nbs/run/14_forecast.ipynb #19c934a5
 def pilot_prompts(
@@ -36,7 +37,7 @@ def pilot_run(
 )->tuple:                # (Run, forecast)
     "Sample a few prompts of the input, and forecast the whole run."
     run = execute(d, src, progress, choose=lambda store: pilot_prompts(store, pilot))
-    sampler = build(d)['sampler']
+    sampler = all_of(build(d)['sampler'])[0]
     at_once = _side_by_side(sampler, d['sampling'].get('step_size', 4))
     return run, forecast(run, pilot, sampler.concurrent_requests, at_once, d['budget'])
 

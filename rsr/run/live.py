@@ -14,6 +14,7 @@ from ..data.secrets import redact
 from ..data.terminal import visible
 from .execution import build, carry_out, execute, new_work_dir, prepare, total_prompts
 from .results import Run
+from ..sampling.progress import engine_note
 
 # %% ../../nbs/run/13_live.ipynb #2114b8a6
 def _pass_rate(loop):
@@ -44,7 +45,7 @@ def snapshot(
     goal = getattr(loop, 'goal', None)
     return dict(side=loop.side and loop.side.name, total=total, goal=goal and goal.text(), share=goal and goal.share, **_counts(loop),
                 usd=budget.usd if budget.counts_money else None, seconds=since, left=left,
-                in_flight=loop.sending, note=loop.engine.note)
+                in_flight=loop.sending, note=engine_note(loop))
 
 # %% ../../nbs/run/13_live.ipynb #2434a78f
 def duration(

@@ -21,6 +21,7 @@ from ..data.yaml_files import RepeatedKey, load_yaml, parse_yaml
 from ..pairs.strategies import share_rules
 from .values import HEAD, as_utf8, in_place, set_nested, without_defaults
 from ..sampling.budget import Budget
+from ..sampling.cascade import find_sampler, write_cascade
 from ..sampling.samplers import HttpSampler
 from ..sampling.schedule import Sampling
 from ..verifiers.stages import find_stage, name_type
@@ -159,6 +160,8 @@ def _declared(key):
     if key=='work_dir':
         return str, None
     section, _, name = key.partition('.')
+    if key.startswith('sampler.cascade.'):
+        name = key.rpartition('.')[2]
     return schema().get(section, {}).get(name, (None, None))
 
 # %% ../../nbs/run/02_overrides.ipynb #f6919990
@@ -220,6 +223,8 @@ def long_form(key, value):
         return 'split', None
     if key=='verifier' and isinstance(value, (list, tuple)):
         return 'verifier.stages', list(value)
+    if key=='sampler' and isinstance(value, (list, tuple)):
+        return 'sampler.cascade', list(value)
     return (f'{key}.{SHORT_FORMS[key]}', value) if short else (key, value)
 
 # %% ../../nbs/run/02_overrides.ipynb #d3c6f9da
@@ -231,6 +236,7 @@ def write_out(d):
             d[section] = {key.partition('.')[2]:value}
     if isinstance(d.get('verifier'), dict):
         name_type(d['verifier'])
+    write_cascade(d)
     return d
 
 # %% ../../nbs/run/02_overrides.ipynb #aca6baa6
@@ -266,7 +272,33 @@ def _override_verifier(d, rest, value, key):
     set_nested(d, key, value)
     name_type(d['verifier'])
 
-# %% ../../nbs/run/02_overrides.ipynb #528936b6
+# %% ../../nbs/run/02_overrides.ipynb #0151d41f
+def _set_for_all(entries, option, value):
+    "Let an option that is set for all samplers take the place of those that entries of a cascade set themselves."
+    head, _, rest = option.partition('.')
+    for entry in (e for e in entries if isinstance(e, dict)):
+        if rest and isinstance(entry.get(head), dict):
+            set_nested(entry, option, value)
+        elif not rest:
+            entry.pop(head, None)
+
+# %% ../../nbs/run/02_overrides.ipynb #21a29fab
+def _override_sampler(d, rest, value, key):
+    "Set an option of `sampler:`, or of one sampler of its cascade."
+    write_cascade(d)
+    section = d['sampler'] = d.get('sampler') or {}
+    entries = section.get('cascade') or []
+    if rest.startswith('cascade.'):
+        set_nested(*find_sampler(entries, rest.partition('.')[2], key), value)
+        return
+    if rest=='model':
+        section.pop('cascade', None)
+    elif rest!='cascade':
+        _set_for_all(entries, rest, value)
+    set_nested(d, key, value)
+    write_cascade(d)
+
+# %% ../../nbs/run/02_overrides.ipynb #85f578c7
 def override(
     d:dict,        # a recipe as plain data; changed in place
     key:str,       # dotted
@@ -280,6 +312,8 @@ def override(
         _override_formatters(d['formatter'], rest, value, key)
     elif head=='verifier' and rest:
         _override_verifier(d, rest, value, key)
+    elif head=='sampler' and rest:
+        _override_sampler(d, rest, value, key)
     elif head=='formatter':
         d['formatter'] = _chosen_formatters(d, value)
     else:

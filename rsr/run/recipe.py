@@ -20,6 +20,7 @@ from .overrides import parse_override, read_recipe, recipe_names, recipes_named,
 from .reward import check_where, is_raw
 from .values import check_data, check_value
 from ..sampling.budget import check_price
+from ..sampling.cascade import check_cascade
 from ..verifiers.stages import read_stages
 
 # %% ../../nbs/run/03_recipe.ipynb #fb8392b7
@@ -58,7 +59,7 @@ def _check_sections(d, sch):
             likely = dict(sampler='model', budget='usd', sampling='max_rollouts').get(name, next(iter(known)))
             raise RsrError(f'{name}: {options!r} is not a mapping of options, e.g. {name}.{likely}=…')
         d[name] = options
-        check_section(name, options, known)
+        check_section(name, {k:v for k, v in options.items() if (name, k)!=('sampler', 'cascade')}, known)
 
 # %% ../../nbs/run/03_recipe.ipynb #dafda49d
 def _check_paths(d):
@@ -118,7 +119,32 @@ def _check_order(d):
         raise RsrError(f"sampling.allocate: {o['allocate']} asks what a prompt still needs, and with sampling.early_stop: false "
                        'each gets all its samples; leave one of them out, or use allocate=even')
 
-# %% ../../nbs/run/03_recipe.ipynb #acad2287
+# %% ../../nbs/run/03_recipe.ipynb #394e769a
+def _take_mix(d):
+    "Give `pairs.mix` without a strategy to the dpo formatters."
+    pairs = d.get('pairs')
+    if not isinstance(pairs, dict) or set(pairs)!={'mix'}:
+        return
+    d['formatter'] = formatter_list(d)
+    if not any(isinstance(c, dict) and c.get('type')=='dpo' for c in d['formatter']):
+        raise RsrError('pairs.mix: this recipe makes no pairs; it needs a formatter of type dpo')
+    share_rules(d)
+    d['pairs'] = None
+
+# %% ../../nbs/run/03_recipe.ipynb #39624551
+def _check_cascade(d, sch):
+    "Raise unless the cascade of samplers, if there is one, is valid and fits the rest of the recipe."
+    check_cascade(d['sampler'], lambda name, options: check_section(name, options, sch['sampler']))
+    if not d['sampler'].get('cascade'):
+        return
+    if (d.get('pairs') or {}).get('strategy'):
+        raise RsrError(f"pairs.strategy: {d['pairs']['strategy']} samples the sides of its pairs itself, each from one "
+                       'sampler, and `sampler:` is a list. Name one sampler, or leave out pairs: a dpo formatter pairs '
+                       'what passed with what failed')
+    if d.get('engine')=='ray':
+        raise RsrError('sampler: a cascade of samplers runs on one machine; leave out engine: ray, or name one sampler')
+
+# %% ../../nbs/run/03_recipe.ipynb #d44e0805
 def check_recipe(
     d:dict   # plain data
 )->dict:     # the same, with sections filled in
@@ -133,8 +159,10 @@ def check_recipe(
         read_stages(d['verifier'])
     if d.get('split') is not None:
         check_split(d['split'])
+    _take_mix(d)
     if d.get('pairs') is not None:
         check_pairs(d['pairs'])
+    _check_cascade(d, sch)
     if d.get('engine') not in (None, *ENGINES):
         raise RsrError('engine: '+no_such('engine', d['engine'], ENGINES))
     check_data(d)

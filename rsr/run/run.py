@@ -47,7 +47,8 @@ def _dotted_options(key, value, sch):
     _refuse_function(key, value)
     if isinstance(value, os.PathLike):
         value = str(value)
-    if key in SHORT_FORMS and not isinstance(value, dict):
+    is_cascade = key=='sampler' and isinstance(value, (list, tuple))
+    if is_cascade or key in SHORT_FORMS and not isinstance(value, dict):
         return [(key, value)]
     if _is_section(key, value, sch):
         return [(f'{key}.{k}', v) for k, v in value.items()]

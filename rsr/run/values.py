@@ -13,6 +13,7 @@ from ..data.readers import COLUMNS, LAST_TURN
 from ..data.row_forms import named_form
 from ..data.secrets import is_secret_name
 from ..data.types import RsrError, no_such
+from ..sampling.cascade import check_escalate
 
 # %% ../../nbs/run/00_values.ipynb #a8f7defa
 RANGES = {'sampling.max_rollouts':(0, 10_000), 'sampling.step_size':(1, 10_000), 'sampling.max_steps':(1, 10_000),
@@ -96,6 +97,9 @@ def check_value(
     if value is None and default is None:
         return
     if key=='sampling.step_size' and value=='auto' or key.endswith('.batch') and isinstance(value, bool):
+        return
+    if key=='sampling.escalate':
+        check_escalate(value)
         return
     _check_type(key, value, typ)
     bounds = value_range(key)

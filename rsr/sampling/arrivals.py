@@ -11,10 +11,10 @@ from dataclasses import replace
 from fastcore.basics import patch
 from ..data.types import Rollout, passed
 from .budget import fill_in_tokens
-from .requests import Requests
+from .outages import Outages
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #6f9cd342
-class Arrivals(Requests):
+class Arrivals(Outages):
     "Requests whose answers are recorded and scored."
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #4204f7ed
@@ -48,6 +48,8 @@ def _count_tokens(self:Arrivals, st, arm, rollouts):
             self.budget.note_estimate(self.store)
     prompt, completion = sum(r.prompt_tokens for r in rollouts), sum(r.completion_tokens for r in rollouts)
     self.budget.spend(prompt, completion, price=arm.price, n=len(rollouts))
+    arm.count(prompt, completion, len(rollouts))
+    self.learn_costs()
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #71444495
 @patch

@@ -303,7 +303,7 @@ def note_estimate(self:Budget, store):
 
 # %% ../../nbs/sampling/05_budget.ipynb #92606a3f
 @patch
-def _judging(self:Budget, name):
+def judging(self:Budget, name):
     "Return the mean cost of judging a response, in the unit of a limit; before it is known, the worst."
     if not self.spent.judged:
         return getattr(self.judge_worst, name)
@@ -311,19 +311,21 @@ def _judging(self:Budget, name):
 
 # %% ../../nbs/sampling/05_budget.ipynb #2432e29d
 @patch
-def expected(self:Budget, name)->float:
-    "Return the expected cost of a sample with its judging, in the unit of a limit."
+def expected(self:Budget, name, sample:Usage=None)->float:
+    "Return the expected cost of a sample with its judging, in the unit of a limit; `sample`: what one uses, if known."
+    if sample:
+        return getattr(sample, name)+self.judging(name)
     if not self.spent.samples:
-        return getattr(self.worst, name)+self._judging(name)
+        return getattr(self.worst, name)+self.judging(name)
     sampling = getattr(self.spent, name)-getattr(self.spent, f'judge_{name}')
-    return sampling/self.spent.samples+self._judging(name)
+    return sampling/self.spent.samples+self.judging(name)
 
 # %% ../../nbs/sampling/05_budget.ipynb #084d127c
 @patch
 def _room(self:Budget, name, pending):
     "Return what is neither spent nor reserved, if `pending` responses are still to be judged."
     taken = getattr(self, name)+getattr(self.reserved, name)
-    return self.limits[name]-taken-self._judging(name)*(self.reserved.samples+pending)
+    return self.limits[name]-taken-self.judging(name)*(self.reserved.samples+pending)
 
 # %% ../../nbs/sampling/05_budget.ipynb #e5b0e24f
 @patch(as_prop=True)
@@ -333,13 +335,13 @@ def _is_first(self:Budget)->bool:
 
 # %% ../../nbs/sampling/05_budget.ipynb #7794d398
 @patch
-def _fits(self:Budget, name, pending):
+def _fits(self:Budget, name, pending, sample=None):
     "Check whether another sample stays within a limit."
     if name=='minutes' or getattr(self, name)>=self.limits[name]:
         return getattr(self, name)<self.limits[name]
     if self._is_first and not (self.reserved.samples or pending):
         return True
-    return self.expected(name)<=self._room(name, pending)*(1+1e-9)
+    return self.expected(name, sample)<=self._room(name, pending)*(1+1e-9)
 
 # %% ../../nbs/sampling/05_budget.ipynb #bbc1a3ea
 def _spent_text(name, used, earlier, estimated):
@@ -376,22 +378,25 @@ def limit_message(
 
 # %% ../../nbs/sampling/05_budget.ipynb #1618e9cf
 @patch
-def message(self:Budget, name, judging:bool=False)->str:
+def message(self:Budget, name, judging:bool=False, sample:Usage=None)->str:
     "Return the message for a limit that a sample, or judging a response, would pass."
     limit, used = self.limits[name], getattr(self, name)
     if name=='minutes':
         return limit_message(name, limit, used)
     next_call = 'judging another response' if judging else 'another sample'
-    expected = self._judging(name) if judging else self.expected(name)
+    expected = self.judging(name) if judging else self.expected(name, sample)
     return limit_message(name, limit, used, getattr(self.earlier, name), expected, self.estimated, next_call)
 
 # %% ../../nbs/sampling/05_budget.ipynb #f1bf6cb7
 @patch
-def over(self:Budget, pending:int=0):   # responses that are still to be judged
+def over(self:Budget,
+    pending:int=0,       # responses that are still to be judged
+    sample:Usage=None    # what the sample will use, without its judging; None: as much as those so far
+):
     "Return a message about the limit that another sample would pass, or None while there is room."
     for name, limit in self.limits.items():
-        if limit is not None and not self._fits(name, pending):
-            return self.message(name)
+        if limit is not None and not self._fits(name, pending, sample):
+            return self.message(name, sample=sample)
 
 # %% ../../nbs/sampling/05_budget.ipynb #1034f742
 @patch
@@ -401,7 +406,7 @@ def _judging_fits(self:Budget, name, pending):
         return False
     if not self.spent.judged:
         return not pending
-    return name=='minutes' or self._judging(name)<=self._room(name, pending)*(1+1e-9)
+    return name=='minutes' or self.judging(name)<=self._room(name, pending)*(1+1e-9)
 
 # %% ../../nbs/sampling/05_budget.ipynb #78b782ac
 @patch
@@ -422,13 +427,14 @@ def is_limited(self:Budget)->bool:
 def most(self:Budget,
     n:int,          # samples wanted
     worst:Usage,    # of one of them, without its prompt
-    pending:int=0   # responses that are still to be judged
+    pending:int=0,  # responses that are still to be judged
+    sample:Usage=None   # what one is expected to use
 )->int:             # at least 1
     "Return how many samples a request may be for."
     for name in 'tokens', 'usd':
-        each = getattr(worst, name)+self._judging(name)
+        each = getattr(worst, name)+self.judging(name)
         if self.limits.get(name) is not None and each:
-            expected = self.expected(name) if self.spent.samples else each
+            expected = self.expected(name, sample) if sample or self.spent.samples else each
             n = min(n, 1+max(0, int((self._room(name, pending)-expected)/each)))
     return n
 

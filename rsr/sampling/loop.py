@@ -17,6 +17,7 @@ from ..data.types import EPS, RunBroken
 from .engine import Stopped
 from .allocation import Allocation
 
+
 # %% ../../nbs/sampling/16_loop.ipynb #82751028
 class Loop(Allocation):
     "One run in progress."
@@ -188,13 +189,20 @@ def _waits(self:Loop):
 
 # %% ../../nbs/sampling/16_loop.ipynb #8d3dc0be
 @patch
-def _can_pay(self:Loop):
-    "Check whether the budget allows another sample; stop the run if not and nothing is in flight."
-    over = self.budget.over(self.unscored)
-    if over and not self.tasks and self._waits():
-        self.stop('budget', Stopped(over))
-    self.near_budget = bool(over and self.tasks)
-    return not over
+def over(self:Loop, arm):
+    "Return a message about the limit that another sample of a sampler would pass, or None."
+    return self.budget.over(self.unscored, arm.expected)
+
+
+# %% ../../nbs/sampling/16_loop.ipynb #c00ab80a
+@patch
+def _stop_unpaid(self:Loop):
+    "Stop the run if the budget allows none of the samples that are due, and nothing is in flight."
+    waits = bool(self.tasks) or self._waits()   # while requests are in flight, no prompt is opened to know
+    over = [self.over(arm) for arm in self.due_arms()] if waits else []
+    if over and all(over) and not self.tasks:
+        self.stop('budget', Stopped(over[0]))
+    self.near_budget = bool(self.tasks) and any(over)
 
 # %% ../../nbs/sampling/16_loop.ipynb #64df1b02
 def _busy_slots(arm):
@@ -205,26 +213,29 @@ def _busy_slots(arm):
 @patch
 def _has_free_slot(self:Loop, arm):
     "Check whether a sampler may send another request: a slot is free, and the judge keeps up."
-    has_slot = _busy_slots(arm)<arm.engine.slots or arm.engine.take_probe()
+    has_slot = not arm.error and (_busy_slots(arm)<arm.engine.slots or arm.engine.take_probe())
     return self.pending<=self.most_pending and has_slot
 
 # %% ../../nbs/sampling/16_loop.ipynb #85521c63
 @patch
 def _refit_if_due(self:Loop):
     "Refit the prior, if it is used and enough rollouts have been scored."
-    if self.fit_at<=self.n['scored'] and (self.auto or self.o.give_up):
+    if self.fit_at<=self.n['scored'] and (self.auto or self.o.give_up or len(self.arms)>1):
         self.refit()
         self.reorder()
 
 # %% ../../nbs/sampling/16_loop.ipynb #9247a70b
 @patch
-def _fill_slots(self:Loop, arm):
-    "Send requests of a sampler while slots are free and the budget allows."
-    while self._has_free_slot(arm) and not self.is_goal_near and self._can_pay():
+def _fill_slots(self:Loop, arm)->int:
+    "Send requests of a sampler while slots are free and the budget allows; return how many."
+    sent = 0
+    while self._has_free_slot(arm) and not self.is_goal_near and not self.over(arm):
         st, turn = self.next_up(arm)
         if st is None:
-            return
+            break
         self._send(st, turn)
+        sent += 1
+    return sent
 
 # %% ../../nbs/sampling/16_loop.ipynb #3f11518d
 @patch
@@ -238,15 +249,16 @@ def fill(self:Loop):
     self._start_rescores()
     self._open_prompts()
     self._stop_unscored()
-    for arm in self.arms:
-        self._fill_slots(arm)
+    while sum([self._fill_slots(arm) for arm in self.arms]) and len(self.arms)>1:
+        pass   # what is worth most now may be a sample of the one before
+    self._stop_unpaid()
 
 # %% ../../nbs/sampling/16_loop.ipynb #f8d8d1d9
 @patch
 def start(self:Loop):
     "Enter the run into the ledger, count what it has spent, start the clock, and begin to read prompts."
     self.setup()
-    self.budget.count_earlier(self.store)
+    self.count_earlier()
     self.before = self._count_before()
     self.seconds_before, self.started = self.store.get('seconds', 0.), time.monotonic()
     self.kept_at = self.seconds_before-60   # so that the first round's rows are noted at once
@@ -328,7 +340,7 @@ async def _finish(self:Loop):
 def _note_draining(self:Loop):
     "Tell the engines whether anything else is left to send."
     for arm in self.arms:
-        arm.engine.draining = not self.has_work
+        arm.engine.draining = not self.has_work and self.sending==arm.sending
     for engine in self.scorer.engines:
         engine.draining = not (self.has_work or self.sending)
 
@@ -374,6 +386,7 @@ async def _rounds(self:Loop, grace):
         self._round()
         if self._is_over(grace):
             self.check_refusals()
+            self.report_outages()
             return
         await self._wait(0 if self.can_pull() or self.is_hurried else 0.5)
 
