@@ -10,7 +10,7 @@ import orjson, re
 from collections import Counter
 from fastcore.basics import patch
 from ..data.files import dumps, fingerprint
-from ..data.store import VerdictCache
+from ..data.verdict_cache import VerdictCache
 from ..data.types import Rollout, RunBroken
 from .batch_access import batch_client
 from .batch_forms import request_id

@@ -202,7 +202,7 @@ def _step_of(self:BatchPasses, state, prompts)->tuple:
 # %% ../../nbs/sampling/38_batch_passes.ipynb #49113f58
 @patch
 def _fixed_sizes(self:BatchPasses)->dict:
-    "Return {state: (number of the sampler, samples for a prompt, prompts)} without a plan: a step, or all that is left."
+    "Return the sizes of a round without a plan: a step, or all that is left."
     if self.o.early_stop:
         return {s:self._step_of(s, n) for s, n in self.states.items()}
     return {s:(0, s.left[0], n) for s, n in self.states.items()}
