@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.secrets import redact
-from ..data.store import VerdictCache
+from ..data.verdict_cache import VerdictCache
 from ..data.types import Rollout, RsrError, RunBroken, Score
 from .budget import Usage, fill_in_tokens, usage_of
 from .engine import Engine, Stopped
