@@ -37,8 +37,8 @@ from .results import Run
 from .reward import make_scorer
 from .saved_recipe import recipe_so_far, save_recipe
 from ..sampling.budget import Budget, model_price
-from ..sampling.batch_client import batch_client
-from ..sampling.batch_loop import BatchLoop, all_of, loop_for
+from ..sampling.batch_checks import check_batches, require_batches, setup_loop
+from ..sampling.batch_loop import all_of, loop_for
 from ..sampling.cascade import check_escalation, make_samplers, note_models, sampler_options
 from ..sampling.progress import check_progress, make_progress
 from ..sampling.providers import make_sampler
@@ -156,24 +156,6 @@ def _make_judges(verifier, judges):
     sections = [f'verifier.stages.{name}' for name in stages] or ['verifier']*len(judges)
     return [make_sampler(section=section, **judge) for section, judge in zip(sections, judges)]
 
-# %% ../../nbs/run/12_execution.ipynb #b9a4a1f8
-def _check_batches(d, parts):
-    "Raise unless those samplers that are to use a batch API can do so."
-    samplers = all_of(parts['sampler'])
-    batched = [s for s in (*samplers, *parts['judges']) if s.batch]
-    for s in batched:
-        batch_client(s)
-    if any(s.batch for s in samplers) and not all(s.batch for s in samplers):
-        raise RsrError('sampler.batch: either all models of a cascade answer in batches, or none')
-    if batched and not samplers[0].batch:
-        raise RsrError(f'{batched[0].section}.batch: judges answer in batches only if the sampler does; set '
-                       f'sampler.batch=true, or leave {batched[0].section}.batch out')
-    if batched and d.get('engine')=='ray':
-        raise RsrError(f'{batched[0].section}.batch: a batch API needs no cluster; leave engine=ray out')
-    if getattr(d, 'detach', False) and not batched:
-        raise RsrError('detach=true leaves once batches are under way, and this recipe has none: set sampler.batch=true')
-
-
 # %% ../../nbs/run/12_execution.ipynb #372dd617
 def build(
     d:dict   # a checked recipe; its formatters are completed in place
@@ -188,7 +170,7 @@ def build(
     _check_fewest(parts['verifier'], parts['sampling'])
     parts['budget'] = _make_budget(d, parts['verifier'], judges)
     parts['judges'] = _make_judges(parts['verifier'], judges)
-    _check_batches(d, parts)
+    check_batches(parts['sampler'], parts['judges'], d.get('engine'), getattr(d, 'detach', False))
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)
     check_order(d, parts['formatters'], bool(plan and plan.rejected is not None))
     parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], d.get('goal'),
@@ -270,8 +252,7 @@ def _prepare_samplers(parts, max_rollouts, resumed):
     for s in samplers:
         s.resumed = resumed
         s.prepare()
-        if s.batch:
-            batch_client(s).require()
+    require_batches(samplers)
     return samplers
 
 # %% ../../nbs/run/12_execution.ipynb #ab111e5f
@@ -293,16 +274,6 @@ def _check_sides(store, plan, parts):
         raise RsrError(f'pairs: both sides would be sampled alike{only}. Give them different models or options')
     own_sampler(store, config, 'rejected', parts.get('mix'))
 
-# %% ../../nbs/run/12_execution.ipynb #1ca144f4
-def _refuse_waiting(store, loop):
-    "Raise if batches wait for answers, and the recipe does not use batches any more."
-    waiting = [b for b in store.batches(only_open=True) if b.kind=='sampler']
-    if waiting and not isinstance(loop, BatchLoop):
-        what = '1 batch waits' if len(waiting)==1 else f'{len(waiting)} batches wait'
-        raise RsrError(f'sampler.batch: {what} for answers at {waiting[0].address}. Collect them first, with '
-                       'sampler.batch=true; after that the run can go on without batches')
-
-
 # %% ../../nbs/run/12_execution.ipynb #388b9ea6
 TRY_ALL = 4   # samples of every model of a cascade that a prompt of a pilot gets
 
@@ -313,9 +284,7 @@ def _prepare_loops(store, d, parts, src, choose):
     plan = parts.pop('plan', None)
     loops = pair_loops(store, plan, parts) if plan else iter([loop_for(parts['sampler'])(store, **parts)])
     loop, scored_by = next(loops), store.get('verifier')
-    loop.detach = getattr(d, 'detach', False)
-    _refuse_waiting(store, loop)
-    loop.setup()
+    setup_loop(store, loop, d)
     _check_sides(store, plan, parts)
     load_input(store, d, src)
     warn_of_new_scores(store, scored_by)
