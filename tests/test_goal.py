@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
+from loopback import Loopback
 from loopback_batch import BatchLoopback
 
 from rsr import load_run, sample
@@ -259,3 +260,37 @@ def test_a_goal_in_batches(here, step):
 def test_no_allocation_in_batches(here, server):
     p = run(server, 'sampling.allocate=rows', 'sampler.model=m', 'sampler.batch=true', rc=2)
     assert 'sampling.allocate: with sampler.batch a round of samples is decided on together' in p.stderr
+
+# ---- a cascade
+
+MODELS = {'cheap': dict(a=.6, b=1.2, price=dict(prompt=0, completion=10_000)),
+          'strong': dict(a=1.2, b=.6, price=dict(prompt=0, completion=100_000))}
+
+def cascade(s, *options, rc=0, n=300):
+    "Run both models of a server, the cheap one first."
+    models = [dict(model=name, base_url=s.base_url, price=m['price'], max_tokens=100, concurrent_requests=4)
+              for name, m in MODELS.items()]
+    Path('two.yaml').write_text(json.dumps(dict(sampler=models, verifier='mcq-rlvr', formatter=['sft'])))
+    write_jsonl('in.jsonl', rows(n))
+    p = rsr('run', 'two.yaml', 'data.input_path=in.jsonl', 'work_dir=w', 'sampling.max_rollouts=24', *options)
+    assert p.returncode==rc, p.stdout+p.stderr
+    return p
+
+BY_MODEL = "SELECT json_extract(config, '$.model'), count(*) FROM rollouts JOIN configs c ON c.key=sampler GROUP BY 1"
+
+def test_a_goal_with_a_cascade(here):
+    with Loopback(models=MODELS) as s:
+        cascade(s, 'goal=150')
+        assert 150<=lines()<=150+2*SLOTS and ledger(BY_MODEL)[0][0]=='cheap' and len(ledger(BY_MODEL))==1
+        cascade(s, 'goal=285')
+        assert 285<=lines()<=285+2*SLOTS
+        sold = dict(ledger(BY_MODEL))
+        assert 0<sold['strong']<.1*sold['cheap'], sold   # for the hardest only
+
+def test_a_budget_ends_an_allocated_cascade(here):
+    with Loopback(models=MODELS) as s:
+        p = cascade(s, 'sampling.allocate=rows', 'budget.usd=200', rc=3)
+        assert p.stdout.startswith('stopped: budget.usd') and s.stats()['usd']<=200
+        first = lines()
+        cascade(s, 'sampling.allocate=rows', 'budget.usd=400', rc=3)
+        assert lines()>first and s.stats()['usd']<=400
