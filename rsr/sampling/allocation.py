@@ -112,7 +112,8 @@ def _close(self:Allocation, st, reason):
 @patch
 def queue(self:Allocation, st, seq=None):
     "Queue a prompt by its worth; `seq` keeps a turn it had."
-    if self.waiting is None or st.missing or seq or self.arms[st.arm].error:
+    goes_first = st.missing or seq or self.is_trial(st)
+    if self.waiting is None or goes_first or self.arms[st.arm].error:
         super(Allocation, self).queue(st, seq)
     else:
         self.waiting.put(self.kind(st), st)
