@@ -70,12 +70,12 @@ def test_without_a_limit_every_order_samples_the_same(tmp_path, allocate, types)
 def test_parked_prompts_come_back(tmp_path, allocate, window):
     whole, counts = work(tmp_path/'whole', allocate=allocate, slots=16)
     loop, parked = work(tmp_path/'parked', allocate=allocate, window=window, slots=16)
-    assert parked==counts and loop.rows==whole.rows and not loop.waiting
+    assert parked==counts and loop.rows==whole.rows and not loop.has_waiting
 
 def test_the_default_order_is_as_ever(tmp_path):
     loop, counts = work(tmp_path, 20)
     order = loop.sampler.order
-    assert loop.waiting is None and order[:8]==[f'prompt {i}' for i in (0, 0, 0, 0, 1, 1, 1, 1)]
+    assert loop.waiting==() and order[:8]==[f'prompt {i}' for i in (0, 0, 0, 0, 1, 1, 1, 1)]
 
 # ---- rows
 

@@ -448,7 +448,7 @@ def walk(self:Store,
     "Yield (Prompt, stop reason, [Rollout, …]) in the order of the input, with scores, sides and human verdicts."
     verifier = self.get('verifier') if verifier is None else verifier
     keys = keys if keys is None else sorted(map(int, keys))
-    sides, models, reviews = self._sides(), self.get('cascade', {}), _reviews_by_rollout(self.reviews(keys))
+    sides, models, reviews = self._sides(), self.get('cascade_models', {}), _reviews_by_rollout(self.reviews(keys))
     worth = label_scores(*score_ends(self.db)) if reviews else {}
     after = 0
     while rows := self._next_prompts(after, size, keys):

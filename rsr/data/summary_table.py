@@ -139,6 +139,18 @@ def _cost_rows(d):
         yield 'cost', f"{amount(d['cost'])} US dollars"
     yield 'time', f"{d['seconds']:.1f} s"
 
+# %% ../../nbs/data/39_summary_table.ipynb #f5b65edb
+def _sampler_text(model, d):
+    "Format what a model of a cascade was asked, and what it gave."
+    rate = f" ({d['passed']/d['scored']:.1%})" if d['scored'] else ''
+    usd = '' if d['usd'] is None else f", {amount(d['usd'])} US dollars"
+    return (f"{model}: {_plural(d['rollouts'], 'rollout')} of {_plural(d['prompts'], 'prompt')}, passed "
+            f"{d['passed']}{rate}{usd}; {_plural(d['rows'], 'row')}")
+
+def _sampler_rows(d):
+    "Yield a row for each model of a cascade."
+    yield from (('sampler', _sampler_text(*of)) for of in d.get('samplers', {}).items())
+
 # %% ../../nbs/data/39_summary_table.ipynb #1bc8d66b
 def _batch_rows(d):
     "Yield the row on batches, and what waits in them."
@@ -342,7 +354,7 @@ def stats_table(
     d:dict   # from `stats`
 )->str:
     "Format the statistics as a small table."
-    rows = [*_prompt_rows(d), *_goal_rows(d), *_score_rows(d), *_label_rows(d), *_pair_rows(d), *_cost_rows(d),
+    rows = [*_prompt_rows(d), *_goal_rows(d), *_score_rows(d), *_label_rows(d), *_pair_rows(d), *_cost_rows(d), *_sampler_rows(d),
             *_batch_rows(d), *_problem_rows(d), *_file_rows(d), *_quintile_rows(d), *_forecast_rows(d)]
     rows += [('hint', hint) for hint in hints(d)]
     return '\n'.join(f'{name:10} {text}' for name, text in rows)

@@ -143,6 +143,7 @@ class Writer:
         self.dropped = Counter()                   # rows that cannot be written, by reason
         self.without_row = Counter()               # prompts without a row, by reason
         self.choices = Counter()                   # DPO: prompts by the number of responses to choose from
+        self.by_model = Counter()                  # of a cascade: rows with a response of each model
         self.labels = []                           # KTO: (label, rank within its prompt, hash) of each row
         self.only_dates = None                     # columns that held nothing but ISO dates so far
         self.buffer, self.parquet = [], None       # rows to write, and pyarrow's writer
@@ -250,6 +251,7 @@ def _count(self:Writer, prompt, rollouts, made):
     "Count the rows of a prompt, and note what the end of the file needs to know."
     self.rows += len(made)
     self.prompts += 1
+    self.by_model.update(model for row, _ in made for model in {r.model for r in row_rollouts(row)} if model)
     self._note_dates(made)
     if self.f.type=='kto':
         self._note_labels(prompt, made)
@@ -311,6 +313,8 @@ def _counts(self:Writer):
     counts = dict(rows=self.rows, prompts=self.prompts, full=self.prompts, **{k:n for k, n in lost.items() if n})
     if self.thought and self.f.target:
         counts['thinking'] = thinking_of(self.f)
+    if self.by_model:
+        counts['models'] = dict(self.by_model)
     if any(self.choices):
         counts['choices'] = median(self.choices.elements())
     return {**counts, **self._pool_sizes()} if self.sizes else counts

@@ -221,7 +221,8 @@ def share_rules(
     pairs = d.get('pairs')
     rules = {k:pairs[k] for k in PAIR_DEFAULTS if k in pairs} if isinstance(pairs, dict) else {}
     if rules:
-        d['pairs'] = {k:v for k, v in pairs.items() if k not in rules}
+        left = {k:v for k, v in pairs.items() if k not in rules}
+        d['pairs'] = left if left or set(rules)!={'mix'} else None   # the only rule that needs no strategy
         d['formatter'] = [{**c, **rules} if isinstance(c, dict) and c.get('type')=='dpo' else c for c in d['formatter']]
     return d
 

@@ -16,6 +16,7 @@ from ..data.component_summary import component_stats
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.kept_plans import check_forecast
 from ..data.quintiles import RowTally, quintile_stats, sampled_models
+from ..data.sampler_stats import add_rows, sampler_stats
 from ..data.store import Store
 from ..data.summary import stats, write_stats
 from ..data.summary_table import rate_text
@@ -345,6 +346,7 @@ def run_statistics(store, d)->dict:
     more = dict(labels=label_statistics(store), thresholds=_relative_numbers(store, d),
                 components=component_stats(store, valid_outcomes(d), price_of), batches=batch_counts(store),
                 quintiles=quintile_stats(store, pass_threshold, valid_outcomes(d)),
+                samplers=add_rows(sampler_stats(store, pass_threshold, valid_outcomes(d), price_of), counts['rows']),
                 forecast=check_forecast(store, d, counts))
     return {**counts, 'remedies':remedies_of(counts), **{k:v for k, v in more.items() if v}}
 

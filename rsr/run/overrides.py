@@ -276,7 +276,7 @@ def _override_verifier(d, rest, value, key):
 def _set_for_all(entries, option, value):
     "Let an option that is set for all samplers take the place of those that entries of a cascade set themselves."
     head, _, rest = option.partition('.')
-    for entry in entries:
+    for entry in (e for e in entries if isinstance(e, dict)):
         if rest and isinstance(entry.get(head), dict):
             set_nested(entry, option, value)
         elif not rest:

@@ -6,12 +6,10 @@
 __all__ = ['Allocation']
 
 # %% ../../nbs/sampling/15_allocation.ipynb #406681f8
-import math, time
+import math
 from collections import Counter
 from fastcore.basics import patch
-from ..data.difficulty import Difficulty, quintile_shares
-from ..data.statistics import chance
-from ..data.terminal import warn
+from ..data.difficulty import quintile_shares
 from ..data.worth import hard_worth, quintile_weights, worth
 from ..data.worth_queue import WorthQueue
 from .goals import Goals
@@ -19,83 +17,93 @@ from .goals import Goals
 # %% ../../nbs/sampling/15_allocation.ipynb #10f5a206
 class Allocation(Goals):
     "A loop that chooses the prompt whose sample is next."
-    waiting = None        # WorthQueue; None: prompts are sampled in the order of the input
-    new_index = None      # index of a prompt that is not open yet; None: to be computed
+    waiting = ()          # a WorthQueue for each sampler; (): prompts are sampled in the order of the input
+    new_kind = None       # the kind of a prompt that is not open yet; None: to be computed
+    new_index = 0.        # its index
     catching_up = False   # are prompts with earlier rollouts still read?
     is_hurried = False    # are there prompts to read that need nothing?
     satisfied = Counter() # satisfied prompts by what was seen of them, with `hard`
     ordered_at = 0        # satisfied prompts when indices were last computed
     quintile_weights = quintile_weights([0]*5)   # what a row of each quintile is worth, with `hard`
 
-    def _reset(self):
-        super()._reset()
-        if self.o.allocate and self.one_by_one:
-            self.waiting, self.satisfied = WorthQueue(self.index), Counter()
-
-# %% ../../nbs/sampling/15_allocation.ipynb #3a46b613
+# %% ../../nbs/sampling/15_allocation.ipynb #04c6e1a5
 @patch
-def room(self:Allocation, st)->int:
-    "Return how many samples a prompt may still get from its sampler."
-    part, most = st.part(), self.most(st.arm)
-    return max(0, min(most-part.valid, 2*most-part.tries))
+def _reset(self:Allocation):
+    "Set the state of a run that has not started."
+    super(Allocation, self)._reset()
+    if self.o.allocate and self.one_by_one:
+        self.waiting, self.satisfied = [WorthQueue(self.index) for _ in self.arms], Counter()
 
 # %% ../../nbs/sampling/15_allocation.ipynb #02dc6f53
 @patch
-def kind(self:Allocation, st)->tuple:
-    "Return what a prompt's place in the queue depends on."
-    asked = st.asked if self.o.allocate=='even' else 0
-    return st.arm, self.counts(st), self.room(st), tuple(self.needs_of(st).items()), asked
+def rooms(self:Allocation, st)->tuple:
+    "Return how many samples a prompt may still get, from each sampler."
+    found = []
+    for arm in self.arms:
+        part, most = st.part(arm.number), self.most(arm.number)
+        found.append(0 if part.error or arm.error else max(0, min(most-part.valid, 2*most-part.tries)))
+    return tuple(found)
 
 # %% ../../nbs/sampling/15_allocation.ipynb #a5dec3a6
 @patch
-def rates(self:Allocation)->Difficulty:
-    "Return the pass rates of the prompts, as they are fitted."
-    return self.difficulty
+def kind(self:Allocation, st)->tuple:
+    "Return what a prompt's place in the queue depends on: (sampler, counts, rooms, needs, samples so far if these count)."
+    asked = st.asked if self.o.allocate=='even' else 0
+    return st.arm, self.counts(st), self.rooms(st), tuple(self.needs_of(st).items()), asked
 
-# %% ../../nbs/sampling/15_allocation.ipynb #bb85142a
-_LEFT_OVER = -math.inf   # index of prompts that no file needs any more
-
-# %% ../../nbs/sampling/15_allocation.ipynb #5e209693
+# %% ../../nbs/sampling/15_allocation.ipynb #93181aaa
 @patch
 def _worth(self:Allocation, arm, counts, need, left):
     "Return the rows that the next sample of a prompt brings; with `hard`, by what their quintiles lack."
     if self.o.allocate=='hard':
-        rows = hard_worth(self.rates(), counts, arm, need, left, self.quintile_weights)
-    else:
-        rows = worth(*self.rates().posterior(counts)[arm], need, left)
-    return rows/max(1e-12, self.arms[arm].cost)
+        return hard_worth(self.difficulty, counts, arm, need, left, self.quintile_weights)
+    a, b = self.difficulty.posterior(counts)[arm]
+    return worth(a, b, need, left)
 
-# %% ../../nbs/sampling/15_allocation.ipynb #7523c6f3
+# %% ../../nbs/sampling/15_allocation.ipynb #bb85142a
+_LEFT_OVER = -math.inf   # index of prompts that no file needs any more
+
+# %% ../../nbs/sampling/15_allocation.ipynb #ce1d48ca
 @patch
 def index(self:Allocation, kind)->float:
     "Return the index of a kind of prompts: the rows that its next sample brings, per US dollar if prices are known."
-    arm, counts, left, needs, asked = kind
+    arm, counts, rooms, needs, asked = kind
     if self.o.allocate=='even':
         return -asked
     wanted = [need for i, need in needs if not self.goal or i not in self.goal.reached]
-    return sum(self._worth(arm, counts, need, left) for need in wanted) if wanted else _LEFT_OVER
+    if not wanted:
+        return _LEFT_OVER
+    return sum(self._worth(arm, counts, need, rooms[arm]) for need in wanted)/max(self.arms[arm].cost, 1e-12)
 
 # %% ../../nbs/sampling/15_allocation.ipynb #5db6a11d
 @patch(as_prop=True)
 def quintile_rows(self:Allocation)->list:
     "Return how many satisfied prompts belong to each quintile of difficulty, easiest first."
-    rows, rates = [0.]*5, self.rates()
+    rows = [0.]*5
     for counts, n in self.satisfied.items():
-        rows = [x+n*share for x, share in zip(rows, quintile_shares(rates, counts))]
+        rows = [x+n*share for x, share in zip(rows, quintile_shares(self.difficulty, counts))]
     return rows
 
 # %% ../../nbs/sampling/15_allocation.ipynb #0fbcd5b8
 @patch
+def new_prompt(self:Allocation):
+    "Return the state of a prompt of which nothing is known, with the sampler that it begins with."
+    st = self.new_state(None)
+    st.arm = self.choose(st) if len(self.arms)>1 else 0
+    return st
+
+# %% ../../nbs/sampling/15_allocation.ipynb #23eb9f3f
+@patch
 def reorder(self:Allocation):
     "Compute the index of every kind anew, from the rates that were fitted last and the rows that there are."
-    if self.waiting is None:
+    if not self.waiting:
         return
     if self.o.allocate=='hard':
         self.quintile_weights = quintile_weights(self.quintile_rows)
-    new = self.new_state(None)
-    new.arm = self.choose(new) if len(self.arms)>1 else 0
-    self.ordered_at, self.new_index = self.n['satisfied'], self.index(self.kind(new))
-    self.waiting.reorder()
+    self.ordered_at, self.new_kind = self.n['satisfied'], self.kind(self.new_prompt())
+    self.new_index = self.index(self.new_kind)
+    for queue in self.waiting:
+        queue.reorder()
 
 # %% ../../nbs/sampling/15_allocation.ipynb #6e01755f
 @patch
@@ -113,124 +121,137 @@ def _close(self:Allocation, st, reason):
 def queue(self:Allocation, st, seq=None):
     "Queue a prompt by its worth; `seq` keeps a turn it had."
     goes_first = st.missing or seq or self.is_trial(st)
-    if self.waiting is None or goes_first or self.arms[st.arm].error:
+    if not self.waiting or goes_first or self.arms[st.arm].error:
         super(Allocation, self).queue(st, seq)
     else:
-        self.waiting.put(self.kind(st), st)
+        self.waiting[st.arm].put(self.kind(st), st)
 
 # %% ../../nbs/sampling/15_allocation.ipynb #3f6fdc21
+@patch
+def _best_at(self:Allocation, arm):
+    "Return the best kind that waits at a sampler, with its index; None if no file needs what waits there."
+    best = self.waiting[arm.number].best()
+    return best if best and best[0]>_LEFT_OVER else None
+
+# %% ../../nbs/sampling/15_allocation.ipynb #66d7dadd
 @patch(as_prop=True)
 def has_waiting(self:Allocation)->bool:
     "Return whether a prompt waits for its turn that a file still needs."
-    return self.waiting is not None and self._best_kind() is not None
+    return bool(self.waiting) and any(map(self._best_at, self.arms))
 
 # %% ../../nbs/sampling/15_allocation.ipynb #079759ac
 @patch
+def due_arms(self:Allocation)->list:
+    "Return the samplers of which samples are due."
+    return [arm for arm in self.arms if arm.heap or (self.waiting and self._best_at(arm))]
+
+# %% ../../nbs/sampling/15_allocation.ipynb #7b482bc9
+_AT_ONCE = 512   # prompts opened in one go, at most
+
+# %% ../../nbs/sampling/15_allocation.ipynb #e90759eb
+@patch
+def _opens_next(self:Allocation, best, arms):
+    "Check whether a new prompt is worth more than the best that waits at one of these samplers."
+    if self.new_kind is None:
+        self.reorder()
+    if not self.more or self.to_rescore or self.arms[self.new_kind[0]] not in arms:
+        return False
+    return self.new_index>(best[0] if best else _LEFT_OVER)
+
+# %% ../../nbs/sampling/15_allocation.ipynb #48e4bf31
+@patch
+def find_waiting(self:Allocation,
+    arms=None   # samplers; None: all
+):              # (index, kind); None: none waits
+    "Return the best kind that waits at some samplers, after opening new prompts if these are better."
+    arms = self.arms if arms is None else arms
+    for _ in range(_AT_ONCE if self.waiting else 0):
+        best = max(filter(None, map(self._best_at, arms)), key=lambda found: found[0], default=None)
+        if not self._opens_next(best, arms):
+            return best
+        self._pull()
+    self.is_hurried = bool(self.waiting)   # they all needed nothing: let others work before the next
+
+# %% ../../nbs/sampling/15_allocation.ipynb #d593ca0d
+@patch
+def _best(self:Allocation, arm):
+    "Take the most worthwhile prompt out of the queue, if its next sample is one of this sampler; else None."
+    others = [a for a in self.arms if a is arm or not (a.error or self.over(a))]
+    while (best := self.find_waiting(others)):
+        kind, queue = best[1], self.waiting[arm.number]
+        if kind[0]!=arm.number:
+            return None
+        st = queue.take(kind)
+        if st is not None:
+            return st
+        self._unpark(queue.take_keys(kind, _READ))
+
+# %% ../../nbs/sampling/15_allocation.ipynb #2f1ff64b
+@patch
 def next_up(self:Allocation, arm=None):
     "Take the next prompt for a sampler, with its turn; (None, None) if there is none."
-    if self.waiting is None:
+    if not self.waiting:
         return super(Allocation, self).next_up(arm)
     arm = arm or self.arms[0]
     queued = self._pop_queued(arm.heap)
     if queued:
         return queued
-    st = self._best(arm.number)
+    st = self._best(arm)
     if st is None and not (self.more or self.has_waiting or self.o.allocate=='even'):
         st = self.extra(arm.number)
     return st, None
 
-# %% ../../nbs/sampling/15_allocation.ipynb #7b482bc9
-_AT_ONCE = 512   # prompts opened in one go, at most
-
-# %% ../../nbs/sampling/15_allocation.ipynb #48e4bf31
-@patch
-def _opens_next(self:Allocation, best):
-    "Check whether a new prompt is worth more than the best that waits."
-    if self.new_index is None:
-        self.reorder()
-    return self.more and not self.to_rescore and (best is None or self.new_index>best[0])
-
-# %% ../../nbs/sampling/15_allocation.ipynb #3d9a7a28
-@patch
-def _leave_kind(self:Allocation, kind):
-    "Leave the prompts of a kind for a resume: their sampler is gone."
-    while (st := self.waiting.take(kind)):
-        self.leave(st)
-    while (keys := self.waiting.take_keys(kind, _AT_ONCE)):
-        self.n['left'] += len(keys)
-
-# %% ../../nbs/sampling/15_allocation.ipynb #d593ca0d
-@patch
-def _best_kind(self:Allocation):
-    "Return the best kind that waits, with its index, of which a file needs a prompt; None if there is none."
-    while (best := self.waiting.best()) and self.arms[best[1][0]].error:
-        self._leave_kind(best[1])
-    return best if best and best[0]>_LEFT_OVER else None
-
-# %% ../../nbs/sampling/15_allocation.ipynb #2f1ff64b
-@patch
-def find_waiting(self:Allocation):
-    "Return the best kind that waits, with its index, after opening new prompts if these are better; None: no prompt."
-    if self.waiting is None:
-        return None
-    for _ in range(_AT_ONCE):
-        best = self._best_kind()
-        if not self._opens_next(best):
-            return best
-        self._pull()
-    self.is_hurried = True   # they all needed nothing: let others work before the next
-
 # %% ../../nbs/sampling/15_allocation.ipynb #754e5f48
 @patch
-def _best(self:Allocation, arm):
-    "Take the most worthwhile prompt out of the queue, if its next sample is one of this sampler; else None."
-    while (best := self.find_waiting()):
-        kind = best[1]
-        if kind[0]!=arm:
-            return None
-        st = self.waiting.take(kind)
-        if st is None:
-            self._unpark(kind)
-        else:
-            return st
+def _set_aside(self:Allocation, arm, e):
+    "Set a sampler of a cascade aside because of an error; leave the prompts that wait for it."
+    super(Allocation, self)._set_aside(arm, e)
+    if self.waiting:
+        queue, self.waiting[arm.number] = self.waiting[arm.number], WorthQueue(self.index)
+        self.n['left'] += queue.parked
+        for st in queue.park(queue.live, lambda st: st.prompt.key):
+            self.leave(st)
 
 # %% ../../nbs/sampling/15_allocation.ipynb #760557c7
 @patch
 def park(self:Allocation):
     "Park prompts that wait, if more are open than the window allows."
     self.is_hurried, beyond = False, len(self.open)-self.o.window
-    if self.waiting is None or beyond<=0:
+    if not self.waiting or beyond<=0:
         return
-    for st in self.waiting.park(beyond+self.o.window//8, lambda st: st.prompt.key):
-        del self.open[st.prompt.key]
+    waiting = max(1, sum(queue.live for queue in self.waiting))
+    for queue in self.waiting:
+        share = -(-(beyond+self.o.window//8)*queue.live//waiting)
+        for st in queue.park(share, lambda st: st.prompt.key):
+            del self.open[st.prompt.key]
 
 # %% ../../nbs/sampling/15_allocation.ipynb #ce801dbf
 _READ = 64   # parked prompts read in one go
 
-# %% ../../nbs/sampling/15_allocation.ipynb #0a226bca
+# %% ../../nbs/sampling/15_allocation.ipynb #4b98b6df
 @patch
-def _unpark(self:Allocation, kind):
-    "Read some parked prompts of a kind from the ledger, and let them wait."
-    keys = self.waiting.take_keys(kind, _READ)
+def _unpark(self:Allocation, keys):
+    "Read parked prompts from the ledger, and let them wait."
     for prompt, _, rollouts in self._walk(keys):
         st = self.restore(prompt, rollouts, again=True)
         self.open[prompt.key] = st
         self.advance(st)
 
-# %% ../../nbs/sampling/15_allocation.ipynb #f5bf275d
+# %% ../../nbs/sampling/15_allocation.ipynb #7ec4b0f6
 @patch
 def _walk(self:Allocation, keys):
     "Return an iterator over prompts of the ledger: (prompt, stop reason, rollouts)."
     return self.store.walk(self.verifier_key, keys=keys, detail=bool(self.side or self.with_where))
 
-# %% ../../nbs/sampling/15_allocation.ipynb #02ad687f
+# %% ../../nbs/sampling/15_allocation.ipynb #0a226bca
 @patch
 def cells(self:Allocation)->Counter:
-    "Return {(passed, not passed): number of prompts}, those that are parked included."
-    counts = super(Allocation, self).cells()
-    for kind, n in self.waiting.parked_kinds().items() if self.waiting is not None else ():
-        counts[kind[1]] += n
-    return counts
+    "Return {counts: number of prompts}, those that are parked included."
+    cells = super(Allocation, self).cells()
+    for queue in self.waiting:
+        for kind, n in queue.parked_kinds().items():
+            cells[kind[1]] += n
+    return cells
 
 # %% ../../nbs/sampling/15_allocation.ipynb #e2d66717
 @patch
@@ -245,7 +266,7 @@ def _caught_up(self:Allocation):
 # %% ../../nbs/sampling/15_allocation.ipynb #dee0c3d4
 _SAMPLED = 'SELECT key FROM prompts p WHERE gen=? AND EXISTS(SELECT 1 FROM rollouts WHERE prompt=p.key) ORDER BY key'
 
-# %% ../../nbs/sampling/15_allocation.ipynb #3741afc3
+# %% ../../nbs/sampling/15_allocation.ipynb #d32c7c49
 @patch
 def _sampled_keys(self:Allocation):
     "Return the keys of the prompts that have rollouts."
@@ -253,11 +274,11 @@ def _sampled_keys(self:Allocation):
     only = None if self.keys is None else set(self.keys)
     return keys if only is None else [key for key in keys if key in only]
 
-# %% ../../nbs/sampling/15_allocation.ipynb #3f7dd1dd
+# %% ../../nbs/sampling/15_allocation.ipynb #3741afc3
 @patch
 def sources(self:Allocation):
     "Yield the prompts of the run as `Store.walk` does; with `allocate`, those that have rollouts first."
-    if self.waiting is None:
+    if not self.waiting:
         yield from self._walk(self.keys)
         return
     sampled = self._sampled_keys()
@@ -266,111 +287,10 @@ def sources(self:Allocation):
     self._caught_up()
     yield from (entry for entry in self._walk(self.keys) if not entry[2])
 
-# %% ../../nbs/sampling/15_allocation.ipynb #1b82ba2b
+# %% ../../nbs/sampling/15_allocation.ipynb #3f7dd1dd
 @patch(as_prop=True)
 def wants_more(self:Allocation)->bool:
     "Return whether prompts are to be opened before it is known that a sample of theirs is next."
     if self.is_goal_met():
         return False
-    return self.catching_up if self.waiting is not None else len(self.open)<self.o.window
-
-# %% ../../nbs/sampling/15_allocation.ipynb #6d784de3
-_KNOWN = 30   # prompts with a score, before any forecast
-
-# %% ../../nbs/sampling/15_allocation.ipynb #a05f238a
-@patch
-def _row_chance(self:Allocation, i, counts, need, left):
-    "Return the chance that a prompt gives a row of the i-th formatter's file; `left`: samples of its sampler."
-    need, misses = self.goal.first_need(i, need), 1.
-    if not any(need):
-        return 0.   # it has one already
-    lefts = [left] if len(counts)==1 else [max(0, self.most(j)-s-f) for j, (s, f) in enumerate(counts)]
-    for (a, b), most in zip(self.rates().posterior(counts), lefts):
-        misses *= 1-chance(round(a, 4), round(b, 4), 0, 0, most, *need)
-    return 1-misses
-
-# %% ../../nbs/sampling/15_allocation.ipynb #ba745b60
-@patch
-def _open_chances(self:Allocation, i):
-    "Yield (chance of a row, prompts that have it) of the open prompts whose rows count, and of those that are parked."
-    for st in self.open.values():
-        need = self.needs_of(st).get(i)
-        if need and i in st.rows:
-            yield self._row_chance(i, self.counts(st), need, self.room(st)), 1
-    share = self.goal.fitting[i]/max(1, self.goal.opened)
-    for (_, counts, left, needs, _), n in self.waiting.parked_kinds().items() if self.waiting is not None else ():
-        if i in dict(needs):
-            yield self._row_chance(i, counts, dict(needs)[i], left), n*share
-
-# %% ../../nbs/sampling/15_allocation.ipynb #35481d0c
-_PROMPTS = 'SELECT count(*) FROM prompts WHERE gen=?'
-
-# %% ../../nbs/sampling/15_allocation.ipynb #bdfa5466
-@patch
-def _unopened(self:Allocation, i):
-    "Return (chance of a row of a prompt that is not open yet, how many of these there are whose rows count)."
-    total = len(self.keys) if self.keys is not None else self.store.db.execute(_PROMPTS, (self.store.gen,)).fetchone()[0]
-    st = self.new_state(None)
-    p = self._row_chance(i, self.counts(st), self.formatters[i].need([]), self.room(st))
-    return p, max(0, total-self.goal.opened)*self.goal.fitting[i]/max(1, self.goal.opened)
-
-# %% ../../nbs/sampling/15_allocation.ipynb #b02b3911
-@patch
-def rows_of_prompts(self:Allocation, i)->tuple:
-    "Return (rows that all prompts will have given, the most that is likely); None: not known yet."
-    known = sum(self.cells().values())
-    if not self.goal.is_one_row(i) or known<_KNOWN:
-        return None
-    (p, n), chances = self._unopened(i), [*self._open_chances(i)]
-    more = n*p+sum(q*m for q, m in chances)
-    spread = sum(m*q*(1-q) for q, m in chances)+n*p*(1-p)*(1+n/known)
-    made = self.goal.made[i]
-    return self.goal.rows(i)+made*more, self.goal.rows(i)+made*(more+3*spread**.5)
-
-# %% ../../nbs/sampling/15_allocation.ipynb #ecfe42c3
-@patch
-def _budget_left(self:Allocation)->tuple:
-    "Return (samples that the budget still allows, the limit in words); None: without a limit, or nothing is known yet."
-    found = []
-    for name in 'tokens', 'usd':
-        limit, cost = self.budget.limits[name], self.budget.expected(name)
-        if limit is not None and cost>0:
-            found.append((max(0., limit-getattr(self.budget, name))/cost, f'budget.{name}={limit:g}'))
-    return min(found, default=None)
-
-# %% ../../nbs/sampling/15_allocation.ipynb #f7b81a70
-@patch
-def rows_of_budget(self:Allocation, i)->tuple:
-    "Return (rows that the budget will have brought, the most that is likely, the limit in words); None: not known yet."
-    left, gained, n = self._budget_left(), self.goal.gained(i), self.n['rollouts']
-    if not left or gained<10 or n<100:
-        return None
-    best = self.waiting.best() if self.waiting is not None and self.o.allocate=='rows' else None
-    rate, rows = gained/n, self.goal.rows(i)
-    most = max(rate, self.arms[best[1][0]].cost*max(best[0], self.new_index or 0)) if best else 1.5*rate
-    return rows+left[0]*rate, rows+1.1*left[0]*most, left[1]
-
-# %% ../../nbs/sampling/15_allocation.ipynb #207837aa
-@patch
-def _within_reach(self:Allocation, i):
-    "Return (rows that are to be expected, of what) if the goal of a file is out of reach, else None."
-    prompts = f'these prompts with sampling.max_rollouts={self.o.max_rollouts}'
-    found = [f for f in (self.rows_of_budget(i), (self.rows_of_prompts(i) or (0, math.inf))+(prompts,)) if f]
-    rows, most, why = min(found)
-    return (round(rows), why) if min(f[1] for f in found)<self.goal.wanted[i] else None
-
-# %% ../../nbs/sampling/15_allocation.ipynb #673cfceb
-@patch
-def look_ahead(self:Allocation, every=2.):
-    "Say which goals are out of reach, if `every` seconds have passed since the last look."
-    now = time.monotonic()
-    if not self.goal or not self.one_by_one or self.stop_reason or self.catching_up or now<self.looked_ahead+every:
-        return
-    self.looked_ahead = now
-    for i in self.goal.wanted:
-        found = self._within_reach(i) if self.goal.missing(i) else None
-        if not found:
-            self.goal.expect_more(i)
-        elif self.goal.expect(i, *found):
-            say = getattr(self.progress, 'say', None) or warn
-            say(self.goal.warning(i))
+    return self.catching_up if self.waiting else len(self.open)<self.o.window

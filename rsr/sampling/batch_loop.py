@@ -6,11 +6,12 @@
 __all__ = ['BatchLoop', 'all_of', 'loop_for']
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #b702d222
-import orjson
+import math, orjson
 from collections import Counter
 from fastcore.basics import patch
 from ..data.batch_sizes import State, next_batch
 from ..data.secrets import redact
+from ..data.statistics import chance
 from ..data.terminal import warn
 from ..data.types import Prompt, Rollout, RunBroken, passed
 from .arms import count_requested
@@ -38,10 +39,7 @@ class BatchLoop(Loop):
     full = None           # the message of the limit that another sample would pass; None: there is room
     first_key = 0         # of the rollouts of this process
     fruitless = 0         # batches in a row that brought no answer
-
-    def _reset(self):
-        super()._reset()
-        self.waiting = None   # where samples are worth most is planned for all prompts together
+    one_by_one = False    # where samples are worth most is planned for all prompts together
 
 # %% ../../nbs/sampling/35_batch_loop.ipynb #222e05ad
 def all_of(samplers)->list:
@@ -397,16 +395,38 @@ def _step_of(self:BatchLoop, state, prompts)->tuple:
     number = self.best_arm(state.counts, [[need] for need in state.needs], state.left)
     return number, min(self.o.step_size, state.left[number]), prompts
 
+# %% ../../nbs/sampling/35_batch_loop.ipynb #cd59f11d
+@patch
+def _chance_in(self:BatchLoop, state, arm, n):
+    "Return the chance that a prompt in a state is satisfied by `n` more samples of a sampler."
+    a, b = self.difficulty.posterior(state.counts)[arm]
+    return chance(a, b, 0, 0, n, *state.needs[arm])
+
+# %% ../../nbs/sampling/35_batch_loop.ipynb #b856751b
+@patch
+def _for_goal(self:BatchLoop, plan):
+    "Leave out of a plan of steps what the goal does not need."
+    wanted, out = self._wanted(), {}
+    if wanted is None:
+        return plan
+    wanted = 1.1*wanted+1
+    chances = {state:self._chance_in(state, arm, n) for state, (arm, n, _) in plan.items() if n}
+    for state in sorted(chances, key=lambda state: -chances[state]/plan[state][1]):
+        arm, n, prompts = plan[state]
+        out[state] = arm, n, min(prompts, math.ceil(max(0., wanted)/max(chances[state], 1e-3)))
+        wanted -= out[state][2]*chances[state]
+    return out
+
 # %% ../../nbs/sampling/35_batch_loop.ipynb #f8600180
 @patch
 def _plan(self:BatchLoop)->dict:
     "Return {state: (number of the sampler, samples for a prompt, prompts)} for this round."
     if not self.o.early_stop:
-        return {s:(0, s.left[0], n) for s, n in self.states.items()}
+        return self._for_goal({s:(0, s.left[0], n) for s, n in self.states.items()})
     if not self.auto:
-        return {s:self._step_of(s, n) for s, n in self.states.items()}
+        return self._for_goal({s:self._step_of(s, n) for s, n in self.states.items()})
     most = max(1, self.most_rounds-self.store.get('batch_rounds', 0))
-    plan = next_batch(self.rates(), dict(self.states), self._costs(), self._wanted(), most)
+    plan = next_batch(self.difficulty, dict(self.states), self._costs(), self._wanted(), most)
     self._say_reach(plan)
     return plan.sizes
 

@@ -189,5 +189,6 @@ def note_models(
     for arm in arms:
         note_served_model(store, arm.key, getattr(arm.sampler, 'served', None))
     if len(arms)>1 or store.get('cascade'):
-        names = {**models, **{arm.key:arm.model for arm in arms}}
-        store.put('cascade', {str(key):name for key, name in names.items()})
+        names = {**{arm.key:arm.model for arm in arms}, **models}
+        store.put('cascade', [arm.key for arm in arms])   # their order
+        store.put('cascade_models', {str(key):name for key, name in names.items()})

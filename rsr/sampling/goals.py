@@ -16,7 +16,7 @@ from .budget import estimate_prompt, limit_amount
 # %% ../../nbs/sampling/14_goals.ipynb #c9a2636c
 class Goals(Arrivals):
     "Arrivals that know how many rows they make."
-    one_by_one = True     # does each sample count as it comes? Otherwise the files are looked at after each round
+    one_by_one = True     # is each sample decided on alone, and not a round of them?
     looked_ahead = 0.     # when it was last estimated which goals are within reach, by the monotonic clock
 
 # %% ../../nbs/sampling/14_goals.ipynb #f57b8627
@@ -30,7 +30,7 @@ def _seen_by(self:Goals, st):
 def restore(self:Goals, prompt, rollouts, again=False):
     "Return the state of a prompt, from its rollouts; `again`: it was open before."
     st = super(Goals, self).restore(prompt, rollouts)
-    if self.goal and self.one_by_one:
+    if self.goal:
         st.rows = self.goal.begin(prompt, self._seen_by(st), again)
     return st
 
@@ -38,7 +38,7 @@ def restore(self:Goals, prompt, rollouts, again=False):
 @patch
 def advance(self:Goals, st):
     "Count the rows that a prompt has gained, and decide on it."
-    if self.goal and self.one_by_one:
+    if self.goal:
         st.rows = self.goal.note(st.rows, self._seen_by(st))
     super(Goals, self).advance(st)
 
@@ -117,6 +117,11 @@ def goal_holds(self:Goals)->bool:
     if not (self.goal and self.goal.is_reached):
         return True
     return self.goal.look() or not (self.more or self.is_queued or self.has_waiting)
+
+# %% ../../nbs/sampling/14_goals.ipynb #e30b3e81
+@patch
+def look_ahead(self:Goals):
+    "Say which goals are out of reach: see `sampling.outlook`."
 
 # %% ../../nbs/sampling/14_goals.ipynb #efc52285
 @patch

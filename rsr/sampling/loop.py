@@ -189,7 +189,7 @@ def _waits(self:Loop):
 
 # %% ../../nbs/sampling/16_loop.ipynb #8d3dc0be
 @patch
-def _over(self:Loop, arm):
+def over(self:Loop, arm):
     "Return a message about the limit that another sample of a sampler would pass, or None."
     return self.budget.over(self.unscored, arm.expected)
 
@@ -198,7 +198,8 @@ def _over(self:Loop, arm):
 @patch
 def _stop_unpaid(self:Loop):
     "Stop the run if the budget allows none of the samples that are due, and nothing is in flight."
-    over = [self._over(arm) for arm in self.arms if arm.heap] if self._waits() else []
+    waits = bool(self.tasks) or self._waits()   # while requests are in flight, no prompt is opened to know
+    over = [self.over(arm) for arm in self.due_arms()] if waits else []
     if over and all(over) and not self.tasks:
         self.stop('budget', Stopped(over[0]))
     self.near_budget = bool(self.tasks) and any(over)
@@ -234,7 +235,7 @@ def _refit_if_due(self:Loop):
 def _fill_slots(self:Loop, arm)->int:
     "Send requests of a sampler while slots are free and the budget allows; return how many."
     sent = 0
-    while self._has_free_slot(arm) and not self.is_goal_near and not self._over(arm):
+    while self._has_free_slot(arm) and not self.is_goal_near and not self.over(arm):
         st, turn = self.next_up(arm)
         if st is None:
             break

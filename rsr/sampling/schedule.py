@@ -30,7 +30,7 @@ class Sampling:
     seed: int = None            # makes a local run reproducible, exactly so with sampler.concurrent_requests: 1
     window: int = 4096          # open prompts, at most (memory)
     allocate: str = None        # rows, even, hard: which prompt is sampled next; null: rows with a goal, else input order
-    escalate: str = 'auto'      # auto, or {after: n}: when a prompt moves on to the next sampler of a cascade
+    escalate: dict = 'auto'     # auto, or {after: n}: when a prompt moves on to the next sampler of a cascade
 
 
 # %% ../../nbs/sampling/08_schedule.ipynb #cc7776e4
