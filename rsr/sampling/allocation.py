@@ -47,7 +47,7 @@ def rooms(self:Allocation, st)->tuple:
 # %% ../../nbs/sampling/15_allocation.ipynb #a5dec3a6
 @patch
 def kind(self:Allocation, st)->tuple:
-    "Return what a prompt's place in the queue depends on: (sampler, counts, rooms, needs, samples so far if these count)."
+    "Return what a prompt's place in the queue depends on: (sampler, counts, rooms, needs, samples if these count)."
     asked = st.asked if self.o.allocate=='even' else 0
     return st.arm, self.counts(st), self.rooms(st), tuple(self.needs_of(st).items()), asked
 
@@ -120,7 +120,8 @@ def _close(self:Allocation, st, reason):
 @patch
 def queue(self:Allocation, st, seq=None):
     "Queue a prompt by its worth; `seq` keeps a turn it had."
-    if not self.waiting or st.missing or seq or self.arms[st.arm].error:
+    goes_first = st.missing or seq or self.is_trial(st)
+    if not self.waiting or goes_first or self.arms[st.arm].error:
         super(Allocation, self).queue(st, seq)
     else:
         self.waiting[st.arm].put(self.kind(st), st)
