@@ -16,7 +16,7 @@ import bench_policies as best
 from bench_tools import RSR, process, prompts_file, table
 from loopback import TOKENS, joint_rate, spawn
 
-MODELS = {name: dict(a=a, b=b, price=dict(prompt=0, completion=1e6*usd/TOKENS[1]))
+MODELS = {name: dict(a=a, b=b, price=dict(prompt=0, completion=1e6*float(usd)/TOKENS[1]))
           for name, (a, b), usd in zip(best.NAMES, best.ARMS, best.COST)}
 SEED = 1
 

@@ -59,16 +59,18 @@ def as_openai(params):
         messages.insert(0, dict(role='system', content=params['system']))
     tools = [dict(type='function', function=dict(name=t['name'], parameters=t['input_schema']))
              for t in params.get('tools') or ()]
-    return {**{k: v for k, v in params.items() if k != 'tools'}, 'messages': messages, **(dict(tools=tools) if tools else {})}
+    rest = {k: v for k, v in params.items() if k != 'tools'}
+    return {**rest, 'messages': messages, **(dict(tools=tools) if tools else {})}
 
 def as_anthropic(out):
     "A chat completion as a message of Anthropic's."
     choice = out['choices'][0]
-    m, reasons = choice['message'], dict(stop='end_turn', length='max_tokens', content_filter='refusal', tool_calls='tool_use')
-    content = [dict(type='thinking', thinking=m['reasoning_content'], signature='sig')] if m.get('reasoning_content') else []
+    m, thinking = choice['message'], choice['message'].get('reasoning_content')
+    reasons = dict(stop='end_turn', length='max_tokens', content_filter='refusal', tool_calls='tool_use')
+    content = [dict(type='thinking', thinking=thinking, signature='sig')] if thinking else []
     content += [dict(type='text', text=m['content'])] if m.get('content') else []
-    content += [dict(type='tool_use', id=c['id'], name=c['function']['name'], input=orjson.loads(c['function']['arguments']))
-                for c in m.get('tool_calls') or ()]
+    content += [dict(type='tool_use', id=c['id'], name=f['name'], input=orjson.loads(f['arguments']))
+                for c in m.get('tool_calls') or () for f in [c['function']]]
     usage = dict(input_tokens=out['usage']['prompt_tokens'], output_tokens=out['usage']['completion_tokens'])
     return dict(id='msg_1', type='message', role='assistant', model=out['model'], content=content,
                 stop_reason=reasons[choice['finish_reason']], stop_sequence=None, usage=usage)
@@ -123,8 +125,8 @@ class BatchLoopback(Loopback):
             self.b['drop_reply'].remove(route)
             return conn.reset()
         if isinstance(body, bytes):
-            return self.tell(conn, entry, status, 'application/octet-stream', body, (), .5 if fault == 'cut' else 1.) or (
-                fault == 'cut' and conn.transport.close())
+            self.tell(conn, entry, status, 'application/octet-stream', body, (), .5 if fault == 'cut' else 1.)
+            return conn.transport.close() if fault == 'cut' else None
         self.tell(conn, entry, status, JSON, orjson.dumps(body))
 
     def route(self, method, path, query, headers, data):
@@ -169,7 +171,8 @@ class BatchLoopback(Loopback):
             return [(r['custom_id'], as_openai(r['params'])) for r in body['requests']]
         file = self.files[body['input_file_id'] if form == 'openai' else body['input_files'][0]]
         rows = [orjson.loads(line) for line in file.split(b'\n') if line]
-        return [(r['custom_id'], {**r['body'], **(dict(model=body['model']) if form == 'mistral' else {})}) for r in rows]
+        more = dict(model=body['model']) if form == 'mistral' else {}
+        return [(r['custom_id'], {**r['body'], **more}) for r in rows]
 
     def create(self, form, body, headers):
         seen = next((b for b in self.batches.values() if headers.get('idempotency-key', ' ') == b['idem']), None)
@@ -243,7 +246,8 @@ class BatchLoopback(Loopback):
             return dict(custom_id=id, result=dict(type='errored', error=dict(type='error', error=dict(
                 type=kinds.get(status, 'api_error'), message=why))))
         error = dict(error=dict(message=why, type=kinds.get(status)))
-        return dict(id=f'r-{id}', custom_id=id, response=dict(status_code=status, request_id='x', body=error), error=None)
+        response = dict(status_code=status, request_id='x', body=error)
+        return dict(id=f'r-{id}', custom_id=id, response=response, error=None)
 
     def unprocessed(self, b, id):
         if b['form'] == 'anthropic':
@@ -255,8 +259,8 @@ class BatchLoopback(Loopback):
         "Put the results into files."
         lines = [[orjson.dumps(row) for row in rows] for rows in (good, bad)]
         if self.b['noise'] and good:
-            lines[0] += [lines[0][0], orjson.dumps({**good[-1], 'custom_id': 'of-another-1-1'}), b'<html>', b'', b'[1, 2]',
-                         orjson.dumps({**good[-1], 'custom_id': None})]
+            others = [orjson.dumps({**good[-1], 'custom_id': id}) for id in ('of-another-1-1', None)]
+            lines[0] += [lines[0][0], *others, b'<html>', b'', b'[1, 2]']
             rng.shuffle(lines[0])
         if b['form'] == 'anthropic':
             rows = lines[0]+lines[1]
@@ -300,7 +304,8 @@ class BatchLoopback(Loopback):
         (good, bad), n, over = b['counts'], len(b['requests']), b['done'] is not None
         url = f"{self.base_url}/messages/batches/{b['id']}/results"
         return dict(id=b['id'], type='message_batch', processing_status='ended' if over else 'in_progress',
-                    request_counts=dict(processing=0 if over else n, succeeded=good, errored=0, canceled=0, expired=bad),
+                    request_counts=dict(processing=0 if over else n, succeeded=good, errored=0, canceled=0,
+                                        expired=bad),
                     created_at=iso(b['created']), expires_at=iso(b['created']+self.b['expires']),
                     ended_at=iso(b['done']), results_url=url if over else None)
 

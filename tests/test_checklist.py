@@ -12,7 +12,8 @@ from loopback import Loopback
 from rsr.cli.entry import main
 from rsr.data.files import dumps
 from rsr.data.statistics import change_verdict, compare_rates, rate_difference
-from rsr.data.store import Store, VerdictCache
+from rsr.data.store import Store
+from rsr.data.verdict_cache import VerdictCache
 from rsr.data.thinking import thinking_marks
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.formatters.writer import make_formatters

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'dumps', 'json_pretty', 'fingerprint', 'hint', 'error_kind', 'what_to_do', 'file_identity', 'file_kind',
            'read_text', 'lock_file', 'Atomic', 'is_alive', 'sweep_temporaries', 'json_escape', 'is_unicode',
-           'write_letters', 'SafeStream', 'plain_text', 'dumps_any']
+           'write_letters', 'SafeStream', 'plain_text', 'dumps_any', 'read_note']
 
 # %% ../../nbs/data/04_files.ipynb #ff4d6393
 import codecs, errno, hashlib, orjson, os, sqlite3, weakref
@@ -384,3 +384,12 @@ def dumps_any(value):
         return dumps(value)
     except TypeError:
         return dumps(_plain(value))
+
+# %% ../../nbs/data/04_files.ipynb #7d6dfabe
+def read_note(path):
+    "Return the content of a JSON file beside a ledger; {} if it cannot be read."
+    try:
+        found = orjson.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -9,7 +9,7 @@ __all__ = ['KAPPA', 'AC1', 'LABELLED', 'rubric_scorer', 'validation_report', 'no
 # %% ../../nbs/quality/03_validation.ipynb #e49125bc
 import json
 from pathlib import Path
-from ..data.store import VerdictCache
+from ..data.verdict_cache import VerdictCache
 from ..data.types import RsrError
 from .hygiene import finding, worst
 from ..rubric.agreement import with_interval

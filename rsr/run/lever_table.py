@@ -76,7 +76,7 @@ def _reach_text(f):
 
 # %% ../../nbs/run/20_lever_table.ipynb #96c93be5
 _FOOT = ('hardest: rows from the hardest fifth of the prompts. Second lines: 95 % intervals.',
-         'Dollars count judging. Hours of batches assume 1 hour for each; providers promise 24.')
+         'Dollars count judging. Batches are taken to last 1 hour each; providers promise 24.')
 
 # %% ../../nbs/run/20_lever_table.ipynb #a7589d18
 def lever_table(
@@ -101,7 +101,7 @@ def option_words(
 )->list:
     "Return options as words of a command line, not yet quoted."
     def text(value):
-        return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, bool)) else str(value)
+        return json.dumps(value, ensure_ascii=False) if value is None or isinstance(value, (dict, list, bool)) else str(value)
     return [f'{key}={text(value)}' for key, value in options.items()]
 
 # %% ../../nbs/run/20_lever_table.ipynb #e69e0427

@@ -10,7 +10,7 @@ import math, orjson, os, platform, sqlite3, time
 from contextlib import closing
 from pathlib import Path
 from ..data.files import error_kind
-from ..data.ledger import read_note
+from ..data.files import read_note
 from ..data.statistics import amount
 from ..data.store import Store
 from ..data.terminal import visible

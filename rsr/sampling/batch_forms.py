@@ -53,6 +53,7 @@ def request_id(
 # %% ../../nbs/sampling/31_batch_forms.ipynb #0c4d74fb
 _REQUEST_ID = re.compile(r'\A([a-z0-9]{4,40})-(\d{1,18})-(\d{1,6})\Z')
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #3ce61d62
 def read_request_id(
     text,        # what stands in a result; anything
     own:str      # id of the batch
@@ -93,6 +94,7 @@ def job(self:BatchForm, file:str, own:str, model:str)->dict:
 _ENDED = {'completed', 'complete', 'failed', 'expired', 'cancelled', 'canceled', 'success', 'timeout_exceeded', 'ended',
           'error'}
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #62371f83
 def _as_dict(value):
     "Return a value if it is a dict, else {}."
     return value if isinstance(value, dict) else {}
@@ -137,8 +139,8 @@ def state(self:BatchForm, d:dict)->BatchState:
     file = _text(d.get('input_file_id')) or next(iter(d.get('input_files') or ['']))
     error = _messages(d.get('errors') or d.get('error'))
     return BatchState(d['id'], status, status.lower() in _ENDED, self._result_files(d), done,
-                      _seconds(d.get('expires_at') or d.get('job_deadline')), _text(_as_dict(d.get('metadata')).get('rsr')),
-                      file, total, _seconds(d.get('created_at')), error)
+                      _seconds(d.get('expires_at') or d.get('job_deadline')),
+                      _text(_as_dict(d.get('metadata')).get('rsr')), file, total, _seconds(d.get('created_at')), error)
 
 # %% ../../nbs/sampling/31_batch_forms.ipynb #d04fd481
 @patch
@@ -152,6 +154,7 @@ def listed(self:BatchForm, d)->tuple:   # ([BatchState, …], the parameter for 
 # %% ../../nbs/sampling/31_batch_forms.ipynb #bd2b9d86
 _UNPROCESSED = re.compile(r'expired|cancel', re.I)
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #ac76fa2d
 def _line_error(error, status=0):
     "Return the CallError for the error of one line."
     error = error if isinstance(error, dict) else dict(message=str(error))
@@ -165,6 +168,7 @@ _STATUSES = dict(invalid_request_error=400, authentication_error=401, billing_er
                  not_found_error=404, request_too_large=413, rate_limit_error=429, api_error=500, timeout_error=504,
                  overloaded_error=529)
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #b1733ada
 def _status_of(error):
     "Return the HTTP status that an error without one would have had."
     code = str(error.get('code') or error.get('status_code') or '')
@@ -246,8 +250,8 @@ def _turn(m):
     if m['role']=='tool':
         result = dict(type='tool_result', tool_use_id=m.get('tool_call_id'), content=content_text(m.get('content')))
         return dict(role='user', content=[result])
-    calls = [dict(type='tool_use', id=c.get('id'), name=c['function']['name'], input=_arguments(c['function']['arguments']))
-             for c in m.get('tool_calls') or ()]
+    calls = [dict(type='tool_use', id=c.get('id'), name=f['name'], input=_arguments(f['arguments']))
+             for c in m.get('tool_calls') or () for f in [c['function']]]
     role = 'assistant' if m['role']=='assistant' else 'user'
     return dict(role=role, content=[*_blocks(m.get('content')), *calls])
 
@@ -265,6 +269,7 @@ def _joined_turns(messages)->list:
 # %% ../../nbs/sampling/31_batch_forms.ipynb #d46c8eef
 _CHOICES = dict(auto='auto', required='any', none='none')
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #8d0543ec
 def _tool_fields(body)->dict:
     "Return the fields for tools in Anthropic's form."
     if not body.get('tools'):
@@ -281,9 +286,10 @@ def _tool_fields(body)->dict:
     return dict(tools=tools, tool_choice=choice)
 
 # %% ../../nbs/sampling/31_batch_forms.ipynb #adac684b
-_NOT_SENT = {'messages', 'tools', 'tool_choice', 'parallel_tool_calls', 'max_tokens', 'max_completion_tokens', 'stop', 'n',
-             'seed', 'stream', 'stream_options', 'logprobs', 'top_logprobs', 'response_format'}
+_NOT_SENT = {'messages', 'tools', 'tool_choice', 'parallel_tool_calls', 'max_tokens', 'max_completion_tokens', 'stop',
+             'n', 'seed', 'stream', 'stream_options', 'logprobs', 'top_logprobs', 'response_format'}
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #ea14c0fb
 def anthropic_body(
     body:dict   # of a chat completion
 )->dict:
@@ -305,7 +311,8 @@ def anthropic_reply(
     usage = _as_dict(message.get('usage'))
     names = 'input_tokens', 'cache_creation_input_tokens', 'cache_read_input_tokens'
     prompt = sum(usage[k] for k in names if isinstance(usage.get(k), int))
-    choice = dict(message=dict(role='assistant', content=message.get('content')), finish_reason=message.get('stop_reason'))
+    said = dict(role='assistant', content=message.get('content'))
+    choice = dict(message=said, finish_reason=message.get('stop_reason'))
     return dict(choices=[choice], usage=dict(prompt_tokens=prompt, completion_tokens=usage.get('output_tokens')))
 
 # %% ../../nbs/sampling/31_batch_forms.ipynb #a59a5273
@@ -363,6 +370,7 @@ class TogetherForm(BatchForm):
     name, files, purpose, metadata = 'together', '/files/upload', 'batch-api', False
     results = '/files/{}/content'
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #a2c3f92a
 class GroqForm(BatchForm):
     "OpenAI's form as Groq has it: a request gives one sample."
     name, most_n = 'groq', 1
@@ -377,6 +385,7 @@ def job(self:TogetherForm, file:str, own:str, model:str)->dict:
 _HOSTS = {'api.anthropic.com':FORMS['anthropic'], 'api.mistral.ai':FORMS['mistral'], 'api.groq.com':GroqForm(),
           'api.together.xyz':TogetherForm(), 'api.together.ai':TogetherForm()}
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #13eb5c1f
 def form_of_host(
     base_url:str   # of a server
 )->BatchForm:

@@ -17,6 +17,7 @@ from .schedule import is_always_empty, Schedule
 # %% ../../nbs/sampling/09_escalation.ipynb #dbb80032
 class Escalation(Schedule):
     "A schedule over one sampler or several, which decides from which of them a prompt is sampled."
+    try_all = 0   # samples of every sampler that each prompt gets in any case, in a pilot
 
 # %% ../../nbs/sampling/09_escalation.ipynb #0cd03609
 @patch
@@ -118,10 +119,22 @@ def best_arm(self:Escalation, counts, needs, left)->int:
     best, _ = cheapest(self.difficulty.posterior(counts), needs, left, [arm.cost for arm in self.arms])
     return first if best is None else best
 
+# %% ../../nbs/sampling/09_escalation.ipynb #4a43e6a4
+@patch
+def untried(self:Escalation, st):
+    "Return the number of the first sampler that a pilot has still to ask about a prompt, or None."
+    if len(self.arms)==1 or not self.try_all:
+        return None
+    behind = [i for i in range(len(self.arms)) if st.part(i).valid<min(self.try_all, self.most(i))]
+    return next((i for i in behind if not self.why_over(st, i, [(1, 0)])), None)
+
 # %% ../../nbs/sampling/09_escalation.ipynb #f6be708e
 @patch
 def choose(self:Escalation, st)->int:
     "Return the number of the sampler that a prompt is sampled from next."
+    untried = self.untried(st)
+    if untried is not None:
+        return untried
     numbers = range(len(self.arms))
     needs = [self.needs(st, i) for i in numbers]
     left = [self.left(st, i, needs[i]) for i in numbers]
@@ -150,6 +163,8 @@ def why_done(self:Escalation, st, needs):
     "Return the stop reason (one of STOPS) for an idle prompt, or None to keep sampling."
     if len(self.arms)==1:
         return super(Escalation, self).why_done(st, needs)
+    if self.untried(st) is not None:
+        return None
     if not needs:
         return 'satisfied'
     reason = self._why_all_over(st, needs)

@@ -7,11 +7,11 @@ __all__ = ['engine_for', 'join_engines', 'judge_ask', 'Scorer']
 
 # %% ../../nbs/sampling/10_scoring.ipynb #293a8fdb
 import inspect
-from functools import partial
+from functools import lru_cache, partial
 from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.secrets import redact
-from ..data.store import VerdictCache
+from ..data.verdict_cache import VerdictCache
 from ..data.types import Rollout, RsrError, RunBroken, Score
 from .budget import Usage, fill_in_tokens, usage_of
 from .engine import Engine, Stopped
@@ -216,9 +216,14 @@ def _after_score(self:Scorer, prompt, rollout, score):
                         'Fix it and resume; no rollouts are lost')
 
 # %% ../../nbs/sampling/10_scoring.ipynb #4235d9c4
+@lru_cache(64)
+def _parameters(fn):
+    "Return the names of a function's parameters; looked up once, for it takes as long as scoring a short response."
+    return frozenset(inspect.signature(fn).parameters)
+
 def _taken(fn, **have):
     "Return those arguments that a function takes."
-    takes = inspect.signature(fn).parameters
+    takes = _parameters(fn)
     return {k:v for k, v in have.items() if k in takes}
 
 # %% ../../nbs/sampling/10_scoring.ipynb #d33f50ae
