@@ -38,17 +38,19 @@ class Instant:
     async def close(self):
         pass
 
+COUNTS = 'SELECT p.id, count(*) FROM rollouts r JOIN prompts p ON p.key=r.prompt GROUP BY 1'
+
 def work(folder, n=300, samples=None, slots=1, types=('sft',), **o):
     "Sample prompts with a budget of so many samples; return (loop, {prompt: its number of samples})."
     store, limit = Store(folder), None if samples is None else 20*samples
     if not store.db.execute('SELECT 1 FROM prompts LIMIT 1').fetchone():
         store.add_prompts((f'line {i}', Prompt(f'q{i}', [dict(role='user', content=f'prompt {i}')], dict(answer='A')))
                           for i in range(n))
-    had = dict(store.db.execute("SELECT 'prompt '||substr(p.id, 2), count(*) FROM rollouts r JOIN prompts p ON p.key=r.prompt GROUP BY 1"))
+    had = {f'prompt {id_[1:]}':n for id_, n in store.db.execute(COUNTS)}
     formatters = make_formatters([t if isinstance(t, dict) else dict(type=t) for t in types])
     loop = Loop(store, Instant(slots, had), load_verifier('mcq-rlvr'), formatters, Sampling(**o), Budget(tokens=limit))
     run_sync(loop.run)
-    counts = dict(store.db.execute('SELECT p.id, count(*) FROM rollouts r JOIN prompts p ON p.key=r.prompt GROUP BY 1'))
+    counts = dict(store.db.execute(COUNTS))
     loop.rows = store.db.execute("SELECT count(*) FROM prompts WHERE stop='satisfied'").fetchone()[0]
     store.close()
     return loop, counts
@@ -123,7 +125,8 @@ def test_hard_brings_more_rows_of_hard_prompts(tmp_path):
         folder = tmp_path/str(allocate)
         work(folder, 1000, samples=1500, allocate=allocate, max_rollouts=32)
         with closing(sqlite3.connect(folder/'run.db')) as db:
-            found[allocate] = sum(id_ in hardest for id_, in db.execute("SELECT id FROM prompts WHERE stop='satisfied'"))
+            satisfied = [id_ for id_, in db.execute("SELECT id FROM prompts WHERE stop='satisfied'")]
+            found[allocate] = sum(id_ in hardest for id_ in satisfied)
     assert found['hard']>=1.5*found['rows'] and found['hard']>=1.5*found[None], found
 
 # ---- memory and resume
@@ -155,7 +158,8 @@ def test_resumed_no_prompt_is_opened_while_another_is_worth_more(tmp_path):
 def test_from_the_shell(tmp_path, server, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_jsonl('in.jsonl', rows(100))
-    words = ['data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'sampler.max_tokens=64', 'budget.tokens=3500']
+    words = ['data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'sampler.max_tokens=64',
+             'budget.tokens=3500']
     made = {}
     for allocate in ('null', 'rows', 'even', 'hard'):
         p = rsr('run', 'sft', *words, f'work_dir=w_{allocate}', f'sampling.allocate={allocate}')

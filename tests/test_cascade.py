@@ -16,12 +16,17 @@ from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback
 
 from rsr import sample
+from rsr.data.store import Store
 from rsr.data.types import RsrError
+from rsr.explore.score_index import read_scores
+from rsr.explore.thresholds import rows_per_prompt
+from rsr.formatters.writer import make_formatter
 from rsr.run.recipe import load_recipe
 
 MODELS = dict(small=dict(a=.6, b=1.2, price=dict(prompt=1, completion=1)),
               large=dict(a=1.2, b=.6, price=dict(prompt=10, completion=10)))
-ENTRIES = [dict(model='small', price=dict(prompt=1, completion=1)), dict(model='large', price=dict(prompt=10, completion=10))]
+ENTRIES = [dict(model='small', price=dict(prompt=1, completion=1)),
+           dict(model='large', price=dict(prompt=10, completion=10))]
 
 @pytest.fixture
 def two():
@@ -257,16 +262,25 @@ def test_pairs_are_of_one_model(here, two):
     assert len(pairs) == satisfied      # what sampling took for a pair is one
     assert Counter(row['model'] for row in pairs) == Counter(stats()['rows']['dpo.jsonl']['models'])
 
+def explorer_rows(**options):
+    "Rows of dpo.jsonl as the explorer previews them."
+    with closing(Store('w', write=False)) as store:
+        s = read_scores(store)
+        f = make_formatter('dpo', **{'mix': True, **options})
+        return int(rows_per_prompt(s, f)['rows'].sum())
+
 def test_mixed_pairs_if_asked_for(here, two):
     p = command(entries(two), 60, *AUTO, 'pairs.mix=true', 'formatter.columns=[model]', recipe='dpo')
     assert p.returncode == 0, p.stderr
     assert 'pairs: null' in Path('w/recipe.yaml').read_text()
     n = len(read_jsonl('w/train/dpo.jsonl'))
+    preview = explorer_rows()
+    assert preview == n
     assert any(',' in row['model'] for row in read_jsonl('w/train/dpo.jsonl'))
     p = rsr('format', 'w', 'formatter.dpo.mix=false')
     assert p.returncode == 0, p.stderr
     assert not any(',' in row['model'] for row in read_jsonl('w/train/dpo.jsonl'))
-    assert len(read_jsonl('w/train/dpo.jsonl')) <= n
+    assert len(read_jsonl('w/train/dpo.jsonl')) == explorer_rows(mix=False) <= n
 
 def test_statistics_by_sampler(here, two):
     assert command(entries(two), 60, *AUTO).returncode == 0
@@ -301,7 +315,8 @@ WRONG = {
     'no mapping': ([ENTRIES[0], 7], (), 'sampler.cascade.1: 7 is not a mapping'),
     'wrong key': ([ENTRIES[0], dict(ENTRIES[1], temprature=1)], (), "Did you mean 'sampler.cascade.1.temperature'?"),
     'wrong value': ([ENTRIES[0], dict(ENTRIES[1], temperature=9)], (), 'sampler.cascade.1.temperature: 9'),
-    'half a price': ([ENTRIES[0], dict(model='large', price=dict(prompt=1))], (), 'sampler.cascade.1.price: completion is'),
+    'half a price': ([ENTRIES[0], dict(model='large', price=dict(prompt=1))], (),
+                     'sampler.cascade.1.price: completion is'),
     'own system prompt': ([ENTRIES[0], dict(ENTRIES[1], system_prompt='x')], (), 'write sampler.system_prompt'),
     'escalate': (ENTRIES, ('sampling.escalate=never',), "'never' is not 'auto', or {after: n}"),
     'escalate 0': (ENTRIES, ('sampling.escalate={after: 0}',), 'with n from 1 to 10,000'),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
+from loopback import Loopback
 from loopback_batch import BatchLoopback
 
 from rsr import load_run, sample
@@ -48,7 +49,7 @@ def test_a_run_stops_at_its_goal(here, server):
     assert 40<=made<=40+SLOTS
     (untouched,), = ledger(UNTOUCHED)
     assert untouched>60
-    assert ledger('SELECT DISTINCT stop FROM prompts p WHERE NOT EXISTS (SELECT 1 FROM rollouts WHERE prompt=p.key)')==[(None,)]
+    assert ledger(UNTOUCHED.replace('count(*)', 'DISTINCT stop'))==[(None,)]
     more = '' if made==40 else ' (40 asked for)'
     assert p.stdout.startswith(f'goal reached: {made} rows in sft.jsonl{more}, {untouched} prompts not opened\n')
     goal = json.loads(Path('w/summary/stats.json').read_text())['goal']
@@ -94,8 +95,9 @@ def test_held_out_rows_do_not_count(here, server):
 
 def test_rows_of_near_duplicates_follow_the_first(here, server):
     server.set(rate=.6)
-    write_jsonl('in.jsonl', [dict(id=f'q{i}', messages=[dict(role='user', content=f'{"abcdefghij"[i%10]*9} prompt of {i%40} words, and so on')],
-                                  metadata=dict(answer='A')) for i in range(300)])
+    texts = [f'{"abcdefghij"[i%10]*9} prompt of {i%40} words, and so on' for i in range(300)]
+    write_jsonl('in.jsonl', [dict(id=f'q{i}', messages=[dict(role='user', content=text)], metadata=dict(answer='A'))
+                             for i, text in enumerate(texts)])
     run(server, 'goal=40', 'split.eval=0.2')
     assert 40<=lines()<=40+SLOTS
 
@@ -132,17 +134,17 @@ def test_balanced_labels_count_after_balancing(here, server):
     run(server, 'goal=60', recipe='kto')
     assert 60<=lines('kto.jsonl')<=60+2*SLOTS
 
-@pytest.mark.parametrize('options', [('formatter.num_responses=3',), ('formatter.num_responses=3', 'formatter.unroll=true'),
-                                     ('formatter.num_responses=3', 'formatter.min_responses=3')])
+@pytest.mark.parametrize('options', [(), ('formatter.unroll=true',), ('formatter.min_responses=3',)])
 def test_pools(here, server, options):
     server.set(rate=.5)
-    run(server, 'goal=25', *options, recipe='multi_sft')
+    run(server, 'goal=25', 'formatter.num_responses=3', *options, recipe='multi_sft')
     file = next(Path('w/train').glob('*.jsonl')).name
     assert 25<=lines(file)<=25+3*SLOTS
 
 def test_groups_until_both_outcomes_are_seen(here, server):
     server.set(rate=.2)
-    run(server, 'goal=30', 'formatter.both_outcomes=true', 'sampling.early_stop=true', 'sampling.max_rollouts=16', recipe='grpo')
+    run(server, 'goal=30', 'formatter.both_outcomes=true', 'sampling.early_stop=true', 'sampling.max_rollouts=16',
+        recipe='grpo')
     made = lines('grpo.jsonl')
     assert 30<=made<=30+SLOTS
     both = '''SELECT count(*) FROM (SELECT 1 FROM rollouts r JOIN scores s ON s.rollout=r.key GROUP BY prompt
@@ -159,13 +161,13 @@ def test_more_rows_than_prompts(here, server):
     server.set(rate=.5)
     p = run(server, 'goal=500', n=60)
     made = lines()
-    assert f'goal not reached: {made} of 500 rows in sft.jsonl; no more are within reach of these prompts with ' in p.stdout
+    assert f'goal not reached: {made} of 500 rows in sft.jsonl; no more are within reach of these prompts' in p.stdout
     assert load_run('w').exit_code==0
 
 def test_out_of_reach_is_said_before_the_end(here, server):
     server.set(rate=.1, median=.05)
     p = run(server, 'goal=190', 'sampling.max_rollouts=4', 'progress=lines', 'sampler.concurrent_requests=4', n=200)
-    assert 'goal: 190 rows in sft.jsonl are out of reach of these prompts with sampling.max_rollouts=4: about ' in p.stderr
+    assert 'goal: 190 rows in sft.jsonl are out of reach of these prompts with sampling.max_rollouts=4' in p.stderr
     assert ' within reach); satisfied ' in p.stderr
 
 def test_a_budget_ends_it_before(here, server):
@@ -201,11 +203,11 @@ def test_killed_and_resumed_it_buys_as_much(here, server):
     (('goal=many',), "goal: 'many' is not a whole number of rows above 0"),
     (('goal=5', 'engine=ray'), 'goal: not with engine: ray'),
     (('sampling.allocate=even', 'engine=ray'), 'sampling.allocate: not with engine: ray'),
-    (('goal=5', 'formatter.pass_threshold={quantile: 0.8}'), "goal: which responses are rows is known when the run ends"),
+    (('goal=5', 'formatter.pass_threshold={quantile: 0.8}'), 'goal: which responses are rows is known when the run'),
     (('goal=5000', 'budget.tokens=500'), 'goal: 5,000 rows in sft.jsonl take at least 5,000 samples'),
     (('goal=5000', 'budget.usd=0.001', 'sampler.price={prompt: 1, completion: 1}'), 'budget.usd is 0.001'),
     (('sampling.allocate=first',), "sampling.allocate: no choice 'first'. Allowed: even, hard, rows"),
-    (('sampling.allocate=rows', 'sampling.early_stop=false'), 'sampling.allocate: rows asks what a prompt still needs')])
+    (('sampling.allocate=rows', 'sampling.early_stop=false'), 'sampling.allocate: rows asks what a prompt still')])
 def test_wrong_goals(here, server, options, says):
     p = run(server, *options, rc=2)
     assert says in p.stderr and 'Traceback' not in p.stderr and len(p.stderr.strip().splitlines())<=2
@@ -258,3 +260,37 @@ def test_a_goal_in_batches(here, step):
 def test_no_allocation_in_batches(here, server):
     p = run(server, 'sampling.allocate=rows', 'sampler.model=m', 'sampler.batch=true', rc=2)
     assert 'sampling.allocate: with sampler.batch a round of samples is decided on together' in p.stderr
+
+# ---- a cascade
+
+MODELS = {'cheap': dict(a=.6, b=1.2, price=dict(prompt=0, completion=10_000)),
+          'strong': dict(a=1.2, b=.6, price=dict(prompt=0, completion=100_000))}
+
+def cascade(s, *options, rc=0, n=300):
+    "Run both models of a server, the cheap one first."
+    models = [dict(model=name, base_url=s.base_url, price=m['price'], max_tokens=100, concurrent_requests=4)
+              for name, m in MODELS.items()]
+    Path('two.yaml').write_text(json.dumps(dict(sampler=models, verifier='mcq-rlvr', formatter=['sft'])))
+    write_jsonl('in.jsonl', rows(n))
+    p = rsr('run', 'two.yaml', 'data.input_path=in.jsonl', 'work_dir=w', 'sampling.max_rollouts=24', *options)
+    assert p.returncode==rc, p.stdout+p.stderr
+    return p
+
+BY_MODEL = "SELECT json_extract(config, '$.model'), count(*) FROM rollouts JOIN configs c ON c.key=sampler GROUP BY 1"
+
+def test_a_goal_with_a_cascade(here):
+    with Loopback(models=MODELS) as s:
+        cascade(s, 'goal=150')
+        assert 150<=lines()<=150+2*SLOTS and ledger(BY_MODEL)[0][0]=='cheap' and len(ledger(BY_MODEL))==1
+        cascade(s, 'goal=285')
+        assert 285<=lines()<=285+2*SLOTS
+        sold = dict(ledger(BY_MODEL))
+        assert 0<sold['strong']<.1*sold['cheap'], sold   # for the hardest only
+
+def test_a_budget_ends_an_allocated_cascade(here):
+    with Loopback(models=MODELS) as s:
+        p = cascade(s, 'sampling.allocate=rows', 'budget.usd=200', rc=3)
+        assert p.stdout.startswith('stopped: budget.usd') and s.stats()['usd']<=200
+        first = lines()
+        cascade(s, 'sampling.allocate=rows', 'budget.usd=400', rc=3)
+        assert lines()>first and s.stats()['usd']<=400

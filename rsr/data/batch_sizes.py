@@ -56,20 +56,27 @@ class _Rounds:
     arm: object       # which model the first of these rounds asks
     n: object         # for how many samples; 0: for none
 
+# %% ../../nbs/data/42_batch_sizes.ipynb #6bdf2943
 def _no_rounds(alive):
     zero = alive*0
     return _Rounds(zero, zero, zero, zero.astype(int), zero.astype(int))
+
+# %% ../../nbs/data/42_batch_sizes.ipynb #11cc8267
+def _allowed(alive, arm, n):
+    "Return where a model may still give `n` samples."
+    import numpy as np
+    size, shape = alive.shape[arm], [-1 if i==arm else 1 for i in range(alive.ndim)]
+    return np.arange(size).reshape(shape)<size-n
 
 # %% ../../nbs/data/42_batch_sizes.ipynb #bacf9029
 def _take_better(best, alive, arm, n, cost, row_value, then):
     "Put the action (model, n samples) in, wherever it is worth more."
     import numpy as np
-    after, size = _later(alive, arm, n), alive.shape[arm]
-    allowed = np.arange(size).reshape([-1 if i==arm else 1 for i in range(alive.ndim)])<size-n
+    after = _later(alive, arm, n)
     paid = n*cost*alive+_later(then.cost, arm, n)
     passed = alive-after+_later(then.passed, arm, n)
     value = row_value*passed-paid
-    better = allowed & (value>best.value+1e-15)
+    better = _allowed(alive, arm, n) & (value>best.value+1e-15)
     for name, new in dict(value=value, passed=passed, cost=paid, arm=arm, n=n).items():
         setattr(best, name, np.where(better, new, getattr(best, name)))
 
@@ -106,6 +113,7 @@ class Ask(NamedTuple):
 
 _NOTHING = Ask(None, 0, 0., 0.)
 
+# %% ../../nbs/data/42_batch_sizes.ipynb #f13c1e58
 def _ask_other(d, state, costs, rounds):
     "Return what to do in a state that needs more than one response that passes."
     posteriors = d.posterior(state.counts)
@@ -128,6 +136,7 @@ def _simple_plan(d, passes, size, costs, row_value, rounds):
     alive = _survival(d, passes, size)
     return alive, _plan(alive, costs, row_value, rounds)
 
+# %% ../../nbs/data/42_batch_sizes.ipynb #177626e9
 def _ask_simple(d, state, size, costs, row_value, rounds):
     "Return what to do in a state in which one response that passes is needed."
     passes, fails = zip(*state.counts)
@@ -136,12 +145,22 @@ def _ask_simple(d, state, size, costs, row_value, rounds):
     n = min(n, state.left[arm])
     return Ask(arm, n, float(plan.passed[fails])/share, float(plan.cost[fails])/share) if n else _NOTHING
 
+# %% ../../nbs/data/42_batch_sizes.ipynb #1243d086
+def _most_fails(state):
+    "Return how often each model may have failed in the end."
+    return [f+left for (_, f), left in zip(state.counts, state.left)]
+
 # %% ../../nbs/data/42_batch_sizes.ipynb #6baeb32a
 def _size(states):
     "Return up to how many fails of each model are to be planned for."
-    most = {s:[f+left for (_, f), left in zip(s.counts, s.left)] for s in states}
-    return tuple(max(column) for column in zip(*most.values()))
+    return tuple(max(column) for column in zip(*map(_most_fails, states)))
 
+# %% ../../nbs/data/42_batch_sizes.ipynb #b660b7e0
+def _if_worth(ask, row_value):
+    "Return what to do with prompts, if rows are worth it."
+    return ask if row_value*ask.chance>=ask.cost else _NOTHING
+
+# %% ../../nbs/data/42_batch_sizes.ipynb #c9f7cc4c
 def _asks(d, states, costs, row_value, rounds):
     "Return {state: Ask} if a row is worth so many dollars."
     size, out = _size(states), {}
@@ -149,17 +168,18 @@ def _asks(d, states, costs, row_value, rounds):
         if state.is_simple:
             out[state] = _ask_simple(d, state, size, costs, row_value, rounds)
         else:
-            ask = _ask_other(d, state, costs, rounds)
-            out[state] = ask if row_value*ask.chance>=ask.cost else _NOTHING
+            out[state] = _if_worth(_ask_other(d, state, costs, rounds), row_value)
     return out
 
 # %% ../../nbs/data/42_batch_sizes.ipynb #ad90da7c
 _ANY_PRICE = 1e7   # what a row is worth without a goal, in samples of the dearest model
 
+# %% ../../nbs/data/42_batch_sizes.ipynb #2cc8fa92
 def _expected(asks, states):
     "Return how many prompts are expected to be satisfied."
     return sum(n*asks[state].chance for state, n in states.items())
 
+# %% ../../nbs/data/42_batch_sizes.ipynb #b64a04d5
 def _asks_around(d, states, costs, wanted, rounds):
     "Return the plans for a row's value just below and just above the one at which the expected rows are as wanted."
     high = _ANY_PRICE*max(costs)
@@ -187,6 +207,7 @@ class BatchPlan:
     satisfied: float  # prompts that will be, by the end of the plan
     cost: float       # US dollars, by the end of the plan
 
+# %% ../../nbs/data/42_batch_sizes.ipynb #0dacdee0
 def _share_above(below, above, states, wanted):
     "Return the share of the marginal prompts that is asked about."
     least, most = _expected(below, states), _expected(above, states)
@@ -224,6 +245,7 @@ def next_batch(
         fewest = plan
     return fewest
 
+# %% ../../nbs/data/42_batch_sizes.ipynb #ca007b13
 def _price(plan):
     "Return the expected dollars for a satisfied prompt."
     return plan.cost/max(plan.satisfied, 1e-9)

@@ -15,6 +15,7 @@ from .statistics import fit_beta
 # %% ../../nbs/data/40_difficulty.ipynb #27f26eb6
 _SHARED, _OWN, _ALONE = 25, 25, 400   # slices of the shared difficulty, of a model's own part, and of a single model
 
+# %% ../../nbs/data/40_difficulty.ipynb #3d2b13e2
 @lru_cache(8)
 def _standard_nodes(n):
     "Return the centres of `n` equally likely slices of the standard normal distribution, scaled to variance 1."
@@ -93,6 +94,7 @@ def _all_likelihoods(d, counts):
     "Return the likelihood of each model's counts at each shared difficulty."
     return [likelihood(rates, d.rho, len(d.arms), s, f) for rates, (s, f) in zip(d.arms, counts)]
 
+# %% ../../nbs/data/40_difficulty.ipynb #5fc04fee
 def _beta_of(mean, square):
     "Return (a, b) of the Beta distribution with this mean and mean square."
     spread = max(square-mean*mean, 1e-12)
@@ -115,6 +117,7 @@ def _posterior(d, counts):
 # %% ../../nbs/data/40_difficulty.ipynb #5e12542d
 QUINTILES = 5
 
+# %% ../../nbs/data/40_difficulty.ipynb #a90418a9
 @lru_cache(16)
 def _quintile_of(rho, models):
     "Return the quintile of difficulty of each slice, 0 to 4."
@@ -142,6 +145,7 @@ def _log_prior(d):
     spread = sum(math.log(x/.6)**2 for rates in d.arms for x in rates)/4
     return -spread-(math.atanh(d.rho)-math.atanh(.6))**2
 
+# %% ../../nbs/data/40_difficulty.ipynb #9cf9a500
 def _log_posterior(d, cells, n):
     "Return the log posterior of the parameters; `cells` are the counts of the prompts, `n` how many have them."
     import numpy as np
@@ -155,9 +159,11 @@ def _log_posterior(d, cells, n):
 def _near(x, step):
     return [x*math.exp(k*step) for k in (-1, 0, 1)]
 
+# %% ../../nbs/data/40_difficulty.ipynb #c7f21f9b
 def _clipped(x, low=.02, high=50.):
     return round(min(high, max(low, x)), 6)
 
+# %% ../../nbs/data/40_difficulty.ipynb #83f4212a
 def _neighbours(d, i, step):
     "Yield the parameters around `d` for the i-th model; after the last model, those of the correlation."
     if i==len(d.arms):

@@ -10,7 +10,8 @@ from .types import EPS
 
 # %% ../../nbs/data/54_sampler_stats.ipynb #ffc8d594
 _BY_SAMPLER = '''SELECT r.sampler, count(*), count(s.value), coalesce(sum(s.value>=?), 0), count(DISTINCT r.prompt)
-    FROM rollouts r LEFT JOIN {scores} s ON s.rollout=r.key AND s.verifier=? WHERE r.outcome IN ({outcomes}) GROUP BY 1'''
+    FROM rollouts r LEFT JOIN {scores} s ON s.rollout=r.key AND s.verifier=?
+    WHERE r.outcome IN ({outcomes}) GROUP BY 1'''
 
 def _spent(store, price_of)->dict:
     "Return {fingerprint of a sampler: US dollars} of all samples."

@@ -10,6 +10,11 @@ from functools import lru_cache
 from .difficulty import Difficulty, quintile_shares
 from .statistics import chance
 
+# %% ../../nbs/data/41_worth.ipynb #03fe03ef
+def _is_one_pass(need):
+    "Check whether one response that passes is all that is needed."
+    return tuple(need[:2])==(1, 0) and not any(need[2:])
+
 # %% ../../nbs/data/41_worth.ipynb #70b317f3
 @lru_cache(200_000)
 def worth(
@@ -18,7 +23,7 @@ def worth(
     left:int            # samples that it may still get
 )->float:               # satisfied prompts per sample, in [0, 1]; 0: it cannot be satisfied any more
     "Return the index of a prompt: what the best bet of up to `left` samples brings per sample."
-    if tuple(need[:2])==(1, 0) and not any(need[2:]) and left>0:
+    if _is_one_pass(need) and left>0:
         return a/(a+b)
     best = used = 0.
     for r in range(1, left+1):
@@ -35,6 +40,7 @@ def _add(counts, arm, passes, fails):
     s, f = counts[arm]
     return (*counts[:arm], (s+passes, f+fails), *counts[arm+1:])
 
+# %% ../../nbs/data/41_worth.ipynb #9addbf4c
 @lru_cache(50_000)
 def row_weight(
     d:Difficulty,
@@ -57,7 +63,7 @@ def hard_worth(
     weights:tuple     # what a row of each quintile is worth, easiest first
 )->float:             # weight of rows per sample
     "Return the index of a prompt if rows are worth what their quintile of difficulty says."
-    if tuple(need[:2])!=(1, 0):
+    if not _is_one_pass(need):
         return worth(*d.posterior(counts)[arm], need, left)*row_weight(d, counts, arm, weights)
     best = brings = used = 0.
     alive = 1.   # chance that none has passed yet
@@ -75,6 +81,7 @@ def hard_worth(
 # %% ../../nbs/data/41_worth.ipynb #868634e0
 TARGET = 1, 2, 4, 8, 16   # rows of each quintile, in proportion, easiest first
 
+# %% ../../nbs/data/41_worth.ipynb #52d29aec
 def quintile_weights(
     rows,            # rows so far of each quintile, easiest first
     target=TARGET    # in proportion

@@ -19,16 +19,23 @@ class _Group:
     def __init__(self):
         self.index, self.live, self.keys, self.first, self.queued = None, deque(), array('q'), 0, False
 
-    def parked(self):
-        return len(self.keys)-self.first
+# %% ../../nbs/data/44_worth_queue.ipynb #9eefea36
+@patch
+def parked(self:_Group)->int:
+    "Count the parked prompts."
+    return len(self.keys)-self.first
 
-    def skip(self, n):
-        self.first += n
-        if self.first>4096 and 2*self.first>len(self.keys):
-            self.keys, self.first = self.keys[self.first:], 0
+@patch
+def __bool__(self:_Group):
+    return bool(self.live) or self.parked()>0
 
-    def __bool__(self):
-        return bool(self.live) or self.parked()>0
+# %% ../../nbs/data/44_worth_queue.ipynb #d0743af7
+@patch
+def skip(self:_Group, n:int):
+    "Forget the first `n` parked prompts."
+    self.first += n
+    if self.first>4096 and 2*self.first>len(self.keys):
+        self.keys, self.first = self.keys[self.first:], 0
 
 # %% ../../nbs/data/44_worth_queue.ipynb #d5066264
 class WorthQueue:

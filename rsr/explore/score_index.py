@@ -73,6 +73,7 @@ class Scores:
     texts: dict = field(default_factory=dict)     # {mode: hash per rollout; 0 if nothing is left of the text}
     fulfils: dict = field(default_factory=dict)   # {`where` of a formatter: whether each rollout fulfils it}
     split: np.ndarray = None                      # per prompt: 0 train, 1 eval, -1 in no file; None: not read yet
+    model: np.ndarray = None                      # of a cascade, per rollout: the number of its model; None: one model
     stages: np.ndarray = None                     # per prompt: its stage of training; None: no stages
     cache: dict = field(default_factory=dict)     # what was computed from the arrays
 
@@ -113,6 +114,18 @@ def _read_pair_sides(store, key):
         for sampler in samplers:
             rollouts, = read_columns(store.db, 'rollouts', 'key', where=f'sampler={int(sampler)}')
             out[find_keys(key, rollouts)[0]] = SIDES.index(side)
+    return out
+
+# %% ../../nbs/explore/00_score_index.ipynb #201d0a7b
+def _read_models(store, key):
+    "Return the number of each rollout's model; None for a run without a cascade."
+    names = store.get('cascade_models', {})
+    if not names:
+        return None
+    numbers, out = {name:i for i, name in enumerate(dict.fromkeys(names.values()), 1)}, np.zeros(len(key), np.int8)
+    for sampler, name in names.items():
+        rollouts, = read_columns(store.db, 'rollouts', 'key', where=f'sampler={int(sampler)}')
+        out[find_keys(key, rollouts)[0]] = numbers[name]
     return out
 
 # %% ../../nbs/explore/00_score_index.ipynb #8887ed5d
@@ -180,7 +193,9 @@ def read_scores(
     columns = dict(prompt=prompt, key=key, idx=idx, outcome=outcome, score=raw, valid=usable, raw=raw,
                    pair_side=_read_pair_sides(store, key))
     order = _by_prompt(prompt, idx, ours)
+    models = _read_models(store, key)
     s = Scores(prompts, **{name:a[order] for name, a in columns.items()})
+    s.model = None if models is None else models[order]
     _set_reviews(s, store.reviews(), store.reviews(annotator=annotator))
     return s
 
@@ -394,6 +409,7 @@ def _stand_in(s, i, text, labels, pairs):
     thinking = '' if text is None else '…'*int(text[i]&1)
     return Rollout(str(i if text is None else text[i]), thinking, outcome=OUTCOMES[s.outcome[i]], idx=int(s.idx[i]),
                    key=key, score=None if np.isnan(score) else score, side=SIDES[s.pair_side[i]],
+                   model='' if s.model is None else str(s.model[i]),
                    label=labels.get(key), pairs=pairs.get(key))
 
 # %% ../../nbs/explore/00_score_index.ipynb #2d06edb1

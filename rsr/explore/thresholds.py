@@ -180,11 +180,23 @@ def _call_formatter(s, f, e, places, mode):
         e['rows'][place] = len(rows)
         e['margin'][place] = sum(r['margin'] for r in rows)
 
+# %% ../../nbs/explore/01_thresholds.ipynb #d2cdc6fe
+def _of_two_models(s, f):
+    "Return the places of the prompts with responses of two models, of which a pair cannot mix any."
+    if s.model is None or f.options.get('mix'):
+        return np.zeros(0, np.int64)
+    low, high = np.full(len(s.prompts), 127), np.zeros(len(s.prompts), int)
+    np.minimum.at(low, s.prompt[s.valid], s.model[s.valid])
+    np.maximum.at(high, s.prompt[s.valid], s.model[s.valid])
+    return np.flatnonzero(low<high)
+
 # %% ../../nbs/explore/01_thresholds.ipynb #31eeaaf8
 def _correct_pairs(s, f, e, ix, mode):
     "Let the formatter correct the pairs that an estimate cannot know."
     estimated = e['margin'] is not None or ix.n>MOST_CALLS
-    places = np.union1d(ix.doubtful, s.judged) if estimated else np.arange(ix.n)
+    places = np.arange(ix.n)
+    if estimated:
+        places = np.union1d(np.union1d(ix.doubtful, s.judged), _of_two_models(s, f))
     if len(places)>MOST_CALLS:
         e['exact'] = False
         return

@@ -61,8 +61,8 @@ def check_order(
                 raise RsrError(f"{key}: which responses are rows is known when the run ends, because formatter "
                                f"'{f.name}'.{option} is {in_words(value)}; set a number, or leave {key} out")
         if sides:
-            raise RsrError(f"{key}: pairs.strategy {d['pairs']['strategy']} samples the two sides of a pair one after the "
-                           f'other; use rubric_selection, or dpo without pairs:, or leave {key} out')
+            raise RsrError(f"{key}: pairs.strategy {d['pairs']['strategy']} samples the two sides of a pair one after "
+                           f'the other; use rubric_selection, or dpo without pairs:, or leave {key} out')
 
 # %% ../../nbs/formatters/17_goal.ipynb #83eb7397
 class Goal:
@@ -77,10 +77,10 @@ class Goal:
         self.places = places or (lambda prompt: range(len(formatters)))
         self.wanted = {i:wanted[f.name] for i, f in enumerate(formatters) if f.name in wanted}
         self.reached = set()                                # numbers of formatters whose file has its rows
-        self.exact = {i:(0, 0) for i in self.wanted}        # counts of the files, when they were last looked at
-        self.since = {i:(0, 0) for i in self.wanted}        # what scores have added from then on
+        self.exact = dict.fromkeys(self.wanted, (0, 0))       # counts of the files, when they were last looked at
+        self.since = dict.fromkeys(self.wanted, (0, 0))       # what scores have added from then on
         self.made = dict.fromkeys(self.wanted, 1.)          # share of these that the files had, so far
-        self.start = {i:0 for i in self.wanted}             # rows before this process
+        self.start = dict.fromkeys(self.wanted, 0)       # rows before this process
         self.outlook = {}                                   # {i: (rows within reach, why)}, see `expect`
         self.opened, self.fitting = 0, dict.fromkeys(self.wanted, 0)   # prompts so far; of these, whose rows count
 
@@ -125,6 +125,12 @@ def begin(self:Goal,
     for i in () if again else counts:
         self.fitting[i] += 1
     return counts
+
+# %% ../../nbs/formatters/17_goal.ipynb #16762017
+@patch
+def share_of(self:Goal, i:int)->float:
+    "Return the share of the prompts so far whose rows count for the i-th formatter."
+    return self.fitting[i]/max(1, self.opened)
 
 # %% ../../nbs/formatters/17_goal.ipynb #ebef8f40
 @patch

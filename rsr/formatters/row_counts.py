@@ -11,7 +11,6 @@ from fastcore.basics import patch
 from ..data.types import passed
 from .methods import balanced_counts, in_band, pool_size
 from .pairing import passed_and_failed
-from .splits import Split
 from .writer import Writer
 
 # %% ../../nbs/formatters/16_row_counts.ipynb #52adda02

@@ -9,7 +9,6 @@ __all__ = ['valid_outcomes', 'valid_groups', 'sent_messages', 'models_of', 'form
            'format_files']
 
 # %% ../../nbs/run/10_files.ipynb #65f03bf5
-from collections import Counter
 from functools import partial
 from ..data.batches import batch_counts
 from ..data.component_summary import component_stats
@@ -162,7 +161,9 @@ def make_goal(
     if not d.get('goal'):
         return None
     benchmark = Benchmark(d['decontaminate']) if d.get('decontaminate') else None
-    places = RowPlaces(formatters, _make_split(d, formatters), benchmark, lambda: (p for p, *_ in store.walk(outcomes=())))
+    def prompts():
+        return (prompt for prompt, *_ in store.walk(outcomes=()))
+    places = RowPlaces(formatters, _make_split(d, formatters), benchmark, prompts)
     return Goal(d['goal'], formatters, partial(count_formats, store, d, formatters), places)
 
 # %% ../../nbs/run/10_files.ipynb #6dc82e22

@@ -47,7 +47,7 @@ def rooms(self:Allocation, st)->tuple:
 # %% ../../nbs/sampling/15_allocation.ipynb #a5dec3a6
 @patch
 def kind(self:Allocation, st)->tuple:
-    "Return what a prompt's place in the queue depends on: (sampler, counts, rooms, needs, samples so far if these count)."
+    "Return what a prompt's place in the queue depends on: (sampler, counts, rooms, needs, samples if these count)."
     asked = st.asked if self.o.allocate=='even' else 0
     return st.arm, self.counts(st), self.rooms(st), tuple(self.needs_of(st).items()), asked
 

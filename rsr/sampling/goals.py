@@ -70,7 +70,8 @@ def _check_affordable(self:Goals):
         for name, cost in each.items():
             limit = self.budget.limits[name]
             if limit is not None and samples*cost>limit:
-                raise RsrError(f'goal: {rows:,} rows in {self.goal.formatters[i].file} take at least {samples:,} samples, '
+                file = self.goal.formatters[i].file
+                raise RsrError(f'goal: {rows:,} rows in {file} take at least {samples:,} samples, '
                                f'and these about {limit_amount(name, samples*cost)} {name} even if every one passes; '
                                f'budget.{name} is {limit_amount(name, limit)}. Raise it, or lower the goal')
 

@@ -18,7 +18,7 @@ _KNOWN = 30   # prompts with a score, before any forecast
 # %% ../../nbs/sampling/18_outlook.ipynb #bbfc02ff
 @patch
 def _row_chance(self:Loop, i, counts, need, rooms):
-    "Return the chance that a prompt gives a row of the i-th formatter's file, with so many more samples of each sampler."
+    "Return the chance that a prompt gives a row of the i-th file, with so many more samples of each sampler."
     need = self.goal.first_need(i, need)
     if not any(need):
         return 0.   # it has one already
@@ -38,7 +38,7 @@ def _open_chances(self:Loop, i):
 @patch
 def _parked_chances(self:Loop, i):
     "Yield (chance of a row, prompts that have it) of the prompts that are parked, as far as their rows count."
-    share = self.goal.fitting[i]/max(1, self.goal.opened)
+    share = self.goal.share_of(i)
     for queue in self.waiting:
         for (_, counts, rooms, needs, _), n in queue.parked_kinds().items():
             if i in dict(needs):
@@ -47,14 +47,21 @@ def _parked_chances(self:Loop, i):
 # %% ../../nbs/sampling/18_outlook.ipynb #c569320f
 _PROMPTS = 'SELECT count(*) FROM prompts WHERE gen=?'
 
+# %% ../../nbs/sampling/18_outlook.ipynb #28c4ec1a
+@patch
+def total_prompts(self:Loop)->int:
+    "Return how many prompts the run has to sample."
+    if self.keys is not None:
+        return len(self.keys)
+    return self.store.db.execute(_PROMPTS, (self.store.gen,)).fetchone()[0]
+
 # %% ../../nbs/sampling/18_outlook.ipynb #7cd60e5a
 @patch
 def _unopened(self:Loop, i):
     "Return (chance of a row of a prompt that is not open yet, how many of these there are whose rows count)."
-    total = len(self.keys) if self.keys is not None else self.store.db.execute(_PROMPTS, (self.store.gen,)).fetchone()[0]
     st = self.new_prompt()
     p = self._row_chance(i, self.counts(st), self.formatters[i].need([]), self.rooms(st))
-    return p, max(0, total-self.goal.opened)*self.goal.fitting[i]/max(1, self.goal.opened)
+    return p, max(0, self.total_prompts()-self.goal.opened)*self.goal.share_of(i)
 
 # %% ../../nbs/sampling/18_outlook.ipynb #0b9d6cf8
 @patch
@@ -67,7 +74,8 @@ def rows_of_prompts(self:Loop, i)->tuple:
     more = n*p+sum(q*m for q, m in chances)
     spread = sum(m*q*(1-q) for q, m in chances)+n*p*(1-p)*(1+n/known)
     rows, made = self.goal.rows(i), self.goal.made[i]
-    return rows+made*more, rows+made*(more+3*spread**.5), f'these prompts with sampling.max_rollouts={self.o.max_rollouts}'
+    why = f'these prompts with sampling.max_rollouts={self.o.max_rollouts}'
+    return rows+made*more, rows+made*(more+3*spread**.5), why
 
 # %% ../../nbs/sampling/18_outlook.ipynb #786bb721
 @patch
@@ -79,15 +87,21 @@ def _best_rate(self:Loop, name):
     best = max([*found, self.new_index if self.more else 0.], default=0.)
     return best/self.budget.expected(name) if len(self.arms)==1 else best
 
+# %% ../../nbs/sampling/18_outlook.ipynb #95d50cc6
+@patch
+def _rate_so_far(self:Loop, i, name):
+    "Return how many rows this process has brought per unit of a limit; None: too early to say."
+    gained, spent = self.goal.gained(i), getattr(self.budget, name)-getattr(self.budget.earlier, name)
+    return gained/spent if spent>0 and gained>=10 and self.n['rollouts']>=100 else None
+
 # %% ../../nbs/sampling/18_outlook.ipynb #a7c7941e
 @patch
 def rows_of_budget(self:Loop, i, name)->tuple:
     "Return (rows that a limit will have brought, the most that is likely, of what); None: no limit, or not known yet."
-    limit, gained = self.budget.limits[name], self.goal.gained(i)
-    spent = getattr(self.budget, name)-getattr(self.budget.earlier, name)
-    if limit is None or spent<=0 or gained<10 or self.n['rollouts']<100:
+    limit, rate = self.budget.limits[name], self._rate_so_far(i, name)
+    if limit is None or rate is None:
         return None
-    left, rate, rows = max(0., limit-getattr(self.budget, name)), gained/spent, self.goal.rows(i)
+    left, rows = max(0., limit-getattr(self.budget, name)), self.goal.rows(i)
     best = self._best_rate(name)
     most = 1.5*rate if best is None else max(rate, 1.1*best)
     return rows+left*rate, rows+left*most, f'budget.{name}={limit:g}'
@@ -103,6 +117,12 @@ def _within_reach(self:Loop, i):
     rows, _, why = min(short)
     return round(rows), why
 
+# %% ../../nbs/sampling/18_outlook.ipynb #8317bcd0
+@patch
+def _say(self:Loop, text):
+    "Print a message, above a bar of progress."
+    (getattr(self.progress, 'say', None) or warn)(text)
+
 # %% ../../nbs/sampling/18_outlook.ipynb #a16b1c99
 @patch
 def _tell(self:Loop, i):
@@ -111,16 +131,20 @@ def _tell(self:Loop, i):
     if not found:
         self.goal.expect_more(i)
     elif self.goal.expect(i, *found):
-        say = getattr(self.progress, 'say', None) or warn
-        say(self.goal.warning(i))
+        self._say(self.goal.warning(i))
+
+# %% ../../nbs/sampling/18_outlook.ipynb #f8793152
+@patch(as_prop=True)
+def can_look_ahead(self:Loop)->bool:
+    "Return whether there is a goal, and all is known that earlier processes have found."
+    return bool(self.goal) and self.one_by_one and not (self.stop_reason or self.catching_up)
 
 # %% ../../nbs/sampling/18_outlook.ipynb #aa092660
 @patch
 def look_ahead(self:Loop, every=2.):
     "Say which goals are out of reach, if `every` seconds have passed since the last look."
     now = time.monotonic()
-    idle = not self.goal or not self.one_by_one or self.stop_reason or self.catching_up
-    if idle or now<self.looked_ahead+every:
+    if not self.can_look_ahead or now<self.looked_ahead+every:
         return
     self.looked_ahead = now
     for i in self.goal.wanted:
