@@ -76,7 +76,7 @@ def _reach_text(f):
 
 # %% ../../nbs/run/20_lever_table.ipynb #96c93be5
 _FOOT = ('hardest: rows from the hardest fifth of the prompts. Second lines: 95 % intervals.',
-         'Dollars count judging. Hours of batches assume 1 hour for each; providers promise 24.')
+         'Dollars count judging. A batch takes as long as earlier ones, 24 hours before any.')
 
 # %% ../../nbs/run/20_lever_table.ipynb #a7589d18
 def lever_table(
