@@ -6,15 +6,18 @@ import shlex
 import numpy as np
 import pytest
 from conftest import rows, rsr, write_jsonl
+from loopback import TOKENS, Loopback
 
 from rsr.data.difficulty import Difficulty
 from rsr.data.kept_plans import compare_plan, sampling_signature
 from rsr.data.plays import play
 from rsr.data.policies import Costs, Policy, Task, draw_prompts
 from rsr.data.statistics import chance
+from rsr.data.store import Store
 from rsr.explore.score_figures import difficulty_data
 from rsr.quality.checklist import checklist
 from rsr.run.recipe import load_recipe
+from rsr.run.results import load_run
 from rsr.run.run import sample
 
 PRICE = 'sampler.price={prompt: 100, completion: 200}'
@@ -191,3 +194,50 @@ def test_quintiles_of_files_sum_to_their_rows(here, server):
 def test_few_prompts_have_no_quintiles(here, server):
     run = sample(rows(19), 'sft', base_url=server.base_url, work_dir='w', progress=False)
     assert 'quintiles' not in run.stats() and difficulty_data(run)['why']
+
+# ---- a cascade
+
+PRICES = dict(cheap=1., strong=10.)   # dollars a sample
+MODELS = {name: dict(a=a, b=b, price=dict(prompt=0, completion=1e6*PRICES[name]/TOKENS[1]))
+          for name, a, b in (('cheap', .6, 1.2), ('strong', 1.2, .6))}
+
+@pytest.fixture
+def two(here):
+    "A server of two models, and the options of a run of 500 prompts on both."
+    with Loopback(models=MODELS, seed=3) as s:
+        write_jsonl('in.jsonl', rows(500))
+        entries = [dict(model=m, price=MODELS[m]['price'], base_url=s.base_url, max_tokens=TOKENS[1]) for m in MODELS]
+        d = dict(sampler=entries, verifier=dict(type='mcq-rlvr'), formatter=[dict(type='sft')],
+                 sampling=dict(max_rollouts=32, step_size='auto'))
+        (here/'recipe.yaml').write_text(json.dumps(d))
+        yield s
+
+def plan_two(*more):
+    return shell('plan', 'recipe.yaml', 'data.input_path=in.jsonl', 'work_dir=w', *more)[1]
+
+def test_a_pilot_tries_every_model_on_its_prompts(two):
+    found = plan_two('pilot=20')
+    store = Store(load_run('w').path, write=False)
+    tried = store.db.execute('SELECT count(*) FROM rollouts GROUP BY prompt, sampler').fetchall()
+    store.close()
+    assert len(tried) == 40 and all(n >= 4 for n, in tried)
+    assert found['levers']['rho'] > 0 and len(found['levers']['arms']) == 2 and found['levers']['models'] == [*MODELS]
+    assert 'satisfied' not in found['forecast']   # the pilot asks more than the run will
+
+@pytest.mark.parametrize('more,start', [([], 'cascade'), (['goal.sft=400'], 'cascade')])
+def test_a_cascade_comes_out_as_its_line_says(two, more, start):
+    found = plan_two('pilot=40', *more)
+    cascade, strong = line_of(found, start), line_of(found, 'auto, strong')
+    assert cascade['usd'][0] < strong['usd'][0]
+    stats = follow(cascade, found)
+    check = stats['forecast']
+    assert check['name'] == cascade['name']
+    assert within(check['rows']['forecast'], check['rows']['actual'], .03)
+    assert within(check['usd']['forecast'], check['usd']['actual'], .15), check['usd']
+
+def test_one_model_alone_can_be_run_from_the_pilot(two):
+    line = line_of(plan_two('pilot=10'), 'auto, strong')
+    assert '"model": "strong"' in line['command']
+    before = two.stats()['models']['cheap']['samples']
+    follow(line, None)
+    assert two.stats()['models']['cheap']['samples'] == before

@@ -54,7 +54,8 @@ def compare_plan(
         if line.get(k) and actual.get(k) is not None:
             _, low, high = line[k]
             beyond = k=='rows' and bool(signature['goal'])   # what was in flight at the goal is used
-            found[k] = dict(forecast=list(line[k]), actual=actual[k], within=low<=actual[k]<=(actual[k] if beyond else high))
+            within = low<=actual[k]<=(actual[k] if beyond else high)
+            found[k] = dict(forecast=list(line[k]), actual=actual[k], within=within)
     return found
 
 # %% ../../nbs/data/53_kept_plans.ipynb #6964942f

@@ -21,7 +21,7 @@ def sampled_models(
     "Return the samplers whose rollouts say how hard a prompt is."
     rejected = store.get('sides', {}).get('rejected', [])
     used = [k for k in store.samplers() if k not in rejected]
-    order = {k:i for i, k in enumerate(store.get('cascade', []))}
+    order = {int(k):i for i, k in enumerate(store.get('cascade', {}))}
     return sorted(used, key=lambda k: (order.get(k, len(order)), k))
 
 # %% ../../nbs/data/50_quintiles.ipynb #35ed3e5a

@@ -8,9 +8,10 @@ __all__ = ['pilot_prompts', 'pilot_run', 'bootstrap', 'forecast', 'forecast_tabl
 # %% ../../nbs/run/14_forecast.ipynb #775602d3
 import random
 from contextlib import closing
+from copy import copy
 from ..data.statistics import wilson
 from ..data.store import Store
-from .execution import build, execute
+from .execution import build, execute, new_work_dir
 from ..sampling.batch_loop import all_of
 
 # %% ../../nbs/run/14_forecast.ipynb #19c934a5
@@ -28,6 +29,23 @@ def _side_by_side(sampler, step):
     "Return how many requests of one prompt are in flight at once."
     return step if sampler.max_n==1 and isinstance(step, int) else 1
 
+# %% ../../nbs/run/14_forecast.ipynb #d0ae5a97
+def _no_batch(options):
+    "Return options of a model, of a cascade or of a verifier that leave batches out."
+    out = {k:v for k, v in options.items() if k!='batch'}
+    for k in ('cascade', 'judges', 'stages'):
+        if isinstance(out.get(k), list):
+            out[k] = [_no_batch(x) if isinstance(x, dict) else x for x in out[k]]
+    return out
+
+# %% ../../nbs/run/14_forecast.ipynb #79d185b2
+def _without_batches(d):
+    "Return a recipe that samples one by one."
+    d['work_dir'] = str(d.get('work_dir') or new_work_dir())
+    out = copy(d)   # a Recipe knows more than its keys
+    out.update(sampler=_no_batch(d['sampler']), verifier=_no_batch(d['verifier']))
+    return out
+
 # %% ../../nbs/run/14_forecast.ipynb #589efede
 def pilot_run(
     d:dict,              # a checked recipe
@@ -36,10 +54,10 @@ def pilot_run(
     progress=True        # bar, lines or none; True: a bar on a terminal and in a notebook, else lines
 )->tuple:                # (Run, forecast)
     "Sample a few prompts of the input, and forecast the whole run."
-    run = execute(d, src, progress, choose=lambda store: pilot_prompts(store, pilot))
-    sampler = all_of(build(d)['sampler'])[0]
-    at_once = _side_by_side(sampler, d['sampling'].get('step_size', 4))
-    return run, forecast(run, pilot, sampler.concurrent_requests, at_once, d['budget'])
+    run = execute(_without_batches(d), src, progress, choose=lambda store: pilot_prompts(store, pilot))
+    samplers = all_of(build(d)['sampler'])
+    at_once = _side_by_side(samplers[0], d['sampling'].get('step_size', 4))
+    return run, forecast(run, pilot, samplers[0].concurrent_requests, at_once, d['budget'], len(samplers))
 
 # %% ../../nbs/run/14_forecast.ipynb #6e582d8e
 _PER_PROMPT = '''
@@ -119,15 +137,16 @@ def forecast(
     pilot:int,           # its number of prompts
     concurrency:int,     # requests in flight
     side_by_side:int=1,  # requests of one prompt at once
-    budget:dict=None     # the recipe's `budget:` section
+    budget:dict=None,    # the recipe's `budget:` section
+    models:int=1         # that the pilot tried on each prompt; a run goes on to the next one only if it pays
 )->dict:                 # {prompts, pilot, budget}; satisfied, rollouts, tokens, usd, minutes: (estimate, low, high)
     "Forecast the whole run from its pilot."
     stats = run.stats()
     total = _to_sample(stats)
     with closing(Store(run.path, write=False)) as store:
         rows = _per_prompt(store, pilot_prompts(store, pilot))
-    if not rows:
-        return dict(prompts=total, pilot=0, budget=_budget_left(budget or {}, stats, {}))
+    if not rows or models>1:
+        return dict(prompts=total, pilot=len(rows), budget=_budget_left(budget or {}, stats, {}))
     minutes = _minutes([latency for *_, latency in rows], total, concurrency, side_by_side)
     found = dict(_scale_up(rows, stats), minutes=minutes)
     return dict(prompts=total, pilot=len(rows), **found, budget=_budget_left(budget or {}, stats, found))
@@ -155,14 +174,21 @@ def _budget_line(b):
     enough = b['more']<=b['limit']-b['spent']
     return f"{line}; the rest of the run needs about {more}: {'enough' if enough else 'too little'}"
 
+# %% ../../nbs/run/14_forecast.ipynb #76caf99d
+def _no_forecast(f):
+    "Say why a pilot is not scaled up."
+    if not f['pilot']:
+        return 'nothing was sampled: no forecast'
+    return f"forecast   for {f['prompts']:,} prompts, from {f['pilot']} that every model was tried on: see below"
+
 # %% ../../nbs/run/14_forecast.ipynb #279d914e
 def forecast_table(
     f:dict   # as `forecast` returns it
 )->str:
     "Return a forecast as lines of text."
     limits = [_budget_line(b) for b in f.get('budget', ())]
-    if not f['pilot']:
-        return '\n'.join(['nothing was sampled: no forecast', *limits])
+    if 'satisfied' not in f:
+        return '\n'.join([_no_forecast(f), *limits])
     cost = 'cost       unknown: set sampler.price={prompt: …, completion: …} (US dollars per million tokens)'
     if f['usd']:
         cost = _line('usd', f['usd'], ' US dollars', decimals=2 if f['usd'][0]>=1 else 4)

@@ -14,6 +14,7 @@ from ..data.policies import Policy
 from ..data.types import RsrError
 from .overrides import override
 from .recipe import check_recipe
+from ..sampling.cascade import sampler_options
 
 # %% ../../nbs/run/18_lever_lines.ipynb #bf8ba1a8
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ def model_entries(
     d:dict   # a checked recipe
 )->list:     # its samplers' options, in order
     "Return the options of each model of a recipe."
-    shared = {k:v for k, v in d['sampler'].items() if k!='cascade'}
-    return [{**shared, **entry} for entry in d['sampler'].get('cascade') or [{}]]
+    return sampler_options(d['sampler'])
 
 # %% ../../nbs/run/18_lever_lines.ipynb #b7cc5392
 def model_name(entry):
@@ -43,7 +43,8 @@ def model_name(entry):
 # %% ../../nbs/run/18_lever_lines.ipynb #67f62004
 def _one_model(entries, m):
     "Return the options that leave one model of a cascade; () if there is no other."
-    return (('sampler', entries[m]),) if len(entries)>1 else ()
+    alone = {k:v for k, v in entries[m].items() if k!='batch'}
+    return (('sampler', alone), ('resume.mix', True)) if len(entries)>1 else ()   # the pilot has samples of all
 
 # %% ../../nbs/run/18_lever_lines.ipynb #15b4ce47
 def _single_lines(o, entries, m):
@@ -118,13 +119,23 @@ def _ordered(line, d):
     return replace(line, name=name, policy=replace(line.policy, order=order))
 
 # %% ../../nbs/run/18_lever_lines.ipynb #d3919c16
-def recipe_lines(d, part, batch):
-    "Return [(line, signature), …] of the lines whose options the recipe takes, each policy once."
+def _one_by_one(line, d):
+    "Return a line with the option that leaves batches out, if its recipe has them and it does not."
+    if line.policy.rounds or not any(entry.get('batch') for entry in model_entries(d)):
+        return line
+    return replace(line, options=(('sampler.batch', None), *line.options))
+
+# %% ../../nbs/run/18_lever_lines.ipynb #63cba76d
+def recipe_lines(
+    d:dict,        # a checked recipe
+    part:tuple,    # as for `make_lines`
+    batch:bool
+)->list:           # [(Line, signature), …]
+    "Return the lines whose options the recipe takes, each policy once."
     found = {}
     for line in make_lines(d, part, batch):
-        line, recipe = _ordered(line, d), with_line(d, line.options)
+        line = _one_by_one(_ordered(line, d), d)
+        recipe = with_line(d, line.options)
         if recipe:
             found.setdefault((line.policy, line.part), (line, sampling_signature(recipe)))
     return list(found.values())
-
-

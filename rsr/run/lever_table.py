@@ -15,6 +15,8 @@ from ..data.terminal import shell_word
 # %% ../../nbs/run/20_lever_table.ipynb #237ddb36
 def _short_number(x, digits=3):
     "Write a number with three digits that matter, or with two."
+    if x>=100_000:
+        return f'{x/1000:,.0f}k'
     if x>=10**(digits-1) or x==int(x):
         return f'{x:,.0f}'
     return f'{x:.{min(6, digits-1-math.floor(math.log10(abs(x))))}f}'
@@ -101,7 +103,7 @@ def option_words(
 )->list:
     "Return options as words of a command line, not yet quoted."
     def text(value):
-        return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, bool)) else str(value)
+        return json.dumps(value, ensure_ascii=False) if value is None or isinstance(value, (dict, list, bool)) else str(value)
     return [f'{key}={text(value)}' for key, value in options.items()]
 
 # %% ../../nbs/run/20_lever_table.ipynb #e69e0427

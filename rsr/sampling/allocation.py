@@ -120,7 +120,8 @@ def _close(self:Allocation, st, reason):
 @patch
 def queue(self:Allocation, st, seq=None):
     "Queue a prompt by its worth; `seq` keeps a turn it had."
-    if not self.waiting or st.missing or seq or self.arms[st.arm].error:
+    goes_first = st.missing or seq or self.is_trial(st)
+    if not self.waiting or goes_first or self.arms[st.arm].error:
         super(Allocation, self).queue(st, seq)
     else:
         self.waiting[st.arm].put(self.kind(st), st)

@@ -25,6 +25,7 @@ class Arm:
     tokens: tuple = (0, 0)       # prompt and completion tokens of these
     expected: Usage = None       # what the next one will use; None: as the budget expects of all samples
     cost: float = 1.             # what a sample costs beside those of the other samplers, its judging included
+    fit_at: int = 8              # at how many samples the pass rates are fitted anew
     error: Exception = None      # why it samples no more: its server is gone, or refuses everything
 
 # %% ../../nbs/sampling/07_arms.ipynb #3d468110

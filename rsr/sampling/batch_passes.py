@@ -17,6 +17,7 @@ from .batch_judges import Waiting
 from .batch_results import BatchResults
 from .budget import estimate_prompt
 from .errors import CallError
+from .escalation import TRIAL_SHARE
 from .schedule import sample_seed
 
 # %% ../../nbs/sampling/38_batch_passes.ipynb #6df94508
@@ -25,6 +26,7 @@ class BatchPasses(BatchResults):
     walks = 0             # passes over the prompts so far
     asking = False        # is this a pass that asks?
     sizes = {}            # {state: [number of the sampler, samples for a prompt, prompts]} in this round
+    trials = {}           # {state: [number of the sampler, prompts]}: prompts that get one sample instead, as a trial
     most_rounds = 6       # that may be waited for, with step_size auto; then all that is left is asked for at once
     full = None           # the message of the limit that another sample would pass; None: there is room
     one_by_one = False    # where samples are worth most is planned for all prompts together
@@ -229,6 +231,27 @@ def _for_goal(self:BatchPasses, plan):
         wanted -= out[state][2]*chances[state]
     return out
 
+# %% ../../nbs/sampling/38_batch_passes.ipynb #faadacf9
+_TRIALS = 16   # prompts on which a sampler is tried
+
+@patch
+def _failed_before(self:BatchPasses, number)->list:
+    "List the states of prompts that the sampler before has failed and this one was not asked about, most fails first."
+    def is_fit(s):
+        return sum(s.counts[number-1]) and not sum(s.counts[number]) and s.left[number]
+    return sorted(filter(is_fit, self.states), key=lambda s: -s.counts[number-1][1])
+
+@patch
+def _plan_trials(self:BatchPasses, cost)->dict:
+    "Return {state: [number of the sampler, prompts]} for the trials of a round, in a plan that costs so many dollars."
+    found = {}
+    for arm in self.arms[1:] if not isinstance(self.o.escalate, dict) else ():
+        n = min(_TRIALS-arm.samples, int(TRIAL_SHARE*cost/max(1e-12, arm.cost)))
+        for state in self._failed_before(arm.number):
+            found.setdefault(state, [arm.number, max(0, min(n, self.states[state]))])
+            n -= found[state][1]
+    return found
+
 # %% ../../nbs/sampling/38_batch_passes.ipynb #84432b5d
 @patch
 def _plan(self:BatchPasses)->dict:
@@ -238,6 +261,7 @@ def _plan(self:BatchPasses)->dict:
     most = max(1, self.most_rounds-self.store.get('batch_rounds', 0))
     plan = next_batch(self.difficulty, dict(self.states), self._costs(), self._wanted(), most)
     self._say_reach(plan)
+    self.trials = self._plan_trials(plan.cost)
     return plan.sizes
 
 # %% ../../nbs/sampling/38_batch_passes.ipynb #3bae39bb
@@ -268,6 +292,10 @@ def plan_sizes(self:BatchPasses):
 @patch
 def _size_for(self:BatchPasses, state)->tuple:   # (number of the sampler, samples)
     "Return what the next prompt in a state gets."
+    trial = self.trials.get(state, [0, 0])
+    if trial[1]>0:
+        trial[1] -= 1
+        return trial[0], 1
     size = self.sizes.get(state, [0, 0, 0])
     size[2] -= 1
     return tuple(size[:2]) if size[2]>=0 else (0, 0)

@@ -218,9 +218,15 @@ def _has_free_slot(self:Loop, arm):
 
 # %% ../../nbs/sampling/16_loop.ipynb #85521c63
 @patch
+def _has_news(self:Loop)->bool:
+    "Check whether enough rollouts have been scored since the last fit: of all samplers, or of a later one."
+    of_later = any(arm.fit_at<=arm.samples for arm in self.arms[1:])
+    return self.fit_at<=self.n['scored'] or of_later and self.n['scored']>=8
+
+@patch
 def _refit_if_due(self:Loop):
-    "Refit the prior, if it is used and enough rollouts have been scored."
-    if self.fit_at<=self.n['scored'] and (self.auto or self.o.give_up or len(self.arms)>1):
+    "Refit the pass rates, if they are used and there is news."
+    if self._has_news() and (self.auto or self.o.give_up or len(self.arms)>1):
         self.refit()
         self.reorder()
 

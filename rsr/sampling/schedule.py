@@ -149,6 +149,8 @@ def refit(self:Schedule):
     "Fit the pass rates to the prompts seen so far, and set when to do it again."
     earlier = self.difficulty if self.fit_at>64 else None
     self.difficulty, self.fit_at = fit_difficulty(self.cells(), earlier), int(self.n['scored']*1.25)+1
+    for arm in self.arms:
+        arm.fit_at = max(8, int(arm.samples*1.25)+1)
 
 # %% ../../nbs/sampling/08_schedule.ipynb #4ad6714a
 @patch
