@@ -432,11 +432,10 @@ def walk(self:Store,
     verifier = self.get('verifier') if verifier is None else verifier
     keys = keys if keys is None else sorted(map(int, keys))
     sides, models, reviews = self._sides(), self.get('cascade_models', {}), _reviews_by_rollout(self.reviews(keys))
-    worth = label_scores(*score_ends(self.db)) if reviews else {}
-    after = 0
+    worth, after = label_scores(*score_ends(self.db)) if reviews else {}, 0
     while rows := self._next_prompts(after, size, keys):
-        after, read = rows[-1][0], [row[0] for row in rows]
-        rollouts = self._rollouts_of(read, verifier, outcomes, detail)
+        after = rows[-1][0]
+        rollouts = self._rollouts_of([row[0] for row in rows], verifier, outcomes, detail)
         for key, id_, row, stop in rows:
             d, mine = orjson.loads(row), rollouts.get(key, [])
             if sides or models or reviews:
