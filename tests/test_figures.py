@@ -362,6 +362,10 @@ def test_mistakes_are_named(full, call, says):
 def given(tmp_path_factory):
     return dict(things(tmp_path_factory.mktemp('given')))
 
+def forty():
+    "Rollouts of forty prompts, from easy to hard."
+    return pd.DataFrame([dict(prompt=i, score=float(k*8 >= i)) for i in range(40) for k in range(5)])
+
 def things(tmp_path):
     yield 'full', make_run(tmp_path/'a', FULL, taxonomy=CELLS)
     yield 'no prompts', make_run(tmp_path/'b', [])
@@ -394,7 +398,7 @@ def test_draws_whatever_it_is_given(name, given):
 
 def test_which_figures_a_run_has(given):
     has = {what: [n for n, *_ in all_figures(run)] for what, run in given.items()}
-    assert has['full'] == [n for n in NAMES[:-1] if n != 'components'] and 'components' in has['components']
+    assert has['full'] == [n for n in NAMES[:-1] if n not in ('components', 'difficulty')] and 'components' in has['components']
     assert has['no prompts'] == has['nothing asked'] == has['empty DataFrame'] == []
     assert has['nothing scored'] == ['rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency', 'yield_budget']
     assert has['DataFrame'] == ['scores', 'pass_rates', 'outcomes', 'tokens', 'latency', 'score_length', 'margins']
@@ -415,7 +419,7 @@ def test_draws_into_axes_of_others(full):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_nothing_is_cut_off_and_no_legend_lies_on_data(name, full):
-    of = dict(compare=[full, full], components=stacked(['$x^{', 'y'*200, 'a\nb', '<i>']))
+    of = dict(compare=[full, full], components=stacked(['$x^{', 'y'*200, 'a\nb', '<i>']), difficulty=forty())
     ax = FIGURES[name][0](of.get(name, full))
     fig = ax.figure
     fig.canvas.draw()

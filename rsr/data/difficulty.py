@@ -140,7 +140,9 @@ def quintile_shares(
     return tuple((sums/sums.sum()).tolist())
 
 # %% ../../nbs/data/40_difficulty.ipynb #feeb0b7e
-def log_prior(d:Difficulty):
+def log_prior(
+    d:Difficulty   # pass rates of the models
+)->float:          # up to a constant
     "Return the log of the weak prior of the parameters."
     spread = sum(math.log(x/.6)**2 for rates in d.arms for x in rates)/4
     return -spread-(math.atanh(d.rho)-math.atanh(.6))**2

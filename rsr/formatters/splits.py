@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLIT', 'NGRAM', 'group_key', 'share_of', 'Groups', 'is_number', 'stage_shares', 'stage_of', 'check_split', 'Split',
-           'Benchmark', 'clean_input', 'write_found']
+           'Benchmark', 'without_overlap', 'clean_input', 'write_found']
 
 # %% ../../nbs/formatters/15_splits.ipynb #46716a24
 import orjson
@@ -235,6 +235,13 @@ def overlap(self:Benchmark, prompt)->str:
             return ngram
     text = ' '.join(words)
     return text if text in self.passages else None
+
+# %% ../../nbs/formatters/15_splits.ipynb #ff96af48
+def without_overlap(groups, benchmark):
+    "Yield the groups whose prompts do not overlap with a benchmark."
+    for prompt, rollouts in groups:
+        if not benchmark.overlap(prompt):
+            yield prompt, rollouts
 
 # %% ../../nbs/formatters/15_splits.ipynb #d0ba2bc2
 def clean_input(

@@ -24,12 +24,14 @@ from ..data.thresholds import counts_by_prompt, in_numbers, in_words, numbers_fo
 from ..data.thresholds import relative_options, scores_by_prompt
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
+
+# %% ../../nbs/run/10_files.ipynb #8cd40ad0
 from ..formatters.advice import advice, check_columns, shadowed_columns
 from ..formatters.form_checks import check_forms
 from ..formatters.left_out import remedies_of
 from ..formatters.rows import thinking_of
-from ..formatters.splits import Benchmark, Split
-from ..formatters.goal import LEFT_OVER, Goal
+from ..formatters.splits import Benchmark, Split, without_overlap
+from ..formatters.goal import Goal, note_left_over
 from ..formatters.row_counts import RowPlaces, count_files
 from ..formatters.writer import check_range, make_formatter, make_formatters, write_files
 from ..pairs.collect import counting_pairs
@@ -64,13 +66,6 @@ def valid_groups(store, d, formatters=()):
     "Yield (prompt, valid rollouts) for each prompt; `formatters`: those beside the recipe's."
     for prompt, _, rollouts in store.walk(outcomes=valid_outcomes(d), detail=_needs_detail(d, formatters)):
         yield prompt, [r for r in rollouts if r.text.strip() or r.tool_calls or r.refusal]
-
-# %% ../../nbs/run/10_files.ipynb #cf733971
-def _without_overlap(groups, benchmark):
-    "Yield the groups whose prompts do not overlap with a benchmark."
-    for prompt, rollouts in groups:
-        if not benchmark.overlap(prompt):
-            yield prompt, rollouts
 
 # %% ../../nbs/run/10_files.ipynb #d5e14c78
 def sent_messages(d):
@@ -122,7 +117,7 @@ def _pass_threshold(store, d):
 def _contents(store, d, formatters, groups):
     "Return the arguments of `write_files`, and of `count_files`."
     if d.get('decontaminate'):
-        groups = _without_overlap(groups, Benchmark(d['decontaminate']))
+        groups = without_overlap(groups, Benchmark(d['decontaminate']))
     return (groups, formatters, store.dir, sent_messages(d), store.single_turn(), _make_split(d, formatters),
             models_of(store), set(check_forms(store, formatters)))
 
@@ -300,7 +295,6 @@ def recipe_prices(
     known |= _sampler_prices(d, price)
     return dict(price=price, judge_price=judge_price, known=known, batch_factors=factors)
 
-
 # %% ../../nbs/run/10_files.ipynb #34dbc755
 def _note_forms(counts, formatters):
     "Note for each file in which form it has the thinking of its answers, if responses think."
@@ -311,14 +305,6 @@ def _note_forms(counts, formatters):
         for key in (f.file, f'eval/{f.file}'):
             if f.target and f.type!='grpo' and counts['rows'].get(key, {}).get('rows'):
                 counts['rows'][key]['thinking'] = thinking_of(f)
-
-# %% ../../nbs/run/10_files.ipynb #d7fb1005
-def _note_left_over(counts):
-    "Call prompts without a row left over, not unfinished, in the files of a run that has reached its goal."
-    for file in counts['rows'].values() if counts.get('goal', {}).get('reached') else ():
-        why = file.get('without_row', {})
-        if 'not finished' in why:
-            file['without_row'] = {LEFT_OVER if k=='not finished' else k:n for k, n in why.items()}
 
 # %% ../../nbs/run/10_files.ipynb #39e194f4
 def _relative_numbers(store, d):
@@ -343,7 +329,7 @@ def run_statistics(store, d)->dict:
     for part, numbers in counts_by_prompt(limits, scores_by_prompt(store, valid_outcomes(d))).items():
         counts[part].update(numbers)
     _note_forms(counts, make_formatters(d['formatter']))
-    _note_left_over(counts)
+    note_left_over(counts)
     more = dict(labels=label_statistics(store), thresholds=_relative_numbers(store, d),
                 components=component_stats(store, valid_outcomes(d), price_of), batches=batch_counts(store),
                 quintiles=quintile_stats(store, pass_threshold, valid_outcomes(d)),

@@ -15,6 +15,8 @@ from ..data.terminal import shell_word
 # %% ../../nbs/run/20_lever_table.ipynb #237ddb36
 def _short_number(x, digits=3):
     "Write a number with three digits that matter, or with two."
+    if x>=100_000:
+        return f'{x/1000:,.0f}k'
     if x>=10**(digits-1) or x==int(x):
         return f'{x:,.0f}'
     return f'{x:.{min(6, digits-1-math.floor(math.log10(abs(x))))}f}'

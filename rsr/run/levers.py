@@ -27,7 +27,7 @@ from .execution import build
 from .forecast import pilot_prompts
 from .lever_lines import PART, model_entries, model_name, recipe_lines
 from .pilot_data import make_task, pilot_costs, read_pilot
-from ..sampling.batch_client import batch_client
+from ..sampling.batch_access import batch_client
 from ..sampling.batch_loop import all_of
 
 # %% ../../nbs/run/19_levers.ipynb #218ddd1f
@@ -174,6 +174,7 @@ def best_line(
         return max(whole, key=lambda line: line['rows'][0])['name']
     most = max(line['rows'][0] for line in whole)
     there = [line for line in whole if (line['reached'] if goal else line['rows'][0]>=.97*most)] or whole
+    there = [line for line in there if goal and line['rows'][1]>=goal] or there   # surely, if one is
     return min(there, key=lambda line: line['usd'][0]/(1 if goal else line['rows'][0]))['name']
 
 # %% ../../nbs/run/19_levers.ipynb #bd38dfc6

@@ -96,7 +96,8 @@ def _check_formatters(d):
 _ON_RAY = '{}: not with engine: ray, where blocks of prompts are sampled apart; run it on one machine (engine=null)'
 
 def _check_goal(d):
-    "Write a recipe's goal out by the names of its formatters; raise if it is wrong."
+    "Write a recipe's goal out by the names of its formatters; raise if it, or the order of samples, is wrong."
+    _check_order(d)
     goal = d.get('goal')
     if isinstance(goal, dict):
         goal = {name:rows for name, rows in goal.items() if rows is not None} or None
@@ -168,7 +169,6 @@ def check_recipe(
     check_data(d)
     _check_formatters(d)
     _check_goal(d)
-    _check_order(d)
     return share_rules(d)
 
 # %% ../../nbs/run/03_recipe.ipynb #1347a2ad
