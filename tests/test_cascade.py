@@ -44,7 +44,8 @@ def listed(cascade):
 def command(cascade, n=60, *options, recipe='sft', **kw):
     if not Path('in.jsonl').exists():
         write_jsonl('in.jsonl', rows(n))
-    return rsr('run', recipe, 'data.input_path=in.jsonl', listed(cascade), 'work_dir=w', 'progress=lines', *options, **kw)
+    return rsr('run', recipe, 'data.input_path=in.jsonl', listed(cascade), 'work_dir=w', 'progress=lines', *options,
+               **kw)
 
 def ledger(query, work='w'):
     with closing(sqlite3.connect(f'{work}/run.db')) as db:

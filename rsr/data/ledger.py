@@ -16,11 +16,10 @@ from .types import RsrError, RunBroken
 
 # %% ../../nbs/data/11_ledger.ipynb #0be82401
 BATCHES = '''CREATE TABLE batches(key INTEGER PRIMARY KEY, own TEXT NOT NULL UNIQUE, kind TEXT, config INTEGER,
-  address TEXT, file TEXT, state TEXT, requests INTEGER, samples INTEGER, worst TEXT, id TEXT, status TEXT, done INTEGER, made REAL, sent REAL,
-  expires REAL, ended REAL, error TEXT);
+  address TEXT, file TEXT, state TEXT, requests INTEGER, samples INTEGER, worst TEXT, id TEXT, status TEXT,
+  done INTEGER, made REAL, sent REAL, expires REAL, ended REAL, error TEXT);
 CREATE INDEX rollouts_of_batch ON rollouts(batch) WHERE batch IS NOT NULL;
 '''
-
 
 # %% ../../nbs/data/11_ledger.ipynb #283a6f5d
 SCHEMA = '''

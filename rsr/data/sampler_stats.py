@@ -13,6 +13,7 @@ _BY_SAMPLER = '''SELECT r.sampler, count(*), count(s.value), coalesce(sum(s.valu
     FROM rollouts r LEFT JOIN {scores} s ON s.rollout=r.key AND s.verifier=?
     WHERE r.outcome IN ({outcomes}) GROUP BY 1'''
 
+# %% ../../nbs/data/54_sampler_stats.ipynb #90556dc6
 def _spent(store, price_of)->dict:
     "Return {fingerprint of a sampler: US dollars} of all samples."
     spent = {}
@@ -26,10 +27,9 @@ def _spent(store, price_of)->dict:
 def _count_sampler(out, model, n, scored, good, prompts, usd):
     "Add the counts of a sampler to those of its model."
     old = out.setdefault(model, dict(rollouts=0, scored=0, passed=0, prompts=0, usd=None))
-    old.update(rollouts=old['rollouts']+n, scored=old['scored']+scored, passed=old['passed']+good,
-               prompts=old['prompts']+prompts)
-    if usd is not None:
-        old['usd'] = (old['usd'] or 0.)+usd
+    for name, more in dict(rollouts=n, scored=scored, passed=good, prompts=prompts).items():
+        old[name] += more
+    old['usd'] = old['usd'] if usd is None else (old['usd'] or 0.)+usd
 
 # %% ../../nbs/data/54_sampler_stats.ipynb #f301eb95
 def sampler_stats(

@@ -107,12 +107,6 @@ def formatters_in_run(
     scores = scores_by_prompt(store, valid_outcomes(d))
     return [f.in_run(scores) for f in formatters]
 
-# %% ../../nbs/run/10_files.ipynb #d7f73a4d
-def _pass_threshold(store, d):
-    "Return the score from which a response passes, by the first formatter."
-    options = numbers_for(store, make_formatter(**d['formatter'][0]).options, valid_outcomes(d))
-    return options.get('pass_threshold', 1.0)
-
 # %% ../../nbs/run/10_files.ipynb #d1bad1fe
 def _contents(store, d, formatters, groups):
     "Return the arguments of `write_files`, and of `count_files`."
@@ -135,7 +129,8 @@ def write_formats(
         groups = counting_pairs(groups, formatters, pairs)
     for path in _reward_files(store, formatters):
         write_reward(path, mask(d['verifier']))
-    tally = RowTally(sampled_models(store), _pass_threshold(store, d))
+    options = numbers_for(store, make_formatter(**d['formatter'][0]).options, valid_outcomes(d))
+    tally = RowTally(sampled_models(store), options.get('pass_threshold', 1.0))
     rows = write_files(*_contents(store, d, formatters, groups), tally)
     store.put('row_tally', {**store.get('row_tally', {}), **tally.to_data()})
     remove_stale(store.dir, formatters, {file for file, counts in rows.items() if counts['rows']})

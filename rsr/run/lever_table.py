@@ -78,7 +78,7 @@ def _reach_text(f):
 
 # %% ../../nbs/run/20_lever_table.ipynb #96c93be5
 _FOOT = ('hardest: rows from the hardest fifth of the prompts. Second lines: 95 % intervals.',
-         'Dollars count judging. Batches are taken to last 1 hour each; providers promise 24.')
+         'Dollars count judging. A batch takes as long as earlier ones, 24 hours before any.')
 
 # %% ../../nbs/run/20_lever_table.ipynb #a7589d18
 def lever_table(

@@ -15,6 +15,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from itertools import islice
 from urllib.parse import urlsplit
+from ..data.batches import batch_hours
 from ..data.difficulty import Difficulty, fit_difficulty, likelihood, log_prior
 from ..data.plays import affordable, play, settle_weights
 from ..data.policies import Policy, Task, draw_prompts
@@ -277,12 +278,12 @@ def forecast_levers(
         seen = None if why else read_pilot(store, d, pilot_prompts(store, pilot), limit)
         if not seen:
             return dict(why=why or 'nothing was scored')
-        setting = _setting(store, d, formatters, goal, parts)
+        setting, hours = _setting(store, d, formatters, goal, parts), batch_hours(store)
     entries = model_entries(d)
     if len(entries)!=len(seen.counts[0]):
         return dict(why=f'the pilot tried {len(seen.counts[0])} of {len(entries)} models')
     def cost_of(places=None):
-        return pilot_costs(seen, places, _slots(parts), _together(seen), _batch_factors(d))
+        return pilot_costs(seen, places, _slots(parts), _together(seen), _batch_factors(d), hours)
     return table_data(d, seen, setting, cost_of)
 
 # %% ../../nbs/run/19_levers.ipynb #0f8a1eab

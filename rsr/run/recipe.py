@@ -95,9 +95,9 @@ def _check_formatters(d):
 # %% ../../nbs/run/03_recipe.ipynb #da9911e7
 _ON_RAY = '{}: not with engine: ray, where blocks of prompts are sampled apart; run it on one machine (engine=null)'
 
+# %% ../../nbs/run/03_recipe.ipynb #e88b0424
 def _check_goal(d):
-    "Write a recipe's goal out by the names of its formatters; raise if it, or the order of samples, is wrong."
-    _check_order(d)
+    "Write a recipe's goal out by the names of its formatters; raise if it is wrong."
     goal = d.get('goal')
     if isinstance(goal, dict):
         goal = {name:rows for name, rows in goal.items() if rows is not None} or None
@@ -132,6 +132,13 @@ def _take_mix(d):
     share_rules(d)
     d['pairs'] = None
 
+# %% ../../nbs/run/03_recipe.ipynb #7db2aa4e
+def _check_pairs(d):
+    "Raise unless the strategy for pairs, if there is one, is valid."
+    _take_mix(d)
+    if d.get('pairs') is not None:
+        check_pairs(d['pairs'])
+
 # %% ../../nbs/run/03_recipe.ipynb #39624551
 def _check_cascade(d, sch):
     "Raise unless the cascade of samplers, if there is one, is valid and fits the rest of the recipe."
@@ -160,9 +167,7 @@ def check_recipe(
         read_stages(d['verifier'])
     if d.get('split') is not None:
         check_split(d['split'])
-    _take_mix(d)
-    if d.get('pairs') is not None:
-        check_pairs(d['pairs'])
+    _check_pairs(d)
     _check_cascade(d, sch)
     if d.get('engine') not in (None, *ENGINES):
         raise RsrError('engine: '+no_such('engine', d['engine'], ENGINES))

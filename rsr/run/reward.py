@@ -32,7 +32,8 @@ from ..verifiers.stages import STAGE_KEYS, Stage, read_stages, sections
 def _sampler_options(options):
     "Return the options that belong to a sampler."
     names = {f.name for f in fields(HttpSampler)}
-    return {k:v for k, v in options.items() if k in names}
+    texts = type(options.get('batch')) is int   # of a reward model: how many texts a request has
+    return {k:v for k, v in options.items() if k in names and not (texts and k=='batch')}
 
 # %% ../../nbs/run/01_reward.ipynb #9a1ea71d
 def _judge_options(name, options):

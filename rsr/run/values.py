@@ -96,7 +96,7 @@ def check_value(
     "Raise unless a value has its type and lies in its range."
     if value is None and default is None:
         return
-    if key=='sampling.step_size' and value=='auto' or key.endswith('.batch') and isinstance(value, bool):
+    if key=='sampling.step_size' and value=='auto' or key.endswith('.batch') and isinstance(value, (bool, int)):
         return
     if key=='sampling.escalate':
         check_escalate(value)

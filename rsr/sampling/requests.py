@@ -43,8 +43,6 @@ class Requests(Escalation):
         super().__init__(formatters, sampling, sampler, side)
         self.store, self.budget, self.progress = store, budget or Budget(), progress
         self.keys, self.mix, self.goal = keys, mix, goal
-        for arm in self.arms:
-            arm.engine = engine_for(arm.sampler)
         self.scorer = self._new_scorer(verifier, judges)
         self.by_group = getattr(verifier, 'group', False)
         self.sees_several = self.by_group or getattr(verifier, 'sees_several', False)
@@ -61,6 +59,8 @@ def _new_scorer(self:Requests, verifier, judges):
 @patch
 def _reset(self:Requests):
     "Set the state of a run that has not started."
+    for arm in self.arms:
+        arm.engine = engine_for(arm.sampler)
     self.round = self.pending = 0                       # rounds so far; rollouts being scored
     self.unscored = 0                                   # rollouts that are scored, or about to be
     self.tasks, self.wake = set(), asyncio.Event()      # requests under way; set when something happened

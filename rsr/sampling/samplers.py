@@ -50,7 +50,6 @@ class _Sampler:
         self.setup()
 
 # %% ../../nbs/sampling/04_samplers.ipynb #c84f93fe
-@sampler('openai-compatible-api')
 @dataclass(repr=False)
 class HttpSampler(_Sampler):
     "Sample from `POST base_url/chat/completions`."
@@ -75,6 +74,10 @@ class HttpSampler(_Sampler):
     stream: bool = False             # ask for the response in pieces, for models that only stream
     max_body_mb: int = 64            # megabytes of a reply, decompressed, at most
     batch: str = None                # at half the price, within hours: true, or a form: openai, mistral, anthropic
+
+# %% ../../nbs/sampling/04_samplers.ipynb #f1bdbdeb
+sampler('openai-compatible-api')(HttpSampler)
+
 
 # %% ../../nbs/sampling/04_samplers.ipynb #38d0e9c5
 @patch
