@@ -37,7 +37,7 @@ from rsr.run.results import Run
 from rsr.style import COLOURS, ENDS, INK, LOOKS
 
 sys.path.append(str(Path(__file__).parent.parent/'nbs'/'explore'))
-from demo_runs import two_models  # noqa: E402 (beside the pages)
+from demo_runs import two_models
 
 NAMES = ['scores', 'pass_rates', 'difficulty', 'rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency',
          'yield_budget', 'score_length', 'margins', 'components', 'criteria', 'taxonomy', 'models', 'compare']
