@@ -14,7 +14,7 @@ from loopback import Loopback, draw
 from loopback_batch import BatchLoopback
 
 import rsr as package
-from rsr.sampling.batch_forms import FORMS
+from rsr.sampling.batch_forms import FORMS, form_of_host
 
 FORM_NAMES = 'openai', 'mistral', 'anthropic'
 PRICE = 'sampler.price={prompt: 1, completion: 2}'
@@ -258,6 +258,27 @@ def test_a_batch_of_anthropic_is_told_from_others(here, batch_server):
     assert done.returncode == 0, done.stderr
     assert outcomes()['lost'] == 4
     assert all(not id_.startswith('other') for (id_,) in query('SELECT own FROM batches'))
+
+ODD = None, 0, True, '', 'x', [], {}, [{}], dict(a=1), dict(type=[]), dict(code=[1]), dict(message={})
+
+def test_odd_replies_raise_no_other_errors():
+    for f in {*FORMS.values(), *(form_of_host(f'https://{h}') for h in ('api.groq.com', 'api.together.ai'))}:
+        for v in ODD:
+            error = dict(code=v, message=v, type=v)
+            for d in (dict(error=error), dict(error=v), dict(response=v), dict(response=dict(status_code=v, body=v)),
+                      dict(response=dict(status_code=400, body=dict(error=error))), dict(result=v),
+                      dict(result=dict(type='succeeded', message=dict(usage=v, content=v))),
+                      dict(result=dict(type='errored', error=dict(error=error)))):
+                assert len(f.result(d)) == 3
+            for k in ('status', 'request_counts', 'errors', 'input_files', 'metadata', 'created_at'):
+                assert f.state({'id': 'b', k: v}).id == 'b'
+                f.listed(dict(data=[{'id': 'b', k: v}, v], has_more=v))
+            f.listed(dict(data=v))
+            f.listed(v)
+
+def test_a_status_that_is_text_is_a_status():
+    body = dict(choices=[])
+    assert FORMS['openai'].result(dict(custom_id='a', response=dict(status_code='200', body=body))) == ('a', body, None)
 
 # ---- waiting, leaving, stopping
 

@@ -281,8 +281,9 @@ def test_another_temperature_is_another_side(place):
 def test_a_run_of_an_older_layout_is_brought_up_to_date(here, place):
     assert rsr('run', 'sft', *options(place)).returncode==0
     db = sqlite3.connect('w/run.db')
-    db.executescript('ALTER TABLE rollouts DROP COLUMN source; ALTER TABLE rollouts DROP COLUMN more; '
-                     'DROP TABLE reviews; PRAGMA user_version=1')
+    db.executescript('DROP INDEX rollouts_of_batch; DROP TABLE batches; ALTER TABLE rollouts DROP COLUMN batch; '
+                     'ALTER TABLE calls DROP COLUMN batch; ALTER TABLE rollouts DROP COLUMN source; '
+                     'ALTER TABLE rollouts DROP COLUMN more; DROP TABLE reviews; PRAGMA user_version=1')
     db.close()
     p = rsr('stats', 'w')
     assert p.returncode==2 and 'rsr format w' in p.stderr

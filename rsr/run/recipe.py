@@ -174,6 +174,7 @@ def check_recipe(
     check_data(d)
     _check_formatters(d)
     _check_goal(d)
+    _check_order(d)
     return share_rules(d)
 
 # %% ../../nbs/run/03_recipe.ipynb #1347a2ad

@@ -99,6 +99,11 @@ def _as_dict(value):
     "Return a value if it is a dict, else {}."
     return value if isinstance(value, dict) else {}
 
+# %% ../../nbs/sampling/31_batch_forms.ipynb #7ddb4748
+def _as_list(value):
+    "Return a value if it is a list, else []."
+    return value if isinstance(value, list) else []
+
 # %% ../../nbs/sampling/31_batch_forms.ipynb #1387a3e9
 def _messages(errors)->str:
     "Return the messages of errors, whatever form they have."
@@ -136,7 +141,7 @@ def state(self:BatchForm, d:dict)->BatchState:
     if not _text(d.get('id')):
         raise CallError('malformed', f'the reply names no batch: {str(d)[:300]}')
     status, (total, done) = _text(d.get('status')), _total(d)
-    file = _text(d.get('input_file_id')) or next(iter(d.get('input_files') or ['']))
+    file = _text(d.get('input_file_id')) or _text(next(iter(_as_list(d.get('input_files'))), ''))
     error = _messages(d.get('errors') or d.get('error'))
     return BatchState(d['id'], status, status.lower() in _ENDED, self._result_files(d), done,
                       _seconds(d.get('expires_at') or d.get('job_deadline')),
@@ -146,7 +151,7 @@ def state(self:BatchForm, d:dict)->BatchState:
 @patch
 def listed(self:BatchForm, d)->tuple:   # ([BatchState, …], the parameter for the next page, or '')
     "Return the batches in one page of a provider's list."
-    rows = d if isinstance(d, list) else _as_dict(d).get('data') or []
+    rows = d if isinstance(d, list) else _as_list(_as_dict(d).get('data'))
     found = [self.state(row) for row in rows if _text(_as_dict(row).get('id'))]
     more = _as_dict(d).get('has_more') and found
     return found, f'after={found[-1].id}' if more else ''
@@ -171,22 +176,26 @@ _STATUSES = dict(invalid_request_error=400, authentication_error=401, billing_er
 # %% ../../nbs/sampling/31_batch_forms.ipynb #b1733ada
 def _status_of(error):
     "Return the HTTP status that an error without one would have had."
-    code = str(error.get('code') or error.get('status_code') or '')
-    if len(code)==3 and code.isascii() and code.isdigit():
-        return int(code)
-    return _STATUSES.get(error.get('type'), 500)
+    code = _as_status(error.get('code') or error.get('status_code'))
+    return code or _STATUSES.get(str(error.get('type')), 500)
+
+# %% ../../nbs/sampling/31_batch_forms.ipynb #2f8f7c4a
+def _as_status(value):
+    "Return an HTTP status as a number, 0 for anything else; some gateways send it as text."
+    text = str(value)
+    return int(text) if len(text)==3 and text.isascii() and text.isdigit() else 0
 
 # %% ../../nbs/sampling/31_batch_forms.ipynb #09a3659d
 @patch
 def result(self:BatchForm, d:dict)->tuple:   # (custom_id, a chat completion, None), or (custom_id, None, CallError)
     "Read one line of a file with results."
     response = _as_dict(d.get('response'))
-    status, body = response.get('status_code') or 200, response.get('body')
-    if isinstance(body, dict) and isinstance(status, int) and 200<=status<300:
+    status, body = _as_status(response.get('status_code') or 200), response.get('body')
+    if isinstance(body, dict) and 200<=status<300:
         return d.get('custom_id'), body, None
     if response:
         error = _as_dict(body).get('error') or body or 'no answer'
-        return d.get('custom_id'), None, _line_error(error, status if isinstance(status, int) and status>=300 else 0)
+        return d.get('custom_id'), None, _line_error(error, status if status>=300 else 0)
     return d.get('custom_id'), None, _line_error(d.get('error') or 'neither an answer nor an error')
 
 # %% ../../nbs/sampling/31_batch_forms.ipynb #57364fb1
@@ -215,7 +224,7 @@ def job(self:MistralForm, file:str, own:str, model:str)->dict:
 @patch
 def listed(self:MistralForm, d)->tuple:
     "Return the batches in one page of the list; the newest come first, and one page of them is enough."
-    return [self.state(row) for row in _as_dict(d).get('data') or [] if _text(_as_dict(row).get('id'))], ''
+    return [self.state(row) for row in _as_list(_as_dict(d).get('data')) if _text(_as_dict(row).get('id'))], ''
 
 # %% ../../nbs/sampling/31_batch_forms.ipynb #ba18d5fa
 def _image_block(url):
