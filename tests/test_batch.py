@@ -280,6 +280,33 @@ def test_a_status_that_is_text_is_a_status():
     body = dict(choices=[])
     assert FORMS['openai'].result(dict(custom_id='a', response=dict(status_code='200', body=body))) == ('a', body, None)
 
+def test_results_that_always_break_off_are_taken_as_they_are(here, batch_server, monkeypatch):
+    p = write_jsonl('p.jsonl', rows(6))
+    content = batch_server.content
+    monkeypatch.setattr(batch_server, 'content', lambda id: (200, content(id)[1][:-30 if id == 'file-2' else None]))
+    done = rsr(*words(batch_server, p))
+    assert done.returncode == 0, done.stderr
+    assert outcomes()['lost'] == 1 and None not in outcomes()
+
+def test_a_line_of_results_that_is_too_long_is_told(here, batch_server, monkeypatch):
+    p = write_jsonl('p.jsonl', rows(6))
+    content = batch_server.content
+    long = b'{"custom_id": "x", "response": "'+b'a'*2_000_000+b'"}\n'
+    with monkeypatch.context() as m:
+        m.setattr(batch_server, 'content', lambda id: (200, content(id)[1]+long))
+        done = rsr(*words(batch_server, p), 'sampler.max_body_mb=1')
+    assert done.returncode == 1 and 'sampler.max_body_mb sets the limit' in done.stderr
+    assert rsr(*words(batch_server, p), 'sampler.max_body_mb=3').returncode == 0
+    check_whole(batch_server)
+
+def test_an_error_while_a_batch_is_under_way_does_not_say_that_nothing_was_paid_for(here, batch_server):
+    p = write_jsonl('p.jsonl', rows(6))
+    batch_server.set(route_faults=dict(look=[403]))
+    done = rsr(*words(batch_server, p))
+    assert done.returncode == 1 and 'fault 403' in done.stderr and 'nothing was paid' not in done.stderr
+    assert rsr(*words(batch_server, p)).returncode == 0
+    check_whole(batch_server)
+
 # ---- waiting, leaving, stopping
 
 def test_a_run_that_waits_keeps_its_samples(here, batch_server):

@@ -7,11 +7,12 @@ __all__ = ['PAGE', 'SKEW', 'BatchClient', 'read_line', 'no_batches']
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #b54b19ea
 import asyncio, orjson
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from fastcore.basics import patch
 from ..data.secrets import redact
-from ..data.types import RsrError
+from ..data.types import RsrError, RunBroken
 from .batch_forms import BatchState, read_request_id
 from .errors import CallError, call_error
 from .replies import parse_json
@@ -30,7 +31,7 @@ class BatchClient:
         model:str=''      # as the provider calls it
     ):
         self.sampler, self.form, self.base_url, self.key, self.model = sampler, form, base_url, key, model
-        self.section, self._session = sampler.section, None
+        self.section, self._session, self.broken_off = sampler.section, None, Counter()
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #041de2e6
 @patch(as_prop=True)
@@ -298,16 +299,19 @@ async def _is_ours(self:BatchClient, state, own, most=50):
 
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #5eb50301
-async def _split_lines(pieces, most):
-    "Yield the lines of a body, the last one also without a newline; raise a CallError if one is longer than `most`."
-    rest = b''
+async def _split_lines(pieces, most, option=''):
+    "Yield the lines of a body, the last one also without a newline; raise RunBroken if one is longer than `most`."
+    parts, size = [], 0
     async for piece in pieces:
-        *lines, rest = (rest+piece).split(b'\n')
+        end, *lines = piece.split(b'\n')
+        parts, size = [*parts, end], size+len(end)
+        if size>most:
+            raise RunBroken(f'a line of the results is longer than {most/1e6:g} MB; {option} sets the limit. '
+                            'Raise it: the same command collects the results')
         for line in lines:
-            yield line
-        if len(rest)>most:
-            raise CallError('malformed', f'a line of the results is longer than {most/1e6:g} MB')
-    yield rest
+            yield b''.join(parts)
+            parts, size = [line], len(line)
+    yield b''.join(parts)
 
 
 
@@ -327,14 +331,22 @@ def read_line(line:bytes, is_last:bool=False):   # of a file with results
 # %% ../../nbs/sampling/32_batch_client.ipynb #2f826f36
 _LARGEST = 20_000_000_000   # bytes of a file of results
 
+# %% ../../nbs/sampling/32_batch_client.ipynb #b00c0b9e
+@patch
+def _may_go_on(self:BatchClient, file, line, most=5)->bool:
+    "Check whether results that break off in a line may be whole the next time: not if they often broke off there."
+    place = file, line
+    self.broken_off[place] += 1
+    return self.broken_off[place]<=most
+
 # %% ../../nbs/sampling/32_batch_client.ipynb #af570cfb
 @patch
 async def _lines(self:BatchClient, file):
     "Yield (line, is it the last?) of a file with results."
     async with self._response('GET', self.form.results.format(file)) as resp:
         await _check_status(resp)
-        last = b''
-        async for line in _split_lines(self._pieces(resp, _LARGEST), self._most_bytes):
+        last, option = b'', f'{self.section}.max_body_mb'
+        async for line in _split_lines(self._pieces(resp, _LARGEST), self._most_bytes, option):
             yield last, False
             last = line
         yield last, True
@@ -345,7 +357,7 @@ async def results(self:BatchClient, file:str):
     "Yield (custom_id, chat completion or None, CallError or None) of a file with results, as they are downloaded."
     async with aclosing(self._lines(file)) as lines:
         async for line, is_last in lines:
-            d = read_line(line, is_last) if line.strip() else None
+            d = read_line(line, is_last and self._may_go_on(file, line)) if line.strip() else None
             if d:
                 yield self.form.result(d)
 

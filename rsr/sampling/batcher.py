@@ -35,6 +35,7 @@ class Batcher:
         sampler = client.sampler
         self.sender = Engine(1, sampler.patience, 10**9)
         self.asker = Engine(1, max(sampler.patience, 6*3600), 10**9, cap=60)   # an outage of hours is waited for
+        self.asker.answered_before = True   # what it asks about was bought
         self.open = {}                  # {key: BatchRow} of those that are with the provider
         self.sealed, self.row = [], None   # batches that are ready to be sent; the one that is being built
         self.most_requests = client.form.most_requests
