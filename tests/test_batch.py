@@ -225,6 +225,22 @@ def test_kill_at_any_moment(here, batch_server, form, point):
     made = point in ('before upload', 'upload') or (form == 'anthropic' and point == 'before create')
     assert lost == (12 if made else 0)      # what was never sent is asked for anew; all else is found again
 
+def test_files_of_requests_of_a_process_that_was_killed_are_removed(here, batch_server):
+    "One whose batch was created just before, and one that the ledger does not know."
+    p = write_jsonl('p.jsonl', rows(4))
+    batch_server.set(hang='look')
+    proc = start(words(batch_server, p))
+    wait_for(lambda: batch_server.held, proc)
+    proc.kill()
+    proc.communicate()
+    own = query('SELECT own FROM batches')[0][0]
+    for name in (own, 'rsr0123456789abcdef'):
+        (here/'run'/'batches'/f'{name}.jsonl').write_text('{}')
+    batch_server.set(hang=None)
+    assert rsr(*words(batch_server, p)).returncode == 0
+    check_whole(batch_server)
+    assert not list((here/'run'/'batches').iterdir())
+
 def test_kill_between_two_batches_of_a_round(here, batch_server, monkeypatch):
     "The first is with the provider, the second was not sent."
     p = write_jsonl('p.jsonl', rows(12))
