@@ -1,8 +1,9 @@
 """How fast sampling is, and how few samples it needs: `make bench`.
 
-Or `python tests/bench.py speed cost bad dpo overhead memory format`. Every number is printed beside what it is compared
-with, measured in the same run: ratios at one moment on one machine, not a scoreboard. The peer is tests/peer_openai.py,
-a plain asyncio script on the openai SDK (step 4, no barrier between prompts)."""
+Or `python tests/bench.py speed cost bad dpo overhead memory format goal batch allocate prior`; the last four, on what a
+row costs, are in tests/bench_cheapest.py. Every number is printed beside what it is compared with, measured in the same
+run: ratios at one moment on one machine, not a scoreboard. The peer is tests/peer_openai.py, a plain asyncio script on
+the openai SDK (step 4, no barrier between prompts)."""
 import asyncio
 import json
 import os
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import bench_cheapest
 from bench_tools import HERE, RSR, process, prompts_file, table
 from loopback import Loopback, draw, least, spawn
 
@@ -212,7 +214,8 @@ def format_(tmp, n=20_000):
                          times_plain=plain/t))
     table('formatting', rows)
 
-ALL = dict(speed=speed, cost=cost, bad=bad, dpo=dpo, overhead=overhead, memory=memory, format=format_)
+ALL = dict(speed=speed, cost=cost, bad=bad, dpo=dpo, overhead=overhead, memory=memory, format=format_,
+           **bench_cheapest.ALL)
 
 if __name__=='__main__':
     names = [a for a in sys.argv[1:] if not a.startswith('-')] or list(ALL)

@@ -22,6 +22,7 @@ from rsr.explore.score_index import read_scores
 from rsr.explore.thresholds import rows_per_prompt
 from rsr.formatters.writer import make_formatter
 from rsr.run.recipe import load_recipe
+from rsr.run.results import load_run
 
 MODELS = dict(small=dict(a=.6, b=1.2, price=dict(prompt=1, completion=1)),
               large=dict(a=1.2, b=.6, price=dict(prompt=10, completion=10)))
@@ -292,6 +293,8 @@ def test_statistics_by_sampler(here, two):
     assert sum(of['rows'] for of in s['samplers'].values()) == s['rows']['sft.jsonl']['rows']
     out = rsr('stats', 'w').stdout
     assert 'sampler    small: ' in out and 'sampler    large: ' in out
+    counts = load_run('w').rollouts.model.value_counts().to_dict()
+    assert counts == {name: of['rollouts'] for name, of in s['samplers'].items()}
 
 def test_format_and_rescore_as_ever(here, two):
     assert command(entries(two), 40, *AUTO).returncode == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import RSR, rows, rsr, write_jsonl
 from loopback import TOKENS, Loopback
+from loopback_batch import BatchLoopback
 
 PRICES = dict(cheap=1., strong=10.)   # dollars a sample
 MODELS = {name: dict(a=a, b=b, price=dict(prompt=0, completion=1e6*PRICES[name]/TOKENS[1]))
@@ -18,6 +19,11 @@ CAP = 12
 @pytest.fixture
 def two():
     with Loopback(models=MODELS, seed=1, median=.005) as s:
+        yield s
+
+@pytest.fixture
+def batches():
+    with BatchLoopback(models=MODELS, seed=1, delay=.3) as s:
         yield s
 
 def recipe(server, models=('cheap', 'strong'), slots=8, **more):
@@ -55,7 +61,7 @@ def check(server, lost=0, usd=True):
     assert max(server.asked.values())<=CAP+gone
     if usd and not gone:
         stats = json.loads(Path('w/summary/stats.json').read_text())
-        assert stats['usage']['usd']==pytest.approx(server.stats()['usd'])
+        assert stats['cost']==pytest.approx(server.stats()['usd'])
 
 def kill_at(server, samples, n, *args):
     "Start a run and kill it once the server has sold so many samples."
@@ -80,3 +86,65 @@ def test_a_goal_and_two_kills(here, two, models):
     before = sold(two)
     again = rsr(*command(200))
     assert again.returncode==0 and sold(two)==before and len(made())>=120
+
+def numbers():
+    return json.loads(Path('w/summary/stats.json').read_text())
+
+@pytest.mark.parametrize('allocate', ['rows', 'even', 'hard'])
+def test_a_cascade_under_a_budget_that_is_raised(here, two, allocate):
+    recipe(two, budget=dict(usd=150), sampling=dict(max_rollouts=CAP, step_size='auto', allocate=allocate))
+    p = rsr(*command(200))
+    assert p.returncode==3, p.stderr
+    assert two.stats()['usd']<=150
+    check(two)
+    first = len(made())
+    p = rsr(*command(200, 'budget.usd=500'))
+    assert p.returncode==3 and 400<two.stats()['usd']<=500, p.stderr
+    check(two)
+    assert len(made())>first
+
+def test_a_cascade_in_batches_killed_again_and_again(here, batches):
+    recipe(batches, goal=dict(sft=90))
+    d = json.loads(Path('recipe.yaml').read_text())
+    for entry in d['sampler']:
+        entry['batch'] = True
+    Path('recipe.yaml').write_text(json.dumps(d))
+    for i in range(6):
+        p = start(100)
+        time.sleep(.7+.15*i)
+        p.kill()
+        p.wait()
+    p = rsr(*command(100))
+    assert p.returncode==0 and 90<=len(made())<=100, p.stderr
+    check(batches)
+    assert set(batches.sales)=={'cheap', 'strong'}
+    again = rsr(*command(100))
+    assert again.returncode==0 and again.stdout.count('goal reached')==1
+    check(batches)
+
+def test_a_later_model_is_tried_on_prompts_that_the_first_one_fails(here, two):
+    recipe(two, goal=dict(sft=160))
+    assert rsr(*command(200)).returncode==0
+    rows = ledger("SELECT r.prompt, s.value FROM rollouts r JOIN configs c ON c.key=r.sampler LEFT JOIN scores s ON "
+                  "s.rollout=r.key WHERE c.config LIKE '%strong%' ORDER BY r.key LIMIT 3")
+    assert rows and len({prompt for prompt, _ in rows})==len(rows)
+    assert 'strong' in two.sales and two.sales['strong']['samples']<100
+
+def test_files_and_statistics_say_the_model(here, two):
+    recipe(two, goal=dict(sft=150), formatter=[dict(type='sft', columns=['model'])])
+    assert rsr(*command(200)).returncode==0
+    models = [row['model'] for row in made()]
+    assert set(models)=={'cheap', 'strong'} and models.count('cheap')>models.count('strong')
+    assert rsr('format', 'w').returncode==0 and [row['model'] for row in made()]==models
+    out = rsr('stats', 'w').stdout
+    assert 'cheap' in out and 'strong' in out
+
+@pytest.mark.parametrize('mix', [False, True])
+def test_a_pair_is_of_one_model(here, two, mix):
+    recipe(two, goal=dict(dpo=60), formatter=[dict(type='dpo', columns=['model'], **(dict(mix=True) if mix else {}))])
+    p = rsr(*command(100))
+    assert p.returncode==0, p.stderr
+    by_key = dict(ledger("SELECT r.text, c.config FROM rollouts r JOIN configs c ON c.key=r.sampler"))
+    lines = [json.dumps(row).replace('\\\\', '\\') for row in made()]
+    sides = [{model for text, model in by_key.items() if text in line} for line in lines]
+    assert len(sides)>=60 and (mix or {len(s) for s in sides}=={1})

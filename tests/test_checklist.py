@@ -13,9 +13,9 @@ from rsr.cli.entry import main
 from rsr.data.files import dumps
 from rsr.data.statistics import change_verdict, compare_rates, rate_difference
 from rsr.data.store import Store
-from rsr.data.verdict_cache import VerdictCache
 from rsr.data.thinking import thinking_marks
 from rsr.data.types import Prompt, Rollout, RsrError, Score
+from rsr.data.verdict_cache import VerdictCache
 from rsr.formatters.writer import make_formatters
 from rsr.pairs.shortcuts import length_auc
 from rsr.quality.check_items import ITEMS, CheckContext, pass_rate_stable

@@ -2,6 +2,8 @@
 import inspect
 import json
 import math
+import sys
+from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -34,8 +36,11 @@ from rsr.explore.score_figures import (
 from rsr.run.results import Run
 from rsr.style import COLOURS, ENDS, INK, LOOKS
 
+sys.path.append(str(Path(__file__).parent.parent/'nbs'/'explore'))
+from demo_runs import two_models
+
 NAMES = ['scores', 'pass_rates', 'difficulty', 'rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency',
-         'yield_budget', 'score_length', 'margins', 'components', 'criteria', 'taxonomy', 'compare']
+         'yield_budget', 'score_length', 'margins', 'components', 'criteria', 'taxonomy', 'models', 'compare']
 RECIPE = dict(sampler=dict(model='m', temperature=.7, max_tokens=100),
               verifier=dict(type='rubric', rubric='helpful_answer'),
               formatter=[dict(type='sft', pass_threshold=.8),
@@ -398,7 +403,8 @@ def test_draws_whatever_it_is_given(name, given):
 
 def test_which_figures_a_run_has(given):
     has = {what: [n for n, *_ in all_figures(run)] for what, run in given.items()}
-    assert has['full'] == [n for n in NAMES[:-1] if n not in ('components', 'difficulty')] and 'components' in has['components']
+    others = 'components', 'difficulty', 'models', 'compare'
+    assert has['full'] == [n for n in NAMES if n not in others] and 'components' in has['components']
     assert has['no prompts'] == has['nothing asked'] == has['empty DataFrame'] == []
     assert has['nothing scored'] == ['rollouts_to_satisfaction', 'outcomes', 'tokens', 'latency', 'yield_budget']
     assert has['DataFrame'] == ['scores', 'pass_rates', 'outcomes', 'tokens', 'latency', 'score_length', 'margins']
@@ -419,7 +425,8 @@ def test_draws_into_axes_of_others(full):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_nothing_is_cut_off_and_no_legend_lies_on_data(name, full):
-    of = dict(compare=[full, full], components=stacked(['$x^{', 'y'*200, 'a\nb', '<i>']), difficulty=forty())
+    of = dict(compare=[full, full], components=stacked(['$x^{', 'y'*200, 'a\nb', '<i>']), difficulty=forty(),
+              models=two_models())
     ax = FIGURES[name][0](of.get(name, full))
     fig = ax.figure
     fig.canvas.draw()

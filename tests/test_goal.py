@@ -285,7 +285,7 @@ def test_a_goal_with_a_cascade(here):
         cascade(s, 'goal=285')
         assert 285<=lines()<=285+2*SLOTS
         sold = dict(ledger(BY_MODEL))
-        assert 0<sold['strong']<.1*sold['cheap'], sold   # for the hardest only
+        assert 0<sold['strong']<.2*sold['cheap'], sold   # for the hardest only
 
 def test_a_budget_ends_an_allocated_cascade(here):
     with Loopback(models=MODELS) as s:

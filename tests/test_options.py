@@ -258,8 +258,8 @@ def test_recipe_yaml_holds_every_value_and_means_the_recipe(go, server):
     text = (run.path/'recipe.yaml').read_text()
     assert text.startswith('# rsr ')
     d = yaml.safe_load(text)
-    assert list(d)==['work_dir', 'engine', 'data', 'sampling', 'sampler', 'verifier', 'pairs', 'formatter', 'goal', 'split',
-                     'stages', 'decontaminate', 'labels', 'budget', 'resume']
+    assert list(d)==['work_dir', 'engine', 'data', 'sampling', 'sampler', 'verifier', 'pairs', 'formatter', 'goal',
+                     'split', 'stages', 'decontaminate', 'labels', 'budget', 'resume']
     assert d['sampler']['temperature']==.7 and d['sampling']['window']==4096 and d['budget']['usd'] is None
     assert d['formatter'][0]['target']=='llamafactory'
     again = load_recipe(str(run.path/'recipe.yaml'))

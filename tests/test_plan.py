@@ -130,7 +130,8 @@ def test_a_budget_is_never_passed_and_a_goal_ends_a_play():
     prompts = draw_prompts(d, 1000, 16)
     task = Task(lambda s, f: () if s else ((1, 0),), lambda s, f: int(s > 0), 16)
     costs = Costs((1., 10.), (.5, 5.), (4, 4), (1., 1.), (8, 8), (.5, .5))
-    for policy in Policy(), Policy(step=4), Policy(order='rows'), Policy(order='even'), Policy(after=4), Policy(rounds=4):
+    for policy in (Policy(), Policy(step=4), Policy(order='rows'), Policy(order='even'), Policy(after=4),
+                   Policy(rounds=4)):
         p = play(policy, d, prompts, task, costs, 500)
         assert p.outcome(budget=2000).usd <= 2000*(1+1e-9)
         assert p.outcome(goal=500).rows >= 500 and p.outcome(goal=500).usd <= p.outcome().usd

@@ -140,6 +140,35 @@ def help_desk(seed=0, temperature=.7, lift=0., prompts=200):
     return load_run(path)
 
 
+# ---- a cascade of two models
+
+def two_models(prompts=300, seed=0):
+    "Return a run of a cascade: the small model up to ten times, then the large one up to four times."
+    path, rng = Path(tempfile.mkdtemp())/'run', random.Random(seed)
+    store, rates = Store(path), dict(small=(.6, 1.2), large=(1.2, .6))
+    store.add_prompts((f'row {i}', Prompt(f'q{i}', [dict(role='user', content=f'Question {i}')], dict(answer='A')))
+                      for i in range(prompts))
+    samplers = {name: store.config_key('sampler', dict(model=name)) for name in rates}
+    verifier = store.config_key('verifier', dict(type='demo'))
+    store.put('verifier', verifier)
+    for prompt, *_ in list(store.walk()):
+        right, idx = False, 0
+        for name, most in dict(small=10, large=4).items():
+            rate = rng.betavariate(*rates[name])
+            for _ in range(most):
+                if right:
+                    break
+                key, = store.ask(prompt.key, [idx], idx+1, samplers[name], 512)
+                right, idx = rng.random()<rate, idx+1
+                store.answer(Rollout('A', outcome='kept', finish_reason='stop', completion_tokens=40, key=key))
+                store.add_score(key, verifier, Score(float(right)))
+        store.stop(prompt.key, 'satisfied' if right else 'max_rollouts')
+    store.close()
+    recipe = dict(sampler=dict(model='small', base_url=SERVER), formatter=[dict(type='sft')])
+    (path/'recipe.yaml').write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return load_run(path)
+
+
 # ---- rollouts in a DataFrame, to count by hand
 
 def seven_rollouts():

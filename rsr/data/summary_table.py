@@ -159,8 +159,9 @@ def _batch_rows(d):
         return
     took = f", {amount(b['hours'])} hours each" if b['hours'] else ''
     text = f"{b['batches']:,} of {_plural(b['requests'], 'request')}{took}"
-    waiting = b.get('waiting')
-    yield 'batches', text+(f"; {waiting:,} of {_plural(b['waiting_requests'], 'request')} still waiting" if waiting else '')
+    if b.get('waiting'):
+        text += f"; {b['waiting']:,} of {_plural(b['waiting_requests'], 'request')} still waiting"
+    yield 'batches', text
 
 
 # %% ../../nbs/data/39_summary_table.ipynb #c2552c5e
@@ -354,7 +355,8 @@ def stats_table(
     d:dict   # from `stats`
 )->str:
     "Format the statistics as a small table."
-    rows = [*_prompt_rows(d), *_goal_rows(d), *_score_rows(d), *_label_rows(d), *_pair_rows(d), *_cost_rows(d), *_sampler_rows(d),
-            *_batch_rows(d), *_problem_rows(d), *_file_rows(d), *_quintile_rows(d), *_forecast_rows(d)]
+    rows = [*_prompt_rows(d), *_goal_rows(d), *_score_rows(d), *_label_rows(d), *_pair_rows(d), *_cost_rows(d),
+            *_sampler_rows(d), *_batch_rows(d), *_problem_rows(d), *_file_rows(d), *_quintile_rows(d),
+            *_forecast_rows(d)]
     rows += [('hint', hint) for hint in hints(d)]
     return '\n'.join(f'{name:10} {text}' for name, text in rows)

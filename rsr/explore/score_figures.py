@@ -221,7 +221,8 @@ def _quintile_names(edges):
     return [f'{100*low:.0f} to {100*high:.0f} %\n{end}' for high, low, end in zip(edges, edges[1:], ends)]
 
 # %% ../../nbs/explore/11_score_figures.ipynb #0040d159
-@figure(difficulty_data, 'Rows by the difficulty of their prompts; bars that fall to the right are data from easy prompts only.')
+@figure(difficulty_data, 'Rows by the difficulty of their prompts. '
+        'Bars that fall to the right are data from easy prompts only.')
 def plot_difficulty(ax, d):
     "Draw prompts and rows by quintile of difficulty."
     looks = [LOOKS[k] for k in ('open', 'passed', 'failed', 'between', 'empty', 'other')]

@@ -92,7 +92,8 @@ def lever_table(
     for i, line in enumerate(f['lines'], 1):
         first, second = _name_lines(i, line['name'])
         lines += [first+_cells(line, lambda x: _short_number(x[0]), unit), second+_cells(line, _range, unit)]
-        asks.append(f"{i:2} {(commands or {}).get(line['name']) or ' '.join(map(shell_word, option_words(line['options'])))}")
+        words = ' '.join(map(shell_word, option_words(line['options'])))
+        asks.append(f"{i:2} {(commands or {}).get(line['name']) or words}")
     best = next((i for i, line in enumerate(f['lines'], 1) if line['name']==f['best']), None)
     lines += [*filter(None, [best and f"best mix: {best} {f['best']}", _reach_text(f)]), *_FOOT[:1+f['priced']]]
     return '\n'.join([*lines, '', *asks])
@@ -103,7 +104,8 @@ def option_words(
 )->list:
     "Return options as words of a command line, not yet quoted."
     def text(value):
-        return json.dumps(value, ensure_ascii=False) if value is None or isinstance(value, (dict, list, bool)) else str(value)
+        plain = value is not None and not isinstance(value, (dict, list, bool))
+        return str(value) if plain else json.dumps(value, ensure_ascii=False)
     return [f'{key}={text(value)}' for key, value in options.items()]
 
 # %% ../../nbs/run/20_lever_table.ipynb #e69e0427

@@ -184,7 +184,8 @@ def _all_needed(d, formatters):
     for f in formatters:
         for option in relative_options(f.options):
             return f"formatter '{f.name}'.{option} is known when the run ends, so every prompt gets all its samples"
-    return 'sampling.early_stop=false gives every prompt all its samples' if d['sampling'].get('early_stop') is False else ''
+    fixed = d['sampling'].get('early_stop') is False
+    return 'sampling.early_stop=false gives every prompt all its samples' if fixed else ''
 
 # %% ../../nbs/run/19_levers.ipynb #4d220056
 def _why_none(store, d, formatters):
@@ -300,7 +301,8 @@ def table_data(d, pilot, setting, cost_of):
     drawn, drawn_reach = _drawn_outcomes(lines, pilot, fit, setting, cost_of)
     rows = [dict(_line_data(*three), signature=signature)
             for *three, (_, signature) in zip(lines, outcomes, drawn, found)]
-    return dict(prompts=setting.total, pilot=len(pilot.counts), file=setting.file, arms=[list(x) for x in fit.arms], rho=fit.rho,
+    return dict(prompts=setting.total, pilot=len(pilot.counts), file=setting.file,
+                arms=[list(x) for x in fit.arms], rho=fit.rho,
                 models=[model_name(e) for e in model_entries(d)], goal=goal, budget=setting.budget, priced=pilot.priced,
                 reach=_interval(reach, drawn_reach), lines=rows, best=best_line(rows, goal, setting.budget), why=None)
 

@@ -115,10 +115,12 @@ def _check_order(d):
     if o.get('allocate') and d.get('engine')=='ray':
         raise RsrError(_ON_RAY.format('sampling.allocate'))
     if o.get('allocate') and d['sampler'].get('batch'):
-        raise RsrError('sampling.allocate: with sampler.batch a round of samples is decided on together; leave one of them out')
+        raise RsrError('sampling.allocate: with sampler.batch a round of samples is decided on together; '
+                       'leave one of them out')
     if o.get('allocate') in ('rows', 'hard') and o.get('early_stop') is False:
-        raise RsrError(f"sampling.allocate: {o['allocate']} asks what a prompt still needs, and with sampling.early_stop: false "
-                       'each gets all its samples; leave one of them out, or use allocate=even')
+        raise RsrError(f"sampling.allocate: {o['allocate']} asks what a prompt still needs, and with "
+                       'sampling.early_stop: false each gets all its samples; leave one of them out, '
+                       'or use allocate=even')
 
 # %% ../../nbs/run/03_recipe.ipynb #394e769a
 def _take_mix(d):

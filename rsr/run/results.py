@@ -161,13 +161,20 @@ def _with_more(df):
     return df.drop(columns='more').assign(**{k:[more.get(k) for more in found] for k in _MORE if k in named})
 
 # %% ../../nbs/run/11_results.ipynb #cc1b900b
+def _by_sampler(df, sides, models):
+    "Return the rollouts with the side of each in place of its sampler, and in a cascade with its model."
+    if models:
+        df = df.assign(model=df.side.map({int(key):name for key, name in models.items()}))
+    return df.assign(side=df.side.map(sides)) if sides else df.drop(columns='side')
+
+# %% ../../nbs/run/11_results.ipynb #7d100cec
 @patch(as_prop=True)
 def rollouts(self:Run):
-    "Return one row per rollout, with its score; a strategy for pairs adds the side (chosen, rejected)."
+    "Return one row per rollout, with its score; a strategy for pairs adds the side, a cascade the model."
     df = _with_more(self._query(_ROLLOUTS))
     with closing(Store(self.path, write=False)) as st:
         sides = {sampler:side for side, samplers in st.get('sides', {}).items() for sampler in samplers}
-    return df.assign(side=df.side.map(sides)) if sides else df.drop(columns='side')
+        return _by_sampler(df, sides, st.get('cascade_models', {}))
 
 # %% ../../nbs/run/11_results.ipynb #eb2b79ff
 _SCORES = '''

@@ -79,8 +79,8 @@ def _filled_formatter(config, d):
     return {'type':f.type, **values}, {k for k in values if k not in ('type', 'name') and full[k]==usual.get(k)}
 
 # %% ../../nbs/run/08_saved_recipe.ipynb #bb719214
-_ORDER = ('work_dir', 'engine', 'data', 'sampling', 'sampler', 'verifier', 'pairs', 'formatter', 'goal', 'split', 'stages',
-          'decontaminate', 'labels', 'budget', 'resume', 'cluster')
+_ORDER = ('work_dir', 'engine', 'data', 'sampling', 'sampler', 'verifier', 'pairs', 'formatter', 'goal', 'split',
+          'stages', 'decontaminate', 'labels', 'budget', 'resume', 'cluster')
 _TOP_DEFAULTS = dict(engine='local', pairs=None, goal=None, split=None, stages=None, decontaminate=None)
 
 # %% ../../nbs/run/08_saved_recipe.ipynb #60176229

@@ -65,12 +65,17 @@ _LEFT_OVER = -math.inf   # index of prompts that no file needs any more
 
 # %% ../../nbs/sampling/15_allocation.ipynb #ce1d48ca
 @patch
+def _is_wanted(self:Allocation, i)->bool:
+    "Check whether a formatter's file is to have more rows: with a goal, one that it names and that has not all of them."
+    return not self.goal or i in self.goal.wanted and i not in self.goal.reached
+
+@patch
 def index(self:Allocation, kind)->float:
     "Return the index of a kind of prompts: the rows that its next sample brings, per US dollar if prices are known."
     arm, counts, rooms, needs, asked = kind
     if self.o.allocate=='even':
         return -asked
-    wanted = [need for i, need in needs if not self.goal or i not in self.goal.reached]
+    wanted = [need for i, need in needs if self._is_wanted(i)]
     if not wanted:
         return _LEFT_OVER
     return sum(self._worth(arm, counts, need, rooms[arm]) for need in wanted)/max(self.arms[arm].cost, 1e-12)

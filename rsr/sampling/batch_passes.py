@@ -316,7 +316,7 @@ def _ask_for(self:BatchPasses, st, needs):
     st.arm, st.unsent = self._size_for(self._state_of(st, needs))
     st.step += bool(st.unsent)
     while st.unsent and not self.full and not st.error:
-        self.full = self.budget.over(self.unscored)
+        self.full = self.budget.over(self.unscored, self.arms[st.arm].expected)
         if not self.full:
             self._write_request(st)
     self.open.pop(st.prompt.key, None)

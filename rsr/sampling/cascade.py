@@ -117,7 +117,7 @@ def check_prices(
             what = options.get('model') or options.get('base_url') or options.get('type')
             raise RsrError(f"{at}: the price of '{what}' is unknown, and sampling.escalate: auto compares what "
                            f'samplers cost. Set {at}.price={{prompt: …, completion: …}} (US dollars per million '
-                           'tokens), or move on by number: sampling.escalate={after: 8}')
+                           'tokens), or move on by number: sampling.escalate.after=8')
 
 # %% ../../nbs/sampling/36_cascade.ipynb #9345390d
 def cascade_prices(

@@ -255,7 +255,7 @@ def fill(self:Loop):
     self._start_rescores()
     self._open_prompts()
     self._stop_unscored()
-    while sum([self._fill_slots(arm) for arm in self.arms]) and len(self.arms)>1:
+    while sum(self._fill_slots(arm) for arm in self.arms) and len(self.arms)>1:
         pass   # what is worth most now may be a sample of the one before
     self._stop_unpaid()
 
