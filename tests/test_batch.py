@@ -358,6 +358,7 @@ def test_a_run_that_waits_keeps_its_samples(here, batch_server):
         done = rsr(*command)
         assert done.returncode in (0, 4), (command, done.stderr)
         assert outcomes() == {None: 8}, command
+    assert rsr('ls', '.').stdout.rstrip().endswith('waiting for a batch')
     stats = json.loads(rsr('stats', 'run', 'json=true').stdout)
     assert stats['samples']['asked'] == sum(stats['samples']['by_outcome'].values()) == 8
     assert stats['batches']['waiting'] == 1 and stats['batches']['waiting_requests'] == 8
