@@ -64,7 +64,8 @@ def _meant_number(value, typ):
     if x is None or abs(x)>1e18:
         return ''
     if typ is float:
-        return f'{x:.10g}'
+        text = f'{x:.10g}'
+        return f'{x:.15f}'.rstrip('0').rstrip('.') if 'e' in text else text   # YAML takes 2e-05 for a text
     return str(round(x)) if abs(x-round(x))<1e-6 else ''
 
 # %% ../../nbs/run/00_values.ipynb #4035c064
