@@ -66,7 +66,7 @@ _LEFT_OVER = -math.inf   # index of prompts that no file needs any more
 # %% ../../nbs/sampling/15_allocation.ipynb #ce1d48ca
 @patch
 def _is_wanted(self:Allocation, i)->bool:
-    "Check whether a formatter's file is to have more rows: with a goal, one that it names and that has not all of them."
+    "Check whether a formatter's file is to have more rows: with a goal, if it names the file and lacks rows."
     return not self.goal or i in self.goal.wanted and i not in self.goal.reached
 
 @patch
