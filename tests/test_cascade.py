@@ -279,7 +279,7 @@ def test_mixed_pairs_if_asked_for(here, two):
     preview = explorer_rows()
     assert preview == n
     assert any(',' in row['model'] for row in read_jsonl('w/train/dpo.jsonl'))
-    assert 'formatter.dpo.mix=' in rsr('format', 'w', 'pairs.mix=false').stderr
+    assert '(formatter.dpo.mix, not pairs.mix)' in rsr('format', 'w', 'pairs.mix=false').stderr
     p = rsr('format', 'w', 'formatter.dpo.mix=false')
     assert p.returncode == 0, p.stderr
     assert not any(',' in row['model'] for row in read_jsonl('w/train/dpo.jsonl'))

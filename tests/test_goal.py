@@ -87,6 +87,13 @@ def test_files_can_be_written_anew_afterwards(here, server):
     assert load_run('w').stats()['goal']['files']['sft.jsonl']['rows']==lines()
     assert rsr('format', 'w', 'formatter.pass_threshold=1', 'formatter.name=sft').returncode==0
 
+def test_prompts_that_a_budget_stopped_are_open_again(here, server):
+    server.set(rate=.3)
+    run(server, 'goal=30', 'budget.tokens=2500', rc=3)
+    p = rsr('run', 'work_dir=w', 'budget.tokens=null')
+    assert p.returncode==0 and 'goal reached' in p.stdout and 'budget' not in p.stdout
+    assert ledger("SELECT count(*) FROM prompts WHERE stop='budget'")==[(0,)]
+
 # ---- which rows count
 
 def test_held_out_rows_do_not_count(here, server):

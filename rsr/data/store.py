@@ -239,9 +239,9 @@ def stop(self:Store, prompt:int, reason):
 
 # %% ../../nbs/data/13_store.ipynb #a86e7fd0
 @patch
-def stop_open(self:Store, reason):
-    "Record a stop reason for all prompts of the current input that have none."
-    self.begin().execute('UPDATE prompts SET stop=? WHERE stop IS NULL AND gen=?', (reason, self.gen))
+def stop_open(self:Store, reason, before=None):
+    "Record a stop reason for all prompts of the current input that have none, or the one `before`."
+    self.begin().execute('UPDATE prompts SET stop=? WHERE stop IS ? AND gen=?', (reason, before, self.gen))
 
 # %% ../../nbs/data/13_store.ipynb #f91df478
 _CALL = '''INSERT INTO calls(kind,rollout,config,outcome,text,prompt_tokens,completion_tokens,latency,error,batch)

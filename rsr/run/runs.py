@@ -71,10 +71,10 @@ def _ended_state(reason, stops, is_noted, is_reached=False):
 # %% ../../nbs/run/16_runs.ipynb #e22d2526
 _STOPS = 'SELECT stop, count(*) FROM prompts WHERE gen=? GROUP BY 1'
 
+# %% ../../nbs/run/16_runs.ipynb #f32b63f2
 def _is_reached(path):
     "Return whether a run has the rows that it was to stop at."
-    goal = read_note(path/'summary'/'stats.json').get('goal')
-    return isinstance(goal, dict) and goal.get('reached') is True
+    return _section(read_note(path/'summary'/'stats.json'), 'goal').get('reached') is True
 
 # %% ../../nbs/run/16_runs.ipynb #47ed4518
 def _state(store):
@@ -126,14 +126,16 @@ _SAMPLER = "SELECT key, config FROM configs WHERE kind='sampler' ORDER BY key DE
 
 # %% ../../nbs/run/16_runs.ipynb #eb2874a0
 def _model_name(store, d):
-    "Name the models of a cascade, or the one sampled last; of a run that has not started, that of its recipe."
-    models = store.get('cascade_models', {})
-    if models:
-        return ', '.join(dict.fromkeys(models.values()))
+    "Name the model that was sampled last; of a run that has not started, that of its recipe."
     found = store.db.execute(_SAMPLER).fetchone()
     key, config = (found[0], orjson.loads(found[1])) if found else (None, _section(d, 'sampler'))
     served = store.get('served_models', {}).get(str(key))   # by a server with one model, if the recipe names none
     return str(config.get('model') or served or config.get('type') or '')
+
+# %% ../../nbs/run/16_runs.ipynb #4140bdfc
+def _cascade_name(store):
+    "Name the models of a cascade; '' for an ordinary run."
+    return ', '.join(dict.fromkeys(store.get('cascade_models', {}).values()))
 
 # %% ../../nbs/run/16_runs.ipynb #fe9e7439
 def _number(x):
@@ -164,7 +166,7 @@ def _describe(path):
     with closing(Store(path, write=False)) as store:
         state, stops = _state(store)
         plan, d = store.get('prompts_plan'), _read_recipe(path)
-        numbers, model = _numbers(path, store, stops), _model_name(store, d)
+        numbers, model = _numbers(path, store, stops), _cascade_name(store) or _model_name(store, d)
     name = 'prompts' if plan else _recipe_name(d)
     return dict(recipe=name, model=model, **numbers, state=state, error=None)
 

@@ -327,6 +327,8 @@ def _close_ledger(self:Loop):
     self.end_goal()
     if self.stop_reason=='budget':
         self.store.stop_open('budget')
+    elif self.before and not self.stop_reason:
+        self.store.stop_open(None, 'budget')   # of an earlier process, when the goal has been reached since
     self.store.commit()
 
 # %% ../../nbs/sampling/16_loop.ipynb #2c9e5ecc
