@@ -316,4 +316,5 @@ class BatchLoopback(Loopback):
         if after:
             found = found[[d['id'] for d in found].index(after)+1:]
         size = int(given.get('limit') or given.get('page_size') or 20)
-        return 200, dict(object='list', data=found[:size], has_more=len(found) > size, total=len(found))
+        total, found = len(found), found[size*int(given.get('page', 0)):]
+        return 200, dict(object='list', data=found[:size], has_more=len(found) > size, total=total)

@@ -225,6 +225,22 @@ def test_kill_at_any_moment(here, batch_server, form, point):
     made = point in ('before upload', 'upload') or (form == 'anthropic' and point == 'before create')
     assert lost == (12 if made else 0)      # what was never sent is asked for anew; all else is found again
 
+def test_files_of_requests_of_a_process_that_was_killed_are_removed(here, batch_server):
+    "One whose batch was created just before, and one that the ledger does not know."
+    p = write_jsonl('p.jsonl', rows(4))
+    batch_server.set(hang='look')
+    proc = start(words(batch_server, p))
+    wait_for(lambda: batch_server.held, proc)
+    proc.kill()
+    proc.communicate()
+    own = query('SELECT own FROM batches')[0][0]
+    for name in (own, 'rsr0123456789abcdef'):
+        (here/'run'/'batches'/f'{name}.jsonl').write_text('{}')
+    batch_server.set(hang=None)
+    assert rsr(*words(batch_server, p)).returncode == 0
+    check_whole(batch_server)
+    assert not list((here/'run'/'batches').iterdir())
+
 def test_kill_between_two_batches_of_a_round(here, batch_server, monkeypatch):
     "The first is with the provider, the second was not sent."
     p = write_jsonl('p.jsonl', rows(12))
@@ -307,6 +323,28 @@ def test_an_error_while_a_batch_is_under_way_does_not_say_that_nothing_was_paid_
     assert rsr(*words(batch_server, p)).returncode == 0
     check_whole(batch_server)
 
+@pytest.mark.parametrize('form', FORM_NAMES)
+def test_a_batch_is_found_behind_many_newer_ones(here, batch_server, form):
+    p = write_jsonl('p.jsonl', rows(4))
+    batch_server.set(hang='create', forget=True)
+    proc = start(words(batch_server, p, form))
+    wait_for(lambda: batch_server.held, proc)
+    proc.kill()
+    proc.communicate()
+    batch_server.set(hang=None)
+    params = dict(messages=[dict(role='user', content='x')], max_tokens=5)
+    for _ in range(120):
+        others = [dict(custom_id=f'other-{j}', params=params, body=params) for j in range(4)]
+        file = b'\n'.join(json.dumps(r).encode() for r in others)
+        id_ = batch_server.upload(dict(file=file, purpose=b'batch'))[1]['id']
+        body = dict(requests=others) if form == 'anthropic' else dict(input_file_id=id_, input_files=[id_], model='m')
+        batch_server.create(form, body, {})
+    done = rsr(*words(batch_server, p, form))
+    assert done.returncode == 0, done.stderr
+    assert 'lost' not in outcomes()
+    ours = [id_ for b in batch_server.batches.values() for id_, _ in b['requests'] if id_.startswith('rsr')]
+    assert len(ours) == len(set(ours))
+
 # ---- waiting, leaving, stopping
 
 def test_a_run_that_waits_keeps_its_samples(here, batch_server):
@@ -320,6 +358,7 @@ def test_a_run_that_waits_keeps_its_samples(here, batch_server):
         done = rsr(*command)
         assert done.returncode in (0, 4), (command, done.stderr)
         assert outcomes() == {None: 8}, command
+    assert rsr('ls', '.').stdout.rstrip().endswith('waiting for a batch')
     stats = json.loads(rsr('stats', 'run', 'json=true').stdout)
     assert stats['samples']['asked'] == sum(stats['samples']['by_outcome'].values()) == 8
     assert stats['batches']['waiting'] == 1 and stats['batches']['waiting_requests'] == 8

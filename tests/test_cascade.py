@@ -279,6 +279,7 @@ def test_mixed_pairs_if_asked_for(here, two):
     preview = explorer_rows()
     assert preview == n
     assert any(',' in row['model'] for row in read_jsonl('w/train/dpo.jsonl'))
+    assert 'formatter.dpo.mix=' in rsr('format', 'w', 'pairs.mix=false').stderr
     p = rsr('format', 'w', 'formatter.dpo.mix=false')
     assert p.returncode == 0, p.stderr
     assert not any(',' in row['model'] for row in read_jsonl('w/train/dpo.jsonl'))
@@ -293,6 +294,7 @@ def test_statistics_by_sampler(here, two):
     assert sum(of['rows'] for of in s['samplers'].values()) == s['rows']['sft.jsonl']['rows']
     out = rsr('stats', 'w').stdout
     assert 'sampler    small: ' in out and 'sampler    large: ' in out
+    assert ' small, large ' in rsr('ls', '.').stdout
     counts = load_run('w').rollouts.model.value_counts().to_dict()
     assert counts == {name: of['rollouts'] for name, of in s['samplers'].items()}
 

@@ -55,6 +55,7 @@ def test_a_run_stops_at_its_goal(here, server):
     goal = json.loads(Path('w/summary/stats.json').read_text())['goal']
     assert goal==dict(files={'sft.jsonl':dict(goal=40, rows=made)}, reached=True, unopened=untouched)
     assert 'resume the run' not in p.stdout and 'left over: the goal is reached' in p.stdout
+    assert rsr('ls', '.').stdout.rstrip().endswith('goal reached')
 
 def test_a_higher_goal_goes_on_and_the_same_one_asks_nothing(here, server):
     server.set(rate=.5)

@@ -19,9 +19,10 @@ def _refuse_sampling_options(work_dir, options):
     "Raise an error for the first option that does not concern the files."
     for option in options:
         if not re.match(r'(formatter|split|stages|decontaminate|labels)[.=]', option):
+            where = ('say it of the file: formatter.dpo.mix=…' if option.startswith('pairs.mix') else
+                     f'everything else would need new samples or scores (rsr run … work_dir={work_dir})')
             raise RsrError('rsr format takes formatter, split, stages, decontaminate and labels options only, '
-                           f"not '{option}': everything else would need new samples or scores "
-                           f'(rsr run … work_dir={work_dir})')
+                           f"not '{option}': {where}")
 
 # %% ../../nbs/cli/03_runs.ipynb #6f7014d1
 def _rows_before(run):

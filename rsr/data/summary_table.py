@@ -152,12 +152,19 @@ def _sampler_rows(d):
     yield from (('sampler', _sampler_text(*of)) for of in d.get('samplers', {}).items())
 
 # %% ../../nbs/data/39_summary_table.ipynb #1bc8d66b
+def _took(hours):
+    "Format how long a batch took on average, in the unit that suits it."
+    seconds = 3600*hours
+    if seconds<100:
+        return f'{seconds:.0f} s'
+    return f'{seconds/60:.0f} min' if seconds<6000 else f'{hours:.1f} hours'
+
 def _batch_rows(d):
     "Yield the row on batches, and what waits in them."
     b = d.get('batches')
     if not b:
         return
-    took = f", {amount(b['hours'])} hours each" if b['hours'] else ''
+    took = f", {_took(b['hours'])} each" if b['hours'] else ''
     text = f"{b['batches']:,} of {_plural(b['requests'], 'request')}{took}"
     if b.get('waiting'):
         text += f"; {b['waiting']:,} of {_plural(b['waiting_requests'], 'request')} still waiting"

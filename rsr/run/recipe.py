@@ -57,7 +57,8 @@ def _check_sections(d, sch):
         options = d.get(name) or {}
         if not isinstance(options, dict):
             likely = dict(sampler='model', budget='usd', sampling='max_rollouts').get(name, next(iter(known)))
-            raise RsrError(f'{name}: {options!r} is not a mapping of options, e.g. {name}.{likely}=…')
+            several = ', or a list of models, cheapest first: sampler=[small, large]' if name=='sampler' else ''
+            raise RsrError(f'{name}: {options!r} is not a mapping of options, e.g. {name}.{likely}=…{several}')
         d[name] = options
         check_section(name, {k:v for k, v in options.items() if (name, k)!=('sampler', 'cascade')}, known)
 

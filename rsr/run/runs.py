@@ -55,10 +55,12 @@ def _process_state(path, noted):
     return 'running?' if busy is None or noted.get('host')!=platform.node() else 'died'
 
 # %% ../../nbs/run/16_runs.ipynb #4763a313
-def _ended_state(reason, stops, is_noted):
+def _ended_state(reason, stops, is_noted, is_reached=False):
     "Return the state of a run that no process samples; `stops`: {stop reason: prompts}."
     if reason:
-        return f'stopped: {reason}'
+        return 'waiting for a batch' if reason=='detached' else f'stopped: {reason}'
+    if is_reached:
+        return 'goal reached'
     if stops.get('budget'):
         return 'stopped: budget'
     if stops.get(None):
@@ -69,6 +71,11 @@ def _ended_state(reason, stops, is_noted):
 # %% ../../nbs/run/16_runs.ipynb #e22d2526
 _STOPS = 'SELECT stop, count(*) FROM prompts WHERE gen=? GROUP BY 1'
 
+def _is_reached(path):
+    "Return whether a run has the rows that it was to stop at."
+    goal = read_note(path/'summary'/'stats.json').get('goal')
+    return isinstance(goal, dict) and goal.get('reached') is True
+
 # %% ../../nbs/run/16_runs.ipynb #47ed4518
 def _state(store):
     "Return (state, {stop reason: prompts}) of an open ledger."
@@ -78,7 +85,7 @@ def _state(store):
         return _process_state(store.dir, noted), stops
     if not stops:
         return 'not started', stops
-    return _ended_state((ended or {}).get('reason'), stops, ended is not None), stops
+    return _ended_state((ended or {}).get('reason'), stops, ended is not None, _is_reached(store.dir)), stops
 
 # %% ../../nbs/run/16_runs.ipynb #30da9870
 def _parse_yaml(data):
@@ -119,7 +126,10 @@ _SAMPLER = "SELECT key, config FROM configs WHERE kind='sampler' ORDER BY key DE
 
 # %% ../../nbs/run/16_runs.ipynb #eb2874a0
 def _model_name(store, d):
-    "Name the model that was sampled last; of a run that has not started, that of its recipe."
+    "Name the models of a cascade, or the one sampled last; of a run that has not started, that of its recipe."
+    models = store.get('cascade_models', {})
+    if models:
+        return ', '.join(dict.fromkeys(models.values()))
     found = store.db.execute(_SAMPLER).fetchone()
     key, config = (found[0], orjson.loads(found[1])) if found else (None, _section(d, 'sampler'))
     served = store.get('served_models', {}).get(str(key))   # by a server with one model, if the recipe names none

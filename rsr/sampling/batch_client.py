@@ -246,8 +246,8 @@ def _is_before(states, since):
 async def _listed(self:BatchClient, since, most=20):
     "Yield the batches of a provider, the newest first, until those made before `since`."
     more = ''
-    for _ in range(most):
-        found, more = await self._page(more)
+    for number in range(most):
+        found, more = await self._page(f'page={number}' if more=='page=1' else more)
         for state in found:
             yield state
         if not more or _is_before(found, since):

@@ -223,8 +223,11 @@ def job(self:MistralForm, file:str, own:str, model:str)->dict:
 # %% ../../nbs/sampling/31_batch_forms.ipynb #617cc616
 @patch
 def listed(self:MistralForm, d)->tuple:
-    "Return the batches in one page of the list; the newest come first, and one page of them is enough."
-    return [self.state(row) for row in _as_list(_as_dict(d).get('data')) if _text(_as_dict(row).get('id'))], ''
+    "Return the batches in one page of the list, the newest first; pages have numbers."
+    rows = _as_list(_as_dict(d).get('data'))
+    total = _as_dict(d).get('total')
+    found = [self.state(row) for row in rows if _text(_as_dict(row).get('id'))]
+    return found, 'page=1' if found and isinstance(total, int) and total>len(rows) else ''
 
 # %% ../../nbs/sampling/31_batch_forms.ipynb #ba18d5fa
 def _image_block(url):

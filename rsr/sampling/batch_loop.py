@@ -133,6 +133,20 @@ async def _score_all_open(self:BatchLoop, grace):
         await self._collect(grace)
         self.scorer.passes += 1
 
+# %% ../../nbs/sampling/39_batch_loop.ipynb #a1698f8c
+@patch
+def _adopt_open(self:BatchLoop):
+    "Take over the batches of earlier processes, and remove their files of requests that are not needed any more."
+    rows = self.store.batches(only_open=True)
+    for row in rows:
+        for b in self.batchers:
+            if (b.kind, b.config)==(row.kind, row.config):
+                b.adopt(row)
+    needed = {f'{row.own}.jsonl' for row in rows if row.state!='running'}
+    for path in (self.store.dir/'batches').glob('rsr*.jsonl'):
+        if path.name not in needed:
+            path.unlink(missing_ok=True)
+
 # %% ../../nbs/sampling/39_batch_loop.ipynb #f4153f3c
 @patch
 async def _one_round(self:BatchLoop, grace):
@@ -156,10 +170,7 @@ async def _one_round(self:BatchLoop, grace):
 async def _rounds(self:BatchLoop, grace):
     "Repeat rounds until nothing is asked for, or the run is stopped."
     self._begin_counts()
-    for row in self.store.batches(only_open=True):
-        for b in self.batchers:
-            if (b.kind, b.config)==(row.kind, row.config):
-                b.adopt(row)
+    self._adopt_open()
     await self._collect(grace)
     while not self.stop_reason and await self._one_round(grace):
         await self._collect(grace)
