@@ -252,8 +252,8 @@ NOTES = {
            'that `Dataset.save_to_disk` wrote; patterns such as `data/*.parquet`; `-` for standard input; '
            '`hf://datasets/OWNER/NAME@REVISION/FOLDER:SPLIT`; and lists of these.',
     'recipe':'At the top of the file, next to the sections below.',
-    'sampler':'The model that answers. Without `model` and `base_url` it is the embedded model. A list is a cascade, '
-              'cheapest first: `cascade: [{…}, …]`. Keys beside it hold for all, `sampler.cascade.NAME.KEY` for one.',
+    'sampler':'The model that answers; without `model` and `base_url` the embedded one. A list is a cascade, cheapest '
+              'first; what is set beside `cascade: [{…}, …]` holds for all, `sampler.cascade.NAME.KEY` for one.',
     'verifier':'What scores. All keys except `type` are options of the judge, if the verifier has one, and mean '
                'what they mean under `sampler:`. A function of your own takes further options by the names of its '
                'parameters.',
