@@ -20,7 +20,7 @@ def _refuse_sampling_options(work_dir, options):
     for option in options:
         if not re.match(r'(formatter|split|stages|decontaminate|labels)[.=]', option):
             raise RsrError('rsr format takes formatter, split, stages, decontaminate and labels options only '
-                           f"(formatter.dpo.mix, not pairs.mix), not '{option}': everything else would need new samples "
+                           f"(formatter.dpo.mix, not pairs.mix), not '{option}': all else would need new samples "
                            f'or scores (rsr run … work_dir={work_dir})')
 
 # %% ../../nbs/cli/03_runs.ipynb #6f7014d1

@@ -39,6 +39,8 @@ def _price_problem(price):
         return f"{' and '.join(missing)} {'is' if len(missing)==1 else 'are'} missing in {price!r}; give"
     if not all(_is_amount(x) for name, x in price.items() if name!='batch' or x is not None):
         return f'{price!r} has other values than numbers from 0 up; give'
+    if (price.get('batch') or 0)>1:
+        return f"batch is {price['batch']:g} in {price!r}, and is to be a factor from 0 to 1, e.g. 0.5, beside"
 
 # %% ../../nbs/sampling/05_budget.ipynb #2f8ba25c
 def check_price(price, key:str):
