@@ -14,14 +14,17 @@ from ..data.secrets import redact
 from ..data.terminal import shell_word, warn
 from ..data.types import RsrError
 
+# %% ../../nbs/cli/03_runs.ipynb #e915bcfa
+_FILE_OPTION = re.compile(r'(formatter|split|stages|decontaminate|labels)[.=]')
+
 # %% ../../nbs/cli/03_runs.ipynb #9022554a
 def _refuse_sampling_options(work_dir, options):
     "Raise an error for the first option that does not concern the files."
     for option in options:
-        if not re.match(r'(formatter|split|stages|decontaminate|labels)[.=]', option):
+        if not _FILE_OPTION.match(option):
             raise RsrError('rsr format takes formatter, split, stages, decontaminate and labels options only '
-                           f"(formatter.dpo.mix, not pairs.mix), not '{option}': everything else would need new samples "
-                           f'or scores (rsr run … work_dir={work_dir})')
+                           f"(formatter.dpo.mix, not pairs.mix), not '{option}': everything else would need new "
+                           f'samples or scores (rsr run … work_dir={work_dir})')
 
 # %% ../../nbs/cli/03_runs.ipynb #6f7014d1
 def _rows_before(run):
