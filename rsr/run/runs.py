@@ -9,8 +9,7 @@ __all__ = ['find_run_dirs', 'describe_run', 'list_runs', 'runs_table']
 import math, orjson, os, platform, sqlite3, time
 from contextlib import closing
 from pathlib import Path
-from ..data.files import error_kind
-from ..data.files import read_note
+from ..data.files import error_kind, read_note
 from ..data.statistics import amount
 from ..data.store import Store
 from ..data.terminal import visible
@@ -142,6 +141,7 @@ def _number(x):
     "Return a number; None for anything else, infinity too."
     return x if isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) else None
 
+# %% ../../nbs/run/16_runs.ipynb #90f5e460
 def _numbers(path, store, stops):
     "Return prompts, rows, pass rate and cost of a run."
     stats = read_note(path/'summary'/'stats.json')
@@ -167,8 +167,7 @@ def _describe(path):
         state, stops = _state(store)
         plan, d = store.get('prompts_plan'), _read_recipe(path)
         numbers, model = _numbers(path, store, stops), _cascade_name(store) or _model_name(store, d)
-    name = 'prompts' if plan else _recipe_name(d)
-    return dict(recipe=name, model=model, **numbers, state=state, error=None)
+    return dict(recipe='prompts' if plan else _recipe_name(d), model=model, **numbers, state=state, error=None)
 
 # %% ../../nbs/run/16_runs.ipynb #53bcba4c
 def _trouble(e):
