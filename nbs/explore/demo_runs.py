@@ -149,6 +149,7 @@ def two_models(prompts=300, seed=0):
     store.add_prompts((f'row {i}', Prompt(f'q{i}', [dict(role='user', content=f'Question {i}')], dict(answer='A')))
                       for i in range(prompts))
     samplers = {name: store.config_key('sampler', dict(model=name)) for name in rates}
+    store.put('cascade_models', {str(key): name for name, key in samplers.items()})
     verifier = store.config_key('verifier', dict(type='demo'))
     store.put('verifier', verifier)
     for prompt, *_ in list(store.walk()):

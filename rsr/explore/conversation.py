@@ -194,6 +194,8 @@ def _label_text(r):
 def _facts(r):
     "Describe a rollout's outcome, length and answer."
     parts = [shown(r['outcome'] or 'in flight')]
+    if r.get('model'):
+        parts.append(shown(one_line(r['model'], 60)))
     if r['tokens']:
         parts.append(f"{r['tokens']:,} tokens")
     if r['answer']:

@@ -166,7 +166,7 @@ def _rollout_dict(r, scored, votes):
     return dict(key=r.key, idx=r.idx, outcome=r.outcome, score=r.score, given=given, label=r.label, votes=votes,
                 answer=answer, reason=reason or r.error or '', detail=detail, thinking=thinking, text=text,
                 split_off=bool(r.reasoning), tool_calls=r.tool_calls or [], refusal=r.refusal or '',
-                finish_reason=r.finish_reason, tokens=r.completion_tokens, pairs=r.pairs or {})
+                finish_reason=r.finish_reason, tokens=r.completion_tokens, model=r.model or '', pairs=r.pairs or {})
 
 # %% ../../nbs/explore/02_prompts.ipynb #d1960c72
 def prompt_rollouts(

@@ -60,7 +60,10 @@ HELP = {
 # %% ../../nbs/run/05_help_texts.ipynb #7c90f6db
 HELP |= {
     'sampler.type':'how the model is called; null: chosen by base_url and model',
+    'sampler.model':"name of the model on the server; 'sampler=[SMALL, LARGE]' is a cascade of several, cheapest first",
     'sampler.base_url':'an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1',
+    'sampler.price':'{prompt, completion}: US dollars per million tokens; batch: what they are multiplied by in '
+                    'batches, 0.5 if left out',
     'sampler.temperature':'higher is more varied',
     'sampler.top_p':'sample only from the most likely tokens that make up this share',
     'verifier.type':'what scores a response',
