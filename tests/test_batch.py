@@ -12,6 +12,7 @@ import pytest
 from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback, draw
 from loopback_batch import BatchLoopback
+from test_crash import hears_signals
 
 import rsr as package
 from rsr.sampling.batch_forms import FORMS, form_of_host
@@ -193,7 +194,8 @@ def test_batches_are_split_by_size(here, batch_server, monkeypatch):
 # ---- kill -9
 
 def start(args):
-    return subprocess.Popen([RSR, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([RSR, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=hears_signals)
 
 def wait_for(condition, proc, seconds=30):
     end = time.monotonic()+seconds

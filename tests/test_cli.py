@@ -18,7 +18,7 @@ def test_run_says_what_it_did(done):
     for word in shown:
         assert word in done.stdout
     d = json.load(open('w/summary/stats.json'))
-    parts = 'prompts samples scores pass_rate tokens cost seconds rows remedies fingerprints'
+    parts = 'prompts samples scores pass_rate tokens cost seconds rows remedies fingerprints quintiles'
     assert set(d)=={*parts.split()}
 
 def test_stats_and_format(done, server):
@@ -129,7 +129,7 @@ def test_help(here):
 
 OPTION = re.compile(r'^  (\w[\w.]*)=(\S*)', re.M)
 
-@pytest.mark.parametrize('name,most', [('run', 38), ('plan', 39), ('demo', 38), ('format', 33), ('prompts', 30)])
+@pytest.mark.parametrize('name,most', [('run', 41), ('plan', 42), ('demo', 41), ('format', 33), ('prompts', 30)])
 def test_help_explains_each_option(here, name, most):
     p = rsr(name, '--help', env=dict(COLUMNS='120'))
     short = p.stdout.partition('Options (')[2]

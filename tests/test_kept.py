@@ -117,8 +117,9 @@ def test_thinking_that_was_split_off_is_written_and_missed_if_it_is_gone(go):
 def test_a_run_of_an_earlier_version_is_read_and_written_whole(go):
     go('split')
     db = sqlite3.connect('w/run.db')
-    db.execute('ALTER TABLE rollouts DROP COLUMN more')
-    db.execute('PRAGMA user_version=2')
+    db.executescript('DROP INDEX rollouts_of_batch; DROP TABLE batches; ALTER TABLE rollouts DROP COLUMN batch; '
+                     'ALTER TABLE calls DROP COLUMN batch; ALTER TABLE rollouts DROP COLUMN more; '
+                     'PRAGMA user_version=2')
     db.commit()
     db.close()
     run = load_run('w')

@@ -39,7 +39,7 @@ def help_text(
 HELP = {
     'work_dir':'the run directory; null: output/YYYYMMDD_HHMMSS. An existing run is resumed',
     'formatter':'one formatter or a list of them: what is written to train/; required',
-    'goal':'rows to stop at: {sft: 5000}, by the names of formatters, or a number if there is one; null: all prompts',
+    'goal':'rows to stop at: {sft: 5000}, or a number for a single file; null: all prompts',
     'split':'hold prompts out: their rows go to eval/; null: no split',
     'stages':'stages of training that share no prompt; null: one stage',
     'decontaminate':'a benchmark file (.jsonl, .jsonl.gz, text): prompts that share 13 words in a row with it, '
@@ -60,7 +60,7 @@ HELP = {
 # %% ../../nbs/run/05_help_texts.ipynb #7c90f6db
 HELP |= {
     'sampler.type':'how the model is called; null: chosen by base_url and model',
-    'sampler.model':"name of the model on the server; 'sampler=[SMALL, LARGE]' is a cascade of several, cheapest first",
+    'sampler.model':'name of the model on the server; sampler=[A, B]: several, cheapest first',
     'sampler.base_url':'an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1',
     'sampler.price':'{prompt, completion}: US dollars per million tokens; batch: what they are multiplied by in '
                     'batches, 0.5 if left out',

@@ -26,10 +26,9 @@ def _is_amount(x):
     "Check whether a value is a number from 0 up."
     return isinstance(x, (int, float)) and not isinstance(x, bool) and 0<=x<math.inf
 
-# %% ../../nbs/sampling/05_budget.ipynb #6f64b5fd
+# %% ../../nbs/sampling/05_budget.ipynb #3bfd5f43
 _HALVES = 'prompt', 'completion'
 
-# %% ../../nbs/sampling/05_budget.ipynb #3bfd5f43
 def _price_problem(price):
     "Say what is wrong with a price, or return None."
     if not isinstance(price, dict) or set(price)-{*_HALVES, 'batch'}:
@@ -39,8 +38,7 @@ def _price_problem(price):
         return f"{' and '.join(missing)} {'is' if len(missing)==1 else 'are'} missing in {price!r}; give"
     if not all(_is_amount(x) for name, x in price.items() if name!='batch' or x is not None):
         return f'{price!r} has other values than numbers from 0 up; give'
-    if (price.get('batch') or 0)>1:
-        return f"batch is {price['batch']:g} in {price!r}, and is to be a factor from 0 to 1, e.g. 0.5, beside"
+    return f'{price!r} has a batch above 1, the whole price; give' if (price.get('batch') or 0)>1 else None
 
 # %% ../../nbs/sampling/05_budget.ipynb #2f8ba25c
 def check_price(price, key:str):
