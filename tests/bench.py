@@ -6,17 +6,15 @@ run: ratios at one moment on one machine, not a scoreboard. The peer is tests/pe
 the openai SDK (step 4, no barrier between prompts)."""
 import asyncio
 import json
-import os
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import bench_cheapest
-from bench_tools import HERE, RSR, process, prompts_file, table
+from bench_tools import HERE, RSR, main, process, prompts_file, table
 from loopback import Loopback, draw, least, spawn
 
 # of twelve seeds the one whose draws are most like those of published measurements
@@ -218,8 +216,4 @@ ALL = dict(speed=speed, cost=cost, bad=bad, dpo=dpo, overhead=overhead, memory=m
            **bench_cheapest.ALL)
 
 if __name__=='__main__':
-    names = [a for a in sys.argv[1:] if not a.startswith('-')] or list(ALL)
-    print(f'{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}')
-    for name in names:
-        with tempfile.TemporaryDirectory() as d:
-            ALL[name](Path(d))
+    main(ALL)

@@ -5,15 +5,13 @@ at most 32 samples of each to a prompt. Dollars and answers are those that the s
 its target, and beside what exact dynamic programming with a known prior attains on average over prompts."""
 import json
 import math
-import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import bench_policies as best
-from bench_tools import RSR, process, prompts_file, table
+from bench_tools import RSR, main, process, prompts_file, table
 from loopback import TOKENS, joint_rate, spawn
 
 MODELS = {name: dict(a=a, b=b, price=dict(prompt=0, completion=1e6*float(usd)/TOKENS[1]))
@@ -180,8 +178,4 @@ def prior(tmp, n=2000, goal=.9, seeds=4):
 ALL = dict(goal=goal, batch=batch, allocate=allocate, prior=prior)
 
 if __name__=='__main__':
-    names = [a for a in sys.argv[1:] if not a.startswith('-')] or list(ALL)
-    print(f'{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}')
-    for name in names:
-        with tempfile.TemporaryDirectory() as d:
-            ALL[name](Path(d))
+    main(ALL)

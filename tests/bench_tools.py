@@ -1,8 +1,10 @@
 "What the benchmarks share: input files, processes that are timed, tables."
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -33,3 +35,11 @@ def table(title, rows):
     wide = [max(len(r[i]) for r in cells) for i in range(len(cols))]
     for r in cells:
         print('  '.join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, wide))), flush=True)
+
+def main(benchmarks):
+    "Run the benchmarks that the command line names, or all; each gets an empty folder."
+    names = [a for a in sys.argv[1:] if not a.startswith('-')] or list(benchmarks)
+    print(f'{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}')
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            benchmarks[name](Path(folder))

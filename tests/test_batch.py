@@ -204,6 +204,13 @@ def wait_for(condition, proc, seconds=30):
         assert time.monotonic() < end, 'it did not happen'
         time.sleep(.02)
 
+def kill_where_it_hangs(server, proc):
+    "Kill a run once the server holds one of its requests, and let the server answer again."
+    wait_for(lambda: server.held, proc)
+    proc.kill()
+    proc.communicate()
+    server.set(hang=None)
+
 POINTS = 'before upload', 'upload', 'before create', 'create', 'before look', 'look', 'before content', 'content'
 
 @pytest.mark.parametrize('form', FORM_NAMES)
@@ -251,10 +258,7 @@ def test_kill_between_two_batches_of_a_round(here, batch_server, monkeypatch):
     args = words(batch_server, p)
     batch_server.set(hang='second upload')
     proc = subprocess.Popen([sys.executable, '-c', code, *args], stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: batch_server.held, proc)
-    proc.kill()
-    proc.communicate()
-    batch_server.set(hang=None)
+    kill_where_it_hangs(batch_server, proc)
     done = rsr(*args)
     assert done.returncode == 0, done.stderr
     check_whole(batch_server)
@@ -330,10 +334,7 @@ def test_a_batch_is_found_behind_many_newer_ones(here, batch_server, form):
     p = write_jsonl('p.jsonl', rows(4))
     batch_server.set(hang='create', forget=True)
     proc = start(words(batch_server, p, form))
-    wait_for(lambda: batch_server.held, proc)
-    proc.kill()
-    proc.communicate()
-    batch_server.set(hang=None)
+    kill_where_it_hangs(batch_server, proc)
     params = dict(messages=[dict(role='user', content='x')], max_tokens=5)
     for _ in range(120):
         others = [dict(custom_id=f'other-{j}', params=params, body=params) for j in range(4)]
@@ -459,10 +460,7 @@ def test_kill_while_a_judge_is_asked(here, batch_server, point):
     wanted = 'second '+point if 'before' not in point else 'second before upload'
     batch_server.set(hang=wanted)
     proc = start(args)
-    wait_for(lambda: batch_server.held, proc)
-    proc.kill()
-    proc.communicate()
-    batch_server.set(hang=None)
+    kill_where_it_hangs(batch_server, proc)
     done = rsr(*args)
     assert done.returncode == 0, done.stderr
     calls = [id_ for b in batch_server.batches.values() for id_, body in b['requests'] if body['model'] == 'judge']

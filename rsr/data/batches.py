@@ -107,13 +107,6 @@ def waiting_in(self:Store,
     sql = 'SELECT key, prompt FROM rollouts WHERE key BETWEEN ? AND ? AND batch=? AND outcome IS NULL ORDER BY key'
     return self.db.execute(sql, (first, first+n-1, batch)).fetchall()
 
-# %% ../../nbs/data/43_batches.ipynb #99858529
-@patch
-def count_waiting(self:Store, batch:int)->int:   # key of a batch
-    "Return how many samples wait in a batch."
-    sql = 'SELECT count(*) FROM rollouts WHERE batch=? AND outcome IS NULL'
-    return self.db.execute(sql, (batch,)).fetchone()[0]
-
 # %% ../../nbs/data/43_batches.ipynb #a0ae1dc5
 @patch
 def end_batch(self:Store,

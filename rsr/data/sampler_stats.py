@@ -13,6 +13,13 @@ _BY_SAMPLER = '''SELECT r.sampler, count(*), count(s.value), coalesce(sum(s.valu
     FROM rollouts r LEFT JOIN {scores} s ON s.rollout=r.key AND s.verifier=?
     WHERE r.outcome IN ({outcomes}) GROUP BY 1'''
 
+# %% ../../nbs/data/54_sampler_stats.ipynb #2e9e4405
+def _counts(store, pass_threshold, outcomes)->dict:
+    "Return {sampler: (rollouts, scored, passed, prompts)}; a sampler is its row in `configs`."
+    sql = _BY_SAMPLER.format(scores=store.scored(), outcomes=','.join('?'*len(outcomes)))
+    rows = store.db.execute(sql, (pass_threshold-EPS, store.get('verifier'), *outcomes))
+    return {sampler:of for sampler, *of in rows}
+
 # %% ../../nbs/data/54_sampler_stats.ipynb #90556dc6
 def _spent(store, price_of)->dict:
     "Return {fingerprint of a sampler: US dollars} of all samples."
@@ -24,14 +31,20 @@ def _spent(store, price_of)->dict:
     return spent
 
 # %% ../../nbs/data/54_sampler_stats.ipynb #cf8c0212
-def _count_sampler(out, model, n, scored, good, prompts, usd):
+def _usd(store, price_of)->dict:
+    "Return {sampler: US dollars}; {} if prices are unknown."
+    spent = _spent(store, price_of) if price_of else {}
+    return {int(key):spent.get(store.config(int(key))[0], 0.) for key in store.get('cascade_models', {}) if price_of}
+
+# %% ../../nbs/data/54_sampler_stats.ipynb #26d0b47e
+def _add_counts(out, model, counts, usd):
     "Add the counts of a sampler to those of its model."
-    old = out.setdefault(model, dict(rollouts=0, scored=0, passed=0, prompts=0, usd=None))
-    for name, more in dict(rollouts=n, scored=scored, passed=good, prompts=prompts).items():
-        old[name] += more
+    names = 'rollouts', 'scored', 'passed', 'prompts'
+    old = out.setdefault(model, dict(dict.fromkeys(names, 0), usd=None))
+    old.update({name:old[name]+n for name, n in zip(names, counts)})
     old['usd'] = old['usd'] if usd is None else (old['usd'] or 0.)+usd
 
-# %% ../../nbs/data/54_sampler_stats.ipynb #f301eb95
+# %% ../../nbs/data/54_sampler_stats.ipynb #cda2dfb2
 def sampler_stats(
     store,                     # Store
     pass_threshold:float=1.0,  # score from which a response passes
@@ -39,14 +52,11 @@ def sampler_stats(
     price_of=None              # as `Budget.price_of`; None: prices are unknown
 )->dict:                       # {model: {rollouts, scored, passed, prompts, usd}} in their order; {} without a cascade
     "Count what each model of a cascade was asked and what it gave; the judges' dollars are not among its own."
-    models, out = store.get('cascade_models', {}), {}
-    sql = _BY_SAMPLER.format(scores=store.scored(), outcomes=','.join('?'*len(outcomes)))
-    rows = store.db.execute(sql, (pass_threshold-EPS, store.get('verifier'), *outcomes)) if models else ()
-    counts, spent = {str(k):of for k, *of in rows}, _spent(store, price_of) if models and price_of else {}
+    models, out = {int(key):model for key, model in store.get('cascade_models', {}).items()}, {}
+    counts, usd = (_counts(store, pass_threshold, outcomes), _usd(store, price_of)) if models else ({}, {})
     for key, model in models.items():
         if key in counts:
-            usd = spent.get(store.config(int(key))[0], 0.) if price_of else None
-            _count_sampler(out, model, *counts[key], usd)
+            _add_counts(out, model, counts[key], usd.get(key))
     return out
 
 # %% ../../nbs/data/54_sampler_stats.ipynb #0e96b64e

@@ -77,13 +77,6 @@ def put(self:WorthQueue, kind, prompt):
     self._enter(kind).live.append(prompt)
     self.live += 1
 
-# %% ../../nbs/data/47_worth_queue.ipynb #d1885cbd
-@patch
-def put_key(self:WorthQueue, kind, key:int):
-    "Let a prompt wait of which only the key is kept."
-    self._enter(kind).keys.append(key)
-    self.parked += 1
-
 # %% ../../nbs/data/47_worth_queue.ipynb #ff2bbf01
 @patch
 def best(self:WorthQueue):   # (index, kind); None: nothing waits

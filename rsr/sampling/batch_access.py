@@ -105,14 +105,6 @@ async def look(self:LiteLLMBatches, id)->BatchState:
     "Return the state of a batch."
     return self.form.state(await self._call('aretrieve_batch', batch_id=id))
 
-# %% ../../nbs/sampling/33_batch_access.ipynb #29fa6611
-@patch
-async def cancel(self:LiteLLMBatches, id):
-    "Cancel a batch."
-    await self._call('acancel_batch', batch_id=id)
-
-
-
 # %% ../../nbs/sampling/33_batch_access.ipynb #4aa5396b
 @patch
 async def _listed(self:LiteLLMBatches, since, most=20):

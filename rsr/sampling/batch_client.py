@@ -216,14 +216,6 @@ async def look(self:BatchClient, id:str)->BatchState:   # of a batch, as the pro
 
 
 
-# %% ../../nbs/sampling/32_batch_client.ipynb #42d491eb
-@patch
-async def cancel(self:BatchClient, id:str):
-    "Cancel a batch; what was answered by then is kept."
-    await self._exchange('POST', f'{self.form.jobs}/{id}/cancel', lambda: _json_body({}))
-
-
-
 # %% ../../nbs/sampling/32_batch_client.ipynb #5c628b38
 PAGE = 100   # batches in a page of a provider's list
 

@@ -93,9 +93,7 @@ def _open_prompt(self:BatchPasses, prompt, rollouts):
 @patch
 def _decide(self:BatchPasses, st, needs):
     "Close a prompt, count its state, or ask for its next samples."
-    reason = self.why_done(st, needs)
-    if not reason and self.o.early_stop and self._is_settled(st):
-        reason = 'gave_up'
+    reason = self._why_closed(st, needs)
     if reason:
         self._close(st, reason)
     elif self.asking:

@@ -167,13 +167,18 @@ def _is_settled(self:Requests, st):
     left = sum(self.most(arm.number)-st.part(arm.number).valid for arm in self.arms)
     return bool(self.by_group and settled and settled(st.prompt, st.rollouts, left))
 
+# %% ../../nbs/sampling/11_requests.ipynb #abc53d86
+@patch
+def _why_closed(self:Requests, st, needs):
+    "Return why an idle prompt is closed, or None."
+    reason = self.why_done(st, needs)
+    return reason or ('gave_up' if self.o.early_stop and self._is_settled(st) else None)
+
 # %% ../../nbs/sampling/11_requests.ipynb #a0674cc1
 @patch
 def _decide(self:Requests, st, needs):
     "Close an idle prompt, or decide on its next samples."
-    reason = self.why_done(st, needs)
-    if not reason and self.o.early_stop and self._is_settled(st):
-        reason = 'gave_up'
+    reason = self._why_closed(st, needs)
     if reason:
         self._close(st, reason)
     else:
