@@ -198,13 +198,7 @@ def next_up(self:Allocation, arm=None):
     if not self.waiting:
         return super(Allocation, self).next_up(arm)
     arm = arm or self.arms[0]
-    queued = self._pop_queued(arm.heap)
-    if queued:
-        return queued
-    st = self._best(arm)
-    if st is None and not (self.more or self.has_waiting or self.o.allocate=='even'):
-        st = self.extra(arm.number)
-    return st, None
+    return self._pop_queued(arm.heap) or (self._best(arm), None)
 
 # %% ../../nbs/sampling/15_allocation.ipynb #754e5f48
 @patch
