@@ -10,7 +10,7 @@ ROOT, INDEX = NBS.parent, NBS/'index.ipynb'
 
 # Packages by layer, lowest first: a notebook imports only from a lower layer, or from a lower number of its own folder.
 LAYERS = (('style', 'data'), ('sampling', 'formatters', 'sandbox'), ('verifiers',), ('rubric',), ('pairs',), ('run',),
-          ('taxonomy', 'explore', 'cluster'), ('quality',), ('cli',))
+          ('taxonomy', 'explore', 'cluster', 'rounds', 'exchange'), ('quality',), ('hub',), ('cli',))
 PACKAGES = [p for layer in LAYERS for p in layer]
 # Tutorials in the order in which they are best read
 TUTORIALS = ('sft_distillation', 'reasoning_tools', 'dpo_pairs', 'multi_sft_pools', 'kto_labels', 'grpo_reward',
@@ -90,7 +90,9 @@ def sections():
         yield name, [p for p in tutorials() if p.parent.name == folder]
     yield 'Look things up', [by_module[m] for m in LOOK_UP]
     for name in PACKAGES:
-        yield name, [p for m, p in by_module.items() if m.split('/')[0] == name]
+        found = [p for m, p in by_module.items() if m.split('/')[0] == name]
+        if found:
+            yield name, found
 
 def sidebar_text():
     "Return nbs/sidebar.yml, which _quarto.yml takes in."

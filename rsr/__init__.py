@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rsr.verifiers import verify
 
 _HOME = dict(Run='run', copy_run='data', load_run='run', make_rewards='run', sample='run', verify='verifiers')
-_PACKAGES = ('cli', 'cluster', 'data', 'explore', 'formatters', 'pairs', 'quality', 'rubric', 'run', 'sampling',
-             'taxonomy', 'verifiers')
+_PACKAGES = ('cli', 'cluster', 'data', 'exchange', 'explore', 'formatters', 'hub', 'pairs', 'quality', 'rounds',
+             'rubric', 'run', 'sampling', 'taxonomy', 'verifiers')
 
 def face(package, home, packages=()):
     "Return `__getattr__` and `__dir__` of a package that imports its names (`home`: {name: module}) on first use."

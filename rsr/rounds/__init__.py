@@ -1,0 +1,3 @@
+"Compare rounds of sampling and training, and begin the next one."
+
+__all__ = []
