@@ -63,6 +63,7 @@ class Formatter:
     keep_system: bool = False     # sampler.system_prompt and prompt_template go into the rows
     columns: list = None          # further columns: keys of the metadata, pass_rate, n_passed, n_scored, model
     where: str = None             # what responses must also meet to pass, by components: code >= 1 and style > 0.6
+    revisions: str = 'answer'     # with `refine:`: answer (the final answer alone), exchange (sft: all turns), drop
     why: object = None            # (prompt, rollouts) -> why a prompt with scores gives no row
 
     def __post_init__(self):

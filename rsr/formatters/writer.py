@@ -22,13 +22,13 @@ from .option_checks import check_thresholds, check_value
 from .pairing import count_choices
 from .rows import as_written, check_conversations, check_strings, fits_strings, form_row
 from .rows import has_thinking_field, is_date, prompt_holds, row_rollouts, thinking_of
-from .rows import with_columns, write_index
+from .rows import with_columns, with_exchange, write_index
 from .thinking_forms import thinks
 from .trainers import TRAINERS, get_row_format, get_trainer, needed_columns
 
 # %% ../../nbs/formatters/07_writer.ipynb #1c811323
 COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False, columns=None,
-              where=None)   # of all
+              where=None, revisions='answer')   # of all
 
 
 # %% ../../nbs/formatters/07_writer.ipynb #60797eab
@@ -90,6 +90,12 @@ def _fit_to_trainer(f, default_style):
     f.format = f.format or ('parquet' if takes_parquet else 'jsonl')
     get_row_format(f.method, f.target, f.style)
 
+# %% ../../nbs/formatters/07_writer.ipynb #abd13484
+def _check_exchange(f, where):
+    "Raise if rows are to show an exchange that have no single answer."
+    if f.revisions=='exchange' and f.type!='sft':
+        raise RsrError(f"{where}.revisions: exchange is for sft, whose row is one answer; allowed here: answer, drop")
+
 # %% ../../nbs/formatters/07_writer.ipynb #c0936281
 def make_formatter(
     type:str,         # a name in FORMATTERS
@@ -108,6 +114,7 @@ def make_formatter(
     check_thresholds(where, own)
     _check_columns(where, type, common['columns'])
     f = Formatter(type, name or type, **bind(type, own, common['where']), **common)
+    _check_exchange(f, where)
     f.target = f.target or method.target
     if f.target:
         _fit_to_trainer(f, method.style)
@@ -133,7 +140,7 @@ def make_formatters(
 class Writer:
     "One file being written: the rows of one formatter on one side of the split."
     def __init__(self, f, folder, single=True, models=None, holds=None, note=None):
-        single = single and fits_strings(holds)
+        single = single and fits_strings(holds) and f.revisions!='exchange'
         if not single:
             check_conversations(f)
         self.f, self.path, self.holds, self.note = f, Path(folder)/f.file, holds, note
@@ -232,7 +239,7 @@ def write(self:Writer, prompt, rollouts, prepare=None):
     if self.f.keep_system and prepare:
         prompt = replace(prompt, messages=prepare(prompt.messages))
     usable = as_written(self.f, rollouts)
-    rows = self.f.rows(prompt, usable)
+    rows = with_exchange(self.f, self.f.rows(prompt, usable), rollouts)
     made, why = self._made(with_columns(self.f, prompt, rollouts, rows, self.models))
     if made:
         self.put([row for _, row in made])
