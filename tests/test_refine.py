@@ -239,3 +239,60 @@ def test_wrong_options(here, options, says):
         sample(rows(1), recipe='sft', base_url='http://127.0.0.1:9/v1', model='m', work_dir='w',
                **{**OPTIONS, **options})
     assert not Path('w').exists()
+
+# ---- pairs of an answer and its revision
+
+def test_pairs_of_an_answer_and_its_revision(here):
+    "The rejected side is the first answer, also if it took two revisions; a prompt answered rightly is sampled again."
+    def first(body):
+        return RIGHT if number(body)==0 else WRONG
+    def revised(body):
+        return RIGHT if number(body)%2 or len(body['messages'])>4 else WRONG
+    with Loopback(reply=answers(first, revised)) as s:
+        r = run(s, 'revised', n=4, **{'refine.rounds':2})
+        assert sorted(map(number, sent(s)))==[1, 2, 2, 3]
+        asked = len(s.log)
+        run(s, 'revised', n=4, **{'refine.rounds':2})
+        assert len(s.log)==asked
+    pairs = read_jsonl('w/train/dpo.jsonl')
+    assert len(pairs)==3 and all(p['chosen']['value']==RIGHT and p['rejected']['value']==WRONG for p in pairs)
+    stats = r.stats()
+    assert stats['prompts']['by_stop_reason']=={'satisfied':3, 'max_rollouts':1}
+    assert stats['pairs']['dpo']['pairs']==3 and stats['pairs']['dpo']['dropped']=={'no revision passes':1}
+    for command in ['check', 'w'], ['stats', 'w'], ['pairs', 'w']:
+        assert 'Traceback' not in rsr(*command).stderr
+
+def test_a_revision_that_fails_makes_no_pair_and_is_tried_no_more(here):
+    with Loopback(reply=answers(revised=WRONG+' again')) as s:
+        run(s, 'revised', n=2)
+        asked = len(s.log)
+        r = run(s, 'revised', n=2)
+        assert len(s.log)==asked
+    assert r.stats()['prompts']['by_stop_reason']=={'max_rollouts':2}
+
+def test_revised_needs_rounds(here):
+    with pytest.raises(RsrError, match='refine.rounds is 0'):
+        sample(rows(1), recipe='revised', base_url='http://127.0.0.1:9/v1', model='m', verifier='math-rlvr',
+               work_dir='w', **{'refine.rounds':0})
+
+def test_an_ordinary_dpo_file_may_choose_a_revision(here):
+    with Loopback(reply=answers()) as s:
+        run(s, 'dpo', n=3)
+    assert len(read_jsonl('w/train/dpo.jsonl'))==3
+
+# ---- where people look
+
+def test_the_explorer_shows_what_a_revision_goes_back_to(here):
+    from rsr.data.store import Store
+    from rsr.explore.conversation import rollout_html
+    from rsr.explore.prompts import prompt_rollouts
+    from rsr.explore.state import Exploration
+    with Loopback(reply=answers()) as s:
+        r = run(s, n=3)
+    store = Store('w', write=False)
+    shown = prompt_rollouts(store, 1)['rollouts']
+    assert [x['revises'] for x in shown]==[None, None, 1]
+    assert 'revision of #1' in rollout_html(shown[2])
+    store.close()
+    explored = Exploration(r)
+    assert [len(scores) for scores in explored.by_prompt()]==[2, 2, 2]

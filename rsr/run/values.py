@@ -160,7 +160,7 @@ def check_responses(
 ):
     "Raise if existing responses cannot be used with the rest of the recipe."
     strategy = (d.get('pairs') or {}).get('strategy', 'rubric_selection')
-    if strategy!='rubric_selection':
+    if strategy not in ('rubric_selection', 'revised'):
         raise RsrError(f'{what}: existing responses belong to neither side of {strategy}; '
                        'use rubric_selection, or dpo without pairs:')
     if d.get('engine')=='ray':

@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import replace
 from fastcore.basics import patch
 from ..data.files import fingerprint
-from ..data.revisions import takes_revisions
+from ..data.revisions import of_revisions, takes_revisions
 from ..data.settings import sampler_row
 from ..data.types import RsrError, is_revision, passed
 from ..data.variables import resolve_secrets
@@ -120,7 +120,8 @@ def restore(self:Revisions, prompt, rollouts, again=False):
 def needs_of(self:Revisions, st, arm=None)->dict:
     "Return what each unsatisfied formatter still needs of revisions: {its number: (passes, fails)}."
     needs = {i:f.need(self.answers(st, i)) for i, f in enumerate(self.formatters) if takes_revisions(f)}
-    return {i:need for i, need in needs.items() if need[0]}
+    of_pairs = {i for i in needs if of_revisions(self.formatters[i])}   # of which any lack is one of a revision
+    return {i:(1, 0) if i in of_pairs else need for i, need in needs.items() if need[0] or i in of_pairs and any(need)}
 
 # %% ../../nbs/sampling/43_revisions.ipynb #f61aa2d0
 @patch
@@ -311,7 +312,7 @@ def revision_loops(
 ):                # yields Revisions
     "Yield the loops that revise what the first answers left unsatisfied; run each before the next is requested."
     samplers = parts['sampler'] if isinstance(parts['sampler'], list) else [parts['sampler']]
-    rest = {k:v for k, v in parts.items() if k not in ('sampler', 'sampling', 'keys', 'mix')}
+    rest = {k:v for k, v in parts.items() if k not in ('sampler', 'sampling', 'keys', 'mix', 'rejected')}
     for sampler in samplers if refine and not (goal and goal.is_reached) else ():
         loop = Revisions(store, sampler, **rest, sampling=_rounds(parts['sampling'], refine), refine=refine,
                          critic=critic, own=_own_rows(store, sampler, len(samplers)))
@@ -360,6 +361,14 @@ def _check_takers(formatters):
     raise RsrError('refine: no file of this recipe takes revisions (grpo groups hold first answers only); add a '
                    'formatter sft, multi_sft, dpo or kto, or leave out refine')
 
+# %% ../../nbs/sampling/43_revisions.ipynb #523e4765
+def _without_revisions(strategy):
+    "Return {}, or raise if pairs are to be made of revisions."
+    if strategy=='revised':
+        raise RsrError('pairs.strategy: revised pairs an answer with its revision, and refine.rounds is 0; add '
+                       'refine.rounds=1')
+    return {}
+
 # %% ../../nbs/sampling/43_revisions.ipynb #48f27b28
 def refine_parts(
     d:dict,      # a checked recipe
@@ -367,7 +376,8 @@ def refine_parts(
 )->dict:         # {refine, critic}; {} if no answer is to be revised
     "Return the options of revisions, and the sampler of their critic; raise unless the recipe can have them."
     refine = Refine(**resolve_secrets(d.get('refine') or {}, 'refine'))
+    strategy = (d.get('pairs') or {}).get('strategy')
     if not refine.rounds:
-        return {}
-    check_refinable(refine, parts, (d.get('pairs') or {}).get('strategy'), d.get('engine'))
+        return _without_revisions(strategy)
+    check_refinable(refine, parts, strategy, d.get('engine'))
     return dict(refine=refine, critic=make_critic(d, refine.critique) if refine.critique else None)
