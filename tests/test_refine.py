@@ -296,3 +296,63 @@ def test_the_explorer_shows_what_a_revision_goes_back_to(here):
     store.close()
     explored = Exploration(r)
     assert [len(scores) for scores in explored.by_prompt()]==[2, 2, 2]
+
+# ---- dialogues
+
+def dialogue(i, scores=None):
+    "A dialogue of two answered turns, and a third to be answered."
+    turns = [dict(role='user', content=f'prompt {i}'), dict(role='assistant', content=f'first {i}'),
+             dict(role='user', content='go on'), dict(role='assistant', content=f'second {i}'),
+             dict(role='user', content='and?')]
+    known = {} if scores is None else dict(turn_scores=scores)
+    return dict(id=f'd{i}', messages=turns, metadata=dict(answer='A', **known))
+
+def sliced(server, items, **options):
+    return sample(items, recipe='sft', base_url=server.base_url, model='m', work_dir='w', progress=False,
+                  **{'verifier.type':'math-rlvr', 'sampling.max_rollouts':1, 'sampling.step_size':1,
+                     'formatter.slice':True, **options})
+
+def test_one_row_for_each_turn_of_a_dialogue(here):
+    def reply(body):
+        return RIGHT if number(body)<3 else WRONG
+    items = [dialogue(0), dialogue(1, [1, 0]), dialogue(2, [1, None]), dialogue(3), dialogue(4, [1, 1])]
+    with Loopback(reply=reply) as s:
+        sliced(s, items, **{'formatter.target':'trl', 'formatter.columns':['pass_rate']})
+    made = [(row['prompt'][0]['content'], len(row['prompt']), row['completion'][0]['content'], row['pass_rate'])
+            for row in read_jsonl('w/train/sft.jsonl')]
+    assert made==[('prompt 0', 1, 'first 0', None), ('prompt 0', 3, 'second 0', None), ('prompt 0', 5, RIGHT, 1.),
+                  ('prompt 1', 1, 'first 1', None),
+                  ('prompt 2', 1, 'first 2', None), ('prompt 2', 3, 'second 2', None), ('prompt 2', 5, RIGHT, 1.),
+                  ('prompt 4', 1, 'first 4', None), ('prompt 4', 3, 'second 4', None)]
+
+@pytest.mark.parametrize('target, field, values', [
+    ('openai', 'weight', [0, 0, 1]), ('swift', 'loss', [False, False, True]),
+    ('axolotl', 'train', [False, False, True]), ('llamafactory', None, []), ('verl', None, [])])
+def test_only_the_last_turn_trains_where_the_trainer_can_say_so(here, capsys, target, field, values):
+    from rsr.formatters.lint import lint_file
+    with Loopback(reply=lambda body: RIGHT) as s:
+        sliced(s, [dialogue(0)], **{'formatter.target':target, 'formatter.format':'jsonl'})
+    turns = read_jsonl('w/train/sft.jsonl')[-1]['messages']
+    assert len(turns)==6 and [t[field] for t in turns if t['role']=='assistant' and field]==values
+    assert not lint_file('w/train/sft.jsonl', 'sft', target)['problems']
+    said = capsys.readouterr().err
+    assert ('only the last one is trained on' in said)==(target in ('llamafactory', 'axolotl', 'verl'))
+
+def test_parts_of_one_dialogue_are_on_one_side_and_written_once(here):
+    items = []
+    for i in range(30):
+        whole = dialogue(i)
+        items += [dict(whole, id=f'd{i}-{n}', messages=whole['messages'][:n]) for n in (1, 3, 5)]
+    with Loopback(reply=lambda body: RIGHT) as s:
+        sliced(s, items, **{'formatter.target':'trl', 'split.eval':.3})
+    sides = [{row['prompt'][0]['content'] for row in read_jsonl(f'w/{side}/sft.jsonl')} for side in ('train', 'eval')]
+    assert all(sides) and not sides[0] & sides[1]
+    rows_ = [json.dumps(row) for side in ('train', 'eval') for row in read_jsonl(f'w/{side}/sft.jsonl')]
+    assert len(rows_)==len(set(rows_))==30*5   # three answers, and two turns that came with the input
+
+@pytest.mark.parametrize('items, options, says', [
+    ([dialogue(0, [1])], {}, 'a list of 2 numbers'), ([dialogue(0)], {'goal':3}, 'slice'),
+    ([dialogue(0)], {'formatter.slice':'yes'}, 'true or false')])
+def test_wrong_slices(here, items, options, says):
+    with Loopback() as s, pytest.raises(RsrError, match=says):
+        sliced(s, items, **options)

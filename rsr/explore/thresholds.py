@@ -49,15 +49,18 @@ def barred(
     passes = passed(s.score, f.options.get('pass_threshold', 1.))
     return passes & ~s.fulfils[f.where] & ~np.isin(s.key, good)
 
+# %% ../../nbs/explore/01_thresholds.ipynb #f765beb4
+def _unused_revisions(s, f):
+    "Return which rollouts are revisions that a formatter does not write; None without any revision."
+    if s.revision is None or not takes_revisions(f):
+        return s.revision
+    return s.revision & ~passed(s.score, f.options.get('pass_threshold', 1.))
+
 # %% ../../nbs/explore/01_thresholds.ipynb #79c3ef04
 def _left_out(s, f):
-    "Return which rollouts do not count for a formatter, revisions that it does not write among them; None: all count."
-    out = barred(s, f)
-    if s.revision is None:
-        return out
-    passes = passed(s.score, f.options.get('pass_threshold', 1.))
-    unused = s.revision & ~passes if takes_revisions(f) else s.revision
-    return unused if out is None else out | unused
+    "Return which rollouts do not count for a formatter; None: all count."
+    out, unused = barred(s, f), _unused_revisions(s, f)
+    return unused if out is None else out if unused is None else out | unused
 
 # %% ../../nbs/explore/01_thresholds.ipynb #5ccd1b85
 def index_for(

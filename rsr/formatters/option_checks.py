@@ -60,7 +60,7 @@ def is_count(value)->bool:
     return isinstance(value, int) and not isinstance(value, bool) and value>=1
 
 # %% ../../nbs/formatters/06_option_checks.ipynb #fdd4023e
-@option_check('true or false', 'unroll', 'keep_system', 'both_outcomes')
+@option_check('true or false', 'unroll', 'keep_system', 'both_outcomes', 'slice')
 def is_switch(value)->bool:
     "Check for true or false."
     return isinstance(value, bool)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ANSWERS', 'NO_ANSWER', 'COMPUTED', 'as_written', 'with_exchange', 'forms_of', 'thinking_of', 'shape_of',
-           'prompt_holds', 'fits_strings', 'has_thinking_field', 'check_strings', 'check_conversations', 'form_row',
-           'trainer_row', 'pass_counts', 'row_rollouts', 'with_columns', 'is_date', 'write_index']
+           'prompt_holds', 'fits_strings', 'has_thinking_field', 'check_strings', 'check_conversations', 'has_history',
+           'form_row', 'trainer_row', 'pass_counts', 'row_rollouts', 'with_columns', 'is_date', 'write_index']
 
 # %% ../../nbs/formatters/05_rows.ipynb #86a880ad
 import orjson, re
@@ -17,7 +17,7 @@ from ..data.text import content_text
 from ..data.revisions import counts_for, exchange_turns
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, is_revision, passed
-from .message_forms import Forms, NoForm, Shape, media_columns, written_messages
+from .message_forms import Forms, NoForm, Shape, last_turn_only, media_columns, written_messages
 from .methods import Formatter
 from .thinking_forms import full_text, has_answer, separated, text_with_thinking
 from .trainers import TRAINERS, get_row_format, info_entry
@@ -38,6 +38,11 @@ def as_written(
     rollouts = [r for r in map(prepare, rollouts) if has_answer(r) and counts_for(f, r)]
     return rollouts if f.type=='dpo' else [r for r in rollouts if r.side!='rejected']
 
+# %% ../../nbs/formatters/05_rows.ipynb #be241cd2
+def _is_given(row)->bool:
+    "Check whether a row's answer is a turn of the input: no rate is known of it."
+    return 'response' in row and row['response'].key is None and row['response'].idx<0
+
 # %% ../../nbs/formatters/05_rows.ipynb #171be967
 def with_exchange(
     f:Formatter,
@@ -45,9 +50,10 @@ def with_exchange(
     rollouts     # all of its valid rollouts
 )->list:
     "Return the rows, those of revisions with the earlier answers in their prompt if the formatter says so."
+    rows = [{**row, 'response':separated(row['response'])} if _is_given(row) else row for row in rows]
     if f.revisions!='exchange':
         return rows
-    return [{**row, 'prompt':[*row['prompt'], *exchange_turns(row['response'], rollouts)], 'last_only':True}
+    return [{**row, 'prompt':[*row['prompt'], *exchange_turns(row['response'], rollouts)]}
             if is_revision(row['response']) else row for row in rows]
 
 # %% ../../nbs/formatters/05_rows.ipynb #c0c28684
@@ -164,6 +170,11 @@ def _with_media(out, row, shape):
         return {**out, 'input':{**out['input'], **media}}
     return {**out, **media}
 
+# %% ../../nbs/formatters/05_rows.ipynb #9b0f6c6e
+def has_history(f:Formatter)->bool:
+    "Check whether rows of a formatter have turns of the assistant that are not to be trained on."
+    return f.type=='sft' and bool(f.options.get('slice') or f.revisions=='exchange')
+
 # %% ../../nbs/formatters/05_rows.ipynb #63b86605
 def form_row(
     f:Formatter,        # whose row it is
@@ -183,6 +194,8 @@ def form_row(
     except NoForm as e:
         return None, str(e)
     out = _with_media(get_row_format(f.method, f.target, style)(texts, style), row, shape)
+    if has_history(f) and 'messages' in out:
+        out['messages'] = last_turn_only(out['messages'], shape.forms.mask)
     return (out if f.method=='grpo' else {**out, **row.get('columns', {})}), None
 
 # %% ../../nbs/formatters/05_rows.ipynb #fdb9d414
@@ -235,7 +248,8 @@ def with_columns(
     known = {**{k:_as_text(prompt.metadata.get(k)) for k in f.columns}, **counts}
     out = []
     for row in rows:
-        all_known = {**known, 'model':_model(row, rollouts, models)}
+        own = dict.fromkeys(counts) if _is_given(row) else {}
+        all_known = {**known, **own, 'model':_model(row, rollouts, models)}
         columns = {k:all_known[k] for k in f.columns}
         out.append({**row, 'columns':columns} if f.target else {**row, **columns})
     return out

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from fastcore.basics import patch
-from ..data.files import Atomic
+from ..data.files import Atomic, dumps_any
 from ..data.text import stable_hash
 from ..data.thresholds import is_finite, relative_options
 from ..data.types import RsrError, no_such
@@ -23,7 +23,7 @@ from .pairing import count_choices
 from .rows import as_written, check_conversations, check_strings, fits_strings, form_row
 from .rows import has_thinking_field, is_date, prompt_holds, row_rollouts, thinking_of
 from .rows import with_columns, with_exchange, write_index
-from .thinking_forms import thinks
+from .thinking_forms import full_text, thinks
 from .trainers import TRAINERS, get_row_format, get_trainer, needed_columns
 
 # %% ../../nbs/formatters/07_writer.ipynb #1c811323
@@ -153,6 +153,7 @@ class Writer:
         self.by_model = Counter()                  # of a cascade: rows with a response of each model
         self.labels = []                           # KTO: (label, rank within its prompt, hash) of each row
         self.only_dates = None                     # columns that held nothing but ISO dates so far
+        self.sliced = set()                        # hashes of the turns of dialogues that have rows
         self.buffer, self.parquet = [], None       # rows to write, and pyarrow's writer
         self.begin()
 
@@ -232,6 +233,17 @@ def _note_dates(self:Writer, made):
     columns = rows[0] if self.only_dates is None else self.only_dates
     self.only_dates = [k for k in columns if all(is_date(row.get(k)) for row in rows)]
 
+# %% ../../nbs/formatters/07_writer.ipynb #9b4c0324
+@patch
+def _unseen(self:Writer, rows):
+    "Return the rows without those of turns that have one already."
+    if not self.f.options.get('slice'):
+        return rows
+    marks = [stable_hash(dumps_any([row['prompt'], full_text(row['response'])])) for row in rows]
+    new = [row for row, mark in zip(rows, marks) if mark not in self.sliced]
+    self.sliced.update(marks)
+    return new
+
 # %% ../../nbs/formatters/07_writer.ipynb #01c397de
 @patch
 def write(self:Writer, prompt, rollouts, prepare=None):
@@ -239,7 +251,7 @@ def write(self:Writer, prompt, rollouts, prepare=None):
     if self.f.keep_system and prepare:
         prompt = replace(prompt, messages=prepare(prompt.messages))
     usable = as_written(self.f, rollouts)
-    rows = with_exchange(self.f, self.f.rows(prompt, usable), rollouts)
+    rows = self._unseen(with_exchange(self.f, self.f.rows(prompt, usable), rollouts))
     made, why = self._made(with_columns(self.f, prompt, rollouts, rows, self.models))
     if made:
         self.put([row for _, row in made])
