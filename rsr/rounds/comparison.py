@@ -8,7 +8,7 @@ __all__ = ['chain_of', 'Step', 'Rounds', 'rounds', 'bin_names']
 # %% ../../nbs/rounds/13_comparison.ipynb #0b62ee43
 import os
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.differences import changes
@@ -240,7 +240,7 @@ def _round_data(i, r, rates):
 # %% ../../nbs/rounds/13_comparison.ipynb #e235e8ae
 def _step_data(s):
     "Return one step as plain data."
-    return dict(a=s.a, b=s.b, not_compared=s.why_not or None, pass_rate=s.rates, prompts=asdict(s.prompts))
+    return dict(a=s.a, b=s.b, not_compared=s.why_not or None, pass_rate=s.rates, prompts=dict(vars(s.prompts)))
 
 # %% ../../nbs/rounds/13_comparison.ipynb #b317208a
 @patch
