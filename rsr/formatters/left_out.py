@@ -65,6 +65,7 @@ REMEDIES.update({
 REMEDIES.update({
     'chosen does not pass':'raise sampling.max_rollouts, use a stronger model for chosen, or lower pass_threshold',
     'no chosen side':'raise sampling.max_rollouts, use a stronger model for chosen, or lower pass_threshold',
+    'no revision passes':'raise refine.rounds, or sampling.max_rollouts if no first answer failed',
     'no rejected side':'resume the run, or raise sampling.max_rollouts (with flawed copies also: pairs.give_up)',
     'too few responses':'raise sampling.max_rollouts',
     'rejected in review':'a person rejected it; clear the verdict in rsr explore to bring it back',

@@ -8,7 +8,7 @@ __all__ = ['recipe_changes', 'scorer_changes', 'points', 'RunSummary', 'holm', '
 # %% ../../nbs/quality/02_compare.ipynb #ab7e1547
 import orjson
 from ..data.differences import changes, dotted
-from ..data.statistics import MIN_PROMPTS, compare_rates, initial_rates
+from ..data.statistics import MIN_PROMPTS, compare_rates, first_answers, initial_rates
 from ..data.store import Store
 from ..data.thresholds import numbers_for
 from ..data.types import EPS, criteria
@@ -101,7 +101,8 @@ def _details(store):
     rejected = ','.join(map(str, store.get('sides', {}).get('rejected', [])))
     sql = f'''SELECT p.id, s.detail FROM rollouts r JOIN prompts p ON p.key=r.prompt
         JOIN scores s ON s.rollout=r.key AND s.verifier=?
-        WHERE r.blind AND s.detail IS NOT NULL AND p.gen=? AND r.sampler NOT IN ({rejected})'''
+        WHERE r.blind AND s.detail IS NOT NULL AND p.gen=? AND r.sampler NOT IN ({rejected})
+            AND {first_answers(store)}'''
     for id_, detail in store.db.execute(sql, (store.get('verifier'), store.gen)):
         yield id_, orjson.loads(detail)
 

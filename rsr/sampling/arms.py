@@ -105,6 +105,7 @@ class PromptState(Attempts):
     rollouts: list = field(default_factory=list)  # valid ones, for a verifier that looks at several
     stale: bool = False      # has one come since they were scored together?
     rows: dict = None        # the rows that it makes, by the run's goal
+    revised: list = field(default_factory=list)   # (score, digest, barred) of scored revisions, beside `seen`
 
 # %% ../../nbs/sampling/07_arms.ipynb #73187cc7
 @patch

@@ -31,6 +31,11 @@ class Loop(Allocation):
     grace = 15.           # seconds for what is in flight after a stop
     near_budget = False   # does the budget allow no other request until those in flight are answered?
 
+    @property
+    def part(self):
+        "Return what part of the run this is, for the line of progress; None: all of it."
+        return self.side and self.side.name
+
 # %% ../../nbs/sampling/16_loop.ipynb #8b40a3a6
 @patch
 def can_pull(self:Loop):

@@ -13,9 +13,10 @@ from itertools import count
 from fastcore.basics import patch
 from ..data.messages import said
 from ..data.difficulty import Difficulty, fit_difficulty
+from ..data.revisions import of_revisions
 from ..data.statistics import chance
 from ..data.text import digest
-from ..data.types import passed
+from ..data.types import is_revision, passed
 from .arms import make_arms, PromptState
 
 # %% ../../nbs/sampling/08_schedule.ipynb #4a57082d
@@ -101,16 +102,30 @@ def counted(self:Schedule, st, i:int)->list:
         return st.seen
     return [sample for sample, barred in zip(st.seen, st.barred) if i not in barred]
 
+# %% ../../nbs/sampling/08_schedule.ipynb #3558ac82
+@patch
+def answers(self:Schedule, st, i:int)->list:
+    "Return (score, digest) of the samples that the i-th formatter chooses from."
+    return self.counted(st, i)
+
 # %% ../../nbs/sampling/08_schedule.ipynb #5512dd27
+@patch
+def _need_of(self:Schedule, i, samples):
+    "Return what the i-th formatter needs of first answers: of pairs with a revision, an answer to revise."
+    need = self.formatters[i].need(samples)
+    return (0, need[1] and int(not samples)) if of_revisions(self.formatters[i]) else need
+
+# %% ../../nbs/sampling/08_schedule.ipynb #262345bf
 @patch
 def needs_of(self:Schedule, st)->dict:
     "Return what each unsatisfied formatter still needs: {its number: (passes, fails)}."
     if self.side:
         needs = {self.pairs_at:self.side.need(st.prompt, self.counted(st, self.pairs_at))}
     else:
-        needs = {i:f.need(self.counted(st, i)) for i, f in enumerate(self.formatters)}
+        needs = {i:self._need_of(i, self.answers(st, i)) for i in range(len(self.formatters))}
     return {i:need for i, need in needs.items() if need!=(0, 0)}
 
+# %% ../../nbs/sampling/08_schedule.ipynb #59e66c7d
 @patch
 def needs(self:Schedule, st):
     "Return what each unsatisfied formatter still needs: [(passes, fails), …]."
@@ -364,13 +379,22 @@ def as_seen(self:Schedule, st, r):
 
 # %% ../../nbs/sampling/08_schedule.ipynb #94f49373
 @patch
+def _barred(self:Schedule, r)->frozenset:
+    "Return the numbers of the formatters for which a rollout does not count."
+    return frozenset(i for i in self.with_where if not self.formatters[i].counts(r))
+
+# %% ../../nbs/sampling/08_schedule.ipynb #86a1ae31
+@patch
 def see(self:Schedule, st, r):
     "Note a scored rollout in the state of its prompt, and tell the side of the pair."
     sample = self.as_seen(st, r)
+    if is_revision(r):
+        st.revised.append((*sample, self._barred(r)))
+        return
     st.seen.append(sample)
     st.arms.append(self.arm_of(r))
     if self.with_where:
-        st.barred.append(frozenset(i for i in self.with_where if not self.formatters[i].counts(r)))
+        st.barred.append(self._barred(r))
     if self.side:
         self.side.saw(st.prompt, sample)
 
@@ -411,7 +435,7 @@ def _add_attempt(self:Schedule, st, r):
     if self.is_valid(r):
         self._add_valid(st, r)
 
-# %% ../../nbs/sampling/08_schedule.ipynb #ddbc19d3
+# %% ../../nbs/sampling/08_schedule.ipynb #030d6784
 @patch
 def new_state(self:Schedule, prompt):
     "Return the state of a prompt of which nothing is known."
@@ -424,7 +448,7 @@ def restore(self:Schedule, prompt, rollouts):
     st = self.new_state(prompt)
     for r in rollouts:
         st.idx = max(st.idx, r.idx+1)
-        if self._is_attempt(r):
+        if not is_revision(r) and self._is_attempt(r):
             self._add_attempt(st, r)
     for c in (st, *st.parts):
         if c.failed>=c.tries or is_always_empty(c):
