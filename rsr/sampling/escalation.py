@@ -59,9 +59,9 @@ def _passing_revisions(self:Escalation, st, i)->list:
 
 # %% ../../nbs/sampling/09_escalation.ipynb #87aa53d0
 @patch
-def answers(self:Escalation, st, i:int)->list:
+def answers_for(self:Escalation, st, i:int)->list:
     "Return (score, digest) of what the i-th formatter chooses from: first answers, and revisions that pass."
-    first = super(Escalation, self).answers(st, i)
+    first = super(Escalation, self).answers_for(st, i)
     if of_revisions(self.formatters[i]):
         limit = self.formatters[i].options['pass_threshold']
         first = [sample for sample in first if not passed(sample[0], limit)]
@@ -119,7 +119,7 @@ def needs_of(self:Escalation, st, arm:int=None)->dict:
     number, needs = st.arm if arm is None else arm, {}
     for i, f in enumerate(self.formatters):
         one_model = _pairs_one_model(f)
-        needs[i] = self._need_by_model(st, i, number) if one_model else self._need_of(i, self.answers(st, i))
+        needs[i] = self._need_by_model(st, i, number) if one_model else self._need_of(i, self.answers_for(st, i))
     return {i:need for i, need in needs.items() if need!=(0, 0)}
 
 # %% ../../nbs/sampling/09_escalation.ipynb #49be6f2a

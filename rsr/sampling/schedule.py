@@ -105,7 +105,7 @@ def counted(self:Schedule, st, i:int)->list:
 
 # %% ../../nbs/sampling/08_schedule.ipynb #3558ac82
 @patch
-def answers(self:Schedule, st, i:int)->list:
+def answers_for(self:Schedule, st, i:int)->list:
     "Return (score, digest) of the samples that the i-th formatter chooses from."
     return self.counted(st, i)
 
@@ -123,7 +123,7 @@ def needs_of(self:Schedule, st)->dict:
     if self.side:
         needs = {self.pairs_at:self.side.need(st.prompt, self.counted(st, self.pairs_at))}
     else:
-        needs = {i:self._need_of(i, self.answers(st, i)) for i in range(len(self.formatters))}
+        needs = {i:self._need_of(i, self.answers_for(st, i)) for i in range(len(self.formatters))}
     return {i:need for i, need in needs.items() if need!=(0, 0)}
 
 # %% ../../nbs/sampling/08_schedule.ipynb #59e66c7d
