@@ -111,7 +111,7 @@ def answers_for(self:Schedule, st, i:int)->list:
 
 # %% ../../nbs/sampling/08_schedule.ipynb #5512dd27
 @patch
-def _need_of(self:Schedule, i, samples):
+def _needed_of(self:Schedule, i, samples):
     "Return what the i-th formatter needs of first answers: of pairs with a revision, an answer to revise."
     need = self.formatters[i].need(samples)
     return (0, need[1] and int(not samples)) if of_revisions(self.formatters[i]) else need
@@ -123,7 +123,7 @@ def needs_of(self:Schedule, st)->dict:
     if self.side:
         needs = {self.pairs_at:self.side.need(st.prompt, self.counted(st, self.pairs_at))}
     else:
-        needs = {i:self._need_of(i, self.answers_for(st, i)) for i in range(len(self.formatters))}
+        needs = {i:self._needed_of(i, self.answers_for(st, i)) for i in range(len(self.formatters))}
     return {i:need for i, need in needs.items() if need!=(0, 0)}
 
 # %% ../../nbs/sampling/08_schedule.ipynb #59e66c7d
