@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LOOK_BACK', 'Round', 'Known', 'make_tables', 'has_tables', 'content_of', 'contents', 'counts_of_run', 'after_round',
            'put_earlier', 'all_earlier', 'link_prompts', 'Memory', 'text_key', 'first_prompts', 'put_groups',
-           'earlier_groups', 'round_of', 'memory_of', 'looks_back', 'look_back', 'begin_memory', 'with_memory']
+           'earlier_groups', 'round_of', 'memory_of', 'round_stats', 'looks_back', 'look_back', 'begin_memory',
+           'with_memory']
 
 # %% ../../nbs/data/55_earlier.ipynb #b4cd3e20
 import orjson
@@ -318,6 +319,24 @@ def memory_of(
         return None
     options = options if isinstance(options, Round) else Round(**options or {})
     return Memory(store, options)
+
+
+# %% ../../nbs/data/55_earlier.ipynb #3ce0375d
+_KNOWN = '''SELECT count(*), coalesce(sum(solved>0), 0), coalesce(sum(hopeless>0), 0), coalesce(sum(trained), 0)
+    FROM earlier_of o JOIN prompts p ON p.key=o.prompt AND p.gen=? JOIN earlier e ON e.content=o.content'''
+
+
+# %% ../../nbs/data/55_earlier.ipynb #6598de28
+def round_stats(
+    store   # Store
+)->dict:    # {number, after, known, solved, hopeless, trained: prompts of this input}; {} in a first round
+    "Count the prompts that earlier rounds knew, and what they found of them."
+    noted = round_of(store)
+    if not noted or not has_tables(store):
+        return {}
+    counts = store.db.execute(_KNOWN, (store.gen,)).fetchone()
+    names = 'known', 'solved', 'hopeless', 'trained'
+    return dict(number=noted['number'], after=noted['after']['path'], **dict(zip(names, counts)))
 
 
 # %% ../../nbs/data/55_earlier.ipynb #42f5520a
