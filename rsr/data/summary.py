@@ -8,7 +8,7 @@ __all__ = ['MOST_READ', 'samples', 'reply_counts', 'failed_prompts', 'prompt_cou
 
 # %% ../../nbs/data/15_summary.ipynb #548ede87
 from .files import Atomic, json_pretty
-from .statistics import corrected_rate
+from .statistics import corrected_rate, first_answers
 from .thinking import thinking_marks
 from .types import EPS, SKIPPED
 
@@ -101,7 +101,7 @@ def prompt_counts(
 def _valid_rollouts(store, outcomes, samplers):
     "Return the FROM and WHERE of a query; its arguments are the verifier and the outcomes."
     sql = (f'FROM rollouts r LEFT JOIN {store.scored()} s ON s.rollout=r.key AND s.verifier=? '
-           f"WHERE r.outcome IN ({','.join('?'*len(outcomes))})")
+           f"WHERE r.outcome IN ({','.join('?'*len(outcomes))}) AND {first_answers(store)}")
     if samplers is not None:
         sql += f" AND r.sampler IN ({','.join(str(int(s)) for s in samplers)})"
     return sql

@@ -49,8 +49,8 @@ REMEDIES.update({
 
 # %% ../../nbs/formatters/12_left_out.ipynb #0bdbd68c
 REMEDIES.update({
-    'solved in earlier rounds':'nothing to do; round.solved=all samples such prompts as usual',
-    'never passed in earlier rounds':'round.return_after=1 samples such prompts in each round',
+    'solved before':'nothing to do; round.solved=all samples such prompts as usual',
+    'never passed before':'round.return_after=1 samples such prompts in each round',
     SEEN_BEFORE:'raise sampler.temperature or sampling.max_rollouts, or set round.exclude_seen: false',
 })
 
@@ -71,6 +71,7 @@ REMEDIES.update({
 REMEDIES.update({
     'chosen does not pass':'raise sampling.max_rollouts, use a stronger model for chosen, or lower pass_threshold',
     'no chosen side':'raise sampling.max_rollouts, use a stronger model for chosen, or lower pass_threshold',
+    'no revision passes':'raise refine.rounds, or sampling.max_rollouts if no first answer failed',
     'no rejected side':'resume the run, or raise sampling.max_rollouts (with flawed copies also: pairs.give_up)',
     'too few responses':'raise sampling.max_rollouts',
     'rejected in review':'a person rejected it; clear the verdict in rsr explore to bring it back',

@@ -8,9 +8,11 @@ __all__ = ['SPLIT', 'NGRAM', 'group_key', 'share_of', 'Groups', 'is_number', 'st
 
 # %% ../../nbs/formatters/15_splits.ipynb #46716a24
 import orjson
+from dataclasses import replace
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import Atomic, read_text
+from ..data.slices import opening
 from ..data.sources import read_file
 from ..data.text import minhash, normalised, prompt_text, stable_hash
 from ..data.types import RsrError, no_such
@@ -139,6 +141,7 @@ class Split:
         self.shares = stages and stage_shares(stages, formatters)
         by_text = self.split and self.split['near'] and self.split['by']=='prompt'
         self.groups = Groups() if by_text else None
+        self.by_opening = any(getattr(f, 'options', {}).get('slice') for f in formatters)   # parts of a dialogue
         self.current = None, None, None         # the latest prompt: (id, side, stage)
         self.counts = dict(train=0, eval=0)     # prompts
         for i, key in enumerate(earlier if self.groups else ()):   # the groups of earlier rounds, in order
@@ -148,6 +151,8 @@ class Split:
 @patch
 def _key(self:Split, prompt):
     "Return the key that decides a prompt's side and stage."
+    if self.by_opening:
+        prompt = replace(prompt, messages=opening(prompt.messages))
     key = group_key(prompt, self.split['by'] if self.split else 'prompt')
     if not self.groups:
         return key

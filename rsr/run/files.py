@@ -16,10 +16,10 @@ from ..data.earlier import memory_of, round_stats
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.kept_plans import check_forecast
 from ..data.quintiles import RowTally, quintile_stats, sampled_models
+from ..data.revisions import revision_stats
 from ..data.sampler_stats import add_rows, sampler_stats
 from ..data.store import Store
 from ..data.summary import stats, write_stats
-from ..data.summary_table import rate_text
 from ..data.terminal import warn
 from ..data.thresholds import counts_by_prompt, in_numbers, in_words, numbers_for
 from ..data.thresholds import relative_options, scores_by_prompt
@@ -43,10 +43,11 @@ from .options import by_name, decider, formatter_config, note_choices, noted_opt
 from .options import shared_options, with_options
 from .reward import check_where, client_prices, is_raw, write_reward
 from .saved_recipe import saved_recipe, write_recipe
-from .train_folder import file_key, file_paths, keep_edited, make_split, path_of
-from .train_folder import readme_text, remove_stale, stamp, write_readme
+from .train_folder import file_key, file_paths, keep_edited, make_split, pass_rate_text, path_of
+from .train_folder import readme_text, remove_stale, stamp, thinking_text, write_readme
 from ..sampling.budget import Budget, batch_factor, model_price
 from ..sampling.cascade import batch_factors, cascade_prices, own_price, sampler_options
+from ..sampling.critic import critique_price
 from ..sampling.providers import make_sampler
 from ..verifiers.judge import judge_prices
 from ..verifiers.stages import sections
@@ -286,6 +287,7 @@ def recipe_prices(
     known |= {('judge', fingerprint(config)):own for config, own in client_prices(with_variables(verifier))}
     factors = {**batch_factors(sampler), 'judge':batch_factor(verifier.get('price'))}
     known |= _sampler_prices(d, price)
+    known |= critique_price(d.get('refine'))
     return dict(price=price, judge_price=judge_price, known=known, batch_factors=factors)
 
 # %% ../../nbs/run/10_files.ipynb #34dbc755
@@ -327,27 +329,14 @@ def run_statistics(store, d)->dict:
                 components=component_stats(store, valid_outcomes(d), price_of), batches=batch_counts(store),
                 quintiles=quintile_stats(store, pass_threshold, valid_outcomes(d)),
                 samplers=add_rows(sampler_stats(store, pass_threshold, valid_outcomes(d), price_of), counts['rows']),
-                forecast=check_forecast(store, d, counts))
+                forecast=check_forecast(store, d, counts),
+                revisions=revision_stats(store, pass_threshold, valid_outcomes(d)))
     return {**counts, 'remedies':remedies_of(counts), **{k:v for k, v in more.items() if v}}
-
-# %% ../../nbs/run/10_files.ipynb #ec89e3a1
-def _pass_rate(s):
-    "Say what the pass rate of a run is, or of each side of its pairs, as its statistics do; '' if nothing was scored."
-    rates = {f'Pass rate of {side}':of for side, of in s.get('sides', {}).items()} or {'Pass rate':s}
-    return ''.join(f" {what}: {rate_text(of['pass_rate'], of['scores'])}." for what, of in rates.items()
-                   if of['pass_rate']['pooled'] is not None)
 
 # %% ../../nbs/run/10_files.ipynb #4945e68a
 def _rows_of(side, counts):
     "Return {file: rows} of the files in train/ or eval/ that have rows."
     return {k:v['rows'] for k, v in counts.items() if k.startswith('eval/')==(side=='eval') and v['rows']}
-
-# %% ../../nbs/run/10_files.ipynb #c8bf4fe9
-def _thinking(counts):
-    "Say in which form the files have the thinking of their responses; '' if no response has any."
-    forms = [(key, c) for key, c in counts.items() if c.get('thinking') and c['rows']]
-    return ', '.join(f"{key} {c['thinking']}"+(f" ({c['stripped']:,} rows lost it)" if c.get('stripped') else '')
-                     for key, c in forms)
 
 # %% ../../nbs/run/10_files.ipynb #af185bad
 def write_readmes(
@@ -358,8 +347,8 @@ def write_readmes(
     "Write README.md into train/ and eval/."
     stamps, rows, earlier = (store.get(k, {}) for k in ('stamps', 'rows', 'earlier'))
     for side in 'train', 'eval':
-        text = readme_text(side, _rows_of(side, rows), _rows_of(side, earlier), _pass_rate(s), command,
-                           _thinking(rows))
+        text = readme_text(side, _rows_of(side, rows), _rows_of(side, earlier), pass_rate_text(s), command,
+                           thinking_text(rows))
         stamps[f'{side}/README.md'] = write_readme(store.dir/side, text, stamps.get(f'{side}/README.md'))
     store.put('stamps', stamps)
     store.commit()

@@ -21,6 +21,7 @@ from .reward import check_where, is_raw
 from .values import check_data, check_value
 from ..sampling.budget import check_price
 from ..sampling.cascade import check_cascade
+from ..sampling.feedback import check_refine
 from ..verifiers.stages import read_stages
 
 # %% ../../nbs/run/03_recipe.ipynb #fb8392b7
@@ -130,6 +131,14 @@ def _check_order(d):
                        'sampling.early_stop: false each gets all its samples; leave one of them out, '
                        'or use allocate=even')
 
+# %% ../../nbs/run/03_recipe.ipynb #9163fd5e
+def _check_refine(d, sch):
+    "Raise unless the options of revisions, and of the model that criticises answers, have allowed values."
+    check_refine(d['refine'])
+    if d['refine'].get('critique'):
+        check_section('refine.critique', d['refine']['critique'], sch['sampler'])
+        check_price(d['refine']['critique'].get('price'), 'refine.critique.price')
+
 # %% ../../nbs/run/03_recipe.ipynb #394e769a
 def _take_mix(d):
     "Give `pairs.mix` without a strategy to the dpo formatters."
@@ -182,10 +191,9 @@ def check_recipe(
     if d.get('engine') not in (None, *ENGINES):
         raise RsrError('engine: '+no_such('engine', d['engine'], ENGINES))
     check_data(d)
-    _check_formatters(d)
-    _check_goal(d)
-    _check_round(d)
-    _check_order(d)
+    for check in _check_formatters, _check_goal, _check_round, _check_order:
+        check(d)
+    _check_refine(d, sch)
     return share_rules(d)
 
 # %% ../../nbs/run/03_recipe.ipynb #1347a2ad

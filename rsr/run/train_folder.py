@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['file_paths', 'file_key', 'path_of', 'make_split', 'remove_stale', 'stamp', 'is_edited', 'keep_edited', 'readme_text',
-           'write_readme']
+           'write_readme', 'pass_rate_text', 'thinking_text']
 
 # %% ../../nbs/run/09_train_folder.ipynb #bf1d88bb
 import hashlib, orjson, shutil
@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from ..data.earlier import earlier_groups
 from ..data.files import Atomic, json_pretty
+from ..data.summary_table import rate_text
 from ..formatters.splits import Split
 from ..formatters.writer import make_formatters
 
@@ -151,3 +152,21 @@ def write_readme(
     with Atomic(path) as f:
         f.write(text.encode())
     return stamp(path)
+
+# %% ../../nbs/run/09_train_folder.ipynb #38eaf794
+def pass_rate_text(
+    s:dict   # statistics of the run
+)->str:
+    "Say what the pass rate of a run is, or of each side of its pairs, as its statistics do; '' if nothing was scored."
+    rates = {f'Pass rate of {side}':of for side, of in s.get('sides', {}).items()} or {'Pass rate':s}
+    return ''.join(f" {what}: {rate_text(of['pass_rate'], of['scores'])}." for what, of in rates.items()
+                   if of['pass_rate']['pooled'] is not None)
+
+# %% ../../nbs/run/09_train_folder.ipynb #60f6d165
+def thinking_text(
+    counts:dict   # {file: counts}
+)->str:
+    "Say in which form the files have the thinking of their responses; '' if no response has any."
+    forms = [(key, c) for key, c in counts.items() if c.get('thinking') and c['rows']]
+    return ', '.join(f"{key} {c['thinking']}"+(f" ({c['stripped']:,} rows lost it)" if c.get('stripped') else '')
+                     for key, c in forms)

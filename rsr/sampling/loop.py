@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from ..data.ledger import ledger_error
 from ..data.safekeeping import check_place, note_rollouts
 from ..data.terminal import warn
-from ..data.types import EPS, RunBroken
+from ..data.types import EPS, RunBroken, SKIPPED
 from .engine import Stopped
 from .allocation import Allocation
 
@@ -30,6 +30,11 @@ class Loop(Allocation):
     looked_at = 0.        # when the run directory was last looked at, by the monotonic clock
     grace = 15.           # seconds for what is in flight after a stop
     near_budget = False   # does the budget allow no other request until those in flight are answered?
+
+    @property
+    def part(self):
+        "Return what part of the run this is, for the line of progress; None: all of it."
+        return self.side and self.side.name
 
 # %% ../../nbs/sampling/16_loop.ipynb #8b40a3a6
 @patch
@@ -94,7 +99,7 @@ def _lacks_reference(self:Loop, st):
 def _is_skipped(self:Loop, st, rollouts)->bool:
     "Check whether earlier rounds say that a prompt is not to be sampled, and this one has not begun to."
     own = {arm.key for arm in self.arms}
-    return bool(st.skip) and not any(r.sampler in own for r in rollouts) and bool(self.needs(st))
+    return st.plan in SKIPPED and not any(r.sampler in own for r in rollouts) and bool(self.needs(st))
 
 
 # %% ../../nbs/sampling/16_loop.ipynb #c52d4d8e
@@ -106,7 +111,7 @@ def _open_prompt(self:Loop, prompt, rollouts):
     if self._lacks_reference(st):
         self._close(st, 'no_reference')
     elif self._is_skipped(st, rollouts):
-        self._close(st, st.skip)
+        self._close(st, st.plan)
     elif st.rescore:
         self.to_rescore = [*self.to_rescore, st]
         self._start_rescores()
