@@ -140,8 +140,7 @@ def _pair_parts(plan, verifier):
     if getattr(verifier, 'group', False) and plan.rejected is not None:
         raise RsrError(f"verifier.type: '{verifier.name}' scores all responses to a prompt together, and this strategy "
                        'samples the two sides of a pair apart; use rubric_selection, or dpo without pairs:')
-    sampled = plan.rejected and not plan.by_rule
-    return dict(plan=plan, rejected=make_sampler(**plan.rejected) if sampled else None)
+    return dict(plan=plan, rejected=make_sampler(**plan.rejected) if plan.rejected and not plan.by_rule else None)
 
 # %% ../../nbs/run/12_execution.ipynb #8fd6006b
 def _check_fewest(verifier, sampling):
@@ -202,8 +201,9 @@ def _refuse_cluster_run(store):
         raise RsrError(f'{store.dir} was started on a cluster: resume it with engine=ray, or use another work_dir')
 
 # %% ../../nbs/run/12_execution.ipynb #42b978cd
-def _print_input_notes(store, loop, d):
-    "Print warnings about missing prompts and unusable reference answers."
+def _print_input_notes(store, loop, d, scored_by):
+    "Print warnings about another verifier, missing prompts and unusable reference answers."
+    warn_of_new_scores(store, scored_by)
     notes = (missing_prompts_note(store, d['data'].get('limit')),
              check_references(store, loop.verifier, bool(d['verifier'].get('type')), loop.formatters))
     for note in filter(None, notes):
@@ -291,8 +291,7 @@ def _prepare_loops(store, d, parts, src, choose):
     setup_loop(store, loop, d)
     _check_sides(store, plan, parts)
     load_input(store, d, src)
-    warn_of_new_scores(store, scored_by)
-    _print_input_notes(store, loop, d)
+    _print_input_notes(store, loop, d, scored_by)
     check_columns(store, loop.formatters)
     holds = check_forms(store, loop.formatters)
     if choose:
