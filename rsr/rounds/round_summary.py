@@ -103,14 +103,15 @@ def written_prompts(
     return {prompt.key for prompt, rollouts in valid_groups(store, d) if gives_rows(prompt, rollouts)}
 
 # %% ../../nbs/rounds/10_round_summary.ipynb #16e3c5d0
-_EARLIER = 'SELECT p.digest FROM earlier e JOIN prompts p ON p.key=e.prompt WHERE e.trained'
+_EARLIER = '''SELECT p.digest FROM prompts p JOIN earlier_of o ON o.prompt=p.key JOIN earlier e ON e.content=o.content
+    WHERE e.trained'''
 
 # %% ../../nbs/rounds/10_round_summary.ipynb #d85debb2
 def trained_before(
     store   # Store
 )->set:     # digests; None: the ledger does not say
     "Return the prompts that an earlier round trained on."
-    if not store.db.execute("SELECT 1 FROM sqlite_master WHERE name='earlier'").fetchone():
+    if not store.db.execute("SELECT 1 FROM sqlite_master WHERE name='earlier_of'").fetchone():
         return None
     return {digest for digest, in store.db.execute(_EARLIER)}
 
