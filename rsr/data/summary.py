@@ -10,7 +10,7 @@ __all__ = ['MOST_READ', 'samples', 'reply_counts', 'failed_prompts', 'prompt_cou
 from .files import Atomic, json_pretty
 from .statistics import corrected_rate, first_answers
 from .thinking import thinking_marks
-from .types import EPS
+from .types import EPS, SKIPPED
 
 # %% ../../nbs/data/15_summary.ipynb #dd4283ac
 def _count(store, sql, *args, null='open'):
@@ -64,7 +64,7 @@ _SCORED = _RESPONSE+''' AND
 # %% ../../nbs/data/15_summary.ipynb #86025d79
 def _without(store, found, *args):
     "Count, by stop reason, the prompts that ended without a rollout that the query `found` looks for."
-    sql = ("SELECT stop, count(*) FROM prompts p WHERE gen=? AND stop NOT IN ('satisfied','failed','no_reference') "
+    sql = (f"SELECT stop, count(*) FROM prompts p WHERE gen=? AND stop NOT IN {('satisfied', 'failed', *SKIPPED)} "
            f'AND NOT EXISTS ({found}) GROUP BY 1')
     return _count(store, sql, store.gen, *args)
 

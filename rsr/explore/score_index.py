@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from ..data.earlier import earlier_groups
 from ..data.reviews import label_scores
 from ..data.statistics import first_answers
 from ..data.text import normalised
@@ -310,7 +311,8 @@ def read_splits(
 ):
     "Find out which file each prompt goes to, as `run.format` does."
     benchmark = Benchmark(d['decontaminate']) if d.get('decontaminate') else None
-    splits = Split(formatters, d.get('split'), d.get('stages')) if d.get('split') or d.get('stages') else None
+    has_split = d.get('split') or d.get('stages')
+    splits = Split(formatters, d.get('split'), d.get('stages'), earlier_groups(store)) if has_split else None
     s.split = np.zeros(len(s.prompts), np.int8)
     stages = []
     for i, prompt in enumerate(_current_prompts(store) if benchmark or splits else ()):

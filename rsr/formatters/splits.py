@@ -48,7 +48,7 @@ class Groups:
     def __init__(self, threshold:float=0.6):
         from datasketch import MinHashLSH
         self.lsh = MinHashLSH(threshold, 128)
-        self.keys = {}   # id -> key
+        self.keys, self.firsts = {}, []   # id -> key; the keys that are of a group's first prompt, in order
 
 # %% ../../nbs/formatters/15_splits.ipynb #1f17b4f2
 @patch
@@ -60,6 +60,7 @@ def add(self:Groups, id_, text, key):
         key = self.keys[min(similar)]
     else:
         self.lsh.insert(id_, h)
+        self.firsts.append(key)
     self.keys[id_] = key
     return key
 
@@ -134,7 +135,7 @@ def check_split(split)->dict:
 # %% ../../nbs/formatters/15_splits.ipynb #d4ee71ba
 class Split:
     "Which file each prompt goes to: a side, train or eval, and a stage."
-    def __init__(self, formatters, split=None, stages=None):
+    def __init__(self, formatters, split=None, stages=None, earlier=()):
         self.split = split and check_split(split)
         self.sides = ('train', 'eval') if split else ('train',)
         self.shares = stages and stage_shares(stages, formatters)
@@ -143,6 +144,8 @@ class Split:
         self.by_opening = any(getattr(f, 'options', {}).get('slice') for f in formatters)   # parts of a dialogue
         self.current = None, None, None         # the latest prompt: (id, side, stage)
         self.counts = dict(train=0, eval=0)     # prompts
+        for i, key in enumerate(earlier if self.groups else ()):   # the groups of earlier rounds, in order
+            self.groups.add(i-len(earlier), key, key)
 
 # %% ../../nbs/formatters/15_splits.ipynb #358c8769
 @patch

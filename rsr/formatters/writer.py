@@ -22,7 +22,7 @@ from .option_checks import check_thresholds, check_value
 from .pairing import count_choices
 from .rows import as_written, check_conversations, check_strings, fits_strings, form_row
 from .rows import has_thinking_field, is_date, prompt_holds, row_rollouts, thinking_of
-from .rows import with_columns, with_exchange, write_index
+from .rows import why_not_written, with_columns, with_exchange, write_index
 from .thinking_forms import full_text, thinks
 from .trainers import TRAINERS, get_row_format, get_trainer, needed_columns
 
@@ -260,7 +260,7 @@ def write(self:Writer, prompt, rollouts, prepare=None):
         if self.note:
             self.note(rollouts, len(made))
     else:
-        self.without_row[why[0] if why else self.f.why_no_row(prompt, usable)] += 1
+        self.without_row[why[0] if why else why_not_written(self.f, prompt, rollouts)] += 1
     if self.f.type=='multi_sft':
         self.sizes[len(pool_of(self.f.counted(usable), **self.f.options_for(usable)))] += 1
 

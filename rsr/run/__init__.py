@@ -2,6 +2,7 @@
 from pathlib import Path
 
 from rsr.data.arguments import document
+from rsr.data.earlier import looks_back
 from rsr.run.reward import make_rewards
 from rsr.run.recipe import load_recipe
 from rsr.run.results import Run, load_run
@@ -43,6 +44,12 @@ def _execute_on_cluster(*args, **kwargs):
     "Run a recipe on a Ray cluster, with the arguments of `execute`."
     from rsr.cluster.driver import execute_cluster
     return execute_cluster(*args, **kwargs)
+
+@looks_back
+def _remember(*args, **kwargs):
+    "Read the round before into a new run's ledger."
+    from rsr.rounds.look_back import remember
+    return remember(*args, **kwargs)
 
 
 # The comments behind the arguments go into the docstrings, where help() shows them.

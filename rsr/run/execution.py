@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
+from ..data.earlier import memory_of, with_memory
 from ..data.ledger import has_blocks, ledger_error, opening_error
 from ..data.safekeeping import WorkDirGone, check_place, rescue
 from ..data.settings import own_sampler
@@ -205,9 +206,8 @@ def _print_input_notes(store, loop, d):
     "Print warnings about missing prompts and unusable reference answers."
     notes = (missing_prompts_note(store, d['data'].get('limit')),
              check_references(store, loop.verifier, bool(d['verifier'].get('type')), loop.formatters))
-    for note in notes:
-        if note:
-            warn(note)
+    for note in filter(None, notes):
+        warn(note)
 
 # %% ../../nbs/run/12_execution.ipynb #8e8c500b
 def _open_files():
@@ -304,7 +304,8 @@ def _prepare_loops(store, d, parts, src, choose):
     join_engines(loop, samplers)
     note_models(store, loop.arms, models_of(store))
     save_recipe(store, d)
-    return chain([loop], loops, revision_loops(store, parts, refine, critic, loop.goal))
+    loops = chain([loop], loops, revision_loops(store, parts, refine, critic, loop.goal))
+    return with_memory(loops, memory_of(store, d.get('round')))
 
 # %% ../../nbs/run/12_execution.ipynb #cc8de442
 def _leave(store):

@@ -12,6 +12,7 @@ __all__ = ['valid_outcomes', 'valid_groups', 'sent_messages', 'models_of', 'form
 from functools import partial
 from ..data.batches import batch_counts
 from ..data.component_summary import component_stats
+from ..data.earlier import memory_of
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.kept_plans import check_forecast
 from ..data.quintiles import RowTally, quintile_stats, sampled_models
@@ -30,7 +31,7 @@ from ..formatters.advice import advice, check_columns, shadowed_columns
 from ..formatters.form_checks import check_forms
 from ..formatters.left_out import remedies_of
 from ..formatters.rows import thinking_of
-from ..formatters.splits import Benchmark, Split, without_overlap
+from ..formatters.splits import Benchmark, without_overlap
 from ..formatters.goal import Goal, note_left_over
 from ..formatters.row_counts import RowPlaces, count_files
 from ..formatters.writer import check_range, make_formatter, make_formatters, write_files
@@ -42,8 +43,8 @@ from .options import by_name, decider, formatter_config, note_choices, noted_opt
 from .options import shared_options, with_options
 from .reward import check_where, client_prices, is_raw, write_reward
 from .saved_recipe import saved_recipe, write_recipe
-from .train_folder import file_key, file_paths, keep_edited, path_of
-from .train_folder import pass_rate_text, readme_text, remove_stale, stamp, thinking_text, write_readme
+from .train_folder import file_key, file_paths, keep_edited, make_split, pass_rate_text, path_of
+from .train_folder import readme_text, remove_stale, stamp, thinking_text, write_readme
 from ..sampling.budget import Budget, batch_factor, model_price
 from ..sampling.cascade import batch_factors, cascade_prices, own_price, sampler_options
 from ..sampling.critic import critique_price
@@ -65,7 +66,10 @@ def _needs_detail(d, formatters):
 # %% ../../nbs/run/10_files.ipynb #2a63d58c
 def valid_groups(store, d, formatters=()):
     "Yield (prompt, valid rollouts) for each prompt; `formatters`: those beside the recipe's."
+    memory = memory_of(store, d.get('round'))
     for prompt, _, rollouts in store.walk(outcomes=valid_outcomes(d), detail=_needs_detail(d, formatters)):
+        for r in rollouts if memory and memory.options.exclude_seen else ():
+            r.trained = memory.was_trained_on(prompt.key, r)
         yield prompt, [r for r in rollouts if r.text.strip() or r.tool_calls or r.refusal]
 
 # %% ../../nbs/run/10_files.ipynb #d5e14c78
@@ -75,12 +79,6 @@ def sent_messages(d):
     options = sampler_options(d['sampler'])[0]   # those of a cascade have these in common
     sampler = make_sampler(**{k:v for k, v in options.items() if k in keys})
     return sampler.prepared if sampler.system_prompt or sampler.prompt_template else None
-
-# %% ../../nbs/run/10_files.ipynb #3d58a72f
-def _make_split(d, formatters):
-    "Return the split of a recipe and other formatters, or None if all rows go to train/."
-    if d.get('split') or d.get('stages'):
-        return Split([*make_formatters(d['formatter']), *formatters], d.get('split'), d.get('stages'))
 
 # %% ../../nbs/run/10_files.ipynb #bb8a1e7e
 def models_of(
@@ -113,7 +111,7 @@ def _contents(store, d, formatters, groups):
     "Return the arguments of `write_files`, and of `count_files`."
     if d.get('decontaminate'):
         groups = without_overlap(groups, Benchmark(d['decontaminate']))
-    return (groups, formatters, store.dir, sent_messages(d), store.single_turn(), _make_split(d, formatters),
+    return (groups, formatters, store.dir, sent_messages(d), store.single_turn(), make_split(store, d, formatters),
             models_of(store), set(check_forms(store, formatters)))
 
 # %% ../../nbs/run/10_files.ipynb #16bce47a
@@ -154,7 +152,7 @@ def make_goal(
     benchmark = Benchmark(d['decontaminate']) if d.get('decontaminate') else None
     def prompts():
         return (prompt for prompt, *_ in store.walk(outcomes=()))
-    places = RowPlaces(formatters, _make_split(d, formatters), benchmark, prompts)
+    places = RowPlaces(formatters, make_split(store, d, formatters), benchmark, prompts)
     return Goal(d['goal'], formatters, partial(count_formats, store, d, formatters), places)
 
 # %% ../../nbs/run/10_files.ipynb #6dc82e22

@@ -13,6 +13,7 @@ from dataclasses import fields
 from os import PathLike
 from os.path import isfile
 from pathlib import Path
+from ..data.earlier import Round
 from ..data.files import SHIPPED, read_text
 from ..data.parts import Cluster
 from ..data.sources import READERS
@@ -73,8 +74,8 @@ def schema()->dict:
     sampler = {'type':(str, None), **_field_options(HttpSampler)}
     return dict(data=dict(_DATA), sampling=_field_options(Sampling), sampler=sampler, verifier=_judge_options(sampler),
                 budget=parameters(Budget.__init__, 1, ('price', 'judge_price', 'known', 'batch_factors')),
-                resume=dict(mix=(bool, False)), labels=dict(decide=(str, None)), cluster=_field_options(Cluster),
-                refine=_field_options(Refine))
+                round=_field_options(Round), resume=dict(mix=(bool, False)), labels=dict(decide=(str, None)),
+                cluster=_field_options(Cluster), refine=_field_options(Refine))
 
 # %% ../../nbs/run/02_overrides.ipynb #a51fd5d6
 def _recipe_path(recipe):

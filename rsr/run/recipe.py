@@ -110,6 +110,13 @@ def _check_goal(d):
     if d.get('engine')=='ray':
         raise RsrError(_ON_RAY.format('goal'))
 
+# %% ../../nbs/run/03_recipe.ipynb #5ce44773
+def _check_round(d):
+    "Raise if a recipe comes after another run and is sampled on a cluster."
+    if d['round'].get('after') and d.get('engine')=='ray':
+        raise RsrError(_ON_RAY.format('round.after'))
+
+
 # %% ../../nbs/run/03_recipe.ipynb #54d72253
 def _check_order(d):
     "Raise if samples cannot be allocated as the recipe says."
@@ -186,6 +193,7 @@ def check_recipe(
     check_data(d)
     _check_formatters(d)
     _check_goal(d)
+    _check_round(d)
     _check_order(d)
     _check_refine(d, sch)
     return share_rules(d)

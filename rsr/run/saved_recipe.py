@@ -56,6 +56,8 @@ def _section_defaults(d):
         del out['cluster']   # not in force
     if not (d.get('refine') or {}).get('rounds'):
         del out['refine']
+    if not d.get('round'):
+        del out['round']
     return out
 
 # %% ../../nbs/run/08_saved_recipe.ipynb #1c82ccec
@@ -82,7 +84,7 @@ def _filled_formatter(config, d):
 
 # %% ../../nbs/run/08_saved_recipe.ipynb #bb719214
 _ORDER = ('work_dir', 'engine', 'data', 'sampling', 'sampler', 'verifier', 'refine', 'pairs', 'formatter', 'goal',
-          'split', 'stages', 'decontaminate', 'labels', 'budget', 'resume', 'cluster')
+          'split', 'stages', 'decontaminate', 'labels', 'budget', 'round', 'resume', 'cluster')
 _TOP_DEFAULTS = dict(engine='local', pairs=None, goal=None, split=None, stages=None, decontaminate=None)
 
 # %% ../../nbs/run/08_saved_recipe.ipynb #60176229

@@ -38,14 +38,14 @@ def new_state(self:Escalation, prompt):
 # %% ../../nbs/sampling/09_escalation.ipynb #c9d1ef0e
 @patch
 def counts(self:Escalation, st)->tuple:
-    "Return ((passed, not passed), …) of a prompt's scored rollouts, for each sampler."
+    "Return ((passed, not passed), …) of a prompt for each sampler: of its scored rollouts, and of earlier rounds."
     if len(self.arms)==1:
-        return (self.tally(st),)
+        return super(Escalation, self).counts(st)
     found, barred = [[0, 0] for _ in self.arms], st.barred or [()]*len(st.seen)
     for (score, _), arm, bars in zip(st.seen, st.arms, barred):
         if arm is not None:
             found[arm][not (passed(score, self.pass_at) and 0 not in bars)] += 1
-    return tuple(map(tuple, found))
+    return st.with_prior(tuple(map(tuple, found)))
 
 # %% ../../nbs/sampling/09_escalation.ipynb #ea2a4d58
 @patch
@@ -59,9 +59,9 @@ def _passing_revisions(self:Escalation, st, i)->list:
 
 # %% ../../nbs/sampling/09_escalation.ipynb #87aa53d0
 @patch
-def answers(self:Escalation, st, i:int)->list:
+def answers_for(self:Escalation, st, i:int)->list:
     "Return (score, digest) of what the i-th formatter chooses from: first answers, and revisions that pass."
-    first = super(Escalation, self).answers(st, i)
+    first = super(Escalation, self).answers_for(st, i)
     if of_revisions(self.formatters[i]):
         limit = self.formatters[i].options['pass_threshold']
         first = [sample for sample in first if not passed(sample[0], limit)]
@@ -119,7 +119,7 @@ def needs_of(self:Escalation, st, arm:int=None)->dict:
     number, needs = st.arm if arm is None else arm, {}
     for i, f in enumerate(self.formatters):
         one_model = _pairs_one_model(f)
-        needs[i] = self._need_by_model(st, i, number) if one_model else self._need_of(i, self.answers(st, i))
+        needs[i] = self._need_by_model(st, i, number) if one_model else self._need_of(i, self.answers_for(st, i))
     return {i:need for i, need in needs.items() if need!=(0, 0)}
 
 # %% ../../nbs/sampling/09_escalation.ipynb #49be6f2a
@@ -225,10 +225,19 @@ def _why_all_over(self:Escalation, st, needs):
         return None
     return next((why for why in reversed(reasons) if why!='failed'), 'failed')
 
+# %% ../../nbs/sampling/09_escalation.ipynb #bc1f2962
+@patch
+def is_still_solved(self:Escalation, st)->bool:
+    "Check whether a solved prompt has passed again."
+    return st.check and bool(st.seen) and not self.tally(st)[1]
+
+
 # %% ../../nbs/sampling/09_escalation.ipynb #cffe8fb6
 @patch
 def why_done(self:Escalation, st, needs):
     "Return the stop reason (one of STOPS) for an idle prompt, or None to keep sampling."
+    if (needs or not self.o.early_stop) and self.is_still_solved(st) and self.untried(st) is None:
+        return 'checked'
     if len(self.arms)==1:
         return super(Escalation, self).why_done(st, needs)
     if self.untried(st) is not None:

@@ -119,7 +119,7 @@ def restore(self:Revisions, prompt, rollouts, again=False):
 @patch
 def needs_of(self:Revisions, st, arm=None)->dict:
     "Return what each unsatisfied formatter still needs of revisions: {its number: (passes, fails)}."
-    needs = {i:f.need(self.answers(st, i)) for i, f in enumerate(self.formatters) if takes_revisions(f)}
+    needs = {i:f.need(self.answers_for(st, i)) for i, f in enumerate(self.formatters) if takes_revisions(f)}
     of_pairs = {i for i in needs if of_revisions(self.formatters[i])}   # of which any lack is one of a revision
     return {i:(1, 0) if i in of_pairs else need for i, need in needs.items() if need[0] or i in of_pairs and any(need)}
 
