@@ -76,8 +76,9 @@ def _from_talk(row):
     column = next((c for c in _TALKS if has(row, c)), None)
     turns = as_turns(row[column], column) if column else None
     if not isinstance(turns, list):
-        raise BadMessage(f'no response: no column {", ".join(USUAL["response"][:4])} …, and no conversation. Name it: '
-                         f'response=COLUMN (there are: {", ".join(map(str, row))[:200]})')
+        usual = ', '.join(USUAL['response'][:4])
+        raise BadMessage(f'no response: no column {usual} …, and no conversation. Name it: response=COLUMN '
+                         f'(there are: {", ".join(map(str, row))[:200]})')
     before, said, _ = split_turns(turns)
     if said is None:
         raise BadMessage(f'no response: the model says nothing in {column}. Name the column: response=COLUMN')

@@ -151,14 +151,15 @@ def _take(self:Import, where, record, folder):
 # %% ../../nbs/exchange/09_transaction.ipynb #13a7cac9
 @patch
 def _file(self:Import, path, bar):
-    "Take in the records of a file."
+    "Take in the records of a file, or of several that are read together."
+    folder = Path(path[0] if self.by.together else path).parent
     for where, record, error in records_in(self.by, path, self.options):
         bar.update()
         if error:
             self.bad.append(BadRow(where, error))
         self.n['left_out'] += not error and record is None
         if record is not None:
-            yield from self._take(where, record, Path(path).parent)
+            yield from self._take(where, record, folder)
 
 # %% ../../nbs/exchange/09_transaction.ipynb #0cd22e6e
 def file_digest(path)->str:
@@ -273,7 +274,7 @@ def items(self:Import,
 ):
     "Yield the prompts of a run and of files for `Store.add_prompts`, and write all else within its transaction."
     yield from self._known()
-    for path in files:
+    for path in [files] if self.by.together else files:
         yield from self._file(path, bar)
     self._check_bad(on_bad_row)
     self._name_scores()
