@@ -6,6 +6,7 @@
 __all__ = ['FORMATS', 'formats', 'import_rollouts']
 
 # %% ../../nbs/exchange/10_imports.ipynb #96882380
+from functools import partial
 from pathlib import Path
 from ..data.readers import bad_rows_text
 from ..data.terminal import shell_word, warn
@@ -14,8 +15,10 @@ from . import batches, inspect_logs, lm_eval, plain, response_items, trl_logs, v
 from .importers import IMPORTERS, Importer, check_format, check_options, detect, find_files, find_importer
 from .importers import importer
 from .transaction import read_into
-from ..run.execution import execute, new_work_dir
+from ..formatters.form_checks import check_forms
+from ..run.execution import build, execute, new_work_dir
 from ..run.recipe import load_recipe
+from ..run.saved_recipe import save_recipe
 
 # %% ../../nbs/exchange/10_imports.ipynb #dbb4349e
 FORMATS = verifiers, response_items, lm_eval, inspect_logs, batches, trl_logs, plain   # register their formats
@@ -25,13 +28,23 @@ _ = importer('jsonl', 'rows with one response each, columns by their usual names
          files=('*.jsonl', '*.json', '*.parquet', '*.csv'))(plain.plain)
 
 # %% ../../nbs/exchange/10_imports.ipynb #257d137c
-def _recipe(recipe, work_dir, overrides, raw=False):
+def _recipe(recipe, work_dir, overrides, raw=False, command=''):
     "Return the recipe of an imported run: its own, or the one that is named."
     own = Path(work_dir)/'recipe.yaml'
     source = recipe or (str(own) if own.is_file() else 'sft')
     kept = own.is_file() and not recipe and not raw
     kind = [] if kept else [('verifier.type', 'imported-raw' if raw else 'imported')]
-    return load_recipe(source, [*kind, *overrides, ('work_dir', str(work_dir)), ('sampling.max_rollouts', 0)])
+    d = load_recipe(source, [*kind, *overrides, ('work_dir', str(work_dir)), ('sampling.max_rollouts', 0)])
+    d.command = command
+    return d
+
+# %% ../../nbs/exchange/10_imports.ipynb #df978099
+def _finish(recipe_for, store, raw):
+    "Raise if a file of the recipe has no form for what the prompts hold; save the recipe of a new run."
+    d = recipe_for(raw)
+    check_forms(store, build(d)['formatters'])
+    if not (store.dir/'recipe.yaml').exists():
+        save_recipe(store, d)
 
 # %% ../../nbs/exchange/10_imports.ipynb #3660be97
 _NOT_HERE = 'sampler', 'sampling', 'data', 'budget', 'resume', 'engine', 'goal'
@@ -124,8 +137,9 @@ def import_rollouts(
     _check_recipe(recipe, work_dir, overrides)
     by, files = _chosen(format, paths, options)
     whole = by.whole if _as_choice('whole', whole, (None, True, False)) is None else whole
-    work = read_into(work_dir, by, files, options, whole, on_bad_row, progress)
+    command = command or f'rsr.exchange.import_rollouts({format!r}, …)'
+    def recipe_for(raw):
+        return _recipe(recipe, work_dir, overrides, raw, command)
+    work = read_into(work_dir, by, files, options, whole, on_bad_row, progress, partial(_finish, recipe_for))
     _say(work, files, work_dir)
-    d = _recipe(recipe, work_dir, overrides, work.raw)
-    d.command = command or f'rsr.exchange.import_rollouts({format!r}, …)'
-    return execute(d, progress=False)
+    return execute(recipe_for(work.raw), progress=False)

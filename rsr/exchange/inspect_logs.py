@@ -125,10 +125,40 @@ def sample_record(
                          model=model, error=_error(sample))
     return dict(record, sampling=head.get('model_generate_config') or None)
 
-# %% ../../nbs/exchange/06_inspect_logs.ipynb #380c404a
+# %% ../../nbs/exchange/06_inspect_logs.ipynb #2695c56f
+def _unpacked(data):
+    "Unpack Zstandard, with whichever library is there."
+    try:
+        import zstandard
+        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    except ImportError:
+        pass
+    try:
+        import pyarrow
+        return pyarrow.input_stream(pyarrow.py_buffer(data), compression='zstd').read()
+    except ImportError:
+        raise RsrError('this log is compressed with Zstandard: pip install zstandard') from None
+
+# %% ../../nbs/exchange/06_inspect_logs.ipynb #6f40bf68
+_ZSTD = 93          # number of the method in a zip archive
+_HEADER = 30, 26    # bytes of the header before a file's name; where the lengths of name and extra stand in it
+
+# %% ../../nbs/exchange/06_inspect_logs.ipynb #e4cf7972
+def _packed(archive, info):
+    "Return a file of an archive as it is stored."
+    size, lengths = _HEADER
+    archive.fp.seek(info.header_offset)
+    head = archive.fp.read(size)
+    name, extra = (int.from_bytes(head[i:i+2], 'little') for i in (lengths, lengths+2))
+    archive.fp.seek(info.header_offset+size+name+extra)
+    return archive.fp.read(info.compress_size)
+
+# %% ../../nbs/exchange/06_inspect_logs.ipynb #1d7e558e
 def _member(archive, name):
     "Return what a file of an archive holds."
-    return json.loads(archive.read(name))
+    info = archive.getinfo(name)
+    packed = info.compress_type==_ZSTD
+    return json.loads(_unpacked(_packed(archive, info)) if packed else archive.read(name))
 
 # %% ../../nbs/exchange/06_inspect_logs.ipynb #0f18f86a
 def _from_archive(path):

@@ -179,7 +179,7 @@ def _digest(f):
 def _why_known(f, old):
     "Say why a file is one that was imported before; '' if it is another."
     if old['sha256']==f['sha256']:
-        return f"was imported already (as {old['path']})"
+        return 'was imported already'+(f" as {old['path']}" if old['path']!=f['path'] else '')
     if old['path']==f['path']:
         return 'has changed since it was imported, and nothing says which of its rows are new'
     return ''
@@ -239,10 +239,13 @@ def _check_bad(self:Import, on_bad_row):
 @patch
 def _name_scores(self:Import):
     "Give the scores the verifier that allows their range, and make it the run's."
-    self.raw = self.raw or self.store.get('imported_raw', False)
-    mine, before = self.verifier, self.store.get('verifier')
+    mine, before, was_raw = self.verifier, self.store.get('verifier'), self.store.get('imported_raw')
+    if self.raw and was_raw is False:
+        raise RsrError('scores of these files lie outside [0, 1], and those that the run has do not, so they cannot be '
+                       'compared. Import the files into another work_dir, or name another score: score=KEY')
+    self.raw = self.raw or bool(was_raw)
+    self.store.put('imported_raw', self.raw)
     if self.raw:
-        self.store.put('imported_raw', True)
         mine = self.store.config_key('verifier', load_verifier('imported-raw').config)
         self.store.db.execute('UPDATE scores SET verifier=? WHERE verifier=?', (mine, self.verifier))
     if before in (None, self.verifier, mine):   # else another one scores this run, and theirs stand beside its scores
@@ -255,7 +258,7 @@ def _name_models(self:Import):
     found = {key:self.store.config(key)[1].get('model') or '' for key in self.store.samplers()}
     if len(set(found.values()))>1:
         self.store.put('cascade', [*found])
-        self.store.put('cascade_models', {str(key):name or 'not named' for key, name in found.items()})
+        self.store.put('cascade_models', {str(key):name or 'imported' for key, name in found.items()})
 
 # %% ../../nbs/exchange/09_transaction.ipynb #21c0cbab
 @patch
@@ -266,11 +269,23 @@ def _note_files(self:Import, noted):
 
 # %% ../../nbs/exchange/09_transaction.ipynb #cc30efe5
 @patch
+def _finish(self:Import, finish):
+    "Call what is to be done within the transaction, with the new input as the run's."
+    if finish:
+        self.store.gen += 1
+        try:
+            finish(self.store, self.raw)
+        finally:
+            self.store.gen -= 1
+
+# %% ../../nbs/exchange/09_transaction.ipynb #9b0a3e00
+@patch
 def items(self:Import,
     files:list,           # paths
     noted:list,           # [{path, sha256}, …] of these
     on_bad_row:str,       # stop or skip
-    bar                   # `update()` is called for each record
+    bar,                  # `update()` is called for each record
+    finish=None           # called with (store, raw) at the end; what it raises undoes all
 ):
     "Yield the prompts of a run and of files for `Store.add_prompts`, and write all else within its transaction."
     yield from self._known()
@@ -280,6 +295,7 @@ def items(self:Import,
     self._name_scores()
     self._name_models()
     self._note_files(noted)
+    self._finish(finish)
 
 # %% ../../nbs/exchange/09_transaction.ipynb #fd80309f
 def _open(work_dir):
@@ -332,13 +348,14 @@ def read_into(
     options:dict,         # of the format
     whole:bool,           # do the files hold every response that was sampled?
     on_bad_row:str='stop',# stop or skip
-    progress=True         # show a bar on a terminal
+    progress=True,        # show a bar on a terminal
+    finish=None           # called with (store, are scores outside [0, 1]?) before anything is committed
 )->Import:                # with its counts; its store is closed
     "Write the prompts, rollouts and scores of files into a run directory: all of them, or nothing."
     store = _open(work_dir)
     with _undone_on_error(store), _bar(progress) as bar:
         noted = _check_new(files, store.get('imported', []), work_dir)
         work = Import(store, by, options, whole)
-        store.add_prompts(work.items(files, noted, on_bad_row, bar))
+        store.add_prompts(work.items(files, noted, on_bad_row, bar, finish))
     store.close()
     return work

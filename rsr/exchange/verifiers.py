@@ -75,7 +75,8 @@ def _label(env, task, data):
     return f'{env}/{found}' if found and env else found
 
 # %% ../../nbs/exchange/04_verifiers.ipynb #1c9f9ea0
-_NO_METADATA = 'prompt', 'system_prompt', 'messages'
+_NO_METADATA = set('prompt system_prompt messages image workdir agent_user skills network_allow network_block '
+                   'artifacts artifact_max_bytes timeout resources idx key'.split())   # of any task, whatever it asks
 
 # %% ../../nbs/exchange/04_verifiers.ipynb #e7bd0fc7
 def trace_record(
