@@ -35,7 +35,7 @@ from .files import make_goal, models_of, recipe_prices, write_run_files
 from .inputs import check_references, load_input, missing_prompts_note
 from .options import complete_formatters, keep_options, warn_of_new_scores
 from .results import Run
-from .reward import make_scorer
+from .reward import check_scores_new, make_scorer
 from .saved_recipe import recipe_so_far, save_recipe
 from ..sampling.budget import Budget, model_price
 from ..sampling.batch_checks import check_batches, require_batches, setup_loop
@@ -169,6 +169,7 @@ def build(
     parts = dict(sampler=make_samplers(chosen), sampling=Sampling(**{**d['sampling'], **sampling}))
     parts['verifier'], judges = make_scorer(verifier)
     _check_fewest(parts['verifier'], parts['sampling'])
+    check_scores_new(parts['verifier'], parts['sampling'].max_rollouts)
     parts['budget'] = _make_budget(d, parts['verifier'], judges)
     parts['judges'] = _make_judges(parts['verifier'], judges)
     check_batches(parts['sampler'], parts['judges'], d.get('engine'), getattr(d, 'detach', False))
@@ -177,8 +178,8 @@ def build(
     parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], d.get('goal'),
                                       all_of(parts['sampler'])[0].batch)
     check_escalation(d['sampler'], parts['sampling'])
-    parts['mix'] = d['resume'].get('mix', False)
-    return {**parts, **_pair_parts(plan, parts['verifier']), **refine_parts(d, parts)}
+    mix = d['resume'].get('mix', False)
+    return {**parts, 'mix':mix, **_pair_parts(plan, parts['verifier']), **refine_parts(d, parts)}
 
 # %% ../../nbs/run/12_execution.ipynb #65b99d98
 def new_work_dir()->str:
@@ -301,7 +302,7 @@ def _prepare_loops(store, d, parts, src, choose):
     samplers = _prepare_samplers({**parts, 'critic':critic}, loop.o.max_rollouts, not store.fresh)
     _check_abilities(parts, holds, samplers)
     join_engines(loop, samplers)
-    note_models(store, loop.arms, models_of(store))
+    note_models(store, loop.arms if loop.o.max_rollouts else [], models_of(store))
     save_recipe(store, d)
     loops = chain([loop], loops, revision_loops(store, parts, refine, critic, loop.goal))
     return with_memory(loops, memory_of(store, d.get('round')))
