@@ -11,7 +11,7 @@ import os, re, sqlite3, sys, traceback, warnings
 from contextlib import contextmanager
 from functools import singledispatch
 from pathlib import Path
-import rsr.cli.inspect, rsr.cli.prompts, rsr.cli.runs   # noqa: F401 (their commands register themselves)
+import rsr.cli.exchange, rsr.cli.inspect, rsr.cli.prompts, rsr.cli.runs   # noqa: F401 (their commands register themselves)
 from .make import broken_run_data, next_step
 from .usage import COMMANDS, Usage, check_undashed, command, help_of, json_only, option_rows, out, print_json
 from .usage import undashed_line, usage_of, wants_json
@@ -21,8 +21,8 @@ from ..data.terminal import visible, warn
 from ..data.types import RsrError, RunBroken, no_such
 
 # %% ../../nbs/cli/20_entry.ipynb #888cdbca
-ORDER = ('run plan demo prompts coverage ls stats format copy check report explore compare pairs rubric methods init '
-         'completion').split()
+ORDER = ('run plan demo prompts coverage ls stats format copy merge split check report explore compare pairs rubric '
+         'methods init completion').split()
 
 # %% ../../nbs/cli/20_entry.ipynb #da37d3f8
 def help_text()->str:

@@ -14,14 +14,14 @@ from ..data.batches import batch_counts
 from ..data.component_summary import component_stats
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.kept_plans import check_forecast
+from ..data.noted_prices import with_noted
 from ..data.quintiles import RowTally, quintile_stats, sampled_models
 from ..data.sampler_stats import add_rows, sampler_stats
 from ..data.store import Store
 from ..data.summary import stats, write_stats
 from ..data.summary_table import rate_text
 from ..data.terminal import warn
-from ..data.thresholds import counts_by_prompt, in_numbers, in_words, numbers_for
-from ..data.thresholds import relative_options, scores_by_prompt
+from ..data.thresholds import counts_by_prompt, in_numbers, in_words, numbers_for, relative_options, scores_by_prompt
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
 
@@ -317,7 +317,7 @@ def run_statistics(store, d)->dict:
     given = make_formatter(**d['formatter'][0]).options
     options = numbers_for(store, given, valid_outcomes(d))
     pass_threshold = options.get('pass_threshold', 1.0)
-    prices = recipe_prices(d)
+    prices = with_noted(recipe_prices(d), store)
     price_of = Budget(**prices).price_of if prices['price'] else None
     counts = stats(store, pass_threshold, fail_threshold_of(d, options), valid_outcomes(d), price_of)
     limits = {**given, 'fail_threshold':fail_threshold_of(d, given)}
