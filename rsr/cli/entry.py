@@ -21,8 +21,8 @@ from ..data.terminal import visible, warn
 from ..data.types import RsrError, RunBroken, no_such
 
 # %% ../../nbs/cli/20_entry.ipynb #888cdbca
-ORDER = ('run plan demo prompts coverage ls stats format copy merge split check report explore compare pairs rubric '
-         'methods init completion').split()
+ORDER = ('run plan demo prompts coverage ls stats format copy merge split check report explore compare card push pairs '
+         'rubric methods init completion').split()
 
 # %% ../../nbs/cli/20_entry.ipynb #da37d3f8
 def help_text()->str:

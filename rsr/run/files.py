@@ -43,7 +43,7 @@ from .options import shared_options, with_options
 from .reward import check_where, client_prices, is_raw, write_reward
 from .saved_recipe import saved_recipe, write_recipe
 from .train_folder import file_key, file_paths, keep_edited, path_of
-from .train_folder import readme_text, remove_stale, stamp, write_readme
+from .train_folder import readme_text, remove_stale, renew_card, stamp, write_readme
 from ..sampling.budget import Budget, batch_factor, model_price
 from ..sampling.cascade import batch_factors, cascade_prices, own_price, sampler_options
 from ..sampling.providers import make_sampler
@@ -199,8 +199,7 @@ def _note_written(store, d, formatters, rows):
     "Note in the ledger what was written, and with which options."
     configs = [formatter_config(f) for f in formatters]
     options = {**files_on_disk(store), **by_name(configs)}
-    noted = store.get('options') or {}
-    names = {*by_name(configs), *by_name(d['formatter']), *noted.get('extra', [])}
+    names = {*by_name(configs), *by_name(d['formatter']), *(store.get('options') or {}).get('extra', [])}
     current, earlier = _sort_rows(store, rows, names)
     store.put('written', {**shared_options(d), 'formatter':[*options.values()]})
     store.put('rows', current)
@@ -365,6 +364,7 @@ def write_readmes(
         stamps[f'{side}/README.md'] = write_readme(store.dir/side, text, stamps.get(f'{side}/README.md'))
     store.put('stamps', stamps)
     store.commit()
+    renew_card(store)
 
 # %% ../../nbs/run/10_files.ipynb #3d1d51d0
 def _is_wanted(store, name):
