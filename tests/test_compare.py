@@ -5,10 +5,11 @@ import random
 import pytest
 from test_checklist import make
 
+from rsr.data.differences import changes, dotted
 from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.formatters.writer import make_formatters
-from rsr.quality.compare import changes, compare, compare_table, dotted, holm, plot_changes, points, scorer_changes
+from rsr.quality.compare import compare, compare_table, holm, plot_changes, points, scorer_changes
 from rsr.run.execution import close_run
 from rsr.run.recipe import load_recipe
 from rsr.run.saved_recipe import save_recipe

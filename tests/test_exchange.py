@@ -14,6 +14,7 @@ from loopback_batch import BatchLoopback
 
 from rsr import load_run, sample
 from rsr.cli.entry import main
+from rsr.data.earlier import make_tables
 from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.exchange import merge_runs, split_run
@@ -218,7 +219,9 @@ def test_a_later_round_does_not_count_as_a_first_look(made, tmp_path):
     _, a, b, _ = made
     later = load_run(b.path).copy(tmp_path/'later')
     with closing(Store(later.path)) as store:
-        store.begin().execute('CREATE TABLE earlier(prompt INTEGER PRIMARY KEY)')
+        make_tables(store)
+        store.db.execute("INSERT INTO earlier(content,passes,fails) VALUES('x',1,1)")
+        store.db.execute("INSERT INTO earlier_of SELECT key,'x' FROM prompts")
         store.commit()
     merged = merge_runs([a.path, later.path], tmp_path/'both')
     with closing(Store(merged.path, write=False)) as store:

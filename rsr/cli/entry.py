@@ -11,7 +11,9 @@ import os, re, sqlite3, sys, traceback, warnings
 from contextlib import contextmanager
 from functools import singledispatch
 from pathlib import Path
-import rsr.cli.exchange, rsr.cli.inspect, rsr.cli.prompts, rsr.cli.runs   # noqa: F401 (their commands register themselves)
+# they register their commands:
+import rsr.cli.compare_rounds, rsr.cli.exchange, rsr.cli.inspect   # noqa: F401
+import rsr.cli.prompts, rsr.cli.rounds, rsr.cli.runs   # noqa: F401
 from .make import broken_run_data, next_step
 from .usage import COMMANDS, Usage, check_undashed, command, help_of, json_only, option_rows, out, print_json
 from .usage import undashed_line, usage_of, wants_json
@@ -21,8 +23,8 @@ from ..data.terminal import visible, warn
 from ..data.types import RsrError, RunBroken, no_such
 
 # %% ../../nbs/cli/20_entry.ipynb #888cdbca
-ORDER = ('run plan demo prompts coverage ls stats format copy merge split check report explore compare card push pairs '
-         'rubric methods init completion').split()
+ORDER = ('run plan next demo prompts coverage ls stats format copy merge split check report explore compare rounds '
+         'card push pairs rubric methods init completion').split()
 
 # %% ../../nbs/cli/20_entry.ipynb #da37d3f8
 def help_text()->str:
@@ -96,7 +98,7 @@ def _names_for(command):
 # %% ../../nbs/cli/20_entry.ipynb #b35b3181
 def _option_words(command):
     "Return the options of a command as words."
-    if command in ('run', 'plan', 'demo'):
+    if command in ('run', 'plan', 'next', 'demo'):
         from rsr.run.overrides import schema
         more = ['work_dir=', 'split.eval=', 'json=', 'progress=']
         return [f'{s}.{key}=' for s, keys in schema().items() for key in keys]+more

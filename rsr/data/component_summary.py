@@ -8,7 +8,7 @@ __all__ = ['MOST', 'component_stats', 'component_table', 'component_bins']
 # %% ../../nbs/data/32_component_summary.ipynb #0dfafc60
 import orjson
 from collections import Counter
-from .statistics import amount
+from .statistics import amount, first_answers
 from .terminal import visible
 from .thresholds import score_range
 from .types import EPS, components
@@ -19,7 +19,7 @@ _PARTS = '''SELECT name, count(*), count(v), coalesce(sum(v>=limit_), 0), avg(v)
     SELECT j.key name, CASE j.key {limits} END limit_,
         CASE WHEN json_type(j.value,'$.value') IN ('integer','real') THEN json_extract(j.value,'$.value') END v
     FROM rollouts r JOIN scores s ON s.rollout=r.key AND s.verifier=?, json_each(s.detail,'$.components') j
-    WHERE r.outcome IN ({outcomes}) AND s.detail IS NOT NULL AND j.type='object')
+    WHERE r.outcome IN ({outcomes}) AND s.detail IS NOT NULL AND j.type='object' AND {first})
     GROUP BY 1 ORDER BY 2 DESC LIMIT ?'''
 
 # %% ../../nbs/data/32_component_summary.ipynb #cff0b5f3
@@ -35,7 +35,7 @@ def _stages(store):
 def _part_rows(store, stages, outcomes):
     "Return {name: counts} of the components of valid rollouts."
     limits = ' '.join('WHEN ? THEN ?' for _ in stages) or 'WHEN NULL THEN NULL'
-    sql = _PARTS.format(limits=limits, outcomes=','.join('?'*len(outcomes)))
+    sql = _PARTS.format(limits=limits, outcomes=','.join('?'*len(outcomes)), first=first_answers(store))
     args = [x for name, least in stages.items() for x in (name, least-EPS)]
     out = {}
     for name, ran, scored, passed, mean in store.db.execute(sql, (*args, store.get('verifier'), *outcomes, MOST)):
@@ -45,13 +45,13 @@ def _part_rows(store, stages, outcomes):
 
 # %% ../../nbs/data/32_component_summary.ipynb #1aa46606
 _DECIDED = '''SELECT json_extract(s.detail,'$.decided'), count(*) FROM rollouts r JOIN scores s ON s.rollout=r.key
-    AND s.verifier=? WHERE r.outcome IN ({outcomes}) AND s.value IS NOT NULL
+    AND s.verifier=? WHERE r.outcome IN ({outcomes}) AND s.value IS NOT NULL AND {first}
     AND json_type(s.detail,'$.components')='object' GROUP BY 1'''
 
 # %% ../../nbs/data/32_component_summary.ipynb #db7758b1
 def _decided(store, outcomes):
     "Return {name of a stage, or None: verdicts that it decided}."
-    sql = _DECIDED.format(outcomes=','.join('?'*len(outcomes)))
+    sql = _DECIDED.format(outcomes=','.join('?'*len(outcomes)), first=first_answers(store))
     return dict(store.db.execute(sql, (store.get('verifier'), *outcomes)).fetchall())
 
 # %% ../../nbs/data/32_component_summary.ipynb #4e3e8cdd
@@ -131,12 +131,12 @@ def component_table(
 
 # %% ../../nbs/data/32_component_summary.ipynb #0860de1f
 _DETAILS = '''SELECT s.detail FROM prompts p JOIN rollouts r ON r.prompt=p.key JOIN scores s ON s.rollout=r.key
-    AND s.verifier=? WHERE p.gen=? AND r.outcome IN ({outcomes}) AND s.detail IS NOT NULL'''
+    AND s.verifier=? WHERE p.gen=? AND r.outcome IN ({outcomes}) AND s.detail IS NOT NULL AND {first}'''
 
 # %% ../../nbs/data/32_component_summary.ipynb #7636e0c5
 def _values(store, outcomes):
     "Return {name: values} of the components, None where one is unscored."
-    out, sql = {}, _DETAILS.format(outcomes=','.join('?'*len(outcomes)))
+    out, sql = {}, _DETAILS.format(outcomes=','.join('?'*len(outcomes)), first=first_answers(store))
     for detail, in store.db.execute(sql, (store.get('verifier'), store.gen, *outcomes)):
         for name, value in components(orjson.loads(detail)).items():
             out.setdefault(name, []).append(value)

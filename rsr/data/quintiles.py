@@ -9,7 +9,8 @@ __all__ = ['MOST_MODELS', 'LEAST_PROMPTS', 'sampled_models', 'model_places', 'ad
 # %% ../../nbs/data/50_quintiles.ipynb #fd6dd3e5
 from collections import Counter
 from .difficulty import QUINTILES, fit_difficulty, quintile_shares
-from .types import EPS, passed
+from .statistics import first_answers
+from .types import EPS, is_revision, passed
 
 # %% ../../nbs/data/50_quintiles.ipynb #e14cbdc5
 MOST_MODELS = 3   # more of them (a run whose sampler was changed often) count as one
@@ -18,9 +19,9 @@ MOST_MODELS = 3   # more of them (a run whose sampler was changed often) count a
 def sampled_models(
     store   # Store
 )->list:    # rows in `configs`, in the order of the cascade
-    "Return the samplers whose rollouts say how hard a prompt is."
+    "Return the samplers whose first answers say how hard a prompt is."
     rejected = store.get('sides', {}).get('rejected', [])
-    used = [k for k in store.samplers() if k not in rejected]
+    used = [k for k in store.samplers() if k not in rejected and not store.config(k)[1].get('revises')]
     order = {int(k):i for i, k in enumerate(store.get('cascade', {}))}
     return sorted(used, key=lambda k: (order.get(k, len(order)), k))
 
@@ -28,7 +29,8 @@ def sampled_models(
 _COUNTS = '''SELECT r.prompt, r.sampler, coalesce(sum(s.value>=?), 0), count(s.value)
     FROM rollouts r JOIN prompts p ON p.key=r.prompt AND p.gen=?
     JOIN {scores} s ON s.rollout=r.key AND s.verifier=?
-    WHERE s.value IS NOT NULL AND r.outcome IN ({outcomes}) AND r.sampler IN ({models}) GROUP BY 1, 2'''
+    WHERE s.value IS NOT NULL AND r.outcome IN ({outcomes}) AND r.sampler IN ({models}) AND {first}
+    GROUP BY 1, 2'''
 
 # %% ../../nbs/data/50_quintiles.ipynb #98a4139d
 def model_places(
@@ -57,7 +59,8 @@ def prompt_counts_by_model(
     "Count the scored responses of each prompt of the current input."
     places = model_places(sampled_models(store) if models is None else models)
     none = _no_counts(places)
-    sql = _COUNTS.format(scores=store.scored(), outcomes=','.join('?'*len(outcomes)), models=','.join(map(str, places)))
+    sql = _COUNTS.format(scores=store.scored(), outcomes=','.join('?'*len(outcomes)), models=','.join(map(str, places)),
+                         first=first_answers(store))
     args, found = (pass_threshold-EPS, store.gen, store.get('verifier'), *outcomes), {}
     for prompt, model, good, n in store.db.execute(sql, args):
         found[prompt] = add_counts(found.get(prompt, none), places[model], good, n-good)
@@ -90,7 +93,7 @@ class RowTally:
         "Count `n` rows that the rollouts of a prompt gave to a file, named without its ending."
         counts = self.none
         for r in rollouts:
-            if r.sampler in self.places and r.score is not None:
+            if r.sampler in self.places and r.score is not None and not is_revision(r):
                 ok = passed(r.score, self.limit)
                 counts = add_counts(counts, self.places[r.sampler], int(ok), int(not ok))
         self.rows.setdefault(file, Counter())[counts] += n

@@ -6,17 +6,18 @@
 __all__ = ['sampler_stats', 'add_rows']
 
 # %% ../../nbs/data/54_sampler_stats.ipynb #fe0f818e
+from .statistics import first_answers
 from .types import EPS
 
 # %% ../../nbs/data/54_sampler_stats.ipynb #ffc8d594
 _BY_SAMPLER = '''SELECT r.sampler, count(*), count(s.value), coalesce(sum(s.value>=?), 0), count(DISTINCT r.prompt)
     FROM rollouts r LEFT JOIN {scores} s ON s.rollout=r.key AND s.verifier=?
-    WHERE r.outcome IN ({outcomes}) GROUP BY 1'''
+    WHERE r.outcome IN ({outcomes}) AND {first} GROUP BY 1'''
 
 # %% ../../nbs/data/54_sampler_stats.ipynb #2e9e4405
 def _counts(store, pass_threshold, outcomes)->dict:
     "Return {sampler: (rollouts, scored, passed, prompts)}; a sampler is its row in `configs`."
-    sql = _BY_SAMPLER.format(scores=store.scored(), outcomes=','.join('?'*len(outcomes)))
+    sql = _BY_SAMPLER.format(scores=store.scored(), outcomes=','.join('?'*len(outcomes)), first=first_answers(store))
     rows = store.db.execute(sql, (pass_threshold-EPS, store.get('verifier'), *outcomes))
     return {sampler:of for sampler, *of in rows}
 

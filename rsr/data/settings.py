@@ -66,7 +66,7 @@ def own_samplers(
     mix:bool=False    # may another sampler have answered?
 )->list:              # of int
     "Return the samplers' rows in `configs`; raise an error if another one has answered for this side of the run."
-    earlier = store.answered_samplers()
+    earlier = [key for key in store.answered_samplers() if not store.config(key)[1].get('revises')]
     if side:
         earlier = [key for key in store.get('sides', {}).get(side, []) if key in earlier]
     keys = [sampler_row(store, earlier, config) for config in configs]

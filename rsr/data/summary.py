@@ -8,9 +8,9 @@ __all__ = ['MOST_READ', 'samples', 'reply_counts', 'failed_prompts', 'prompt_cou
 
 # %% ../../nbs/data/15_summary.ipynb #548ede87
 from .files import Atomic, json_pretty
-from .statistics import corrected_rate
+from .statistics import corrected_rate, first_answers
 from .thinking import thinking_marks
-from .types import EPS
+from .types import EPS, SKIPPED
 
 # %% ../../nbs/data/15_summary.ipynb #dd4283ac
 def _count(store, sql, *args, null='open'):
@@ -64,7 +64,7 @@ _SCORED = _RESPONSE+''' AND
 # %% ../../nbs/data/15_summary.ipynb #86025d79
 def _without(store, found, *args):
     "Count, by stop reason, the prompts that ended without a rollout that the query `found` looks for."
-    sql = ("SELECT stop, count(*) FROM prompts p WHERE gen=? AND stop NOT IN ('satisfied','failed','no_reference') "
+    sql = (f"SELECT stop, count(*) FROM prompts p WHERE gen=? AND stop NOT IN {('satisfied', 'failed', *SKIPPED)} "
            f'AND NOT EXISTS ({found}) GROUP BY 1')
     return _count(store, sql, store.gen, *args)
 
@@ -101,7 +101,7 @@ def prompt_counts(
 def _valid_rollouts(store, outcomes, samplers):
     "Return the FROM and WHERE of a query; its arguments are the verifier and the outcomes."
     sql = (f'FROM rollouts r LEFT JOIN {store.scored()} s ON s.rollout=r.key AND s.verifier=? '
-           f"WHERE r.outcome IN ({','.join('?'*len(outcomes))})")
+           f"WHERE r.outcome IN ({','.join('?'*len(outcomes))}) AND {first_answers(store)}")
     if samplers is not None:
         sql += f" AND r.sampler IN ({','.join(str(int(s)) for s in samplers)})"
     return sql

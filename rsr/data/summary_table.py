@@ -7,6 +7,7 @@ __all__ = ['rate_text', 'goal_text', 'truncated_counts', 'hints', 'stats_table']
 
 # %% ../../nbs/data/39_summary_table.ipynb #7d7e56cc
 from pathlib import Path
+from .revisions import revision_text
 from .statistics import amount
 from .summary import MOST_READ
 
@@ -150,6 +151,12 @@ def _sampler_text(model, d):
 def _sampler_rows(d):
     "Yield a row for each model of a cascade."
     yield from (('sampler', _sampler_text(*of)) for of in d.get('samplers', {}).items())
+
+# %% ../../nbs/data/39_summary_table.ipynb #5c930f83
+def _revision_rows(d):
+    "Yield the row on answers that were written again."
+    if d.get('revisions'):
+        yield 'revisions', revision_text(d['revisions'])
 
 # %% ../../nbs/data/39_summary_table.ipynb #1bc8d66b
 def _took(hours):
@@ -363,7 +370,7 @@ def stats_table(
 )->str:
     "Format the statistics as a small table."
     rows = [*_prompt_rows(d), *_goal_rows(d), *_score_rows(d), *_label_rows(d), *_pair_rows(d), *_cost_rows(d),
-            *_sampler_rows(d), *_batch_rows(d), *_problem_rows(d), *_file_rows(d), *_quintile_rows(d),
-            *_forecast_rows(d)]
+            *_sampler_rows(d), *_revision_rows(d), *_batch_rows(d), *_problem_rows(d), *_file_rows(d),
+            *_quintile_rows(d), *_forecast_rows(d)]
     rows += [('hint', hint) for hint in hints(d)]
     return '\n'.join(f'{name:10} {text}' for name, text in rows)

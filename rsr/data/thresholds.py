@@ -12,7 +12,7 @@ import math
 from bisect import bisect_left, bisect_right
 from numbers import Real
 from statistics import median
-from .statistics import corrected_rate
+from .statistics import corrected_rate, first_answers
 from .types import EPS, passed
 
 # %% ../../nbs/data/29_thresholds.ipynb #0902e6c2
@@ -153,7 +153,7 @@ def scores_by_prompt(
     "Return the scores of a run."
     sql = (f'SELECT r.prompt, s.value FROM rollouts r JOIN {store.scored()} s ON s.rollout=r.key AND s.verifier=? '
            f"JOIN prompts p ON p.key=r.prompt AND p.gen=? WHERE s.value IS NOT NULL AND r.outcome IN "
-           f"({','.join('?'*len(outcomes))})")
+           f"({','.join('?'*len(outcomes))}) AND {first_answers(store)}")
     groups = {}
     for prompt, value in store.db.execute(sql, (store.get('verifier'), store.gen, *outcomes)):
         groups.setdefault(prompt, []).append(value)

@@ -61,8 +61,7 @@ def _used(copy):
         config = {k:v for k, v in (config or {}).items() if k!='batch'}
         price, batch = (budget.price_of(kind, fp, c) for c in (config, {**config, 'batch':True}))
         factor = next((b/p for p, b in zip(price, batch) if p), .5)
-        where = 'sampler' if kind=='sampler' else 'judge'
-        new = fps.get((where, fp), fp)
+        new = fps.get((kind, fp)) or fps.get(('judge', fp), fp)
         yield (kind, new), config, price if prices['price'] else None, factor, (prompt, completion)
 
 # %% ../../nbs/exchange/23_joined_recipe.ipynb #5d294ee2

@@ -84,8 +84,16 @@ def _insert(store, table, columns, rows, how='INSERT'):
 _LOST = 'the process ended before the answer came'
 
 # %% ../../nbs/exchange/22_row_copies.ipynb #582bf5b5
-def _new_rollout(copy, r, first, is_later):
+_EARLIER = 'SELECT prompt FROM earlier_of JOIN earlier USING(content) WHERE passes+fails>0'
+
+def _seen_earlier(source):
+    "Return the prompts of which a run knew the results of earlier rounds."
+    return {key for key, in source.store.db.execute(_EARLIER)} if 'earlier_of' in source.columns else set()
+
+# %% ../../nbs/exchange/22_row_copies.ipynb #f32e56c7
+def _new_rollout(copy, r, first, seen):
     "Change a rollout of a run into one of the new ledger."
+    is_later = r['prompt'] in seen
     r.update(key=copy.rollouts[r['key']], prompt=copy.prompts[r['prompt']], sampler=copy.configs.get(r['sampler']),
              source=copy.rollouts.get(r['source']), batch=copy.batches.get(r['batch']))
     r['idx'] += first.get(r['prompt'], 0)
@@ -107,8 +115,8 @@ def _number(copy):
 def copy_rollouts(copy:Copy):
     "Copy the rollouts of a run; its batches and configurations are there."
     _number(copy)
-    first, is_later = _next_numbers(copy.store), 'earlier' in copy.source.columns
-    rows = (_new_rollout(copy, r, first, is_later) for r in _read(copy.source, 'rollouts', _ROLLOUT)
+    first, seen = _next_numbers(copy.store), _seen_earlier(copy.source)
+    rows = (_new_rollout(copy, r, first, seen) for r in _read(copy.source, 'rollouts', _ROLLOUT)
             if r['key'] in copy.rollouts)
     _insert(copy.store, 'rollouts', _ROLLOUT, rows)
 

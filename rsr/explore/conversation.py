@@ -196,6 +196,8 @@ def _facts(r):
     parts = [shown(r['outcome'] or 'in flight')]
     if r.get('model'):
         parts.append(shown(one_line(r['model'], 60)))
+    if r.get('revises') is not None:
+        parts.append(f"revision of #{r['revises']}")
     if r['tokens']:
         parts.append(f"{r['tokens']:,} tokens")
     if r['answer']:

@@ -15,6 +15,7 @@ from functools import wraps
 from fastcore.basics import patch
 from ..data.files import dumps
 from ..data.ledger import SCHEMA
+from ..data.statistics import first_answers
 from ..data.store import Store
 from ..data.thresholds import is_finite, numbers_for
 from ..data.types import EPS, RsrError, no_such
@@ -46,11 +47,11 @@ class View:
 # %% ../../nbs/explore/09_ledger_view.ipynb #81775ac7
 @patch
 def condition(self:View)->str:
-    "Return the SQL condition of a valid rollout."
+    "Return the SQL condition of a valid rollout that is no revision."
     condition = f"r.outcome IN ({','.join(map(repr, self.valid))})"
     if self.samplers is not None:
         condition += f" AND r.sampler IN ({','.join(str(int(k)) for k in self.samplers)})"
-    return condition
+    return f'{condition} AND {first_answers(self.store)}'
 
 # %% ../../nbs/explore/09_ledger_view.ipynb #49cf2619
 @patch

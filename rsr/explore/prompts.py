@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from ..data.reviews import equal_texts, find_cases, read_votes, votes_on
 from ..data.thinking import split_thinking
-from ..data.types import OUTCOMES, RsrError, no_such, passed
+from ..data.types import OUTCOMES, RsrError, is_revision, no_such, passed
 from .score_index import Scores, index
 from .thresholds import rows_per_prompt
 from ..formatters.rows import as_written
@@ -159,14 +159,15 @@ class Opinions:
         return votes_on(self.cases, self.equals, rollout, other)
 
 # %% ../../nbs/explore/02_prompts.ipynb #1fbdb1b4
-def _rollout_dict(r, scored, votes):
-    "Return a rollout as plain data."
+def _rollout_dict(r, scored, votes, numbers):
+    "Return a rollout as plain data; `numbers`: the running numbers of the prompt's rollouts, by key."
     given, reason, answer, detail = scored
     thinking, text = split_thinking(r.text, r.reasoning)
     return dict(key=r.key, idx=r.idx, outcome=r.outcome, score=r.score, given=given, label=r.label, votes=votes,
                 answer=answer, reason=reason or r.error or '', detail=detail, thinking=thinking, text=text,
                 split_off=bool(r.reasoning), tool_calls=r.tool_calls or [], refusal=r.refusal or '',
-                finish_reason=r.finish_reason, tokens=r.completion_tokens, model=r.model or '', pairs=r.pairs or {})
+                finish_reason=r.finish_reason, tokens=r.completion_tokens, model=r.model or '', pairs=r.pairs or {},
+                revises=numbers.get(r.source) if is_revision(r) else None, feedback=r.feedback)
 
 # %% ../../nbs/explore/02_prompts.ipynb #d1960c72
 def prompt_rollouts(
@@ -178,7 +179,8 @@ def prompt_rollouts(
     if prompt is None:
         raise RsrError(f'{store.dir}: the run has no prompt with key {key}')
     scores, opinions = _read_scores(store, key), Opinions(store, key)
-    out = [_rollout_dict(r, scores.get(r.key, (None, None, None, None)), opinions.on(r.key)) for r in rollouts]
+    unscored, numbers = (None, None, None, None), {r.key:r.idx for r in rollouts}
+    out = [_rollout_dict(r, scores.get(r.key, unscored), opinions.on(r.key), numbers) for r in rollouts]
     return dict(prompt=prompt, stop=stop, rollouts=out)
 
 # %% ../../nbs/explore/02_prompts.ipynb #d84729f7

@@ -11,7 +11,9 @@ import numpy as np
 import orjson
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from ..data.earlier import earlier_groups
 from ..data.reviews import label_scores
+from ..data.statistics import first_answers
 from ..data.text import normalised
 from ..data.types import OUTCOMES, Prompt, Rollout
 from ..formatters.rows import as_written
@@ -75,6 +77,7 @@ class Scores:
     split: np.ndarray = None                      # per prompt: 0 train, 1 eval, -1 in no file; None: not read yet
     model: np.ndarray = None                      # of a cascade, per rollout: the number of its model; None: one model
     stages: np.ndarray = None                     # per prompt: its stage of training; None: no stages
+    revision: np.ndarray = None                   # whether it is a revision of another; None: no run with `refine:`
     cache: dict = field(default_factory=dict)     # what was computed from the arrays
 
 # %% ../../nbs/explore/00_score_index.ipynb #ba5ad1c3
@@ -115,6 +118,12 @@ def _read_pair_sides(store, key):
             rollouts, = read_columns(store.db, 'rollouts', 'key', where=f'sampler={int(sampler)}')
             out[find_keys(key, rollouts)[0]] = SIDES.index(side)
     return out
+
+# %% ../../nbs/explore/00_score_index.ipynb #1294db44
+def _read_revisions(store, key):
+    "Return whether each rollout is a revision; None if none is."
+    found = [k for k, in store.db.execute(f'SELECT key FROM rollouts r WHERE NOT ({first_answers(store)})')]
+    return np.isin(key, found) if found else None
 
 # %% ../../nbs/explore/00_score_index.ipynb #201d0a7b
 def _read_models(store, key):
@@ -193,9 +202,10 @@ def read_scores(
     columns = dict(prompt=prompt, key=key, idx=idx, outcome=outcome, score=raw, valid=usable, raw=raw,
                    pair_side=_read_pair_sides(store, key))
     order = _by_prompt(prompt, idx, ours)
-    models = _read_models(store, key)
+    models, revisions = _read_models(store, key), _read_revisions(store, key)
     s = Scores(prompts, **{name:a[order] for name, a in columns.items()})
     s.model = None if models is None else models[order]
+    s.revision = None if revisions is None else revisions[order]
     _set_reviews(s, store.reviews(), store.reviews(annotator=annotator))
     return s
 
@@ -301,7 +311,8 @@ def read_splits(
 ):
     "Find out which file each prompt goes to, as `run.format` does."
     benchmark = Benchmark(d['decontaminate']) if d.get('decontaminate') else None
-    splits = Split(formatters, d.get('split'), d.get('stages')) if d.get('split') or d.get('stages') else None
+    has_split = d.get('split') or d.get('stages')
+    splits = Split(formatters, d.get('split'), d.get('stages'), earlier_groups(store)) if has_split else None
     s.split = np.zeros(len(s.prompts), np.int8)
     stages = []
     for i, prompt in enumerate(_current_prompts(store) if benchmark or splits else ()):

@@ -104,7 +104,7 @@ def _is_of_functions(store)->bool:
 def by_prompt(self:Exploration)->list:
     "Return the scores of each prompt that has any."
     s = self.scores
-    ok = s.valid & ~np.isnan(s.score)
+    ok = s.valid & ~np.isnan(s.score) & (True if s.revision is None else ~s.revision)
     ends = np.flatnonzero(np.diff(s.prompt[ok]))+1
     return [part.tolist() for part in np.split(s.score[ok], ends) if len(part)]
 

@@ -11,6 +11,7 @@ __all__ = ['ESTIMATES', 'MOST_CALLS', 'READS_TEXT', 'THRESHOLDS', 'read_wheres',
 import numpy as np
 import orjson, yaml
 from ..data.conditions import read_condition
+from ..data.revisions import takes_revisions
 from ..data.thresholds import score_range
 from ..data.types import EPS, components, failed, passed
 from .score_index import Index, Scores, index, stand_ins, text_mode
@@ -48,6 +49,19 @@ def barred(
     passes = passed(s.score, f.options.get('pass_threshold', 1.))
     return passes & ~s.fulfils[f.where] & ~np.isin(s.key, good)
 
+# %% ../../nbs/explore/01_thresholds.ipynb #f765beb4
+def _unused_revisions(s, f):
+    "Return which rollouts are revisions that a formatter does not write; None without any revision."
+    if s.revision is None or not takes_revisions(f):
+        return s.revision
+    return s.revision & ~passed(s.score, f.options.get('pass_threshold', 1.))
+
+# %% ../../nbs/explore/01_thresholds.ipynb #79c3ef04
+def _left_out(s, f):
+    "Return which rollouts do not count for a formatter; None: all count."
+    out, unused = barred(s, f), _unused_revisions(s, f)
+    return unused if out is None else out if unused is None else out | unused
+
 # %% ../../nbs/explore/01_thresholds.ipynb #5ccd1b85
 def index_for(
     s:Scores,
@@ -55,10 +69,10 @@ def index_for(
     mode:str=''    # as returned by `text_mode`
 )->Index:
     "Return the index of the rollouts that count for a formatter."
-    every, out = f.type=='dpo', barred(s, f)
+    every, out = f.type=='dpo', _left_out(s, f)
     if out is None:
         return index(s, mode, every)
-    of = f.where, f.options.get('pass_threshold', 1.)
+    of = f'{f.where} {takes_revisions(f)}', f.options.get('pass_threshold', 1.)
     s.cache = {k:v for k, v in s.cache.items() if of[0] not in k or k[2:]==of}
     return index(s, mode, every, out, of)
 

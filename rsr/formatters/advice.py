@@ -8,7 +8,7 @@ __all__ = ['check_columns', 'shadowed_columns', 'advice']
 # %% ../../nbs/formatters/13_advice.ipynb #3a9fb88a
 from ..data.types import RsrError, no_such
 from .methods import FORMATTERS
-from .rows import COMPUTED, thinking_of
+from .rows import COMPUTED, has_history, thinking_of
 from .trainers import TRAINERS
 
 # %% ../../nbs/formatters/13_advice.ipynb #f60925c1
@@ -89,7 +89,18 @@ def _unread_note(f, counts):
     if f.method!='grpo' and thinking_of(f)=='reasoning_content' and 'reasoning_content' not in fields:
         return f'{f.target} does not read reasoning_content, so it trains without the thinking; use thinking: keep'
 
-_NOTES = _share_note, _worst_note, _stripped_note, _unread_note
+# %% ../../nbs/formatters/13_advice.ipynb #af0e5754
+_HISTORY = dict(llamafactory='train with mask_history: true',
+                axolotl='set message_field_training: train for the dataset', verl='use target: trl')
+
+def _history_note(f, counts):
+    "Return a note on earlier turns that a trainer would train on as well."
+    if counts.get('rows') and has_history(f) and f.target in _HISTORY:
+        todo = _HISTORY[f.target]
+        return f'its rows have earlier turns of the assistant; so that only the last one is trained on, {todo}'
+
+# %% ../../nbs/formatters/13_advice.ipynb #47c0ee94
+_NOTES = _share_note, _worst_note, _stripped_note, _unread_note, _history_note
 
 # %% ../../nbs/formatters/13_advice.ipynb #d66c363f
 def advice(

@@ -7,7 +7,8 @@ __all__ = ['input_holds', 'missing_forms', 'check_forms']
 
 # %% ../../nbs/formatters/14_form_checks.ipynb #a667509e
 import orjson
-from ..data.types import RsrError
+from ..data.slices import turn_scores
+from ..data.types import Prompt, RsrError
 from .rows import check_conversations, forms_of, prompt_holds
 from .trainers import TRAINERS
 
@@ -107,6 +108,13 @@ def _choices(f, what):
     other = f'target: {" or ".join(takers)}' if takers else 'another method (sft takes most forms)'
     return f'Choose {other}, or change the prompts with data.transform'
 
+# %% ../../nbs/formatters/14_form_checks.ipynb #b4f98399
+def _check_turn_scores(store):
+    "Raise if what is known of the turns of a dialogue does not fit them."
+    sql = "SELECT id, row FROM prompts WHERE gen=? AND json_extract(row, '$.metadata.turn_scores') IS NOT NULL"
+    for id_, row in store.db.execute(sql, (store.gen,)):
+        turn_scores(Prompt(id_, **orjson.loads(row)))
+
 # %% ../../nbs/formatters/14_form_checks.ipynb #94c8a7a3
 def check_forms(
     store,             # Store, with its prompts
@@ -114,6 +122,8 @@ def check_forms(
 )->dict:               # as from `input_holds`
     "Raise if the prompts hold something that the trainer of a formatter has no form for."
     holds, single = input_holds(store), store.single_turn()
+    if any(f.options.get('slice') for f in formatters):
+        _check_turn_scores(store)
     for f in formatters:
         if not single:
             check_conversations(f)

@@ -48,6 +48,14 @@ def _ahead(d):
     allocate = d['sampling'].get('allocate')
     return (['goal'] if d.get('goal') else [])+(['sampling.allocate'] if allocate in ('rows', 'hard') else [])
 
+# %% ../../nbs/formatters/17_goal.ipynb #252797cb
+def _check_slices(key, formatters):
+    "Raise if prompts make as many rows as their dialogues have turns."
+    for f in formatters:
+        if f.options.get('slice'):
+            raise RsrError(f"{key}: with formatter '{f.name}'.slice a prompt makes as many rows as its dialogue has "
+                           f'turns, which scores do not tell; leave out slice or {key}')
+
 # %% ../../nbs/formatters/17_goal.ipynb #dc899ec9
 def check_order(
     d:dict,            # a recipe, its goal as from `check_goal`
@@ -56,6 +64,7 @@ def check_order(
 ):
     "Raise if what a prompt lacks is not known in time for a goal, or for `sampling.allocate`."
     for key in _ahead(d):
+        _check_slices(key, formatters)
         for f in formatters:
             for option, value in relative_options(f.options).items():
                 raise RsrError(f"{key}: which responses are rows is known when the run ends, because formatter "

@@ -9,15 +9,14 @@ __all__ = ['REMEDIES', 'why_left_out', 'remedy', 'remedies_of']
 from collections import Counter
 from .message_forms import IMAGE_MARK, LONG_INTEGER, NOT_JSON, TEXT_AND_CALL
 from .pairing import ONE_SIDED, TWO_MODELS
-from .rows import NO_ANSWER, as_written, form_row
+from .rows import NO_ANSWER, SEEN_BEFORE, as_written, form_row, why_not_written
 
 # %% ../../nbs/formatters/12_left_out.ipynb #9bdefb7e
 def _why_not(f, prompt, rollouts, holds):
     "Return why a prompt gives no row in a formatter's file, or None."
-    rollouts = as_written(f, rollouts)
-    rows = f.rows(prompt, rollouts)
+    rows = f.rows(prompt, as_written(f, rollouts))
     if not rows:
-        return f.why_no_row(prompt, rollouts)
+        return why_not_written(f, prompt, rollouts)
     reasons = [form_row(f, row, 'messages', holds)[1] for row in rows]
     return None if None in reasons else reasons[0]
 
@@ -48,6 +47,13 @@ REMEDIES.update({
     'the requests failed':'fix the cause that rsr stats names, and resume',
 })
 
+# %% ../../nbs/formatters/12_left_out.ipynb #0bdbd68c
+REMEDIES.update({
+    'solved in earlier rounds':'nothing to do; round.solved=all samples such prompts as usual',
+    'never passed in earlier rounds':'round.return_after=1 samples such prompts in each round',
+    SEEN_BEFORE:'raise sampler.temperature or sampling.max_rollouts, or set round.exclude_seen: false',
+})
+
 # %% ../../nbs/formatters/12_left_out.ipynb #a487ef65
 REMEDIES.update({
     'none passed':'raise sampling.max_rollouts, use a stronger model, or lower pass_threshold',
@@ -65,6 +71,7 @@ REMEDIES.update({
 REMEDIES.update({
     'chosen does not pass':'raise sampling.max_rollouts, use a stronger model for chosen, or lower pass_threshold',
     'no chosen side':'raise sampling.max_rollouts, use a stronger model for chosen, or lower pass_threshold',
+    'no revision passes':'raise refine.rounds, or sampling.max_rollouts if no first answer failed',
     'no rejected side':'resume the run, or raise sampling.max_rollouts (with flawed copies also: pairs.give_up)',
     'too few responses':'raise sampling.max_rollouts',
     'rejected in review':'a person rejected it; clear the verdict in rsr explore to bring it back',

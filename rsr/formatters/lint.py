@@ -23,6 +23,7 @@ def _fixed_keys(value):
     "Return the keys of an object without those that only some messages, or parts of content, have."
     optional = {'tool_calls', 'tool_call_id'} if 'role' in value else set()
     optional |= {'name'} if value.get('role')=='tool' else set()
+    optional |= {'weight'} if value.get('role')=='assistant' else set()   # of OpenAI: train on it or not
     optional |= {'text', 'path', 'url', 'image_url'} if value.get('type') in ('text', 'image', 'image_url') else set()
     return sorted(set(value)-optional)
 

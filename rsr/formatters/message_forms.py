@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOT_JSON', 'TEXT_AND_CALL', 'IMAGE_MARK', 'NO_CALLS', 'LONG_INTEGER', 'SEVERAL_RESULTS', 'MEDIA_MARK', 'FORMS',
            'Forms', 'Shape', 'NoForm', 'openai_turns', 'trl_turns', 'llamafactory_turns', 'swift_turns', 'with_marks',
-           'with_parts', 'with_sources_in_parts', 'as_sent', 'written_messages', 'media_columns']
+           'with_parts', 'with_sources_in_parts', 'as_sent', 'written_messages', 'last_turn_only', 'media_columns']
 
 # %% ../../nbs/formatters/03_message_forms.ipynb #3c6e4057
 import json, orjson, re
@@ -31,6 +31,7 @@ class Forms:
     image: object = None       # source of an image -> what the column `images` holds; None: no such column
     sources: tuple = ('path', 'address', 'data')   # where images may come from
     developer: bool = False    # does it know this role?
+    mask: tuple = ()           # (field, value of a turn that is not trained on, of one that is); (): none
 
 # %% ../../nbs/formatters/03_message_forms.ipynb #bac1025f
 @dataclass
@@ -220,12 +221,13 @@ FORMS = dict(
     trl=Forms(fields=_TEMPLATE, tools=_ALL[:3], calls=trl_turns, column=_json_or('null'),
               images=_ALL, content=with_parts, image=str),
     axolotl=Forms(fields=_TEMPLATE, tools=('sft',), calls=openai_turns, column=_json_or('[]'),
-                  images=('sft',), content=with_sources_in_parts),
-    swift=Forms(tools=_ALL, calls=swift_turns, column=_json_or('[]'), images=_ALL, content=with_marks, image=str),
+                  images=('sft',), content=with_sources_in_parts, mask=('train', False, True)),
+    swift=Forms(tools=_ALL, calls=swift_turns, column=_json_or('[]'), images=_ALL, content=with_marks, image=str,
+               mask=('loss', False, True)),
     verl=Forms(fields=_TEMPLATE, tools=('sft',), calls=openai_turns, column=list, one_schema=True,
                images=('sft', 'grpo'), content=with_marks, image=lambda source: {'image':source}),
     openai=Forms(tools=('sft', 'dpo'), calls=openai_turns, column=list, images=('sft',), content=as_sent,
-                 sources=('address', 'data'), developer=True))
+                 sources=('address', 'data'), developer=True, mask=('weight', 0, 1)))
 
 # %% ../../nbs/formatters/03_message_forms.ipynb #7f5d6aea
 def _written(m, shape):
@@ -245,6 +247,19 @@ def written_messages(
     "Return messages as a trainer takes them; raises `NoForm`."
     turns = [t for m in messages for t in _written(m, shape)]
     return _join_results(turns)
+
+# %% ../../nbs/formatters/03_message_forms.ipynb #e7640c59
+def last_turn_only(
+    turns:list,   # as a trainer takes them; the last is the answer
+    mask:tuple    # of its `Forms`
+)->list:
+    "Return turns that say of each one of the assistant whether it is trained on: the last alone."
+    if not mask:
+        return turns
+    name, no, yes = mask
+    spoken = [i for i, t in enumerate(turns) if t['role'] in ('assistant', 'tool_call')]
+    marked = range(len(turns)) if yes is True else spoken   # a column of true and false has no nulls
+    return [{**t, name:yes if i==spoken[-1] else no} if i in marked else t for i, t in enumerate(turns)]
 
 # %% ../../nbs/formatters/03_message_forms.ipynb #1dab4a27
 def media_columns(

@@ -13,6 +13,7 @@ from functools import partial
 from fastcore.basics import patch
 from typing import NamedTuple
 from ..data.conditions import read_condition
+from ..data.slices import slice_rows
 from ..data.text import stable_hash, unique_texts
 from ..data.thresholds import in_numbers, in_prompt, in_run, in_words, relative_options
 from ..data.types import RsrError, components, passed
@@ -63,6 +64,7 @@ class Formatter:
     keep_system: bool = False     # sampler.system_prompt and prompt_template go into the rows
     columns: list = None          # further columns: keys of the metadata, pass_rate, n_passed, n_scored, model
     where: str = None             # what responses must also meet to pass, by components: code >= 1 and style > 0.6
+    revisions: str = 'answer'     # with `refine:`: answer (the final answer alone), exchange (sft: all turns), drop
     why: object = None            # (prompt, rollouts) -> why a prompt with scores gives no row
 
     def __post_init__(self):
@@ -188,7 +190,8 @@ def _why_where(self:Formatter, rollouts)->str:
 
 # %% ../../nbs/formatters/02_methods.ipynb #5943e9f4
 _UNFINISHED = {None:'not finished', 'budget':'stopped by a budget', 'no_reference':'no reference answer',
-               'failed':'the requests failed'}
+               'failed':'the requests failed', 'solved':'solved in earlier rounds',
+               'hopeless':'never passed in earlier rounds'}
 
 # %% ../../nbs/formatters/02_methods.ipynb #21d5fe5e
 @patch
@@ -266,11 +269,15 @@ def _none_passed(prompt, rollouts, **_):
 @formatter('sft', _need_sft, 'llamafactory', why=_none_passed)
 def sft(prompt, rollouts,
     pass_threshold:float=1.0,   # score from which a response is correct
-    select:str='best'           # best, first, shortest, longest, random: which of the passed
+    select:str='best',          # best, first, shortest, longest, random: which of the passed
+    slice:bool=False            # one row per assistant turn, up to the first that fails by metadata.turn_scores
 )->list:
-    "Write one row per prompt: its best passed response."
+    "Write one row per prompt: its best passed response; with `slice` one row per turn of its dialogue."
     correct = [r for r in rollouts if passed(r.score, pass_threshold)]
-    return [{**_asked(prompt), 'response':SELECT[select](correct, prompt)}] if correct else []
+    response = SELECT[select](correct, prompt) if correct else None
+    if slice:
+        return slice_rows(prompt, _asked(prompt), response, pass_threshold)
+    return [{**_asked(prompt), 'response':response}] if correct else []
 
 # %% ../../nbs/formatters/02_methods.ipynb #28e93792
 def _why_no_pair(prompt, rollouts, **options):

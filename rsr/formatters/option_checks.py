@@ -15,7 +15,7 @@ from .thinking_forms import THINKING
 # %% ../../nbs/formatters/06_option_checks.ipynb #b5b95dcc
 CHOICES = dict(select=SELECT, rejected=('worst', 'near_mean'), inverted=('drop', 'swap'),
                unique=('exact', 'normalised', 'near'), thinking=THINKING,
-               style=('messages', 'standard'), format=('jsonl', 'parquet'))
+               style=('messages', 'standard'), format=('jsonl', 'parquet'), revisions=('answer', 'exchange', 'drop'))
 NULLABLE = ('fail_threshold', 'max_margin', 'floor', 'max_length_ratio', 'min_rejected_chars', 'band', 'target',
             'style', 'format', 'strategy', 'columns', 'where')
 
@@ -60,7 +60,7 @@ def is_count(value)->bool:
     return isinstance(value, int) and not isinstance(value, bool) and value>=1
 
 # %% ../../nbs/formatters/06_option_checks.ipynb #fdd4023e
-@option_check('true or false', 'unroll', 'keep_system', 'both_outcomes')
+@option_check('true or false', 'unroll', 'keep_system', 'both_outcomes', 'slice')
 def is_switch(value)->bool:
     "Check for true or false."
     return isinstance(value, bool)

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['ONE_SIDED', 'TWO_MODELS', 'implausible', 'length_ratio', 'length_problem', 'margin_problem', 'one_sided',
            'two_models', 'pair_problem', 'rank_rejected', 'count_choices', 'human_verdict', 'find_pairs',
-           'passed_and_failed', 'makes_pair', 'passed_failed_pairs', 'dpo_pairs', 'need_pair']
+           'revised_pairs', 'passed_and_failed', 'makes_pair', 'passed_failed_pairs', 'dpo_pairs', 'need_pair']
 
 # %% ../../nbs/formatters/01_pairing.ipynb #82c1914a
 import math
+from ..data.revisions import chain_of
 from ..data.text import is_garbled, is_refusal
-from ..data.types import EPS, failed, passed
+from ..data.types import EPS, failed, is_revision, passed
 from .thinking_forms import full_text, has_answer, thinks
 
 # %% ../../nbs/formatters/01_pairing.ipynb #7d26ed92
@@ -264,6 +265,27 @@ def find_pairs(
     pairs, reasons = _collect(chosen, rejected, most, inverted, rule)
     return pairs, None if pairs else _main_reason(chosen, rejected, reasons, rule.get('pass_threshold', 1.))
 
+# %% ../../nbs/formatters/01_pairing.ipynb #7170a1af
+def _with_first(rollouts, pass_threshold):
+    "Return (revision, first answer) of each revision that passes, the best first."
+    good = [r for r in rollouts if is_revision(r) and passed(r.score, pass_threshold)]
+    chains = [chain_of(r, rollouts) for r in sorted(good, key=lambda r: -r.score)]
+    return [(chain[-1], chain[0]) for chain in chains if not is_revision(chain[0]) and chain[0].score is not None]
+
+# %% ../../nbs/formatters/01_pairing.ipynb #10a0e345
+def revised_pairs(
+    rollouts,              # Rollouts of one prompt
+    most:int=1,            # pairs, at most; no response is in two
+    inverted:str='drop',   # as for `find_pairs`
+    **rule                 # options of `pair_problem`
+)->tuple:                  # ([(chosen, rejected, swapped), …], reason if there are none)
+    "Pair each revision that passes with the first answer that it goes back to, or say why there is no pair."
+    found = _with_first(rollouts, rule.get('pass_threshold', 1.))
+    tried = [_try_pair(c, r, inverted, rule) for c, r in found]
+    firsts = {pair[1].key:pair for pair, _ in reversed(tried) if pair}   # of two with one first answer the better one
+    why = [problem for _, problem in tried if problem]
+    return [*firsts.values()][:most], None if firsts else (why or ['no revision passes'])[0]
+
 # %% ../../nbs/formatters/01_pairing.ipynb #b34e493b
 def passed_and_failed(items, score_of, pass_threshold, fail_threshold)->tuple:
     "Return the items whose scores passed, and those whose scores failed."
@@ -351,7 +373,10 @@ def dpo_pairs(
     fail_threshold=0.0, floor=None, inverted='drop', rejected='worst', max_pairs_per_prompt=1, mix=False, **rule
 )->tuple:            # ([(chosen, rejected, swapped), …], reason if there are none)
     "Return the pairs of a prompt under the options of a dpo formatter, or why there are none."
-    rule.update(order=rejected, most=max_pairs_per_prompt)
+    rule.update(most=max_pairs_per_prompt)
+    if strategy=='revised':
+        return revised_pairs(rollouts, inverted=inverted, floor=floor, **rule)
+    rule.update(order=rejected)
     if strategy:
         return find_pairs(rollouts, inverted=inverted, floor=floor, **rule)
     return passed_failed_pairs(rollouts, fail_threshold=fail_threshold, mix=mix, **rule)

@@ -103,7 +103,8 @@ def least_samples(f)->int:
 # %% ../../nbs/formatters/16_row_counts.ipynb #3d6603fb
 def is_one_row(f)->bool:
     "Check whether a prompt gives one row at most."
-    return f.type!='kto' and not f.options.get('unroll') and f.options.get('max_pairs_per_prompt', 1)==1
+    several = f.options.get('unroll') or f.options.get('slice')
+    return f.type!='kto' and not several and f.options.get('max_pairs_per_prompt', 1)==1
 
 # %% ../../nbs/formatters/16_row_counts.ipynb #8babef9f
 class RowCounter(Writer):

@@ -8,9 +8,11 @@ __all__ = ['SPLIT', 'NGRAM', 'group_key', 'share_of', 'Groups', 'is_number', 'st
 
 # %% ../../nbs/formatters/15_splits.ipynb #46716a24
 import orjson
+from dataclasses import replace
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import Atomic, read_text
+from ..data.slices import opening
 from ..data.sources import read_file
 from ..data.text import minhash, normalised, prompt_text, stable_hash
 from ..data.types import RsrError, no_such
@@ -46,7 +48,7 @@ class Groups:
     def __init__(self, threshold:float=0.6):
         from datasketch import MinHashLSH
         self.lsh = MinHashLSH(threshold, 128)
-        self.keys = {}   # id -> key
+        self.keys, self.firsts = {}, []   # id -> key; the keys that are of a group's first prompt, in order
 
 # %% ../../nbs/formatters/15_splits.ipynb #1f17b4f2
 @patch
@@ -58,6 +60,7 @@ def add(self:Groups, id_, text, key):
         key = self.keys[min(similar)]
     else:
         self.lsh.insert(id_, h)
+        self.firsts.append(key)
     self.keys[id_] = key
     return key
 
@@ -132,19 +135,24 @@ def check_split(split)->dict:
 # %% ../../nbs/formatters/15_splits.ipynb #d4ee71ba
 class Split:
     "Which file each prompt goes to: a side, train or eval, and a stage."
-    def __init__(self, formatters, split=None, stages=None):
+    def __init__(self, formatters, split=None, stages=None, earlier=()):
         self.split = split and check_split(split)
         self.sides = ('train', 'eval') if split else ('train',)
         self.shares = stages and stage_shares(stages, formatters)
         by_text = self.split and self.split['near'] and self.split['by']=='prompt'
         self.groups = Groups() if by_text else None
+        self.by_opening = any(getattr(f, 'options', {}).get('slice') for f in formatters)   # parts of a dialogue
         self.current = None, None, None         # the latest prompt: (id, side, stage)
         self.counts = dict(train=0, eval=0)     # prompts
+        for i, key in enumerate(earlier if self.groups else ()):   # the groups of earlier rounds, in order
+            self.groups.add(i-len(earlier), key, key)
 
 # %% ../../nbs/formatters/15_splits.ipynb #358c8769
 @patch
 def _key(self:Split, prompt):
     "Return the key that decides a prompt's side and stage."
+    if self.by_opening:
+        prompt = replace(prompt, messages=opening(prompt.messages))
     key = group_key(prompt, self.split['by'] if self.split else 'prompt')
     if not self.groups:
         return key

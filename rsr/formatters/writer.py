@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from fastcore.basics import patch
-from ..data.files import Atomic
+from ..data.files import Atomic, dumps_any
 from ..data.text import stable_hash
 from ..data.thresholds import is_finite, relative_options
 from ..data.types import RsrError, no_such
@@ -22,13 +22,13 @@ from .option_checks import check_thresholds, check_value
 from .pairing import count_choices
 from .rows import as_written, check_conversations, check_strings, fits_strings, form_row
 from .rows import has_thinking_field, is_date, prompt_holds, row_rollouts, thinking_of
-from .rows import with_columns, write_index
-from .thinking_forms import thinks
+from .rows import why_not_written, with_columns, with_exchange, write_index
+from .thinking_forms import full_text, thinks
 from .trainers import TRAINERS, get_row_format, get_trainer, needed_columns
 
 # %% ../../nbs/formatters/07_writer.ipynb #1c811323
 COMMON = dict(target=None, style=None, format=None, thinking='keep', keep_system=False, columns=None,
-              where=None)   # of all
+              where=None, revisions='answer')   # of all
 
 
 # %% ../../nbs/formatters/07_writer.ipynb #60797eab
@@ -90,6 +90,12 @@ def _fit_to_trainer(f, default_style):
     f.format = f.format or ('parquet' if takes_parquet else 'jsonl')
     get_row_format(f.method, f.target, f.style)
 
+# %% ../../nbs/formatters/07_writer.ipynb #abd13484
+def _check_exchange(f, where):
+    "Raise if rows are to show an exchange that have no single answer."
+    if f.revisions=='exchange' and f.type!='sft':
+        raise RsrError(f"{where}.revisions: exchange is for sft, whose row is one answer; allowed here: answer, drop")
+
 # %% ../../nbs/formatters/07_writer.ipynb #c0936281
 def make_formatter(
     type:str,         # a name in FORMATTERS
@@ -108,6 +114,7 @@ def make_formatter(
     check_thresholds(where, own)
     _check_columns(where, type, common['columns'])
     f = Formatter(type, name or type, **bind(type, own, common['where']), **common)
+    _check_exchange(f, where)
     f.target = f.target or method.target
     if f.target:
         _fit_to_trainer(f, method.style)
@@ -133,7 +140,7 @@ def make_formatters(
 class Writer:
     "One file being written: the rows of one formatter on one side of the split."
     def __init__(self, f, folder, single=True, models=None, holds=None, note=None):
-        single = single and fits_strings(holds)
+        single = single and fits_strings(holds) and f.revisions!='exchange'
         if not single:
             check_conversations(f)
         self.f, self.path, self.holds, self.note = f, Path(folder)/f.file, holds, note
@@ -146,6 +153,7 @@ class Writer:
         self.by_model = Counter()                  # of a cascade: rows with a response of each model
         self.labels = []                           # KTO: (label, rank within its prompt, hash) of each row
         self.only_dates = None                     # columns that held nothing but ISO dates so far
+        self.sliced = set()                        # hashes of the turns of dialogues that have rows
         self.buffer, self.parquet = [], None       # rows to write, and pyarrow's writer
         self.begin()
 
@@ -225,6 +233,17 @@ def _note_dates(self:Writer, made):
     columns = rows[0] if self.only_dates is None else self.only_dates
     self.only_dates = [k for k in columns if all(is_date(row.get(k)) for row in rows)]
 
+# %% ../../nbs/formatters/07_writer.ipynb #9b4c0324
+@patch
+def _unseen(self:Writer, rows):
+    "Return the rows without those of turns that have one already."
+    if not self.f.options.get('slice'):
+        return rows
+    marks = [stable_hash(dumps_any([row['prompt'], full_text(row['response'])])) for row in rows]
+    new = [row for row, mark in zip(rows, marks) if mark not in self.sliced]
+    self.sliced.update(marks)
+    return new
+
 # %% ../../nbs/formatters/07_writer.ipynb #01c397de
 @patch
 def write(self:Writer, prompt, rollouts, prepare=None):
@@ -232,7 +251,7 @@ def write(self:Writer, prompt, rollouts, prepare=None):
     if self.f.keep_system and prepare:
         prompt = replace(prompt, messages=prepare(prompt.messages))
     usable = as_written(self.f, rollouts)
-    rows = self.f.rows(prompt, usable)
+    rows = self._unseen(with_exchange(self.f, self.f.rows(prompt, usable), rollouts))
     made, why = self._made(with_columns(self.f, prompt, rollouts, rows, self.models))
     if made:
         self.put([row for _, row in made])
@@ -241,7 +260,7 @@ def write(self:Writer, prompt, rollouts, prepare=None):
         if self.note:
             self.note(rollouts, len(made))
     else:
-        self.without_row[why[0] if why else self.f.why_no_row(prompt, usable)] += 1
+        self.without_row[why[0] if why else why_not_written(self.f, prompt, rollouts)] += 1
     if self.f.type=='multi_sft':
         self.sizes[len(pool_of(self.f.counted(usable), **self.f.options_for(usable)))] += 1
 

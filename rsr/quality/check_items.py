@@ -212,7 +212,7 @@ def _change_text(name, d, note):
 def _mixed_samplers(ctx):
     "Return a note on the number of samplers, or ''."
     rejected = ctx.store.get('sides', {}).get('rejected', [])
-    n = sum(k not in rejected for k in ctx.store.samplers())
+    n = sum(k not in rejected and not ctx.store.config(k)[1].get('revises') for k in ctx.store.samplers())
     return f'; {n} samplers are mixed in this run' if n>1 else ''
 
 # %% ../../nbs/quality/05_check_items.ipynb #bf89fab1

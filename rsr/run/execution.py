@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
+from ..data.earlier import memory_of, with_memory
 from ..data.ledger import has_blocks, ledger_error, opening_error
 from ..data.safekeeping import WorkDirGone, check_place, rescue
 from ..data.settings import own_sampler
@@ -42,6 +43,7 @@ from ..sampling.batch_loop import all_of, loop_for
 from ..sampling.cascade import check_escalation, make_samplers, note_models, sampler_options
 from ..sampling.progress import check_progress, make_progress
 from ..sampling.providers import make_sampler
+from ..sampling.revisions import refine_parts, revision_loops
 from ..sampling.schedule import Sampling
 from ..sampling.scoring import join_engines
 
@@ -177,7 +179,7 @@ def build(
                                       all_of(parts['sampler'])[0].batch)
     check_escalation(d['sampler'], parts['sampling'])
     parts['mix'] = d['resume'].get('mix', False)
-    return {**parts, **_pair_parts(plan, parts['verifier'])}
+    return {**parts, **_pair_parts(plan, parts['verifier']), **refine_parts(d, parts)}
 
 # %% ../../nbs/run/12_execution.ipynb #65b99d98
 def new_work_dir()->str:
@@ -202,12 +204,10 @@ def _refuse_cluster_run(store):
 # %% ../../nbs/run/12_execution.ipynb #42b978cd
 def _print_input_notes(store, loop, d):
     "Print warnings about missing prompts and unusable reference answers."
-    named = bool(d['verifier'].get('type'))
     notes = (missing_prompts_note(store, d['data'].get('limit')),
-             check_references(store, loop.verifier, named, loop.formatters))
-    for note in notes:
-        if note:
-            warn(note)
+             check_references(store, loop.verifier, bool(d['verifier'].get('type')), loop.formatters))
+    for note in filter(None, notes):
+        warn(note)
 
 # %% ../../nbs/run/12_execution.ipynb #8e8c500b
 def _open_files():
@@ -244,7 +244,7 @@ def _check_open_files(requests, others=32):
 # %% ../../nbs/run/12_execution.ipynb #20df65bd
 def _prepare_samplers(parts, max_rollouts, resumed):
     "Make all samplers ready, and return them."
-    samplers = [parts.get('rejected'), *parts['judges']]
+    samplers = [parts.get('rejected'), parts.get('critic'), *parts['judges']]
     if max_rollouts:
         samplers = [*all_of(parts['sampler']), *samplers]
     samplers = [*filter(None, samplers)]
@@ -285,7 +285,7 @@ def _prepare_loops(store, d, parts, src, choose):
     "Load the input and check everything that can be checked before the first call; return the loops."
     _refuse_cluster_run(store)
     parts['formatters'] = keep_options(store, d, recipe_so_far(store))
-    plan = parts.pop('plan', None)
+    plan, refine, critic = (parts.pop(k, None) for k in ('plan', 'refine', 'critic'))
     loops = pair_loops(store, plan, parts) if plan else iter([loop_for(parts['sampler'])(store, **parts)])
     loop, scored_by = next(loops), store.get('verifier')
     setup_loop(store, loop, d)
@@ -299,12 +299,13 @@ def _prepare_loops(store, d, parts, src, choose):
         loop.keys = parts['keys'] = _begin_pilot(loop, choose(store))
     else:
         loop.set_goal(make_goal(store, d, loop.formatters))
-    samplers = _prepare_samplers(parts, loop.o.max_rollouts, not store.fresh)
+    samplers = _prepare_samplers({**parts, 'critic':critic}, loop.o.max_rollouts, not store.fresh)
     _check_abilities(parts, holds, samplers)
     join_engines(loop, samplers)
     note_models(store, loop.arms, models_of(store))
     save_recipe(store, d)
-    return chain([loop], loops)
+    loops = chain([loop], loops, revision_loops(store, parts, refine, critic, loop.goal))
+    return with_memory(loops, memory_of(store, d.get('round')))
 
 # %% ../../nbs/run/12_execution.ipynb #cc8de442
 def _leave(store):
@@ -343,7 +344,7 @@ def total_prompts(loop)->int:
 # %% ../../nbs/run/12_execution.ipynb #6b9461e8
 def _run_loop(loop, progress):
     "Run a loop to its end or to Ctrl-C, and show its progress."
-    progress = make_progress(total_prompts(loop), progress, loop.side and loop.side.name)
+    progress = make_progress(total_prompts(loop), progress, loop.part)
     loop.progress = progress
     try:
         run_sync(loop.run, loop.interrupt)

@@ -12,14 +12,15 @@ __all__ = ['valid_outcomes', 'valid_groups', 'sent_messages', 'models_of', 'form
 from functools import partial
 from ..data.batches import batch_counts
 from ..data.component_summary import component_stats
+from ..data.earlier import memory_of
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.kept_plans import check_forecast
 from ..data.noted_prices import with_noted
 from ..data.quintiles import RowTally, quintile_stats, sampled_models
+from ..data.revisions import revision_stats
 from ..data.sampler_stats import add_rows, sampler_stats
 from ..data.store import Store
 from ..data.summary import stats, write_stats
-from ..data.summary_table import rate_text
 from ..data.terminal import warn
 from ..data.thresholds import counts_by_prompt, in_numbers, in_words, numbers_for, relative_options, scores_by_prompt
 from ..data.types import RsrError
@@ -30,7 +31,7 @@ from ..formatters.advice import advice, check_columns, shadowed_columns
 from ..formatters.form_checks import check_forms
 from ..formatters.left_out import remedies_of
 from ..formatters.rows import thinking_of
-from ..formatters.splits import Benchmark, Split, without_overlap
+from ..formatters.splits import Benchmark, without_overlap
 from ..formatters.goal import Goal, note_left_over
 from ..formatters.row_counts import RowPlaces, count_files
 from ..formatters.writer import check_range, make_formatter, make_formatters, write_files
@@ -42,10 +43,11 @@ from .options import by_name, decider, formatter_config, note_choices, noted_opt
 from .options import shared_options, with_options
 from .reward import check_where, client_prices, is_raw, write_reward
 from .saved_recipe import saved_recipe, write_recipe
-from .train_folder import file_key, file_paths, keep_edited, path_of
-from .train_folder import readme_text, remove_stale, renew_card, stamp, write_readme
+from .train_folder import file_key, file_paths, keep_edited, make_split, pass_rate_text, path_of
+from .train_folder import readme_text, remove_stale, renew_card, stamp, thinking_text, write_readme
 from ..sampling.budget import Budget, batch_factor, model_price
 from ..sampling.cascade import batch_factors, cascade_prices, own_price, sampler_options
+from ..sampling.critic import critique_price
 from ..sampling.providers import make_sampler
 from ..verifiers.judge import judge_prices
 from ..verifiers.stages import sections
@@ -64,7 +66,10 @@ def _needs_detail(d, formatters):
 # %% ../../nbs/run/10_files.ipynb #2a63d58c
 def valid_groups(store, d, formatters=()):
     "Yield (prompt, valid rollouts) for each prompt; `formatters`: those beside the recipe's."
+    memory = memory_of(store, d.get('round'))
     for prompt, _, rollouts in store.walk(outcomes=valid_outcomes(d), detail=_needs_detail(d, formatters)):
+        for r in rollouts if memory and memory.options.exclude_seen else ():
+            r.trained = memory.was_trained_on(prompt.key, r)
         yield prompt, [r for r in rollouts if r.text.strip() or r.tool_calls or r.refusal]
 
 # %% ../../nbs/run/10_files.ipynb #d5e14c78
@@ -74,12 +79,6 @@ def sent_messages(d):
     options = sampler_options(d['sampler'])[0]   # those of a cascade have these in common
     sampler = make_sampler(**{k:v for k, v in options.items() if k in keys})
     return sampler.prepared if sampler.system_prompt or sampler.prompt_template else None
-
-# %% ../../nbs/run/10_files.ipynb #3d58a72f
-def _make_split(d, formatters):
-    "Return the split of a recipe and other formatters, or None if all rows go to train/."
-    if d.get('split') or d.get('stages'):
-        return Split([*make_formatters(d['formatter']), *formatters], d.get('split'), d.get('stages'))
 
 # %% ../../nbs/run/10_files.ipynb #bb8a1e7e
 def models_of(
@@ -112,7 +111,7 @@ def _contents(store, d, formatters, groups):
     "Return the arguments of `write_files`, and of `count_files`."
     if d.get('decontaminate'):
         groups = without_overlap(groups, Benchmark(d['decontaminate']))
-    return (groups, formatters, store.dir, sent_messages(d), store.single_turn(), _make_split(d, formatters),
+    return (groups, formatters, store.dir, sent_messages(d), store.single_turn(), make_split(store, d, formatters),
             models_of(store), set(check_forms(store, formatters)))
 
 # %% ../../nbs/run/10_files.ipynb #16bce47a
@@ -153,7 +152,7 @@ def make_goal(
     benchmark = Benchmark(d['decontaminate']) if d.get('decontaminate') else None
     def prompts():
         return (prompt for prompt, *_ in store.walk(outcomes=()))
-    places = RowPlaces(formatters, _make_split(d, formatters), benchmark, prompts)
+    places = RowPlaces(formatters, make_split(store, d, formatters), benchmark, prompts)
     return Goal(d['goal'], formatters, partial(count_formats, store, d, formatters), places)
 
 # %% ../../nbs/run/10_files.ipynb #6dc82e22
@@ -287,6 +286,7 @@ def recipe_prices(
     known |= {('judge', fingerprint(config)):own for config, own in client_prices(with_variables(verifier))}
     factors = {**batch_factors(sampler), 'judge':batch_factor(verifier.get('price'))}
     known |= _sampler_prices(d, price)
+    known |= critique_price(d.get('refine'))
     return dict(price=price, judge_price=judge_price, known=known, batch_factors=factors)
 
 # %% ../../nbs/run/10_files.ipynb #34dbc755
@@ -328,27 +328,14 @@ def run_statistics(store, d)->dict:
                 components=component_stats(store, valid_outcomes(d), price_of), batches=batch_counts(store),
                 quintiles=quintile_stats(store, pass_threshold, valid_outcomes(d)),
                 samplers=add_rows(sampler_stats(store, pass_threshold, valid_outcomes(d), price_of), counts['rows']),
-                forecast=check_forecast(store, d, counts))
+                forecast=check_forecast(store, d, counts),
+                revisions=revision_stats(store, pass_threshold, valid_outcomes(d)))
     return {**counts, 'remedies':remedies_of(counts), **{k:v for k, v in more.items() if v}}
-
-# %% ../../nbs/run/10_files.ipynb #ec89e3a1
-def _pass_rate(s):
-    "Say what the pass rate of a run is, or of each side of its pairs, as its statistics do; '' if nothing was scored."
-    rates = {f'Pass rate of {side}':of for side, of in s.get('sides', {}).items()} or {'Pass rate':s}
-    return ''.join(f" {what}: {rate_text(of['pass_rate'], of['scores'])}." for what, of in rates.items()
-                   if of['pass_rate']['pooled'] is not None)
 
 # %% ../../nbs/run/10_files.ipynb #4945e68a
 def _rows_of(side, counts):
     "Return {file: rows} of the files in train/ or eval/ that have rows."
     return {k:v['rows'] for k, v in counts.items() if k.startswith('eval/')==(side=='eval') and v['rows']}
-
-# %% ../../nbs/run/10_files.ipynb #c8bf4fe9
-def _thinking(counts):
-    "Say in which form the files have the thinking of their responses; '' if no response has any."
-    forms = [(key, c) for key, c in counts.items() if c.get('thinking') and c['rows']]
-    return ', '.join(f"{key} {c['thinking']}"+(f" ({c['stripped']:,} rows lost it)" if c.get('stripped') else '')
-                     for key, c in forms)
 
 # %% ../../nbs/run/10_files.ipynb #af185bad
 def write_readmes(
@@ -359,8 +346,8 @@ def write_readmes(
     "Write README.md into train/ and eval/."
     stamps, rows, earlier = (store.get(k, {}) for k in ('stamps', 'rows', 'earlier'))
     for side in 'train', 'eval':
-        text = readme_text(side, _rows_of(side, rows), _rows_of(side, earlier), _pass_rate(s), command,
-                           _thinking(rows))
+        text = readme_text(side, _rows_of(side, rows), _rows_of(side, earlier), pass_rate_text(s), command,
+                           thinking_text(rows))
         stamps[f'{side}/README.md'] = write_readme(store.dir/side, text, stamps.get(f'{side}/README.md'))
     store.put('stamps', stamps)
     store.commit()

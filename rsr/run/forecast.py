@@ -11,6 +11,7 @@ from contextlib import closing
 from copy import copy
 from ..data.statistics import wilson
 from ..data.store import Store
+from ..data.types import SKIPPED
 from .execution import build, execute, new_work_dir
 from ..sampling.batch_loop import all_of
 
@@ -20,7 +21,7 @@ def pilot_prompts(
     n:int    # prompts
 )->list:     # their keys
     "Draw the keys of `n` prompts from the current input; the same at every call."
-    sql = "SELECT key FROM prompts WHERE gen=? AND stop IS NOT 'no_reference' ORDER BY key"
+    sql = f"SELECT key FROM prompts WHERE gen=? AND coalesce(stop, '') NOT IN {SKIPPED} ORDER BY key"
     keys = [k for k, in store.db.execute(sql, (store.gen,))]
     return sorted(random.Random(0).sample(keys, min(n, len(keys))))
 
@@ -108,8 +109,8 @@ def _satisfied(flags, total):
 
 # %% ../../nbs/run/14_forecast.ipynb #e18e794c
 def _to_sample(stats):
-    "Return how many prompts a run samples: all but those without a usable reference answer."
-    return stats['prompts']['total']-stats['prompts']['by_stop_reason'].get('no_reference', 0)
+    "Return how many prompts a run samples: all but those that it skips."
+    return stats['prompts']['total']-sum(stats['prompts']['by_stop_reason'].get(stop, 0) for stop in SKIPPED)
 
 # %% ../../nbs/run/14_forecast.ipynb #1cd661ec
 def _scale_up(rows, stats):

@@ -21,13 +21,13 @@ from ..data.plays import affordable, play, settle_weights
 from ..data.policies import Policy, Task, draw_prompts
 from ..data.store import Store
 from ..data.thresholds import relative_options
-from ..data.types import RsrError
-from ..formatters.splits import Split
+from ..data.types import RsrError, SKIPPED
 from ..formatters.writer import make_formatters
 from .execution import build
 from .forecast import pilot_prompts
 from .lever_lines import PART, model_entries, model_name, recipe_lines
 from .pilot_data import make_task, pilot_costs, read_pilot
+from .train_folder import make_split
 from ..sampling.batch_access import batch_client
 from ..sampling.batch_loop import all_of
 
@@ -208,7 +208,7 @@ def _train_share(store, d, f, most=2000):
     "Return the share of the prompts whose rows go to train/."
     if not (d.get('split') or d.get('stages')):
         return 1.
-    split = Split(make_formatters(d['formatter']), d.get('split'), d.get('stages'))
+    split = make_split(store, d)
     prompts = [p for p, *_ in islice(store.walk(outcomes=()), most)]
     return sum(split(p, f)=='train' for p in prompts)/max(1, len(prompts))
 
@@ -222,7 +222,7 @@ def _setting(store, d, formatters, goal, parts):
     "Return what all lines of a recipe have in common."
     task = make_task(formatters, parts['sampling'], len(model_entries(d))>1 and not (d.get('pairs') or {}).get('mix'))
     task = _in_train(task, _train_share(store, d, formatters[0]))
-    sql = "SELECT count(*) FROM prompts WHERE gen=? AND stop IS NOT 'no_reference'"
+    sql = f"SELECT count(*) FROM prompts WHERE gen=? AND coalesce(stop, '') NOT IN {SKIPPED}"
     total, = store.db.execute(sql, (store.gen,)).fetchone()
     return Setting(task, total, formatters[0].name, goal, d['budget'].get('usd'),
                    takes_batches(all_of(parts['sampler'])))

@@ -43,7 +43,7 @@ def snapshot(
     budget = loop.budget
     left = (total-loop.n['closed'])/pace if pace else None
     goal = getattr(loop, 'goal', None)
-    return dict(side=loop.side and loop.side.name, total=total, goal=goal and goal.text(),
+    return dict(side=loop.part, total=total, goal=goal and goal.text(),
                 share=goal and goal.share, **_counts(loop),
                 usd=budget.usd if budget.counts_money else None, seconds=since, left=left,
                 in_flight=loop.sending, note=engine_note(loop))

@@ -13,6 +13,7 @@ from dataclasses import fields
 from os import PathLike
 from os.path import isfile
 from pathlib import Path
+from ..data.earlier import Round
 from ..data.files import SHIPPED, read_text
 from ..data.parts import Cluster
 from ..data.sources import READERS
@@ -22,6 +23,7 @@ from ..pairs.strategies import share_rules
 from .values import HEAD, as_utf8, in_place, set_nested, without_defaults
 from ..sampling.budget import Budget
 from ..sampling.cascade import find_sampler, write_cascade
+from ..sampling.feedback import Refine
 from ..sampling.samplers import HttpSampler
 from ..sampling.schedule import Sampling
 from ..verifiers.stages import find_stage, name_type
@@ -72,7 +74,8 @@ def schema()->dict:
     sampler = {'type':(str, None), **_field_options(HttpSampler)}
     return dict(data=dict(_DATA), sampling=_field_options(Sampling), sampler=sampler, verifier=_judge_options(sampler),
                 budget=parameters(Budget.__init__, 1, ('price', 'judge_price', 'known', 'batch_factors')),
-                resume=dict(mix=(bool, False)), labels=dict(decide=(str, None)), cluster=_field_options(Cluster))
+                round=_field_options(Round), resume=dict(mix=(bool, False)), labels=dict(decide=(str, None)),
+                cluster=_field_options(Cluster), refine=_field_options(Refine))
 
 # %% ../../nbs/run/02_overrides.ipynb #a51fd5d6
 def _recipe_path(recipe):
@@ -213,7 +216,8 @@ def _override_formatters(configs, rest, value, key):
         c[option or head] = value
 
 # %% ../../nbs/run/02_overrides.ipynb #4ad26e7c
-SHORT_FORMS = dict(verifier='type', pairs='strategy', data='input_path', split='eval')   # section: its main option
+SHORT_FORMS = dict(   # section: its main option
+    verifier='type', pairs='strategy', data='input_path', split='eval', refine='rounds')
 
 # %% ../../nbs/run/02_overrides.ipynb #aaed0343
 def long_form(key, value):
@@ -236,6 +240,8 @@ def write_out(d):
             d[section] = {key.partition('.')[2]:value}
     if isinstance(d.get('verifier'), dict):
         name_type(d['verifier'])
+    if isinstance(d.get('refine'), dict) and isinstance(d['refine'].get('critique'), str):
+        d['refine'] = {**d['refine'], 'critique':{'model':d['refine']['critique']}}
     write_cascade(d)
     return d
 

@@ -21,6 +21,7 @@ from .reward import check_where, is_raw
 from .values import check_data, check_value
 from ..sampling.budget import check_price
 from ..sampling.cascade import check_cascade
+from ..sampling.feedback import check_refine
 from ..verifiers.stages import read_stages
 
 # %% ../../nbs/run/03_recipe.ipynb #fb8392b7
@@ -109,6 +110,13 @@ def _check_goal(d):
     if d.get('engine')=='ray':
         raise RsrError(_ON_RAY.format('goal'))
 
+# %% ../../nbs/run/03_recipe.ipynb #5ce44773
+def _check_round(d):
+    "Raise if a recipe comes after another run and is sampled on a cluster."
+    if d['round'].get('after') and d.get('engine')=='ray':
+        raise RsrError(_ON_RAY.format('round.after'))
+
+
 # %% ../../nbs/run/03_recipe.ipynb #54d72253
 def _check_order(d):
     "Raise if samples cannot be allocated as the recipe says."
@@ -122,6 +130,14 @@ def _check_order(d):
         raise RsrError(f"sampling.allocate: {o['allocate']} asks what a prompt still needs, and with "
                        'sampling.early_stop: false each gets all its samples; leave one of them out, '
                        'or use allocate=even')
+
+# %% ../../nbs/run/03_recipe.ipynb #9163fd5e
+def _check_refine(d, sch):
+    "Raise unless the options of revisions, and of the model that criticises answers, have allowed values."
+    check_refine(d['refine'])
+    if d['refine'].get('critique'):
+        check_section('refine.critique', d['refine']['critique'], sch['sampler'])
+        check_price(d['refine']['critique'].get('price'), 'refine.critique.price')
 
 # %% ../../nbs/run/03_recipe.ipynb #394e769a
 def _take_mix(d):
@@ -177,7 +193,9 @@ def check_recipe(
     check_data(d)
     _check_formatters(d)
     _check_goal(d)
+    _check_round(d)
     _check_order(d)
+    _check_refine(d, sch)
     return share_rules(d)
 
 # %% ../../nbs/run/03_recipe.ipynb #1347a2ad

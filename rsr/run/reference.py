@@ -8,6 +8,7 @@ __all__ = ['SOURCES', 'ELSEWHERE', 'NOTES', 'reference_row', 'targets', 'referen
 # %% ../../nbs/run/06_reference.ipynb #aea1f9fa
 import inspect, re, yaml
 from dataclasses import MISSING, fields
+from ..data.earlier import Round
 from ..data.parts import Cluster
 from ..data.readers import RowOptions
 from ..data.row_forms import FORMS
@@ -27,6 +28,7 @@ from .help_texts import HELP, allowed_by, help_text, schema_allowed, without_sou
 
 # %% ../../nbs/run/06_reference.ipynb #b4f05518
 from ..sampling.budget import Budget
+from ..sampling.feedback import Refine
 from ..sampling.loop import Loop
 from ..sampling.providers import make_sampler
 from ..sampling.samplers import HttpSampler, SAMPLERS
@@ -50,7 +52,7 @@ def reference_row(section, key, typ, default, allowed, what)->dict:
 
 # %% ../../nbs/run/06_reference.ipynb #c6999223
 SOURCES = dict(sampling=Sampling, sampler=HttpSampler, verifier=HttpSampler, budget=Budget.__init__, cluster=Cluster,
-               data=RowOptions, resume=Loop.__init__, labels=Store.decide_by)
+               data=RowOptions, round=Round, resume=Loop.__init__, labels=Store.decide_by, refine=Refine)
 ELSEWHERE = {'data.on_bad_row':(Store.add_prompts, 'on_bad_row'), 'data.responses':(with_responses, 'column'),
              'labels.decide':(Store.decide_by, 'name'),
              'sampler.type':(make_sampler, 'type'), 'verifier.type':(load_verifier, 'type')}

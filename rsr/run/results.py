@@ -149,12 +149,12 @@ def prompts(self:Run):
 # %% ../../nbs/run/11_results.ipynb #10a72601
 _ROLLOUTS = '''
 SELECT p.id prompt, r.idx, r.step, r.outcome, s.value score, r.text, r.reasoning, r.finish_reason,
-    r.prompt_tokens, r.completion_tokens, r.latency, r.error, r.key, r.sampler side, {more} more
+    r.prompt_tokens, r.completion_tokens, r.latency, r.error, r.key, r.source, r.sampler side, {more} more
 FROM rollouts r JOIN prompts p ON p.key=r.prompt LEFT JOIN {scores} s ON s.rollout=r.key AND s.verifier=:verifier
 ORDER BY r.prompt, r.idx'''
 
 # %% ../../nbs/run/11_results.ipynb #715c875d
-_MORE = 'tool_calls', 'refusal', 'logprobs'   # columns of runs whose rollouts have them
+_MORE = 'tool_calls', 'refusal', 'logprobs', 'feedback'   # columns of runs whose rollouts have them
 
 def _with_more(df):
     "Return the rollouts with a column for each thing that one of them has beside its text."
@@ -172,8 +172,9 @@ def _by_sampler(df, sides, models):
 # %% ../../nbs/run/11_results.ipynb #7d100cec
 @patch(as_prop=True)
 def rollouts(self:Run):
-    "Return one row per rollout, with its score; a strategy for pairs adds the side, a cascade the model."
+    "Return one row per rollout, with its score; pairs add the side, a cascade the model, `refine` the source."
     df = _with_more(self._query(_ROLLOUTS))
+    df = df.astype({'source':'Int64'}) if df.source.notna().any() else df.drop(columns='source')
     with closing(Store(self.path, write=False)) as st:
         sides = {sampler:side for side, samplers in st.get('sides', {}).items() for sampler in samplers}
         return _by_sampler(df, sides, st.get('cascade_models', {}))

@@ -54,6 +54,10 @@ def _section_defaults(d):
         out['pairs'] = pairs
     if d.get('engine')!='ray' and not d.get('cluster'):
         del out['cluster']   # not in force
+    if not (d.get('refine') or {}).get('rounds'):
+        del out['refine']
+    if not d.get('round'):
+        del out['round']
     return out
 
 # %% ../../nbs/run/08_saved_recipe.ipynb #1c82ccec
@@ -79,8 +83,8 @@ def _filled_formatter(config, d):
     return {'type':f.type, **values}, {k for k in values if k not in ('type', 'name') and full[k]==usual.get(k)}
 
 # %% ../../nbs/run/08_saved_recipe.ipynb #bb719214
-_ORDER = ('work_dir', 'engine', 'data', 'sampling', 'sampler', 'verifier', 'pairs', 'formatter', 'goal', 'split',
-          'stages', 'decontaminate', 'labels', 'budget', 'resume', 'cluster')
+_ORDER = ('work_dir', 'engine', 'data', 'sampling', 'sampler', 'verifier', 'refine', 'pairs', 'formatter', 'goal',
+          'split', 'stages', 'decontaminate', 'labels', 'budget', 'round', 'resume', 'cluster')
 _TOP_DEFAULTS = dict(engine='local', pairs=None, goal=None, split=None, stages=None, decontaminate=None)
 
 # %% ../../nbs/run/08_saved_recipe.ipynb #60176229

@@ -14,6 +14,7 @@ from ..data.row_forms import named_form
 from ..data.secrets import is_secret_name
 from ..data.types import RsrError, no_such
 from ..sampling.cascade import check_escalate
+from ..sampling.feedback import FEEDBACK
 
 # %% ../../nbs/run/00_values.ipynb #a8f7defa
 RANGES = {'sampling.max_rollouts':(0, 10_000), 'sampling.step_size':(1, 10_000), 'sampling.max_steps':(1, 10_000),
@@ -22,9 +23,10 @@ RANGES = {'sampling.max_rollouts':(0, 10_000), 'sampling.step_size':(1, 10_000),
           'concurrent_requests':(1, 100_000), 'timeout':(0.01, 10**6), 'max_retries':(0, 1000),
           'patience':(0, 10**7), 'cluster.actors':(1, 10_000), 'cluster.block':(1, 10**6), 'cluster.attempts':(1, 100),
           'cluster.num_cpus':(0, 1024), 'budget.usd':(0, 10**9), 'budget.tokens':(0, 10**15),
-          'budget.minutes':(0, 10**6)}
+          'budget.minutes':(0, 10**6), 'refine.rounds':(0, 100), 'round.memory':(0, 1), 'round.return_after':(1, 1000)}
 CHOICES = {'data.on_bad_row':('stop', 'skip'), 'data.last_turn':LAST_TURN,
-           'sampling.allocate':('rows', 'even', 'hard')}
+           'sampling.allocate':('rows', 'even', 'hard'), 'refine.feedback':FEEDBACK,
+           'round.solved':('one', 'skip', 'all')}
 
 # %% ../../nbs/run/00_values.ipynb #9edfcaed
 def value_range(
@@ -159,7 +161,7 @@ def check_responses(
 ):
     "Raise if existing responses cannot be used with the rest of the recipe."
     strategy = (d.get('pairs') or {}).get('strategy', 'rubric_selection')
-    if strategy!='rubric_selection':
+    if strategy not in ('rubric_selection', 'revised'):
         raise RsrError(f'{what}: existing responses belong to neither side of {strategy}; '
                        'use rubric_selection, or dpo without pairs:')
     if d.get('engine')=='ray':

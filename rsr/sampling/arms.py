@@ -105,6 +105,10 @@ class PromptState(Attempts):
     rollouts: list = field(default_factory=list)  # valid ones, for a verifier that looks at several
     stale: bool = False      # has one come since they were scored together?
     rows: dict = None        # the rows that it makes, by the run's goal
+    revised: list = field(default_factory=list)   # (score, digest, barred) of scored revisions, beside `seen`
+    prior: tuple = ()        # (passes, fails) of each sampler that earlier rounds found, as far as they count
+    check: bool = False      # is one sample to show that it is still solved?
+    skip: str = None         # why it is not sampled in this round
 
 # %% ../../nbs/sampling/07_arms.ipynb #73187cc7
 @patch
@@ -119,6 +123,22 @@ def part(self:PromptState, arm:int=None):
 def counters(self:PromptState, arm)->tuple:
     "Return all that counts a sample of a sampler: the state, and the sampler's part of it."
     return (self, self.parts[arm]) if self.parts and arm is not None else (self,)
+
+# %% ../../nbs/sampling/07_arms.ipynb #7a299b43
+@patch
+def with_prior(self:PromptState, counts)->tuple:
+    "Return the counts of each sampler with those of earlier rounds."
+    if not self.prior:
+        return counts
+    return tuple((s+more_s, f+more_f) for (s, f), (more_s, more_f) in zip(counts, self.prior))
+
+
+# %% ../../nbs/sampling/07_arms.ipynb #5ecb82f8
+@patch(as_prop=True)
+def is_unchecked(self:PromptState)->bool:
+    "Return whether a solved prompt waits for the sample that checks it."
+    return self.check and not self.seen
+
 
 # %% ../../nbs/sampling/07_arms.ipynb #7d8adae2
 def count_requested(st, n):

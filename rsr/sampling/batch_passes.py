@@ -163,7 +163,8 @@ def _leave(self:BatchPasses, st):
 def _left_of(self:BatchPasses, st, number)->int:
     "Return how many samples a prompt may still get from a sampler."
     part, most = st.part(number), self.most(number)
-    return 0 if part.error else max(0, min(most-part.valid, 2*most-part.tries))
+    left = 1 if st.is_unchecked else most-part.valid
+    return 0 if part.error else max(0, min(left, 2*most-part.tries))
 
 # %% ../../nbs/sampling/38_batch_passes.ipynb #9e497cc1
 @patch

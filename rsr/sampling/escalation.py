@@ -8,8 +8,9 @@ __all__ = ['TRIALS', 'TRIAL_AFTER', 'TRIAL_SHARE', 'Escalation']
 # %% ../../nbs/sampling/09_escalation.ipynb #5acc49f1
 import math
 from fastcore.basics import patch
+from ..data.revisions import of_revisions, takes_revisions
 from ..data.statistics import chance
-from ..data.types import passed
+from ..data.types import is_revision, passed
 from ..data.worth import cheapest
 from .arms import Attempts, PromptState
 from .schedule import is_always_empty, Schedule
@@ -37,14 +38,54 @@ def new_state(self:Escalation, prompt):
 # %% ../../nbs/sampling/09_escalation.ipynb #c9d1ef0e
 @patch
 def counts(self:Escalation, st)->tuple:
-    "Return ((passed, not passed), …) of a prompt's scored rollouts, for each sampler."
+    "Return ((passed, not passed), …) of a prompt for each sampler: of its scored rollouts, and of earlier rounds."
     if len(self.arms)==1:
-        return (self.tally(st),)
+        return super(Escalation, self).counts(st)
     found, barred = [[0, 0] for _ in self.arms], st.barred or [()]*len(st.seen)
     for (score, _), arm, bars in zip(st.seen, st.arms, barred):
         if arm is not None:
             found[arm][not (passed(score, self.pass_at) and 0 not in bars)] += 1
-    return tuple(map(tuple, found))
+    return st.with_prior(tuple(map(tuple, found)))
+
+# %% ../../nbs/sampling/09_escalation.ipynb #ea2a4d58
+@patch
+def _passing_revisions(self:Escalation, st, i)->list:
+    "Return (score, digest) of the revisions that the i-th formatter may write."
+    f = self.formatters[i]
+    if not st.revised or not takes_revisions(f):
+        return []
+    limit = f.options.get('pass_threshold', 1.)
+    return [(score, text) for score, text, barred in st.revised if passed(score, limit) and i not in barred]
+
+# %% ../../nbs/sampling/09_escalation.ipynb #87aa53d0
+@patch
+def answers_for(self:Escalation, st, i:int)->list:
+    "Return (score, digest) of what the i-th formatter chooses from: first answers, and revisions that pass."
+    first = super(Escalation, self).answers_for(st, i)
+    if of_revisions(self.formatters[i]):
+        limit = self.formatters[i].options['pass_threshold']
+        first = [sample for sample in first if not passed(sample[0], limit)]
+    return [*first, *self._passing_revisions(st, i)] if st.revised else first
+
+# %% ../../nbs/sampling/09_escalation.ipynb #6258f7ae
+@patch
+def _add_revision(self:Escalation, st, r):
+    "Note a past revision: it is no attempt at a first answer; without a score it waits for the verifier."
+    if not self.is_valid(r):
+        return
+    if r.score is not None:
+        self.see(st, r)
+    elif not self.by_group:
+        st.rescore.append(r)
+
+# %% ../../nbs/sampling/09_escalation.ipynb #d622a8b9
+@patch
+def restore(self:Escalation, prompt, rollouts):
+    "Return the state of a prompt, from its rollouts."
+    st = super(Escalation, self).restore(prompt, rollouts)
+    for r in filter(is_revision, rollouts):
+        self._add_revision(st, r)
+    return st
 
 # %% ../../nbs/sampling/09_escalation.ipynb #a4c0279d
 def _pairs_one_model(f):
@@ -66,7 +107,7 @@ def _need_by_model(self:Escalation, st, i, arm):
     needs, barred = {}, st.barred or [()]*len(st.seen)
     for model, numbers in self.models().items():
         own = [sample for sample, n, bars in zip(st.seen, st.arms, barred) if n in numbers and i not in bars]
-        needs[model] = self.formatters[i].need(own)
+        needs[model] = self.formatters[i].need([*own, *self._passing_revisions(st, i)])
     return (0, 0) if (0, 0) in needs.values() else needs[self.arms[arm].model]
 
 # %% ../../nbs/sampling/09_escalation.ipynb #9e6ec64c
@@ -78,7 +119,7 @@ def needs_of(self:Escalation, st, arm:int=None)->dict:
     number, needs = st.arm if arm is None else arm, {}
     for i, f in enumerate(self.formatters):
         one_model = _pairs_one_model(f)
-        needs[i] = self._need_by_model(st, i, number) if one_model else f.need(self.counted(st, i))
+        needs[i] = self._need_by_model(st, i, number) if one_model else self._needed_of(i, self.answers_for(st, i))
     return {i:need for i, need in needs.items() if need!=(0, 0)}
 
 # %% ../../nbs/sampling/09_escalation.ipynb #49be6f2a
@@ -122,6 +163,7 @@ def best_arm(self:Escalation, counts, needs, left)->int:
 # %% ../../nbs/sampling/09_escalation.ipynb #3657d29c
 TRIALS, TRIAL_AFTER, TRIAL_SHARE = 32, 8, .05   # samples; fails of the sampler before; share of the cost
 
+# %% ../../nbs/sampling/09_escalation.ipynb #9df5ddac
 @patch
 def can_try(self:Escalation, arm)->bool:
     "Check whether too little is known of a sampler, and a trial of it is a small part of the cost."
@@ -183,10 +225,19 @@ def _why_all_over(self:Escalation, st, needs):
         return None
     return next((why for why in reversed(reasons) if why!='failed'), 'failed')
 
+# %% ../../nbs/sampling/09_escalation.ipynb #bc1f2962
+@patch
+def is_still_solved(self:Escalation, st)->bool:
+    "Check whether a solved prompt has passed again."
+    return st.check and bool(st.seen) and not self.tally(st)[1]
+
+
 # %% ../../nbs/sampling/09_escalation.ipynb #cffe8fb6
 @patch
 def why_done(self:Escalation, st, needs):
     "Return the stop reason (one of STOPS) for an idle prompt, or None to keep sampling."
+    if (needs or not self.o.early_stop) and self.is_still_solved(st) and self.untried(st) is None:
+        return 'checked'
     if len(self.arms)==1:
         return super(Escalation, self).why_done(st, needs)
     if self.untried(st) is not None:

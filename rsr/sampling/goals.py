@@ -23,7 +23,7 @@ class Goals(Arrivals):
 @patch
 def _seen_by(self:Goals, st):
     "Return a function from a formatter's number to the samples of a prompt that count for it."
-    return partial(self.counted, st)
+    return partial(self.answers_for, st)
 
 # %% ../../nbs/sampling/14_goals.ipynb #95e3501f
 @patch

@@ -31,6 +31,11 @@ class Loop(Allocation):
     grace = 15.           # seconds for what is in flight after a stop
     near_budget = False   # does the budget allow no other request until those in flight are answered?
 
+    @property
+    def part(self):
+        "Return what part of the run this is, for the line of progress; None: all of it."
+        return self.side and self.side.name
+
 # %% ../../nbs/sampling/16_loop.ipynb #8b40a3a6
 @patch
 def can_pull(self:Loop):
@@ -89,6 +94,14 @@ def _lacks_reference(self:Loop, st):
     problem = getattr(self.verifier, 'problem', None)
     return bool(problem and problem(st.prompt.metadata, st.prompt.tools) and self.needs(st))
 
+# %% ../../nbs/sampling/16_loop.ipynb #aefdef4c
+@patch
+def _is_skipped(self:Loop, st, rollouts)->bool:
+    "Check whether earlier rounds say that a prompt is not to be sampled, and this one has not begun to."
+    own = {arm.key for arm in self.arms}
+    return bool(st.skip) and not any(r.sampler in own for r in rollouts) and bool(self.needs(st))
+
+
 # %% ../../nbs/sampling/16_loop.ipynb #c52d4d8e
 @patch
 def _open_prompt(self:Loop, prompt, rollouts):
@@ -97,6 +110,8 @@ def _open_prompt(self:Loop, prompt, rollouts):
     self.open[prompt.key] = st
     if self._lacks_reference(st):
         self._close(st, 'no_reference')
+    elif self._is_skipped(st, rollouts):
+        self._close(st, st.skip)
     elif st.rescore:
         self.to_rescore = [*self.to_rescore, st]
         self._start_rescores()

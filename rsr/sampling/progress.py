@@ -28,7 +28,8 @@ def check_progress(
     raise RsrError(f"{key}: {no_such('way', progress, PROGRESS)}, or true and false")
 
 # %% ../../nbs/sampling/30_progress.ipynb #4a03ebe8
-_GAVE_UP = 'gave_up', 'max_rollouts', 'max_steps'   # reasons why a prompt is done that are no failure of the server
+_GAVE_UP = ('gave_up', 'max_rollouts', 'max_steps', 'checked', 'solved',
+            'hopeless')   # reasons why a prompt is done that are no failure of the server
 
 # %% ../../nbs/sampling/30_progress.ipynb #41b5ee11
 def run_counts(loop)->dict:

@@ -274,11 +274,17 @@ def _samples_at_once(self:Requests, arm, n):
 
 # %% ../../nbs/sampling/11_requests.ipynb #129786a5
 @patch
+def source_of(self:Requests, st):
+    "Return the key of the rollout that a prompt's next samples are made from, or None."
+    return self.side.source(st.prompt) if self.side else None
+
+# %% ../../nbs/sampling/11_requests.ipynb #e5c71402
+@patch
 def _new_rows(self:Requests, st):
     "Write the ledger rows of a prompt's next samples; return their keys."
     arm, initial = self.arms[st.arm], self._mark_initial(st)
     n = self._samples_at_once(arm, st.unsent)
-    source = self.side.source(st.prompt) if self.side else None
+    source = self.source_of(st)
     numbers = range(st.idx, st.idx+n)
     keys = self.store.ask(st.prompt.key, numbers, st.step, arm.key, arm.sampler.max_tokens, initial, source)
     count_requested(st, n)
@@ -342,10 +348,16 @@ def _sent(self:Requests, st, arm):
 
 # %% ../../nbs/sampling/11_requests.ipynb #a09a7196
 @patch
+async def before_request(self:Requests, st):
+    "Get ready what the next request of a prompt needs: for a revision, a critique (see `sampling.revisions`)."
+
+# %% ../../nbs/sampling/11_requests.ipynb #356b110e
+@patch
 async def _sample(self:Requests, st, arm, n, idx):
     "Request `n` samples; return (rollouts, error), with None for rollouts that are lost."
     seed = sample_seed(self.o.seed, st.prompt.id, idx)
     try:
+        await self.before_request(st)
         call = partial(arm.sampler.ask, self.asked(st), n, seed, **self._brings(st))
         return await arm.engine.call(call, st.prompt.key), None
     except CallError as e:

@@ -13,9 +13,10 @@ from itertools import count
 from fastcore.basics import patch
 from ..data.messages import said
 from ..data.difficulty import Difficulty, fit_difficulty
+from ..data.revisions import of_revisions
 from ..data.statistics import chance
 from ..data.text import digest
-from ..data.types import passed
+from ..data.types import is_revision, passed
 from .arms import make_arms, PromptState
 
 # %% ../../nbs/sampling/08_schedule.ipynb #4a57082d
@@ -60,6 +61,7 @@ class Schedule:
 @patch
 def _clear(self:Schedule):
     "Set the state of a schedule that knows no prompts yet."
+    self.memory = None                        # what earlier rounds found; None: this is the first
     self.sees_several = self.by_group = False   # the verifier: looks at several rollouts; scores them together
     self.open, self.more = {}, True           # open prompts by key; are there more in the ledger?
     self.seq = count(1)                       # running numbers of the queues
@@ -97,20 +99,34 @@ def arm_of(self:Schedule, r):
 @patch
 def counted(self:Schedule, st, i:int)->list:
     "Return (score, digest) of those scored rollouts of a prompt that count for the i-th formatter."
-    if i not in self.with_where:
+    if not st.barred:
         return st.seen
     return [sample for sample, barred in zip(st.seen, st.barred) if i not in barred]
 
+# %% ../../nbs/sampling/08_schedule.ipynb #3558ac82
+@patch
+def answers_for(self:Schedule, st, i:int)->list:
+    "Return (score, digest) of the samples that the i-th formatter chooses from."
+    return self.counted(st, i)
+
 # %% ../../nbs/sampling/08_schedule.ipynb #5512dd27
+@patch
+def _needed_of(self:Schedule, i, samples):
+    "Return what the i-th formatter needs of first answers: of pairs with a revision, an answer to revise."
+    need = self.formatters[i].need(samples)
+    return (0, need[1] and int(not samples)) if of_revisions(self.formatters[i]) else need
+
+# %% ../../nbs/sampling/08_schedule.ipynb #262345bf
 @patch
 def needs_of(self:Schedule, st)->dict:
     "Return what each unsatisfied formatter still needs: {its number: (passes, fails)}."
     if self.side:
         needs = {self.pairs_at:self.side.need(st.prompt, self.counted(st, self.pairs_at))}
     else:
-        needs = {i:f.need(self.counted(st, i)) for i, f in enumerate(self.formatters)}
+        needs = {i:self._needed_of(i, self.answers_for(st, i)) for i in range(len(self.formatters))}
     return {i:need for i, need in needs.items() if need!=(0, 0)}
 
+# %% ../../nbs/sampling/08_schedule.ipynb #59e66c7d
 @patch
 def needs(self:Schedule, st):
     "Return what each unsatisfied formatter still needs: [(passes, fails), …]."
@@ -123,6 +139,26 @@ def tally(self:Schedule, st):
     n = sum(passed(score, self.pass_at) for score, _ in self.counted(st, 0))
     return n, len(st.seen)-n
 
+# %% ../../nbs/sampling/08_schedule.ipynb #7e60e833
+@patch
+def recall(self:Schedule, st):
+    "Put what earlier rounds found of a prompt into its state."
+    known = self.memory.of(st.prompt.key) if self.memory else None
+    if known:
+        alone = not (self.side or self.by_group)
+        st.skip, st.check = self.memory.why_skipped(known), alone and self.memory.is_checked(known)
+        st.prior = self.memory.prior(known, len(self.arms)) if not self.side or self.side.name=='chosen' else ()
+
+
+# %% ../../nbs/sampling/08_schedule.ipynb #df61118d
+@patch
+def barred_for(self:Schedule, st, r)->frozenset:
+    "Return the numbers of the formatters for which a rollout does not count."
+    if self.memory and self.memory.was_trained_on(st.prompt.key, r):
+        return frozenset(i for i, f in enumerate(self.formatters) if getattr(f, 'type', '')!='grpo')
+    return frozenset(i for i in self.with_where if not self.formatters[i].counts(r))
+
+
 # %% ../../nbs/sampling/08_schedule.ipynb #f42ae67a
 @patch
 def cells(self:Schedule)->Counter:
@@ -133,14 +169,14 @@ def cells(self:Schedule)->Counter:
 @patch
 def chance(self:Schedule, st, r, needs=None):
     "Return the chance that `r` more samples satisfy the prompt: that of its least likely formatter."
-    needs = self.needs(st) if needs is None else needs
-    return min((chance(*self.difficulty.arms[0], *self.tally(st), r, *need) for need in needs), default=1.)
+    needs, (counts,) = self.needs(st) if needs is None else needs, st.with_prior((self.tally(st),))
+    return min((chance(*self.difficulty.arms[0], *counts, r, *need) for need in needs), default=1.)
 
 # %% ../../nbs/sampling/08_schedule.ipynb #48a46201
 @patch
 def counts(self:Schedule, st)->tuple:
-    "Return ((passed, not passed), …) of a prompt's scored rollouts, for each sampler."
-    return (self.tally(st),)
+    "Return ((passed, not passed), …) of a prompt for each sampler: of its scored rollouts, and of earlier rounds."
+    return st.with_prior((self.tally(st),))
 
 
 # %% ../../nbs/sampling/08_schedule.ipynb #29dc3eb1
@@ -278,7 +314,7 @@ def why_done(self:Schedule, st, needs):
 @patch
 def next_step(self:Schedule, st):
     "Decide on a prompt's next samples, and queue it."
-    part, most, size = st.part(), self.most(st.arm), 1 if self.auto else self.o.step_size
+    part, most, size = st.part(), self.most(st.arm), 1 if self.auto or st.is_unchecked else self.o.step_size
     st.step = st.step+1 if self.auto else st.valid//size+1
     st.unsent = min(size-part.valid%size, most-part.valid, 2*most-part.tries)
     self.queue(st)
@@ -329,7 +365,7 @@ def _has_room(self:Schedule, st):
     "Check whether a prompt with samples in flight may get another."
     most, part = self.most(st.arm), st.part()
     full = part.valid+st.inflight>=most or part.tries>=2*most
-    return bool(st.inflight) and not (part.error or full or self._side_gave_up(st))
+    return bool(st.inflight) and not (part.error or full or st.is_unchecked or self._side_gave_up(st))
 
 # %% ../../nbs/sampling/08_schedule.ipynb #7285437a
 @patch
@@ -367,10 +403,13 @@ def as_seen(self:Schedule, st, r):
 def see(self:Schedule, st, r):
     "Note a scored rollout in the state of its prompt, and tell the side of the pair."
     sample = self.as_seen(st, r)
+    if is_revision(r):
+        st.revised.append((*sample, self.barred_for(st, r)))
+        return
     st.seen.append(sample)
     st.arms.append(self.arm_of(r))
-    if self.with_where:
-        st.barred.append(frozenset(i for i in self.with_where if not self.formatters[i].counts(r)))
+    if self.with_where or self.memory:
+        st.barred.append(self.barred_for(st, r))
     if self.side:
         self.side.saw(st.prompt, sample)
 
@@ -411,7 +450,7 @@ def _add_attempt(self:Schedule, st, r):
     if self.is_valid(r):
         self._add_valid(st, r)
 
-# %% ../../nbs/sampling/08_schedule.ipynb #ddbc19d3
+# %% ../../nbs/sampling/08_schedule.ipynb #030d6784
 @patch
 def new_state(self:Schedule, prompt):
     "Return the state of a prompt of which nothing is known."
@@ -422,9 +461,10 @@ def new_state(self:Schedule, prompt):
 def restore(self:Schedule, prompt, rollouts):
     "Return the state of a prompt, from its rollouts."
     st = self.new_state(prompt)
+    self.recall(st)
     for r in rollouts:
         st.idx = max(st.idx, r.idx+1)
-        if self._is_attempt(r):
+        if not is_revision(r) and self._is_attempt(r):
             self._add_attempt(st, r)
     for c in (st, *st.parts):
         if c.failed>=c.tries or is_always_empty(c):
