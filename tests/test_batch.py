@@ -9,10 +9,9 @@ from collections import Counter
 from contextlib import closing
 
 import pytest
-from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
+from conftest import COMMANDS, read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback, draw
 from loopback_batch import BatchLoopback
-from test_crash import hears_signals
 
 import rsr as package
 from rsr.sampling.batch_forms import FORMS, form_of_host
@@ -194,8 +193,7 @@ def test_batches_are_split_by_size(here, batch_server, monkeypatch):
 # ---- kill -9
 
 def start(args):
-    return subprocess.Popen([RSR, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=hears_signals)
+    return COMMANDS.begin(args, hears=True)
 
 def wait_for(condition, proc, seconds=30):
     end = time.monotonic()+seconds

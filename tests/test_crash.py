@@ -8,19 +8,24 @@ import subprocess
 import time
 
 import pytest
-from conftest import RSR, rows, rsr, write_jsonl
+from conftest import COMMANDS, RSR, rows, rsr, write_jsonl
 
 from rsr import load_run
 
 def hears_signals():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)   # a test run in the background ignores Ctrl-C, and its children would
+    "A test run in the background ignores Ctrl-C, one under nohup SIGHUP, and their children would."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-def start(server, n, *args, preexec_fn=hears_signals):
-    "A run in a process of its own."
+def start(server, n, *args, preexec_fn=None):
+    "A run in a process of its own: a forked one, or with a `preexec_fn` the installed command."
     write_jsonl('in.jsonl', rows(n))
-    cmd = [RSR, 'run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w',
+    cmd = ['run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w',
            'sampler.concurrent_requests=16', *args]
-    return subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=preexec_fn)
+    if not preexec_fn:
+        return COMMANDS.begin(cmd, hears=True)
+    return subprocess.Popen([RSR, *cmd], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=preexec_fn)
 
 def wait_for(cond, seconds=60):
     end = time.time()+seconds
@@ -60,7 +65,7 @@ def test_killed_again_and_again(here, server):
     server.set(median=.01, rate=.1)
     for _ in range(6):
         p = start(server, 60)
-        time.sleep(random.uniform(.5, 1.1))
+        time.sleep(random.uniform(.05, .6))
         p.kill()
         p.wait()
     out, err = start(server, 60).communicate(timeout=60)
