@@ -19,16 +19,22 @@ def _open_files():
         return 32
 
 # %% ../../nbs/data/58_open_files.ipynb #8c938d97
-def _allow_open_files(need):
-    "Let this process open `need` files, if the system allows it; return how many it may open."
+def _limits():
+    "Return how many files this process may open now, and at most; None where a system does not say."
     try:
         import resource
     except ImportError:
+        return None
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+# %% ../../nbs/data/58_open_files.ipynb #ca4d56f1
+def _allow_open_files(need):
+    "Let this process open `need` files, if the system allows it; return how many it may open."
+    soft, hard = _limits() or (need, need)
+    if soft<0 or need<=soft:   # -1: there is no limit
         return need
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft==resource.RLIM_INFINITY or need<=soft:
-        return need
-    most = need if hard==resource.RLIM_INFINITY else min(need, hard)
+    import resource
+    most = need if hard<0 else min(need, hard)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     return most
