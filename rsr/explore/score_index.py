@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from ..data.earlier import earlier_groups
 from ..data.reviews import label_scores
 from ..data.statistics import first_answers
 from ..data.text import normalised
@@ -78,14 +79,6 @@ class Scores:
     stages: np.ndarray = None                     # per prompt: its stage of training; None: no stages
     source: np.ndarray = None                     # with revisions, per rollout: the key of what it revises, or 0
     cache: dict = field(default_factory=dict)     # what was computed from the arrays
-
-# %% ../../nbs/explore/00_score_index.ipynb #6e4c1597
-@property
-def _revision(self:Scores):
-    "Return whether each rollout is a revision of another; None if none is."
-    return None if self.source is None else self.source>0
-
-Scores.revision = _revision
 
 # %% ../../nbs/explore/00_score_index.ipynb #ba5ad1c3
 _WHENS = ' '.join(f'WHEN {o!r} THEN {i}' for i, o in enumerate(OUTCOMES))
@@ -322,7 +315,8 @@ def read_splits(
 ):
     "Find out which file each prompt goes to, as `run.format` does."
     benchmark = Benchmark(d['decontaminate']) if d.get('decontaminate') else None
-    splits = Split(formatters, d.get('split'), d.get('stages')) if d.get('split') or d.get('stages') else None
+    has_split = d.get('split') or d.get('stages')
+    splits = Split(formatters, d.get('split'), d.get('stages'), earlier_groups(store)) if has_split else None
     s.split = np.zeros(len(s.prompts), np.int8)
     stages = []
     for i, prompt in enumerate(_current_prompts(store) if benchmark or splits else ()):

@@ -202,8 +202,9 @@ def _refuse_cluster_run(store):
         raise RsrError(f'{store.dir} was started on a cluster: resume it with engine=ray, or use another work_dir')
 
 # %% ../../nbs/run/12_execution.ipynb #42b978cd
-def _print_input_notes(store, loop, d):
-    "Print warnings about missing prompts and unusable reference answers."
+def _print_input_notes(store, loop, d, scored_by):
+    "Print warnings about new scores, missing prompts and unusable reference answers."
+    warn_of_new_scores(store, scored_by)
     notes = (missing_prompts_note(store, d['data'].get('limit')),
              check_references(store, loop.verifier, bool(d['verifier'].get('type')), loop.formatters))
     for note in filter(None, notes):
@@ -291,8 +292,7 @@ def _prepare_loops(store, d, parts, src, choose):
     setup_loop(store, loop, d)
     _check_sides(store, plan, parts)
     load_input(store, d, src)
-    warn_of_new_scores(store, scored_by)
-    _print_input_notes(store, loop, d)
+    _print_input_notes(store, loop, d, scored_by)
     check_columns(store, loop.formatters)
     holds = check_forms(store, loop.formatters)
     if choose:
@@ -310,10 +310,8 @@ def _prepare_loops(store, d, parts, src, choose):
 # %% ../../nbs/run/12_execution.ipynb #cc8de442
 def _leave(store):
     "Close a ledger whose run cannot start, and remove it if it is new."
-    if store.fresh:
-        store.discard()
-    else:
-        store.abandon()
+    end = store.discard if store.fresh else store.abandon
+    end()
 
 # %% ../../nbs/run/12_execution.ipynb #bb77554c
 def prepare(

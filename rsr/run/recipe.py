@@ -171,6 +171,12 @@ def _check_cascade(d, sch):
     if d.get('engine')=='ray':
         raise RsrError('sampler: a cascade of samplers runs on one machine; leave out engine: ray, or name one sampler')
 
+# %% ../../nbs/run/03_recipe.ipynb #145e6cf2
+def _check_samples(d, sch):
+    "Raise if samples cannot be allocated, or answers revised, as the recipe says."
+    _check_order(d)
+    _check_refine(d, sch)
+
 # %% ../../nbs/run/03_recipe.ipynb #d44e0805
 def check_recipe(
     d:dict   # plain data
@@ -194,8 +200,7 @@ def check_recipe(
     _check_formatters(d)
     _check_goal(d)
     _check_round(d)
-    _check_order(d)
-    _check_refine(d, sch)
+    _check_samples(d, sch)
     return share_rules(d)
 
 # %% ../../nbs/run/03_recipe.ipynb #1347a2ad
