@@ -39,6 +39,12 @@ def _explore(self, annotator:str=None):
     from rsr.explore.widget import explore
     return explore(self, annotator)
 
+@_method_of_run
+def _next(self, prompts=None, **options):
+    "Sample the next round: the recipe of the run, with what it found of each prompt, and other options on top."
+    from rsr.rounds.next import begin_next
+    return begin_next(self, prompts, **options)
+
 @executor('ray')
 def _execute_on_cluster(*args, **kwargs):
     "Run a recipe on a Ray cluster, with the arguments of `execute`."
@@ -58,4 +64,5 @@ for _function in sample, load_run, make_rewards, Run.format, Run.label, Run.copy
 _PACKAGE = Path(__file__).parents[1]
 document(_check, _PACKAGE/'quality'/'checklist.py', 'checklist', drop=['run'])
 document(_report, _PACKAGE/'quality'/'report.py', 'write_report', drop=['run'])
+document(_next, _PACKAGE/'rounds'/'next.py', 'begin_next', drop=['run'])
 document(_explore, _PACKAGE/'explore'/'widget.py', 'explore', drop=['run'])
