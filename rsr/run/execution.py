@@ -204,7 +204,7 @@ def _refuse_cluster_run(store):
 
 # %% ../../nbs/run/12_execution.ipynb #42b978cd
 def _print_input_notes(store, loop, d, scored_by):
-    "Print warnings about another verifier, missing prompts and unusable reference answers."
+    "Print warnings about new scores, missing prompts and unusable reference answers."
     warn_of_new_scores(store, scored_by)
     notes = (missing_prompts_note(store, d['data'].get('limit')),
              check_references(store, loop.verifier, bool(d['verifier'].get('type')), loop.formatters))
@@ -279,10 +279,8 @@ def _prepare_loops(store, d, parts, src, choose):
 # %% ../../nbs/run/12_execution.ipynb #cc8de442
 def _leave(store):
     "Close a ledger whose run cannot start, and remove it if it is new."
-    if store.fresh:
-        store.discard()
-    else:
-        store.abandon()
+    end = store.discard if store.fresh else store.abandon
+    end()
 
 # %% ../../nbs/run/12_execution.ipynb #bb77554c
 def prepare(
