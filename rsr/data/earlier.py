@@ -217,6 +217,18 @@ def prior(self:Memory,
     counts = [*counts, *[(0, 0)]*samplers][:samplers]
     return tuple(tuple(round(4*self.options.memory*n)/4 for n in pair) for pair in counts)
 
+# %% ../../nbs/data/55_earlier.ipynb #8557cd9b
+_OF_PROMPTS = f"SELECT o.prompt,{','.join(f'e.{name}' for name in _FIELDS)} FROM earlier_of o JOIN earlier e " \
+    'ON e.content=o.content'
+
+@patch
+def priors(self:Memory,
+    samplers:int   # of the run
+)->dict:           # {key of the prompt: as `prior` returns it}
+    "Return the counts with which all known prompts begin."
+    return {key:self.prior(_to_known(row), samplers) for key, *row in self.store.db.execute(_OF_PROMPTS)}
+
+
 # %% ../../nbs/data/55_earlier.ipynb #a28a551a
 @patch
 def why_skipped(self:Memory, known:Known)->str:

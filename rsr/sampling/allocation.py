@@ -9,7 +9,7 @@ __all__ = ['Allocation']
 import math
 from collections import Counter
 from fastcore.basics import patch
-from ..data.difficulty import quintile_shares
+from ..data.difficulty import fit_difficulty, quintile_shares
 from ..data.worth import hard_worth, quintile_weights, worth
 from ..data.worth_queue import WorthQueue
 from .goals import Goals
@@ -20,6 +20,7 @@ class Allocation(Goals):
     waiting = ()          # a WorthQueue for each sampler; (): prompts are sampled in the order of the input
     new_kind = None       # the kind of a prompt that is not open yet; None: to be computed
     new_index = 0.        # its index
+    next_prior = ()       # what earlier rounds found of it
     catching_up = False   # are prompts with earlier rollouts still read?
     is_hurried = False    # are there prompts to read that need nothing?
     satisfied = Counter() # satisfied prompts by what was seen of them, with `hard`
@@ -92,8 +93,9 @@ def quintile_rows(self:Allocation)->list:
 # %% ../../nbs/sampling/15_allocation.ipynb #0fbcd5b8
 @patch
 def new_prompt(self:Allocation):
-    "Return the state of a prompt of which nothing is known, with the sampler that it begins with."
+    "Return the state of the next prompt to be opened, as far as it is known, with the sampler that it begins with."
     st = self.new_state(None)
+    st.prior = self.next_prior
     st.arm = self.choose(st) if len(self.arms)>1 else 0
     return st
 
@@ -273,6 +275,51 @@ def _sampled_keys(self:Allocation):
     only = None if self.keys is None else set(self.keys)
     return keys if only is None else [key for key in keys if key in only]
 
+# %% ../../nbs/sampling/15_allocation.ipynb #cfd48ec0
+@patch
+def _promise(self:Allocation, prior)->float:
+    "Return the index of a prompt of which only this is known."
+    self.next_prior = prior
+    return self.index(self.kind(self.new_prompt()))
+
+
+# %% ../../nbs/sampling/15_allocation.ipynb #4b9e368c
+@patch
+def _by_promise(self:Allocation, sampled)->list:
+    "Return (key, prior) of the prompts without rollouts, the most promising first."
+    priors = self.memory.priors(len(self.arms))
+    self.difficulty = fit_difficulty(Counter(priors.values()), None) if priors else self.difficulty
+    worth = {prior:self._promise(prior) for prior in {(), *priors.values()}}
+    only = None if self.keys is None else {*self.keys}
+    keys = [key for key, in self.store.db.execute(_CURRENT, (self.store.gen,)) if key not in sampled]
+    found = [(key, priors.get(key, ())) for key in keys if only is None or key in only]
+    return sorted(found, key=lambda pair: -worth[pair[1]])
+
+
+# %% ../../nbs/sampling/15_allocation.ipynb #75abe027
+_CURRENT = 'SELECT key FROM prompts WHERE gen=? ORDER BY key'
+
+@patch
+def _promising_first(self:Allocation, sampled):
+    "Yield the prompts without rollouts, the most promising first, and note what is known of the next one."
+    order = self._by_promise(sampled)
+    for start in range(0, len(order), _READ):
+        part = order[start:start+_READ]
+        entries = {entry[0].key:entry for entry in self._walk([key for key, _ in part])}
+        for i, (key, _) in enumerate(part, start+1):
+            self._note_next(order[i][1] if i<len(order) else ())
+            yield entries[key]
+
+
+# %% ../../nbs/sampling/15_allocation.ipynb #5a50a351
+@patch
+def _note_next(self:Allocation, prior):
+    "Note what is known of the prompt that is opened next, and what its first sample is worth."
+    if prior!=self.next_prior or self.new_kind is None:
+        self.new_index = self._promise(prior)
+        self.new_kind = self.kind(self.new_prompt())
+
+
 # %% ../../nbs/sampling/15_allocation.ipynb #3741afc3
 @patch
 def sources(self:Allocation):
@@ -284,7 +331,10 @@ def sources(self:Allocation):
     self.catching_up = bool(sampled)
     yield from self._walk(sampled)
     self._caught_up()
-    yield from (entry for entry in self._walk(self.keys) if not entry[2])
+    if self.memory and self.o.allocate=='rows':
+        yield from self._promising_first({*sampled})
+    else:
+        yield from (entry for entry in self._walk(self.keys) if not entry[2])
 
 # %% ../../nbs/sampling/15_allocation.ipynb #3f7dd1dd
 @patch(as_prop=True)
