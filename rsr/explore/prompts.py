@@ -13,18 +13,20 @@ from ..data.reviews import equal_texts, find_cases, read_votes, votes_on
 from ..data.thinking import split_thinking
 from ..data.types import OUTCOMES, RsrError, is_revision, no_such, passed
 from .score_index import Scores, index
-from .thresholds import rows_per_prompt
+from .thresholds import revisions_of, rows_per_prompt
 from ..formatters.rows import as_written
 
 # %% ../../nbs/explore/02_prompts.ipynb #9e98a976
 def _first_answers(s):
     "Return the index of the first answers: a revision counts in no pass rate."
-    return index(s) if s.revision is None else index(s, '', True, s.revision, ('first answers', 0))
+    revised = revisions_of(s)
+    return index(s) if revised is None else index(s, '', True, revised, ('first answers', 0))
 
 # %% ../../nbs/explore/02_prompts.ipynb #b30b13c8
 def _fixed_counts(s):
     "Count what no threshold changes."
-    ix, n, first = _first_answers(s), len(s.prompts), s.valid if s.revision is None else s.valid & ~s.revision
+    ix, n, revised = _first_answers(s), len(s.prompts), revisions_of(s)
+    first = s.valid if revised is None else s.valid & ~revised
     truncated = s.outcome==OUTCOMES.index('truncated')
     mean = np.bincount(ix.prompt, ix.score, n)/np.maximum(ix.count, 1)
     return dict(rollouts=np.bincount(s.prompt, minlength=n), valid=np.bincount(s.prompt[first], minlength=n),

@@ -80,14 +80,6 @@ class Scores:
     source: np.ndarray = None                     # with revisions, per rollout: the key of what it revises, or 0
     cache: dict = field(default_factory=dict)     # what was computed from the arrays
 
-# %% ../../nbs/explore/00_score_index.ipynb #6e4c1597
-@property
-def _revision(self:Scores):
-    "Return whether each rollout is a revision of another; None if none is."
-    return None if self.source is None else self.source>0
-
-Scores.revision = _revision
-
 # %% ../../nbs/explore/00_score_index.ipynb #ba5ad1c3
 _WHENS = ' '.join(f'WHEN {o!r} THEN {i}' for i, o in enumerate(OUTCOMES))
 _OUTCOME = f'(CASE outcome {_WHENS} ELSE -1 END)'
