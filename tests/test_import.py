@@ -137,6 +137,15 @@ def test_generations(here):
     with pytest.raises(RsrError, match='line 1: finish_reasons has 1 values, and there are 2 responses'):
         take('generations', 'g.jsonl', 'x')
 
+def test_conversations(here):
+    "OpenThoughts: a system prompt beside the turns, thinking in marks of its own."
+    said = '<|begin_of_thought|>\n\nhm\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\n4\n\n<|end_of_solution|>'
+    write_jsonl('o.jsonl', [dict(system='Think.', conversations=[{'from': 'user', 'value': '2 + 2?'},
+                                                                 {'from': 'assistant', 'value': said}])])
+    run = take('auto', 'o.jsonl')
+    assert [m['role'] for m in json.loads(run.prompts.messages[0])] == ['system', 'user']
+    assert run.stats()['replies']['inline'] == 1 and run.stats()['scores']['unscored'] == 1
+
 
 # ---- a run like any other
 

@@ -7,7 +7,7 @@ __all__ = ['USUAL', 'column_of', 'plain_record', 'plain', 'generations']
 
 # %% ../../nbs/exchange/02_plain.ipynb #2644ca9f
 from ..data.messages import BadMessage, parsed
-from ..data.row_forms import as_turns, has
+from ..data.row_forms import as_turns, has, system_turns
 from ..data.types import no_such
 from .importers import importer
 from .records import split_turns
@@ -82,7 +82,9 @@ def _from_talk(row):
     before, said, _ = split_turns(turns)
     if said is None:
         raise BadMessage(f'no response: the model says nothing in {column}. Name the column: response=COLUMN')
-    return {**{k:v for k, v in row.items() if k!=column}, 'messages':before}, [said]
+    rest = {k:v for k, v in row.items() if k!=column}
+    system = system_turns(rest)   # which takes it out of the row
+    return {**rest, 'messages':[*system, *before]}, [said]
 
 # %% ../../nbs/exchange/02_plain.ipynb #cdb80e97
 def _taken(row, named):
