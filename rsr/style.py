@@ -46,7 +46,8 @@ LOOKS = dict(passed=_look('blue', ''), between=_look('purple', '...'), failed=_l
 
 # %% ../nbs/style.ipynb #3f20f6ae
 ENDS = dict(kept=LOOKS['passed'], truncated=LOOKS['failed'], filtered=LOOKS['filtered'], empty=LOOKS['empty'],
-            satisfied=LOOKS['passed'], open=LOOKS['open'], gave_up=LOOKS['failed'], **{'in flight':LOOKS['open']})
+            satisfied=LOOKS['passed'], open=LOOKS['open'], gave_up=LOOKS['failed'],
+            solved=LOOKS['passed'], checked=LOOKS['passed'], hopeless=LOOKS['failed'], **{'in flight':LOOKS['open']})
 
 # %% ../nbs/style.ipynb #b5f90a47
 _TRANSPARENT = 'figure.facecolor', 'axes.facecolor', 'savefig.facecolor', 'legend.facecolor'

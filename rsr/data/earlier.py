@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LOOK_BACK', 'Round', 'Known', 'make_tables', 'has_tables', 'content_of', 'contents', 'counts_of_run', 'after_round',
            'put_earlier', 'all_earlier', 'link_prompts', 'Memory', 'text_key', 'first_prompts', 'put_groups',
-           'earlier_groups', 'round_of', 'memory_of', 'looks_back', 'look_back', 'begin_memory', 'with_memory']
+           'earlier_groups', 'round_of', 'memory_of', 'round_stats', 'looks_back', 'look_back', 'begin_memory',
+           'with_memory']
 
 # %% ../../nbs/data/55_earlier.ipynb #b4cd3e20
 import orjson
@@ -14,6 +15,7 @@ from fastcore.basics import patch
 from .files import dumps, fingerprint
 from .messages import said
 from .readers import BadRow
+from .statistics import first_answers
 from .store import identity
 from .text import digest
 from .types import EPS
@@ -85,7 +87,7 @@ def contents(
 # %% ../../nbs/data/55_earlier.ipynb #0b64bd87
 _COUNTS = '''SELECT r.prompt, r.sampler, sum(s.value>=?), count(*) FROM rollouts r
     JOIN {scores} s ON s.rollout=r.key AND s.verifier=? JOIN configs c ON c.key=r.sampler AND c.kind='sampler'
-    WHERE s.value IS NOT NULL AND r.source IS NULL AND r.outcome IN ({outcomes}) AND r.sampler NOT IN ({rejected})
+    WHERE s.value IS NOT NULL AND {first} AND r.outcome IN ({outcomes}) AND r.sampler NOT IN ({rejected})
     GROUP BY 1, 2'''
 
 
@@ -97,7 +99,8 @@ def counts_of_run(
 )->dict:           # {prompt: {sampler: (passes, fails)}}
     "Count the first answers of each prompt that passed and that did not."
     rejected = ','.join(map(str, store.get('sides', {}).get('rejected', [])))
-    sql = _COUNTS.format(scores=store.scored(), outcomes=','.join('?'*len(outcomes)), rejected=rejected)
+    sql = _COUNTS.format(scores=store.scored(), outcomes=','.join('?'*len(outcomes)), rejected=rejected,
+                         first=first_answers(store))
     out = {}
     for prompt, sampler, n, total in store.db.execute(sql, (pass_at-EPS, store.get('verifier'), *outcomes)):
         out.setdefault(prompt, {})[sampler] = n, total-n
@@ -231,6 +234,23 @@ def is_checked(self:Memory, known:Known)->bool:
     return bool(known.solved) and self.options.solved=='one'
 
 
+# %% ../../nbs/data/55_earlier.ipynb #4e8741f8
+@patch
+def recall(self:Memory,
+    st,              # state of a prompt: gets prior and plan
+    samplers:int,    # of the run
+    side=None,       # of a pair; only the chosen one is of the model whose rates are known
+    by_group=False   # does the verifier score all responses together? then one alone shows nothing
+):
+    "Put what earlier rounds found of a prompt into its state."
+    known = self.of(st.prompt.key)
+    if known:
+        check = 'check' if self.is_checked(known) and not (side or by_group) else None
+        st.plan = self.why_skipped(known) or check
+        st.prior = self.prior(known, samplers) if not side or side.name=='chosen' else ()
+    return st
+
+
 # %% ../../nbs/data/55_earlier.ipynb #69d6b13d
 def text_key(r)->str:
     "Return a name for all that a rollout says."
@@ -247,6 +267,15 @@ def was_trained_on(self:Memory, key:int, r)->bool:
         sql = 'SELECT text FROM trained t JOIN earlier_of e ON e.content=t.content WHERE e.prompt=?'
         self._texts = key, {text for text, in self.store.db.execute(sql, (key,))}
     return text_key(r) in self._texts[1]
+
+
+# %% ../../nbs/data/55_earlier.ipynb #3c41e239
+@patch
+def bars(self:Memory, key:int, r, formatters)->list:
+    "Return the numbers of the formatters that may not use a response again; a GRPO file has no responses."
+    if not self.was_trained_on(key, r):
+        return []
+    return [i for i, f in enumerate(formatters) if getattr(f, 'type', '')!='grpo']
 
 
 # %% ../../nbs/data/55_earlier.ipynb #62b2bfef
@@ -318,6 +347,24 @@ def memory_of(
         return None
     options = options if isinstance(options, Round) else Round(**options or {})
     return Memory(store, options)
+
+
+# %% ../../nbs/data/55_earlier.ipynb #3ce0375d
+_KNOWN = '''SELECT count(*), coalesce(sum(solved>0), 0), coalesce(sum(hopeless>0), 0), coalesce(sum(trained), 0)
+    FROM earlier_of o JOIN prompts p ON p.key=o.prompt AND p.gen=? JOIN earlier e ON e.content=o.content'''
+
+
+# %% ../../nbs/data/55_earlier.ipynb #6598de28
+def round_stats(
+    store   # Store
+)->dict:    # {number, after, known, solved, hopeless, trained: prompts of this input}; {} in a first round
+    "Count the prompts that earlier rounds knew, and what they found of them."
+    noted = round_of(store)
+    if not noted or not has_tables(store):
+        return {}
+    counts = store.db.execute(_KNOWN, (store.gen,)).fetchone()
+    names = 'known', 'solved', 'hopeless', 'trained'
+    return dict(number=noted['number'], after=noted['after']['path'], **dict(zip(names, counts)))
 
 
 # %% ../../nbs/data/55_earlier.ipynb #42f5520a

@@ -364,13 +364,27 @@ def hints(
         out.append(_BETWEEN.format(_plural(between, 'response')))
     return out
 
+# %% ../../nbs/data/39_summary_table.ipynb #04bfbbff
+def _round_rows(d):
+    "Yield the row on earlier rounds."
+    found = d.get('round')
+    if not found:
+        return
+    names = dict(solved='solved', hopeless='hopeless', trained='trained on')
+    kinds = [f'{found[k]:,} {name}' for k, name in names.items() if found[k]]
+    skipped = sum(d['prompts']['by_stop_reason'].get(stop, 0) for stop in ('solved', 'hopeless'))
+    knew = f"{found['number']}, after {found['after']}: knew {_plural(found['known'], 'prompt')}"
+    text = ', '.join([knew, *kinds])
+    yield 'round', text+(f'; {skipped:,} skipped, which the pass rate leaves out' if skipped else '')
+
+
 # %% ../../nbs/data/39_summary_table.ipynb #af2431af
 def stats_table(
     d:dict   # from `stats`
 )->str:
     "Format the statistics as a small table."
-    rows = [*_prompt_rows(d), *_goal_rows(d), *_score_rows(d), *_label_rows(d), *_pair_rows(d), *_cost_rows(d),
-            *_sampler_rows(d), *_revision_rows(d), *_batch_rows(d), *_problem_rows(d), *_file_rows(d),
+    rows = [*_round_rows(d), *_prompt_rows(d), *_goal_rows(d), *_score_rows(d), *_label_rows(d), *_pair_rows(d),
+            *_cost_rows(d), *_sampler_rows(d), *_revision_rows(d), *_batch_rows(d), *_problem_rows(d), *_file_rows(d),
             *_quintile_rows(d), *_forecast_rows(d)]
     rows += [('hint', hint) for hint in hints(d)]
     return '\n'.join(f'{name:10} {text}' for name, text in rows)

@@ -11,7 +11,7 @@ __all__ = ['ESTIMATES', 'MOST_CALLS', 'READS_TEXT', 'THRESHOLDS', 'read_wheres',
 import numpy as np
 import orjson, yaml
 from ..data.conditions import read_condition
-from ..data.revisions import takes_revisions
+from ..data.revisions import of_revisions, takes_revisions
 from ..data.thresholds import score_range
 from ..data.types import EPS, components, failed, passed
 from .score_index import Index, Scores, index, stand_ins, text_mode
@@ -54,6 +54,8 @@ def _unused_revisions(s, f):
     "Return which rollouts are revisions that a formatter does not write; None without any revision."
     if s.revision is None or not takes_revisions(f):
         return s.revision
+    if of_revisions(f):   # which goes back through those that failed
+        return None
     return s.revision & ~passed(s.score, f.options.get('pass_threshold', 1.))
 
 # %% ../../nbs/explore/01_thresholds.ipynb #79c3ef04

@@ -49,8 +49,8 @@ REMEDIES.update({
 
 # %% ../../nbs/formatters/12_left_out.ipynb #0bdbd68c
 REMEDIES.update({
-    'solved in earlier rounds':'nothing to do; round.solved=all samples such prompts as usual',
-    'never passed in earlier rounds':'round.return_after=1 samples such prompts in each round',
+    'solved before':'nothing to do; round.solved=all samples such prompts as usual',
+    'never passed before':'round.return_after=1 samples such prompts in each round',
     SEEN_BEFORE:'raise sampler.temperature or sampling.max_rollouts, or set round.exclude_seen: false',
 })
 

@@ -190,8 +190,7 @@ def _why_where(self:Formatter, rollouts)->str:
 
 # %% ../../nbs/formatters/02_methods.ipynb #5943e9f4
 _UNFINISHED = {None:'not finished', 'budget':'stopped by a budget', 'no_reference':'no reference answer',
-               'failed':'the requests failed', 'solved':'solved in earlier rounds',
-               'hopeless':'never passed in earlier rounds'}
+               'failed':'the requests failed', 'solved':'solved before', 'hopeless':'never passed before'}
 
 # %% ../../nbs/formatters/02_methods.ipynb #21d5fe5e
 @patch

@@ -290,6 +290,7 @@ def remember(
 ):              # pairs (place, Prompt) in place of the input; None: it is to be read
     "Read the round before into a new run's ledger; of a run that has begun, check that it came after the same one."
     path = d['round']['after']
+    _check_other(path, store.dir)
     if round_of(store):
         return _check_after(store, path)
     _check_new(store)

@@ -35,7 +35,7 @@ from .files import make_goal, models_of, recipe_prices, write_run_files
 from .inputs import check_references, load_input, missing_prompts_note
 from .options import complete_formatters, keep_options, warn_of_new_scores
 from .results import Run
-from .reward import make_scorer
+from .reward import check_scores_new, make_scorer
 from .saved_recipe import recipe_so_far, save_recipe
 from ..sampling.budget import Budget, model_price
 from ..sampling.batch_checks import check_batches, require_batches, setup_loop
@@ -140,8 +140,7 @@ def _pair_parts(plan, verifier):
     if getattr(verifier, 'group', False) and plan.rejected is not None:
         raise RsrError(f"verifier.type: '{verifier.name}' scores all responses to a prompt together, and this strategy "
                        'samples the two sides of a pair apart; use rubric_selection, or dpo without pairs:')
-    sampled = plan.rejected and not plan.by_rule
-    return dict(plan=plan, rejected=make_sampler(**plan.rejected) if sampled else None)
+    return dict(plan=plan, rejected=make_sampler(**plan.rejected) if plan.rejected and not plan.by_rule else None)
 
 # %% ../../nbs/run/12_execution.ipynb #8fd6006b
 def _check_fewest(verifier, sampling):
@@ -170,6 +169,7 @@ def build(
     parts = dict(sampler=make_samplers(chosen), sampling=Sampling(**{**d['sampling'], **sampling}))
     parts['verifier'], judges = make_scorer(verifier)
     _check_fewest(parts['verifier'], parts['sampling'])
+    check_scores_new(parts['verifier'], parts['sampling'].max_rollouts)
     parts['budget'] = _make_budget(d, parts['verifier'], judges)
     parts['judges'] = _make_judges(parts['verifier'], judges)
     check_batches(parts['sampler'], parts['judges'], d.get('engine'), getattr(d, 'detach', False))
@@ -178,8 +178,8 @@ def build(
     parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], d.get('goal'),
                                       all_of(parts['sampler'])[0].batch)
     check_escalation(d['sampler'], parts['sampling'])
-    parts['mix'] = d['resume'].get('mix', False)
-    return {**parts, **_pair_parts(plan, parts['verifier']), **refine_parts(d, parts)}
+    mix = d['resume'].get('mix', False)
+    return {**parts, 'mix':mix, **_pair_parts(plan, parts['verifier']), **refine_parts(d, parts)}
 
 # %% ../../nbs/run/12_execution.ipynb #65b99d98
 def new_work_dir()->str:
@@ -202,8 +202,9 @@ def _refuse_cluster_run(store):
         raise RsrError(f'{store.dir} was started on a cluster: resume it with engine=ray, or use another work_dir')
 
 # %% ../../nbs/run/12_execution.ipynb #42b978cd
-def _print_input_notes(store, loop, d):
-    "Print warnings about missing prompts and unusable reference answers."
+def _print_input_notes(store, loop, d, scored_by):
+    "Print warnings about another verifier, missing prompts and unusable reference answers."
+    warn_of_new_scores(store, scored_by)
     notes = (missing_prompts_note(store, d['data'].get('limit')),
              check_references(store, loop.verifier, bool(d['verifier'].get('type')), loop.formatters))
     for note in filter(None, notes):
@@ -291,8 +292,7 @@ def _prepare_loops(store, d, parts, src, choose):
     setup_loop(store, loop, d)
     _check_sides(store, plan, parts)
     load_input(store, d, src)
-    warn_of_new_scores(store, scored_by)
-    _print_input_notes(store, loop, d)
+    _print_input_notes(store, loop, d, scored_by)
     check_columns(store, loop.formatters)
     holds = check_forms(store, loop.formatters)
     if choose:
@@ -302,7 +302,7 @@ def _prepare_loops(store, d, parts, src, choose):
     samplers = _prepare_samplers({**parts, 'critic':critic}, loop.o.max_rollouts, not store.fresh)
     _check_abilities(parts, holds, samplers)
     join_engines(loop, samplers)
-    note_models(store, loop.arms, models_of(store))
+    note_models(store, loop.arms if loop.o.max_rollouts else [], models_of(store))
     save_recipe(store, d)
     loops = chain([loop], loops, revision_loops(store, parts, refine, critic, loop.goal))
     return with_memory(loops, memory_of(store, d.get('round')))

@@ -12,7 +12,7 @@ __all__ = ['valid_outcomes', 'valid_groups', 'sent_messages', 'models_of', 'form
 from functools import partial
 from ..data.batches import batch_counts
 from ..data.component_summary import component_stats
-from ..data.earlier import memory_of
+from ..data.earlier import memory_of, round_stats
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.kept_plans import check_forecast
 from ..data.noted_prices import with_noted
@@ -324,7 +324,7 @@ def run_statistics(store, d)->dict:
         counts[part].update(numbers)
     _note_forms(counts, make_formatters(d['formatter']))
     note_left_over(counts)
-    more = dict(labels=label_statistics(store), thresholds=_relative_numbers(store, d),
+    more = dict(round=round_stats(store), labels=label_statistics(store), thresholds=_relative_numbers(store, d),
                 components=component_stats(store, valid_outcomes(d), price_of), batches=batch_counts(store),
                 quintiles=quintile_stats(store, pass_threshold, valid_outcomes(d)),
                 samplers=add_rows(sampler_stats(store, pass_threshold, valid_outcomes(d), price_of), counts['rows']),

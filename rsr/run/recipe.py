@@ -191,10 +191,8 @@ def check_recipe(
     if d.get('engine') not in (None, *ENGINES):
         raise RsrError('engine: '+no_such('engine', d['engine'], ENGINES))
     check_data(d)
-    _check_formatters(d)
-    _check_goal(d)
-    _check_round(d)
-    _check_order(d)
+    for check in _check_formatters, _check_goal, _check_round, _check_order:
+        check(d)
     _check_refine(d, sch)
     return share_rules(d)
 

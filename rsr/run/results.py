@@ -17,6 +17,7 @@ from ..data.files import fingerprint
 from ..data.index import index_parts
 from ..data.origin import made_here
 from ..data.safekeeping import copy_run
+from ..data.statistics import first_answers
 from ..data.store import Store
 from ..data.summary_table import stats_table
 from ..data.terminal import shell_word, visible
@@ -124,16 +125,17 @@ def process(self:Run)->str:
 @patch
 def _query(self:Run, sql):
     """Return the result of a query as a DataFrame.
-    It may use :verifier and :gen, the current verifier and input, {scores}, the scores with human labels, and {more},
-    what a rollout has beside its text."""
+    It may use :verifier and :gen, the current verifier and input, {scores}, the scores with human labels, {more},
+    what a rollout has beside its text, and {first}, the condition of a first answer."""
     import pandas as pd
     with closing(Store(self.path, write=False)) as st:
-        sql = sql.format(scores=st.scored(), more='r.more' if st.layout>2 else 'NULL')
+        sql = sql.format(scores=st.scored(), more='r.more' if st.layout>2 else 'NULL', first=first_answers(st))
         return pd.read_sql_query(sql, st.db, params=dict(verifier=st.get('verifier'), gen=st.gen))
 
 # %% ../../nbs/run/11_results.ipynb #8bf3b0d3
 _PROMPTS = '''
-SELECT p.id, p.stop, count(r.key) rollouts, count(s.value) scored, avg(s.value) mean_score,
+SELECT p.id, p.stop, count(r.key) rollouts, count(s.value) scored,
+    avg(CASE WHEN {first} THEN s.value END) mean_score,
     json_extract(p.row, '$.messages') messages, json_extract(p.row, '$.metadata') metadata,
     json_extract(p.row, '$.tools') tools
 FROM prompts p LEFT JOIN rollouts r ON r.prompt=p.key LEFT JOIN {scores} s ON s.rollout=r.key AND s.verifier=:verifier
@@ -142,7 +144,7 @@ WHERE p.gen=:gen GROUP BY p.key'''
 # %% ../../nbs/run/11_results.ipynb #55791bf6
 @patch(as_prop=True)
 def prompts(self:Run):
-    "Return one row per prompt: id, stop reason, number of rollouts, number scored, mean score, tools if any has some."
+    "Return one row per prompt: id, stop reason, numbers of rollouts and scored ones, mean of first answers, tools."
     df = self._query(_PROMPTS)
     return df if df.tools.notna().any() else df.drop(columns='tools')
 

@@ -9,6 +9,7 @@ __all__ = ['find_run_dirs', 'describe_run', 'list_runs', 'runs_table']
 import math, orjson, os, platform, sqlite3, time
 from contextlib import closing
 from pathlib import Path
+from ..data.earlier import round_of
 from ..data.files import error_kind, read_note
 from ..data.statistics import amount
 from ..data.store import Store
@@ -121,7 +122,8 @@ def _recipe_name(d):
     return '+'.join(names)+(f' ({strategy})' if strategy else '')
 
 # %% ../../nbs/run/16_runs.ipynb #d6b5123b
-_SAMPLER = "SELECT key, config FROM configs WHERE kind='sampler' ORDER BY key DESC LIMIT 1"
+_SAMPLER = ("SELECT key, config FROM configs WHERE kind='sampler' "
+            'ORDER BY EXISTS(SELECT 1 FROM rollouts WHERE sampler=configs.key) DESC, key DESC LIMIT 1')
 
 # %% ../../nbs/run/16_runs.ipynb #eb2874a0
 def _model_name(store, d):
@@ -158,7 +160,7 @@ def _date(path):
     return max(times, default=0.)
 
 # %% ../../nbs/run/16_runs.ipynb #4050504d
-_EMPTY = dict.fromkeys(('recipe', 'model', 'prompts', 'done', 'rollouts', 'rows', 'pass_rate', 'cost'))
+_EMPTY = dict.fromkeys(('recipe', 'round', 'model', 'prompts', 'done', 'rollouts', 'rows', 'pass_rate', 'cost'))
 
 # %% ../../nbs/run/16_runs.ipynb #1b2af323
 def _describe(path):
@@ -167,7 +169,9 @@ def _describe(path):
         state, stops = _state(store)
         plan, d = store.get('prompts_plan'), _read_recipe(path)
         numbers, model = _numbers(path, store, stops), _cascade_name(store) or _model_name(store, d)
-    return dict(recipe='prompts' if plan else _recipe_name(d), model=model, **numbers, state=state, error=None)
+        number = round_of(store).get('number', 1)
+    recipe = 'prompts' if plan else _recipe_name(d)
+    return dict(recipe=recipe, round=number, model=model, **numbers, state=state, error=None)
 
 # %% ../../nbs/run/16_runs.ipynb #53bcba4c
 def _trouble(e):
@@ -183,7 +187,7 @@ def _trouble(e):
 # %% ../../nbs/run/16_runs.ipynb #537a4fb5
 def describe_run(
     path    # a run directory
-)->dict:    # run, recipe, model, prompts, done, rollouts, rows, pass_rate, cost, date, state, error
+)->dict:    # run, recipe, round, model, prompts, done, rollouts, rows, pass_rate, cost, date, state, error
     "Return one row of the list; a run that cannot be read has a state and the reason."
     try:
         found = _describe(path)
@@ -223,7 +227,8 @@ def _cells(r):
     rows = '' if r['rows'] is None else f"{r['rows']:,}"
     rate = '' if r['pass_rate'] is None else f"{r['pass_rate']:.0%}"
     cost = '' if r['cost'] is None else f"${amount(r['cost'])}"
-    return [r['run'], r['recipe'] or '', (r['model'] or '')[:32], n, rows, rate, cost, r['date'], r['state']]
+    recipe = (r['recipe'] or '')+(f", round {r['round']}" if (r.get('round') or 1)>1 else '')
+    return [r['run'], recipe, (r['model'] or '')[:32], n, rows, rate, cost, r['date'], r['state']]
 
 # %% ../../nbs/run/16_runs.ipynb #eab73370
 def runs_table(

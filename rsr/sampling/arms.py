@@ -107,8 +107,7 @@ class PromptState(Attempts):
     rows: dict = None        # the rows that it makes, by the run's goal
     revised: list = field(default_factory=list)   # (score, digest, barred) of scored revisions, beside `seen`
     prior: tuple = ()        # (passes, fails) of each sampler that earlier rounds found, as far as they count
-    check: bool = False      # is one sample to show that it is still solved?
-    skip: str = None         # why it is not sampled in this round
+    plan: str = None         # check: one sample is to show that it is still solved; solved, hopeless: it gets none
 
 # %% ../../nbs/sampling/07_arms.ipynb #73187cc7
 @patch
@@ -137,7 +136,7 @@ def with_prior(self:PromptState, counts)->tuple:
 @patch(as_prop=True)
 def is_unchecked(self:PromptState)->bool:
     "Return whether a solved prompt waits for the sample that checks it."
-    return self.check and not self.seen
+    return self.plan=='check' and not self.seen
 
 
 # %% ../../nbs/sampling/07_arms.ipynb #7d8adae2

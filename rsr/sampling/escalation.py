@@ -229,7 +229,7 @@ def _why_all_over(self:Escalation, st, needs):
 @patch
 def is_still_solved(self:Escalation, st)->bool:
     "Check whether a solved prompt has passed again."
-    return st.check and bool(st.seen) and not self.tally(st)[1]
+    return st.plan=='check' and bool(st.seen) and not self.tally(st)[1]
 
 
 # %% ../../nbs/sampling/09_escalation.ipynb #cffe8fb6

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from ..data.ledger import ledger_error
 from ..data.safekeeping import check_place, note_rollouts
 from ..data.terminal import warn
-from ..data.types import EPS, RunBroken
+from ..data.types import EPS, RunBroken, SKIPPED
 from .engine import Stopped
 from .allocation import Allocation
 
@@ -99,7 +99,7 @@ def _lacks_reference(self:Loop, st):
 def _is_skipped(self:Loop, st, rollouts)->bool:
     "Check whether earlier rounds say that a prompt is not to be sampled, and this one has not begun to."
     own = {arm.key for arm in self.arms}
-    return bool(st.skip) and not any(r.sampler in own for r in rollouts) and bool(self.needs(st))
+    return st.plan in SKIPPED and not any(r.sampler in own for r in rollouts) and bool(self.needs(st))
 
 
 # %% ../../nbs/sampling/16_loop.ipynb #c52d4d8e
@@ -107,11 +107,13 @@ def _is_skipped(self:Loop, st, rollouts)->bool:
 def _open_prompt(self:Loop, prompt, rollouts):
     "Open a prompt in the state that its rollouts give; close it at once if no response can be scored."
     st = self.restore(prompt, rollouts)
+    if getattr(getattr(self.verifier, 'fn', None), 'keeps_only', False):
+        st.rescore = [r for r in st.rescore if not r.scored]   # it has nothing else to say of them
     self.open[prompt.key] = st
     if self._lacks_reference(st):
         self._close(st, 'no_reference')
     elif self._is_skipped(st, rollouts):
-        self._close(st, st.skip)
+        self._close(st, st.plan)
     elif st.rescore:
         self.to_rescore = [*self.to_rescore, st]
         self._start_rescores()

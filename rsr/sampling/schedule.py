@@ -33,7 +33,6 @@ class Sampling:
     allocate: str = None        # which prompt is next; null: rows with a goal, else in order
     escalate: dict = 'auto'     # auto, or {after: n}: when a prompt moves on to the next sampler of a cascade
 
-
 # %% ../../nbs/sampling/08_schedule.ipynb #cc7776e4
 def _has_where(f):
     "Check whether a formatter does not count all that passes; with a quantile it is not known what passes."
@@ -49,7 +48,7 @@ class Schedule:
         side=None        # PairSide; None: an ordinary run
     ):
         self.formatters, self.arms, self.side = formatters, make_arms(sampler), side
-        self.o = sampling or Sampling()
+        self.o, self.memory = sampling or Sampling(), None   # memory: what earlier rounds found
         self.auto = self.o.step_size=='auto' or bool(self.o.allocate)
         limit = formatters[0].options.get('pass_threshold', 1.0)
         self.pass_at = math.inf if isinstance(limit, dict) else limit   # a quantile is not known yet
@@ -61,7 +60,6 @@ class Schedule:
 @patch
 def _clear(self:Schedule):
     "Set the state of a schedule that knows no prompts yet."
-    self.memory = None                        # what earlier rounds found; None: this is the first
     self.sees_several = self.by_group = False   # the verifier: looks at several rollouts; scores them together
     self.open, self.more = {}, True           # open prompts by key; are there more in the ledger?
     self.seq = count(1)                       # running numbers of the queues
@@ -139,26 +137,6 @@ def tally(self:Schedule, st):
     n = sum(passed(score, self.pass_at) for score, _ in self.counted(st, 0))
     return n, len(st.seen)-n
 
-# %% ../../nbs/sampling/08_schedule.ipynb #7e60e833
-@patch
-def recall(self:Schedule, st):
-    "Put what earlier rounds found of a prompt into its state."
-    known = self.memory.of(st.prompt.key) if self.memory else None
-    if known:
-        alone = not (self.side or self.by_group)
-        st.skip, st.check = self.memory.why_skipped(known), alone and self.memory.is_checked(known)
-        st.prior = self.memory.prior(known, len(self.arms)) if not self.side or self.side.name=='chosen' else ()
-
-
-# %% ../../nbs/sampling/08_schedule.ipynb #df61118d
-@patch
-def barred_for(self:Schedule, st, r)->frozenset:
-    "Return the numbers of the formatters for which a rollout does not count."
-    if self.memory and self.memory.was_trained_on(st.prompt.key, r):
-        return frozenset(i for i, f in enumerate(self.formatters) if getattr(f, 'type', '')!='grpo')
-    return frozenset(i for i in self.with_where if not self.formatters[i].counts(r))
-
-
 # %% ../../nbs/sampling/08_schedule.ipynb #f42ae67a
 @patch
 def cells(self:Schedule)->Counter:
@@ -177,7 +155,6 @@ def chance(self:Schedule, st, r, needs=None):
 def counts(self:Schedule, st)->tuple:
     "Return ((passed, not passed), …) of a prompt for each sampler: of its scored rollouts, and of earlier rounds."
     return st.with_prior((self.tally(st),))
-
 
 # %% ../../nbs/sampling/08_schedule.ipynb #29dc3eb1
 @patch
@@ -221,10 +198,8 @@ def _is_unscorable(self:Schedule, st):
     step_done = st.valid and (self.auto or st.valid%self.o.step_size==0)
     return bool(step_done and not st.seen and not self.by_group)
 
-# %% ../../nbs/sampling/08_schedule.ipynb #f27a7dd1
-MOST_EMPTY = 8   # replies
-
 # %% ../../nbs/sampling/08_schedule.ipynb #b3ff502c
+MOST_EMPTY = 8   # replies
 @patch
 def note_empty(self:Schedule, st, why, arm=0):
     "Note a reply without an answer in it, and why."
@@ -398,6 +373,13 @@ def as_seen(self:Schedule, st, r):
     usable = not self.side or self.side.fits(st.prompt, r)
     return r.score, digest(r.text, said(r)) if usable else None
 
+# %% ../../nbs/sampling/08_schedule.ipynb #23f4556b
+@patch
+def barred_for(self:Schedule, st, r)->frozenset:
+    "Return the numbers of the formatters for which a rollout does not count."
+    seen = self.memory.bars(st.prompt.key, r, self.formatters) if self.memory else ()
+    return frozenset([*seen, *(i for i in self.with_where if not self.formatters[i].counts(r))])
+
 # %% ../../nbs/sampling/08_schedule.ipynb #94f49373
 @patch
 def see(self:Schedule, st, r):
@@ -461,7 +443,7 @@ def new_state(self:Schedule, prompt):
 def restore(self:Schedule, prompt, rollouts):
     "Return the state of a prompt, from its rollouts."
     st = self.new_state(prompt)
-    self.recall(st)
+    st = self.memory.recall(st, len(self.arms), self.side, self.by_group) if self.memory else st
     for r in rollouts:
         st.idx = max(st.idx, r.idx+1)
         if not is_revision(r) and self._is_attempt(r):
