@@ -294,7 +294,7 @@ def _score_notes(m):
                'of fewer responses')
     if m.unscored:
         yield (f"{_count(m.unscored, 'response')} without a score of the first run's verifier: resuming scores "
-               f'{"it" if m.unscored==1 else "them"}, with a judge at its price')
+               f'{"it" if m.unscored==1 else "them"}, at the price of its judge if it has one')
     if m.unpriced:
         yield f"the cost is unknown: no price of {', '.join(m.unpriced)}"
 

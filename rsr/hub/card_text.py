@@ -141,9 +141,17 @@ def _models(run):
     return ', '.join(markdown_text(portable_text(n)) for n in names) or 'none: the responses were given'
 
 # %% ../../nbs/hub/02_card_text.ipynb #292004d2
-def _verifiers(d):
+def _default_verifier(run):
+    "Return the type of the verifier that a run's ledger names."
+    with closing(Store(run.path, write=False)) as store:
+        return (store.config(store.get('verifier')) or (None, {}))[1].get('type', '')
+
+# %% ../../nbs/hub/02_card_text.ipynb #a95dd835
+def _verifiers(run):
     "Describe the verifier of a run, stage by stage."
-    rows = [[name or '–', o.get('type') or 'default', o.get('model') or ''] for name, o in sections(d['verifier'])]
+    usual = _default_verifier(run)
+    stages = sections(run.recipe['verifier'])
+    rows = [[name or '–', o.get('type') or usual, o.get('model') or ''] for name, o in stages]
     return markdown_table(['stage', 'verifier', 'judge'], rows)
 
 # %% ../../nbs/hub/02_card_text.ipynb #98a4d628
@@ -157,7 +165,7 @@ def _numbers(s):
 def _made(run, s, command):
     "Return the part of a card about models, verifiers, recipe and command."
     text = yaml.safe_dump(portable_recipe(run.recipe), sort_keys=False, allow_unicode=True, width=100)
-    return [f'Models: {_models(run)}. {_numbers(s)}', _verifiers(run.recipe), 'Recipe:', fenced(text.rstrip(), 'yaml'),
+    return [f'Models: {_models(run)}. {_numbers(s)}', _verifiers(run), 'Recipe:', fenced(text.rstrip(), 'yaml'),
             'Command:', fenced(portable_text(command), 'sh')]
 
 # %% ../../nbs/hub/02_card_text.ipynb #c9c6107e

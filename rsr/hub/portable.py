@@ -43,7 +43,7 @@ def portable_recipe(
     return {k:v for k, v in portable(mask(d)).items() if k not in ('work_dir', 'cluster')}
 
 # %% ../../nbs/hub/01_portable.ipynb #798ac99c
-_MARKS = re.compile(r'([\\`*_{}\[\]()#+!|~$:@-])')
+_MARKS = re.compile(r'([\\`*_{}\[\]#+!|~$@]|:(?=//)|(?<=www)\.)')
 
 def markdown_text(text)->str:
     "Escape a text, on one line, for Markdown."

@@ -5,9 +5,10 @@ from rsr.data.arguments import document
 from rsr.data.earlier import looks_back
 from rsr.run.reward import make_rewards
 from rsr.run.recipe import load_recipe
-from rsr.run.results import Run, load_run
+from rsr.run.results import HUBS, Run, load_run
 from rsr.run.execution import executor
 from rsr.run.run import sample
+from rsr.run.train_folder import card_writer
 
 __all__ = ['Run', 'load_recipe', 'load_run', 'make_rewards', 'sample']
 
@@ -57,6 +58,37 @@ def _remember(*args, **kwargs):
     from rsr.rounds.look_back import remember
     return remember(*args, **kwargs)
 
+@card_writer
+def _renew_card(store):
+    "Write the dataset card of a run again, after its files were written."
+    from rsr.hub.card import renew_card
+    return renew_card(store)
+
+def _load_hub_run(address):
+    "Open a run that was pushed to a hub with its ledger."
+    from rsr.hub.loading import load_hub_run
+    return load_hub_run(address)
+
+HUBS.append(_load_hub_run)
+
+@_method_of_run
+def _card(self, **options)->Path:
+    "Write a dataset card into `train/README.md`, with which `datasets.load_dataset` gives each file as a config."
+    from rsr.hub.card import write_card
+    return write_card(self, **options)
+
+@_method_of_run
+def _push(self, repo, **options)->dict:
+    "Upload the training files with their dataset card to a hub."
+    from rsr.hub.push import push
+    return push(self, repo, **options)
+
+@_method_of_run
+def _to_dataset(self, name=None):
+    "Return a training file as a Dataset, with held-out rows as a DatasetDict."
+    from rsr.hub.loading import to_dataset
+    return to_dataset(self, name)
+
 
 # The comments behind the arguments go into the docstrings, where help() shows them.
 for _function in sample, load_run, make_rewards, Run.format, Run.label, Run.copy, Run.check_files:
@@ -66,3 +98,6 @@ document(_check, _PACKAGE/'quality'/'checklist.py', 'checklist', drop=['run'])
 document(_report, _PACKAGE/'quality'/'report.py', 'write_report', drop=['run'])
 document(_next, _PACKAGE/'rounds'/'next.py', 'begin_next', drop=['run'])
 document(_explore, _PACKAGE/'explore'/'widget.py', 'explore', drop=['run'])
+document(_card, _PACKAGE/'hub'/'card.py', 'write_card', drop=['run'])
+document(_push, _PACKAGE/'hub'/'push.py', 'push', drop=['run'])
+document(_to_dataset, _PACKAGE/'hub'/'loading.py', 'to_dataset', drop=['run'])
