@@ -203,11 +203,7 @@ def _refuse_cluster_run(store):
 
 # %% ../../nbs/run/12_execution.ipynb #42b978cd
 def _print_input_notes(store, loop, d, scored_by):
-<<<<<<< /tmp/tmpietnsig7
-    "Print warnings about new scores, missing prompts and unusable reference answers."
-=======
     "Print warnings about another verifier, missing prompts and unusable reference answers."
->>>>>>> /tmp/tmpjiar365x
     warn_of_new_scores(store, scored_by)
     notes = (missing_prompts_note(store, d['data'].get('limit')),
              check_references(store, loop.verifier, bool(d['verifier'].get('type')), loop.formatters))
