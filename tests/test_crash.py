@@ -74,7 +74,7 @@ def test_killed_again_and_again(here, server):
     assert load_run('w').rollouts.query("outcome=='kept'").groupby('prompt').size().max()<=16
 
 def test_two_processes_on_one_run(here, server):
-    server.set(median=.2, rate=0.)
+    server.set(median=2., rate=0.)
     p = start(server, 100)
     wait_for(lambda: len(server.log)>5)
     second = rsr('run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w')
