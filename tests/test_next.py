@@ -177,6 +177,23 @@ def test_without_its_input_the_prompts_of_the_round_before_serve(here, known, ca
     two = one.next(progress=False)
     assert list(stops(two))==list(stops(one)) and 'no file in.jsonl' in capsys.readouterr().err
 
+def test_a_round_whose_input_is_gone_resumes(here, known, capsys):
+    one = first(known, write_jsonl('in.jsonl', rows(N)))
+    (here/'in.jsonl').unlink()
+    assert one.next(progress=False, budget=dict(tokens=300)).stop_reason=='budget'
+    shutil.rmtree(one.path)
+    capsys.readouterr()
+    done = sample(work_dir='one-2', progress=False, overrides=['budget.tokens=null'])
+    assert set(stops(done).values())=={'satisfied', 'hopeless'} and len(stops(done))==N
+    assert 'no file in.jsonl' in capsys.readouterr().err
+
+def test_a_mistyped_input_samples_nothing(here, known):
+    one = first(known, write_jsonl('in.jsonl', rows(4)))
+    for given in dict(prompts='inn.jsonl'), dict(overrides=['data.input_path=inn.jsonl']):
+        with pytest.raises(RsrError, match='no file inn.jsonl in .*; nothing was sampled'):
+            one.next(progress=False, **given)
+    assert not (here/'one-2').exists()
+
 def test_a_prompt_is_known_by_what_it_asks(here, known):
     one = first(known, rows(6))
     data = rows(6)

@@ -390,7 +390,7 @@ def looks_back(f):
 
 # %% ../../nbs/data/55_earlier.ipynb #7ac158f9
 def look_back(store, d, src=None):
-    "Read the round before, if a recipe names one; return pairs (place, Prompt) in place of an input that is gone."
+    "Read the round before, if a recipe names one; return pairs (place, Prompt) in place of an input that is gone, () to keep those there are."
     after = (d.get('round') or {}).get('after')
     return LOOK_BACK[0](store, d, src) if after else None
 

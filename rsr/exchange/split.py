@@ -26,7 +26,7 @@ def _key_of(by):
     "Return the path to the field of metadata to split by: of metadata.a.b, [a, b]."
     parts = str(by or '').split('.')
     if parts[0]!='metadata' or len(parts)<2 or not all(parts):
-        raise RsrError(f'by: {by!r} is not a field of metadata; write by=metadata.KEY, e.g. by=metadata.topic')
+        raise RsrError(f'by: {by or ""!r} is not a field of metadata; write by=metadata.KEY, e.g. by=metadata.topic')
     return parts[1:]
 
 # %% ../../nbs/exchange/25_split.ipynb #03c75b69

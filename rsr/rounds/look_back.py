@@ -271,8 +271,29 @@ def _prompts_again(store, d, src, path):
         return None
     if why!=_NOT_NAMED:
         warn(f'{why}: the prompts of {path} are sampled again. For others, set data.input_path')
+    store.put('round', dict(round_of(store), prompts='of the round before'))
     frees_place = memory_of(store, d['round']).frees_place
     return first_prompts(prompts_before(path), d['data'].get('limit'), frees_place)
+
+# %% ../../nbs/rounds/00_look_back.ipynb #64919b27
+def _check_named(before, d, src):
+    "Raise an error if an input that the round before did not have is not there: a name was mistyped."
+    why = _missing_input(src, d)
+    if why in (None, _NOT_NAMED) or src is None and d['data'].get('input_path')==before['data'].get('input_path'):
+        return
+    raise RsrError(f'{why}; nothing was sampled. Without data.input_path, the prompts of the round before serve')
+
+
+# %% ../../nbs/rounds/00_look_back.ipynb #09337edf
+def _kept_prompts(store, d, src):
+    "Return () if a resumed round has to go on with the prompts it took from the run before; None: read its input."
+    why = _missing_input(src, d) if round_of(store).get('prompts') else None
+    if why is None:
+        return None
+    if why!=_NOT_NAMED:
+        warn(f'{why}: the round goes on with the prompts it has')
+    return ()
+
 
 # %% ../../nbs/rounds/00_look_back.ipynb #16602254
 def _check_new(store):
@@ -287,14 +308,16 @@ def remember(
     store,      # Store of the new run
     d:dict,     # its recipe, with round.after
     src=None    # its input, as `sample` takes it; None: data.input_path
-):              # pairs (place, Prompt) in place of the input; None: it is to be read
+):              # pairs (place, Prompt) in place of the input; (): the run keeps its prompts; None: it is to be read
     "Read the round before into a new run's ledger; of a run that has begun, check that it came after the same one."
     path = d['round']['after']
     _check_other(path, store.dir)
     if round_of(store):
-        return _check_after(store, path)
+        _check_after(store, path)
+        return _kept_prompts(store, d, src)
     _check_new(store)
     run = open_before(path, store.dir)
+    _check_named(run.recipe, d, src)
     known = _look_back(store, d, run)
     note = _split_note(run.recipe, d, known)
     if note:

@@ -60,10 +60,6 @@ def next_work_dir(path)->str:
     return str(free)
 
 
-# %% ../../nbs/rounds/01_next.ipynb #05c7e7a8
-_OWN = 'work_dir', 'resume'   # sections that are not for the next round
-
-
 # %% ../../nbs/rounds/01_next.ipynb #378c7390
 _OWN = 'work_dir', 'resume'   # what is not for the next round
 
