@@ -161,6 +161,16 @@ def test_a_killed_round_goes_on(here):
     assert done.stats()['round']=={'number':2, 'after':'one', 'known':60, **{
         k:done.stats()['round'][k] for k in ('solved', 'hopeless', 'trained')}} and done.stats()['round']['trained']>=20
 
+def test_a_prompt_whose_revision_passed_is_not_hopeless(here):
+    def reply(body):
+        return '\\boxed{A}' if len(body['messages'])>1 and 'prompt 1' in str(body) else '\\boxed{B}'
+    with Loopback(reply=reply) as s:
+        one = first(s, rows(3), 'revised')
+        two = one.next(progress=False)
+    assert stops(one)=={'q0':'max_rollouts', 'q1':'satisfied', 'q2':'max_rollouts'}
+    assert stops(two)=={'q0':'hopeless', 'q1':'satisfied', 'q2':'hopeless'}
+    assert len(read_jsonl('one-2/train/dpo.jsonl'))==1
+
 def test_a_budget_stops_a_round(here, known):
     one = first(known)
     two = one.next(progress=False, budget=dict(tokens=300))

@@ -296,7 +296,7 @@ def _score_notes(m):
         yield (f"{_count(m.unscored, 'response')} without a score of the first run's verifier: resuming scores "
                f'{"it" if m.unscored==1 else "them"}, at the price of its judge if it has one')
     if m.unpriced:
-        yield f"the cost is unknown: no price of {', '.join(m.unpriced)}"
+        yield f"the cost is unknown: no price of {', '.join(dict.fromkeys(m.unpriced))}"
 
 # %% ../../nbs/exchange/24_merge.ipynb #8addb68e
 def _reviews_text(m):
