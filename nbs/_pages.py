@@ -14,7 +14,7 @@ LAYERS = (('style', 'data'), ('sampling', 'formatters', 'sandbox'), ('verifiers'
 PACKAGES = [p for layer in LAYERS for p in layer]
 # Tutorials in the order in which they are best read
 TUTORIALS = ('sft_distillation', 'reasoning_tools', 'dpo_pairs', 'multi_sft_pools', 'kto_labels', 'grpo_reward',
-             'end_to_end', 'cheapest', 'at_scale')
+             'end_to_end', 'rounds', 'cheapest', 'at_scale')
 # Pages that people look things up in, beside their place in a package
 LOOK_UP = ('run/reference', 'cli/usage', 'formatters/trainers', 'quality/method_guide')
 

@@ -11,14 +11,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from forked import Commands
 from loopback import Loopback
 
-# files that take minutes: they begin first, so that no worker is left alone with one at the end
-LONG = ('test_cluster', 'test_batch', 'test_servers', 'test_plan', 'test_goal', 'test_cheapest', 'test_cascade',
-        'test_crash', 'test_scripts', 'test_e2e', 'test_verifiers', 'test_vllm', 'test_sandbox', 'test_browser',
-        'test_explore')
+# files that take a minute or more, the longest first: no worker is left alone with one at the end
+LONG = ('test_batch', 'test_plan', 'test_ledger', 'test_cluster', 'test_browser', 'test_linear', 'test_sandbox',
+        'test_scripts', 'test_verifiers', 'test_start', 'test_vllm', 'test_servers', 'test_cascade', 'test_goal',
+        'test_crash', 'test_cheapest', 'test_taxonomy', 'test_explore', 'test_site', 'test_e2e')
 
 def pytest_collection_modifyitems(items):
     "Put the files that take minutes first."
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 def rows(n, start=0, answer='A', **kw):
     "Input rows whose right answer is the one that the loopback server calls right."

@@ -2,15 +2,21 @@
 and forks for every command. Its children have their own folder, environment, output files and signals.
 
 As a program: `python forked.py SOCKET` is that server."""
+import atexit
+import gc
 import io
 import json
 import os
+import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import weakref
 from pathlib import Path
 
 MODULES = ('pandas', 'matplotlib.figure', 'matplotlib.backends.backend_agg', 'aiohttp', 'orjson', 'yaml', 'tqdm',
@@ -35,15 +41,39 @@ def redirect(request):
     sys.stderr = io.TextIOWrapper(io.BufferedWriter(io.FileIO(2, 'w', closefd=False)), 'utf-8', 'backslashreplace',
                                   line_buffering=True)
 
+def leave(code):
+    """End this process as Python ends, after its threads and its exit functions, but leave the modules as they are.
+
+    To take them apart copies every page that is shared with the server, at six times the cost of a small command."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    gc.collect()   # what was never closed or awaited says so
+    for stream in sys.stdout, sys.stderr:
+        stream.flush()
+    os._exit(code)
+
 def run_command(request):
-    "Run one command and end this process as Python ends: with its exit code, after its exit functions."
+    "Run one command and end this process with its exit code."
     from rsr.cli import main
     redirect(request)
+    if request.get('hears'):   # as a process that was not started in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.argv = ['rsr', *request['args']]
-    sys.exit(main())
+    try:
+        code = main()
+    except SystemExit as e:
+        code = e.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    if not isinstance(code, (int, type(None))):
+        print(code, file=sys.stderr)
+        code = 1
+    leave(code or 0)
 
 def handle(connection):
-    "Run the command that a client sends in a child process, and answer with its exit code."
+    "Run the command that a client sends in a child process; answer with its process id, at its end with its exit code."
     with connection:
         line = connection.makefile('r', encoding='utf-8').readline()
         if not line:   # a client that only asked whether the server is there
@@ -53,6 +83,7 @@ def handle(connection):
         if child == 0:
             connection.close()
             run_command(request)
+        connection.sendall(f'{child}\n'.encode())
         _, status = os.waitpid(child, 0)
         connection.sendall(f'{os.waitstatus_to_exitcode(status)}\n'.encode())
     os._exit(0)
@@ -62,6 +93,9 @@ def serve(path):
     from importlib import import_module
     for name in MODULES:
         import_module(name)
+    import_module('rsr.sampling.budget').model_price('any')   # reads the table of prices
+    gc.collect()
+    gc.freeze()   # a collection in a child leaves the server's objects, and with them the shared pages, as they are
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)   # handlers are not waited for
     parent, listener = os.getppid(), socket.socket(socket.AF_UNIX)
     listener.bind(path)
@@ -101,17 +135,57 @@ class Commands:
         with socket.socket(socket.AF_UNIX) as s:
             return s.connect_ex(self.socket) == 0
 
-    def run(self, args, cwd, env, timeout):
+    def begin(self, args, cwd=None, env=None, hears=False):
+        """Start a command and return it; it has the methods of `subprocess.Popen` that tests use.
+
+        With `hears`, Ctrl-C reaches it also where this process ignores it, as one in the background does."""
         if not self.socket:
             self.start()
-        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as s:
-            request = dict(args=args, cwd=str(cwd or os.getcwd()), env=env, out=f'{folder}/out', err=f'{folder}/err')
-            s.settimeout(timeout)
-            s.connect(self.socket)
-            s.sendall(json.dumps(request).encode()+b'\n')
-            code = int(s.makefile().readline())
-            out, err = (Path(request[k]).read_text(encoding='utf-8') for k in ('out', 'err'))
-        return subprocess.CompletedProcess(['rsr', *args], code, out, err)
+        return Command([*map(str, args)], self.socket, dict(cwd=str(cwd or os.getcwd()), hears=hears,
+                                                            env=dict(os.environ if env is None else env)))
+
+    def run(self, args, cwd, env, timeout):
+        command = self.begin(args, cwd, env)
+        out, err = command.communicate(timeout)
+        return subprocess.CompletedProcess(['rsr', *args], command.returncode, out, err)
+
+class Command:
+    "A command that runs: `pid`, `poll`, `wait`, `communicate`, `send_signal` and `kill`, as of `subprocess.Popen`."
+    def __init__(self, args, server, request):
+        self.args, self.folder, self.returncode = ['rsr', *args], tempfile.mkdtemp(prefix='rsr-command-'), None
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        request |= dict(args=args, out=f'{self.folder}/out', err=f'{self.folder}/err')
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(server)
+        self.socket.sendall(json.dumps(request).encode()+b'\n')
+        self.lines = self.socket.makefile('rb', buffering=0)
+        self.pid = int(self.lines.readline())
+
+    def wait(self, timeout=None):
+        if self.returncode is None:
+            if not select.select([self.socket], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            self.returncode = int(self.lines.readline())
+            self.lines.close()
+            self.socket.close()
+        return self.returncode
+
+    def poll(self):
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def communicate(self, timeout=None):
+        self.wait(timeout)
+        return tuple(Path(self.folder, k).read_text(encoding='utf-8') for k in ('out', 'err'))
+
+    def send_signal(self, sig):
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
 if __name__ == '__main__':
     serve(sys.argv[1])

@@ -9,10 +9,9 @@ from collections import Counter
 from contextlib import closing
 
 import pytest
-from conftest import RSR, read_jsonl, rows, rsr, write_jsonl
+from conftest import COMMANDS, read_jsonl, rows, rsr, write_jsonl
 from loopback import Loopback, draw
 from loopback_batch import BatchLoopback
-from test_crash import hears_signals
 
 import rsr as package
 from rsr.sampling.batch_forms import FORMS, form_of_host
@@ -194,10 +193,9 @@ def test_batches_are_split_by_size(here, batch_server, monkeypatch):
 # ---- kill -9
 
 def start(args):
-    return subprocess.Popen([RSR, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=hears_signals)
+    return COMMANDS.begin(args, hears=True)
 
-def wait_for(condition, proc, seconds=30):
+def wait_for(condition, proc, seconds=120):
     end = time.monotonic()+seconds
     while not condition():
         assert proc.poll() is None, proc.communicate()
@@ -385,7 +383,7 @@ def test_ctrl_c_leaves_the_batches_running(here, batch_server):
     proc = start(words(batch_server, p))
     wait_for(lambda: batch_server.batches and ('GET', '/v1/batches/batch-1', 'look') in batch_server.routes, proc)
     proc.send_signal(signal.SIGINT)
-    out, err = proc.communicate(timeout=20)
+    out, err = proc.communicate(timeout=120)
     assert proc.returncode == 130, err
     assert 'The batch goes on' in err and 'resume with: rsr run' in out and outcomes() == {None: 8}
     assert not any(route == 'cancel' for *_, route in batch_server.routes)

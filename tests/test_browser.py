@@ -44,13 +44,19 @@ def browser():
         yield b
         b.close()
 
+def new_page(browser, width=1280, height=1400, **kw):
+    "Open an empty page that is patient: a busy machine may need a minute for what takes a second."
+    page = browser.new_page(viewport=dict(width=width, height=height), **kw)
+    page.set_default_timeout(90_000)
+    return page
+
 @pytest.fixture
 def page(browser, url):
-    page = browser.new_page(viewport=dict(width=1280, height=1400))
+    page = new_page(browser)
     page.dialogs = []
     page.on('dialog', lambda d: (page.dialogs.append(d.message), d.dismiss()))
     page.goto(url)
-    page.wait_for_selector('svg[role=img]', timeout=90_000)
+    page.wait_for_selector('svg[role=img]')
     page.wait_for_selector('.rsr-list select option')
     yield page
     assert page.evaluate('typeof window.hacked')=='undefined' and not page.dialogs
@@ -79,7 +85,7 @@ def told(run, **at):
     formatters = make_formatters(with_thresholds(run.recipe['formatter'], **at))
     return {w['file']:w['rows'] for w in preview_counts(s, formatters)}
 
-def until(page, what, seconds=10):
+def until(page, what, seconds=60):
     "Wait until something holds."
     for _ in range(seconds*20):
         if (x := what()):
@@ -345,10 +351,10 @@ HARM = """() => ({
 
 def test_hostile_calls_results_tools_and_images_stay_texts(browser, talk):
     run, url = talk
-    page, asked = browser.new_page(viewport=dict(width=1280, height=1400)), []
+    page, asked = new_page(browser), []
     page.on('request', lambda r: asked.append(r.url))
     page.goto(url)
-    page.wait_for_selector('.rsr-list select option', timeout=90_000)
+    page.wait_for_selector('.rsr-list select option')
     for i in range(len(HOSTILE)):
         page.locator('.rsr-list select').first.select_option(index=i)
         page.wait_for_function(f"document.querySelector('.rsr-id')?.innerText=='q{i}'")
@@ -362,7 +368,7 @@ def test_hostile_calls_results_tools_and_images_stay_texts(browser, talk):
 def test_the_report_shows_conversations_and_fetches_nothing(browser, talk):
     run, _ = talk
     for width, scheme in (1200, 'light'), (420, 'dark'):
-        page, asked = browser.new_page(viewport=dict(width=width, height=900), color_scheme=scheme), []
+        page, asked = new_page(browser, width, 900, color_scheme=scheme), []
         page.on('request', lambda r, asked=asked: asked.append(r.url))
         page.goto(Path(run.report()).resolve().as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")

@@ -66,7 +66,7 @@ def check(server, lost=0, usd=True):
 def kill_at(server, samples, n, *args):
     "Start a run and kill it once the server has sold so many samples."
     p = start(n, *args)
-    end = time.time()+60
+    end = time.time()+120
     while sold(server)<samples and p.poll() is None:
         assert time.time()<end
         time.sleep(.002)

@@ -8,21 +8,26 @@ import subprocess
 import time
 
 import pytest
-from conftest import RSR, rows, rsr, write_jsonl
+from conftest import COMMANDS, RSR, rows, rsr, write_jsonl
 
 from rsr import load_run
 
 def hears_signals():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)   # a test run in the background ignores Ctrl-C, and its children would
+    "A test run in the background ignores Ctrl-C, one under nohup SIGHUP, and their children would."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-def start(server, n, *args, preexec_fn=hears_signals):
-    "A run in a process of its own."
+def start(server, n, *args, preexec_fn=None):
+    "A run in a process of its own: a forked one, or with a `preexec_fn` the installed command."
     write_jsonl('in.jsonl', rows(n))
-    cmd = [RSR, 'run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w',
+    cmd = ['run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w',
            'sampler.concurrent_requests=16', *args]
-    return subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=preexec_fn)
+    if not preexec_fn:
+        return COMMANDS.begin(cmd, hears=True)
+    return subprocess.Popen([RSR, *cmd], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=preexec_fn)
 
-def wait_for(cond, seconds=60):
+def wait_for(cond, seconds=120):
     end = time.time()+seconds
     while not cond():
         assert time.time()<end, 'timed out'
@@ -45,7 +50,7 @@ def test_kill_9_at_any_moment(here, server, when):
     assert c['kept']>=answered-16*4                    # what had arrived was committed
     keys = set(sqlite3.connect('w/run.db').execute("SELECT key, text FROM rollouts WHERE outcome='kept'"))
     p = start(server, 150)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=120)
     assert p.returncode==0, err
     s = load_run('w').stats()
     assert s['samples']['by_outcome'].get('lost', 0)==c.get(None, 0)
@@ -60,10 +65,10 @@ def test_killed_again_and_again(here, server):
     server.set(median=.01, rate=.1)
     for _ in range(6):
         p = start(server, 60)
-        time.sleep(random.uniform(.5, 1.1))
+        time.sleep(random.uniform(.05, .6))
         p.kill()
         p.wait()
-    out, err = start(server, 60).communicate(timeout=60)
+    out, err = start(server, 60).communicate(timeout=120)
     s = load_run('w').stats()
     assert sum(s['samples']['by_outcome'].values())==s['samples']['asked'] and s['prompts']['total']==60
     assert load_run('w').rollouts.query("outcome=='kept'").groupby('prompt').size().max()<=16
@@ -84,14 +89,14 @@ def test_interrupt_keeps_what_is_in_flight(here, server, sig):
     p = start(server, 100)
     wait_for(lambda: len(server.log)>40)
     p.send_signal(sig)
-    out, err = p.communicate(timeout=30)
+    out, err = p.communicate(timeout=120)
     assert p.returncode==130, (out, err)
     assert 'resume with: rsr run sft data.input_path=in.jsonl' in out
     assert out.count('work_dir=w')==1
     assert 'Traceback' not in err
     assert counts()=={'kept':4*len(server.log)}
     server.set(median=0)
-    assert start(server, 100).wait(timeout=60)==4     # finished; none passed
+    assert start(server, 100).wait(timeout=120)==4     # finished; none passed
 
 def test_a_scheduler_signals_twice_and_an_impatient_user_later(here, server):
     server.set(median=3., sigma=.01, rate=0.)
@@ -100,7 +105,7 @@ def test_a_scheduler_signals_twice_and_an_impatient_user_later(here, server):
     p.send_signal(signal.SIGTERM)
     time.sleep(.02)
     p.send_signal(signal.SIGTERM)   # one stop, said twice
-    out, err = p.communicate(timeout=30)
+    out, err = p.communicate(timeout=120)
     assert p.returncode==130 and 'resume with' in out and counts()=={'kept':4*len(server.log)}, (out, err)
     p = start(server, 100)
     n = len(server.log)
@@ -108,7 +113,7 @@ def test_a_scheduler_signals_twice_and_an_impatient_user_later(here, server):
     p.send_signal(signal.SIGINT)
     time.sleep(1.3)
     p.send_signal(signal.SIGINT)     # now
-    out, err = p.communicate(timeout=30)
+    out, err = p.communicate(timeout=120)
     assert p.returncode==130 and 'resume with' in (out+err).lower(), (out, err)
     assert 'bug' not in err and None not in counts(), (out, err)
 
@@ -116,7 +121,7 @@ def test_disk_full(here, server):
     server.set(rate=0., words=400)
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
     p = start(server, 100, preexec_fn=limit)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=120)
     assert p.returncode==1, (out, err)
     assert 'ledger could not be written' in err, (out, err)
     assert 'Traceback' not in err, (out, err)
@@ -125,7 +130,7 @@ def test_disk_full(here, server):
     kept = counts()['kept']
     assert kept>0
     p = start(server, 100)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=120)
     assert p.returncode==4 and counts()['kept']==1600
 
 def test_no_secret_reaches_disk_or_screen(here, server):
@@ -154,7 +159,7 @@ def test_no_secret_reaches_disk_or_screen(here, server):
 
 def test_the_ledger_needs_no_cleaning_up(here, server):
     p = start(server, 5)
-    p.communicate(timeout=30)
+    p.communicate(timeout=120)
     assert sorted(f for f in os.listdir('w') if not f.startswith('.'))==['recipe.yaml', 'run.db', 'summary', 'train']
 
 def test_killed_before_the_tables(tmp_path):

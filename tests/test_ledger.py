@@ -370,7 +370,7 @@ def test_a_file_limit_is_not_a_full_disk(here, server):
     server.set(rate=0., words=400)
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
     p = start(server, 100, preexec_fn=limit)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=120)
     assert p.returncode == 1 and 'could not be written' in err and 'ulimit -f' in err and 'full' not in err, err
     assert not [*Path('w').rglob('*.tmp')]
 
@@ -445,7 +445,7 @@ def gone(server, how, *args):
     how()
     then = len(server.log)
     at = time.time()
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=120)
     return p, out, err, then, time.time()-at
 
 def test_removed_in_mid_run(here, server):
@@ -495,7 +495,7 @@ def test_made_read_only_in_mid_run(here, server):
     wait_for(lambda: len(server.log) > 40)
     os.chmod('w', 0o555)
     then = len(server.log)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=120)
     assert p.returncode == 1 and 'w: this run directory can no longer be written' in err and 'Traceback' not in err, err
     assert len(server.log) <= then+16*10
     assert counts() == {'kept': 4*len(server.log)}
@@ -535,7 +535,7 @@ def test_the_pipe_closes_in_mid_run(here, server):
     os.close(w)
     os.read(r, 1)
     os.close(r)
-    assert p.wait(timeout=60) == 0
+    assert p.wait(timeout=120) == 0
     assert len(load_run('w').prompts) == 150
 
 def test_a_script_whose_reader_goes(here, server):
@@ -545,7 +545,7 @@ def test_a_script_whose_reader_goes(here, server):
     Path('s.py').write_text('import rsr, sys\nsys.stderr.isatty = lambda: True\n'
                             f'run = rsr.sample("in.jsonl", base_url="{server.base_url}", work_dir="w")\n'
                             'open("ended", "w").write(str(run.exit_code))\n')
-    p = subprocess.run(['bash', '-c', f'{sys.executable} s.py 2>&1 | head -c 5'], timeout=60)
+    p = subprocess.run(['bash', '-c', f'{sys.executable} s.py 2>&1 | head -c 5'], timeout=120)
     assert p.returncode == 0
     wait_for(lambda: os.path.exists('ended'))
     assert Path('ended').read_text() in ('0', '')
@@ -556,7 +556,7 @@ def test_a_warning_whose_reader_is_gone_ends_nothing(here, server):
     Path('s.py').write_text('import os, sys, rsr\nread, write = os.pipe()\nos.close(read)\nos.dup2(write, 2)\n'
                             f'run = rsr.sample("in.jsonl", base_url="{server.base_url}", work_dir="w")\n'
                             'open("ended", "w").write(str(run.exit_code))\n')
-    subprocess.run([sys.executable, 's.py'], timeout=60)
+    subprocess.run([sys.executable, 's.py'], timeout=120)
     assert Path('ended').read_text()=='0'
 
 def test_stats_to_head(done):
@@ -574,7 +574,7 @@ def test_sighup_ends_a_run_as_sigterm_does(here, server):
     p = start(server, 100)
     wait_for(lambda: len(server.log) > 40)
     p.send_signal(signal.SIGHUP)
-    out, err = p.communicate(timeout=30)
+    out, err = p.communicate(timeout=120)
     assert p.returncode == 130 and 'resume with: rsr run sft' in out and 'Traceback' not in err, (out, err)
     assert counts() == {'kept': 4*len(server.log)}
 
@@ -589,7 +589,7 @@ def test_sighup_of_a_closed_terminal(here, server):
     os.close(slave)
     wait_for(lambda: len(server.log) > 40)
     os.close(master)
-    assert p.wait(timeout=30) == 130
+    assert p.wait(timeout=120) == 130
     assert set(counts()) == {'kept'} and Path('w/summary/stats.json').exists()
 
 def test_nohup_stays_deaf(here, server):
@@ -597,7 +597,7 @@ def test_nohup_stays_deaf(here, server):
     p = start(server, 40, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     wait_for(lambda: len(server.log) > 5)
     p.send_signal(signal.SIGHUP)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=120)
     assert p.returncode == 0, (out, err)
 
 def test_sighup_of_other_commands(here, server):
@@ -607,7 +607,7 @@ def test_sighup_of_other_commands(here, server):
                          text=True, preexec_fn=hears_signals)
     wait_for(lambda: len(server.log) > 5)
     p.send_signal(signal.SIGHUP)
-    out, err = p.communicate(timeout=40)
+    out, err = p.communicate(timeout=120)
     assert p.returncode == 130 and 'resume with' in (out+err).lower() and 'Traceback' not in err, (out, err)
 
 # ---- two processes on one run

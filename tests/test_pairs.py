@@ -215,7 +215,7 @@ def test_killed_and_resumed(place, model, when):
     place.set(median=.03)
     cmd = [RSR, 'run', 'temperature', *options(place, 'sampler.concurrent_requests=4')]
     p = subprocess.Popen(cmd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.time()+20
+    end = time.time()+120
     while place.stats()['samples']<when and time.time()<end:
         time.sleep(.005)
     p.send_signal(signal.SIGKILL)

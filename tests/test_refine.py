@@ -2,18 +2,20 @@
 
 Real loopback servers, real ledgers. The server answers a first request wrongly, and a revision rightly or not."""
 import json
+import os
+import signal
 import sqlite3
-import subprocess
-import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import read_jsonl, rows, rsr, write_jsonl
+from conftest import read_jsonl, rows
 from loopback import Loopback
 
 from rsr import load_run, sample
 from rsr.data.types import RsrError
+from rsr.pairs import read_pairs
 
 WRONG, RIGHT = r'It is \boxed{B}', r'It is \boxed{A}'
 
@@ -173,18 +175,17 @@ def test_a_budget_stops_revisions_and_a_resume_goes_on(here):
 
 def test_a_killed_run_buys_nothing_twice(here):
     "A process that dies in the middle of its revisions leaves those that were answered."
-    write_jsonl('in.jsonl', rows(40))
     with Loopback(reply=answers(), median=.02) as s:
-        words = ['run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={s.base_url}', 'sampler.model=m',
-                 'work_dir=w', 'sampler.concurrent_requests=4', *(f'{k}={v}' for k, v in OPTIONS.items())]
-        p = subprocess.Popen([str(Path(sys.executable).parent/'rsr'), *words], stderr=subprocess.DEVNULL,
-                             stdout=subprocess.DEVNULL)
-        while len(sent(s))<12 and p.poll() is None:
-            pass
-        p.kill()
-        p.wait()
+        child = os.fork()
+        if not child:   # its imports are made; the server stays with the parent
+            run(s, n=40, **{'sampler.concurrent_requests':4})
+            os._exit(0)
+        while len(sent(s))<12:
+            time.sleep(.01)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
         before = len(sent(s))
-        assert rsr(*words).returncode==0
+        run(s, n=40)
         assert before<len(sent(s))<=40+4
     assert ledger("SELECT count(*) FROM rollouts WHERE source IS NOT NULL AND outcome='kept'")==[(40,)]
     assert len(read_jsonl('w/train/sft.jsonl'))==40
@@ -231,7 +232,7 @@ def test_columns_and_drop(here):
 @pytest.mark.parametrize('options, says', [
     ({'refine.rounds':-1}, 'refine.rounds'), ({'refine.round':1}, 'refine.rounds'),
     ({'refine.feedback':'all'}, 'refine.feedback'), ({'refine.prompt':'Again.'}, '{reason}'),
-    ({'refine.critique':dict(modle='x')}, 'refine.critique.model'), ({'engine':'ray'}, 'engine: ray'),
+    ({'refine.critique':dict(modle='x')}, 'refine.critique.model'),
     ({'sampler.batch':'openai'}, 'sampler.batch'), ({'verifier.type':'majority'}, 'majority'),
     ({'formatter.revisions':'all'}, 'exchange'), ({'refine.min_score':'high'}, 'refine.min_score')])
 def test_wrong_options(here, options, says):
@@ -259,8 +260,7 @@ def test_pairs_of_an_answer_and_its_revision(here):
     stats = r.stats()
     assert stats['prompts']['by_stop_reason']=={'satisfied':3, 'max_rollouts':1}
     assert stats['pairs']['dpo']['pairs']==3 and stats['pairs']['dpo']['dropped']=={'no revision passes':1}
-    for command in ['check', 'w'], ['stats', 'w'], ['pairs', 'w']:
-        assert 'Traceback' not in rsr(*command).stderr
+    assert len(read_pairs('w/train/dpo.jsonl'))==3
 
 def test_a_revision_that_fails_makes_no_pair_and_is_tried_no_more(here):
     with Loopback(reply=answers(revised=WRONG+' again')) as s:

@@ -241,7 +241,7 @@ def test_a_killed_run_is_known_by_its_lock(here, server):
     command = [RSR, 'run', 'sft', 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w',
                'sampler.concurrent_requests=4']
     p = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.time()+30
+    end = time.time()+120
     while len(server.log)<20 and time.time()<end:
         time.sleep(.05)
     assert f'under way: process {p.pid} on ' in rsr('stats', 'w').stdout

@@ -183,7 +183,7 @@ def test_an_interrupted_run(base, server, second):
     if second:
         time.sleep(1.1)     # two signals within a second are one: schedulers send them so
         p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=120)
     d = json.loads(out)
     assert p.returncode==d['exit_code']==130 and d['stop_reason']=='interrupted' and 'Traceback' not in err
     assert d['resume'].startswith('rsr run sft') and d['run']=='w'

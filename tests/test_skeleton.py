@@ -1,6 +1,7 @@
 "The shape of the project: what is packaged, what an import costs, and how the notebooks are laid out."
 import ast
 import configparser
+import inspect
 import json
 import re
 import subprocess
@@ -243,3 +244,16 @@ def test_readme_commands_exist():
     assert targets >= set('install model demo test notebooks tutorials readme lint check bench clean help'.split())
     asked = set(re.findall(r'^\s*\$?\s*make ([a-z]+)', (ROOT/'README.md').read_text(encoding='utf-8'), re.M))
     assert asked >= {'demo', 'test'} and asked <= targets
+
+def test_no_method_of_the_loop_hides_another_of_the_same_name():
+    "The loop is a chain of classes: what redefines a method has its arguments, or it is another method by accident."
+    from rsr.sampling.batch_loop import BatchLoop
+    found = {}
+    for cls in BatchLoop.__mro__[:-1]:
+        for name, value in vars(cls).items():
+            if inspect.isfunction(value) and not name.startswith('__'):
+                found.setdefault(name, []).append((cls.__name__, [*inspect.signature(value).parameters]))
+    for name, versions in found.items():
+        (first, names), *others = versions
+        for cls, given in others:
+            assert names[:len(given)]==given, f'{first}.{name}{names} hides {cls}.{name}{given}'

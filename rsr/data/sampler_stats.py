@@ -27,7 +27,7 @@ def _spent(store, price_of)->dict:
     spent = {}
     for _, kind, fp, config, prompt, completion, _ in store.usage():
         price = price_of(kind, fp, config)
-        if kind=='sampler':
+        if kind=='sampler' and (config or {}).get('type')!='imported':
             spent[fp] = spent.get(fp, 0.)+prompt*price[0]+completion*price[1]
     return spent
 

@@ -42,6 +42,10 @@ def _refuse_masked_text(old, new):
 # %% ../../nbs/data/23_settings.ipynb #9ce505b3
 def _refuse_other(before, configs):
     "Raise an error about a sampler that has answered in this run, and is none of today's."
+    if before.get('type')=='imported':
+        raise RsrError('the responses of this run were imported, and what this command samples would stand beside '
+                       'them. If that is meant, add resume.mix=true (and name the model: sampler.model=…); '
+                       'sampling.max_rollouts=0 samples none')
     same = [c for c in configs if c.get('model')==before.get('model')] or configs[:len(configs)==1]
     fix = 'Use another work_dir, or resume.mix=true to mix both in one run'
     if not same:

@@ -21,7 +21,8 @@ def _count(store, sql, *args, null='open'):
 _OUTCOMES = 'SELECT outcome, count(*) FROM rollouts GROUP BY 1 ORDER BY 2 DESC'
 _ERRORS = '''SELECT error, count(*) FROM rollouts WHERE outcome IN ('failed','filtered') AND error IS NOT NULL
     GROUP BY 1 ORDER BY 2 DESC LIMIT 5'''
-_GIVEN = "SELECT outcome, count(*) FROM rollouts JOIN configs c ON c.key=sampler WHERE kind='given' GROUP BY 1"
+_GIVEN = """SELECT outcome, count(*) FROM rollouts JOIN configs c ON c.key=sampler
+    WHERE json_extract(c.config,'$.type') IN ('given','imported') GROUP BY 1"""
 _EMPTY = "SELECT error, count(*) FROM rollouts WHERE outcome='empty' AND error IS NOT NULL GROUP BY 1 ORDER BY 2 DESC"
 
 # %% ../../nbs/data/15_summary.ipynb #997ae1bc
@@ -158,7 +159,8 @@ def _usage(store, price_of):
         tokens['prompt'] += prompt
         tokens['completion'] += completion
         tokens['judge'] += 0 if kind=='sampler' else prompt+completion
-        price = price_of(kind, fp, config) if price_of else (0., 0.)
+        is_free = not price_of or (config or {}).get('type')=='imported'   # paid for elsewhere
+        price = (0., 0.) if is_free else price_of(kind, fp, config)
         cost += prompt*price[0]+completion*price[1]
     if store.get('estimated_tokens'):
         tokens['estimated'] = True

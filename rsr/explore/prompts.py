@@ -13,16 +13,23 @@ from ..data.reviews import equal_texts, find_cases, read_votes, votes_on
 from ..data.thinking import split_thinking
 from ..data.types import OUTCOMES, RsrError, is_revision, no_such, passed
 from .score_index import Scores, index
-from .thresholds import rows_per_prompt
+from .thresholds import revisions_of, rows_per_prompt
 from ..formatters.rows import as_written
+
+# %% ../../nbs/explore/02_prompts.ipynb #9e98a976
+def _first_answers(s):
+    "Return the index of the first answers: a revision counts in no pass rate."
+    revised = revisions_of(s)
+    return index(s) if revised is None else index(s, '', True, revised, ('first answers', 0))
 
 # %% ../../nbs/explore/02_prompts.ipynb #b30b13c8
 def _fixed_counts(s):
     "Count what no threshold changes."
-    ix, n = index(s), len(s.prompts)
+    ix, n, revised = _first_answers(s), len(s.prompts), revisions_of(s)
+    first = s.valid if revised is None else s.valid & ~revised
     truncated = s.outcome==OUTCOMES.index('truncated')
     mean = np.bincount(ix.prompt, ix.score, n)/np.maximum(ix.count, 1)
-    return dict(rollouts=np.bincount(s.prompt, minlength=n), valid=np.bincount(s.prompt[s.valid], minlength=n),
+    return dict(rollouts=np.bincount(s.prompt, minlength=n), valid=np.bincount(s.prompt[first], minlength=n),
                 truncated=np.bincount(s.prompt[truncated], minlength=n), mean=np.where(ix.count>0, mean, np.nan),
                 scored=ix.count, best=ix.best, worst=ix.worst)
 
@@ -34,7 +41,7 @@ def prompt_counts(
     "Count each prompt's rollouts: all, valid, scored, passed, truncated; and its mean, best and worst score."
     if 'counts' not in s.cache:
         s.cache['counts'] = _fixed_counts(s)
-    ix = index(s)
+    ix = _first_answers(s)
     passes = np.bincount(ix.prompt[passed(ix.score, pass_threshold)], minlength=len(s.prompts))
     return dict(s.cache['counts'], passed=passes)
 

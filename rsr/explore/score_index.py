@@ -77,7 +77,7 @@ class Scores:
     split: np.ndarray = None                      # per prompt: 0 train, 1 eval, -1 in no file; None: not read yet
     model: np.ndarray = None                      # of a cascade, per rollout: the number of its model; None: one model
     stages: np.ndarray = None                     # per prompt: its stage of training; None: no stages
-    revision: np.ndarray = None                   # whether it is a revision of another; None: no run with `refine:`
+    source: np.ndarray = None                     # with revisions, per rollout: the key of what it revises, or 0
     cache: dict = field(default_factory=dict)     # what was computed from the arrays
 
 # %% ../../nbs/explore/00_score_index.ipynb #ba5ad1c3
@@ -120,10 +120,14 @@ def _read_pair_sides(store, key):
     return out
 
 # %% ../../nbs/explore/00_score_index.ipynb #1294db44
-def _read_revisions(store, key):
-    "Return whether each rollout is a revision; None if none is."
-    found = [k for k, in store.db.execute(f'SELECT key FROM rollouts r WHERE NOT ({first_answers(store)})')]
-    return np.isin(key, found) if found else None
+def _read_sources(store, key):
+    "Return the key of the answer that each rollout revises, 0 if it is a first answer; None if all are."
+    sql = f'SELECT key, source FROM rollouts r WHERE NOT ({first_answers(store)})'
+    found = np.array(store.db.execute(sql).fetchall(), np.int64).reshape(-1, 2)
+    out = np.zeros(len(key), np.int64)
+    at, there = find_keys(key, found[:, 0])
+    out[at[there]] = found[there, 1]
+    return out if len(found) else None
 
 # %% ../../nbs/explore/00_score_index.ipynb #201d0a7b
 def _read_models(store, key):
@@ -202,10 +206,10 @@ def read_scores(
     columns = dict(prompt=prompt, key=key, idx=idx, outcome=outcome, score=raw, valid=usable, raw=raw,
                    pair_side=_read_pair_sides(store, key))
     order = _by_prompt(prompt, idx, ours)
-    models, revisions = _read_models(store, key), _read_revisions(store, key)
+    models, sources = _read_models(store, key), _read_sources(store, key)
     s = Scores(prompts, **{name:a[order] for name, a in columns.items()})
     s.model = None if models is None else models[order]
-    s.revision = None if revisions is None else revisions[order]
+    s.source = None if sources is None else sources[order]
     _set_reviews(s, store.reviews(), store.reviews(annotator=annotator))
     return s
 
@@ -421,6 +425,7 @@ def _stand_in(s, i, text, labels, pairs):
     return Rollout(str(i if text is None else text[i]), thinking, outcome=OUTCOMES[s.outcome[i]], idx=int(s.idx[i]),
                    key=key, score=None if np.isnan(score) else score, side=SIDES[s.pair_side[i]],
                    model='' if s.model is None else str(s.model[i]),
+                   source=None if s.source is None else int(s.source[i]) or None,
                    label=labels.get(key), pairs=pairs.get(key))
 
 # %% ../../nbs/explore/00_score_index.ipynb #2d06edb1

@@ -20,7 +20,7 @@ from ..data.types import RsrError
 from .prompts import PAGE_SIZE, prompt_pairs, prompt_rollouts, prompt_table, unreviewed, two_to_show
 from .score_index import index, read_scores, read_splits, read_texts, take_reviews, text_mode
 from .thresholds import THRESHOLDS, changed_options, config_name, histogram, preview_counts
-from .thresholds import read_wheres, recipe_yaml, thresholds_of, with_thresholds
+from .thresholds import read_wheres, recipe_yaml, revisions_of, thresholds_of, with_thresholds
 from ..formatters.writer import make_formatters
 from ..rubric.agreement import label_statistics
 from ..run.files import format_files, valid_outcomes
@@ -104,7 +104,8 @@ def _is_of_functions(store)->bool:
 def by_prompt(self:Exploration)->list:
     "Return the scores of each prompt that has any."
     s = self.scores
-    ok = s.valid & ~np.isnan(s.score) & (True if s.revision is None else ~s.revision)
+    revised, ok = revisions_of(s), s.valid & ~np.isnan(s.score)
+    ok = ok if revised is None else ok & ~revised
     ends = np.flatnonzero(np.diff(s.prompt[ok]))+1
     return [part.tolist() for part in np.split(s.score[ok], ends) if len(part)]
 

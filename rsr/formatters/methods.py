@@ -274,9 +274,8 @@ def sft(prompt, rollouts,
     "Write one row per prompt: its best passed response; with `slice` one row per turn of its dialogue."
     correct = [r for r in rollouts if passed(r.score, pass_threshold)]
     response = SELECT[select](correct, prompt) if correct else None
-    if slice:
-        return slice_rows(prompt, _asked(prompt), response, pass_threshold)
-    return [{**_asked(prompt), 'response':response}] if correct else []
+    whole = [{**_asked(prompt), 'response':response}] if correct else []
+    return slice_rows(prompt, _asked(prompt), response, pass_threshold) if slice else whole
 
 # %% ../../nbs/formatters/02_methods.ipynb #28e93792
 def _why_no_pair(prompt, rollouts, **options):

@@ -8,7 +8,7 @@ __all__ = ['TOOL_CALLS_ONLY', 'pairs_of', 'count_pairs', 'PairCounts', 'counting
 # %% ../../nbs/pairs/03_collect.ipynb #594b934e
 from collections import Counter
 from dataclasses import replace
-from ..data.types import passed
+from ..data.types import is_revision, passed
 from ..formatters.pairing import dpo_pairs
 from ..formatters.rows import as_written
 
@@ -103,9 +103,9 @@ def counting_pairs(groups, formatters, pairs:dict):
 
 # %% ../../nbs/pairs/03_collect.ipynb #f5cebf95
 def _as_side(rollouts, side):
-    "Return the rollouts as one side of pairs; the rejected ones get negative keys, to keep them apart."
+    "Return the first answers as one side of pairs; the rejected ones get negative keys, to keep them apart."
     sign = 1 if side=='chosen' else -1
-    return [replace(r, side=side, key=sign*r.key) for r in rollouts]
+    return [replace(r, side=side, key=sign*r.key) for r in rollouts if not is_revision(r)]
 
 # %% ../../nbs/pairs/03_collect.ipynb #15fa6f1b
 def join(

@@ -14,6 +14,7 @@ from itertools import chain, count
 from pathlib import Path
 from ..data.earlier import memory_of, with_memory
 from ..data.ledger import has_blocks, ledger_error, opening_error
+from ..data.open_files import check_open_files
 from ..data.safekeeping import WorkDirGone, check_place, rescue
 from ..data.settings import own_sampler
 from ..data.store import Store
@@ -35,7 +36,7 @@ from .files import make_goal, models_of, recipe_prices, write_run_files
 from .inputs import check_references, load_input, missing_prompts_note
 from .options import complete_formatters, keep_options, warn_of_new_scores
 from .results import Run
-from .reward import make_scorer
+from .reward import check_scores_new, make_scorer
 from .saved_recipe import recipe_so_far, save_recipe
 from ..sampling.budget import Budget, model_price
 from ..sampling.batch_checks import check_batches, require_batches, setup_loop
@@ -169,6 +170,7 @@ def build(
     parts = dict(sampler=make_samplers(chosen), sampling=Sampling(**{**d['sampling'], **sampling}))
     parts['verifier'], judges = make_scorer(verifier)
     _check_fewest(parts['verifier'], parts['sampling'])
+    check_scores_new(parts['verifier'], parts['sampling'].max_rollouts)
     parts['budget'] = _make_budget(d, parts['verifier'], judges)
     parts['judges'] = _make_judges(parts['verifier'], judges)
     check_batches(parts['sampler'], parts['judges'], d.get('engine'), getattr(d, 'detach', False))
@@ -177,8 +179,8 @@ def build(
     parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], d.get('goal'),
                                       all_of(parts['sampler'])[0].batch)
     check_escalation(d['sampler'], parts['sampling'])
-    parts['mix'] = d['resume'].get('mix', False)
-    return {**parts, **_pair_parts(plan, parts['verifier']), **refine_parts(d, parts)}
+    mix = d['resume'].get('mix', False)
+    return {**parts, 'mix':mix, **_pair_parts(plan, parts['verifier']), **refine_parts(d, parts)}
 
 # %% ../../nbs/run/12_execution.ipynb #65b99d98
 def new_work_dir()->str:
@@ -202,44 +204,12 @@ def _refuse_cluster_run(store):
 
 # %% ../../nbs/run/12_execution.ipynb #42b978cd
 def _print_input_notes(store, loop, d, scored_by):
-    "Print warnings about another verifier, missing prompts and unusable reference answers."
+    "Print warnings about new scores, missing prompts and unusable reference answers."
     warn_of_new_scores(store, scored_by)
     notes = (missing_prompts_note(store, d['data'].get('limit')),
              check_references(store, loop.verifier, bool(d['verifier'].get('type')), loop.formatters))
     for note in filter(None, notes):
         warn(note)
-
-# %% ../../nbs/run/12_execution.ipynb #8e8c500b
-def _open_files():
-    "Return how many files this process has open, or a guess."
-    try:
-        return len(os.listdir('/proc/self/fd'))
-    except OSError:
-        return 32
-
-# %% ../../nbs/run/12_execution.ipynb #e34b10ab
-def _allow_open_files(need):
-    "Let this process open `need` files, if the system allows it; return how many it may open."
-    try:
-        import resource
-    except ImportError:
-        return need
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft==resource.RLIM_INFINITY or need<=soft:
-        return need
-    most = need if hard==resource.RLIM_INFINITY else min(need, hard)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return most
-
-# %% ../../nbs/run/12_execution.ipynb #6799045f
-def _check_open_files(requests, others=32):
-    "Raise an error if this process may not open as many files as it needs for so many requests, and some `others`."
-    need = requests+others+_open_files()
-    if (most := _allow_open_files(need))<need:
-        raise RsrError(f'sampler.concurrent_requests: {requests} requests at once need about {need} open files, and '
-                       f'this process may open {most}. Set sampler.concurrent_requests={max(1, requests-need+most)}, '
-                       f'or raise the limit: ulimit -n {need}')
 
 # %% ../../nbs/run/12_execution.ipynb #20df65bd
 def _prepare_samplers(parts, max_rollouts, resumed):
@@ -248,7 +218,7 @@ def _prepare_samplers(parts, max_rollouts, resumed):
     if max_rollouts:
         samplers = [*all_of(parts['sampler']), *samplers]
     samplers = [*filter(None, samplers)]
-    _check_open_files(sum(getattr(s, 'connections', getattr(s, 'concurrent_requests', 0)) for s in samplers))
+    check_open_files(sum(getattr(s, 'connections', getattr(s, 'concurrent_requests', 0)) for s in samplers))
     for s in samplers:
         s.resumed = resumed
         s.prepare()
@@ -301,7 +271,7 @@ def _prepare_loops(store, d, parts, src, choose):
     samplers = _prepare_samplers({**parts, 'critic':critic}, loop.o.max_rollouts, not store.fresh)
     _check_abilities(parts, holds, samplers)
     join_engines(loop, samplers)
-    note_models(store, loop.arms, models_of(store))
+    note_models(store, loop.arms if loop.o.max_rollouts else [], models_of(store))
     save_recipe(store, d)
     loops = chain([loop], loops, revision_loops(store, parts, refine, critic, loop.goal))
     return with_memory(loops, memory_of(store, d.get('round')))
@@ -309,10 +279,8 @@ def _prepare_loops(store, d, parts, src, choose):
 # %% ../../nbs/run/12_execution.ipynb #cc8de442
 def _leave(store):
     "Close a ledger whose run cannot start, and remove it if it is new."
-    if store.fresh:
-        store.discard()
-    else:
-        store.abandon()
+    end = store.discard if store.fresh else store.abandon
+    end()
 
 # %% ../../nbs/run/12_execution.ipynb #bb77554c
 def prepare(

@@ -15,14 +15,14 @@ from ..data.component_summary import component_stats
 from ..data.earlier import memory_of, round_stats
 from ..data.files import fingerprint, sweep_temporaries
 from ..data.kept_plans import check_forecast
+from ..data.noted_prices import with_noted
 from ..data.quintiles import RowTally, quintile_stats, sampled_models
 from ..data.revisions import revision_stats
 from ..data.sampler_stats import add_rows, sampler_stats
 from ..data.store import Store
 from ..data.summary import stats, write_stats
 from ..data.terminal import warn
-from ..data.thresholds import counts_by_prompt, in_numbers, in_words, numbers_for
-from ..data.thresholds import relative_options, scores_by_prompt
+from ..data.thresholds import counts_by_prompt, in_numbers, in_words, numbers_for, relative_options, scores_by_prompt
 from ..data.types import RsrError
 from ..data.variables import mask, resolve_secrets
 
@@ -44,7 +44,7 @@ from .options import shared_options, with_options
 from .reward import check_where, client_prices, is_raw, write_reward
 from .saved_recipe import saved_recipe, write_recipe
 from .train_folder import file_key, file_paths, keep_edited, make_split, pass_rate_text, path_of
-from .train_folder import readme_text, remove_stale, stamp, thinking_text, write_readme
+from .train_folder import readme_text, remove_stale, renew_card, stamp, thinking_text, write_readme
 from ..sampling.budget import Budget, batch_factor, model_price
 from ..sampling.cascade import batch_factors, cascade_prices, own_price, sampler_options
 from ..sampling.critic import critique_price
@@ -198,8 +198,7 @@ def _note_written(store, d, formatters, rows):
     "Note in the ledger what was written, and with which options."
     configs = [formatter_config(f) for f in formatters]
     options = {**files_on_disk(store), **by_name(configs)}
-    noted = store.get('options') or {}
-    names = {*by_name(configs), *by_name(d['formatter']), *noted.get('extra', [])}
+    names = {*by_name(configs), *by_name(d['formatter']), *(store.get('options') or {}).get('extra', [])}
     current, earlier = _sort_rows(store, rows, names)
     store.put('written', {**shared_options(d), 'formatter':[*options.values()]})
     store.put('rows', current)
@@ -317,7 +316,7 @@ def run_statistics(store, d)->dict:
     given = make_formatter(**d['formatter'][0]).options
     options = numbers_for(store, given, valid_outcomes(d))
     pass_threshold = options.get('pass_threshold', 1.0)
-    prices = recipe_prices(d)
+    prices = with_noted(recipe_prices(d), store)
     price_of = Budget(**prices).price_of if prices['price'] else None
     counts = stats(store, pass_threshold, fail_threshold_of(d, options), valid_outcomes(d), price_of)
     limits = {**given, 'fail_threshold':fail_threshold_of(d, given)}
@@ -352,6 +351,7 @@ def write_readmes(
         stamps[f'{side}/README.md'] = write_readme(store.dir/side, text, stamps.get(f'{side}/README.md'))
     store.put('stamps', stamps)
     store.commit()
+    renew_card(store)
 
 # %% ../../nbs/run/10_files.ipynb #3d1d51d0
 def _is_wanted(store, name):

@@ -77,7 +77,7 @@ def _table_rows(s, state):
 def _heading(s, state):
     if state:
         return state
-    side = f" the {s['side']} side" if s['side'] else ''
+    side = {None:'', 'revisions':' revisions'}.get(s['side'], f" the {s['side']} side")
     note = f" – {s['note'][:90]}" if s['note'] else ''
     return f'sampling{side}{note}'
 

@@ -122,7 +122,8 @@ def _recipe_name(d):
     return '+'.join(names)+(f' ({strategy})' if strategy else '')
 
 # %% ../../nbs/run/16_runs.ipynb #d6b5123b
-_SAMPLER = "SELECT key, config FROM configs WHERE kind='sampler' ORDER BY key DESC LIMIT 1"
+_SAMPLER = ("SELECT key, config FROM configs WHERE kind='sampler' "
+            'ORDER BY EXISTS(SELECT 1 FROM rollouts WHERE sampler=configs.key) DESC, key DESC LIMIT 1')
 
 # %% ../../nbs/run/16_runs.ipynb #eb2874a0
 def _model_name(store, d):

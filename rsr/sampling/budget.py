@@ -275,11 +275,10 @@ def ledger_usage(
     rows,       # as `Store.usage` yields them
     price_of    # (kind, fingerprint, configuration) -> price, as `Budget.price_of`
 )->Usage:
-    "Sum what a ledger's rows have used."
-    total = Usage()
-    for _, kind, fp, config, prompt, completion, n in rows:
-        total += usage_of(kind, prompt or 0, completion or 0, price_of(kind, fp, config), n or 0)
-    return total
+    "Sum what a ledger's rows have used; what was imported was paid for elsewhere."
+    used = [usage_of(kind, prompt or 0, completion or 0, price_of(kind, fp, config), n or 0)
+            for _, kind, fp, config, prompt, completion, n in rows if (config or {}).get('type')!='imported']
+    return sum(used, Usage())
 
 # %% ../../nbs/sampling/05_budget.ipynb #78b8e28b
 @patch

@@ -190,5 +190,5 @@ def note_models(
         note_served_model(store, arm.key, getattr(arm.sampler, 'served', None))
     if len(arms)>1 or store.get('cascade'):
         names = {**{arm.key:arm.model for arm in arms}, **models}
-        store.put('cascade', [arm.key for arm in arms])   # their order
+        store.put('cascade', [arm.key for arm in arms] or store.get('cascade'))   # their order
         store.put('cascade_models', {str(key):name for key, name in names.items()})

@@ -119,7 +119,7 @@ def needs_of(self:Escalation, st, arm:int=None)->dict:
     number, needs = st.arm if arm is None else arm, {}
     for i, f in enumerate(self.formatters):
         one_model = _pairs_one_model(f)
-        needs[i] = self._need_by_model(st, i, number) if one_model else self._need_of(i, self.answers_for(st, i))
+        needs[i] = self._need_by_model(st, i, number) if one_model else self._needed_of(i, self.answers_for(st, i))
     return {i:need for i, need in needs.items() if need!=(0, 0)}
 
 # %% ../../nbs/sampling/09_escalation.ipynb #49be6f2a

@@ -107,6 +107,8 @@ def _is_skipped(self:Loop, st, rollouts)->bool:
 def _open_prompt(self:Loop, prompt, rollouts):
     "Open a prompt in the state that its rollouts give; close it at once if no response can be scored."
     st = self.restore(prompt, rollouts)
+    if getattr(getattr(self.verifier, 'fn', None), 'keeps_only', False):
+        st.rescore = [r for r in st.rescore if not r.scored]   # it has nothing else to say of them
     self.open[prompt.key] = st
     if self._lacks_reference(st):
         self._close(st, 'no_reference')

@@ -7,6 +7,7 @@ __all__ = ['Outages']
 
 # %% ../../nbs/sampling/12_outages.ipynb #96d4af3d
 from fastcore.basics import patch
+from ..data.noted_prices import add_noted
 from ..data.terminal import warn
 from ..data.types import RunBroken
 from .arms import learn_costs
@@ -28,6 +29,7 @@ def learn_costs(self:Outages):
 @patch
 def count_earlier(self:Outages):
     "Count what earlier processes have spent, for each sampler."
+    add_noted(self.budget, self.store)
     self.budget.count_earlier(self.store)
     fps = {self.store.config(arm.key)[0]:arm for arm in self.arms}
     for _, kind, fp, _, prompt, completion, n in self.store.usage():

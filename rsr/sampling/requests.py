@@ -144,7 +144,8 @@ def _note_earlier_answers(self:Requests):
 def _enter_samplers(self:Requests):
     "Enter the samplers into the ledger; raise an error if another one was used before."
     configs = [self._sampler_config(arm) for arm in self.arms]
-    keys = own_samplers(self.store, configs, self.side and self.side.name, self.mix)
+    may_mix = self.mix or not self.o.max_rollouts   # nothing is sampled
+    keys = own_samplers(self.store, configs, self.side and self.side.name, may_mix)
     for arm, key, config in zip(self.arms, keys, configs):
         arm.key, arm.price = key, self._learn_price(arm, config)
 
