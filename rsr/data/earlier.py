@@ -49,7 +49,8 @@ _TABLES = '''CREATE TABLE IF NOT EXISTS earlier_known(content TEXT PRIMARY KEY, 
 CREATE TABLE IF NOT EXISTS earlier_of(prompt INTEGER PRIMARY KEY, content TEXT);
 CREATE TABLE IF NOT EXISTS trained(content TEXT, text TEXT, PRIMARY KEY(content, text)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS split_groups(key INTEGER PRIMARY KEY, text TEXT);
-CREATE VIEW IF NOT EXISTS earlier AS SELECT o.prompt, e.* FROM earlier_of o JOIN earlier_known e ON e.content=o.content;'''
+CREATE VIEW IF NOT EXISTS earlier AS
+  SELECT o.prompt, e.* FROM earlier_of o JOIN earlier_known e ON e.content=o.content;'''
 
 
 # %% ../../nbs/data/55_earlier.ipynb #5d475009
