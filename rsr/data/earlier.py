@@ -44,11 +44,13 @@ class Known:
     arms: tuple = ()     # of a cascade: (passes, fails) of each sampler, by its place
 
 # %% ../../nbs/data/55_earlier.ipynb #4efe7065
-_TABLES = '''CREATE TABLE IF NOT EXISTS earlier(content TEXT PRIMARY KEY, passes REAL, fails REAL, rounds INTEGER,
+_TABLES = '''CREATE TABLE IF NOT EXISTS earlier_known(content TEXT PRIMARY KEY, passes REAL, fails REAL, rounds INTEGER,
   solved INTEGER, hopeless INTEGER, idle INTEGER, trained INTEGER, arms TEXT);
 CREATE TABLE IF NOT EXISTS earlier_of(prompt INTEGER PRIMARY KEY, content TEXT);
 CREATE TABLE IF NOT EXISTS trained(content TEXT, text TEXT, PRIMARY KEY(content, text)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS split_groups(key INTEGER PRIMARY KEY, text TEXT);'''
+CREATE TABLE IF NOT EXISTS split_groups(key INTEGER PRIMARY KEY, text TEXT);
+CREATE VIEW IF NOT EXISTS earlier AS
+  SELECT o.prompt, e.* FROM earlier_of o JOIN earlier_known e ON e.content=o.content;'''
 
 
 # %% ../../nbs/data/55_earlier.ipynb #5d475009
@@ -137,11 +139,11 @@ _FIELDS = [f.name for f in fields(Known)]
 
 
 # %% ../../nbs/data/55_earlier.ipynb #acb97a99
-_PUT = f"INSERT OR REPLACE INTO earlier(content,{','.join(_FIELDS)}) VALUES({','.join('?'*(len(_FIELDS)+1))})"
+_PUT = f"INSERT OR REPLACE INTO earlier_known(content,{','.join(_FIELDS)}) VALUES({','.join('?'*(len(_FIELDS)+1))})"
 
 
 # %% ../../nbs/data/55_earlier.ipynb #ebd760b0
-_GET = f"SELECT content,{','.join(_FIELDS)} FROM earlier"
+_GET = f"SELECT content,{','.join(_FIELDS)} FROM earlier_known"
 
 
 # %% ../../nbs/data/55_earlier.ipynb #ac839cba
@@ -174,7 +176,7 @@ def link_prompts(
     store   # Store, with its input
 )->int:     # prompts that earlier rounds knew
     "Link what is known to the prompts that have the content."
-    known = {content for content, in store.begin().execute('SELECT content FROM earlier')}
+    known = {content for content, in store.begin().execute('SELECT content FROM earlier_known')}
     links = [(key, content) for key, content in contents(store).items() if content in known]
     store.db.execute('DELETE FROM earlier_of')
     store.db.executemany('INSERT INTO earlier_of VALUES(?,?)', links)
@@ -218,7 +220,7 @@ def prior(self:Memory,
     return tuple(tuple(round(4*self.options.memory*n)/4 for n in pair) for pair in counts)
 
 # %% ../../nbs/data/55_earlier.ipynb #8557cd9b
-_OF_PROMPTS = f"SELECT o.prompt,{','.join(f'e.{name}' for name in _FIELDS)} FROM earlier_of o JOIN earlier e " \
+_OF_PROMPTS = f"SELECT o.prompt,{','.join(f'e.{name}' for name in _FIELDS)} FROM earlier_of o JOIN earlier_known e " \
     'ON e.content=o.content'
 
 @patch
@@ -363,7 +365,7 @@ def memory_of(
 
 # %% ../../nbs/data/55_earlier.ipynb #3ce0375d
 _KNOWN = '''SELECT count(*), coalesce(sum(solved>0), 0), coalesce(sum(hopeless>0), 0), coalesce(sum(trained), 0)
-    FROM earlier_of o JOIN prompts p ON p.key=o.prompt AND p.gen=? JOIN earlier e ON e.content=o.content'''
+    FROM earlier_of o JOIN prompts p ON p.key=o.prompt AND p.gen=? JOIN earlier_known e ON e.content=o.content'''
 
 
 # %% ../../nbs/data/55_earlier.ipynb #6598de28
