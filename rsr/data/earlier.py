@@ -27,7 +27,7 @@ class Round:
     after: str = None           # run directory of the round before; null: this is the first one
     memory: float = 0.5         # what a sample of the round before counts for beside one of this round
     solved: str = 'one'         # prompts that only passed: one sample to check, skip, or all samples as usual
-    return_after: int = 2       # rounds after which a prompt that never passed is sampled again; 1: in each round
+    return_after: int = 2       # rounds until what never passed is sampled again (1: in each); held-out prompts in each
     exclude_seen: bool = False  # write no row with a response that a file of an earlier round's train/ has
 
 # %% ../../nbs/data/55_earlier.ipynb #094958e2
@@ -41,11 +41,12 @@ class Known:
     hopeless: int = 0    # rounds in a row in which none passed, though it got all its samples
     idle: int = 0        # rounds since it was last sampled
     trained: int = 0     # was a row of it written to train/?
+    held: int = 0        # does the split of the round hold it out?
     arms: tuple = ()     # of a cascade: (passes, fails) of each sampler, by its place
 
 # %% ../../nbs/data/55_earlier.ipynb #4efe7065
 _TABLES = '''CREATE TABLE IF NOT EXISTS earlier_known(content TEXT PRIMARY KEY, passes REAL, fails REAL, rounds INTEGER,
-  solved INTEGER, hopeless INTEGER, idle INTEGER, trained INTEGER, arms TEXT);
+  solved INTEGER, hopeless INTEGER, idle INTEGER, trained INTEGER, held INTEGER, arms TEXT);
 CREATE TABLE IF NOT EXISTS earlier_of(prompt INTEGER PRIMARY KEY, content TEXT);
 CREATE TABLE IF NOT EXISTS trained(content TEXT, text TEXT, PRIMARY KEY(content, text)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS split_groups(key INTEGER PRIMARY KEY, text TEXT);
@@ -236,6 +237,8 @@ def priors(self:Memory,
 def why_skipped(self:Memory, known:Known)->str:
     "Return the stop reason of a prompt that is not sampled in this round, or None."
     o = self.options
+    if known.held:
+        return None
     if known.solved and o.solved=='skip':
         return 'solved'
     return 'hopeless' if known.hopeless and known.idle+1<o.return_after else None

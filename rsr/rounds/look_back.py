@@ -196,6 +196,17 @@ def _groups(store, before, d):
     return split.groups.firsts
 
 
+# %% ../../nbs/rounds/00_look_back.ipynb #9141784a
+def _mark_held_out(store, d, known):
+    "Mark what the split of the new run holds out; `known`: {content: Known}."
+    split = d.get('split') and make_split(store, d)
+    for k in known.values():
+        k.held = 0
+    names = contents(store)
+    for prompt, *_ in store.walk(outcomes=()) if split else ():
+        if split.place(prompt)[1]=='eval':
+            known[names[prompt.key]].held = 1
+
 # %% ../../nbs/rounds/00_look_back.ipynb #3cc0a361
 def _split_note(before, d, known):
     "Return a warning if prompts may be held out now that were trained on before, or None."
@@ -221,6 +232,7 @@ def _look_back(store, d, run):
     before = run.recipe
     with closing(Store(run.path, write=False)) as old:
         known = known_after(old, before, d)
+        _mark_held_out(old, d, known)
         make_tables(store)
         _put_trained(store, old, before, known)
         put_earlier(store, known)
