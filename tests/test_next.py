@@ -88,7 +88,7 @@ def test_choices_for_solved_and_hopeless(here, known):
 
 def test_hopeless_prompts_come_back_and_give_up_sooner(here, known):
     one = first(known, give_up=.1, step_size=1, max_steps=16, concurrent_requests=1)
-    two = one.next(progress=False)
+    two = one.next(progress=False, round=dict(memory=1))
     three = two.next(progress=False)
     hopeless = [i for i, stop in stops(two).items() if stop=='hopeless']
     assert len(hopeless)>=N//3 and all(stops(three)[i]!='hopeless' for i in hopeless)

@@ -197,15 +197,19 @@ def _groups(store, before, d):
 
 
 # %% ../../nbs/rounds/00_look_back.ipynb #9141784a
+def _held_out(store, d):
+    "Return the keys of the prompts that the split of the new run holds out."
+    split = d.get('split') and make_split(store, d)
+    prompts = (prompt for prompt, *_ in store.walk(outcomes=())) if split else ()
+    return {prompt.key for prompt in prompts if split.place(prompt)[1]=='eval'}
+
+# %% ../../nbs/rounds/00_look_back.ipynb #97f2675d
 def _mark_held_out(store, d, known):
     "Mark what the split of the new run holds out; `known`: {content: Known}."
-    split = d.get('split') and make_split(store, d)
-    for k in known.values():
-        k.held = 0
     names = contents(store)
-    for prompt, *_ in store.walk(outcomes=()) if split else ():
-        if split.place(prompt)[1]=='eval':
-            known[names[prompt.key]].held = 1
+    held = {names[key] for key in _held_out(store, d)}
+    for content, k in known.items():
+        k.held = int(content in held)
 
 # %% ../../nbs/rounds/00_look_back.ipynb #3cc0a361
 def _split_note(before, d, known):
