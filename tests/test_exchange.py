@@ -14,7 +14,7 @@ from loopback_batch import BatchLoopback
 
 from rsr import load_run, sample
 from rsr.cli.entry import main
-from rsr.data.earlier import make_tables
+from rsr.data.earlier import earlier_groups, make_tables, put_groups
 from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score
 from rsr.exchange import merge_runs, split_run
@@ -220,14 +220,16 @@ def test_a_later_round_does_not_count_as_a_first_look(made, tmp_path):
     later = load_run(b.path).copy(tmp_path/'later')
     with closing(Store(later.path)) as store:
         make_tables(store)
-        store.db.execute("INSERT INTO earlier(content,passes,fails) VALUES('x',1,1)")
+        store.db.execute("INSERT INTO earlier_known(content,passes,fails) VALUES('x',1,1)")
         store.db.execute("INSERT INTO earlier_of SELECT key,'x' FROM prompts")
+        put_groups(store, ['what is 1?', 'what is 2?'])
         store.commit()
     merged = merge_runs([a.path, later.path], tmp_path/'both')
     with closing(Store(merged.path, write=False)) as store:
         first = store.db.execute('''SELECT p.id, count(*) FROM rollouts r JOIN prompts p ON p.key=r.prompt
             WHERE blind GROUP BY 1''').fetchall()
         own = a.stats()['pass_rate']['prompts']
+        assert earlier_groups(store) == ['what is 1?', 'what is 2?']   # what was trained on stays out of eval/
     assert len(first) == 30 and dict(first)['q15'] <= 2 and own == 20
 
 def test_input_files_are_not_read_again(made, tmp_path, capsys):

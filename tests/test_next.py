@@ -87,13 +87,13 @@ def test_choices_for_solved_and_hopeless(here, known):
     assert {'solved', 'checked', 'hopeless'} & set(every.stats()['prompts']['by_stop_reason'])==set()
 
 def test_hopeless_prompts_come_back_and_give_up_sooner(here, known):
-    one = first(known, give_up=.3, step_size='auto', concurrent_requests=2)
-    two = one.next(progress=False)
+    one = first(known, give_up=.1, step_size=1, max_steps=16, concurrent_requests=1)
+    two = one.next(progress=False, round=dict(memory=1))
     three = two.next(progress=False)
     hopeless = [i for i, stop in stops(two).items() if stop=='hopeless']
     assert len(hopeless)>=N//3 and all(stops(three)[i]!='hopeless' for i in hopeless)
     before, after = asked(one), asked(three)
-    assert sum(after[i] for i in hopeless)<sum(before[i] for i in hopeless)
+    assert sum(after[i] for i in hopeless)<sum(before[i] for i in hopeless), (before, after)
     assert (three.path.name, three.stats()['round']['number'])==('one-3', 3)
 
 def test_places_that_are_freed_go_to_new_prompts(here, known):
