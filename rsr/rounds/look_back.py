@@ -197,6 +197,21 @@ def _groups(store, before, d):
     return split.groups.firsts
 
 
+# %% ../../nbs/rounds/00_look_back.ipynb #9141784a
+def _held_out(store, d):
+    "Return the keys of the prompts that the split of the new run holds out."
+    split = d.get('split') and make_split(store, d)
+    prompts = (prompt for prompt, *_ in store.walk(outcomes=())) if split else ()
+    return {prompt.key for prompt in prompts if split.place(prompt)[1]=='eval'}
+
+# %% ../../nbs/rounds/00_look_back.ipynb #97f2675d
+def _mark_held_out(store, d, known):
+    "Mark what the split of the new run holds out; `known`: {content: Known}."
+    names = contents(store)
+    held = {names[key] for key in _held_out(store, d)}
+    for content, k in known.items():
+        k.held = int(content in held)
+
 # %% ../../nbs/rounds/00_look_back.ipynb #3cc0a361
 def _split_note(before, d, known):
     "Return a warning if prompts may be held out now that were trained on before, or None."
@@ -222,6 +237,7 @@ def _look_back(store, d, run):
     before = run.recipe
     with closing(Store(run.path, write=False)) as old:
         known = known_after(old, before, d)
+        _mark_held_out(old, d, known)
         make_tables(store)
         _put_trained(store, old, before, known)
         put_earlier(store, known)

@@ -27,6 +27,8 @@ def _stem(path, number):
 # %% ../../nbs/rounds/01_next.ipynb #300b7eda
 _OPEN = "SELECT 1 FROM prompts WHERE gen=? AND coalesce(stop, 'budget')='budget'"
 
+
+# %% ../../nbs/rounds/01_next.ipynb #8328e0c4
 def _is_begun(path, id_)->bool:
     "Check whether a directory holds a round after this run that has not ended."
     try:
