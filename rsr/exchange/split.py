@@ -78,7 +78,8 @@ def _fields(groups):
 def _check_groups(groups, by, path):
     "Raise an error if a field makes no parts, or too many."
     if set(groups)=={None}:
-        raise RsrError(f'{path}: no prompt has {by}. '+no_such('field', by, _fields(groups)))
+        fields = _fields(groups)
+        raise RsrError(f'{path}: no prompt has {by}. '+(no_such('field', by, fields) if fields else 'None has any'))
     if len(groups)>MOST:
         raise RsrError(f'{path}: {by} has {len(groups):,} different values, and at most {MOST} runs are made of one. '
                        'Split by a field with fewer')
