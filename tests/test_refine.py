@@ -197,6 +197,11 @@ def test_more_first_answers_are_not_bought_for_what_a_revision_satisfied(here):
         run(s, **{'sampling.max_rollouts':8})
         assert len(s.log)==asked
 
+def test_what_a_revision_solved_is_not_hopeless_in_the_next_round(here):
+    with Loopback(reply=answers()) as s:
+        two = run(s, n=4).next(progress=False)
+    assert two.stats()['samples']['asked']==4*2+4 and two.stats()['revisions']['passed']==4
+
 def test_a_new_verifier_scores_revisions_too(here):
     with Loopback(reply=answers()) as s:
         run(s)
