@@ -95,6 +95,7 @@ def _check_ledger(repo, info):
         raise RsrError(f'{repo} has no {missing[0]}: it was pushed without ledger=true. Its rows can be read with '
                        f"datasets.load_dataset('{repo}')")
 
+# %% ../../nbs/hub/06_loading.ipynb #67578ea8
 _SHA = re.compile(r'\A[0-9a-f]{40}\Z')
 
 def _check_sha(repo, sha):
