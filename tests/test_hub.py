@@ -206,6 +206,27 @@ def test_a_run_from_elsewhere_runs_nothing_unasked(hub, tmp_path):
     assert run.untrusted() == ''
     assert 'trust=true' in load_run('hf://datasets/me/own').untrusted()
 
+def test_a_link_or_a_damaged_file_is_not_shared(tmp_path, capsys):
+    run = made(tmp_path/'w', [dict(type='sft')])
+    run.card(figures=False)
+    (tmp_path/'private.txt').write_text('mine')
+    (run.path/'train'/'sft.jsonl').unlink()
+    (run.path/'train'/'sft.jsonl').symlink_to(tmp_path/'private.txt')
+    code, said = rsr(capsys, 'push', run.path, 'me/w', 'dry=true')
+    assert code == 2 and 'is a link to' in said, said
+    code, said = rsr(capsys, 'card', run.path)
+    assert code == 2 and 'sft.jsonl cannot be read' in said and 'bug' not in said, said
+
+def test_a_push_that_fails_halfway_is_pushed_again(run, hub, monkeypatch):
+    import huggingface_hub
+    def fails(*args, **options):
+        raise OSError('the line is dead')
+    with monkeypatch.context() as m:
+        m.setattr(huggingface_hub.HfApi, 'create_commit', fails)
+        with pytest.raises(RsrError, match='the line is dead'):
+            push(run, 'me/half')
+    assert push(run, 'me/half')['url']   # its repository is there, and is this run's
+
 def test_errors_of_the_hub(run, hub, monkeypatch, capsys, tmp_path):
     cases = [(dict(fault=401), 'me/x', 'HF_TOKEN is wrong'), (dict(fault=403), 'me/x', 'may not write there'),
              (dict(fault=404), 'me/x', 'no such owner'), (dict(fault=None), 'you/x', 'may not write there')]
