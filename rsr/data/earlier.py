@@ -123,12 +123,6 @@ def revised_prompts(
     sql = _REVISED.format(scores=store.scored(), outcomes=','.join('?'*len(outcomes)), first=first_answers(store))
     return {key for key, in store.db.execute(sql, (store.get('verifier'), pass_at-EPS, *outcomes))}
 
-# %% ../../nbs/data/55_earlier.ipynb #67ce9c9b
-_REVISED = '''SELECT DISTINCT r.prompt FROM rollouts r JOIN {scores} s ON s.rollout=r.key AND s.verifier=?
-    WHERE s.value>=? AND NOT {first} AND r.outcome IN ({outcomes})'''
-
-
-
 # %% ../../nbs/data/55_earlier.ipynb #c1f1d579
 _CUT_SHORT = None, 'budget', 'failed', 'no_reference', 'solved', 'hopeless', 'revised'
 
