@@ -18,6 +18,7 @@ from rsr.formatters.writer import make_formatters
 from rsr.hub.card_text import CardOptions, config_files, front_matter
 from rsr.hub.portable import PATH, portable_text
 from rsr.hub.push import push
+from rsr.hub.shared_ledger import share_ledger
 
 datasets = pytest.importorskip('datasets')
 datasets.disable_progress_bars()
@@ -120,14 +121,19 @@ def test_columns_of_mixed_types(tmp_path):
 def test_nothing_hostile_secret_or_local(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('OPENAI_API_KEY', 'sk-secret-0123456789abcdef')
     with closing(Store(run.path)) as store:
-        command = f'rsr run sft data.input_path={tmp_path}/in.jsonl sampler.api_key=sk-secret-0123456789abcdef'
+        command = (f'rsr run sft data.input_path={tmp_path}/in.jsonl sampler.api_key=sk-secret-0123456789abcdef '
+                   'sampler.base_url=http://gpu7.lab.internal:8000/v1')
         store.put('commands', dict(first=command, run=command, folder=str(tmp_path)))
+        store.put('imported', [dict(path=f'{tmp_path}/in.jsonl', sha256='0')])
         store.commit()
     code, said = rsr(capsys, 'card', run.path, 'license=apache-2.0')
     assert code == 0 and 'no license' not in said, said
     card = (run.path/'train'/'README.md').read_text()
     assert 'sk-secret' not in card and '/tmp' not in card and str(Path.home()) not in card
-    assert 'in.jsonl' in card and 'license: apache-2.0' in card
+    assert 'in.jsonl' in card and 'license: apache-2.0' in card and 'lab.internal' not in card
+    share_ledger(run, tmp_path)
+    shared = (tmp_path/'run.db').read_bytes()
+    assert b'in.jsonl' in shared and b'lab.internal' not in shared and str(tmp_path).encode() not in shared
     text = outside_fences(card)
     assert '<img' not in text and 'javascript:' not in text and '\x1b' not in card and '\u202e' not in card
     figures = re.findall(r'\]\((figures/[^)]*)\)', text)
@@ -199,6 +205,27 @@ def test_a_run_from_elsewhere_runs_nothing_unasked(hub, tmp_path):
     push(run, 'me/own', ledger=True)
     assert run.untrusted() == ''
     assert 'trust=true' in load_run('hf://datasets/me/own').untrusted()
+
+def test_a_link_or_a_damaged_file_is_not_shared(tmp_path, capsys):
+    run = made(tmp_path/'w', [dict(type='sft')])
+    run.card(figures=False)
+    (tmp_path/'private.txt').write_text('mine')
+    (run.path/'train'/'sft.jsonl').unlink()
+    (run.path/'train'/'sft.jsonl').symlink_to(tmp_path/'private.txt')
+    code, said = rsr(capsys, 'push', run.path, 'me/w', 'dry=true')
+    assert code == 2 and 'is a link to' in said, said
+    code, said = rsr(capsys, 'card', run.path)
+    assert code == 2 and 'sft.jsonl cannot be read' in said and 'bug' not in said, said
+
+def test_a_push_that_fails_halfway_is_pushed_again(run, hub, monkeypatch):
+    import huggingface_hub
+    def fails(*args, **options):
+        raise OSError('the line is dead')
+    with monkeypatch.context() as m:
+        m.setattr(huggingface_hub.HfApi, 'create_commit', fails)
+        with pytest.raises(RsrError, match='the line is dead'):
+            push(run, 'me/half')
+    assert push(run, 'me/half')['url']   # its repository is there, and is this run's
 
 def test_errors_of_the_hub(run, hub, monkeypatch, capsys, tmp_path):
     cases = [(dict(fault=401), 'me/x', 'HF_TOKEN is wrong'), (dict(fault=403), 'me/x', 'may not write there'),

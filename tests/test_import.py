@@ -88,6 +88,38 @@ def test_inspect(here, name):
     assert list(run.scores.columns).count('match') == 1 and list(run.scores.columns).count('includes') == 1
     assert json.loads(run.prompts.set_index('id').loc['sums/a'].metadata) == {'k': 1, 'answer': '4'}
 
+def test_inspect_archives_that_are_broken_or_bombs(here, monkeypatch):
+    import lzma
+    import zipfile
+
+    from rsr.exchange import inspect_logs
+    monkeypatch.setattr(inspect_logs, '_LARGEST', 10_000)
+    with zipfile.ZipFile('bomb.eval', 'w', zipfile.ZIP_LZMA) as archive:
+        archive.writestr('header.json', '{"eval": {}}')
+        archive.writestr('samples/1.json', json.dumps(dict(id='a'*20_000)))
+        archive.writestr('samples/2.json', json.dumps(dict(id='b'*200)))
+    with pytest.raises(RsrError, match='may have 10,000'):
+        take('inspect', 'bomb.eval')
+    monkeypatch.setattr(inspect_logs, '_packed', lambda archive, info: archive.read(info.filename))
+    def torn(archive, name):
+        raise lzma.LZMAError('Corrupt input data')
+    monkeypatch.setattr(zipfile.ZipFile, 'read', torn)
+    with pytest.raises(RsrError, match='cut off .LZMAError'):
+        take('inspect', 'bomb.eval')
+    assert not Path('w').exists()
+
+def test_values_of_odd_kinds(here):
+    write_jsonl('in.jsonl', sums(('4', 1.), ('5', 1e308), finish_reason=2**70))
+    run = take('jsonl', 'in.jsonl')
+    assert run.rollouts.finish_reason.tolist() == [str(2**70)]*2
+    assert run.scores.score.notna().tolist() == [True, False]
+    write_jsonl('bad.jsonl', sums(('4', 1.), finish_reason={'a': 1}))
+    with pytest.raises(RsrError, match='finish_reason is dict'):
+        take('jsonl', 'bad.jsonl', 'w2')
+    write_jsonl('vf.jsonl', [dict(json.loads(line), metrics=[3]) for line in
+                             (FILES/'vf_results'/'results.jsonl').read_text().splitlines()])
+    assert len(take('verifiers', 'vf.jsonl', 'w3').rollouts) > 1
+
 def test_trl(here):
     import pandas as pd
     ask, said = [dict(role='user', content='2 + 2?')], [[dict(role='assistant', content=t)] for t in ('4', '5', '6')]

@@ -14,7 +14,7 @@ from conftest import read_jsonl, rows
 from loopback import Loopback
 
 from rsr import load_run, sample
-from rsr.data.types import RsrError
+from rsr.data.types import RsrError, RunBroken
 from rsr.pairs import read_pairs
 
 WRONG, RIGHT = r'It is \boxed{B}', r'It is \boxed{A}'
@@ -178,6 +178,27 @@ def test_a_budget_stops_revisions_and_a_resume_goes_on(here):
         assert len(sent(s))==8
     assert load_run('w').stats()['prompts']['by_stop_reason']=={'satisfied':8}
 
+def test_what_a_critic_reads_is_held_against_the_budget(here):
+    "A dear critic that reads long answers is asked as often as the budget allows, however many are asked at once."
+    def reply(body):
+        critic = 'did not pass a check' in body['messages'][-1]['content']
+        return 'A step is wrong.' if critic else 'word '*400+WRONG
+    with Loopback(reply=reply, median=.01) as s:
+        dear = dict(model='critic', price=dict(prompt=1000, completion=0), max_tokens=20)
+        r = run(s, n=12, **{'refine.critique':dear, 'sampler.price':dict(prompt=0, completion=0),
+                            'sampler.max_tokens':600, 'budget.usd':2., 'sampling.max_rollouts':1,
+                            'sampling.step_size':1})
+    (n, most), = ledger('SELECT count(*), max(prompt_tokens)/1000. FROM calls')
+    assert r.stop_reason=='budget' and 1<n<8 and r.stats()['cost']<=2+most
+
+def test_a_critic_that_refuses_leaves_what_was_paid(here):
+    def reply(body):
+        critic = 'did not pass a check' in body['messages'][-1]['content']
+        return (404, '{"error": {"message": "no such model"}}') if critic else WRONG
+    with Loopback(reply=reply) as s, pytest.raises(RunBroken) as e:
+        run(s, n=2, **{'refine.critique':dict(model='critic')})
+    assert 'no such model' in str(e.value) and e.value.answered   # the first answers: `Resume with`, not `nothing paid`
+
 def test_a_killed_run_buys_nothing_twice(here):
     "A process that dies in the middle of its revisions leaves those that were answered."
     with Loopback(reply=answers(), median=.02) as s:
@@ -201,6 +222,11 @@ def test_more_first_answers_are_not_bought_for_what_a_revision_satisfied(here):
         asked = len(s.log)
         run(s, **{'sampling.max_rollouts':8})
         assert len(s.log)==asked
+
+def test_what_a_revision_solved_is_not_hopeless_in_the_next_round(here):
+    with Loopback(reply=answers()) as s:
+        two = run(s, n=4).next(progress=False)
+    assert two.stats()['samples']['asked']==4*2+4 and two.stats()['revisions']['passed']==4
 
 def test_a_new_verifier_scores_revisions_too(here):
     with Loopback(reply=answers()) as s:

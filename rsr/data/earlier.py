@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOK_BACK', 'Round', 'Known', 'make_tables', 'has_tables', 'content_of', 'contents', 'counts_of_run',
-           'revised_in_run', 'after_round', 'put_earlier', 'all_earlier', 'link_prompts', 'Memory', 'text_key',
+           'revised_prompts', 'after_round', 'put_earlier', 'all_earlier', 'link_prompts', 'Memory', 'text_key',
            'first_prompts', 'put_groups', 'earlier_groups', 'round_of', 'memory_of', 'round_stats', 'looks_back',
            'look_back', 'begin_memory', 'with_memory']
 
@@ -110,22 +110,18 @@ def counts_of_run(
     return out
 
 
-# %% ../../nbs/data/55_earlier.ipynb #67ce9c9b
+# %% ../../nbs/data/55_earlier.ipynb #c2bfc3aa
 _REVISED = '''SELECT DISTINCT r.prompt FROM rollouts r JOIN {scores} s ON s.rollout=r.key AND s.verifier=?
-    WHERE s.value>=? AND NOT {first} AND r.outcome IN ({outcomes})'''
+    WHERE s.value>=? AND r.outcome IN ({outcomes}) AND NOT ({first})'''
 
-
-
-# %% ../../nbs/data/55_earlier.ipynb #df48054d
-def revised_in_run(
+def revised_prompts(
     store,         # Store
     pass_at:float, # score from which a response passes
     outcomes       # which rollouts are valid
-)->set:            # keys of prompts
-    "Return the prompts of which a revision passed."
+)->set:
+    "Return the prompts, by their keys, of which a revision passed."
     sql = _REVISED.format(scores=store.scored(), outcomes=','.join('?'*len(outcomes)), first=first_answers(store))
     return {key for key, in store.db.execute(sql, (store.get('verifier'), pass_at-EPS, *outcomes))}
-
 
 # %% ../../nbs/data/55_earlier.ipynb #c1f1d579
 _CUT_SHORT = None, 'budget', 'failed', 'no_reference', 'solved', 'hopeless', 'revised'

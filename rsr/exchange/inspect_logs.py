@@ -6,7 +6,7 @@
 __all__ = ['chat_turn', 'sample_record', 'inspect']
 
 # %% ../../nbs/exchange/06_inspect_logs.ipynb #c45a8f61
-import json, zipfile, zlib
+import json, lzma, zipfile, zlib
 from pathlib import Path
 from ..data.files import hint
 from ..data.messages import BadMessage
@@ -126,22 +126,25 @@ def sample_record(
     return dict(record, sampling=head.get('model_generate_config') or None)
 
 # %% ../../nbs/exchange/06_inspect_logs.ipynb #2695c56f
-def _unpacked(data):
-    "Unpack Zstandard, with whichever library is there."
+def _unpacked(data, size):
+    "Unpack Zstandard to so many bytes at most, with whichever library is there."
     try:
         import zstandard
-        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+        return zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read(size)
     except ImportError:
         pass
+    except zstandard.ZstdError as e:
+        raise ValueError(str(e)) from None
     try:
         import pyarrow
-        return pyarrow.input_stream(pyarrow.py_buffer(data), compression='zstd').read()
+        return pyarrow.input_stream(pyarrow.py_buffer(data), compression='zstd').read(size)
     except ImportError:
         raise RsrError('this log is compressed with Zstandard: pip install zstandard') from None
 
 # %% ../../nbs/exchange/06_inspect_logs.ipynb #6f40bf68
 _ZSTD = 93          # number of the method in a zip archive
 _HEADER = 30, 26    # bytes of the header before a file's name; where the lengths of name and extra stand in it
+_LARGEST = 1<<29    # bytes of a sample, unpacked: what claims more is no log
 
 # %% ../../nbs/exchange/06_inspect_logs.ipynb #e4cf7972
 def _packed(archive, info):
@@ -157,8 +160,10 @@ def _packed(archive, info):
 def _member(archive, name):
     "Return what a file of an archive holds."
     info = archive.getinfo(name)
+    if info.file_size>_LARGEST:
+        raise ValueError(f'{name[:60]!r} has {info.file_size:,} bytes, and may have {_LARGEST:,}')
     packed = info.compress_type==_ZSTD
-    return json.loads(_unpacked(_packed(archive, info)) if packed else archive.read(name))
+    return json.loads(_unpacked(_packed(archive, info), info.file_size) if packed else archive.read(name))
 
 # %% ../../nbs/exchange/06_inspect_logs.ipynb #0f18f86a
 def _from_archive(path):
@@ -179,8 +184,8 @@ def _from_json(path):
         yield f'{shown_path(path)}, sample {i}', sample, log['eval']
 
 # %% ../../nbs/exchange/06_inspect_logs.ipynb #0877e443
-_BROKEN = (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, KeyError, TypeError, AttributeError,
-           StopIteration, RuntimeError, EOFError)
+_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, ValueError, KeyError, TypeError,
+           AttributeError, StopIteration, RuntimeError, EOFError)
 
 # %% ../../nbs/exchange/06_inspect_logs.ipynb #99b29a09
 def _samples(path):

@@ -41,13 +41,13 @@ def read_score(
     if number is None:
         raise BadMessage(f'{what} is {str(value)[:60]!r}, not a number (also read: true, correct, pass, C and their '
                          'opposites). Name the key that holds the score: score=KEY; score=none leaves scores out')
-    return (number, '') if math.isfinite(number) else (None, f'the {what} that came along is {number}')
+    return (number, '') if abs(number)<1e100 else (None, f'the {what} that came along is {number}')
 
 # %% ../../nbs/exchange/00_records.ipynb #50031e3b
 def _components(parts):
     "Return the detail of a score from {name: value}; None without a number."
-    numbers = {clean_text(str(k)):_as_number(v) for k, v in (parts or {}).items()}
-    known = {k:dict(value=v) for k, v in numbers.items() if v is not None and math.isfinite(v)}
+    numbers = {clean_text(str(k)):_as_number(v) for k, v in (parts if isinstance(parts, dict) else {}).items()}
+    known = {k:dict(value=v) for k, v in numbers.items() if v is not None and abs(v)<1e100}
     return dict(components=known) if known else None
 
 # %% ../../nbs/exchange/00_records.ipynb #497d7626

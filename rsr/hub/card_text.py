@@ -30,6 +30,7 @@ class CardOptions:
     name: str = None        # the title; None: the name of the run's directory
     eval_folder: str = '../eval'   # where held-out files lie, from the card
     figures: list = field(default_factory=list)   # [(file beside the card, caption), …]
+    checklist: str = ''     # as text, once it was made: large files take long
 
 # %% ../../nbs/hub/02_card_text.ipynb #d350dd96
 _FORBIDDEN = str.maketrans(dict.fromkeys('<>:/\\|?*', '_'))   # in the name of a config
@@ -126,12 +127,14 @@ def _rates(s):
     return '\n'.join(lines)
 
 # %% ../../nbs/hub/02_card_text.ipynb #e2750657
-def _checklist(run):
+def _checklist(run, o):
     "Return the checklist as a table, and its verdict."
-    found = checklist(run)
-    rows = [[shown_verdict(i), i['item'], i['detail']] for i in found['items']]
-    verdict = markdown_text(verdict_line(found).split('; for a')[0])
-    return f"{markdown_table(['verdict', 'item', 'found'], rows)}\n\n{verdict}"
+    if not o.checklist:
+        found = checklist(run)
+        rows = [[shown_verdict(i), i['item'], i['detail']] for i in found['items']]
+        verdict = markdown_text(verdict_line(found).split('; for a')[0])
+        o.checklist = f"{markdown_table(['verdict', 'item', 'found'], rows)}\n\n{verdict}"
+    return o.checklist
 
 # %% ../../nbs/hub/02_card_text.ipynb #09a23baf
 def _models(run):
@@ -196,6 +199,6 @@ def card_text(
              f'Training data made by rejection sampling with rsr {__version__}: several responses to each prompt, each '
              'scored, and the rows that training needs.',
              '## Files', _files_table(run), _load_lines(run, files), *[_example(*f) for f in files.items()],
-             '## How good they are', _rates(s), '### Checklist', _checklist(run), *_figures(o),
+             '## How good they are', _rates(s), '### Checklist', _checklist(run, o), *_figures(o),
              '## How they were made', *_made(run, s, command)]
     return f'---\n{head}---\n\n'+'\n\n'.join(parts)+'\n'

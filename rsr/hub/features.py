@@ -7,6 +7,7 @@ __all__ = ['MIXED', 'type_of', 'joint_type', 'file_type', 'card_features']
 
 # %% ../../nbs/hub/00_features.ipynb #30b5a0e6
 import orjson
+from ..data.types import RsrError
 
 # %% ../../nbs/hub/00_features.ipynb #6432597a
 _NAMES = {str:'string', bool:'bool', int:'int64', float:'float64', type(None):'null'}
@@ -70,6 +71,13 @@ def file_type(
     with open(path, 'rb') as f:
         return joint_type(type_of(orjson.loads(line)) for line in f if line.strip())
 
+def _file_type(path):
+    "Return the types of the columns of a file, or raise an error that names it."
+    try:
+        return file_type(path)
+    except (ValueError, OSError) as e:
+        raise RsrError(f'{path} cannot be read ({str(e)[:200]}). Write it again with: rsr format RUN') from None
+
 # %% ../../nbs/hub/00_features.ipynb #71ce6320
 def _is_sayable(t):
     "Check whether a type can stand on a card: nothing mixed, and no dict without fields."
@@ -102,5 +110,5 @@ def card_features(
     paths   # of the files of one config
 )->list:    # None: they cannot be said
     "Return the features of files of the same form, as a dataset card names them."
-    fields = joint_type(map(file_type, paths))
+    fields = joint_type(map(_file_type, paths))
     return _features(fields) if isinstance(fields, dict) and _is_sayable(fields) else None

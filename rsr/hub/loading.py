@@ -97,6 +97,14 @@ def _check_ledger(repo, info):
         raise RsrError(f'{repo} has no {missing[0]}: it was pushed without ledger=true. Its rows can be read with '
                        f"datasets.load_dataset('{repo}')")
 
+# %% ../../nbs/hub/06_loading.ipynb #67578ea8
+_SHA = re.compile(r'\A[0-9a-f]{40}\Z')
+
+def _check_sha(repo, sha):
+    "Raise an error unless a hub has said which revision it gives."
+    if not _SHA.match(str(sha)):
+        raise RsrError(f'{repo}: the hub says no revision ({str(sha)[:60]!r}). Is HF_ENDPOINT right?')
+
 # %% ../../nbs/hub/06_loading.ipynb #2ce710dd
 def _endpoint():
     "Return the address of the hub that the environment names, or None."
@@ -109,6 +117,7 @@ def _download(hub, repo, revision):
     try:
         info = hub.HfApi(endpoint=_endpoint()).dataset_info(repo, revision=revision)
         _check_ledger(repo, info)
+        _check_sha(repo, info.sha)
         return info.sha, {Path(n).name:hub.hf_hub_download(repo, n, revision=info.sha, **of) for n in _FILES}
     except RsrError:
         raise

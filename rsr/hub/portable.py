@@ -19,10 +19,13 @@ def _last_part(m):
     "Return the last part of a path."
     return m[0].rstrip('/\\').replace('\\', '/').rpartition('/')[2]
 
+# %% ../../nbs/hub/01_portable.ipynb #e45b99e2
+_SERVER = re.compile(r'(\b(?:base_url|address|api_base|endpoint)["\']?\s?[=:]\s?["\']?)\w{1,10}://[^\s"\'},]+')
+
 # %% ../../nbs/hub/01_portable.ipynb #f023c7d5
 def portable_text(text)->str:
-    "Return a text without secrets, and with the last parts of absolute paths only."
-    return PATH.sub(_last_part, redact(text))
+    "Return a text without secrets and addresses of servers, and with the last parts of absolute paths only."
+    return PATH.sub(_last_part, _SERVER.sub(r'\1***', redact(text)))
 
 # %% ../../nbs/hub/01_portable.ipynb #90a4c7c7
 _ADDRESSES = 'base_url', 'address', 'api_base', 'endpoint'

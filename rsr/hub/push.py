@@ -37,6 +37,14 @@ def _data_files(run):
     pairs = [(split, p) for paths in config_files(run).values() for split, p in paths.items()]
     return {p.name if split=='train' else f'eval/{p.name}':p for split, p in pairs}
 
+# %% ../../nbs/hub/05_push.ipynb #cd16975c
+def _check_links(files):
+    "Raise an error for a link, which may lead to any file of this machine."
+    for path in files:
+        if isinstance(path, Path) and path.is_symlink():
+            raise RsrError(f'{path} is a link to {os.readlink(path)}, and links are not pushed. Put the file itself '
+                           'there')
+
 # %% ../../nbs/hub/05_push.ipynb #a789cb6b
 LEDGER = 'ledger'   # the folder for the ledger and the recipe, on the hub
 
@@ -46,7 +54,9 @@ def files_to_push(
 )->dict:            # {place on the hub: path or bytes}
     "Return what goes to the hub."
     ledger = {f'{LEDGER}/{p.name}':p for p in sorted(Path(shared).iterdir())} if shared else {}
-    return {**_card_files(run), **_data_files(run), **ledger}
+    files = {**_card_files(run), **_data_files(run), **ledger}
+    _check_links(files.values())
+    return files
 
 # %% ../../nbs/hub/05_push.ipynb #757529ff
 def _size(x):
@@ -54,11 +64,12 @@ def _size(x):
     return len(x) if isinstance(x, bytes) else x.stat().st_size
 
 # %% ../../nbs/hub/05_push.ipynb #90bc8153
-_REPO = re.compile(r'\A[\w.-]{1,96}/[\w.-]{1,96}\Z')
+_PART = r'(?![.-])[\w.-]{1,96}(?<![.-])'
+_REPO = re.compile(rf'\A{_PART}/{_PART}\Z', re.ASCII)
 
 def check_repo(repo):
     "Raise an error unless this is the name of a repository."
-    if not (isinstance(repo, str) and _REPO.match(repo)):
+    if not (isinstance(repo, str) and _REPO.match(repo)) or '..' in repo or '--' in repo:
         raise RsrError(f'{repo!r} is not of the form owner/name, e.g. anna/maths')
 
 # %% ../../nbs/hub/05_push.ipynb #ac4c7762
@@ -106,13 +117,21 @@ def _create(api, repo, private, exist_ok):
     options = {} if private is None else dict(private=private)
     api.create_repo(repo, repo_type='dataset', exist_ok=exist_ok, **options)
 
+# %% ../../nbs/hub/05_push.ipynb #4ce43375
+def _note_pushed(run, repo):
+    "Note that a run was pushed to a repository."
+    with closing(Store(run.path)) as store:
+        store.put('pushed', sorted({*(store.get('pushed') or []), repo}))
+        store.commit()
+
 # %% ../../nbs/hub/05_push.ipynb #2a00a83e
-def _upload(hub, repo, files, private, exist_ok):
+def _upload(hub, run, repo, files, private, exist_ok):
     "Upload files as one commit; return its address."
     api = hub.HfApi(endpoint=os.environ.get('HF_ENDPOINT') or None, token=_token())
     operations = [hub.CommitOperationAdd(place, x if isinstance(x, bytes) else str(x)) for place, x in files.items()]
     try:
         _create(api, repo, private, exist_ok)
+        _note_pushed(run, repo)   # it is this run's, even if the commit fails
         done = api.create_commit(repo, operations, repo_type='dataset', commit_message='Training data written by rsr')
     except RsrError:
         raise
@@ -125,13 +144,6 @@ def _pushed(run):
     "Return the repositories that a run was pushed to."
     with closing(Store(run.path, write=False)) as store:
         return store.get('pushed') or [], store.get('card')
-
-# %% ../../nbs/hub/05_push.ipynb #4ce43375
-def _note_pushed(run, repo):
-    "Note that a run was pushed to a repository."
-    with closing(Store(run.path)) as store:
-        store.put('pushed', sorted({*(store.get('pushed') or []), repo}))
-        store.commit()
 
 # %% ../../nbs/hub/05_push.ipynb #da29c026
 def _ledger_warning(run):
@@ -150,8 +162,7 @@ def _push(run, repo, private, ledger, dry, overwrite, known):
         sizes = {place:_size(x) for place, x in files.items()}
         if not dry:
             hub = import_hub('rsr push')
-            url = _upload(hub, repo, files, private, overwrite or repo in known)
-            _note_pushed(run, repo)
+            url = _upload(hub, run, repo, files, private, overwrite or repo in known)
     return dict(repo=repo, files=sizes, url=None if dry else url, private=private)
 
 # %% ../../nbs/hub/05_push.ipynb #4d80cd89

@@ -23,11 +23,13 @@ def _forget(db):
     db.executemany('DELETE FROM meta WHERE key=?', [(key,) for key in _OF_HERE])
 
 # %% ../../nbs/hub/04_shared_ledger.ipynb #d572bfa1
-def _clean_commands(db):
-    "Take paths and the folder out of the commands that a ledger notes."
-    found = db.execute("SELECT value FROM meta WHERE key='commands'").fetchone()
-    commands = {k:portable_text(v) for k, v in orjson.loads(found[0]).items() if k!='folder'} if found else {}
-    db.execute("INSERT OR REPLACE INTO meta VALUES('commands',?)", (dumps(commands),))
+def _clean_facts(db):
+    "Take paths and addresses out of the small facts of a ledger, and the folder out of the commands."
+    for key, value in db.execute('SELECT key, value FROM meta').fetchall():
+        fact = portable(orjson.loads(value))
+        if key=='commands':
+            fact.pop('folder', None)
+        db.execute('UPDATE meta SET value=? WHERE key=?', (dumps(fact), key))
 
 # %% ../../nbs/hub/04_shared_ledger.ipynb #0318e73d
 def _rewrite(db, table, column):
@@ -58,7 +60,7 @@ def _clean(path):
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute('BEGIN')
         _forget(db)
-        _clean_commands(db)
+        _clean_facts(db)
         _clean_configs(db)
         _clean_batches(db)
         for table, column in _TEXTS:

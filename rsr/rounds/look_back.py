@@ -12,7 +12,7 @@ from glob import has_magic
 from pathlib import Path
 from ..data.earlier import Known, Round, after_round, all_earlier, contents, counts_of_run, earlier_groups
 from ..data.earlier import first_prompts, has_tables, make_tables, memory_of, put_earlier, put_groups, round_of
-from ..data.earlier import revised_in_run, text_key
+from ..data.earlier import revised_prompts, text_key
 from ..data.inputs import STDIN, has_stdin, is_path_input, listed_paths
 from ..data.store import Store
 from ..data.terminal import warn
@@ -107,7 +107,10 @@ def _moved(known, places, n):
 
 
 # %% ../../nbs/rounds/00_look_back.ipynb #eb1b0de7
-_STOPS = 'SELECT key, stop FROM prompts'
+def _stops(store, *passing):
+    "Return {prompt: why sampling stopped}; a prompt of which a revision passed is `revised`."
+    stops = dict(store.db.execute('SELECT key, stop FROM prompts'))
+    return {**stops, **dict.fromkeys(revised_prompts(store, *passing), 'revised')}
 
 
 # %% ../../nbs/rounds/00_look_back.ipynb #cf26871b
@@ -122,14 +125,13 @@ def _add_counts(arms, found, arm_of):
 # %% ../../nbs/rounds/00_look_back.ipynb #0428d58c
 def counts_by_content(store, before:dict, d:dict)->dict:
     "Count the first answers of the run before: {content: ([[passes, fails], …] for each sampler now, stop reason)}."
-    counted, n = (_pass_at(store, before, d), valid_outcomes(before)), len(_model_names(d))
-    found, arm_of, out = counts_of_run(store, *counted), _arm_of(store, before, d), {}
-    stops = dict(store.db.execute(_STOPS)) | dict.fromkeys(revised_in_run(store, *counted), 'revised')
+    passing, n = (_pass_at(store, before, d), valid_outcomes(before)), len(_model_names(d))
+    found, stops = counts_of_run(store, *passing), _stops(store, *passing)
+    arm_of, out = _arm_of(store, before, d), {}
     for key, content in contents(store).items():
         arms, _ = out.setdefault(content, ([[0, 0] for _ in range(n)], stops[key]))
         _add_counts(arms, found.get(key, {}), arm_of)
     return out
-
 
 # %% ../../nbs/rounds/00_look_back.ipynb #2537d303
 def _known_before(store, before, d):

@@ -23,7 +23,7 @@ from ..data.text import clean_text, content_text
 from ..data.types import Rollout, RsrError, no_such
 from ..formatters.splits import Benchmark, clean_input, write_found
 from .values import check_responses
-from ..sampling.replies import outcome_of
+from ..sampling.replies import outcome_of, read_reason
 from ..verifiers.registry import NO_REFERENCE
 
 # %% ../../nbs/run/04_inputs.ipynb #80139ed0
@@ -31,12 +31,20 @@ def _thinking_in(x):
     "Return the thinking that a response object has beside its text."
     return next((x[k] for k in ('reasoning_content', 'reasoning', 'thinking') if isinstance(x.get(k), str)), '')
 
+# %% ../../nbs/run/04_inputs.ipynb #20e95e5b
+def _reason_in(x):
+    "Return the finish reason of a response object."
+    try:
+        return read_reason(x.get('finish_reason'))
+    except TypeError as e:
+        raise BadMessage(f'{e}, not a text') from None
+
 # %% ../../nbs/run/04_inputs.ipynb #9cd35c20
 def _make_rollout(x, text):
     "Make the rollout of an existing response, from its object and its text."
     calls = x.get('tool_calls') or ([x['function_call']] if x.get('function_call') else None)
     refusal = x['refusal'] if isinstance(x.get('refusal'), str) else ''
-    r = Rollout(clean_text(text or refusal), clean_text(_thinking_in(x)), x.get('finish_reason'), step=0,
+    r = Rollout(clean_text(text or refusal), clean_text(_thinking_in(x)), _reason_in(x), step=0,
                 tool_calls=read_calls(calls) if calls else None, refusal=clean_text(refusal),
                 logprobs=x['logprobs'] if isinstance(x.get('logprobs'), dict) else None)
     r.outcome = outcome_of(r.text, r.finish_reason, reasoning=r.reasoning, tool_calls=r.tool_calls)

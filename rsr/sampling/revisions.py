@@ -12,11 +12,12 @@ from fastcore.basics import patch
 from ..data.files import fingerprint
 from ..data.revisions import of_revisions, takes_revisions
 from ..data.settings import sampler_row
-from ..data.types import RsrError, is_revision, passed
+from ..data.types import RsrError, RunBroken, is_revision, passed
 from ..data.variables import resolve_secrets
-from .budget import estimate_prompt, usage_of
+from .budget import Usage, estimate_prompt, token_limit, usage_of
 from .critic import Critic, make_critic
-from .feedback import Refine, request_text, revision_messages, safe_reason
+from .engine import NeverAnswered
+from .feedback import Refine, critique_messages, request_text, revision_messages, safe_reason
 from .loop import Loop
 from .schedule import is_always_empty
 
@@ -217,15 +218,18 @@ def _hold(self:Revisions, st, arm, n, change):
     tokens = estimate_prompt(self._sent(st, arm), self._brings(st).get('tools'))
     if said is not None:
         self.critiques[self.parent(st).key] = said
-    change(self._worst(arm, n, tokens)+self._worst_critique())
+    change(self._worst(arm, n, tokens)+self._worst_critique(st))
 
 # %% ../../nbs/sampling/43_revisions.ipynb #d9a552b3
 @patch
-def _worst_critique(self:Revisions):
+def _worst_critique(self:Revisions, st):
     "Return the worst cost of a critique, which is read once more in the request."
-    tokens = self.critic.sampler.max_tokens or 0 if self.critic else 0
-    price = self.critic.price if self.critic else (0., 0.)
-    return usage_of('sampler', 0, tokens, price)+usage_of('sampler', tokens, 0, self.arms[0].price)
+    if not self.critic:
+        return Usage()
+    sampler = self.critic.sampler
+    asked = estimate_prompt(sampler.prepared(critique_messages(st.prompt, self.parent(st))))
+    said = token_limit(sampler)
+    return usage_of('sampler', asked, said, self.critic.price)+usage_of('sampler', said, 0, self.arms[0].price)
 
 # %% ../../nbs/sampling/43_revisions.ipynb #be322404
 @patch
@@ -244,6 +248,12 @@ def _record(self:Revisions, st, arm, keys, rollouts, error):
 def _rollouts_before(self:Revisions, only)->dict:
     "Count nothing of earlier processes: the line of progress tells what this one asked for."
     return dict(rollouts=0, scored=0, passed=0)
+
+# %% ../../nbs/sampling/43_revisions.ipynb #cd852c90
+@patch
+def _break(self:Revisions, e):
+    "Stop the run because of an error: if nothing was revised, first answers were given and paid for all the same."
+    super(Revisions, self)._break(RunBroken(str(e)) if isinstance(e, NeverAnswered) else e)
 
 # %% ../../nbs/sampling/43_revisions.ipynb #25537b01
 @patch
