@@ -79,6 +79,15 @@ def test_lm_eval(here, capsys):
     with pytest.raises(RsrError, match='(?s)2 rows cannot be imported.*line 1: no response: its task compares'):
         take('lm-eval', FILES/'org__small', 'x')
 
+def test_a_folder_with_other_files_of_its_tool(here, capsys):
+    folder = here/'out'/'org__small'
+    folder.mkdir(parents=True)
+    name = 'samples_sums_2026-11-27T22-00-00.000001.jsonl'
+    (folder/name).write_bytes((FILES/'org__small'/name).read_bytes())
+    (folder/'results_2026-11-27T22-00-00.000001.json').write_text('{"results": {"sums": {"exact_match": 0.5}}}')
+    assert list(take('auto', here/'out').rollouts.score) == [1., 0.]
+    assert 'left out, as no files of lm-eval: results_2026' in capsys.readouterr().err
+
 @pytest.mark.parametrize('name', ['sums.json', 'sums.eval'])
 def test_inspect(here, name):
     run = take('auto', FILES/name)

@@ -90,13 +90,33 @@ def formats()->dict:
     "Return {name: Importer} of the formats that can be imported."
     return dict(IMPORTERS)
 
+# %% ../../nbs/exchange/10_imports.ipynb #6b754eab
+def _fitting(files):
+    "Return the format of the first file that an importer knows; raise an error if there is none."
+    for path in files:
+        try:
+            return detect(path)
+        except RsrError:
+            continue
+    return detect(files[0])
+
+
+# %% ../../nbs/exchange/10_imports.ipynb #b2164976
+def _without_others(by, every, files):
+    "Return the files of a format, and name those that are left out."
+    left = [path.name for path in every if path not in files]
+    if left:
+        warn(f'left out, as no files of {by.name}: {", ".join(left[:5])}{", …" if len(left)>5 else ""}')
+    return files
+
+
 # %% ../../nbs/exchange/10_imports.ipynb #c59213ac
 def _guessed(paths):
-    "Return (Importer, files) by the first row of the first file."
+    "Return (Importer, files) by the first file that an importer knows."
     names = tuple({name for i in IMPORTERS.values() for name in i.files})
-    every = Importer('auto', lambda row: None, '', None, names, True)
-    files = find_files(every, paths)
-    return detect(files[0]), files
+    every = find_files(Importer('auto', lambda row: None, '', None, names, True), paths)
+    by = _fitting(every)
+    return by, _without_others(by, every, find_files(by, paths))
 
 # %% ../../nbs/exchange/10_imports.ipynb #6dd2fa36
 def _chosen(format, paths, options):
