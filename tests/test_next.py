@@ -10,6 +10,7 @@ from loopback import Loopback
 
 from rsr import load_run, sample
 from rsr.data.types import RsrError
+from rsr.exchange import import_rollouts
 
 N = 24
 RATES = {f'prompt {i}':(0., .5, 1.)[i%3] for i in range(100)}   # a third hopeless, a third mixed, a third solved
@@ -196,6 +197,14 @@ def test_a_round_whose_input_is_gone_resumes(here, known, capsys):
     done = sample(work_dir='one-2', progress=False, overrides=['budget.tokens=null'])
     assert set(stops(done).values())=={'satisfied', 'hopeless'} and len(stops(done))==N
     assert 'no file in.jsonl' in capsys.readouterr().err
+
+def test_the_round_after_an_import_samples(here, known):
+    items = [dict(id=f'q{i}', prompt=f'prompt {i}', response='?', answer='A', score=i%3!=0) for i in range(6)]
+    old = import_rollouts('jsonl', write_jsonl('log.jsonl', items), 'old', progress=False)
+    with pytest.raises(RsrError, match='cannot score a new response'):
+        old.next(model='m', base_url=known.base_url, progress=False)
+    two = old.next(model='m', base_url=known.base_url, verifier='math-rlvr', progress=False)
+    assert {kind(i):n for i, n in asked(two).items() if kind(i)!='mixed'}=={'hopeless':0, 'solved':1}
 
 def test_a_mistyped_input_samples_nothing(here, known):
     one = first(known, write_jsonl('in.jsonl', rows(4)))

@@ -66,11 +66,18 @@ def next_work_dir(path)->str:
 _OWN = 'work_dir', 'resume'   # what is not for the next round
 
 
+# %% ../../nbs/rounds/01_next.ipynb #8085fe9d
+def _samples(sampling):
+    "Return options of sampling without a limit of 0: an import samples nothing, and the round after it does."
+    return {k:v for k, v in sampling.items() if (k, v)!=('max_rollouts', 0)}
+
+
 # %% ../../nbs/rounds/01_next.ipynb #c57fe1f4
 def next_recipe(run)->dict:
     "Return the recipe of the round after a run, without a directory."
     open_before(run.path)
     recipe = {k:v for k, v in run.recipe.items() if k not in _OWN}
+    recipe['sampling'] = _samples(recipe.get('sampling') or {})
     return {**recipe, 'round':{**(recipe.get('round') or {}), 'after':str(run.path)}}
 
 
