@@ -193,7 +193,7 @@ def _check_new(files, noted, work_dir):
             why = _why_known(f, old)
             if why:
                 raise RsrError(f"{f['path']} {why}; {work_dir} is as it was. Leave the file out, or import it into "
-                               'another work_dir')
+                               f'another work_dir. If the import was killed, `rsr format {work_dir}` writes its files')
     return found
 
 # %% ../../nbs/exchange/09_transaction.ipynb #3ced3bf2
