@@ -137,7 +137,8 @@ def test_nothing_hostile_secret_or_local(run, tmp_path, monkeypatch, capsys):
         store.commit()
     share_ledger(run, tmp_path)
     shared = (tmp_path/'run.db').read_bytes()
-    assert b'in.jsonl' in shared and not any(w in shared for w in (b'lab.internal', b'10.9.8.7', str(tmp_path).encode()))
+    assert b'in.jsonl' in shared
+    assert not any(word in shared for word in (b'lab.internal', b'10.9.8.7', str(tmp_path).encode()))
     text = outside_fences(card)
     assert '<img' not in text and 'javascript:' not in text and '\x1b' not in card and '\u202e' not in card
     figures = re.findall(r'\]\((figures/[^)]*)\)', text)
