@@ -14,10 +14,10 @@ from loopback_batch import BatchLoopback
 
 from rsr import load_run, sample
 from rsr.cli.entry import main
-from rsr.data.earlier import make_tables
+from rsr.data.earlier import earlier_groups, make_tables, put_groups
 from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score
-from rsr.exchange import merge_runs, split_run
+from rsr.exchange import import_rollouts, merge_runs, split_run
 from rsr.explore.score_index import read_scores
 
 def rsr(capsys, *words):
@@ -181,6 +181,19 @@ def test_what_cannot_be_merged(made, tmp_path, capsys):
         assert code == 2 and why in said, said
     assert not (tmp_path/'no').exists()
 
+def test_a_file_that_was_imported_twice_is_not_counted_twice(tmp_path):
+    items = [dict(prompt=f'{i}?', response=str(i), score=i%2, metadata=dict(kind='ab'[i%2])) for i in range(4)]
+    log, other = write_jsonl(tmp_path/'log.jsonl', items), write_jsonl(tmp_path/'other.jsonl', items[:1])
+    for name, path in dict(one=log, two=log, three=other).items():
+        import_rollouts('jsonl', path, tmp_path/name, progress=False)
+    with pytest.raises(RsrError, match=r'one and .*two both hold the rollouts of .*log.jsonl: each would count twice'):
+        merge_runs([tmp_path/'one', tmp_path/'two'], tmp_path/'no')
+    assert merge_runs([tmp_path/'one', tmp_path/'three'], tmp_path/'both').rollouts==5
+    with pytest.raises(RsrError, match='both hold the rollouts of'):
+        merge_runs([tmp_path/'both', tmp_path/'two'], tmp_path/'no')
+    parts = split_run(tmp_path/'both', 'metadata.kind', tmp_path/'parts')
+    assert merge_runs([tmp_path/'parts'/name for name in 'ab'], tmp_path/'again').rollouts==5 and len(parts)==2
+
 def test_nothing_is_half_written(made, tmp_path, monkeypatch):
     "A merge that ends in the middle leaves no run, and no temporary directory."
     _, a, b, _ = made
@@ -227,14 +240,16 @@ def test_a_later_round_does_not_count_as_a_first_look(made, tmp_path):
     later = load_run(b.path).copy(tmp_path/'later')
     with closing(Store(later.path)) as store:
         make_tables(store)
-        store.db.execute("INSERT INTO earlier(content,passes,fails) VALUES('x',1,1)")
+        store.db.execute("INSERT INTO earlier_known(content,passes,fails) VALUES('x',1,1)")
         store.db.execute("INSERT INTO earlier_of SELECT key,'x' FROM prompts")
+        put_groups(store, ['what is 1?', 'what is 2?'])
         store.commit()
     merged = merge_runs([a.path, later.path], tmp_path/'both')
     with closing(Store(merged.path, write=False)) as store:
         first = store.db.execute('''SELECT p.id, count(*) FROM rollouts r JOIN prompts p ON p.key=r.prompt
             WHERE blind GROUP BY 1''').fetchall()
         own = a.stats()['pass_rate']['prompts']
+        assert earlier_groups(store) == ['what is 1?', 'what is 2?']   # what was trained on stays out of eval/
     assert len(first) == 30 and dict(first)['q15'] <= 2 and own == 20
 
 def test_input_files_are_not_read_again(made, tmp_path, capsys):

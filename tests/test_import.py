@@ -65,12 +65,17 @@ def test_nemo_gym(here):
     assert {c['model'] for c in samplers()} == {'Qwen/Qwen3-30B-A3B', 'gpt-4.1-2025-04-14'}
     assert run.prompts.tools.notna().sum() == 1 and set(run.rollouts.model) == {c['model'] for c in samplers()}
 
-def test_lm_eval(here):
+def test_lm_eval(here, capsys):
     path = FILES/'org__small'/'samples_sums_2026-11-27T22-00-00.000001.jsonl'
     run = take('lm-eval', path)
     assert list(run.rollouts.score) == [1., 0.] and list(run.rollouts.prompt) == ['sums/0', 'sums/1']
     assert samplers()[0]['model'] == 'org/small' and list(run.scores.answer) == ['4', '9']
+    said = capsys.readouterr().err
+    assert 'scores are those of the filter strict' in said and '2 of loose' in said and 'without a response' not in said
     assert list(take('lm-eval', path, 'loose', filter='loose').rollouts.score) == [0., 0.]
+    assert 'filter' not in capsys.readouterr().err
+    with pytest.raises(RsrError, match='no filter .losse.. Did you mean .loose.'):
+        take('lm-eval', path, 'x', filter='losse')
     with pytest.raises(RsrError, match='(?s)2 rows cannot be imported.*line 1: no response: its task compares'):
         take('lm-eval', FILES/'org__small', 'x')
 

@@ -87,13 +87,13 @@ def test_choices_for_solved_and_hopeless(here, known):
     assert {'solved', 'checked', 'hopeless'} & set(every.stats()['prompts']['by_stop_reason'])==set()
 
 def test_hopeless_prompts_come_back_and_give_up_sooner(here, known):
-    one = first(known, give_up=.3, step_size='auto', concurrent_requests=2)
-    two = one.next(progress=False)
+    one = first(known, give_up=.1, step_size=1, max_steps=16, concurrent_requests=1)
+    two = one.next(progress=False, round=dict(memory=1))
     three = two.next(progress=False)
     hopeless = [i for i, stop in stops(two).items() if stop=='hopeless']
     assert len(hopeless)>=N//3 and all(stops(three)[i]!='hopeless' for i in hopeless)
     before, after = asked(one), asked(three)
-    assert sum(after[i] for i in hopeless)<sum(before[i] for i in hopeless)
+    assert sum(after[i] for i in hopeless)<sum(before[i] for i in hopeless), (before, after)
     assert (three.path.name, three.stats()['round']['number'])==('one-3', 3)
 
 def test_places_that_are_freed_go_to_new_prompts(here, known):
@@ -161,6 +161,16 @@ def test_a_killed_round_goes_on(here):
     assert done.stats()['round']=={'number':2, 'after':'one', 'known':60, **{
         k:done.stats()['round'][k] for k in ('solved', 'hopeless', 'trained')}} and done.stats()['round']['trained']>=20
 
+def test_a_prompt_whose_revision_passed_is_not_hopeless(here):
+    def reply(body):
+        return '\\boxed{A}' if len(body['messages'])>1 and 'prompt 1' in str(body) else '\\boxed{B}'
+    with Loopback(reply=reply) as s:
+        one = first(s, rows(3), 'revised')
+        two = one.next(progress=False)
+    assert stops(one)=={'q0':'max_rollouts', 'q1':'satisfied', 'q2':'max_rollouts'}
+    assert stops(two)=={'q0':'hopeless', 'q1':'satisfied', 'q2':'hopeless'}
+    assert len(read_jsonl('one-2/train/dpo.jsonl'))==1
+
 def test_a_budget_stops_a_round(here, known):
     one = first(known)
     two = one.next(progress=False, budget=dict(tokens=300))
@@ -176,6 +186,23 @@ def test_without_its_input_the_prompts_of_the_round_before_serve(here, known, ca
     (here/'in.jsonl').unlink()
     two = one.next(progress=False)
     assert list(stops(two))==list(stops(one)) and 'no file in.jsonl' in capsys.readouterr().err
+
+def test_a_round_whose_input_is_gone_resumes(here, known, capsys):
+    one = first(known, write_jsonl('in.jsonl', rows(N)))
+    (here/'in.jsonl').unlink()
+    assert one.next(progress=False, budget=dict(tokens=300)).stop_reason=='budget'
+    shutil.rmtree(one.path)
+    capsys.readouterr()
+    done = sample(work_dir='one-2', progress=False, overrides=['budget.tokens=null'])
+    assert set(stops(done).values())=={'satisfied', 'hopeless'} and len(stops(done))==N
+    assert 'no file in.jsonl' in capsys.readouterr().err
+
+def test_a_mistyped_input_samples_nothing(here, known):
+    one = first(known, write_jsonl('in.jsonl', rows(4)))
+    for given in dict(prompts='inn.jsonl'), dict(overrides=['data.input_path=inn.jsonl']):
+        with pytest.raises(RsrError, match='no file inn.jsonl in .*; nothing was sampled'):
+            one.next(progress=False, **given)
+    assert not (here/'one-2').exists()
 
 def test_a_prompt_is_known_by_what_it_asks(here, known):
     one = first(known, rows(6))

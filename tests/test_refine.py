@@ -88,6 +88,10 @@ def test_the_reference_answer_is_never_told(here):
         said = [body['messages'][-1]['content'] for body in sent(s)]
     assert len(said)==4 and not any('I fear' in text for text in said)
 
+def kept(path):
+    "What the checklist says of the rows of a run beside its ledger."
+    return next(item['detail'] for item in load_run(path).check()['items'] if item['key']=='dropped')
+
 def test_rounds_follow_a_chain(here):
     with Loopback(reply=answers(revised=lambda b: RIGHT if len(b['messages'])>=7 else WRONG)) as s:
         r = run(s, n=2, **{'refine.rounds':3, 'formatter.revisions':'exchange'})
@@ -96,6 +100,7 @@ def test_rounds_follow_a_chain(here):
     row = read_jsonl('w/train/sft.jsonl')[0]['messages']
     assert [m['role'] for m in row]==['user', 'assistant']*4
     assert row[-1]['content']==RIGHT and row[1]['content']==WRONG
+    assert kept('w')=='2 answers have what the ledger has'
 
 def test_no_more_than_so_many_rounds(here):
     with Loopback(reply=answers(revised=WRONG)) as s:

@@ -24,13 +24,19 @@ def _sort_words(words):
         own['whole'] = _SWITCH.get(own['whole'].lower(), own['whole'])
     return [w for w in words if '=' not in w], own, [''.join(w) for w in named if w[0] not in own]
 
+# %% ../../nbs/cli/08_imports.ipynb #2e02437d
+_EVERY = '''of every format:
+  whole=true         the files hold every response that was sampled (false: some were chosen)
+  on_bad_row=skip    leave bad rows out; else nothing is imported'''
+
+
 # %% ../../nbs/cli/08_imports.ipynb #39f87065
 def formats_text()->str:
     "Return the formats that can be imported, with their options."
     from rsr.exchange.imports import formats
     lines = [f"  {name} {' '.join(f'{key}=' for key in by.options)}".rstrip()+f'\n      {by.about}'
              for name, by in formats().items()]
-    return '\n'.join(['formats, and their options:', *lines, '  auto\n      the first row of the file tells'])
+    return '\n'.join(['formats, and their options:', *lines, '  auto\n      the first row of the file tells', _EVERY])
 
 # %% ../../nbs/cli/08_imports.ipynb #4c8cfc7b
 @command('FORMAT PATH … work_dir=RUN [score=KEY …] [recipe=sft] [formatter.…=…] [whole=true] [on_bad_row=skip] '

@@ -7,12 +7,14 @@ __all__ = ['next_']
 
 # %% ../../nbs/cli/06_rounds.ipynb #f27332b1
 from .make import detach_of, execute_named, has_name, print_result
-from .usage import SHORT, command, open_run, shell_options, usage_of
+from .usage import SHORT, WORDS, command, open_run, shell_options, usage_of
 
 # %% ../../nbs/cli/06_rounds.ipynb #4e6da570
 SHORT['next'] = ('sampler.model sampler.base_url work_dir round.memory round.solved round.return_after '
                  'round.exclude_seen data.input_path data.limit sampling.max_rollouts sampling.give_up goal '
                  'budget.usd budget.tokens budget.minutes json progress')
+WORDS['next'] = {'work_dir':'the new run directory; null: RUN-2, or the next number that is free',
+                 'data.input_path':'prompts; null: the input of RUN, or its prompts if that is gone'}
 
 
 # %% ../../nbs/cli/06_rounds.ipynb #b7bd5610

@@ -37,7 +37,7 @@ def spent_before(
 # %% ../../nbs/cluster/03_pool.ipynb #cc93bbb5
 class Pool:
     "The driver's view of a run in progress."
-    side = sending = None   # as a `Loop` has them: one side only; the workers know what is in flight
+    part = sending = None   # as a `Loop` has them: it is one whole; the workers know what is in flight
     def __init__(self, store, d, o, loop, left, count, keys=None):
         self.store, self.d, self.o, self.loop, self.keys = store, d, o, loop, keys
         self.ray, self.formatters, self.size = import_ray(), loop.formatters, store.get('block')

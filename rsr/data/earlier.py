@@ -27,7 +27,7 @@ class Round:
     after: str = None           # run directory of the round before; null: this is the first one
     memory: float = 0.5         # what a sample of the round before counts for beside one of this round
     solved: str = 'one'         # prompts that only passed: one sample to check, skip, or all samples as usual
-    return_after: int = 2       # rounds after which a prompt that never passed is sampled again; 1: in each round
+    return_after: int = 2       # rounds until what never passed is sampled again (1: in each); held-out prompts in each
     exclude_seen: bool = False  # write no row with a response that a file of an earlier round's train/ has
 
 # %% ../../nbs/data/55_earlier.ipynb #094958e2
@@ -41,14 +41,17 @@ class Known:
     hopeless: int = 0    # rounds in a row in which none passed, though it got all its samples
     idle: int = 0        # rounds since it was last sampled
     trained: int = 0     # was a row of it written to train/?
+    held: int = 0        # does the split of the round hold it out?
     arms: tuple = ()     # of a cascade: (passes, fails) of each sampler, by its place
 
 # %% ../../nbs/data/55_earlier.ipynb #4efe7065
-_TABLES = '''CREATE TABLE IF NOT EXISTS earlier(content TEXT PRIMARY KEY, passes REAL, fails REAL, rounds INTEGER,
-  solved INTEGER, hopeless INTEGER, idle INTEGER, trained INTEGER, arms TEXT);
+_TABLES = '''CREATE TABLE IF NOT EXISTS earlier_known(content TEXT PRIMARY KEY, passes REAL, fails REAL, rounds INTEGER,
+  solved INTEGER, hopeless INTEGER, idle INTEGER, trained INTEGER, held INTEGER, arms TEXT);
 CREATE TABLE IF NOT EXISTS earlier_of(prompt INTEGER PRIMARY KEY, content TEXT);
 CREATE TABLE IF NOT EXISTS trained(content TEXT, text TEXT, PRIMARY KEY(content, text)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS split_groups(key INTEGER PRIMARY KEY, text TEXT);'''
+CREATE TABLE IF NOT EXISTS split_groups(key INTEGER PRIMARY KEY, text TEXT);
+CREATE VIEW IF NOT EXISTS earlier AS
+  SELECT o.prompt, e.* FROM earlier_of o JOIN earlier_known e ON e.content=o.content;'''
 
 
 # %% ../../nbs/data/55_earlier.ipynb #5d475009
@@ -150,11 +153,11 @@ _FIELDS = [f.name for f in fields(Known)]
 
 
 # %% ../../nbs/data/55_earlier.ipynb #acb97a99
-_PUT = f"INSERT OR REPLACE INTO earlier(content,{','.join(_FIELDS)}) VALUES({','.join('?'*(len(_FIELDS)+1))})"
+_PUT = f"INSERT OR REPLACE INTO earlier_known(content,{','.join(_FIELDS)}) VALUES({','.join('?'*(len(_FIELDS)+1))})"
 
 
 # %% ../../nbs/data/55_earlier.ipynb #ebd760b0
-_GET = f"SELECT content,{','.join(_FIELDS)} FROM earlier"
+_GET = f"SELECT content,{','.join(_FIELDS)} FROM earlier_known"
 
 
 # %% ../../nbs/data/55_earlier.ipynb #ac839cba
@@ -187,7 +190,7 @@ def link_prompts(
     store   # Store, with its input
 )->int:     # prompts that earlier rounds knew
     "Link what is known to the prompts that have the content."
-    known = {content for content, in store.begin().execute('SELECT content FROM earlier')}
+    known = {content for content, in store.begin().execute('SELECT content FROM earlier_known')}
     links = [(key, content) for key, content in contents(store).items() if content in known]
     store.db.execute('DELETE FROM earlier_of')
     store.db.executemany('INSERT INTO earlier_of VALUES(?,?)', links)
@@ -231,7 +234,7 @@ def prior(self:Memory,
     return tuple(tuple(round(4*self.options.memory*n)/4 for n in pair) for pair in counts)
 
 # %% ../../nbs/data/55_earlier.ipynb #8557cd9b
-_OF_PROMPTS = f"SELECT o.prompt,{','.join(f'e.{name}' for name in _FIELDS)} FROM earlier_of o JOIN earlier e " \
+_OF_PROMPTS = f"SELECT o.prompt,{','.join(f'e.{name}' for name in _FIELDS)} FROM earlier_of o JOIN earlier_known e " \
     'ON e.content=o.content'
 
 @patch
@@ -247,6 +250,8 @@ def priors(self:Memory,
 def why_skipped(self:Memory, known:Known)->str:
     "Return the stop reason of a prompt that is not sampled in this round, or None."
     o = self.options
+    if known.held:
+        return None
     if known.solved and o.solved=='skip':
         return 'solved'
     return 'hopeless' if known.hopeless and known.idle+1<o.return_after else None
@@ -376,7 +381,7 @@ def memory_of(
 
 # %% ../../nbs/data/55_earlier.ipynb #3ce0375d
 _KNOWN = '''SELECT count(*), coalesce(sum(solved>0), 0), coalesce(sum(hopeless>0), 0), coalesce(sum(trained), 0)
-    FROM earlier_of o JOIN prompts p ON p.key=o.prompt AND p.gen=? JOIN earlier e ON e.content=o.content'''
+    FROM earlier_of o JOIN prompts p ON p.key=o.prompt AND p.gen=? JOIN earlier_known e ON e.content=o.content'''
 
 
 # %% ../../nbs/data/55_earlier.ipynb #6598de28
@@ -403,7 +408,7 @@ def looks_back(f):
 
 # %% ../../nbs/data/55_earlier.ipynb #7ac158f9
 def look_back(store, d, src=None):
-    "Read the round before, if a recipe names one; return pairs (place, Prompt) in place of an input that is gone."
+    "Read the round before, if a recipe names one; return pairs (place, Prompt) in place of an input, or ()."
     after = (d.get('round') or {}).get('after')
     return LOOK_BACK[0](store, d, src) if after else None
 

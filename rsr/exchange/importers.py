@@ -198,6 +198,15 @@ def _in_folder(by, folder):
                        'file')
     return found
 
+# %% ../../nbs/exchange/01_importers.ipynb #e8820a01
+def _named(path):
+    "Return the files that a path or a pattern names."
+    try:
+        return [Path(p) for p in find_inputs(path)]
+    except RsrError as e:   # which speaks of an option of `rsr run`
+        raise RsrError(str(e).removeprefix('data.input_path: ')) from None
+
+
 # %% ../../nbs/exchange/01_importers.ipynb #85181ebb
 def find_files(
     by:Importer,   # the format
@@ -207,7 +216,7 @@ def find_files(
     found = []
     for path in paths:
         path = os.path.expanduser(os.fspath(path))
-        found += _in_folder(by, path) if os.path.isdir(path) else map(Path, find_inputs(path))
+        found += _in_folder(by, path) if os.path.isdir(path) else _named(path)
     twice = next((p for i, p in enumerate(found) if p.resolve() in {q.resolve() for q in found[:i]}), None)
     if twice:
         raise RsrError(f'{twice}: this file is named twice')

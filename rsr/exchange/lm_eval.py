@@ -6,8 +6,12 @@
 __all__ = ['sample_record', 'lm_eval']
 
 # %% ../../nbs/exchange/05_lm_eval.ipynb #f959a443
+from collections import Counter
 from pathlib import Path
 from ..data.messages import BadMessage, parsed
+from ..data.sources import shown_path
+from ..data.terminal import warn
+from ..data.types import RsrError, no_such
 from .importers import importer, made_by, placed, rows_in
 
 # %% ../../nbs/exchange/05_lm_eval.ipynb #f890978b
@@ -88,6 +92,28 @@ def _read(row, task, model, score, filter):
     other = filter and row.get('filter', filter)!=filter
     return None if other else sample_record(row, task, model, score)
 
+# %% ../../nbs/exchange/05_lm_eval.ipynb #0db21e36
+def _filter_of(row):
+    "Return the name of the filter of a row, or None."
+    return row.get('filter') if isinstance(row, dict) else None
+
+
+# %% ../../nbs/exchange/05_lm_eval.ipynb #256cd8ae
+def _say_filters(path, counts, first):
+    "Say which filters of a file were not read."
+    others = [f'{n:,} of {name}' for name, n in counts.items() if name not in (None, first)]
+    if others:
+        warn(f'{shown_path(path)}: the scores are those of the filter {first}. Rows of other filters left out: '
+             f'{", ".join(others)} (filter=NAME reads those instead)')
+
+
+# %% ../../nbs/exchange/05_lm_eval.ipynb #982fceeb
+def _check_filter(path, counts, name):
+    "Raise an error for a filter that no row of a file is of."
+    if counts and not {name, None}&set(counts):
+        raise RsrError(f'{shown_path(path)}: '+no_such('filter', name, counts))
+
+
 # %% ../../nbs/exchange/05_lm_eval.ipynb #1428ff6c
 @importer('lm-eval', 'lm-evaluation-harness: samples_*.jsonl of --log_samples', fits=_is_sample,
           files=('samples_*.jsonl',))
@@ -97,7 +123,14 @@ def lm_eval(path,
     model=None     # name of the model; None: that of the folder
 ):
     "Read the samples of a task."
-    task, folder = _names(path)
+    (task, folder), first, counts = _names(path), filter, Counter()
     for where, row, error in rows_in(path):
-        filter = filter or (row.get('filter') if isinstance(row, dict) else None)
-        yield from placed(where, *(([], error) if error else made_by(_read, row, task, model or folder, score, filter)))
+        counts[_filter_of(row)] += 1
+        first = first or _filter_of(row)
+        made = ([], error) if error else made_by(_read, row, task, model or folder, score, first)
+        if any(made):   # a row of another filter has a response that was read
+            yield from placed(where, *made)
+    if filter:
+        _check_filter(path, counts, filter)
+    else:
+        _say_filters(path, counts, first)

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Copy', 'add_prompts', 'copy_configs', 'copy_rollouts', 'is_of_group', 'copy_scores', 'copy_calls', 'copy_batches',
-           'copy_reviews', 'copy_rows']
+           'copy_reviews', 'copy_groups', 'copy_rows']
 
 # %% ../../nbs/exchange/22_row_copies.ipynb #9673f595
 import orjson
 from dataclasses import dataclass, field
+from ..data.earlier import earlier_groups, make_tables, put_groups
 from ..data.files import dumps, fingerprint
 from ..data.reviews import ANNOTATIONS, UNNAMED
 from ..verifiers.registry import VERIFIERS
@@ -84,7 +85,7 @@ def _insert(store, table, columns, rows, how='INSERT'):
 _LOST = 'the process ended before the answer came'
 
 # %% ../../nbs/exchange/22_row_copies.ipynb #582bf5b5
-_EARLIER = 'SELECT prompt FROM earlier_of JOIN earlier USING(content) WHERE passes+fails>0'
+_EARLIER = 'SELECT prompt FROM earlier WHERE passes+fails>0'   # a view of two tables
 
 def _seen_earlier(source):
     "Return the prompts of which a run knew the results of earlier rounds."
@@ -207,6 +208,15 @@ def copy_reviews(copy:Copy)->int:   # how many
         _insert(copy.store, 'annotations', _VOTE, rows, 'INSERT OR REPLACE')
     return len(rows)
 
+# %% ../../nbs/exchange/22_row_copies.ipynb #cc59b96d
+def copy_groups(copy:Copy):
+    "Copy the texts by which earlier rounds grouped near-duplicates."
+    texts = [row['text'] for row in _read(copy.source, 'split_groups', ('text',), 'key')]
+    if texts:
+        make_tables(copy.store)
+        known = {*earlier_groups(copy.store)}
+        put_groups(copy.store, [text for text in texts if text not in known])
+
 # %% ../../nbs/exchange/22_row_copies.ipynb #f3b9b725
 def copy_rows(
     copy:Copy,
@@ -218,4 +228,5 @@ def copy_rows(
     copy_rollouts(copy)
     left = copy_scores(copy, stale, joined)
     copy_calls(copy)
+    copy_groups(copy)
     return dict(left_out=left, reviews=copy_reviews(copy))

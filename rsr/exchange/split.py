@@ -26,7 +26,7 @@ def _key_of(by):
     "Return the path to the field of metadata to split by: of metadata.a.b, [a, b]."
     parts = str(by or '').split('.')
     if parts[0]!='metadata' or len(parts)<2 or not all(parts):
-        raise RsrError(f'by: {by!r} is not a field of metadata; write by=metadata.KEY, e.g. by=metadata.topic')
+        raise RsrError(f'by: {by or ""!r} is not a field of metadata; write by=metadata.KEY, e.g. by=metadata.topic')
     return parts[1:]
 
 # %% ../../nbs/exchange/25_split.ipynb #03c75b69
@@ -78,7 +78,8 @@ def _fields(groups):
 def _check_groups(groups, by, path):
     "Raise an error if a field makes no parts, or too many."
     if set(groups)=={None}:
-        raise RsrError(f'{path}: no prompt has {by}. '+no_such('field', by, _fields(groups)))
+        fields = _fields(groups)
+        raise RsrError(f'{path}: no prompt has {by}. '+(no_such('field', by, fields) if fields else 'None has any'))
     if len(groups)>MOST:
         raise RsrError(f'{path}: {by} has {len(groups):,} different values, and at most {MOST} runs are made of one. '
                        'Split by a field with fewer')

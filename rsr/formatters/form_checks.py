@@ -111,9 +111,12 @@ def _choices(f, what):
 # %% ../../nbs/formatters/14_form_checks.ipynb #b4f98399
 def _check_turn_scores(store):
     "Raise if what is known of the turns of a dialogue does not fit them."
-    sql = "SELECT id, row FROM prompts WHERE gen=? AND json_extract(row, '$.metadata.turn_scores') IS NOT NULL"
-    for id_, row in store.db.execute(sql, (store.gen,)):
-        turn_scores(Prompt(id_, **orjson.loads(row)))
+    sql = "SELECT id, place, row FROM prompts WHERE gen=? AND json_extract(row, '$.metadata.turn_scores') IS NOT NULL"
+    for id_, place, row in store.db.execute(sql, (store.gen,)):
+        try:
+            turn_scores(Prompt(id_, **orjson.loads(row)))
+        except RsrError as e:
+            raise RsrError(f'{place}, {e}') from None
 
 # %% ../../nbs/formatters/14_form_checks.ipynb #94c8a7a3
 def check_forms(

@@ -33,8 +33,10 @@ def _choose(run, name):
         raise RsrError(f'{run.path}: no training file with a row. Write them with: rsr format {run.path}')
     if name is None and len(files)==1:
         return next(iter(files.values()))
+    if name is None:
+        raise RsrError(f"{run.path}: there are several files; name one: {', '.join(files)}")
     if name not in files:
-        raise RsrError(f'{run.path}: '+no_such('file', name, files)+'; without a name if there is only one')
+        raise RsrError(f'{run.path}: '+no_such('file', name, files))
     return files[name]
 
 # %% ../../nbs/hub/06_loading.ipynb #5196f4fd

@@ -13,6 +13,8 @@ from collections import Counter, namedtuple
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from ..data.messages import BadMessage, read_calls, read_tools, said
+from ..data.revisions import exchange_turns
+from ..data.slices import spoken_turns
 from ..data.text import content_text
 from ..data.thinking import split_thinking
 from ..data.types import Rollout
@@ -118,13 +120,24 @@ def _as_answer(r):
     "Return a rollout as the assistant's turn."
     return dict(role='assistant', content=r.text or r.refusal, reasoning_content=r.reasoning, tool_calls=r.tool_calls)
 
+# %% ../../nbs/quality/04_dropped.ipynb #65eb8896
+def _in_exchange(messages, tools, rollouts):
+    "Yield the facts of each revision as the answer after all that was said before it (`revisions: exchange`)."
+    for r in rollouts:
+        if r.feedback:
+            yield facts(before([*messages, *exchange_turns(r, rollouts)], tools), _as_answer(r))
+
+
 # %% ../../nbs/quality/04_dropped.ipynb #98c2bb17
 def _ledger_facts(store, outcomes, prepare):
-    "Yield the facts of each prompt and of each response."
+    "Yield the facts of each prompt, of its own turns, and of each response."
     for prompt, _, rollouts in store.walk(outcomes=outcomes):
-        b = before(prepare(prompt.messages) if prepare else prompt.messages, prompt.tools)
+        messages = prepare(prompt.messages) if prepare else prompt.messages
+        b = before(messages, prompt.tools)
         yield facts(b)
+        yield from (facts(before(messages[:i], prompt.tools), messages[i]) for i in spoken_turns(messages))
         yield from (facts(b, _as_answer(r)) for r in rollouts)
+        yield from _in_exchange(messages, prompt.tools, rollouts)
 
 # %% ../../nbs/quality/04_dropped.ipynb #69c95b2c
 def read_ledger(

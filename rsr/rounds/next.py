@@ -27,6 +27,8 @@ def _stem(path, number):
 # %% ../../nbs/rounds/01_next.ipynb #300b7eda
 _OPEN = "SELECT 1 FROM prompts WHERE gen=? AND coalesce(stop, 'budget')='budget'"
 
+
+# %% ../../nbs/rounds/01_next.ipynb #8328e0c4
 def _is_begun(path, id_)->bool:
     "Check whether a directory holds a round after this run that has not ended."
     try:
@@ -58,10 +60,6 @@ def next_work_dir(path)->str:
         raise RsrError(f'{begun[0]} is a round after {path} that has not ended. Resume it: rsr run '
                        f'work_dir={shell_word(begun[0])}. To begin another one, set another work_dir')
     return str(free)
-
-
-# %% ../../nbs/rounds/01_next.ipynb #05c7e7a8
-_OWN = 'work_dir', 'resume'   # sections that are not for the next round
 
 
 # %% ../../nbs/rounds/01_next.ipynb #378c7390

@@ -46,7 +46,8 @@ def _rate_lines(d):
 # %% ../../nbs/rounds/14_rounds_table.ipynb #1117f693
 def _change(x):
     "Return the cells of a change."
-    n = f"{x['prompts']:,} prompts"+(f", {x['skipped']:,} skipped" if x['skipped'] else '')
+    n = f"{x['prompts']:,} prompt{'' if x['prompts']==1 else 's'}"
+    n += f", {x['skipped']:,} skipped" if x['skipped'] else ''
     if x['diff'] is None:
         return [x['group'], '', 'too few prompts', n]
     low, high = x['interval']

@@ -321,10 +321,10 @@ def _read_input(store, d, src):
 def load_input(store, d, src=None):
     "Read the round before, if a recipe names one, and the input of a run into its ledger."
     again = look_back(store, d, src)
-    if again:
-        store.add_prompts(again)
-    else:
+    if again is None:
         _read_input(store, d, src)
+    elif again!=():   # a resumed round keeps the prompts it has
+        store.add_prompts(again)
     begin_memory(store, d.get('round'))
 
 
