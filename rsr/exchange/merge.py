@@ -9,6 +9,7 @@ __all__ = ['note_facts', 'finish_run', 'move_runs', 'Merged', 'merge_runs', 'mer
 import os, shutil
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from ..data.origin import made_here, sign_origin
 from ..data.safekeeping import new_temporary, note_rollouts
@@ -41,6 +42,25 @@ def _check_apart(sources):
                 raise RsrError(f'{source.path} has {n:,} of the rollouts of {earlier}: one is a copy or a part of the '
                                'other. Nothing was written; merge runs that were sampled apart')
         seen[source.path] = own
+
+# %% ../../nbs/exchange/24_merge.ipynb #b11d0c8d
+def _files_of(source):
+    "Return the files that a run was imported from, itself or the runs it is made of, by their digest: {sha256: path}."
+    noted = [*source.store.get('imported', []), *source.store.get('imported_files', [])]
+    return {f['sha256']:f['path'] for f in noted}
+
+
+# %% ../../nbs/exchange/24_merge.ipynb #ee1cd718
+def _check_files(sources, match):
+    "Raise an error if two runs with prompts in common have imported the same file."
+    pairs = {pair for p in match.prompts for pair in combinations(sorted(p.parts), 2)}
+    for i, j in sorted(pairs):
+        a, b = _files_of(sources[i]), _files_of(sources[j])
+        twice = next((b[sha] for sha in a if sha in b), None)
+        if twice:
+            raise RsrError(f'{sources[i].path} and {sources[j].path} both hold the rollouts of {twice}: each would '
+                           'count twice. Nothing was written; leave one of them out')
+
 
 # %% ../../nbs/exchange/24_merge.ipynb #9f50b4b2
 def _check_sides(sources):
@@ -108,8 +128,10 @@ def _facts_of_first(copy):
 def _facts_of_all(copies):
     "Return what comes of all runs together."
     sources = [copy.source for copy in copies]
+    files = {sha:path for s in sources for sha, path in _files_of(s).items()}
     return dict(seconds=_sum(sources, 'seconds'), sides=_joined_sides(copies),
                 estimated_tokens=any(s.store.get('estimated_tokens') for s in sources),
+                imported_files=[dict(sha256=sha, path=path) for sha, path in files.items()],
                 made_of=[dict(name=s.name, id=s.store.get('id')) for s in sources])
 
 # %% ../../nbs/exchange/24_merge.ipynb #81e86b87
@@ -243,6 +265,7 @@ def _check(sources):
     _check_sides(sources)
     match = match_prompts(sources)
     check_conflicts(match)
+    _check_files(sources, match)
     return match
 
 # %% ../../nbs/exchange/24_merge.ipynb #52370c49
@@ -307,7 +330,7 @@ def _score_notes(m):
         yield (f"{_count(m.unscored, 'response')} without a score of the first run's verifier: resuming scores "
                f'{"it" if m.unscored==1 else "them"}, at the price of its judge if it has one')
     if m.unpriced:
-        yield f"the cost is unknown: no price of {', '.join(m.unpriced)}"
+        yield f"the cost is unknown: no price of {', '.join(dict.fromkeys(m.unpriced))}"
 
 # %% ../../nbs/exchange/24_merge.ipynb #8addb68e
 def _reviews_text(m):

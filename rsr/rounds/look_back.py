@@ -133,7 +133,6 @@ def counts_by_content(store, before:dict, d:dict)->dict:
         _add_counts(arms, found.get(key, {}), arm_of)
     return out
 
-
 # %% ../../nbs/rounds/00_look_back.ipynb #2537d303
 def _known_before(store, before, d):
     "Return what the run before knew, with the counts of its models in the places of today's."
@@ -199,15 +198,30 @@ def _groups(store, before, d):
     return split.groups.firsts
 
 
+# %% ../../nbs/rounds/00_look_back.ipynb #9141784a
+def _held_out(store, d):
+    "Return the keys of the prompts that the split of the new run holds out."
+    split = d.get('split') and make_split(store, d)
+    prompts = (prompt for prompt, *_ in store.walk(outcomes=())) if split else ()
+    return {prompt.key for prompt in prompts if split.place(prompt)[1]=='eval'}
+
+# %% ../../nbs/rounds/00_look_back.ipynb #97f2675d
+def _mark_held_out(store, d, known):
+    "Mark what the split of the new run holds out; `known`: {content: Known}."
+    names = contents(store)
+    held = {names[key] for key in _held_out(store, d)}
+    for content, k in known.items():
+        k.held = int(content in held)
+
 # %% ../../nbs/rounds/00_look_back.ipynb #7a92e03c
-def _held_out(recipe):
+def _eval_share(recipe):
     "Return the share of prompts that a recipe holds out."
     return (recipe.get('split') or {}).get('eval', 0)
 
 # %% ../../nbs/rounds/00_look_back.ipynb #3cc0a361
 def _split_note(before, d, known):
     "Return a warning if prompts may be held out now that were trained on before, or the other way round; or None."
-    was, now = _held_out(before), _held_out(d)
+    was, now = _eval_share(before), _eval_share(d)
     trained = sum(k.trained for k in known.values())
     if now>was and trained:
         return (f'split: the round before held out fewer prompts ({trained:,} of its prompts were trained on), so this '
@@ -233,6 +247,7 @@ def _look_back(store, d, run):
     before = run.recipe
     with closing(Store(run.path, write=False)) as old:
         known = known_after(old, before, d)
+        _mark_held_out(old, d, known)
         make_tables(store)
         _put_trained(store, old, before, known)
         put_earlier(store, known)
@@ -283,8 +298,29 @@ def _prompts_again(store, d, src, path):
         return None
     if why!=_NOT_NAMED:
         warn(f'{why}: the prompts of {path} are sampled again. For others, set data.input_path')
+    store.put('round', dict(round_of(store), prompts='of the round before'))
     frees_place = memory_of(store, d['round']).frees_place
     return first_prompts(prompts_before(path), d['data'].get('limit'), frees_place)
+
+# %% ../../nbs/rounds/00_look_back.ipynb #64919b27
+def _check_named(before, d, src):
+    "Raise an error if an input that the round before did not have is not there: a name was mistyped."
+    why = _missing_input(src, d)
+    if why in (None, _NOT_NAMED) or src is None and d['data'].get('input_path')==before['data'].get('input_path'):
+        return
+    raise RsrError(f'{why}; nothing was sampled. Without data.input_path, the prompts of the round before serve')
+
+
+# %% ../../nbs/rounds/00_look_back.ipynb #09337edf
+def _kept_prompts(store, d, src):
+    "Return () if a resumed round has to go on with the prompts it took from the run before; None: read its input."
+    why = _missing_input(src, d) if round_of(store).get('prompts') else None
+    if why is None:
+        return None
+    if why!=_NOT_NAMED:
+        warn(f'{why}: the round goes on with the prompts it has')
+    return ()
+
 
 # %% ../../nbs/rounds/00_look_back.ipynb #16602254
 def _check_new(store):
@@ -299,14 +335,16 @@ def remember(
     store,      # Store of the new run
     d:dict,     # its recipe, with round.after
     src=None    # its input, as `sample` takes it; None: data.input_path
-):              # pairs (place, Prompt) in place of the input; None: it is to be read
+):              # pairs (place, Prompt) in place of the input; (): the run keeps its prompts; None: it is to be read
     "Read the round before into a new run's ledger; of a run that has begun, check that it came after the same one."
     path = d['round']['after']
     _check_other(path, store.dir)
     if round_of(store):
-        return _check_after(store, path)
+        _check_after(store, path)
+        return _kept_prompts(store, d, src)
     _check_new(store)
     run = open_before(path, store.dir)
+    _check_named(run.recipe, d, src)
     known = _look_back(store, d, run)
     note = _split_note(run.recipe, d, known)
     if note:
