@@ -59,6 +59,13 @@ def everything(path):
         votes = store.db.execute('SELECT annotator, verdict, at FROM annotations')
         return [sorted(map(repr, found)) for found in (store.db.execute(sql), calls, votes)]
 
+def test_a_split_that_the_merge_does_not_keep_is_said(made, tmp_path, capsys):
+    server, a, *_ = made
+    held = run_of(server, 'large', questions(30, 6), str(tmp_path/'held'), split=dict(eval=.5))
+    for runs, said in (([a.path, held.path], True), ([held.path, a.path], False)):
+        code, out = rsr(capsys, 'merge', *runs, tmp_path/f'out{said}')
+        assert code==0 and ('may be in train/' in out)==said, out
+
 def test_sums_and_models(made):
     _, a, b, merged = made
     run, parts = load_run(merged.path), (a.stats(), b.stats())

@@ -131,9 +131,14 @@ def test_nothing_hostile_secret_or_local(run, tmp_path, monkeypatch, capsys):
     card = (run.path/'train'/'README.md').read_text()
     assert 'sk-secret' not in card and '/tmp' not in card and str(Path.home()) not in card
     assert 'in.jsonl' in card and 'license: apache-2.0' in card and 'lab.internal' not in card
+    with closing(Store(run.path)) as store:
+        said = "Cannot connect to host gpu7.lab.internal:8000 ssl:default [Connect call failed ('10.9.8.7', 8000)]"
+        store.begin().execute("UPDATE rollouts SET error=? WHERE key=1", (said,))
+        store.commit()
     share_ledger(run, tmp_path)
     shared = (tmp_path/'run.db').read_bytes()
-    assert b'in.jsonl' in shared and b'lab.internal' not in shared and str(tmp_path).encode() not in shared
+    assert b'in.jsonl' in shared
+    assert not any(word in shared for word in (b'lab.internal', b'10.9.8.7', str(tmp_path).encode()))
     text = outside_fences(card)
     assert '<img' not in text and 'javascript:' not in text and '\x1b' not in card and '\u202e' not in card
     figures = re.findall(r'\]\((figures/[^)]*)\)', text)

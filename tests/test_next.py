@@ -246,3 +246,10 @@ def test_another_run_cannot_take_the_place_of_the_one_before(here, known):
     for work_dir, said in (two.path, 'came after one'), ('other', 'holds a run that began without it'):
         with pytest.raises(RsrError, match=said):
             sample(work_dir=work_dir, round=dict(after='other' if work_dir==two.path else 'one'), progress=False)
+
+def test_a_round_that_trains_on_what_was_held_out_says_so(here, known, capsys):
+    one = first(known, rows(12), split=dict(eval=.4))
+    one.next(progress=False, overrides=['split=null'])
+    assert 'held out more prompts' in capsys.readouterr().err
+    one.next(progress=False)
+    assert 'held out' not in capsys.readouterr().err

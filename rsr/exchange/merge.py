@@ -198,6 +198,7 @@ class Merged:
     unscored: int       # valid rollouts without a score of the verifier in force
     reviews: int        # labels and reviews of pairs
     unpriced: list      # models whose price is unknown
+    held_out: list      # runs that hold out prompts otherwise than the first does
 
 # %% ../../nbs/exchange/24_merge.ipynb #c68f66bf
 def _count_models(store):
@@ -281,6 +282,12 @@ def _write(sources, match, out, command):
         shutil.rmtree(folder, ignore_errors=True)
     return counted
 
+# %% ../../nbs/exchange/24_merge.ipynb #285cd518
+def _split_otherwise(sources):
+    "Return the runs with held-out prompts that may be in train/ by the split of the first run."
+    first = sources[0].recipe.get('split')
+    return [str(s.path) for s in sources[1:] if s.recipe.get('split') and s.recipe['split']!=first]
+
 # %% ../../nbs/exchange/24_merge.ipynb #f0841cb2
 def merge_runs(
     runs:list,       # run directories; the recipe of the first counts
@@ -292,6 +299,7 @@ def merge_runs(
     with opened(runs) as sources:
         match = _check(sources)
         counted = _write(sources, match, Path(out), command or f'merge_runs(…, {str(out)!r})')
+        counted['held_out'] = _split_otherwise(sources)
     return Merged(Path(out), [*map(str, runs)], len(match.prompts), sum(len(p.parts)>1 for p in match.prompts),
                   renamed=match.renamed, differing=match.differing, **counted)
 
@@ -308,6 +316,9 @@ def _prompt_notes(m):
     if m.differing:
         what = _count(m.differing, 'prompt')
         yield f'the metadata of {what} differs beside the references: that of the first run counts'
+    if m.held_out:
+        yield (f"{', '.join(m.held_out)} held out prompts by another split than the first run: what was eval/ there "
+               'may be in train/ here')
 
 # %% ../../nbs/exchange/24_merge.ipynb #553a9a89
 def _score_notes(m):

@@ -6,7 +6,7 @@
 __all__ = ['share_ledger']
 
 # %% ../../nbs/hub/04_shared_ledger.ipynb #aac40c6f
-import orjson, sqlite3, yaml
+import orjson, re, sqlite3, yaml
 from contextlib import closing
 from pathlib import Path
 from ..data.files import dumps
@@ -31,12 +31,15 @@ def _clean_facts(db):
             fact.pop('folder', None)
         db.execute('UPDATE meta SET value=? WHERE key=?', (dumps(fact), key))
 
+# %% ../../nbs/hub/04_shared_ledger.ipynb #724478a4
+_HOST = re.compile(r"(://|\bhost |Connect call failed )(?:\([^()]{1,80}\)|[^\s/,;\]]{1,200})")   # in errors
+
 # %% ../../nbs/hub/04_shared_ledger.ipynb #0318e73d
 def _rewrite(db, table, column):
     "Take paths and addresses out of the texts of a column."
     sql = f'SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL'
     for old, in db.execute(sql).fetchall():
-        new = portable_text(old)
+        new = _HOST.sub(r'\1***', portable_text(old))
         if new!=old:
             db.execute(f'UPDATE {table} SET {column}=? WHERE {column}=?', (new, old))
 

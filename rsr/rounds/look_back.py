@@ -152,8 +152,7 @@ def known_after(store, before:dict, d:dict)->dict:
 # %% ../../nbs/rounds/00_look_back.ipynb #f1ca76e8
 def _trained_rows(store, before):
     "Yield (prompt, its valid rollouts, its neutral rows in train/) for each prompt."
-    formatters = make_formatters([*files_on_disk(store).values()])
-    formatters = formatters_in_run(store, before, formatters)
+    formatters = formatters_in_run(store, before, make_formatters([*files_on_disk(store).values()]))
     split = make_split(store, before, formatters)
     for prompt, rollouts in valid_groups(store, before, formatters):
         mine = [f for f in formatters if not split or split(prompt, f)=='train']
@@ -214,13 +213,22 @@ def _mark_held_out(store, d, known):
     for content, k in known.items():
         k.held = int(content in held)
 
+# %% ../../nbs/rounds/00_look_back.ipynb #7a92e03c
+def _eval_share(recipe):
+    "Return the share of prompts that a recipe holds out."
+    return (recipe.get('split') or {}).get('eval', 0)
+
 # %% ../../nbs/rounds/00_look_back.ipynb #3cc0a361
 def _split_note(before, d, known):
-    "Return a warning if prompts may be held out now that were trained on before, or None."
+    "Return a warning if prompts may be held out now that were trained on before, or the other way round; or None."
+    was, now = _eval_share(before), _eval_share(d)
     trained = sum(k.trained for k in known.values())
-    if d.get('split') and trained and (before.get('split') or {}).get('eval', 0)<d['split']['eval']:
+    if now>was and trained:
         return (f'split: the round before held out fewer prompts ({trained:,} of its prompts were trained on), so this '
                 "round's eval/ may have prompts that the model has seen")
+    if was>now:
+        return (f"split: the round before held out more prompts (eval: {was:g}), so this round's train/ may have "
+                'some by which rounds are compared')
 
 # %% ../../nbs/rounds/00_look_back.ipynb #af8adcd3
 def _check_after(store, path):
