@@ -46,7 +46,7 @@ def _part_rows(store, stages, outcomes):
 # %% ../../nbs/data/32_component_summary.ipynb #1aa46606
 _DECIDED = '''SELECT json_extract(s.detail,'$.decided'), count(*) FROM rollouts r JOIN scores s ON s.rollout=r.key
     AND s.verifier=? WHERE r.outcome IN ({outcomes}) AND s.value IS NOT NULL AND {first}
-    AND json_type(s.detail,'$.components')='object' GROUP BY 1'''
+    AND json_type(s.detail,'$.components')='object' AND json_type(s.detail,'$.decided') IS NOT NULL GROUP BY 1'''
 
 # %% ../../nbs/data/32_component_summary.ipynb #db7758b1
 def _decided(store, outcomes):
