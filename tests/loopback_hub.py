@@ -137,6 +137,8 @@ class Handler(BaseHTTPRequestHandler):
                 repo['files'][v['path']] = base64.b64decode(v['content'])
             elif line['key'] == 'lfsFile':
                 repo['files'][v['path']] = self.hub.objects[v['oid']]
+            elif line['key'] == 'deletedFile':
+                del repo['files'][v['path']]
         repo['commits'].append(hashlib.sha1(self.body).hexdigest())
         sha = repo['commits'][-1]
         self.reply(200, dict(success=True, commitOid=sha, commitUrl=f'{self.hub.url}/datasets/{name}/commit/{sha}'))

@@ -201,7 +201,19 @@ def test_push_and_load(run, hub, tmp_path, capsys):
     mine = again.copy(tmp_path/'mine')
     assert mine.format('sft')['sft.jsonl'] > 0
     assert push(run, 'me/sums')['url']   # a second time: its own repository
-    assert len(repo['commits']) == 2
+    assert len(repo['commits']) == 2 and 'ledger/run.db' in repo['files']
+
+def test_a_second_push_takes_away_what_is_no_longer_written(hub, tmp_path):
+    run = made(tmp_path/'w', [dict(type='sft'), dict(type='kto')])
+    push(run, 'me/two', ledger=True)
+    files = hub.repos['me/two']['files']
+    assert {'sft.jsonl', 'kto.jsonl', 'ledger/run.db'} <= {*files}
+    (run.path/'train'/'kto.jsonl').unlink()
+    run.card(figures=False)
+    push(run, 'me/two')
+    assert 'kto.jsonl' not in files and {'sft.jsonl', 'ledger/run.db'} <= {*files}
+    files.pop('sft.jsonl')   # by hand, on the hub
+    assert push(run, 'me/two')['url'] and 'sft.jsonl' in files
 
 def test_a_run_from_elsewhere_runs_nothing_unasked(hub, tmp_path):
     (tmp_path/'mine.py').write_text('def ok(response, metadata):\n    return 1.0\n')

@@ -118,25 +118,43 @@ def _create(api, repo, private, exist_ok):
     api.create_repo(repo, repo_type='dataset', exist_ok=exist_ok, **options)
 
 # %% ../../nbs/hub/05_push.ipynb #4ce43375
-def _note_pushed(run, repo):
-    "Note that a run was pushed to a repository."
+def _note_pushed(run, repo, files=()):
+    "Note that a run was pushed to a repository, and which files are there."
     with closing(Store(run.path)) as store:
         store.put('pushed', sorted({*(store.get('pushed') or []), repo}))
+        if files:
+            store.put('pushed_files', {**store.get('pushed_files', {}), repo:sorted(files)})
         store.commit()
+
+# %% ../../nbs/hub/05_push.ipynb #bf6ae8e5
+def _to_delete(api, run, repo, files):
+    "Return the files of an earlier push that are still there, and that the run no longer has."
+    with closing(Store(run.path, write=False)) as store:
+        earlier = store.get('pushed_files', {}).get(repo, [])
+    old = [place for place in earlier if place not in files and not place.startswith('ledger/')]
+    there = api.list_repo_files(repo, repo_type='dataset') if old else ()
+    return [place for place in old if place in there]
+
+# %% ../../nbs/hub/05_push.ipynb #42d54161
+def _operations(hub, files, old):
+    "Return what a commit does: add files ({place: path or bytes}), and delete old ones."
+    added = [hub.CommitOperationAdd(place, x if isinstance(x, bytes) else str(x)) for place, x in files.items()]
+    return [*added, *map(hub.CommitOperationDelete, old)]
 
 # %% ../../nbs/hub/05_push.ipynb #2a00a83e
 def _upload(hub, run, repo, files, private, exist_ok):
     "Upload files as one commit; return its address."
     api = hub.HfApi(endpoint=os.environ.get('HF_ENDPOINT') or None, token=_token())
-    operations = [hub.CommitOperationAdd(place, x if isinstance(x, bytes) else str(x)) for place, x in files.items()]
     try:
         _create(api, repo, private, exist_ok)
         _note_pushed(run, repo)   # it is this run's, even if the commit fails
+        operations = _operations(hub, files, _to_delete(api, run, repo, files))
         done = api.create_commit(repo, operations, repo_type='dataset', commit_message='Training data written by rsr')
     except RsrError:
         raise
     except Exception as e:   # the network, or a status, in classes that change with its version
         raise hub_error(e, repo) from None
+    _note_pushed(run, repo, files)
     return str(done.commit_url)
 
 # %% ../../nbs/hub/05_push.ipynb #ad51d135

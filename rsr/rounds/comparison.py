@@ -191,7 +191,7 @@ def _split_note(rounds):
 # %% ../../nbs/rounds/13_comparison.ipynb #f214f020
 def _order_note(rounds):
     "Say that the rounds were named in another order than their own."
-    numbers = [r.number for r in rounds if r.number]
+    numbers = [r.number or 1 for r in rounds]   # a first round does not say so
     if numbers!=sorted(numbers):
         return f"the runs say that they are rounds {', '.join(map(str, numbers))}: name the first round first"
 
