@@ -11,6 +11,7 @@ from loopback import Loopback
 from rsr import load_run, sample
 from rsr.data.types import RsrError
 from rsr.exchange import import_rollouts
+from rsr.rounds import rounds as compare
 
 N = 24
 RATES = {f'prompt {i}':(0., .5, 1.)[i%3] for i in range(100)}   # a third hopeless, a third mixed, a third solved
@@ -96,6 +97,16 @@ def test_hopeless_prompts_come_back_and_give_up_sooner(here, known):
     before, after = asked(one), asked(three)
     assert sum(after[i] for i in hopeless)<sum(before[i] for i in hopeless), (before, after)
     assert (three.path.name, three.stats()['round']['number'])==('one-3', 3)
+
+def test_a_round_after_a_run_of_an_older_layout(here, known):
+    one = first(known, rows(6))
+    with sqlite3.connect('one/run.db') as db:
+        db.executescript('DROP INDEX rollouts_of_batch; DROP TABLE batches; ALTER TABLE rollouts DROP COLUMN batch; '
+                         'ALTER TABLE calls DROP COLUMN batch; ALTER TABLE rollouts DROP COLUMN more; '
+                         'PRAGMA user_version=2')
+    two = load_run('one').next(progress=False)
+    assert two.stats()['round']['known']==6 and [*stops(two).values()].count('hopeless')==2
+    assert 'round 2: one-2' in str(compare([one, two])) and table(one, 'PRAGMA user_version')==[(2,)]
 
 def test_places_that_are_freed_go_to_new_prompts(here, known):
     data = write_jsonl('in.jsonl', rows(60))
