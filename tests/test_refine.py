@@ -102,6 +102,25 @@ def test_rounds_follow_a_chain(here):
     assert row[-1]['content']==RIGHT and row[1]['content']==WRONG
     assert kept('w')=='2 answers have what the ledger has'
 
+@pytest.mark.parametrize('target, made', [('llamafactory', 0), ('trl', 1), ('swift', 1)])
+def test_an_exchange_after_a_tool_call_where_the_trainer_has_a_form(tmp_path, target, made):
+    "LLaMA-Factory drops a row in which a user speaks right after the result of a call."
+    from rsr.data.types import Prompt, Rollout
+    from rsr.formatters.message_forms import USER_AFTER_RESULT
+    from rsr.formatters.writer import make_formatters, write_files
+    def call(id):
+        return dict(id=id, type='function', function=dict(name='f', arguments='{}'))
+    tools = [dict(type='function', function=dict(name='f', parameters=dict(type='object', properties={})))]
+    wrong = Rollout('', score=0., key=1, tool_calls=[call('a'), call('b')])
+    right = Rollout('', score=1., key=2, idx=1, source=1, feedback='Wrong.', tool_calls=[call('c'), call('d')])
+    fs = make_formatters([dict(type='sft', target=target, revisions='exchange')])
+    prompt = Prompt('p', [dict(role='user', content='q')], tools=tools)
+    counts = write_files([(prompt, [wrong, right])], fs, tmp_path, single=False)['sft.jsonl']
+    assert counts['rows']==made and (USER_AFTER_RESULT in json.dumps(counts, default=str))==(not made)
+    if target=='swift':   # both calls of the answer, and none of the turns before
+        turns = read_jsonl(tmp_path/'train'/'sft.jsonl')[0]['messages']
+        assert [t['loss'] for t in turns if t['role']=='tool_call']==[False, False, True, True]
+
 def test_no_more_than_so_many_rounds(here):
     with Loopback(reply=answers(revised=WRONG)) as s:
         r = run(s, n=2, **{'refine.rounds':2})

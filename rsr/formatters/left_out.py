@@ -7,7 +7,7 @@ __all__ = ['REMEDIES', 'why_left_out', 'remedy', 'remedies_of']
 
 # %% ../../nbs/formatters/12_left_out.ipynb #69a426fa
 from collections import Counter
-from .message_forms import IMAGE_MARK, LONG_INTEGER, NOT_JSON, TEXT_AND_CALL
+from .message_forms import IMAGE_MARK, LONG_INTEGER, NOT_JSON, TEXT_AND_CALL, USER_AFTER_RESULT
 from .pairing import ONE_SIDED, TWO_MODELS
 from .rows import NO_ANSWER, SEEN_BEFORE, as_written, form_row, why_not_written
 
@@ -98,6 +98,7 @@ REMEDIES.update({
 # %% ../../nbs/formatters/12_left_out.ipynb #bbd41ead
 REMEDIES.update({
     NOT_JSON:'use a stronger model, or a server that parses tool calls strictly',
+    USER_AFTER_RESULT:'use formatter.target: trl; or, for answers that were revised, formatter.revisions: answer',
     TEXT_AND_CALL:'use formatter.target: trl or swift, which take a text beside a call',
     IMAGE_MARK:'use formatter.target: trl, which takes images as parts, or write the mark differently in the input',
 })

@@ -1,6 +1,7 @@
 """TRL takes what rsr writes, and does with a hand-made file what the lint says.
 
 Run by `make test-trainers` in .venv-trl."""
+import json
 import tempfile
 
 import pytest
@@ -145,6 +146,39 @@ def test_tools_are_trained_on(method, tool_model, tmp_path):
         said, asked = learned(t), [t.processing_class.decode(r['input_ids']) for r in t.train_dataset]
         assert said[0].startswith('<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}')
         assert 'Get the time.' in asked[0] and 'Get the' not in asked[2] and '12:00' in asked[1]
+
+# ---- rows with earlier turns of the assistant: the last turn alone is learned
+
+CALLED = dict(weather='{"city": "Bern"}', time='{"zone": "CET"}')
+
+def spoken(answer, fmt):
+    "An answer as the template writes it; in Parquet the arguments of a call are a text."
+    thought, _, text = answer.rpartition('|')
+    if text in CALLED:
+        arguments = CALLED[text] if fmt=='jsonl' else json.dumps(CALLED[text])
+        text = f'<tool_call>\n{{"name": "{text}", "arguments": {arguments}}}\n</tool_call>'
+    return (f'<think>\n{thought}\n</think>\n\n' if thought else '')+text+'<|im_end|>\n'
+
+def in_batches(t):
+    "(all tokens, those with a label) of each row as the collator gives them to the model, as texts."
+    decode = t.processing_class.decode
+    for batch in t.get_train_dataloader():
+        for ids, labels, real in zip(batch['input_ids'], batch['labels'], batch['attention_mask']):
+            yield decode(ids[real==1]), decode(labels[labels!=-100])
+
+@pytest.mark.parametrize('fmt', ['jsonl', 'parquet'])
+@pytest.mark.parametrize('name', wf.EARLIER)
+def test_the_last_turn_only_is_learned(name, fmt, tool_model, tmp_path):
+    groups, options, answers = wf.EARLIER[name]
+    _, path, n = wf.write(groups(), 'sft', 'trl', tmp_path, format=fmt, **options)
+    r = load_file(path, 'sft', 'trl')
+    assert r['kept']==r['rows']==r['expected']==n==4*len(answers), r['note']
+    t = trl_trainer(path, 'sft', tool_model, tmp_path, max_steps=2, max_length=None)
+    assert learned(t)==[spoken(a, fmt) for a in answers]*4
+    rows = list(in_batches(t))
+    assert len(rows)==n and all(whole.endswith('<|im_start|>assistant\n'+said) for whole, said in rows)
+    assert sorted(said for _, said in rows)==sorted(learned(t))
+    assert t.train().global_step==2
 
 @pytest.mark.parametrize('method', ['sft', 'dpo', 'kto', 'grpo'])
 def test_images_are_found(method, tmp_path):
