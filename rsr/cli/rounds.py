@@ -33,7 +33,8 @@ def _next_recipe(run, words):
          'rsr next output/gsm8k sampler.model=my-model-after-round-1')
 def next_(args, argv):
     """Sample the next round of a run: the same prompts and options, with what was found of each prompt.
-    What only passed gets one sample, what never passed comes back later. The directory is RUN-2 if none is named."""
+    What only passed gets one sample, what never passed comes back later unless it is held out.
+    The directory is RUN-2 if none is named."""
     words, shell = shell_options('next', args)
     if not has_name(words):
         raise usage_of('next')

@@ -41,11 +41,10 @@ def _allow_open_files(need):
 
 # %% ../../nbs/data/58_open_files.ipynb #8a98e661
 def check_open_files(
-    requests:int,    # at once
-    others:int=32    # files that will be opened beside them
+    requests:int   # at once
 ):
     "Raise an error if this process may not open as many files as it needs."
-    need = requests+others+_open_files()
+    need = requests+32+_open_files()   # some more for the ledger and the files of the run
     if (most := _allow_open_files(need))<need:
         raise RsrError(f'sampler.concurrent_requests: {requests} requests at once need about {need} open files, and '
                        f'this process may open {most}. Set sampler.concurrent_requests={max(1, requests-need+most)}, '

@@ -31,17 +31,16 @@ def _as_number(value):
 
 # %% ../../nbs/exchange/00_records.ipynb #af7435c2
 def read_score(
-    value,               # of a row: a number, a word, or None
-    what:str='score'     # its name, for the error
-)->tuple:                # (number or None, why it is None)
+    value   # of a row: a number, a word, or None
+)->tuple:   # (number or None, why it is None)
     "Return a score that came along; raise `BadMessage` for what is no score."
     if value is None or value=='':
         return None, NOT_ALONG
     number = _as_number(value)
     if number is None:
-        raise BadMessage(f'{what} is {str(value)[:60]!r}, not a number (also read: true, correct, pass, C and their '
+        raise BadMessage(f'score is {str(value)[:60]!r}, not a number (also read: true, correct, pass, C and their '
                          'opposites). Name the key that holds the score: score=KEY; score=none leaves scores out')
-    return (number, '') if abs(number)<1e100 else (None, f'the {what} that came along is {number}')
+    return (number, '') if abs(number)<1e100 else (None, f'the score that came along is {number}')
 
 # %% ../../nbs/exchange/00_records.ipynb #50031e3b
 def _components(parts):
