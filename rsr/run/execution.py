@@ -333,10 +333,10 @@ def at_work(
             store.commit()
 
 # %% ../../nbs/run/12_execution.ipynb #6cf80652
-def close_run(store, d, formatters):
-    "Write the training files and the statistics of a run."
+def close_run(store, d, formatters)->dict:
+    "Write the training files and the statistics of a run, and return the statistics."
     check_place(store)
-    write_run_files(store, d, formatters)
+    return write_run_files(store, d, formatters)
 
 # %% ../../nbs/run/12_execution.ipynb #44e362a4
 def _check_cause(store, e):
@@ -366,8 +366,7 @@ def _sample_all(store, d, loops, progress):
         _sample_one(store, d, loop, progress)
         if loop.stop_reason:
             break
-    close_run(store, d, loop.formatters)
-    return Run(store.dir, loop.stop_reason, loop.message)
+    return Run(store.dir, loop.stop_reason, loop.message, close_run(store, d, loop.formatters))
 
 # %% ../../nbs/run/12_execution.ipynb #374cbe79
 def carry_out(

@@ -71,10 +71,14 @@ def call(self:Verifier, response, metadata=None, reasoning='', tool_calls=None, 
     return self.fn(answer, dict(metadata or {}), **{k:v for k, v in have.items() if k in self.takes})
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #b325a08b
+@functools.lru_cache(64)
+def _names(fn):
+    "Return the names of a function's parameters; to find them takes as long as to score a short response."
+    return frozenset(inspect.signature(fn).parameters)
+
 def named_options(fn, options)->dict:
     "Return those options that a function takes by name."
-    names = inspect.signature(fn).parameters
-    return {k:v for k, v in options.items() if k in names}
+    return {k:v for k, v in options.items() if k in _names(fn)}
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #2110b275
 @patch
