@@ -284,7 +284,8 @@ def _header_line(name, value):
 def head(self:Session, method:str, url:str)->tuple:   # (place, bytes)
     "Return where a request goes, and its head without its length."
     if (method, url) not in self.heads:
-        netloc = urlsplit(url).netloc.rpartition('@')[2].encode('idna').decode()
+        netloc = urlsplit(url).netloc.rpartition('@')[2]
+        netloc = netloc if netloc.isascii() else netloc.encode('idna').decode()
         own = {name.lower() for name in self.headers}
         usual = {'Host':netloc, 'Accept':'*/*', 'User-Agent':f'rsr/{__version__}'}
         headers = {**{k:v for k, v in usual.items() if k.lower() not in own}, **self.headers}

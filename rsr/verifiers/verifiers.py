@@ -109,7 +109,7 @@ async def score(self:Verifier,
     have = dict(prompt=prompt, ask=ask, tools=tools, rollouts=rollouts or [], cache=cache or self.memory)
     call = functools.partial(self.call, response, metadata, reasoning, tool_calls, **have)
     out = call() if self.inline or self.is_async else await asyncio.to_thread(call)
-    if inspect.isawaitable(out):
+    if hasattr(out, '__await__'):
         out = await out
     return as_score(out, self.name, self.raw)
 
