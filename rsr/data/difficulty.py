@@ -142,6 +142,7 @@ def _log_add(x):
     "Return log(1+exp(x))."
     return max(x, 0.)+math.log1p(math.exp(-abs(x)))
 
+# %% ../../nbs/data/40_difficulty.ipynb #4487d4bd
 def _distribution(a, b, n=2001):
     "Return log odds, and the distribution function of Beta(a, b) there."
     low, high = -max(30, 14/a), max(30, 14/b)
@@ -170,6 +171,7 @@ def rates_at(
 # %% ../../nbs/data/40_difficulty.ipynb #96f24bb5
 _MIDDLES = tuple((i+.5)/_ALONE for i in range(_ALONE))
 
+# %% ../../nbs/data/40_difficulty.ipynb #c0f5fe3c
 def _shares_alone(rates, s, f):
     "Return the probability of each quintile for a prompt of a single model, by its passes and fails."
     weights = [math.exp(s*good+f*bad) for good, bad in rates_at(rates, _MIDDLES)]

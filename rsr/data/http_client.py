@@ -19,12 +19,14 @@ class HttpFailure(Exception):
 class CutOff(HttpFailure):
     "A connection that was closed inside a reply."
 
+# %% ../../nbs/data/60_http_client.ipynb #36d70251
 class CannotConnect(OSError):
     "A server that could not be reached."
 
 # %% ../../nbs/data/60_http_client.ipynb #443eb1e3
 MOST_WAITING, MOST_HEAD, MOST_LINE = 1<<18, 1<<16, 1<<12   # bytes: unread, of a reply's headers, of a chunk's size
 
+# %% ../../nbs/data/60_http_client.ipynb #0400c71a
 class Connection(asyncio.Protocol):
     "A connection to a server, with the bytes that have arrived."
     def __init__(self):
@@ -35,10 +37,13 @@ class Connection(asyncio.Protocol):
 # %% ../../nbs/data/60_http_client.ipynb #19459614
 @patch
 def connection_made(self:Connection, transport):
+    "Keep what the bytes go through."
     self.transport = transport
 
+# %% ../../nbs/data/60_http_client.ipynb #8648c3e7
 @patch
 def data_received(self:Connection, data):
+    "Collect bytes, and take no more while too many are unread."
     self.data += data
     if len(self.data)>MOST_WAITING and not self.is_paused:
         self.is_paused = True
@@ -48,11 +53,14 @@ def data_received(self:Connection, data):
 # %% ../../nbs/data/60_http_client.ipynb #70908601
 @patch
 def eof_received(self:Connection):
+    "Note that the server sends nothing more."
     self.ended = True
     self._wake()
 
+# %% ../../nbs/data/60_http_client.ipynb #ff67b68e
 @patch
 def connection_lost(self:Connection, exc):
+    "Note that the connection is gone, and why."
     self.ended, self.error = True, self.error or exc
     self._wake()
 
@@ -78,6 +86,7 @@ def _resume(self:Connection):
         self.is_paused = False
         self.transport.resume_reading()
 
+# %% ../../nbs/data/60_http_client.ipynb #91973c81
 @patch
 async def more(self:Connection)->bool:
     "Wait for more bytes; return False if the connection has ended."
@@ -107,6 +116,7 @@ def _because(error):
     "Return an error in brackets, '' without one."
     return f' ({type(error).__name__}: {error})' if error else ''
 
+# %% ../../nbs/data/60_http_client.ipynb #3752d1d9
 @patch
 async def line(self:Connection)->bytes:
     "Return the next line of the body's framing, without its end."
@@ -141,6 +151,7 @@ def _is_chunked(headers):
         raise HttpFailure(f'the reply has the transfer-encoding {form[:60]!r}')
     return form=='chunked'
 
+# %% ../../nbs/data/60_http_client.ipynb #0ce8a562
 def _length(headers):
     "Return the length of a body in bytes, None if it is not given."
     length = headers.get('content-length')
@@ -202,6 +213,7 @@ async def pieces(self:Reply):
     while piece := await self.piece():
         yield piece
 
+# %% ../../nbs/data/60_http_client.ipynb #37856568
 @patch
 async def read(self:Reply)->bytes:
     "Return the rest of the body."
@@ -213,6 +225,7 @@ async def read(self:Reply)->bytes:
 # %% ../../nbs/data/60_http_client.ipynb #a58866be
 _STATUS = re.compile(rb'HTTP/1\.([01]) ([1-5]\d\d)(?: |\r|\Z)')
 
+# %% ../../nbs/data/60_http_client.ipynb #c0c1620e
 def parse_head(head:bytes)->tuple:   # (status, headers, HTTP/1.0?)
     "Return what the head of a reply says; of a header that comes twice, both values."
     first, *lines = head.split(b'\r\n')
@@ -250,6 +263,7 @@ async def read_reply(conn:Connection)->Reply:
 # %% ../../nbs/data/60_http_client.ipynb #ebe1c79c
 IDLE = 15.   # seconds
 
+# %% ../../nbs/data/60_http_client.ipynb #0d7eecca
 class Session:
     "Connections to servers, with the headers and the time limit of all requests."
     def __init__(self,
@@ -266,6 +280,7 @@ def _place(url):
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or dict(http=80, https=443)[parts.scheme]
 
+# %% ../../nbs/data/60_http_client.ipynb #770c1d5f
 def _target(url):
     "Return the path and query of an address as a request names them."
     parts = urlsplit(url)
@@ -385,10 +400,12 @@ async def close(self:Session):
     self.idle.clear()
     await asyncio.sleep(0)   # the transports close in the next round
 
+# %% ../../nbs/data/60_http_client.ipynb #882cc1a5
 @patch
 async def __aenter__(self:Session):
     return self
 
+# %% ../../nbs/data/60_http_client.ipynb #dfd24e9e
 @patch
 async def __aexit__(self:Session, *exc):
     await self.close()

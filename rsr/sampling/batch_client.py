@@ -112,15 +112,21 @@ def _with_query(url, query):
 
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #f55deb5b
+def _is_failure(e):
+    "Check whether an exception of aiohttp is a connection that broke, or a reply that is no HTTP."
+    import aiohttp
+    kinds = aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError
+    return isinstance(e, kinds) and not isinstance(e, (OSError, ValueError, asyncio.TimeoutError))
+
+# %% ../../nbs/sampling/32_batch_client.ipynb #2c0d1f43
 def _as_failure(e):
-    "Return the failure of a connection that an exception of aiohttp is; any other exception as it is."
+    "Return an exception of aiohttp as one that `transport_error` knows; any other as it is."
     import aiohttp
     if isinstance(e, aiohttp.ClientConnectorError):
         return CannotConnect(str(e))
-    known = isinstance(e, (OSError, ValueError, asyncio.TimeoutError))
-    is_failure = isinstance(e, (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError)) and not known
-    return HttpFailure(f'{type(e).__name__}: {e}') if is_failure else e
+    return HttpFailure(f'{type(e).__name__}: {e}') if _is_failure(e) else e
 
+# %% ../../nbs/sampling/32_batch_client.ipynb #529019ca
 @patch
 @asynccontextmanager
 async def _response(self:BatchClient, method, path, make=dict, query=''):

@@ -76,6 +76,7 @@ def _names(fn):
     "Return the names of a function's parameters; to find them takes as long as to score a short response."
     return frozenset(inspect.signature(fn).parameters)
 
+# %% ../../nbs/verifiers/18_verifiers.ipynb #6d50983b
 def named_options(fn, options)->dict:
     "Return those options that a function takes by name."
     return {k:v for k, v in options.items() if k in _names(fn)}
