@@ -178,11 +178,13 @@ def read_text(
 # %% ../../nbs/data/04_files.ipynb #ffcb729e
 def _lock(f):
     "Take the operating system's lock on an open file; raise OSError if another process holds it."
-    if os.name=='nt':
+    try:
+        import fcntl
+    except ImportError:   # Windows: it locks bytes from the current position, so far beyond those of the file
         import msvcrt
+        os.lseek(f.fileno(), 2**30, os.SEEK_SET)
         msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
     else:
-        import fcntl
         fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
 
 # %% ../../nbs/data/04_files.ipynb #ef02bc92
