@@ -23,8 +23,8 @@ from ..data.terminal import visible, warn
 from ..data.types import RsrError, RunBroken, no_such
 
 # %% ../../nbs/cli/20_entry.ipynb #888cdbca
-ORDER = ('run plan next demo prompts import coverage ls watch stats format copy merge split check report explore compare '
-         'rounds card push pairs rubric methods init completion').split()
+ORDER = ('run plan next demo prompts import coverage ls watch stats format copy merge split check report explore '
+         'compare rounds card push pairs rubric methods init completion').split()
 
 # %% ../../nbs/cli/20_entry.ipynb #da37d3f8
 def help_text()->str:

@@ -36,8 +36,8 @@ def _count_rows(p):
     n, r, s = p['prompts'], p['rollouts'], p['scores']
     stopped = _counted(n['stopped'])
     failed = f", {n['failed']:,} failed" if n['failed'] else ''
-    yield 'prompts', (f"{n['done']:,} of {n['total']:,} done{_share(n['done'], n['total'])}, {n['satisfied']:,} satisfied"
-                      f'{failed}'+(f' ({stopped})' if stopped else ''))
+    done = f"{n['done']:,} of {n['total']:,} done{_share(n['done'], n['total'])}"
+    yield 'prompts', f"{done}, {n['satisfied']:,} satisfied{failed}"+(f' ({stopped})' if stopped else '')
     for file, f in p['rows'].items():
         goal = f" of {f['goal']:,}{_share(f['rows'], f['goal'])}" if f['goal'] else ''
         yield 'rows', f"{file}: {f['rows']:,}{goal}"
@@ -118,8 +118,9 @@ def panel_rows(
     p:dict      # as `RunView.look` returns it
 )->list:        # [(name, text), …]
     "Return what is shown of a run, row by row."
-    parts = [_trouble_rows(p)] if p.get('prompts') is None else [_count_rows(p), _cost_rows(p), _part_rows(p), _trouble_rows(p)]
-    return [row for part in parts for row in part]
+    known = p.get('prompts') is not None
+    parts = [_count_rows(p), _cost_rows(p), _part_rows(p)] if known else []
+    return [row for part in [*parts, _trouble_rows(p)] for row in part]
 
 # %% ../../nbs/data/62_live_panel.ipynb #95a3ced5
 _STATES = dict(running='in progress', starting='starting', died='its process was killed')
@@ -145,7 +146,8 @@ def panel_lines(
 )->list:
     "Return the panel as lines of text."
     rows = [f'{name:10} {one_line(text)}' for name, text in panel_rows(p)]
-    return [one_line(heading(p), width), *(row if width is None or len(row)<=width else row[:width-1]+'…' for row in rows)]
+    cut = lambda row: row if width is None or len(row)<=width else row[:width-1]+'…'
+    return [one_line(heading(p), width), *map(cut, rows)]
 
 # %% ../../nbs/data/62_live_panel.ipynb #794cfe49
 def summary_line(
