@@ -258,3 +258,45 @@ def test_in_a_real_kernel(here, server):
     shown, = nb.cells[0].outputs
     html = shown['data']['text/html']
     assert '60 of 60 done' in html and 'finished' in html and '<b>bold' not in html
+
+# ---- batches, and a cluster
+
+def test_open_batches(here):
+    "Which batches are open and since when, also when no process waits for them; then the end."
+    from loopback_batch import BatchLoopback
+    with BatchLoopback(delay=600) as server:
+        write_jsonl('in.jsonl', rows(10))
+        words = ['run', 'sft', 'in.jsonl', f'sampler.base_url={server.base_url}', 'sampler.model=m', 'work_dir=w',
+                 'sampler.batch=true', 'sampling.step_size=auto', PRICE]
+        words[2] = 'data.input_path=in.jsonl'
+        assert rsr(*words, 'detach=true').returncode==0
+        found = rsr('watch', 'w', 'json=true')
+        p = json.loads(found.stdout)
+        assert found.returncode==0 and p['state']=='waiting for a batch' and p['resume']
+        open_, = p['batches']
+        assert open_['requests']==10 and open_['kind']=='sampler' and 0<=time.time()-open_['since']<600
+        assert 'requests answered' in rsr('watch', 'w').stdout
+        server.set(delay=0)
+        run = COMMANDS.begin([*words, 'sampling.max_rollouts=2'], hears=True)
+        watch = COMMANDS.begin(['watch', 'w', 'wait=true', 'every=0.2', 'json=true'], hears=True)
+        try:
+            wait_for(lambda: (here/'w'/'run.db').exists() and RunView('w').look()['state']=='running')
+        finally:
+            run.send_signal(signal.SIGINT)
+        run.communicate(timeout=60)
+        out, err = watch.communicate(timeout=60)
+        last = objects(out)[-1]
+        assert last['exit_code']==watch.returncode==run.returncode, (last, err)
+
+def test_a_run_on_a_cluster(here, server):
+    "While blocks are sampled, the driver's sums are shown; at the end, what the blocks hold."
+    pytest.importorskip('ray')
+    server.set(median=.05, rate=.3)
+    watch = COMMANDS.begin(['watch', 'w', 'wait=true', 'every=0.2', 'json=true'], hears=True)
+    run = begin(server, PRICE, 'engine=ray', 'cluster.actors=1', 'cluster.block=20', n=60)
+    out, err = watch.communicate(timeout=200)
+    told = run.communicate(timeout=60)
+    assert run.returncode==watch.returncode==0, (err, told)
+    seen = [p for p in objects(out) if p['state']=='running' and p['prompts']]
+    assert seen and any(0<p['prompts']['done']<60 and p['rollouts']['asked'] and p['usd'] for p in seen)
+    same_figures(objects(out)[-1], json.loads(rsr('stats', 'w', 'json=true').stdout))

@@ -57,8 +57,8 @@ def _has_begun(path)->bool:
     try:
         with closing(Store(path, write=False)) as store:
             noted = store.get('process')
-    except RsrError as e:
-        if 'stopped before it started' in str(e):
+    except RsrError as e:   # its tables are not there yet, or it was removed again, because it could not begin
+        if 'stopped before it started' in str(e) or not (Path(path)/'run.db').is_file():
             return False
         raise
     return bool(noted) and process_state(path, noted)!='died'

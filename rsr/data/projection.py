@@ -53,7 +53,7 @@ def still_to_come(
         return None
     last = max((k for k in by_idx if k is not None), default=-1)
     open_ = {int(j):n for j, n in status['open'].items()}
-    unopened = max(0, total-status['closed']-sum(open_.values()))
+    unopened = max(0, total-status.get('closed', 0)-sum(open_.values()))
     return project([by_idx.get(j, 0) for j in range(last+1)], open_, unopened)
 
 # %% ../../nbs/data/61_projection.ipynb #f658e546

@@ -257,23 +257,24 @@ def _rollouts(self:RunView, totals, status, now)->dict:
     "Return the counts of rollouts."
     outcomes = {'in_flight' if k is None else k:n for k, n in named(totals, 'outcome').items()}
     asked = sum(outcomes.values())
-    if status and self._is_in_blocks():
-        return dict(asked=status['rollouts'], outcomes=outcomes, in_flight=None, per_second=None)
+    if status and self._is_noted():
+        return dict(asked=status.get('rollouts', 0), outcomes=outcomes, in_flight=status.get('sending'), per_second=None)
     return dict(asked=asked, outcomes=outcomes, in_flight=outcomes.get('in_flight', 0),
                 per_second=self._speed(now) if status else None)
 
 # %% ../../nbs/run/13_watch.ipynb #27e950d5
 @patch
-def _is_in_blocks(self:RunView)->bool:
-    return self.store.get('block') is not None
+def _is_noted(self:RunView)->bool:
+    "Check whether the sums that are noted say more than what was counted: of a cluster, or of a ledger not read yet."
+    return self.store.get('block') is not None or self.counts.behind
 
 # %% ../../nbs/run/13_watch.ipynb #66bbc268
 @patch
 def _scores(self:RunView, totals, status)->dict:
     "Return the counts of scores."
     scored, passed = (sum(named(totals, k).values()) for k in ('scored', 'passed'))
-    if status and self._is_in_blocks():
-        scored, passed = status['scored'], status['passed']
+    if status and self._is_noted():
+        scored, passed = (status.get(k, 0) for k in ('scored', 'passed'))
     return dict(scored=scored, passed=passed, pass_rate=passed/scored if scored else None)
 
 # %% ../../nbs/run/13_watch.ipynb #be722576
@@ -294,7 +295,7 @@ def _costs(self:RunView, totals, status)->dict:
     used = self._used(totals)
     tokens, usd = _tokens(used), sum(u[-1] for u in used) if self.price_of else None
     found = dict(tokens=tokens, usd=usd, stages=self._stages(totals, used), samplers=self._samplers(totals, used))
-    if status and self._is_in_blocks() and usd is not None:
+    if status and self._is_noted() and usd is not None:
         found['usd'] = max(usd, status.get('usd') or 0.)
     return found
 
