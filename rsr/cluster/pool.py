@@ -24,6 +24,7 @@ from ..data.terminal import warn
 from ..data.types import RsrError, RunBroken
 from ..data.settings import note_served_model
 from ..sampling.budget import ledger_usage
+from ..sampling.live_status import NOTE, status
 
 # %% ../../nbs/cluster/30_pool.ipynb #f3bf6285
 def spent_before(
@@ -130,11 +131,12 @@ def _limit_reached(self:Pool):
 # %% ../../nbs/cluster/30_pool.ipynb #ab000de1
 @patch
 def _save_seconds(self:Pool):
-    "Save the duration of the run, every two seconds."
+    "Save the duration and the status of the run, every two seconds."
     now = time.monotonic()
     if now-self.saved_at>2:
         self.saved_at = now
         self.store.put('seconds', self.seconds+now-self.t0)
+        self.store.put(NOTE, status(self))
         self.store.commit()
 
 # %% ../../nbs/cluster/30_pool.ipynb #115488aa
