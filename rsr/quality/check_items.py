@@ -23,6 +23,7 @@ from ..data.types import EPS
 from ..formatters.splits import Split
 from ..formatters.writer import make_formatter, make_formatters
 from ..pairs.collect import pairs_of
+from ..pairs.shortcuts import read_facts
 from .dropped import compare_files, dropped_finding
 from .hygiene import class_balance, contamination, finding, graded, length_bias, near_leaks, pair_audit
 from .hygiene import asked_text, problem_texts, problem_todo, read_files, refusals_in_files, repeated_prompts
@@ -56,20 +57,23 @@ class CheckContext:
         self.formatters = formatters_in_run(self.store, self.d, make_formatters(self.d['formatter']))
         self.stats = self.run.stats()
         self.files = read_files(self.run.path, self.formatters)
+        self.earlier = [self.earlier] if isinstance(self.earlier, (str, Path, Run)) else list(self.earlier)
+    scorer = cached_property(lambda self: self._config())           # the verifier's configuration as plain data
     pairs = cached_property(lambda self: run_pairs(self))           # of its DPO formatters
+    facts = cached_property(lambda self: read_facts(self.pairs) if self.pairs else [])   # of these pairs
     report = cached_property(lambda self: validation_report(self))  # of the rubric; None: there is none
+
+# %% ../../nbs/quality/05_check_items.ipynb #84539fce
+@patch
+def _config(self:CheckContext)->dict:
+    "Return the configuration of the current verifier; {} if the ledger has none."
+    return (self.store.config(self.store.get('verifier')) or [None, {}])[1]
 
 # %% ../../nbs/quality/05_check_items.ipynb #a8d5347f
 def run_pairs(ctx:CheckContext)->list:
     "Collect the pairs that the DPO formatters make of the run."
     formatters = [f for f in ctx.formatters if f.type=='dpo']
     return [pair for f in formatters for pair, _ in pairs_of(valid_groups(ctx.store, ctx.d), f) if pair]
-
-# %% ../../nbs/quality/05_check_items.ipynb #382cc7e7
-@patch(as_prop=True)
-def scorer(self:CheckContext)->dict:
-    "Return the verifier's configuration as plain data."
-    return (self.store.config(self.store.get('verifier')) or [None, {}])[1]
 
 # %% ../../nbs/quality/05_check_items.ipynb #2b11567f
 @patch
@@ -438,7 +442,7 @@ def _(ctx):
 # %% ../../nbs/quality/05_check_items.ipynb #a8eee00d
 @item('pairs', 'pair audit')
 def _(ctx):
-    return pair_audit(ctx.pairs)
+    return pair_audit(ctx.facts)
 
 # %% ../../nbs/quality/05_check_items.ipynb #0f0eb00d
 @item('duplicates')
