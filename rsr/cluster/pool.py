@@ -58,7 +58,8 @@ class Pool:
         self.seconds, self.t0, self.saved_at = store.get('seconds', 0.), time.monotonic(), 0.
         self.progress = None                               # called with the pool
         self.said = set()                                  # warnings of workers that were printed
-        self.budget, self.goal, self.shares = self._budget(), loop.goal, self._shares()
+        self.goal, self.budget = loop.goal, self._budget()
+        self.shares = self._shares()
         self.lessons, self.gone = Lessons(len(loop.arms)), {}   # what blocks have taught; samplers that are gone
 
     @property
