@@ -44,7 +44,7 @@ class Pool:
         self.left, self.todo = left, deque(sorted(left))   # {block: its state when done}; the queue
         self.live, self.nearly_done = {}, set()            # {block: its actor}; blocks with empty slots
         self.tries = Counter()                             # actors that each block has lost
-        self.slots = max(1, min(o.actors, len(left), loop.sampler.concurrent_requests))
+        self.slots = max(1, min(o.actors, len(left), *(arm.sampler.concurrent_requests for arm in loop.arms)))
         self.stop_reason, self.message, self.error, self.stopped_at = None, None, None, None
         self.engine, self.failed_starts = SimpleNamespace(note=''), 0
         self.counts = {'before':Counter(closed=sum(n for b, n in count.items() if b not in left))}
@@ -294,10 +294,10 @@ def job(self:Pool, block)->dict:
 # %% ../../nbs/cluster/30_pool.ipynb #7457064b
 @patch
 def _shares_of(self:Pool, actor):
-    "Return the requests that an actor may have in flight: to the sampler, and to each judge."
+    "Return the requests that an actor may have in flight: to each sampler, and to each judge."
     busy = list(dict.fromkeys(self.live.values()))   # actors, each once
     n = self.slots if self.todo else len(busy)
-    engines = self.loop.engine, *self.loop.judge_engines
+    engines = *(arm.engine for arm in self.loop.arms), *self.loop.judge_engines
     return [equal_shares(engine.slots, n)[busy.index(actor)%n] for engine in engines]
 
 # %% ../../nbs/cluster/30_pool.ipynb #5173c84b
