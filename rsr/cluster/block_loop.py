@@ -6,6 +6,7 @@
 __all__ = ['InBlock', 'BlockLoop']
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #9ea0e589
+from collections import Counter
 from fastcore.basics import patch
 from ..sampling.loop import Loop
 
@@ -15,13 +16,20 @@ class InBlock:
     ordered = False       # has the driver told it to stop?
     siblings = ()         # the loops of this actor, itself included
     shared_slots = None   # requests in flight that these may have together, for each sampler
-    granted = None        # the newest lease
+    counts_before = Counter()   # what the loops before it have counted over this block
+    follows = False       # may another loop over this block come after it?
 
     def stop(self, why, exc=None):
         if why=='budget' and not self.ordered:
             self.budget.want = True   # wait for the next lease
             return
         super().stop(why, exc)
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #125e7a12
+@patch(as_prop=True)
+def has_work(self:InBlock)->bool:
+    "Return whether anything is left to send, or to be judged."
+    return super(InBlock, self).has_work or bool(self.to_rescore and self.budget.want)
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #d12bdcc8
 class BlockLoop(InBlock, Loop):
@@ -32,7 +40,8 @@ class BlockLoop(InBlock, Loop):
 def _leave_room(self:InBlock, others):
     "Set the slots of each sampler: those that this actor has, without those that other blocks use."
     for arm, n in zip(self.arms, self.shared_slots or ()):
-        arm.engine.slots = max(0, n-sum(loop.arms[arm.number].sending for loop in others))
+        in_use = sum(a.sending for loop in others for a in loop.arms if a.number==arm.number)
+        arm.engine.slots = max(0, n-in_use)
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #d547c770
 @patch
@@ -49,5 +58,5 @@ def fill(self:InBlock):
 @patch(as_prop=True)
 def nearly_done(self:InBlock)->bool:
     "Return True if the block has nothing left to send and leaves slots empty."
-    has_work = self.more or self.is_queued or self.budget.want or self.stop_reason
+    has_work = self.more or self.is_queued or self.budget.want or self.stop_reason or self.follows
     return not has_work and self.sending<sum(arm.engine.slots for arm in self.arms)

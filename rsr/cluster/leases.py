@@ -18,9 +18,10 @@ class BudgetLease(Budget):
         budget:Budget=None   # of the run: its prices
     ):
         price = budget.price if budget and budget.counts_money else None
-        super().__init__(price=price, judge_price=budget and budget.judge_price, known=budget and budget.known)
+        super().__init__(price=price, judge_price=budget and budget.judge_price, known=budget and budget.known,
+                         batch_factors=budget and budget.batch_factors)
         self.before = before or Usage()
-        self.spent, self.want = Usage()+self.before, False
+        self.spent, self.want, self.wish = Usage()+self.before, False, None   # wish: (its number, {kind: amount})
         self.grant(granted or {})
 
     def count_earlier(self, store):
@@ -36,6 +37,7 @@ def since(self:BudgetLease)->Usage:
 @patch
 def grant(self:BudgetLease, granted):
     "Set what may be spent in total since the lease began."
+    self.granted = granted
     self.limits = {kind:getattr(self.before, kind)+amount for kind, amount in granted.items()}
     self.want = False
 
@@ -45,6 +47,15 @@ def need(self:BudgetLease)->dict:
     "Return the expected cost of one more sample, by kind of limit; 0 if it is unknown."
     known = bool(self.spent.samples)
     return {kind:known*self.expected(kind)*(1+1e-6) for kind in self.limits}
+
+# %% ../../nbs/cluster/10_leases.ipynb #71776b21
+@patch
+def lacks(self:BudgetLease,
+    worst:Usage   # cost at worst of samples that are about to be requested, without their judging
+)->dict:          # {} if the lease has enough
+    "Return what the lease lacks for samples, by kind of limit."
+    lack = {kind:getattr(worst, kind)+self.judging(kind)*worst.samples-self._room(kind, 0) for kind in self.limits}
+    return {kind:max(0., amount) for kind, amount in lack.items()} if any(x>0 for x in lack.values()) else {}
 
 # %% ../../nbs/cluster/10_leases.ipynb #8ff3c07c
 class BudgetPool:
@@ -60,6 +71,7 @@ class BudgetPool:
         self.actors, self.estimated, self.counts_money = actors, estimated, counts_money
         self.now, self.granted = {}, {}              # of open blocks
         self.reserved, self.wants = {}, set()        # leases of dead workers; blocks that wait for more
+        self.heard = {}                              # {block: number of its last wish for more}
         self.past, self.total = dict(past or {}), sum((past or {}).values(), Usage())
         self.earlier = self.total                    # by earlier processes
 
@@ -117,6 +129,7 @@ def _lend(self:BudgetPool, block, need=None):
 def open(self:BudgetPool, block)->dict:
     "Open a block, and return its lease."
     self.now[block] = Usage()
+    self.heard.pop(block, None)
     self.granted[block] = dict.fromkeys(self.limits, 0.)
     self._lend(block)
     return dict(self.granted[block])
@@ -132,7 +145,15 @@ def _lend_sample(self:BudgetPool, block, spent, need):
         self.wants.add(block)
         self.granted[block] = no_rest
 
-# %% ../../nbs/cluster/10_leases.ipynb #5e540a3f
+# %% ../../nbs/cluster/10_leases.ipynb #78dddf09
+@patch
+def _grant_wish(self:BudgetPool, block, number, amounts):
+    "Lend a block what it would like to have more, as far as it is free."
+    if self.heard.get(block)!=number:
+        self.heard[block] = number
+        self._lend(block, amounts)
+
+# %% ../../nbs/cluster/10_leases.ipynb #e15faabc
 @patch
 def tell(self:BudgetPool,
     block,   # its number
@@ -140,7 +161,8 @@ def tell(self:BudgetPool,
     spent,   # Usage since
     grant,   # the newest lease it has received
     want,    # does it wait for more?
-    need     # what one more sample costs
+    need,    # what one more sample costs
+    wish=None   # (its number, {kind: amount}): what it would like to have more; it gets what there is
 ):
     "Take a block's report, and lend it more if it needs more."
     self._set_past(block, had)
@@ -150,6 +172,8 @@ def tell(self:BudgetPool,
     if want:
         if grant==self.granted[block]:
             self._lend_sample(block, spent, need)
+    elif wish:
+        self._grant_wish(block, *wish)
     elif any(self._rest(kind, block)<self.free(kind)/(4*self.actors) for kind in self.limits):
         self._lend(block)
 

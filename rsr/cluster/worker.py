@@ -7,18 +7,24 @@ __all__ = ['equal_shares', 'set_slots', 'add_block_prompts', 'count_retries', 'n
 
 # %% ../../nbs/cluster/20_worker.ipynb #ce7ed896
 import asyncio, orjson, os, re, socket, sqlite3, threading, time
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 from fastcore.basics import patch
 from .leases import BudgetLease
-from .block_loop import BlockLoop
+from .block_batches import count_before, helpers, in_block
+from .block_inputs import take
+from ..data.earlier import memory_of, with_memory
 from ..data.files import dumps, hint, what_to_do
 from ..data.parts import close_block, open_block
 from ..data.secrets import redact
 from ..data.terminal import LISTENERS
 from ..data.types import RsrError
-from ..run.execution import build
+from ..run.execution import build, first_loops, prepare_samplers
+from ..sampling.batch_loop import all_of
 from ..sampling.budget import Usage, ledger_usage
 from ..sampling.engine import Stopped
+from ..sampling.revisions import revision_loops
 
 # %% ../../nbs/cluster/20_worker.ipynb #3f196a2a
 def equal_shares(
@@ -108,6 +114,7 @@ class Worker:
         self.said = []       # warnings of this process, for the driver to print
         LISTENERS.append(self.said.append)
         self.had = {}        # {block: Usage in its ledger when it was opened}
+        self.orders = {}     # {block: the newest order}
         self.aio = asyncio.new_event_loop()
         threading.Thread(target=self.aio.run_forever, daemon=True, name='rsr').start()
 
@@ -118,9 +125,8 @@ def init(self:Worker)->dict:
     out = dict(pid=os.getpid(), host=socket.gethostname(), error=None, served=None)
     try:
         parts = build(self.recipe)
-        for sampler in (parts['sampler'], *parts['judges']):
-            sampler.prepare()
-        out['served'] = getattr(parts['sampler'], 'served', None)
+        prepare_samplers(parts, parts['sampling'].max_rollouts, False)
+        out['served'] = getattr(all_of(parts['sampler'])[0], 'served', None)
     except RsrError as e:
         out['error'] = redact(e)
     return out
@@ -128,23 +134,26 @@ def init(self:Worker)->dict:
 # %% ../../nbs/cluster/20_worker.ipynb #b15a0021
 def _sums(loop):
     "Return what a loop has counted and used."
-    return dict(n=dict(loop.n), spent=loop.budget.since, estimated=loop.budget.estimated)
+    counts = Counter(loop.counts_before)
+    counts.update(loop.n)
+    return dict(n=dict(counts), spent=loop.budget.since, estimated=loop.budget.estimated)
 
 # %% ../../nbs/cluster/20_worker.ipynb #b15a0022
 def _wishes(loop):
     "Return what a loop says of its lease and of its slots."
     budget = loop.budget
-    return dict(grant=loop.granted, want=budget.want, need=budget.need(), nearly_done=loop.nearly_done,
-                note=loop.engine.note)
+    note = loop.batch_note() if hasattr(loop, 'batch_note') else loop.engine.note
+    return dict(grant=budget.granted, want=budget.want, need=budget.need(), wish=budget.wish,
+                nearly_done=loop.nearly_done, note=note)
 
 # %% ../../nbs/cluster/20_worker.ipynb #58472184
 @patch
 def heartbeat(self:Worker,
     block:int,   # its number
-    order:dict   # {stop, message, grant, slots}
-)->dict:         # {n, had, said, spent, grant, want, need, estimated, nearly_done, note}; {}: not open
+    order:dict   # {stop, message, grant, heard, share}
+)->dict:         # {n, had, said, spent, grant, want, need, wish, estimated, nearly_done, note}; {}: not open
     "Take an order for a block, and return its progress."
-    self.last_heartbeat = time.monotonic()
+    self.last_heartbeat, self.orders[block] = time.monotonic(), order
     loop = self.loops.get(block)
     if not loop:
         return {}
@@ -156,11 +165,11 @@ def heartbeat(self:Worker,
 @patch
 def _obey(self:Worker, loop, order):
     "Carry out an order, in the loop's thread."
-    if order.get('grant') is not None and order['grant']!=loop.granted:
-        loop.granted = order['grant']
-        loop.budget.grant(loop.granted)
-    if order.get('slots'):
-        self._share_slots(loop, order['slots'])
+    if order.get('grant') is not None and order['grant']!=loop.budget.granted:
+        loop.budget.grant(order['grant'])
+    loop.heard = order.get('heard')
+    if order.get('share'):
+        self._share_slots(loop, *order['share'])
     if order.get('stop') and not loop.stop_reason:
         loop.ordered = True
         loop.stop(order['stop'], Stopped(order.get('message') or order['stop']))
@@ -169,14 +178,14 @@ def _obey(self:Worker, loop, order):
 
 # %% ../../nbs/cluster/20_worker.ipynb #d80c60da
 @patch
-def _share_slots(self:Worker, loop, slots):
-    "Give a loop the actor's slots: the first numbers are those of the samplers, the others those of the judges."
-    own, blocks = slots[:len(loop.arms)], max(1, len(self.loops))
-    for arm, n, before in zip(loop.arms, own, loop.shared_slots or [0]*len(own)):
-        arm.engine.limit = arm.engine.limit if n==before else _new_limit(arm.engine, before, n)
-    loop.shared_slots = own
-    for engine, n in zip(loop.judge_engines, slots[len(own):]):
-        set_slots(engine, max(1, n//blocks))
+def _share_slots(self:Worker, loop, i, n):
+    "Give a loop the slots of this actor, which is the `i`-th of `n` that have work."
+    own = [equal_shares(arm.sampler.concurrent_requests, n)[i] for arm in loop.arms]
+    for arm, slots, before in zip(loop.arms, own, loop.shared_slots or [0]*len(own)):
+        arm.engine.limit = arm.engine.limit if slots==before else _new_limit(arm.engine, before, slots)
+    loop.shared_slots, blocks = own, max(1, len(self.loops))
+    for engine, model in helpers(loop):
+        set_slots(engine, max(1, equal_shares(model.concurrent_requests, n)[i]//blocks))
 
 # %% ../../nbs/cluster/20_worker.ipynb #12a44989
 @patch
@@ -198,38 +207,55 @@ async def _run_beside_others(loops, block, loop):
 # %% ../../nbs/cluster/20_worker.ipynb #a7f6f29c
 @patch
 def _run(self:Worker, loop, job, report):
-    "Run the loop of a block to its end, and report what it did."
-    loop.wake, loop.granted = asyncio.Event(), job['order']['grant']
-    self._share_slots(loop, job['order']['slots'])
+    "Run a loop over a block to its end, and report what it did."
+    loop.wake = asyncio.Event()
+    count_before(loop, Counter(report['n']))
+    self._obey(loop, self.orders.get(job['block'], job['order']))
     try:
         running = _run_beside_others(self.loops, job['block'], loop)
         asyncio.run_coroutine_threadsafe(running, self.aio).result()
     finally:
-        report.update(why=loop.stop_reason, said=list(self.said), **_sums(loop))
+        report.update(why=loop.stop_reason, message=loop.message, said=list(self.said), **_sums(loop))
 
-# %% ../../nbs/cluster/20_worker.ipynb #7b7b2227
+# %% ../../nbs/cluster/20_worker.ipynb #d6445c9d
 @patch
-def _block_loop(self:Worker, store, parts, job):
-    "Return the loop over a block."
+def _loops(self:Worker, store, parts, job):
+    "Yield the loops over a block, one after the other."
+    plan, refine, critic = (parts.pop(k, None) for k in ('plan', 'refine', 'critic'))
     lease = BudgetLease(job['order']['grant'], job['known'], parts['budget'])
-    return BlockLoop(store, **{**parts, 'budget':lease}, keys=job['keys'], progress=self._check_driver)
+    parts.update(budget=lease, keys=job['keys'], progress=self._check_driver)
+    loops = chain(first_loops(store, plan, parts), revision_loops(store, parts, refine, critic))
+    for i, loop in enumerate(with_memory(loops, memory_of(store, self.recipe.get('round')))):
+        loop.detach = getattr(self.recipe, 'detach', False)
+        loop.follows = i==0 and bool(refine or plan and plan.rejected is not None)
+        yield in_block(loop)
 
 # %% ../../nbs/cluster/20_worker.ipynb #4b644235
 @patch
+def _sample_all(self:Worker, store, parts, job, report):
+    "Run the loops over a block, until one stops early."
+    for loop in self._loops(store, parts, job):
+        self._run(loop, job, report)
+        if report['why']:
+            break
+
+# %% ../../nbs/cluster/20_worker.ipynb #ee1b2bc1
+@patch
 def _sample(self:Worker, job, report):
     "Open a block, sample it, and close it."
-    store, parts = open_block(self.dir, job['block']), build(self.recipe)
+    store, parts, block = open_block(self.dir, job['block']), build(self.recipe), job['block']
     try:
         store.mark_lost()
         add_block_prompts(store, job['prompts'], job['gen'], job['reviews'])
-        self.had[job['block']] = report['had'] = ledger_usage(store.usage(), parts['budget'].price_of)
-        self._run(self._block_loop(store, parts, job), job, report)
+        take(store, job)
+        self.had[block] = report['had'] = ledger_usage(store.usage(), parts['budget'].price_of)
+        self._sample_all(store, parts, job, report)
         if report['why'] or job['keys'] is not None:
             return
-        retries = count_retries(store, bool(parts['judges']))
-        close_block(store, self.dir, job['block'], state=job['state'], open=retries)
+        close_block(store, self.dir, block, state=job['state'], open=count_retries(store, bool(parts['judges'])))
         report['done'] = True
     finally:
+        self.orders.pop(block, None)
         if store.dir.exists() and not report['done']:
             store.close()
 
@@ -239,10 +265,10 @@ _NOTHING = dict(n={}, spent=Usage(), estimated=False, had=Usage(), said=())   # 
 # %% ../../nbs/cluster/20_worker.ipynb #56ed3e10
 @patch
 def sample(self:Worker,
-    job:dict   # {block, prompts, gen, reviews, keys, state, order, known}
-)->dict:       # {block, done, why, error, code, n, spent, estimated, had, said}
+    job:dict   # {block, prompts, gen, reviews, given, earlier, keys, state, order, known}
+)->dict:       # {block, done, why, message, error, code, n, spent, estimated, had, said}
     "Sample a block to its end, or until it is told to stop."
-    report = dict(block=job['block'], done=False, why=None, error=None, code=0, **_NOTHING)
+    report = dict(block=job['block'], done=False, why=None, message=None, error=None, code=0, **_NOTHING)
     self.last_heartbeat = time.monotonic()
     try:
         self._sample(job, report)

@@ -172,7 +172,7 @@ def build(
     _check_fewest(parts['verifier'], parts['sampling'])
     check_scores_new(parts['verifier'], parts['sampling'].max_rollouts)
     parts.update(budget=_make_budget(d, parts['verifier'], judges), judges=_make_judges(parts['verifier'], judges))
-    check_batches(parts['sampler'], parts['judges'], d.get('engine'), getattr(d, 'detach', False))
+    check_batches(parts['sampler'], parts['judges'], getattr(d, 'detach', False))
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)
     check_order(d, parts['formatters'], bool(plan and plan.rejected is not None))
     parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], d.get('goal'),
