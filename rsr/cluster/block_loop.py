@@ -19,10 +19,11 @@ class InBlock:
     ordered = False       # has the driver told it to stop?
     siblings = ()         # the loops of this actor, itself included
     shared_slots = None   # requests in flight that these may have together, for each sampler
-    granted = None        # the newest lease
+    counts_before = Counter()   # what the loops before it have counted over this block
+    follows = False       # may another loop over this block come after it?
     floor, fresh = -math.inf, False   # what waits in other blocks: see `BlockQueue.order`
-    wishes = None         # what the worker has noted of it for the driver
-    learnt_before = None  # what the run has learnt in other blocks
+    told = None           # what the worker has noted of it for the driver
+    learnt_before = None  # what the run has learnt in other blocks; None: this loop does not ask
 
     def stop(self, why, exc=None):
         if why=='budget' and not self.ordered:
@@ -39,7 +40,8 @@ class BlockLoop(InBlock, Loop):
 def _leave_room(self:InBlock, others):
     "Set the slots of each sampler: those that this actor has, without those that other blocks use."
     for arm, n in zip(self.arms, self.shared_slots or ()):
-        arm.engine.slots = max(0, n-sum(loop.arms[arm.number].sending for loop in others))
+        in_use = sum(a.sending for loop in others for a in loop.arms if a.number==arm.number)
+        arm.engine.slots = max(0, n-in_use)
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #d547c770
 @patch
@@ -56,7 +58,7 @@ def fill(self:InBlock):
 @patch(as_prop=True)
 def nearly_done(self:InBlock)->bool:
     "Return True if the block has nothing left to send and leaves slots empty."
-    has_work = self.has_work or self.budget.want or self.stop_reason
+    has_work = self.has_work or self.budget.want or self.stop_reason or self.follows
     return not has_work and self.sending<sum(arm.engine.slots for arm in self.arms)
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #289ae3a5
@@ -73,11 +75,13 @@ def goal_holds(self:InBlock)->bool:
 # %% ../../nbs/cluster/14_block_loop.ipynb #d12919d3
 @patch(as_prop=True)
 def has_work(self:InBlock)->bool:
-    "Return whether anything is left to send, now or when there are more rows to make."
+    "Return whether anything is left to send, or to be judged, now or when there is more money or are more rows to make."
+    waits = bool(self.to_rescore and self.budget.want)
     if not self.goal:
-        return super(InBlock, self).has_work
-    return not self.goal.over and bool(self.more or self.is_queued or self.has_waiting)
+        return super(InBlock, self).has_work or waits
+    return not self.goal.over and bool(self.more or self.is_queued or self.has_waiting or waits)
 
+# %% ../../nbs/cluster/14_block_loop.ipynb #1e4b3d12
 @patch(as_prop=True)
 def waits_for_rows(self:InBlock)->bool:
     "Return whether nothing is in flight, and nothing can be sent until there are more rows to make."
@@ -157,8 +161,10 @@ def start(self:InBlock):
 # %% ../../nbs/cluster/14_block_loop.ipynb #def44376
 @patch
 def learnt(self:InBlock)->dict:
-    "Return what was learnt in this block: {cells, arms, satisfied}, as sums."
+    "Return what was learnt in this block: {cells, arms, satisfied}, as sums; None from a loop that did not ask."
     before = self.learnt_before
+    if not before:
+        return None
     own = [(arm.samples, *arm.tokens) for arm in self.arms]
     arms = [tuple(map(sub, *pair)) for pair in zip(own, before['arms'] or [(0, 0, 0)]*len(own))]
     return dict(cells=self.cells()-Counter(before['cells']), arms=arms,
@@ -168,3 +174,14 @@ def learnt(self:InBlock)->dict:
 @patch
 def report_outages(self:InBlock):
     "Do nothing: the driver ends the run if a sampler of a cascade is gone, after the other blocks."
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #d1f92297
+_OPEN = 'SELECT count(*) FROM prompts WHERE stop IS NULL AND gen=?'
+
+@patch(as_prop=True)
+def is_left(self:InBlock)->bool:
+    "Return whether the loop has ended before its prompts were finished, by itself."
+    if not (self.goal or self.waiting or any(arm.error for arm in self.arms)):
+        return False
+    unfinished = self.more or self.is_queued or any(map(len, self.waiting))
+    return bool(unfinished or not self.side and self.store.db.execute(_OPEN, (self.store.gen,)).fetchone()[0])

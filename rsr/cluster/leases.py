@@ -18,10 +18,10 @@ class BudgetLease(Budget):
         budget:Budget=None   # of the run: its prices
     ):
         price = budget.price if budget and budget.counts_money else None
-        more = ('judge_price', 'known', 'batch_factors') if budget else ()
-        super().__init__(price=price, **{name:getattr(budget, name) for name in more})
+        super().__init__(price=price, judge_price=budget and budget.judge_price, known=budget and budget.known,
+                         batch_factors=budget and budget.batch_factors)
         self.before = before or Usage()
-        self.spent, self.want = Usage()+self.before, False
+        self.spent, self.want, self.wish = Usage()+self.before, False, None   # wish: (its number, {kind: amount})
         self.grant(granted or {})
 
     def count_earlier(self, store):
@@ -37,6 +37,7 @@ def since(self:BudgetLease)->Usage:
 @patch
 def grant(self:BudgetLease, granted):
     "Set what may be spent in total since the lease began."
+    self.granted = granted
     self.limits = {kind:getattr(self.before, kind)+amount for kind, amount in granted.items()}
     self.want = False
 
@@ -48,6 +49,15 @@ def need(self:BudgetLease,
     "Return the expected cost of the cheapest sample that is due, by kind of limit; 0 if it is unknown."
     known = bool(self.spent.samples)
     return {kind:known*min(self.expected(kind, sample) for sample in samples)*(1+1e-6) for kind in self.limits}
+
+# %% ../../nbs/cluster/10_leases.ipynb #71776b21
+@patch
+def lacks(self:BudgetLease,
+    worst:Usage   # cost at worst of samples that are about to be requested, without their judging
+)->dict:          # {} if the lease has enough
+    "Return what the lease lacks for samples, by kind of limit."
+    lack = {kind:getattr(worst, kind)+self.judging(kind)*worst.samples-self._room(kind, 0) for kind in self.limits}
+    return {kind:max(0., amount) for kind, amount in lack.items()} if any(x>0 for x in lack.values()) else {}
 
 # %% ../../nbs/cluster/10_leases.ipynb #8ff3c07c
 class BudgetPool:
@@ -64,6 +74,7 @@ class BudgetPool:
         self.now, self.granted = {}, {}              # of open blocks
         self.reserved, self.wants = {}, set()        # leases of dead workers; blocks that wait for more
         self.idle = set()                            # blocks that wait for something else, and have given theirs back
+        self.heard = {}                              # {block: number of its last wish for more}
         self.past, self.total = dict(past or {}), sum((past or {}).values(), Usage())
         self.earlier = self.total                    # by earlier processes
 
@@ -121,6 +132,7 @@ def _lend(self:BudgetPool, block, need=None):
 def open(self:BudgetPool, block)->dict:
     "Open a block, and return its lease."
     self.now[block] = Usage()
+    self.heard.pop(block, None)
     self.granted[block] = dict.fromkeys(self.limits, 0.)
     self._lend(block)
     return dict(self.granted[block])
@@ -147,7 +159,15 @@ def _is_idle(self:BudgetPool, block, spent, grant, idle)->bool:
         self.wants.clear()   # there may be enough now: they ask again
     return idle
 
-# %% ../../nbs/cluster/10_leases.ipynb #5e540a3f
+# %% ../../nbs/cluster/10_leases.ipynb #78dddf09
+@patch
+def _grant_wish(self:BudgetPool, block, number, amounts):
+    "Lend a block what it would like to have more, as far as it is free."
+    if self.heard.get(block)!=number:
+        self.heard[block] = number
+        self._lend(block, amounts)
+
+# %% ../../nbs/cluster/10_leases.ipynb #e15faabc
 @patch
 def tell(self:BudgetPool,
     block,   # its number
@@ -156,6 +176,7 @@ def tell(self:BudgetPool,
     grant,   # the newest lease it has received
     want,    # does it wait for more?
     need,    # what one more sample costs
+    wish=None,   # (its number, {kind: amount}): what it would like to have more; it gets what there is
     idle=False   # does it wait for something else, with nothing in flight?
 ):
     "Take a block's report, and lend it more if it needs more."
@@ -168,6 +189,8 @@ def tell(self:BudgetPool,
     if want:
         if grant==self.granted[block]:
             self._lend_sample(block, spent, need)
+    elif wish:
+        self._grant_wish(block, *wish)
     elif any(self._rest(kind, block)<self.free(kind)/(4*self.actors) for kind in self.limits):
         self._lend(block)
 

@@ -108,13 +108,6 @@ def _check_goal(d):
         return
     d['goal'] = check_goal(goal, [f.get('name') or f['type'] for f in d['formatter']])
 
-# %% ../../nbs/run/03_recipe.ipynb #5ce44773
-def _check_round(d):
-    "Raise if a recipe comes after another run and is sampled on a cluster."
-    if d['round'].get('after') and d.get('engine')=='ray':
-        raise RsrError(_ON_RAY.format('round.after'))
-
-
 # %% ../../nbs/run/03_recipe.ipynb #54d72253
 def _check_order(d):
     "Raise if samples cannot be allocated as the recipe says."
@@ -185,7 +178,7 @@ def check_recipe(
     if d.get('engine') not in (None, *ENGINES):
         raise RsrError('engine: '+no_such('engine', d['engine'], ENGINES))
     check_data(d)
-    for check in _check_formatters, _check_goal, _check_round, _check_order:
+    for check in _check_formatters, _check_goal, _check_order:
         check(d)
     _check_refine(d, sch)
     return share_rules(d)
