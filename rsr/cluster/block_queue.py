@@ -30,6 +30,7 @@ def best_left(self:BlockQueue):
     best = max(self.left, key=self.left.get, default=None)
     return None if best is None or self.left[best]==-math.inf else best
 
+# %% ../../nbs/cluster/12_block_queue.ipynb #e7040d53
 @patch
 def first(self:BlockQueue):
     "Return the block that is next; None if there is none."
@@ -49,6 +50,7 @@ def take(self:BlockQueue)->int:
         self.fresh.popleft()
     return block
 
+# %% ../../nbs/cluster/12_block_queue.ipynb #e5496fc2
 @patch
 def put_first(self:BlockQueue, block):
     "Put a block at the front of the queue: its worker died, or heard nothing from the driver."
@@ -65,6 +67,7 @@ def leave(self:BlockQueue,
     self.left[block] = worth
     self.new = self.new if new is None else new
 
+# %% ../../nbs/cluster/12_block_queue.ipynb #51cd8afd
 @patch
 def renew(self:BlockQueue):
     "Let the blocks that were of no use come up again: a file that seemed full lacks rows."
@@ -77,6 +80,7 @@ def with_slack(worth:float)->float:
     "Return what a sample must be worth if others are worth so much."
     return worth-SLACK*abs(worth)
 
+# %% ../../nbs/cluster/12_block_queue.ipynb #de533dcf
 @patch
 def order(self:BlockQueue)->dict:
     "Return what a worker has to know of the blocks that wait: {floor, fresh}."

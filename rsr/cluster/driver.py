@@ -38,6 +38,8 @@ from ..run.inputs import add_input, check_references, missing_prompts_note
 from ..run.options import keep_options
 from ..run.results import Run
 from ..run.saved_recipe import recipe_so_far, save_recipe
+
+# %% ../../nbs/cluster/40_driver.ipynb #6e108b6e
 from ..sampling.batch_checks import setup_loop
 from ..sampling.cascade import note_models
 from ..sampling.progress import make_progress

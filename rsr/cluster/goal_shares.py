@@ -113,6 +113,7 @@ def free(self:SharePool, i)->int:
     "Return how many rows are neither made nor lent."
     return max(0, self.goal.missing(i)-sum(rest.get(i, 0) for rest in self.rest.values()))
 
+# %% ../../nbs/cluster/11_goal_shares.ipynb #73e3fd62
 @patch
 def has_free(self:SharePool, block=None)->bool:
     "Check whether a block may get rows: some are free, or it had some when its worker died."
@@ -165,6 +166,7 @@ def tell(self:SharePool,
     if not idle:
         self._lend(block)
 
+# %% ../../nbs/cluster/11_goal_shares.ipynb #f13a142a
 @patch
 def close(self:SharePool, block, counts, samples:int=0):
     "Close a block after so many samples: its share ends."

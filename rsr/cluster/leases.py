@@ -174,8 +174,7 @@ def tell(self:BudgetPool,
     had,     # Usage that its ledger showed before
     spent,   # Usage since
     grant,   # the newest lease it has received
-    want,    # does it wait for more?
-    need,    # what one more sample costs
+    want, need,   # does it wait for more?; what one more sample costs
     wish=None,   # (its number, {kind: amount}): what it would like to have more; it gets what there is
     idle=False   # does it wait for something else, with nothing in flight?
 ):

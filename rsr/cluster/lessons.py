@@ -35,6 +35,7 @@ def without(self:Lessons, block)->dict:
     "Return what all blocks but one have taught: its own ledger tells that one the rest."
     return _plus(self.sum, self.of.get(block, self.nothing), sub)
 
+# %% ../../nbs/cluster/22_lessons.ipynb #7508217e
 @patch
 def note(self:Lessons, block, learnt):
     "Note what a block has taught, in place of what it taught before."

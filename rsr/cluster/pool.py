@@ -16,6 +16,8 @@ from ..data.index import block_sources, update_index
 from ..data.parts import block_keys
 from ..data.secrets import redact
 from ..data.types import RsrError, RunBroken
+
+# %% ../../nbs/cluster/30_pool.ipynb #71879605
 from ..run.files import models_of
 from ..sampling.batcher import waiting_note
 from ..sampling.cascade import note_models

@@ -11,6 +11,8 @@ from collections import Counter
 from itertools import chain
 from pathlib import Path
 from fastcore.basics import patch
+
+# %% ../../nbs/cluster/20_worker.ipynb #e6be4541
 from .leases import BudgetLease
 from .block_rows import make_share
 from .block_batches import count_before, helpers, in_block
@@ -21,6 +23,8 @@ from ..data.parts import close_block, open_block
 from ..data.secrets import redact
 from ..data.terminal import LISTENERS
 from ..data.types import RsrError, RunBroken
+
+# %% ../../nbs/cluster/20_worker.ipynb #dac1abb7
 from ..run.execution import build, first_loops, prepare_samplers
 from ..run.files import models_of
 from ..sampling.batch_loop import all_of
