@@ -6,8 +6,11 @@
 __all__ = ['InBlock', 'BlockLoop']
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #9ea0e589
+import math
 from collections import Counter
+from operator import sub
 from fastcore.basics import patch
+from .block_queue import with_slack
 from ..sampling.loop import Loop
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #6217e301
@@ -18,18 +21,15 @@ class InBlock:
     shared_slots = None   # requests in flight that these may have together, for each sampler
     counts_before = Counter()   # what the loops before it have counted over this block
     follows = False       # may another loop over this block come after it?
+    floor, fresh = -math.inf, False   # what waits in other blocks: see `BlockQueue.order`
+    told = None           # what the worker has noted of it for the driver
+    learnt_before = None  # what the run has learnt in other blocks; None: this loop does not ask
 
     def stop(self, why, exc=None):
         if why=='budget' and not self.ordered:
             self.budget.want = True   # wait for the next lease
             return
         super().stop(why, exc)
-
-# %% ../../nbs/cluster/14_block_loop.ipynb #125e7a12
-@patch(as_prop=True)
-def has_work(self:InBlock)->bool:
-    "Return whether anything is left to send, or to be judged."
-    return super(InBlock, self).has_work or bool(self.to_rescore and self.budget.want)
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #d12bdcc8
 class BlockLoop(InBlock, Loop):
@@ -58,5 +58,130 @@ def fill(self:InBlock):
 @patch(as_prop=True)
 def nearly_done(self:InBlock)->bool:
     "Return True if the block has nothing left to send and leaves slots empty."
-    has_work = self.more or self.is_queued or self.budget.want or self.stop_reason or self.follows
+    has_work = self.has_work or self.budget.want or self.stop_reason or self.follows
     return not has_work and self.sending<sum(arm.engine.slots for arm in self.arms)
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #289ae3a5
+@patch
+def is_goal_met(self:InBlock)->bool:
+    "Check whether the block may add no row now."
+    return bool(self.goal) and self.goal.is_reached
+
+@patch
+def goal_holds(self:InBlock)->bool:
+    "Return True: the driver looks at the files."
+    return True
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #d12919d3
+@patch(as_prop=True)
+def has_work(self:InBlock)->bool:
+    "Return whether anything is left to send, or to be judged, now or when there is more money or are more rows to make."
+    waits = bool(self.to_rescore and self.budget.want)
+    if not self.goal:
+        return super(InBlock, self).has_work or waits
+    return not self.goal.over and bool(self.more or self.is_queued or self.has_waiting or waits)
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #1e4b3d12
+@patch(as_prop=True)
+def waits_for_rows(self:InBlock)->bool:
+    "Return whether nothing is in flight, and nothing can be sent until there are more rows to make."
+    return bool(not self.tasks and self.is_goal_met() and self.has_work)
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #b5988092
+_OTHERS = 8   # samples
+
+@patch
+def rows_per_sample(self:InBlock, i)->float:
+    "Return how many rows of a formatter's file a sample has brought so far."
+    return (self.goal.gained(i)+_OTHERS*self.goal.rate.get(i, .5))/(self.n['rollouts']+_OTHERS)
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #89845f64
+@patch
+def end_goal(self:InBlock):
+    "Count the rows of the block exactly."
+    if self.goal:
+        self.goal.look()
+
+@patch(as_prop=True)
+def can_look_ahead(self:InBlock)->bool:
+    "Return False: a block does not know what the others will bring."
+    return False
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #b7d9995f
+@patch(as_prop=True)
+def least_worth(self:InBlock)->float:
+    "Return what a sample must be worth to be bought in this block now."
+    new = with_slack(self.new_index) if self.fresh and self.new_kind is not None else -math.inf
+    return max(self.floor, new)
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #2897649a
+@patch
+def _best_at(self:InBlock, arm):
+    "Return the best kind that waits at a sampler, with its index; None if what waits there is worth less than others."
+    best = super(InBlock, self)._best_at(arm)
+    return best if best and best[0]>=self.least_worth else None
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #5a8e07e9
+@patch(as_prop=True)
+def worth_left(self:InBlock)->float:
+    "Return what the best prompt of the block is worth that was not sampled to its end."
+    found = [super(InBlock, self)._best_at(arm) for arm in self.arms] if self.waiting else []
+    new = [self.new_index] if self.more else []
+    return max([*(best[0] for best in found if best), *new], default=-math.inf)
+
+@patch(as_prop=True)
+def worth_of_new(self:InBlock):
+    "Return what a prompt is worth of which nothing is known; None: not known."
+    return self.new_index if self.waiting and self.new_kind is not None else None
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #b1dedc4d
+@patch
+def learn_from(self:InBlock,
+    learnt:dict   # {cells, arms, satisfied}, sums of what `learnt` returned for other blocks
+):
+    "Begin with what other blocks have taught."
+    self.learnt_before = learnt
+    self.closed.update(learnt['cells'])
+    if self.waiting:
+        self.satisfied.update(learnt['satisfied'])
+    for arm, counts in zip(self.arms, learnt['arms']):
+        arm.count(counts[1], counts[2], counts[0])
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #89671191
+@patch
+def start(self:InBlock):
+    "Start the loop; fit the pass rates to what other blocks have taught."
+    super(InBlock, self).start()
+    uses_rates = self.auto or self.o.give_up or len(self.arms)>1
+    if uses_rates and self.learnt_before and self.learnt_before['cells']:
+        self.refit()
+        self.fit_at = max(64, sum(self.learnt_before['cells'].values())//4)
+        self.reorder()
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #def44376
+@patch
+def learnt(self:InBlock)->dict:
+    "Return what was learnt in this block: {cells, arms, satisfied}, as sums; None from a loop that did not ask."
+    before = self.learnt_before
+    if not before:
+        return None
+    own = [(arm.samples, *arm.tokens) for arm in self.arms]
+    arms = [tuple(map(sub, *pair)) for pair in zip(own, before['arms'] or [(0, 0, 0)]*len(own))]
+    return dict(cells=self.cells()-Counter(before['cells']), arms=arms,
+                satisfied=self.satisfied-Counter(before['satisfied']))
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #96097627
+@patch
+def report_outages(self:InBlock):
+    "Do nothing: the driver ends the run if a sampler of a cascade is gone, after the other blocks."
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #d1f92297
+_OPEN = 'SELECT count(*) FROM prompts WHERE stop IS NULL AND gen=?'
+
+@patch(as_prop=True)
+def is_left(self:InBlock)->bool:
+    "Return whether the loop has ended before its prompts were finished, by itself."
+    if not (self.goal or self.waiting or any(arm.error for arm in self.arms)):
+        return False
+    unfinished = self.more or self.is_queued or any(map(len, self.waiting))
+    return bool(unfinished or not self.side and self.store.db.execute(_OPEN, (self.store.gen,)).fetchone()[0])

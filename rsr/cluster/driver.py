@@ -32,12 +32,14 @@ from .pool import Pool
 from .ray import check_shared, connect, import_ray, read_dataset
 from ..formatters.advice import check_columns
 from ..formatters.form_checks import check_forms
-from ..run.execution import at_work, build, check_sides, close_run, executor, first_loops, new_work_dir
+from ..run.execution import at_work, begin_pilot, build, check_sides, close_run, executor, first_loops, new_work_dir
+from ..run.files import make_goal, models_of
 from ..run.inputs import add_input, check_references, missing_prompts_note
 from ..run.options import keep_options
 from ..run.results import Run
 from ..run.saved_recipe import recipe_so_far, save_recipe
 from ..sampling.batch_checks import setup_loop
+from ..sampling.cascade import note_models
 from ..sampling.progress import make_progress
 
 # %% ../../nbs/cluster/40_driver.ipynb #9de33630
@@ -62,12 +64,12 @@ def _other_loops(d, plan, refine):
 # %% ../../nbs/cluster/40_driver.ipynb #a952baa6
 def settings_fingerprint(d:dict, parts:dict, loop)->str:
     "Fingerprint the settings that decide whether a prompt is finished: of a checked recipe, its parts, and its `Loop`."
-    sampling = _without(vars(loop.o), 'window', 'seed')
+    sampling, rejected = _without(vars(loop.o), 'window', 'seed'), parts.get('rejected')
     formatters = [_without(f, 'name', 'target', 'style', 'format') for f in d['formatter']]
-    sampler, rejected = loop.sampler, parts.get('rejected')
+    first, *later = [(arm.sampler.config, arm.sampler.max_tokens) for arm in loop.arms]
     others = _other_loops(d, parts.get('plan'), parts.get('refine'))
-    return fingerprint([sampling, formatters, sampler.config, sampler.max_tokens, sampler.drop_truncated,
-                        loop.verifier.config, *([rejected.config] if rejected else []), *others])
+    return fingerprint([sampling, formatters, *first, loop.sampler.drop_truncated, loop.verifier.config,
+                        *([rejected.config] if rejected else []), *([later] if later else []), *others])
 
 # %% ../../nbs/cluster/40_driver.ipynb #7cef0974
 def _check_place(d):
@@ -149,6 +151,15 @@ def _sweep(work_dir):
     if blocks.is_dir() and not any(blocks.iterdir()):
         blocks.rmdir()
 
+# %% ../../nbs/cluster/40_driver.ipynb #82942f34
+def _end_goal(pool):
+    "Count the rows of the files, and note the goal in the ledger."
+    loop = pool.loop
+    if loop.goal:
+        loop.goal.look()
+    loop.stop_reason = pool.stop_reason
+    loop.end_goal()
+
 # %% ../../nbs/cluster/40_driver.ipynb #14a68f06
 def _finish(store, d, pool):
     "Index all blocks, and write training files and statistics."
@@ -156,6 +167,9 @@ def _finish(store, d, pool):
     store.mark_lost()
     if pool.stop_reason=='budget':
         store.stop_open('budget')
+    elif not pool.stop_reason:
+        store.stop_open(None, 'budget')   # of an earlier process, when the goal has been reached since
+    _end_goal(pool)
     store.put('seconds', pool.seconds+time.monotonic()-pool.t0)
     store.commit()
     pool.say_waiting()
@@ -208,6 +222,7 @@ def _new_loop(store, d, o, parts):
     parts['formatters'] = keep_options(store, d, recipe_so_far(store))
     loop = next(_loops(store, parts))
     setup_loop(store, loop, d)
+    note_models(store, loop.arms if loop.o.max_rollouts else [], models_of(store))
     check_sides(store, parts.get('plan'), parts)
     return loop
 
@@ -218,7 +233,9 @@ def _take_input(store, d, loop, src, choose):
     _print_warnings(store, d, loop)
     check_columns(store, loop.formatters)
     check_forms(store, loop.formatters)
-    keys = choose(store) if choose else None
+    keys = begin_pilot(loop, choose(store)) if choose else None
+    if not choose:
+        loop.set_goal(make_goal(store, d, loop.formatters))
     save_recipe(store, d)
     return keys
 

@@ -43,10 +43,12 @@ def grant(self:BudgetLease, granted):
 
 # %% ../../nbs/cluster/10_leases.ipynb #ddf36c73
 @patch
-def need(self:BudgetLease)->dict:
-    "Return the expected cost of one more sample, by kind of limit; 0 if it is unknown."
+def need(self:BudgetLease,
+    samples=(None,)   # what the samples that are due will use; None: as much as those so far
+)->dict:
+    "Return the expected cost of the cheapest sample that is due, by kind of limit; 0 if it is unknown."
     known = bool(self.spent.samples)
-    return {kind:known*self.expected(kind)*(1+1e-6) for kind in self.limits}
+    return {kind:known*min(self.expected(kind, sample) for sample in samples)*(1+1e-6) for kind in self.limits}
 
 # %% ../../nbs/cluster/10_leases.ipynb #71776b21
 @patch
@@ -71,6 +73,7 @@ class BudgetPool:
         self.actors, self.estimated, self.counts_money = actors, estimated, counts_money
         self.now, self.granted = {}, {}              # of open blocks
         self.reserved, self.wants = {}, set()        # leases of dead workers; blocks that wait for more
+        self.idle = set()                            # blocks that wait for something else, and have given theirs back
         self.heard = {}                              # {block: number of its last wish for more}
         self.past, self.total = dict(past or {}), sum((past or {}).values(), Usage())
         self.earlier = self.total                    # by earlier processes
@@ -145,6 +148,17 @@ def _lend_sample(self:BudgetPool, block, spent, need):
         self.wants.add(block)
         self.granted[block] = no_rest
 
+# %% ../../nbs/cluster/10_leases.ipynb #fcd4f339
+@patch
+def _is_idle(self:BudgetPool, block, spent, grant, idle)->bool:
+    "Note whether a block waits for something else; take back what it does not need meanwhile."
+    change = self.idle.add if idle else self.idle.discard
+    change(block)
+    if idle and grant==self.granted[block] and any(self._rest(kind, block)>0 for kind in self.limits):
+        self.granted[block] = {kind:getattr(spent, kind) for kind in self.limits}
+        self.wants.clear()   # there may be enough now: they ask again
+    return idle
+
 # %% ../../nbs/cluster/10_leases.ipynb #78dddf09
 @patch
 def _grant_wish(self:BudgetPool, block, number, amounts):
@@ -162,13 +176,16 @@ def tell(self:BudgetPool,
     grant,   # the newest lease it has received
     want,    # does it wait for more?
     need,    # what one more sample costs
-    wish=None   # (its number, {kind: amount}): what it would like to have more; it gets what there is
+    wish=None,   # (its number, {kind: amount}): what it would like to have more; it gets what there is
+    idle=False   # does it wait for something else, with nothing in flight?
 ):
     "Take a block's report, and lend it more if it needs more."
     self._set_past(block, had)
     self.now[block] = spent
     self.reserved.pop(block, None)
     self.wants.discard(block)
+    if self._is_idle(block, spent, grant, idle):
+        return
     if want:
         if grant==self.granted[block]:
             self._lend_sample(block, spent, need)
@@ -182,10 +199,10 @@ def tell(self:BudgetPool,
 def close(self:BudgetPool, block, had, spent):
     "Close a block: its spending moves into the past, and its lease ends."
     self._set_past(block, had+spent)
-    self.now.pop(block, None)
-    self.granted.pop(block, None)
-    self.reserved.pop(block, None)
-    self.wants.discard(block)
+    for lent in self.now, self.granted, self.reserved:
+        lent.pop(block, None)
+    self.idle.discard(block)
+    self.wants.clear()   # there may be enough now: they ask again
 
 # %% ../../nbs/cluster/10_leases.ipynb #6a47b747
 @patch
@@ -196,6 +213,7 @@ def died(self:BudgetPool, block):
     self.granted.pop(block)
     self._set_past(block, self.past.get(block, Usage())+spent)
     self.wants.discard(block)
+    self.idle.discard(block)
 
 # %% ../../nbs/cluster/10_leases.ipynb #77d936bd
 @patch
@@ -204,7 +222,7 @@ def _reached(self:BudgetPool, live):
     for kind in self.limits:
         if self.used(kind)>=self.limits[kind]:
             return kind
-    all_wait = live and set(live)<=self.wants
+    all_wait = self.wants and set(live)<=self.wants|self.idle
     return min(self.limits, key=self.free) if self.limits and all_wait else None
 
 # %% ../../nbs/cluster/10_leases.ipynb #19174482

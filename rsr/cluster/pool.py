@@ -7,14 +7,18 @@ __all__ = ['BATCHES_AT_ONCE', 'spent_before', 'Pool']
 
 # %% ../../nbs/cluster/30_pool.ipynb #b3870783
 import asyncio, os, re, sqlite3, time
-from collections import Counter, deque
+from collections import Counter
 from itertools import groupby
 from types import SimpleNamespace
 from fastcore.basics import patch
 
 # %% ../../nbs/cluster/30_pool.ipynb #971d9d50
+from .block_queue import BlockQueue
+from .block_rows import places_of, rows_by_block
 from .block_inputs import brought
+from .goal_shares import SharePool
 from .leases import BudgetPool
+from .lessons import Lessons
 from .ray import import_ray
 from .worker import Worker, needed_env
 from ..data.index import block_sources, update_index
@@ -22,11 +26,13 @@ from ..data.ledger import ledger_error
 from ..data.parts import KEY_STRIDE, block_keys
 from ..data.secrets import redact
 from ..data.terminal import warn
-from ..data.types import RsrError, RunBroken
-from ..data.settings import note_served_model
+from ..data.types import RsrError, RunBroken, STOPS
+from ..run.files import models_of
 from ..sampling.batch_loop import BatchLoop
 from ..sampling.batcher import waiting_note
 from ..sampling.budget import ledger_usage
+from ..sampling.cascade import note_models
+from ..sampling.engine import NeverAnswered
 
 # %% ../../nbs/cluster/30_pool.ipynb #f3bf6285
 def spent_before(
@@ -44,29 +50,30 @@ BATCHES_AT_ONCE = 8   # blocks that an actor has at a time, in batches
 class Pool:
     "The driver's view of a run in progress."
     part = sending = None   # as a `Loop` has them: it is one whole; the workers know what is in flight
+    full, gone = frozenset(), {}   # numbers of the files that had their rows at the last look; samplers that are gone
+    detached = failed_starts = 0   # blocks that were left with a batch under way; actors that did not start, in a row
+    stop_reason = message = error = stopped_at = progress = None   # progress: called with the pool
+    saved_at = 0.                  # when the duration was last saved
     def __init__(self, store, d, o, loop, left, count, keys=None):
         self.store, self.d, self.o, self.loop, self.keys = store, d, o, loop, keys
         self.ray, self.formatters, self.size = import_ray(), loop.formatters, store.get('block')
-        self.left, self.todo = left, deque(sorted(left))   # {block: its state when done}; the queue
+        self.goal, self.left, self.todo = loop.goal, left, self._queue(left)   # left: {block: its state when done}
         self.live, self.nearly_done = {}, set()            # {block: its actor}; blocks with empty slots
-        self.tries = Counter()                             # actors that each block has lost
+        self.tries, self.said = Counter(), set()           # actors that each block has lost; warnings that were printed
         self.slots = max(1, min(o.actors, len(left), *(arm.sampler.concurrent_requests for arm in loop.arms)))
         self.in_batches = isinstance(loop, BatchLoop)
         each = min(BATCHES_AT_ONCE, -(-len(left)//self.slots) or 1)   # so that every actor gets some
         self.most_blocks, self.pause = (each, 1.) if self.in_batches else (2, .25)   # of an actor; seconds
-        self.detached = 0                                  # blocks that were left with a batch under way
-        self.stop_reason, self.message, self.error, self.stopped_at = None, None, None, None
-        self.engine, self.failed_starts = SimpleNamespace(note=''), 0
+        self.engine, self.lessons = SimpleNamespace(note=''), Lessons(len(loop.arms))
         self.counts = {'before':Counter(closed=sum(n for b, n in count.items() if b not in left))}
-        self.seconds, self.t0, self.saved_at = store.get('seconds', 0.), time.monotonic(), 0.
-        self.progress = None                               # called with the pool
-        self.said = set()                                  # warnings of workers that were printed
-        self.budget = self._budget()
+        self.seconds, self.t0 = store.get('seconds', 0.), time.monotonic()
+        self.budget, self.shares = self._budget(), self._shares()
 
-    @property
-    def n(self):
-        "The counts of all blocks, for the progress line."
-        return sum(self.counts.values(), Counter())
+# %% ../../nbs/cluster/30_pool.ipynb #1093cf62
+@patch(as_prop=True)
+def n(self:Pool)->Counter:
+    "Return the counts of all blocks, for the progress line."
+    return sum(self.counts.values(), Counter())
 
 # %% ../../nbs/cluster/30_pool.ipynb #7d837fe0
 @patch
@@ -77,13 +84,34 @@ def _budget(self:Pool):
     at_once = self.slots*(self.most_blocks if self.in_batches else 1)
     return BudgetPool(budget.limits, past, at_once, estimated, budget.counts_money)
 
+# %% ../../nbs/cluster/30_pool.ipynb #d8360fd3
+@patch
+def _shares(self:Pool):
+    "Return the pool of the goal's shares; None without a goal."
+    if self.goal:
+        return SharePool(self.goal, rows_by_block(self.store, self.d, self.goal, self.size), self.slots)
+
+# %% ../../nbs/cluster/30_pool.ipynb #b56ebed0
+@patch
+def _queue(self:Pool, blocks):
+    "Return the queue of the blocks; by worth if not all samples may be bought."
+    limits = self.loop.budget.limits.values()
+    ends_early = self.goal or (not self.loop.side and any(limit is not None for limit in limits))
+    return BlockQueue(blocks, by_worth=bool(self.loop.waiting and ends_early))
+
+# %% ../../nbs/cluster/30_pool.ipynb #3c6764ec
+@patch(as_prop=True)
+def has_more(self:Pool)->bool:
+    "Return whether blocks are left to be sampled."
+    return bool(self.todo and not self.stop_reason and not (self.shares and self.shares.over()))
+
 # %% ../../nbs/cluster/30_pool.ipynb #644f4a0e
 @patch
 def keep_chosen(self:Pool):
     "Drop the blocks without chosen prompts."
     chosen = lambda block: any(key in block_keys(block, self.size) for key in self.keys)
     self.left = {block:state for block, state in self.left.items() if chosen(block)}
-    self.todo = deque(sorted(self.left))
+    self.todo = BlockQueue(self.left)
 
 # %% ../../nbs/cluster/30_pool.ipynb #16666e38
 @patch
@@ -111,13 +139,22 @@ def _check_slots(self:Pool, tasks):
             self.fail(task.exception())
             self.live.clear()
 
+# %% ../../nbs/cluster/30_pool.ipynb #b6a0a5eb
+@patch
+def _check_gone(self:Pool):
+    "Break the run in the end if a sampler of a cascade is gone."
+    if self.gone and not self.stop_reason:
+        kinds, why = zip(*((kind, f'{self.loop.arms[i].model}: {text}') for i, (kind, text) in self.gone.items()))
+        error = NeverAnswered if set(kinds)=={'NeverAnswered'} else RunBroken
+        self.fail(error(f"{'; '.join(why)}. Prompts wait for a resume"))
+
 # %% ../../nbs/cluster/30_pool.ipynb #8303dd8a
 @patch
 async def run(self:Pool):
     "Sample all blocks, to the end, to a budget, or to a stop."
     tasks = [asyncio.ensure_future(self.slot()) for _ in range(self.slots)]
     try:
-        while self.live or (self.todo and not self.stop_reason):
+        while self.live or self.has_more:
             self.tick()
             await asyncio.wait(tasks, timeout=0.25, return_when=asyncio.FIRST_COMPLETED)
             self._check_slots(tasks)
@@ -125,6 +162,7 @@ async def run(self:Pool):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    self._check_gone()
     self._end_detached()
     if self.error:
         raise self.error
@@ -167,6 +205,16 @@ def _save_seconds(self:Pool):
         self.store.put('seconds', self.seconds+now-self.t0)
         self.store.commit()
 
+# %% ../../nbs/cluster/30_pool.ipynb #65cbf947
+@patch
+def _watch_goal(self:Pool):
+    "Let blocks come up again that were of no use, if a file that seemed full lacks rows after all."
+    if not self.shares:
+        return
+    if self.full-self.goal.reached:
+        self.todo.renew()
+    self.full = set(self.goal.reached)
+
 # %% ../../nbs/cluster/30_pool.ipynb #115488aa
 @patch
 def tick(self:Pool):
@@ -174,6 +222,7 @@ def tick(self:Pool):
     reached = None if self.stop_reason else self._limit_reached()
     if reached:
         self.stop('budget', reached)
+    self._watch_goal()
     self._save_seconds()
     if self.progress:
         self.progress(self)
@@ -197,7 +246,9 @@ async def _result(ref):
 def _check_init(self:Pool, report):
     "Note which model an actor has found; stop the run if it could not build what the recipe names."
     self.engine.note, self.failed_starts = '', 0
-    note_served_model(self.store, self.loop.sampler_key, report['served'])
+    for arm, served in zip(self.loop.arms, report['served']):
+        arm.sampler.served = served
+    note_models(self.store, self.loop.arms, models_of(self.store))
     if report['error']:
         where = '' if report['host']==os.uname().nodename else f" (on {report['host']})"
         self.fail(RsrError(report['error']+where))
@@ -249,18 +300,20 @@ def _is_suspect(self:Pool, block):
 @patch
 def has_room(self:Pool, blocks)->bool:
     "Return True if an actor with these blocks can take the next one."
-    blocks = list(blocks)
+    blocks, following = list(blocks), self.todo.first()
+    if self.shares and not self.shares.has_free(following):
+        return False
     if not blocks or len(blocks)>=self.most_blocks:
         return not blocks
     idle = self.in_batches or blocks[0] in self.nearly_done
-    return idle and not any(map(self._is_suspect, [*blocks, self.todo[0]]))
+    return idle and not any(map(self._is_suspect, [*blocks, following]))
 
 # %% ../../nbs/cluster/30_pool.ipynb #8c635d4e
 @patch
 def _start_blocks(self:Pool, actor, tasks):
     "Give an actor blocks while it has room; `tasks` is {task: block}."
-    while self.todo and not self.stop_reason and self.has_room(tasks.values()):
-        block = self.todo.popleft()
+    while self.has_more and self.has_room(tasks.values()):
+        block = self.todo.take()
         tasks[asyncio.ensure_future(self.sample_block(actor, block))] = block
 
 # %% ../../nbs/cluster/30_pool.ipynb #ee5a6256
@@ -318,22 +371,32 @@ def _block_reviews(self:Pool, block):
     "Return (rollout, other, verdict) of the human reviews that hold in a block."
     return [(*pair, verdict) for pair, verdict in self.store.reviews(block_keys(block, self.size)).items()]
 
+# %% ../../nbs/cluster/30_pool.ipynb #e4aba9c0
+@patch
+def _block_places(self:Pool, block)->dict:
+    "Return to which files the prompts of a block give rows, if the run has a goal."
+    keys = [*block_keys(block, self.size)]
+    return places_of(self.goal, (p for p, *_ in self.store.walk(keys=keys, outcomes=()))) if self.goal else {}
+
 # %% ../../nbs/cluster/30_pool.ipynb #2cce3e5f
 @patch
 def job(self:Pool, block)->dict:
     "Return what a worker has to know about a block."
     chosen = None if self.keys is None else [key for key in self.keys if key in block_keys(block, self.size)]
     self.budget.open(block)
+    if self.shares:
+        self.shares.open(block)
     return dict(block=block, prompts=self._block_prompts(block), gen=self.store.gen, keys=chosen,
                 reviews=self._block_reviews(block), state=self.left[block], order=self.order(block),
-                known=self.budget.known(), **brought(self.store, block_keys(block, self.size)))
+                known=self.budget.known(), places=self._block_places(block), learnt=self.lessons.without(block),
+                tries=self.loop.try_all, **brought(self.store, block_keys(block, self.size)))
 
 # %% ../../nbs/cluster/30_pool.ipynb #7457064b
 @patch
 def _share_of(self:Pool, actor):
     "Return (i, n): an actor is the i-th of n that share the requests in flight."
     busy = list(dict.fromkeys(self.live.values()))   # actors, each once
-    n = self.slots if self.todo else len(busy)
+    n = self.slots if self.has_more else len(busy)
     return busy.index(actor)%n, n
 
 # %% ../../nbs/cluster/30_pool.ipynb #5173c84b
@@ -341,7 +404,8 @@ def _share_of(self:Pool, actor):
 def order(self:Pool, block)->dict:
     "Return the current order for the worker of a block."
     return dict(stop=self.stop_reason, message=self.message, grant=self.budget.granted.get(block),
-                heard=self.budget.heard.get(block), share=self._share_of(self.live[block]))
+                heard=self.budget.heard.get(block), share=self._share_of(self.live[block]),
+                goal=self.shares and self.shares.order(block), gone=self.gone, **self.todo.order())
 
 # %% ../../nbs/cluster/30_pool.ipynb #3b96c35b
 @patch
@@ -372,7 +436,10 @@ def record_progress(self:Pool, block, report):
         self.nearly_done.add(block)
     else:
         self.nearly_done.discard(block)
-    self.budget.tell(block, *(report[key] for key in ('had', 'spent', 'grant', 'want', 'need', 'wish')))
+    told = (report[key] for key in ('had', 'spent', 'grant', 'want', 'need', 'wish', 'idle'))
+    self.budget.tell(block, *told)
+    if self.shares:
+        self.shares.tell(block, report['rows'], report['n'].get('rollouts', 0), report['nearly_done'])
 
 # %% ../../nbs/cluster/30_pool.ipynb #1b11b6eb
 @patch
@@ -418,24 +485,48 @@ def index_block(self:Pool, block, patience=10):
         time.sleep(0.1)
     update_index(self.store, [block])
 
+# %% ../../nbs/cluster/30_pool.ipynb #1827c62e
+_AGAIN = {'closed', *STOPS}   # counts of prompts: they are counted anew when a block is opened again
+
+@patch
+def _leave(self:Pool, block, report):
+    "Put a block back that was left while others are worth more; its samples stay counted."
+    self.counts['left'] = self.counts.get('left', Counter())+Counter(
+        {name:n for name, n in report['n'].items() if name not in _AGAIN})
+    self.counts[block] = Counter({name:n for name, n in report['n'].items() if name in _AGAIN})
+    self.todo.leave(block, report['worth'], report['new'])
+
+# %% ../../nbs/cluster/30_pool.ipynb #61bc5f6f
+@patch
+def _close_leases(self:Pool, block, report):
+    "Count what a block has done, and take back what it was lent."
+    self.counts[block] = Counter(report['n'])
+    self.budget.close(block, report['had'], report['spent'])
+    self.lessons.note(block, report['learnt'])
+    self.gone = {**self.gone, **report['gone']}
+    if self.shares:
+        rows = report['rows'] or self.shares.rows.get(block, {})
+        self.shares.close(block, rows, report['n'].get('rollouts', 0))
+
 # %% ../../nbs/cluster/30_pool.ipynb #b337e967
 @patch
 def block_returned(self:Pool, block, report):
     "Take in a block that its worker has returned."
     self.live.pop(block, None)
-    self.counts[block] = Counter(report['n'])
     self.repeat(report['said'])
-    self.budget.close(block, report['had'], report['spent'])
+    self._close_leases(block, report)
     self.note_estimate(report['estimated'])
     if report['why']=='broken':
         error = RunBroken if report['code']==1 else RsrError
         self.fail(error(report['error']))
     elif report['why']=='silent':
-        self.todo.appendleft(block)
+        self.todo.put_first(block)
     elif report['why']=='detached':
         self.detached += 1
     elif report['done']:
         self.index_block(block)
+    elif report['left'] and self.keys is None:
+        self._leave(block, report)
 
 # %% ../../nbs/cluster/30_pool.ipynb #02e9ac70
 @patch
@@ -453,7 +544,7 @@ def _retry_block(self:Pool, block, e):
     if self.stop_reason:
         return
     if self.tries[block]<self.o.attempts:
-        self.todo.appendleft(block)
+        self.todo.put_first(block)
     else:
         self.fail(self._lost_actors_error(block, e))
 

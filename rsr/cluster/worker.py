@@ -6,12 +6,13 @@
 __all__ = ['equal_shares', 'set_slots', 'add_block_prompts', 'count_retries', 'needed_env', 'Worker']
 
 # %% ../../nbs/cluster/20_worker.ipynb #ce7ed896
-import asyncio, orjson, os, re, socket, sqlite3, threading, time
+import asyncio, math, orjson, os, re, socket, sqlite3, threading, time
 from collections import Counter
 from itertools import chain
 from pathlib import Path
 from fastcore.basics import patch
 from .leases import BudgetLease
+from .block_rows import make_share
 from .block_batches import count_before, helpers, in_block
 from .block_inputs import take
 from ..data.earlier import memory_of, with_memory
@@ -19,11 +20,13 @@ from ..data.files import dumps, hint, what_to_do
 from ..data.parts import close_block, open_block
 from ..data.secrets import redact
 from ..data.terminal import LISTENERS
-from ..data.types import RsrError
+from ..data.types import RsrError, RunBroken
 from ..run.execution import build, first_loops, prepare_samplers
+from ..run.files import models_of
 from ..sampling.batch_loop import all_of
 from ..sampling.budget import Usage, ledger_usage
-from ..sampling.engine import Stopped
+from ..sampling.cascade import note_models
+from ..sampling.engine import NeverAnswered, Stopped
 from ..sampling.revisions import revision_loops
 
 # %% ../../nbs/cluster/20_worker.ipynb #3f196a2a
@@ -114,6 +117,7 @@ class Worker:
         self.said = []       # warnings of this process, for the driver to print
         LISTENERS.append(self.said.append)
         self.had = {}        # {block: Usage in its ledger when it was opened}
+        self.served = []     # the model that each sampler's server has, if the recipe names none
         self.orders = {}     # {block: the newest order}
         self.aio = asyncio.new_event_loop()
         threading.Thread(target=self.aio.run_forever, daemon=True, name='rsr').start()
@@ -122,11 +126,11 @@ class Worker:
 @patch
 def init(self:Worker)->dict:
     "Build sampler, verifier and formatters; return {pid, host, error, served}."
-    out = dict(pid=os.getpid(), host=socket.gethostname(), error=None, served=None)
+    out = dict(pid=os.getpid(), host=socket.gethostname(), error=None, served=[])
     try:
         parts = build(self.recipe)
         prepare_samplers(parts, parts['sampling'].max_rollouts, False)
-        out['served'] = getattr(all_of(parts['sampler'])[0], 'served', None)
+        out['served'] = self.served = [getattr(sampler, 'served', None) for sampler in all_of(parts['sampler'])]
     except RsrError as e:
         out['error'] = redact(e)
     return out
@@ -140,26 +144,36 @@ def _sums(loop):
 
 # %% ../../nbs/cluster/20_worker.ipynb #b15a0022
 def _wishes(loop):
-    "Return what a loop says of its lease and of its slots."
-    budget = loop.budget
+    "Return what a loop says of its lease, of its share of the goal, and of its slots."
+    budget, due = loop.budget, [arm.expected for arm in loop.due_arms()]
     note = loop.batch_note() if hasattr(loop, 'batch_note') else loop.engine.note
-    return dict(grant=budget.granted, want=budget.want, need=budget.need(), wish=budget.wish,
-                nearly_done=loop.nearly_done, note=note)
+    return dict(grant=budget.granted, want=budget.want, need=budget.need(due or [None]), wish=budget.wish,
+                nearly_done=loop.nearly_done, rows=loop.goal and loop.goal.counts(), idle=loop.waits_for_rows, note=note)
 
 # %% ../../nbs/cluster/20_worker.ipynb #58472184
 @patch
 def heartbeat(self:Worker,
     block:int,   # its number
-    order:dict   # {stop, message, grant, heard, share}
-)->dict:         # {n, had, said, spent, grant, want, need, wish, estimated, nearly_done, note}; {}: not open
+    order:dict   # {stop, message, grant, heard, share, goal, floor, fresh, gone}
+)->dict:         # what `_sums` and `_wishes` return, had, said; {}: not open
     "Take an order for a block, and return its progress."
     self.last_heartbeat, self.orders[block] = time.monotonic(), order
     loop = self.loops.get(block)
-    if not loop:
+    if not (loop and loop.told):
         return {}
-    report = dict(had=self.had[block], said=list(self.said), **_sums(loop), **_wishes(loop))
+    report = dict(had=self.had[block], said=list(self.said), **_sums(loop), **loop.told)
     self.aio.call_soon_threadsafe(self._obey, loop, order)
     return report
+
+# %% ../../nbs/cluster/20_worker.ipynb #7fd15914
+def _take_news(loop, order):
+    "Tell a loop what its block may add to the goal, what waits elsewhere, and which samplers are gone."
+    if loop.goal and order.get('goal'):
+        loop.goal.obey(order['goal'])
+    loop.floor, loop.fresh = order.get('floor', loop.floor), order.get('fresh', loop.fresh)
+    for number, (kind, message) in (order.get('gone') or {}).items():
+        if not loop.arms[number].error:
+            loop._set_aside(loop.arms[number], (NeverAnswered if kind=='NeverAnswered' else RunBroken)(message))
 
 # %% ../../nbs/cluster/20_worker.ipynb #df7affa0
 @patch
@@ -170,6 +184,7 @@ def _obey(self:Worker, loop, order):
     loop.heard = order.get('heard')
     if order.get('share'):
         self._share_slots(loop, *order['share'])
+    _take_news(loop, order)
     if order.get('stop') and not loop.stop_reason:
         loop.ordered = True
         loop.stop(order['stop'], Stopped(order.get('message') or order['stop']))
@@ -190,7 +205,8 @@ def _share_slots(self:Worker, loop, i, n):
 # %% ../../nbs/cluster/20_worker.ipynb #12a44989
 @patch
 def _check_driver(self:Worker, loop, *_):
-    "Stop a loop if the driver has been silent for too long."
+    "Note what a loop wishes; stop it if the driver has been silent for too long."
+    loop.told = _wishes(loop)
     if time.monotonic()-self.last_heartbeat>self.silence:
         loop.stop('silent', Stopped('the driver was silent'))
 
@@ -204,6 +220,14 @@ async def _run_beside_others(loops, block, loop):
     finally:
         loops.pop(block)
 
+# %% ../../nbs/cluster/20_worker.ipynb #7f1d86b9
+def _findings(loop):
+    "Return what a loop has found in its block, for the blocks that come after it."
+    gone = {arm.number:(type(arm.error).__name__, str(arm.error)) for arm in loop.arms if arm.error}
+    found = dict(rows=loop.goal and loop.goal.counts(), worth=loop.worth_left, new=loop.worth_of_new,
+                 learnt=loop.learnt(), gone=gone)
+    return {name:x for name, x in found.items() if x is not None}
+
 # %% ../../nbs/cluster/20_worker.ipynb #a7f6f29c
 @patch
 def _run(self:Worker, loop, job, report):
@@ -216,6 +240,20 @@ def _run(self:Worker, loop, job, report):
         asyncio.run_coroutine_threadsafe(running, self.aio).result()
     finally:
         report.update(why=loop.stop_reason, message=loop.message, said=list(self.said), **_sums(loop))
+        report.update(_findings(loop))
+
+# %% ../../nbs/cluster/20_worker.ipynb #91ab1cea
+@patch
+def _informed(self:Worker, loop, job):
+    "Tell the first loop over a block what is known of its samplers, and what other blocks have taught."
+    for arm, served in zip(loop.arms, self.served):
+        arm.sampler.served = served
+    loop.try_all = job['tries']
+    if not loop.side:
+        loop.learn_from(job['learnt'])
+    loop.setup()
+    note_models(loop.store, loop.arms if loop.o.max_rollouts else [], models_of(loop.store))
+    return loop
 
 # %% ../../nbs/cluster/20_worker.ipynb #d6445c9d
 @patch
@@ -224,19 +262,21 @@ def _loops(self:Worker, store, parts, job):
     plan, refine, critic = (parts.pop(k, None) for k in ('plan', 'refine', 'critic'))
     lease = BudgetLease(job['order']['grant'], job['known'], parts['budget'])
     parts.update(budget=lease, keys=job['keys'], progress=self._check_driver)
+    goal = make_share(store, self.recipe, parts['formatters'], job['places']) if job['keys'] is None else None
     loops = chain(first_loops(store, plan, parts), revision_loops(store, parts, refine, critic))
     for i, loop in enumerate(with_memory(loops, memory_of(store, self.recipe.get('round')))):
-        loop.detach = getattr(self.recipe, 'detach', False)
+        loop.detach, loop.goal = getattr(self.recipe, 'detach', False), goal
         loop.follows = i==0 and bool(refine or plan and plan.rejected is not None)
-        yield in_block(loop)
+        yield self._informed(in_block(loop), job) if i==0 else in_block(loop)
 
 # %% ../../nbs/cluster/20_worker.ipynb #4b644235
 @patch
 def _sample_all(self:Worker, store, parts, job, report):
-    "Run the loops over a block, until one stops early."
+    "Run the loops over a block, until one stops early or leaves prompts that are not finished."
     for loop in self._loops(store, parts, job):
         self._run(loop, job, report)
-        if report['why']:
+        report['left'] = not report['why'] and loop.is_left
+        if report['why'] or report['left']:
             break
 
 # %% ../../nbs/cluster/20_worker.ipynb #ee1b2bc1
@@ -250,7 +290,7 @@ def _sample(self:Worker, job, report):
         take(store, job)
         self.had[block] = report['had'] = ledger_usage(store.usage(), parts['budget'].price_of)
         self._sample_all(store, parts, job, report)
-        if report['why'] or job['keys'] is not None:
+        if report['why'] or report['left'] or job['keys'] is not None:
             return
         close_block(store, self.dir, block, state=job['state'], open=count_retries(store, bool(parts['judges'])))
         report['done'] = True
@@ -260,14 +300,15 @@ def _sample(self:Worker, job, report):
             store.close()
 
 # %% ../../nbs/cluster/20_worker.ipynb #b15a0023
-_NOTHING = dict(n={}, spent=Usage(), estimated=False, had=Usage(), said=())   # a report before anything was done
+_NOTHING = dict(n={}, spent=Usage(), estimated=False, had=Usage(), said=(), rows=None, worth=-math.inf, new=None,
+                learnt=None, gone={}, left=False)   # a report before anything was done
 
 # %% ../../nbs/cluster/20_worker.ipynb #56ed3e10
 @patch
 def sample(self:Worker,
-    job:dict   # {block, prompts, gen, reviews, given, earlier, keys, state, order, known}
-)->dict:       # {block, done, why, message, error, code, n, spent, estimated, had, said}
-    "Sample a block to its end, or until it is told to stop."
+    job:dict   # {block, prompts, gen, reviews, given, earlier, keys, state, order, known, places, learnt, tries}
+)->dict:       # {block, done, why, message, error, code}, and what `_NOTHING` has
+    "Sample a block to its end, until others are worth more, or until it is told to stop."
     report = dict(block=job['block'], done=False, why=None, message=None, error=None, code=0, **_NOTHING)
     self.last_heartbeat = time.monotonic()
     try:

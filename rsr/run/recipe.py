@@ -107,15 +107,11 @@ def _check_goal(d):
         d.pop('goal', None)
         return
     d['goal'] = check_goal(goal, [f.get('name') or f['type'] for f in d['formatter']])
-    if d.get('engine')=='ray':
-        raise RsrError(_ON_RAY.format('goal'))
 
 # %% ../../nbs/run/03_recipe.ipynb #54d72253
 def _check_order(d):
     "Raise if samples cannot be allocated as the recipe says."
     o = d['sampling']
-    if o.get('allocate') and d.get('engine')=='ray':
-        raise RsrError(_ON_RAY.format('sampling.allocate'))
     if o.get('allocate') and d['sampler'].get('batch'):
         raise RsrError('sampling.allocate: with sampler.batch a round of samples is decided on together; '
                        'leave one of them out')
@@ -161,8 +157,6 @@ def _check_cascade(d, sch):
         raise RsrError(f"pairs.strategy: {d['pairs']['strategy']} samples the sides of its pairs itself, each from one "
                        'sampler, and `sampler:` is a list. Name one sampler, or leave out pairs: a dpo formatter pairs '
                        'what passed with what failed')
-    if d.get('engine')=='ray':
-        raise RsrError('sampler: a cascade of samplers runs on one machine; leave out engine: ray, or name one sampler')
 
 # %% ../../nbs/run/03_recipe.ipynb #d44e0805
 def check_recipe(
