@@ -57,7 +57,8 @@ class Pool:
     def __init__(self, store, d, o, loop, left, count, keys=None):
         self.store, self.d, self.o, self.loop, self.keys = store, d, o, loop, keys
         self.ray, self.formatters, self.size = import_ray(), loop.formatters, store.get('block')
-        self.goal, self.left, self.todo = loop.goal, left, self._queue(left)   # left: {block: its state when done}
+        self.goal, self.left = loop.goal, left             # left: {block: its state when done}
+        self.todo = self._queue(left)
         self.live, self.nearly_done = {}, set()            # {block: its actor}; blocks with empty slots
         self.tries, self.said = Counter(), set()           # actors that each block has lost; warnings that were printed
         self.slots = max(1, min(o.actors, len(left), *(arm.sampler.concurrent_requests for arm in loop.arms)))
