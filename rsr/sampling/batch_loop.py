@@ -104,7 +104,7 @@ async def _collect(self:BatchLoop, grace):
 @patch
 def _check_minutes(self:BatchLoop):
     "Stop waiting if the minutes of the budget are over; the batches go on."
-    limit = self.budget.limits['minutes']
+    limit = self.budget.limits.get('minutes')   # of a block, the driver watches them
     if limit is not None and self.budget.minutes>=limit:
         self.stop('budget', Stopped(self.budget.message('minutes')))
 
