@@ -61,7 +61,7 @@ def test_report_as_json_and_without_matplotlib(two, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib.pyplot', None)
     assert main(['report', str(two/'a'), 'json=true'])==0
     page = Path(json.loads(capsys.readouterr().out)['report']).read_text()
-    assert 'no figures:' in page and 'pip install matplotlib' in page
+    assert 'no figures:' in page and 'pip install rejection-sampling-recipes' in page
     assert 'Checklist' in page and 'data:image' not in page
 
 def test_compare_sees_the_better_model(two):

@@ -24,7 +24,7 @@ from rsr.run.execution import execute
 from rsr.run.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
-ray = pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
+ray = pytest.importorskip('ray', reason="needs pip install 'rejection-sampling-recipes[ray]'")
 MEM = 80*1024*1024
 
 def patiently(start):
@@ -377,7 +377,7 @@ from rsr.cluster.driver import execute_cluster
 try: execute_cluster(dict(work_dir='w'))
 except Exception as e: print(type(e).__name__, e)'''
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout
-    assert out.startswith("RsrError engine: ray needs Ray: pip install 'ray[data]' pyarrow")
+    assert out.startswith("RsrError engine: ray needs Ray: pip install 'rejection-sampling-recipes[ray]'")
 
 # ---- an object store
 
