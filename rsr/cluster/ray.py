@@ -9,6 +9,7 @@ __all__ = ['import_ray', 'connect', 'check_shared', 'input_files', 'checked_rows
 import io, logging, math, orjson, os, re, socket, time, uuid
 from contextlib import closing, contextmanager
 from pathlib import Path
+from ..data.extras import install_command
 from ..data.files import dumps
 from ..data.parts import Cluster
 from ..data.inputs import has_rows
@@ -27,7 +28,7 @@ def import_ray():
     try:
         import pyarrow, ray   # noqa: F401
     except ImportError as e:
-        raise RsrError(f"engine: ray needs Ray: pip install 'ray[data]' pyarrow ({e})") from None
+        raise RsrError(f"engine: ray needs Ray: {install_command('ray')} ({e})") from None
     return ray
 
 # %% ../../nbs/cluster/00_ray.ipynb #f7735842

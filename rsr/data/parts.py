@@ -11,6 +11,7 @@ __all__ = ['KEY_STRIDE', 'TABLES', 'COLUMNS', 'Cluster', 'block_of', 'block_keys
 import orjson, os, shutil, sqlite3, time
 from dataclasses import dataclass
 from pathlib import Path
+from .extras import install_command
 from .files import Atomic, dumps
 from .store import Store
 from .types import RsrError, RunBroken
@@ -107,7 +108,7 @@ def _import_parquet():
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise RsrError('runs on a cluster need pyarrow: pip install pyarrow') from None
+        raise RsrError(f"runs on a cluster need pyarrow: {install_command('ray')}") from None
     return pq
 
 # %% ../../nbs/data/14_parts.ipynb #ff262aa2
