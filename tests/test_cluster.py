@@ -370,10 +370,6 @@ def test_a_run_of_one_machine_stays_there(here, server, cluster):
     with pytest.raises(RsrError, match='was sampled on one machine'):
         spread(d)
 
-def test_strategies_for_pairs_are_for_one_machine(here, server):
-    with pytest.raises(RsrError, match='leave out engine: ray'):
-        spread({**recipe(server, here/'w'), 'pairs':dict(strategy='x')})
-
 def test_without_ray(here):
     write_jsonl('in.jsonl', rows(2))
     code = '''import sys; sys.modules['ray'] = None
