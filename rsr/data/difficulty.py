@@ -9,7 +9,6 @@ __all__ = ['QUINTILES', 'pass_rates', 'likelihood', 'Difficulty', 'quintile_shar
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import NormalDist
 from .statistics import fit_beta
 
 # %% ../../nbs/data/40_difficulty.ipynb #27f26eb6
@@ -20,6 +19,7 @@ _SHARED, _OWN, _ALONE = 25, 25, 400   # slices of the shared difficulty, of a mo
 def _standard_nodes(n):
     "Return the centres of `n` equally likely slices of the standard normal distribution, scaled to variance 1."
     import numpy as np
+    from statistics import NormalDist
     x = np.array([NormalDist().inv_cdf((i+.5)/n) for i in range(n)])
     return x/x.std()
 

@@ -10,8 +10,8 @@ __all__ = ['SHIPPED', 'dumps', 'json_pretty', 'fingerprint', 'hint', 'error_kind
 # %% ../../nbs/data/04_files.ipynb #ff4d6393
 import codecs, errno, hashlib, orjson, os, sqlite3, weakref
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
+import rsr
 from fastcore.basics import patch
 from .types import RsrError
 from .text import clean_text
@@ -362,7 +362,7 @@ def _failed(self:SafeStream, e):
         raise e
 
 # %% ../../nbs/data/04_files.ipynb #d1cb24fe
-SHIPPED = Path(str(files('rsr')))/'shipped'
+SHIPPED = Path(rsr.__file__).parent/'shipped'
 
 # %% ../../nbs/data/04_files.ipynb #6ed782fe
 def plain_text(value):

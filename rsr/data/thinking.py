@@ -94,12 +94,21 @@ def _without_tokens(answer):
     return _TOKENS_BEHIND.sub('', _TOKENS_BEFORE.sub('', answer).rstrip()).strip()
 
 # %% ../../nbs/data/01_thinking.ipynb #c267738a
+_BRACKETED = re.compile(r'\[/?THINK\]|\[TOOL_CALLS\]|functools\[', re.I)
+
+def _is_plain(text):
+    "Check quickly whether a text has no mark of any family in it, as most answers have none."
+    return not ('<' in text or '◁' in text or text.startswith(('analysis', 'assistantanalysis'))
+                or '[' in text and _BRACKETED.search(text) or 'assistantc' in text)
+
 def split_thinking(
     text:str,          # what the model sent
     reasoning:str=''   # what the server split off already, e.g. `reasoning_content`
 )->tuple:              # (thinking, answer), both stripped
     "Split a response into thinking and answer; the answer is '' if the thinking never ends."
     text, thoughts = text or '', [reasoning or '']
+    if not reasoning and _is_plain(text):
+        return '', text.strip()
     bare = without_quoted_marks(text)
     if _is_harmony(bare):
         thinks, start, end = _harmony_places(bare)
@@ -115,6 +124,8 @@ def thinking_marks(
     text:str   # a response, as it was sent or as it was written
 )->str:        # '' without any, whole, or torn: opened or closed only, or in the wrong order
     "Say whether a text has marks of thinking, and whether they are whole."
+    if _is_plain(text):
+        return ''
     text = without_quoted_marks(text)
     if _is_harmony(text):
         return 'whole' if _HARMONY_FINAL.search(text) else 'torn'
@@ -158,7 +169,7 @@ def why_empty(
     "Say why a response without tool calls has no answer in it."
     text = text or ''
     answer = split_thinking(text, reasoning)[1]
-    if _CALL_OPENED.search(text):
+    if not _is_plain(text) and _CALL_OPENED.search(text):
         rest = _TOKENS_BEHIND.sub('', _without_calls(text)).strip() and _without_calls(answer).strip()
         return '' if rest else 'only a tool call written as text'
     return '' if answer else 'only thinking' if text.strip() or reasoning else 'no text'

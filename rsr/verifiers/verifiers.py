@@ -6,7 +6,7 @@
 __all__ = ['TYPES', 'CALLS_TOOL', 'GIVEN', 'Verifier', 'named_options', 'load_verifier']
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #93a9d056
-import functools, hashlib, inspect
+import asyncio, functools, hashlib, inspect
 from dataclasses import dataclass, field, fields
 from fastcore.basics import patch
 from ..data.files import fingerprint
@@ -100,12 +100,11 @@ async def score(self:Verifier,
     cache=None      # object with get(key) and put(key, text); None: what is kept in memory
 )->Score:
     "Score one response."
-    from asyncio import to_thread
     if self.group:
         raise RsrError(f'verifier {self.name} scores all responses to a prompt together: use its score_group')
     have = dict(prompt=prompt, ask=ask, tools=tools, rollouts=rollouts or [], cache=cache or self.memory)
     call = functools.partial(self.call, response, metadata, reasoning, tool_calls, **have)
-    out = call() if self.inline or self.is_async else await to_thread(call)
+    out = call() if self.inline or self.is_async else await asyncio.to_thread(call)
     if inspect.isawaitable(out):
         out = await out
     return as_score(out, self.name, self.raw)
@@ -126,10 +125,9 @@ async def score_group(self:Verifier,
     asks=()      # for each rollout, what asks a judge about it
 )->list:         # a Score for each
     "Score the rollouts of a prompt together."
-    from asyncio import to_thread
     named = named_options(self.fn, {'ask':asks[-1] if asks else None, **self.options})
     call = functools.partial(self.fn, prompt, rollouts, **named)
-    out = call() if self.inline or self.is_async else await to_thread(call)
+    out = call() if self.inline or self.is_async else await asyncio.to_thread(call)
     if inspect.isawaitable(out):
         out = await out
     _check_group(out, rollouts, self.name)
