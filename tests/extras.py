@@ -69,7 +69,10 @@ def code():
 def constraints():
     import rsr
     metadata = dict(instruction_id_list=['punctuation:no_comma'], kwargs=[{}])
-    scores = [rsr.verify('constraints', text, metadata) for text in ('no comma', 'a comma, here')]
+    for _ in range(3):   # the first may run out of time while the checks are loaded
+        scores = [rsr.verify('constraints', text, metadata) for text in ('no comma', 'a comma, here')]
+        if None not in scores:
+            break
     assert scores == [1.0, 0.0], scores
     return 'an instruction checked'
 

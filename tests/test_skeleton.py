@@ -278,3 +278,29 @@ def test_no_method_of_the_loop_hides_another_of_the_same_name():
         (first, names), *others = versions
         for cls, given in others:
             assert names[:len(given)]==given, f'{first}.{name}{names} hides {cls}.{name}{given}'
+
+
+# ---- the workflows and the release
+
+FLOWS = sorted((ROOT/'.github/workflows').glob('*.yml'))
+
+def test_actions_are_pinned_and_need_no_secret():
+    for flow in FLOWS:
+        text = flow.read_text(encoding='utf-8')
+        assert 'secrets.' not in text, flow.name
+        for action in re.findall(r'uses: (\S+)', text):
+            if not action.startswith('quarto-dev/'):
+                assert re.search(r'@[0-9a-f]{40}$', action), f'{flow.name}: {action} is not pinned to a commit'
+                assert re.search(re.escape(action)+r'  # v\d', text), f'{flow.name}: say which version {action} is'
+
+def test_only_the_last_job_of_a_release_may_publish():
+    import yaml
+    jobs = yaml.safe_load((ROOT/'.github/workflows/release.yml').read_text(encoding='utf-8'))['jobs']
+    assert jobs['publish']['permissions'] == {'id-token': 'write'} and jobs['publish']['environment']['name'] == 'pypi'
+    assert 'permissions' not in jobs['build'] and not any('run' in step for step in jobs['publish']['steps'])
+
+def test_one_version_everywhere():
+    import yaml
+    citation = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
+    dates = dict(re.findall(r'^## \[([\d.]+)\] - (\S+)$', (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), re.M))
+    assert citation['version'] == CFG['version'] and dates.get(CFG['version']) == citation['date-released']
