@@ -18,7 +18,8 @@ setup(
     author=cfg['author'], author_email=cfg['author_email'], keywords=cfg['keywords'].split(),
     license='Apache-2.0', license_files=['LICENSE'], url=cfg['git_url'],
     packages=find_packages(str(here), include=[lib, lib+'.*']), include_package_data=False,
-    package_data={lib: ['py.typed', 'shipped/*/*.yaml', 'shipped/*/*.jsonl', 'shipped/*/*.js']}, zip_safe=False,
+    package_data={lib: ['py.typed', *(f'shipped/*/*.{kind}' for kind in ('yaml', 'jsonl', 'js', 'css'))]},
+    zip_safe=False,
     python_requires='>='+cfg['min_python'],
     install_requires=shlex.split(cfg['requirements']),
     extras_require={k.removesuffix('_requirements'): shlex.split(v)

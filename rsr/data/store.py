@@ -167,7 +167,8 @@ _ANSWER = '''UPDATE rollouts SET outcome=?,text=?,reasoning=?,finish_reason=?,
 # %% ../../nbs/data/13_store.ipynb #b3ae1c16
 def _more(r):
     "Return what a rollout has beside its text, as JSON; None without any."
-    more = dict(tool_calls=r.tool_calls, refusal=r.refusal, logprobs=r.logprobs, feedback=r.feedback)
+    more = dict(tool_calls=r.tool_calls, refusal=r.refusal, logprobs=r.logprobs, feedback=r.feedback,
+                retries=r.retries)
     return dumps({k:v for k, v in more.items() if v}) if any(more.values()) else None
 
 # %% ../../nbs/data/13_store.ipynb #4cb6bcd2

@@ -8,7 +8,6 @@ __all__ = ['NONE', 'BINS', 'MOST_WORDS', 'RATE_BINS', 'Distribution', 'pass_coun
 
 # %% ../../nbs/explore/17_brushes.ipynb #e9985abe
 import numpy as np
-from collections import Counter
 from dataclasses import dataclass
 from ..data.statistics import corrected_rate, fit_beta
 from ..data.thresholds import score_range
@@ -107,9 +106,9 @@ def _counts_of(c, run):
     cut = prompt[outcome==OUTCOMES.index('truncated')]
     with np.errstate(invalid='ignore'):
         mean = np.bincount(p, x, n)/scored
+    good = np.bincount(p[passed(x, c.limits[run][0])], minlength=n)
     return dict(rollouts=np.bincount(prompt, minlength=n), valid=np.bincount(prompt[first], minlength=n), scored=scored,
-                passed=np.bincount(p[passed(x, c.limits[run][0])], minlength=n), truncated=np.bincount(cut, minlength=n),
-                mean=mean, best=best, worst=worst)
+                passed=good, truncated=np.bincount(cut, minlength=n), mean=mean, best=best, worst=worst)
 
 # %% ../../nbs/explore/17_brushes.ipynb #c64b8fdb
 def initial_counts(c, run):
@@ -219,9 +218,10 @@ def linked_counts(
     c:Columns,
     ds:list,        # from `distributions`
     base=None,      # which responses a filter leaves; None: all
-    ranges:dict={}  # {name: (first bin, last bin)}
+    ranges:dict=None   # {name: (first bin, last bin)}
 )->dict:            # {name: counts per run, of what the filter and all ranges but its own leave}
     "Count what the filter and the ranges of the others leave in each distribution."
+    ranges = ranges or {}
     everywhere = in_ranges(ds, ranges, base)
     together = None if everywhere is None else _places(c, everywhere)
     out = {}

@@ -52,8 +52,8 @@ def _numbers(f, node):
     if number is None and name is None:
         raise f.wrong(node, f'is neither a column nor a number, {_EXAMPLE}')
     if number is None and name not in f.columns.numbers:
-        kind = 'still being read' if not f.columns.complete else ''
-        raise f.wrong(node, f'is no column{" (some are "+kind+")" if kind else ""}: '+no_such('column', name, _names(f.columns)))
+        later = '' if f.columns.complete else ' (some are still being read)'
+        raise f.wrong(node, f'is no column{later}: '+no_such('column', name, _names(f.columns)))
     return f.columns.numbers[name] if number is None else number
 
 # %% ../../nbs/explore/16_filters.ipynb #d262b80c

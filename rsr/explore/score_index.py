@@ -94,7 +94,7 @@ _SCALE = 10**12
 _PACKED = f'(idx*16+1+{_OUTCOME})*2+coalesce(blind,0)'
 
 def _read_rollouts(store):
-    "Return the key, prompt key, sampler, running number and outcome of every rollout, and whether it is an initial sample."
+    "Return of every rollout: key, prompt key, sampler, running number, outcome, whether it is an initial sample."
     key, owner, sampler, packed = read_columns(store.db, 'rollouts', 'key', 'prompt', 'coalesce(sampler,0)', _PACKED)
     return key, owner, sampler, packed>>5, (packed>>1&15)-1, (packed&1).astype(bool)
 
