@@ -74,7 +74,8 @@ def _of_words(c, name):
     "Put a column of words in bins: the answers of a judge in their own order, others by how often they occur."
     codes, words = c.words[name]
     counts = np.bincount(codes[codes>=0], minlength=len(words))
-    order = sorted(range(len(words)), key=lambda i: (words[i] not in _ANSWERS, -counts[i]))
+    seen = [i for i in range(len(words)) if counts[i]]
+    order = sorted(seen, key=lambda i: (words[i] not in _ANSWERS, -counts[i]))
     if {*words}<={*_ANSWERS}:
         order.sort(key=lambda i: _ANSWERS.index(words[i]))
     bin_of = np.full(len(words)+1, NONE, np.uint8)   # the last place is that of -1: unknown
@@ -169,15 +170,18 @@ def only_two(c:Columns)->bool:
 def _columns_shown(c):
     "Return the names of the columns that get a distribution, the parts of scores first."
     words = [name for name in ('outcome', 'model') if len(np.unique(c.words.get(name, ([], []))[0]))>1]
-    return [*c.made, *(name for name in ('tokens', 'latency') if name in c.numbers), *words]
+    known = [name for name in ('tokens', 'latency') if name in c.numbers and np.isfinite(c.numbers[name]).any()]
+    return [*c.made, *known, *words]
 
 # %% ../../nbs/explore/17_brushes.ipynb #aca7bdcd
 def distributions(c:Columns)->list:   # of Distribution
     "Put everything that has a distribution in bins: pass rate, score, components, criteria, tokens, latency."
     if 'distributions' not in c.cache:
         first = [_of_rates(c), _of_numbers(c, 'score')]
-        rest = [_of_numbers(c, name) if name in c.numbers else _of_words(c, name) for name in _columns_shown(c)]
-        c.cache['distributions'] = (first if only_two(c) else first[::-1])+rest
+        if 'distributions' not in c.fixed:
+            c.fixed['distributions'] = [_of_numbers(c, name) if name in c.numbers else _of_words(c, name)
+                                        for name in _columns_shown(c)]
+        c.cache['distributions'] = (first if only_two(c) else first[::-1])+c.fixed['distributions']
     return c.cache['distributions']
 
 # %% ../../nbs/explore/17_brushes.ipynb #0e6703ca

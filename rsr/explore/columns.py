@@ -32,7 +32,8 @@ class Columns:
     words: dict = field(default_factory=dict)     # {name: (array of places in the list, list of words)}
     made: list = field(default_factory=list)      # names of the verifier's components, then of its criteria
     complete: bool = False  # whether tokens, latency and the parts of scores were read
-    cache: dict = field(default_factory=dict)     # what was computed from the arrays
+    cache: dict = field(default_factory=dict)     # what was computed from the arrays, until a score changes
+    fixed: dict = field(default_factory=dict)     # what was computed from those that do not change with scores
 
 # %% ../../nbs/explore/15_columns.ipynb #73be0603
 def prompt_digests(
@@ -257,5 +258,5 @@ def read_rest(
     "Read tokens, latency, components and criteria of one run."
     _read_usage(c, run, store)
     _read_parts(c, run, store)
-    c.cache = {}
+    c.cache, c.fixed = {}, {}
     c.complete = run==len(c.runs)-1

@@ -32,6 +32,11 @@ class RunExplorer(Explorer):
         super().load()
         self._take_columns()
 
+    def read_components(self, store):
+        "Count the components of scores only where no board shows them."
+        if not has_front():
+            super().read_components(store)
+
     def read_later(self, formatters):
         "Read the rest in the background: also tokens, components and criteria."
         with self._store() as st:
@@ -125,7 +130,6 @@ def make(self:RunExplorer):
         note = f'For linked distributions, filters by expression and large tables: {NEEDS_FRONT}.'
         return ws['head'].set_trait('value', block(f'<div class="rsr-dim">{note}</div>')+ws['head'].value)
     self.front = ws['board'] = make_front(self.board)
-    ws['parts'].layout.display = 'none'   # the board shows them
     listed.children = [self.front, listed.children[-1]]
     first = [listed, prompt, thresholds] if only_two(self.board.columns) else [thresholds, listed, prompt]
     ui.children = [heading, people, *first]

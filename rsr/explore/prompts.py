@@ -84,8 +84,11 @@ def _order(c, sort):
 # %% ../../nbs/explore/02_prompts.ipynb #07d5af65
 _LAST, _ROLE = '$.messages[#-1].content', '$.messages[#-1].role'
 _PARTS = f'''SELECT group_concat(coalesce(json_extract(value,'$.text'),'[image]'),' ') FROM json_each(row,'{_LAST}')'''
-_ASKED = '''SELECT json_extract(value,'$.content') FROM json_each(row,'$.messages')
-    WHERE json_extract(value,'$.role')='user' ORDER BY key DESC LIMIT 1'''
+_SAID = '''CASE json_type(t.value,'$.content') WHEN 'array' THEN (SELECT
+    group_concat(coalesce(json_extract(x.value,'$.text'),'[image]'),' ') FROM json_each(t.value,'$.content') x)
+    ELSE json_extract(t.value,'$.content') END'''
+_ASKED = f'''SELECT {_SAID} FROM json_each(row,'$.messages') t
+    WHERE json_extract(t.value,'$.role')='user' ORDER BY t.key DESC LIMIT 1'''
 _LAST_TURN = f'''CASE WHEN json_type(row,'{_LAST}')='array' THEN ({_PARTS})
     WHEN json_extract(row,'{_ROLE}')='tool' THEN ({_ASKED}) ELSE json_extract(row,'{_LAST}') END'''
 

@@ -221,10 +221,10 @@ def found_prompts(
     "Return which prompts a search finds."
     if not text.strip():
         return None
-    if ('found', text) not in c.cache:
+    if ('found', text) not in c.fixed:
         found = np.zeros(len(c.keys), bool)
         for run, store in enumerate(stores):
             keys = search_prompts(store, text)
             found |= (c.keys[:, run]>0) & np.isin(c.keys[:, run], keys)
-        c.cache['found', text] = found
-    return c.cache['found', text]
+        c.fixed['found', text] = found
+    return c.fixed['found', text]

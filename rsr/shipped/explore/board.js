@@ -362,7 +362,7 @@ function render({ model, el: root }) {
   filter.addEventListener('blur', () => { names.hidden = true; });
   names.hidden = true;
   root.classList.add('rsr-board');
-  root.replaceChildren(legend, first, rest, el('div', { class: 'rsr-line' }, filter, search, reset), error, names,
+  root.replaceChildren(legend, first, rest, el('div', { class: 'rsr-line' }, el('div', { class: 'rsr-with-names' }, filter, names), search, reset), error,
     el('div', { class: 'rsr-line' }, groups), el('div', { class: 'rsr-line' }, by, sort, status), table.node);
 
   function chip(text, on, act, tip) {
