@@ -192,7 +192,7 @@ def test_what_is_not_a_run_is_said_as_what_it_is(here, capsys):
 
 def test_methods_of_a_run_keep_their_arguments():
     "Also once the packages that they come from are imported."
-    for module in 'explore.widget', 'quality.checklist', 'quality.report':
+    for module in 'explore.explorer', 'quality.checklist', 'quality.report':
         import_module(f'rsr.{module}')
     for method, said in (('check', 'waive='), ('report', 'summary/report.html'), ('explore', 'who labels')):
         doc = getattr(package.Run, method).__doc__

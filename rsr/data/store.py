@@ -169,8 +169,14 @@ _BESIDE = 'tool_calls', 'refusal', 'logprobs', 'feedback'
 
 def _more(r):
     "Return what a rollout has beside its text, as JSON; None without any."
+<<<<<<< ours
     more = {k:v for k in _BESIDE if (v := getattr(r, k))}
     return dumps(more) if more else None
+=======
+    more = dict(tool_calls=r.tool_calls, refusal=r.refusal, logprobs=r.logprobs, feedback=r.feedback,
+                retries=r.retries)
+    return dumps({k:v for k, v in more.items() if v}) if any(more.values()) else None
+>>>>>>> theirs
 
 # %% ../../nbs/data/13_store.ipynb #4cb6bcd2
 @patch

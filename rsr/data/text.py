@@ -8,6 +8,7 @@ __all__ = ['BOX', 'LOOP', 'BROKEN', 'SURROGATE', 'LazyRegexp', 'boxes', 'is_refu
 
 # %% ../../nbs/data/02_text.ipynb #f047e8fc
 import hashlib, re, zlib
+from functools import lru_cache
 from .thinking import split_thinking
 
 # %% ../../nbs/data/02_text.ipynb #45bcfffe
@@ -82,9 +83,11 @@ def is_refusal(
 LOOP = 0.15     # zlib ratio below which a text is a loop; from 300 bytes on, prose has 0.4–0.7, tables and code 0.2–0.5
 BROKEN = 0.02   # share of replacement and control characters above which the encoding is broken
 
+_ODD = re.compile('[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f]')
+
 def _odd_characters(text):
     "Count replacement characters, and control characters other than line breaks and tabs."
-    return sum(c=='\ufffd' or (ord(c)<32 and c not in '\n\r\t') for c in text)
+    return len(_ODD.findall(text))
 
 # %% ../../nbs/data/02_text.ipynb #ffc78c1b
 def _is_loop(text):
@@ -114,15 +117,20 @@ def normalised(text)->str:
     return re.sub(r'[\W_]+', ' ', text).strip()
 
 # %% ../../nbs/data/02_text.ipynb #5f42e3c9
+@lru_cache(1)
+def _empty_minhash():
+    "Return the MinHash of nothing, whose 128 random permutations take longer to draw than a prompt to hash."
+    from datasketch import MinHash
+    return MinHash(128)
+
 def minhash(
     text:str,   # any text
     n:int=3     # words per shingle
 ):
     "Compute the MinHash (datasketch) of a text's word n-grams."
-    from datasketch import MinHash
     words = normalised(text).split()
     shingles = [' '.join(words[i:i+n]).encode() for i in range(max(1, len(words)-n+1))]
-    m = MinHash(128)
+    m = _empty_minhash().copy()
     m.update_batch(shingles)
     return m
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_CHARS', 'FORM', 'PRIOR', 'MIN_SEEN', 'FOLDS', 'as_pair', 'read_pairs', 'share', 'chance_above', 'length_auc',
-           'side_auc', 'length_odds', 'words', 'share_resembling', 'facts', 'log_odds', 'pair_words', 'side_counts',
-           'words_accuracy']
+           'side_auc', 'length_odds', 'words', 'share_resembling', 'facts', 'Facts', 'read_facts', 'log_odds',
+           'pair_words', 'side_counts', 'words_accuracy']
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #f764e92a
 import math, orjson, re
@@ -301,6 +301,16 @@ def facts(
     only = sorted(set(c)-set(r)), sorted(set(r)-set(c))
     sides = _text_facts(chosen, c), _text_facts(rejected, r)
     return {**pair, 'only':only, 'prefix':_common_prefix(chosen, rejected), 'sides':sides}
+
+# %% ../../nbs/pairs/04_shortcuts.ipynb #277e2571
+class Facts(list):
+    "Pairs whose texts were read, as `facts` gives them."
+
+def read_facts(
+    src             # anything `read_pairs` takes, or `Facts`
+)->Facts:
+    "Read pairs and the facts of their texts; what was read already is returned as it is."
+    return src if isinstance(src, Facts) else Facts(map(facts, read_pairs(src)))
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #ebc4c477
 PRIOR = 0.2    # weight of the prior

@@ -359,6 +359,20 @@ def _sent(self:Requests, st, arm):
 async def before_request(self:Requests, st):
     "Get ready what the next request of a prompt needs: for a revision, a critique (see `sampling.revisions`)."
 
+# %% ../../nbs/sampling/11_requests.ipynb #24bff54e
+@patch
+async def _answered(self:Requests, st, arm, n, seed):
+    "Send a request as often as it takes; note in each rollout how often it was sent again."
+    call, sent = partial(arm.sampler.ask, self.asked(st), n, seed, **self._brings(st)), 0
+    def once():
+        nonlocal sent
+        sent += 1
+        return call()
+    rollouts = await arm.engine.call(once, st.prompt.key)
+    for r in rollouts:
+        r.retries = max(0, sent-1)
+    return rollouts
+
 # %% ../../nbs/sampling/11_requests.ipynb #356b110e
 @patch
 async def _sample(self:Requests, st, arm, n, idx):
@@ -366,8 +380,7 @@ async def _sample(self:Requests, st, arm, n, idx):
     seed = sample_seed(self.o.seed, st.prompt.id, idx)
     try:
         await self.before_request(st)
-        call = partial(arm.sampler.ask, self.asked(st), n, seed, **self._brings(st))
-        return await arm.engine.call(call, st.prompt.key), None
+        return await self._answered(st, arm, n, seed), None
     except CallError as e:
         return [], e
     except NeverAnswered as e:
