@@ -165,18 +165,12 @@ _ANSWER = '''UPDATE rollouts SET outcome=?,text=?,reasoning=?,finish_reason=?,
     prompt_tokens=?,completion_tokens=?,latency=?,error=?,more=? WHERE key=? AND outcome IS NULL'''
 
 # %% ../../nbs/data/13_store.ipynb #b3ae1c16
-_BESIDE = 'tool_calls', 'refusal', 'logprobs', 'feedback'
+_BESIDE = 'tool_calls', 'refusal', 'logprobs', 'feedback', 'retries'
 
 def _more(r):
     "Return what a rollout has beside its text, as JSON; None without any."
-<<<<<<< ours
     more = {k:v for k in _BESIDE if (v := getattr(r, k))}
     return dumps(more) if more else None
-=======
-    more = dict(tool_calls=r.tool_calls, refusal=r.refusal, logprobs=r.logprobs, feedback=r.feedback,
-                retries=r.retries)
-    return dumps({k:v for k, v in more.items() if v}) if any(more.values()) else None
->>>>>>> theirs
 
 # %% ../../nbs/data/13_store.ipynb #4cb6bcd2
 @patch

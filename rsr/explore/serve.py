@@ -75,11 +75,7 @@ def _command(notebook, port, open_browser):
 def _start(command, env=None):
     "Start Voilà; return the process."
     if not find_spec('voila'):
-<<<<<<< ours
         raise RsrError(f"rsr explore needs Voilà, which is not installed: {install_command('explore')}")
-=======
-        raise RsrError('rsr explore needs Voilà, which is not installed: pip install voila anywidget')
->>>>>>> theirs
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding='utf-8',
                             errors='replace', env=env)
 
