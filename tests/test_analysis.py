@@ -62,7 +62,7 @@ def test_report_as_json_and_without_matplotlib(two, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib.pyplot', None)
     assert main(['report', str(two/'a'), 'json=true'])==0
     page = Path(json.loads(capsys.readouterr().out)['report']).read_text()
-    assert 'no figures:' in page and 'pip install matplotlib' in page
+    assert 'no figures:' in page and 'pip install rejection-sampling-recipes' in page
     assert 'Checklist' in page and 'data:image' not in page
 
 def test_compare_sees_the_better_model(two):
@@ -192,7 +192,7 @@ def test_what_is_not_a_run_is_said_as_what_it_is(here, capsys):
 
 def test_methods_of_a_run_keep_their_arguments():
     "Also once the packages that they come from are imported."
-    for module in 'explore.widget', 'quality.checklist', 'quality.report':
+    for module in 'explore.explorer', 'quality.checklist', 'quality.report':
         import_module(f'rsr.{module}')
     for method, said in (('check', 'waive='), ('report', 'summary/report.html'), ('explore', 'who labels')):
         doc = getattr(package.Run, method).__doc__

@@ -24,7 +24,7 @@ from rsr.run.execution import execute
 from rsr.run.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
-ray = pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
+ray = pytest.importorskip('ray', reason="needs pip install 'rejection-sampling-recipes[ray]'")
 MEM = 80*1024*1024
 
 def patiently(start):
@@ -370,10 +370,6 @@ def test_a_run_of_one_machine_stays_there(here, server, cluster):
     with pytest.raises(RsrError, match='was sampled on one machine'):
         spread(d)
 
-def test_strategies_for_pairs_are_for_one_machine(here, server):
-    with pytest.raises(RsrError, match='leave out engine: ray'):
-        spread({**recipe(server, here/'w'), 'pairs':dict(strategy='x')})
-
 def test_without_ray(here):
     write_jsonl('in.jsonl', rows(2))
     code = '''import sys; sys.modules['ray'] = None
@@ -381,7 +377,7 @@ from rsr.cluster.driver import execute_cluster
 try: execute_cluster(dict(work_dir='w'))
 except Exception as e: print(type(e).__name__, e)'''
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout
-    assert out.startswith("RsrError engine: ray needs Ray: pip install 'ray[data]' pyarrow")
+    assert out.startswith("RsrError engine: ray needs Ray: pip install 'rejection-sampling-recipes[ray]'")
 
 # ---- an object store
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import singledispatch
 from pathlib import Path
 # they register their commands:
-import rsr.cli.compare_rounds, rsr.cli.exchange, rsr.cli.imports, rsr.cli.inspect   # noqa: F401
+import rsr.cli.compare_rounds, rsr.cli.doctor, rsr.cli.exchange, rsr.cli.imports, rsr.cli.inspect   # noqa: F401
 import rsr.cli.prompts, rsr.cli.rounds, rsr.cli.runs, rsr.cli.watch   # noqa: F401
 from .make import broken_run_data, next_step
 from .usage import COMMANDS, Usage, check_undashed, command, help_of, json_only, option_rows, out, print_json
@@ -24,7 +24,7 @@ from ..data.types import RsrError, RunBroken, no_such
 
 # %% ../../nbs/cli/20_entry.ipynb #888cdbca
 ORDER = ('run plan next demo prompts import coverage ls watch stats format copy merge split check report explore '
-         'compare rounds card push pairs rubric methods init completion').split()
+         'compare rounds card push pairs rubric methods init doctor completion').split()
 
 # %% ../../nbs/cli/20_entry.ipynb #da37d3f8
 def help_text()->str:

@@ -70,10 +70,7 @@ def _plain(x):
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 # %% ../../nbs/cli/00_usage.ipynb #76811dad
-def as_json(
-    d,            # plain data
-    ascii=False, indent=2   # only ASCII, for a stream that takes nothing else? None: on one line
-)->str:
+def as_json(d, ascii=False, indent=2)->str:   # ascii: for a stream that takes nothing else; None: one line
     "Return data as JSON."
     return visible_json(json.dumps(_plain(d), indent=indent, ensure_ascii=ascii, default=str))
 
