@@ -19,8 +19,8 @@ from rsr.run.watch import RunView
 def begin(server, *args, n=60, recipe='sft'):
     "Start a run in a process of its own."
     write_jsonl('in.jsonl', rows(n))
-    return COMMANDS.begin(['run', recipe, 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w',
-                           'sampler.concurrent_requests=8', *args], hears=True)
+    return COMMANDS.begin(['run', recipe, 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}',
+                           'work_dir=w', 'sampler.concurrent_requests=8', *args], hears=True)
 
 def wait_for(cond, seconds=90):
     end = time.time()+seconds

@@ -20,7 +20,6 @@ from ..data.secrets import redact
 from ..data.store import Store
 from ..data.terminal import shell_word
 from ..data.thresholds import numbers_for
-from ..data.types import RsrError
 
 # %% ../../nbs/run/13_watch.ipynb #8cb7eb73
 from ..formatters.writer import make_formatter
