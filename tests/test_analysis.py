@@ -13,8 +13,8 @@ from loopback import Loopback
 
 import rsr as package
 from rsr.cli.entry import main
-from rsr.data.types import RsrError, RunBroken
 from rsr.data.live_panel import panel_html
+from rsr.data.types import RsrError, RunBroken
 from rsr.run.live import Live
 
 TAX = dict(topic=['refund', 'delivery'])
