@@ -165,11 +165,9 @@ _ANSWER = '''UPDATE rollouts SET outcome=?,text=?,reasoning=?,finish_reason=?,
     prompt_tokens=?,completion_tokens=?,latency=?,error=?,more=? WHERE key=? AND outcome IS NULL'''
 
 # %% ../../nbs/data/13_store.ipynb #b3ae1c16
-_BESIDE = 'tool_calls', 'refusal', 'logprobs', 'feedback'
-
 def _more(r):
     "Return what a rollout has beside its text, as JSON; None without any."
-    more = {k:v for k in _BESIDE if (v := getattr(r, k))}
+    more = {k:v for k in ('tool_calls', 'refusal', 'logprobs', 'feedback') if (v := getattr(r, k))}
     return dumps(more) if more else None
 
 # %% ../../nbs/data/13_store.ipynb #4cb6bcd2
