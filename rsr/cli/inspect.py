@@ -98,13 +98,15 @@ def _port(opts):
     return port
 
 # %% ../../nbs/cli/01_inspect.ipynb #7d9edcc3
-@command('RUN [annotator=NAME] [port=8866] [browser=false]', 'rsr explore output/20260101_120000 annotator=anna')
+@command('RUN [RUN …] [annotator=NAME] [port=8866] [browser=false]',
+         'rsr explore output/20260101_120000 annotator=anna')
 def explore(args, argv):
-    """Explore a run in the browser: move thresholds, read and label responses, review pairs, write the files.
-    Labels and reviews are kept under the name of the annotator, by default $USER."""
+    """Explore a run in the browser: filter, read and label responses, move thresholds, review pairs, write the files.
+    Several runs are shown side by side, their prompts matched by content. Labels and reviews are kept under the name
+    of the annotator, by default $USER."""
     from rsr.explore.serve import serve
-    (path,), opts = split_args('explore', args, 1, 1, ('annotator', 'port', 'browser'))
-    serve(path, _port(opts), opts.get('browser', True), opts.get('annotator'))
+    paths, opts = split_args('explore', args, 1, None, ('annotator', 'port', 'browser'))
+    serve(paths, _port(opts), opts.get('browser', True), opts.get('annotator'))
     return 0
 
 # %% ../../nbs/cli/01_inspect.ipynb #290afd3d

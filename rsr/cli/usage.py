@@ -70,35 +70,35 @@ def _plain(x):
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 # %% ../../nbs/cli/00_usage.ipynb #76811dad
-def as_json(
-    d,            # plain data
-    ascii=False   # only ASCII, for a stream that takes nothing else?
-)->str:
-    "Return data as indented JSON."
-    return visible_json(json.dumps(_plain(d), indent=2, ensure_ascii=ascii, default=str))
+def as_json(d, ascii=False, indent=2)->str:   # ascii: for a stream that takes nothing else; None: one line
+    "Return data as JSON."
+    return visible_json(json.dumps(_plain(d), indent=indent, ensure_ascii=ascii, default=str))
 
 # %% ../../nbs/cli/00_usage.ipynb #a65523e0
 class Answer:
     "The object that a command gives, and the stream that it is printed to."
     def __init__(self, stream):
-        self.stream, self.data = stream, None
+        self.stream, self.data, self.indent = stream, None, 2
 
 _ANSWERS = []   # of the commands in progress that were called with json=true
 
 # %% ../../nbs/cli/00_usage.ipynb #1621ea41
-def print_json(d, stream=None):
+def print_json(d, stream=None, indent=2):
     "Print data as JSON, in ASCII if the stream (None: standard output) cannot take more."
     stream = stream or sys.stdout
     encoding = (getattr(stream, 'encoding', None) or 'utf-8').lower()
-    print(as_json(d, not encoding.startswith('utf')), file=stream, flush=True)
+    print(as_json(d, not encoding.startswith('utf'), indent), file=stream, flush=True)
 
 # %% ../../nbs/cli/00_usage.ipynb #488d503e
-def give(data:dict):
-    "Give a command's object, to be printed when it has ended; a function called by itself prints it at once."
-    if _ANSWERS:
-        _ANSWERS[-1].data = data
+def give(data:dict, more=False):
+    "Give a command's object, printed at its end; if `more` are to come, print it now, on a line, as all of them."
+    answer = _ANSWERS[-1] if _ANSWERS else Answer(None)
+    answer.indent = None if more else answer.indent
+    if _ANSWERS and not more:
+        answer.data = data
     else:
-        print_json(data)
+        print_json(data, answer.stream, answer.indent)
+
 
 # %% ../../nbs/cli/00_usage.ipynb #93ea2a68
 @contextmanager
@@ -140,7 +140,7 @@ def refuse_unknown_options(name, given, allowed):
 
 # %% ../../nbs/cli/00_usage.ipynb #2ddfd893
 _DASHED = re.compile(r'\A--?(\w[\w.-]*)=(.*)\Z', re.S)
-_SWITCHES = 'json', 'overwrite', 'trust'   # options that may stand without a value
+_SWITCHES = 'json', 'once', 'overwrite', 'trust', 'wait'   # options that may stand without a value
 
 def undashed(
     word:str   # of a command line

@@ -94,11 +94,14 @@ def _without_tokens(answer):
     return _TOKENS_BEHIND.sub('', _TOKENS_BEFORE.sub('', answer).rstrip()).strip()
 
 # %% ../../nbs/data/01_thinking.ipynb #f438d4a5
+_BRACKETED = re.compile(r'\[/?THINK\]|\[TOOL_CALLS\]|functools\[', re.I)
+
 def may_think(
     text:str   # a response
 )->bool:
-    "Check in passing whether a text can have marks of thinking: all begin in one of four ways."
-    return '<' in text or '[' in text or '◁' in text or text.startswith(('analysis', 'assistant'))
+    "Check in passing whether a text can have marks of thinking or of tool calls, as most answers have none."
+    return ('<' in text or '◁' in text or text.startswith(('analysis', 'assistant')) or 'assistantc' in text
+            or '[' in text and bool(_BRACKETED.search(text)))
 
 # %% ../../nbs/data/01_thinking.ipynb #c267738a
 def split_thinking(
@@ -169,7 +172,7 @@ def why_empty(
     "Say why a response without tool calls has no answer in it."
     text = text or ''
     answer = split_thinking(text, reasoning)[1]
-    if _CALL_OPENED.search(text):
+    if may_think(text) and _CALL_OPENED.search(text):
         rest = _TOKENS_BEHIND.sub('', _without_calls(text)).strip() and _without_calls(answer).strip()
         return '' if rest else 'only a tool call written as text'
     return '' if answer else 'only thinking' if text.strip() or reasoning else 'no text'

@@ -10,6 +10,7 @@ __all__ = ['KINDS', 'ROLES', 'ANSWERS', 'training_rows', 'Turn', 'read_call', 'r
 import orjson, os
 from pathlib import Path
 from typing import NamedTuple
+from ..data.extras import install_command, install_package
 from ..data.thinking import inline_thinking
 from ..data.types import Rollout, RsrError
 from .message_forms import SEVERAL_RESULTS
@@ -55,7 +56,7 @@ def _parquet_rows(path):
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise RsrError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+        raise RsrError(f"{path}: reading Parquet needs pyarrow: {install_command('parquet')}") from None
     for batch in pq.ParquetFile(path).iter_batches(1024):
         yield from batch.to_pylist()
 
@@ -328,7 +329,7 @@ def _encode_of(tokenizer):
     try:
         return _load_encode(Path(tokenizer))
     except ImportError as e:
-        raise RsrError(f'tokenizer: {tokenizer} needs the package {e.name}: pip install {e.name}') from None
+        raise RsrError(f'tokenizer: {tokenizer} needs the package {e.name}: {install_package(e.name)}') from None
     except Exception as e:
         why = f'{type(e).__name__}: {str(e).splitlines()[0]}'
         raise RsrError(f'tokenizer: {tokenizer} could not be loaded: {why}') from None

@@ -30,7 +30,7 @@ def _is_markup(text, token):
 def without_end_tokens(text:str)->str:
     "Strip a text, and the control tokens at its end."
     text = text.strip()
-    for _ in range(20 if text.endswith('>') else 0):   # as all of them do; more than 20 are no end of a turn
+    for _ in range(20 if text.endswith('>') else 0):   # more of them are no end of a turn
         token = next((t for t in END_TOKENS if text.endswith(t) and not _is_markup(text, t)), '')
         if not token:
             break

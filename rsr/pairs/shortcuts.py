@@ -14,7 +14,7 @@ from ..data.files import fingerprint
 from ..data.sources import READERS, read_rows
 from ..data.statistics import wilson
 from ..data.messages import calls_text, read_completion
-from ..data.text import clean_text, is_garbled, is_refusal
+from ..data.text import LazyRegexp, clean_text, is_garbled, is_refusal
 from ..data.thinking import inline_thinking, thinking_marks
 from ..data.types import RsrError
 from ..formatters.reading import row_parts
@@ -240,8 +240,8 @@ def length_odds(
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #2b445adf
 _cjk = r'\u3040-\u30ff\u3400-\u9fff'
-_word = re.compile(rf"[{_cjk}]|[^\W_{_cjk}]+(?:['’][^\W_{_cjk}]+)*")
-_ascii = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")   # the same, and faster
+_word = LazyRegexp(rf"[{_cjk}]|[^\W_{_cjk}]+(?:['’][^\W_{_cjk}]+)*")
+_ascii = LazyRegexp(r"[a-z0-9]+(?:'[a-z0-9]+)*")   # the same, and faster
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #37786cb9
 MAX_CHARS = 50_000   # characters of a text that are read
@@ -257,7 +257,7 @@ FORM = dict(bullets=r'^[ \t]*[-*•][ \t]', numbers=r'^[ \t]*\d+[.)][ \t]', head
 FORM |= {'exclamation mark':'!', 'question mark':r'\?', 'dash':'[—–]', 'emoji':'[\U0001f300-\U0001faff\u2600-\u27bf]',
          'ends with an ellipsis':r'(?:…|\.\.\.)\Z', 'ends without punctuation':r'[^\W_]\Z',
          'ends with a question':r'\?\Z'}
-FORM = {k:re.compile(v, re.M) for k, v in FORM.items()}
+FORM = {k:LazyRegexp(v, re.M) for k, v in FORM.items()}
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #6edf1928
 def _form(text, ws):

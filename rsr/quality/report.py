@@ -9,6 +9,7 @@ __all__ = ['esc', 'html_table', 'figure_html', 'sample_rows', 'page', 'report_ht
 import base64, html, io, json, yaml
 from contextlib import closing
 from pathlib import Path
+from ..data.extras import install_package
 from ..data.files import Atomic
 from ..data.thresholds import numbers_for
 from ..data.types import RsrError
@@ -258,7 +259,7 @@ def _figures_html(run):
     try:
         figures = ''.join(figure_html(*f) for f in all_figures(run))
     except ImportError as e:
-        return f'<p class="none">no figures: {esc(e)} (pip install matplotlib)</p>'
+        return f'<p class="none">no figures: {esc(e)} ({install_package("matplotlib")})</p>'
     return f'<div class="figures">{figures}</div>'
 
 # %% ../../nbs/quality/08_report.ipynb #4395f16e
