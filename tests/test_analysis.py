@@ -14,6 +14,7 @@ from loopback import Loopback
 import rsr as package
 from rsr.cli.entry import main
 from rsr.data.types import RsrError, RunBroken
+from rsr.data.live_panel import panel_html
 from rsr.run.live import Live
 
 TAX = dict(topic=['refund', 'delivery'])
@@ -191,7 +192,7 @@ def test_what_is_not_a_run_is_said_as_what_it_is(here, capsys):
 
 def test_methods_of_a_run_keep_their_arguments():
     "Also once the packages that they come from are imported."
-    for module in 'explore.widget', 'quality.checklist', 'quality.report':
+    for module in 'explore.explorer', 'quality.checklist', 'quality.report':
         import_module(f'rsr.{module}')
     for method, said in (('check', 'waive='), ('report', 'summary/report.html'), ('explore', 'who labels')):
         doc = getattr(package.Run, method).__doc__
@@ -205,15 +206,18 @@ def test_a_run_in_the_background_is_seen_stopped_and_resumed(here, server):
     live = package.sample(rows(120), background=True, **opts)
     assert isinstance(live, Live) and not live.wait(0)
     end = time.time()+20
-    while not (live.last and live.last['outcomes'].get('kept', 0)>40) and time.time()<end:
+    def kept():
+        seen = live.last or {}
+        return seen.get('prompts') and seen['rollouts']['outcomes'].get('kept', 0)
+    while not (kept() or 0)>40 and time.time()<end:
         time.sleep(.05)
     assert live.state=='' and len(live.run.rollouts)>=40      # read while it grows
-    assert live.last['pass_rate'] is not None
+    assert live.last['scores']['pass_rate'] is not None
     live._ipython_display_()
-    assert 'of 120 done' in live.ui.value
+    assert 'of 120 done' in panel_html(live.last)
     live.stop()
     run = live.wait(30)
-    assert run.exit_code==130 and 'interrupted' in live.ui.value
+    assert run.exit_code==130 and 'interrupted' in panel_html(live.last)
     server.set(median=0)
     again = package.sample(rows(120), background=True, **opts)
     s = again.wait(60).stats()

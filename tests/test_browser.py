@@ -19,7 +19,7 @@ from rsr.formatters.writer import make_formatters
 
 HIDDEN = '\u202e\u202c\x00\x07\u2028\ufeff'
 CHROMIUM = Path('/usr/bin/chromium')
-NEEDED = [m for m in ('playwright', 'voila') if not find_spec(m)]
+NEEDED = [m for m in ('playwright', 'voila', 'anywidget') if not find_spec(m)]
 pytestmark = [pytest.mark.slow,
               pytest.mark.skipif(not CHROMIUM.exists(), reason='no /usr/bin/chromium (apt-get install chromium)'),
               pytest.mark.skipif(bool(NEEDED), reason=f'not installed: {", ".join(NEEDED)}')]
@@ -50,6 +50,12 @@ def new_page(browser, width=1280, height=1400, **kw):
     page.set_default_timeout(90_000)
     return page
 
+ROWS = '.rsr-window .rsr-row:not(.rsr-waiting)'
+
+def open_row(page, i):
+    "Open a row of the table, counted from the first one on screen."
+    page.locator(ROWS).nth(i).click()
+
 @pytest.fixture
 def page(browser, url):
     page = new_page(browser)
@@ -57,7 +63,7 @@ def page(browser, url):
     page.on('dialog', lambda d: (page.dialogs.append(d.message), d.dismiss()))
     page.goto(url)
     page.wait_for_selector('svg[role=img]')
-    page.wait_for_selector('.rsr-list select option')
+    page.wait_for_selector(ROWS)
     yield page
     assert page.evaluate('typeof window.hacked')=='undefined' and not page.dialogs
     page.close()
@@ -124,11 +130,11 @@ def test_a_threshold_is_moved_and_the_counts_follow(page, run):
     before = rows_shown(page)
     assert before==told(run)
     handle = page.locator('.noUi-handle:visible').nth(1)
-    assert 'pass ≥ 0.80' in page.locator('svg[role=img]').inner_html()
+    assert 'pass ≥ 0.80' in page.locator('svg[role=img]').first.inner_html()
     handle.focus()
     for _ in range(20):
         page.keyboard.press('ArrowLeft')
-    until(page, lambda: 'pass ≥ 0.60' in page.locator('svg[role=img]').inner_html())
+    until(page, lambda: 'pass ≥ 0.60' in page.locator('svg[role=img]').first.inner_html())
     after = until(page, lambda: rows_shown(page)!=before and rows_shown(page))
     assert after==told(run, pass_threshold=.6) and after['sft.jsonl']>before['sft.jsonl']
 
@@ -140,29 +146,29 @@ def test_dragging_does_it_too(page, run):
     page.mouse.down()
     page.mouse.move(x-108.4, y, steps=12)
     page.mouse.up()
-    until(page, lambda: 'fail ≤ 0.20' in page.locator('svg[role=img]').inner_html())
+    until(page, lambda: 'fail ≤ 0.20' in page.locator('svg[role=img]').first.inner_html())
     until(page, lambda: rows_shown(page)==told(run, fail_threshold=.2))
 
 def test_a_threshold_is_typed_and_not_rounded(page, run):
     field = page.locator('input[type=number]:visible')
     field.nth(1).fill('0.625')
     field.nth(1).press('Enter')
-    until(page, lambda: 'pass ≥ 0.625' in page.locator('svg[role=img]').inner_html())
+    until(page, lambda: 'pass ≥ 0.625' in page.locator('svg[role=img]').first.inner_html())
     field.nth(0).fill('0.333')
     field.nth(0).press('Enter')
     until(page, lambda: rows_shown(page)==told(run, pass_threshold=.625, fail_threshold=.333))
     page.wait_for_timeout(1000)   # long enough for the sliders to answer
     assert [field.nth(i).input_value() for i in (0, 1)]==['0.333', '0.625']
-    assert 'fail ≤ 0.333' in page.locator('svg[role=img]').inner_html()
+    assert 'fail ≤ 0.333' in page.locator('svg[role=img]').first.inner_html()
 
 def test_prompts_open_and_their_texts_stay_texts(page):
     lists, seen = page.locator('.rsr-list select'), ''
-    assert lists.nth(0).locator('option').count()==12
+    assert 12<=page.locator(ROWS).count()<=14
     for i in range(1, 6):
-        lists.nth(0).select_option(index=i)
+        open_row(page, i)
         page.wait_for_function(f"document.querySelector('.rsr-id')?.innerText.startsWith('q{i}')")
-        for j in range(lists.nth(1).locator('option').count()):
-            lists.nth(1).select_option(index=j)
+        for j in range(lists.nth(0).locator('option').count()):
+            lists.nth(0).select_option(index=j)
             page.wait_for_function(f"[...document.querySelectorAll('.rsr')].some(e => e.innerText.startsWith('#{j} '))")
         seen += page.locator('body').inner_text()
     for t in ('<script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">', '</pre></div><style>',
@@ -197,7 +203,7 @@ def test_labels_and_pairs_reach_the_ledger(page, run):
             return st.reviews()
         finally:
             st.close()
-    page.locator('.rsr-list select').first.select_option(index=3)
+    open_row(page, 3)
     page.wait_for_selector('text=Next pair to review')
     page.get_by_role('button', name='Next pair to review').click()
     page.wait_for_selector('text=Pair:')
@@ -318,17 +324,62 @@ def test_two_annotators_at_once(page, run):
     st.review(key, None, annotator='ben')
     st.close()
 
-def test_filter_search_and_pages(page):
-    first = page.locator('.rsr-list select').first
-    page.locator('button[title="next page"]').click()
-    page.wait_for_selector('text=13 to 24 of 30')
-    page.locator('button:has-text("never passed")').click()
+def shown_rows(page):
+    "The texts of the rows on screen."
+    return page.locator(ROWS).all_inner_texts()
+
+def status(page):
+    return page.locator('.rsr-status').inner_text()
+
+def test_filter_search_and_groups(page):
+    page.locator('.rsr-chip:has-text("never passed")').click()
     n = int(re.search(r'never passed \((\d+)\)', page.locator('body').inner_text())[1])
-    until(page, lambda: first.locator('option').count()==min(n, 12))
-    box = page.locator('input[placeholder*="text in the prompt"]')
+    until(page, lambda: f'{n} of 30 prompts' in status(page))
+    page.locator('.rsr-chip:has-text("all (")').click()
+    box = page.locator('.rsr-search')
     box.fill(HOSTILE[0])
     box.press('Enter')
-    until(page, lambda: all('<script>' in t for t in first.locator('option').all_inner_texts()))
+    until(page, lambda: '30 of 30' not in status(page) and all('<script>' in t for t in shown_rows(page)))
+    page.get_by_role('button', name='show all').click()
+    until(page, lambda: '30 of 30 prompts' in status(page))
+    box = page.locator('.rsr-filter')
+    box.fill('score < 0.5 and verdict == "failed"')
+    box.press('Enter')
+    until(page, lambda: '30 of 30 prompts' not in status(page))
+    page.get_by_role('button', name='responses', exact=True).click()
+    until(page, lambda: page.locator('.rsr-head').inner_text().startswith('score'))
+    until(page, lambda: (rows := shown_rows(page)) and all(float(t.split('\n')[0])<.5 for t in rows))
+    box.fill('scor < 1')
+    box.press('Enter')
+    page.wait_for_selector("text='scor' at character 1 is no column")
+    assert "Did you mean 'score'?" in page.locator('.rsr-error').inner_text()
+
+def test_a_range_drawn_in_one_distribution_shows_in_all(page):
+    "With the pointer and with the keys; a click on the range's button takes it back."
+    chart = page.locator('.rsr-dist', has=page.locator('figcaption:text-is("score")'))
+    other = page.locator('.rsr-dist', has=page.locator('figcaption:text-is("pass rate of a prompt")'))
+    before = other.locator('svg').get_attribute('aria-label')
+    box = chart.locator('svg').bounding_box()
+    y = box['y']+box['height']/2
+    page.mouse.move(box['x']+box['width']*.03, y)
+    page.mouse.down()
+    page.mouse.move(box['x']+box['width']*.3, y, steps=8)
+    page.mouse.up()
+    until(page, lambda: '0 to 0.3 ×' in chart.inner_text())
+    until(page, lambda: other.locator('svg').get_attribute('aria-label')!=before)
+    drawn = status(page)
+    chart.focus()
+    page.keyboard.press('Shift+ArrowRight')
+    until(page, lambda: '0 to 0.35 ×' in chart.inner_text() and status(page)!=drawn)
+    chart.locator('.rsr-clear').click()
+    until(page, lambda: other.locator('svg').get_attribute('aria-label')==before)
+
+def test_the_request_is_shown_without_secrets(page):
+    open_row(page, 2)
+    page.wait_for_selector('.rsr-request')
+    page.evaluate("document.querySelectorAll('.rsr-request').forEach(e => { e.open = true })")
+    text = page.locator('.rsr-request').first.inner_text()
+    assert '"messages"' in text and '"max_tokens": 64' in text
 
 
 # ---- conversations
@@ -354,9 +405,9 @@ def test_hostile_calls_results_tools_and_images_stay_texts(browser, talk):
     page, asked = new_page(browser), []
     page.on('request', lambda r: asked.append(r.url))
     page.goto(url)
-    page.wait_for_selector('.rsr-list select option')
+    page.wait_for_selector(ROWS)
     for i in range(len(HOSTILE)):
-        page.locator('.rsr-list select').first.select_option(index=i)
+        open_row(page, i)
         page.wait_for_function(f"document.querySelector('.rsr-id')?.innerText=='q{i}'")
         page.evaluate("document.querySelectorAll('.rsr details').forEach(e => { e.open = true })")
         seen = page.locator('body').inner_text()

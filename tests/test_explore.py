@@ -21,6 +21,7 @@ from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score, failed, passed
 from rsr.explore import state, thresholds
 from rsr.explore.conversation import prompt_html, rollout_html
+from rsr.explore.explorer import explore
 from rsr.explore.html import (
     diff_html,
     one_line,
@@ -35,7 +36,7 @@ from rsr.explore.score_figures import scores_data
 from rsr.explore.score_index import read_scores, read_splits, read_texts, text_mode
 from rsr.explore.state import Exploration
 from rsr.explore.thresholds import histogram, preview_counts, read_wheres, with_thresholds
-from rsr.explore.widget import Explorer, explore
+from rsr.explore.widget import Explorer
 from rsr.formatters.methods import FORMATTERS, formatter
 from rsr.formatters.pairing import makes_pair
 from rsr.formatters.thinking_forms import full_text, separated

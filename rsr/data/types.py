@@ -68,6 +68,7 @@ class Rollout(Reply):
     trained: bool = False         # does a file of an earlier round have it, so that no row of this one may?
     pairs: dict = None            # human verdicts on its pairs: {key of the rejected rollout: accept, swap or reject}
     model: str = ''               # its model, if the run has several: then a pair is made of one
+    retries: int = 0              # how often its request was sent again before it was answered
 
 # %% ../../nbs/data/00_types.ipynb #aefea876
 def is_revision(r:Rollout)->bool:

@@ -1,5 +1,9 @@
-"Look at a run: an explorer for notebooks and browsers, and figures."
+"Look at a run: an explorer for notebooks and browsers, and figures. `rsr.explore([run, …])` opens the explorer."
+import sys
+from types import ModuleType
+
 from rsr.explore.breakdown_figures import plot_compare, plot_criteria, plot_taxonomy
+from rsr.explore.explorer import explore
 from rsr.explore.figures import all_figures
 from rsr.explore.ledger_view import FIGURES, figure
 from rsr.explore.model_figures import plot_models
@@ -18,10 +22,16 @@ from rsr.explore.score_figures import (
     plot_scores,
 )
 from rsr.explore.serve import serve
-from rsr.explore.widget import explore
 
 __all__ = [
     'FIGURES', 'all_figures', 'explore', 'figure', 'plot_compare', 'plot_criteria', 'plot_difficulty', 'plot_latency', 'plot_margins',
     'plot_models',     'plot_outcomes', 'plot_pass_rates', 'plot_rollouts_to_satisfaction', 'plot_score_length', 'plot_scores',
     'plot_taxonomy', 'plot_tokens', 'plot_yield_budget', 'serve',
 ]
+
+class _Package(ModuleType):
+    "The package, which is called like its main function: `rsr.explore(run)`."
+    def __call__(self, *args, **kwargs):
+        return explore(*args, **kwargs)
+
+sys.modules[__name__].__class__ = _Package

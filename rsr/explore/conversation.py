@@ -14,7 +14,7 @@ from ..data.images import data_url, image_kind, is_path, smaller
 from ..data.messages import images_in
 from ..data.text import clean_text, content_text
 from ..data.types import components, criteria
-from .html import COLOURS, block, one_line, shown, text_box, verdict
+from .html import COLOURS, OUTCOME_TIPS, OUTCOME_WORDS, STOP_WORDS, block, one_line, shown, text_box, verdict
 from ..style import many
 
 # %% ../../nbs/explore/04_conversation.ipynb #d1b56623
@@ -122,11 +122,15 @@ def turns_html(messages:list)->str:   # in OpenAI's form
                    for i, m in enumerate(messages))
 
 # %% ../../nbs/explore/04_conversation.ipynb #69eee2ef
+def _stopped(stop):
+    "Say why the sampling of a prompt stopped."
+    return f'no more is sampled: {shown(STOP_WORDS.get(stop, stop))}' if stop else 'sampling has not ended'
+
 def prompt_html(d:dict)->str:   # from `prompts.prompt_rollouts`
     "Show the turns of a prompt, its tools and its metadata."
     p = d['prompt']
     facts = [f'{shown(k)}: {shown(one_line(v, 80))}' for k, v in {**p.request, **p.metadata}.items()]
-    facts.append(f"stopped: {shown(d['stop'] or 'not yet')}")
+    facts.append(_stopped(d['stop']))
     return block(f'<h4 class="rsr-id">{shown(p.id)}</h4>', tools_html(p.tools), turns_html(p.messages),
                  f"<div class='rsr-dim'>{' · '.join(facts)}</div>")
 
@@ -191,9 +195,15 @@ def _label_text(r):
     return f" · labelled {' and '.join(said) or label}{holds}{given}"
 
 # %% ../../nbs/explore/04_conversation.ipynb #31618a3f
+def _outcome(outcome):
+    "Say what became of a request in plain words, with more of them in the tip."
+    words = shown(OUTCOME_WORDS.get(outcome, outcome))
+    tip = OUTCOME_TIPS.get(outcome, '')
+    return f'<span title="{html.escape(tip)}">{words}</span>' if tip else words
+
 def _facts(r):
     "Describe a rollout's outcome, length and answer."
-    parts = [shown(r['outcome'] or 'in flight')]
+    parts = [_outcome(r['outcome'])]
     if r.get('model'):
         parts.append(shown(one_line(r['model'], 60)))
     if r.get('revises') is not None:
@@ -217,7 +227,8 @@ def rollout_html(
     r:dict,                     # one of `prompt_rollouts`
     pass_threshold:float=1.0,
     fail_threshold:float=None,
-    rich:str=None               # its text as HTML, from `diff_html`; None: as it is
+    rich:str=None,              # its text as HTML, from `diff_html`; None: as it is
+    more:str=''                 # HTML to put below it
 )->str:
     "Show a rollout: its score and the reason, its thinking folded, its text, its tool calls."
     parts = [_rollout_head(r, verdict(r['score'], pass_threshold, fail_threshold))]
@@ -232,4 +243,4 @@ def rollout_html(
         parts.append(text_box('response', r['text'], rich))
     if refusal:
         parts.append(text_box('refusal', refusal))
-    return block(*parts, *map(call_html, calls))
+    return block(*parts, *map(call_html, calls), more)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'COLOURS', 'STYLE', 'W', 'H', 'TOP', 'BASE', 'PAD', 'MOST_LINES', 'SMALL', 'TALL', 'LEAST_LIKE', 'MOST_WORDS',
-           'shown', 'one_line', 'block', 'histogram_svg', 'components_html', 'preview_html', 'diff_html', 'text_box',
-           'verdict', 'prompt_line', 'rollout_line', 'people_html']
+           'OUTCOME_WORDS', 'OUTCOME_TIPS', 'STOP_WORDS', 'shown', 'one_line', 'block', 'histogram_svg',
+           'components_html', 'preview_html', 'diff_html', 'text_box', 'verdict', 'prompt_line', 'rollout_line',
+           'people_html']
 
 # %% ../../nbs/explore/03_html.ipynb #7a0dbbe0
 import difflib, html, re, unicodedata
@@ -258,9 +259,9 @@ def components_html(
     return block(f'<table class="rsr-t rsr-parts"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>', note)
 
 # %% ../../nbs/explore/03_html.ipynb #9b5227e9
-_HEAD = dict(file='', rows='', change='change from the recipe', prompts='prompts that give at least one row',
-             lost='prompts that give no row', balance='share of true labels',
-             margin='mean score difference within a pair')
+_HEAD = {'file':'', 'rows':'', 'change':'change from the recipe', 'prompts':'prompts that give at least one row',
+         'without a row':'prompts that give no row', 'balance':'share of true labels',
+         'margin':'mean score difference within a pair'}
 _BOUND = '<div class="rsr-dim">≤: at most this many; texts are still being read, or a rule depends on them</div>'
 
 # %% ../../nbs/explore/03_html.ipynb #8d4115ae
@@ -377,15 +378,29 @@ def prompt_line(
     id_, text = one_line(r['id'], 18), one_line(r['text'], 110)
     return f"{passed:>9}  {mean:>5}  {spread:>11}  {r['truncated'] or '–':>6}  {id_:18}  {text}"
 
+# %% ../../nbs/explore/03_html.ipynb #208eccac
+OUTCOME_WORDS = {'kept':'complete', 'truncated':'cut off', 'filtered':'blocked', 'empty':'empty',
+                 'failed':'request failed', 'lost':'never arrived', None:'in flight'}
+OUTCOME_TIPS = dict(truncated='the response was cut off at the token limit',
+                    filtered="the provider's content filter blocked it", empty='the reply had no answer in it',
+                    failed='the request failed; the error says why',
+                    lost='the run was stopped before the response came, so there is none')
+STOP_WORDS = dict(satisfied='it has what the recipe needs', gave_up='a pass had become unlikely',
+                  max_rollouts='all responses that the recipe allows were sampled', max_steps='all steps were taken',
+                  budget='the budget was spent', failed='its requests failed',
+                  no_reference='it has no reference answer',
+                  solved='an earlier round had solved it', hopeless='earlier rounds never passed it',
+                  checked='an earlier round had solved it, and one sample checked that')
+
 # %% ../../nbs/explore/03_html.ipynb #2326c8e2
 def rollout_line(r, pass_threshold=1.0, fail_threshold=None)->str:
     "Return a rollout as one line of a list."
     score = '   –' if r['score'] is None else f"{r['score']:.2f}"
     kind = verdict(r['score'], pass_threshold, fail_threshold)
     star = '' if r['label'] is None else '*'
-    outcome = one_line(r['outcome'] or 'in flight', 9)
+    outcome = OUTCOME_WORDS.get(r['outcome'], one_line(r['outcome'], 14))
     said = r['answer'] or r['text'] or calls_text(r.get('tool_calls'))
-    return f"#{r['idx']:<3} {score}  {kind+star:9}  {outcome:9}  {one_line(said, 40)}"
+    return f"#{r['idx']:<3} {score}  {kind+star:9}  {outcome:14}  {one_line(said, 40)}"
 
 # %% ../../nbs/explore/03_html.ipynb #a43635d5
 def _agreement_text(kind, a):

@@ -72,9 +72,14 @@ def _store(self:Exploration, write=False):
 
 # %% ../../nbs/explore/05_state.ipynb #cec78f55
 @patch
+def read_components(self:Exploration, store):
+    "Count how the components of scores are spread."
+    self.components = component_bins(store, valid_outcomes(self.recipe))
+
+@patch
 def read_rest(self:Exploration, store, formatters):
     "Read texts, splits and the components of scores."
-    self.components = component_bins(store, valid_outcomes(self.recipe))
+    self.read_components(store)
     read_splits(self.scores, store, self.recipe, formatters)
     read_wheres(self.scores, store, formatters)
     for mode in {'', *map(text_mode, formatters)}:

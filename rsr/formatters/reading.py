@@ -157,27 +157,34 @@ def _split(text, thinking):
     return r.reasoning, r.text
 
 # %% ../../nbs/formatters/08_reading.ipynb #cf5287a2
+_CALLERS = 'function_call', 'tool_call'   # speakers whose text is a call, as JSON
+
 def _read_turn(message, column=(), split=True):
     "Return a message as a `Turn`; with `split`, thinking and answer apart."
     name, role = _role_of(message)
     text, images = _read_content(message.get('content', message.get('value')), column)
     thinking, calls = _thinking_field(message), tuple(map(read_call, message.get('tool_calls') or ()))
-    if role=='assistant' and text is not None and (split or name in ('function_call', 'tool_call')):
+    if role=='assistant' and text is not None and (split or name in _CALLERS):
         thinking, text = _split(text, thinking)
-    if name in ('function_call', 'tool_call'):
+    if name in _CALLERS:
         text, calls = '', _calls_in(text)
     return Turn(role, '' if calls and text is None else text, thinking, calls, tuple(images))
 
 # %% ../../nbs/formatters/08_reading.ipynb #993c7cce
+def _is_plain(message, name, content, column):
+    "Check whether a message is a text alone: neither call nor image."
+    return isinstance(content, str) and not (column or message.get('tool_calls') or name in _CALLERS)
+
 def _read_raw(message, column=()):
     "Return a message as a `Turn`, its text untouched."
+    content, (name, role) = message.get('content', message.get('value')), _role_of(message)
+    written = role if role=='tool' or 'from' in message else name
+    if _is_plain(message, name, content, column):
+        return Turn(written, content)   # as most are: a file is read several times
     t = _read_turn(message, split=False)
-    content = message.get('content', message.get('value'))
     if t.calls and not message.get('tool_calls'):
         return t   # the text is the call
-    name, role = _role_of(message)
-    return t._replace(role=role if role=='tool' or 'from' in message else name, thinking='',
-                      text=content if isinstance(content, str) else t.text)
+    return t._replace(role=written, thinking='', text=content if isinstance(content, str) else t.text)
 
 # %% ../../nbs/formatters/08_reading.ipynb #f1b720c8
 def _joined(turns):

@@ -37,7 +37,7 @@ def _report(self, path=None, **options)->Path:
 @_method_of_run
 def _explore(self, annotator:str=None):
     "Explore the run in a notebook: move thresholds, read responses, label them, review pairs, write the files."
-    from rsr.explore.widget import explore
+    from rsr.explore.explorer import explore
     return explore(self, annotator)
 
 @_method_of_run

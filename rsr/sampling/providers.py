@@ -19,7 +19,7 @@ from ..data.secrets import redact
 from ..data.terminal import warn
 from .errors import CallError, error_kind, error_words, wait_named
 from .events import Events
-from .replies import parse_reply
+from .replies import parse_json, parse_reply
 from .samplers import HttpSampler, SAMPLERS, sampler
 from .transport import check_address
 from .vllm import VllmSampler  # noqa: F401 (registers itself)
@@ -331,8 +331,8 @@ def _open(self:LocalSampler):
 async def _abilities(self:LocalSampler):
     "Return what the server says of its chat template and of its model."
     async with self._new_session(10) as session:
-        async with session.get(self.base_url.removesuffix('/v1')+'/props') as resp:
-            props = await resp.json()
+        async with session.request('GET', self.base_url.removesuffix('/v1')+'/props') as resp:
+            props = parse_json(await resp.read())
     return {**(props.get('chat_template_caps') or {}), **(props.get('modalities') or {})}
 
 # %% ../../nbs/sampling/29_providers.ipynb #9e50fa1b

@@ -71,10 +71,15 @@ def call(self:Verifier, response, metadata=None, reasoning='', tool_calls=None, 
     return self.fn(answer, dict(metadata or {}), **{k:v for k, v in have.items() if k in self.takes})
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #b325a08b
+@functools.lru_cache(64)
+def _names(fn):
+    "Return the names of a function's parameters; to find them takes as long as to score a short response."
+    return frozenset(inspect.signature(fn).parameters)
+
+# %% ../../nbs/verifiers/18_verifiers.ipynb #6d50983b
 def named_options(fn, options)->dict:
     "Return those options that a function takes by name."
-    names = inspect.signature(fn).parameters
-    return {k:v for k, v in options.items() if k in names}
+    return {k:v for k, v in options.items() if k in _names(fn)}
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #2110b275
 @patch
@@ -105,7 +110,7 @@ async def score(self:Verifier,
     have = dict(prompt=prompt, ask=ask, tools=tools, rollouts=rollouts or [], cache=cache or self.memory)
     call = functools.partial(self.call, response, metadata, reasoning, tool_calls, **have)
     out = call() if self.inline or self.is_async else await asyncio.to_thread(call)
-    if inspect.isawaitable(out):
+    if hasattr(out, '__await__'):
         out = await out
     return as_score(out, self.name, self.raw)
 
