@@ -182,8 +182,7 @@ def with_responses(
         if isinstance(p, BadRow):
             yield where, p
             continue
-        columns.update(p.extra)
-        found = found or column in p.extra
+        columns, found = columns|{*p.extra}, found or column in p.extra
         if check and RESPONSES in p.extra:
             check()
         responses, bad = _take_responses(where, p, column)
