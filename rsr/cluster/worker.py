@@ -9,6 +9,8 @@ __all__ = ['equal_shares', 'set_slots', 'add_block_prompts', 'count_retries', 'n
 import asyncio, math, orjson, os, re, socket, sqlite3, threading, time
 from collections import Counter
 from itertools import chain
+
+# %% ../../nbs/cluster/20_worker.ipynb #b5d26f62
 from pathlib import Path
 from fastcore.basics import patch
 
@@ -152,7 +154,8 @@ def _wishes(loop):
     budget, due = loop.budget, [arm.expected for arm in loop.due_arms()]
     note = loop.batch_note() if hasattr(loop, 'batch_note') else loop.engine.note
     return dict(grant=budget.granted, want=budget.want, need=budget.need(due or [None]), wish=budget.wish,
-                nearly_done=loop.nearly_done, rows=loop.goal and loop.goal.counts(), idle=loop.waits_for_rows, note=note)
+                nearly_done=loop.nearly_done, rows=loop.goal and loop.goal.counts(), idle=loop.waits_for_rows,
+                note=note)
 
 # %% ../../nbs/cluster/20_worker.ipynb #58472184
 @patch
