@@ -1,16 +1,10 @@
 """How fast sampling is, and how few samples it needs: `make bench`.
 
-<<<<<<< HEAD
-Or `python tests/bench.py speed cost bad dpo overhead memory format inspect goal batch allocate prior`; the last four, on
-what a row costs, are in tests/bench_cheapest.py, and `inspect`, a look at a million rollouts, in tests/bench_inspect.py. Every number is printed beside what it is compared with, measured in the same
-run: ratios at one moment on one machine, not a scoreboard. The peer is tests/peer_openai.py, a plain asyncio script on
-the openai SDK (step 4, no barrier between prompts)."""
-=======
-Or `python tests/bench.py speed start cost bad dpo overhead memory format goal batch allocate prior`; the last four, on
-what a row costs, are in tests/bench_cheapest.py. Every number is printed beside what it is compared with, measured in
+Or `python tests/bench.py speed start cost bad dpo overhead memory format inspect goal batch allocate prior`; the last
+four, on what a row costs, are in tests/bench_cheapest.py, and `inspect`, a look at a million rollouts, in
+tests/bench_inspect.py. Every number is printed beside what it is compared with, measured in
 the same run: ratios at one moment on one machine, not a scoreboard. The peers are tests/peer_aiohttp.py, a bare script
 on aiohttp, and tests/peer_openai.py, a plain script on the openai SDK (both step 4, no barrier between prompts)."""
->>>>>>> 30674738cb909d529fa6949877a13e3b4ec2a77f
 import asyncio
 import json
 import random
@@ -250,13 +244,8 @@ def format_(tmp, n=20_000):
                          times_plain=plain/t))
     table('formatting', rows)
 
-<<<<<<< HEAD
-ALL = dict(speed=speed, cost=cost, bad=bad, dpo=dpo, overhead=overhead, memory=memory, format=format_,
-           **bench_inspect.ALL, **bench_cheapest.ALL)
-=======
 ALL = dict(speed=speed, start=start, cost=cost, bad=bad, dpo=dpo, overhead=overhead, memory=memory, format=format_,
-           **bench_cheapest.ALL)
->>>>>>> 30674738cb909d529fa6949877a13e3b4ec2a77f
+           **bench_inspect.ALL, **bench_cheapest.ALL)
 
 if __name__=='__main__':
     main(ALL)

@@ -51,17 +51,23 @@ class CheckContext:
     sides: dict = field(default_factory=dict)   # {side: `prompts_in` it}
 
     def __post_init__(self):
-        if not isinstance(self.run, Run):
-            self.run = Run(self.run)
-        self.d, self.store = self.run.written, Store(self.run.path, write=False)
-        self.formatters = formatters_in_run(self.store, self.d, make_formatters(self.d['formatter']))
-        self.stats = self.run.stats()
-        self.files = read_files(self.run.path, self.formatters)
-        self.earlier = [self.earlier] if isinstance(self.earlier, (str, Path, Run)) else list(self.earlier)
+        self._open()
     scorer = cached_property(lambda self: self._config())           # the verifier's configuration as plain data
     pairs = cached_property(lambda self: run_pairs(self))           # of its DPO formatters
     facts = cached_property(lambda self: read_facts(self.pairs) if self.pairs else [])   # of these pairs
     report = cached_property(lambda self: validation_report(self))  # of the rubric; None: there is none
+
+# %% ../../nbs/quality/05_check_items.ipynb #c6bd39d9
+@patch
+def _open(self:CheckContext):
+    "Open the run, and read its recipe, statistics and files."
+    if not isinstance(self.run, Run):
+        self.run = Run(self.run)
+    self.d, self.store = self.run.written, Store(self.run.path, write=False)
+    self.formatters = formatters_in_run(self.store, self.d, make_formatters(self.d['formatter']))
+    self.stats = self.run.stats()
+    self.files = read_files(self.run.path, self.formatters)
+    self.earlier = [self.earlier] if isinstance(self.earlier, (str, Path, Run)) else list(self.earlier)
 
 # %% ../../nbs/quality/05_check_items.ipynb #84539fce
 @patch

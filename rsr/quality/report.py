@@ -21,6 +21,8 @@ from ..explore.html import STYLE
 from ..explore.ledger_view import share_note
 from ..explore.prompts import prompt_rollouts
 from ..pairs.audit import audit
+
+# %% ../../nbs/quality/08_report.ipynb #d1b4ff5f
 from .check_items import CheckContext
 from .checklist import check_waive, checked, shown_verdict, verdict_line
 from .compare import compare, compare_table
