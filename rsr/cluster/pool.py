@@ -109,11 +109,10 @@ def _save_seconds(self:Pool):
 @patch
 def _watch_goal(self:Pool):
     "Let blocks come up again that were of no use, if a file that seemed full lacks rows after all."
-    if not self.shares:
-        return
-    if self.full-self.goal.reached:
-        self.todo.renew()
-    self.full = set(self.goal.reached)
+    if self.shares:
+        if self.full-self.goal.reached:
+            self.todo.renew()
+        self.full = set(self.goal.reached)
 
 # %% ../../nbs/cluster/30_pool.ipynb #115488aa
 @patch
@@ -238,8 +237,7 @@ async def _work(self:Pool, actor, tasks):
     self._start_blocks(actor, tasks)
     if tasks:
         return await self._collect_blocks(actor, tasks)
-    await asyncio.sleep(0.1)
-    return actor
+    return await asyncio.sleep(0.1, actor)
 
 # %% ../../nbs/cluster/30_pool.ipynb #7c0c5b6e
 @patch

@@ -231,7 +231,7 @@ def _components_html(stats):
     columns = list(dict.fromkeys(k for row in rows for k in row))
     return html_table([{k:f'{v:,}' if isinstance(v, int) else v for k, v in r.items()} for r in rows], columns)
 
-def _question_of(scorer):
+def _known_criteria(scorer):
     "Return {id: criterion} of a rubric, or of the rubrics of a stack."
     scorers = [scorer, *(s['verifier'] for s in scorer.get('stages') or ())]
     return {c['id']:c for s in scorers for c in (s.get('rubric') or {}).get('criteria', ())}
@@ -239,7 +239,7 @@ def _question_of(scorer):
 # %% ../../nbs/quality/08_report.ipynb #3b90e79b
 def _criteria_html(ctx):
     "Return the criteria of a rubric as a table, those that fail most first: the share of each answer."
-    d, known = criteria_data(ctx.run), _question_of(ctx.scorer)
+    d, known = criteria_data(ctx.run), _known_criteria(ctx.scorer)
     rows = []
     for name, shares in zip(d.get('criteria', ()), d.get('shares', ())):
         c = known.get(name, {})
