@@ -38,7 +38,7 @@ demo: model  ## sample 32 short questions with the embedded model; writes to out
 	@echo "sampling 32 short questions with the embedded model: one to two minutes, five on a busy machine"
 	@$(RUN) rsr demo
 
-BOXED := ^[_.]|^(04_bubblewrap|05_local_sessions|07_pool|12_code)\.
+BOXED := ^[_.]|^(04_bubblewrap|05_local_sessions|07_pool|12_code|code_tests|security)\.
 
 test: model  ## pytest, then every notebook (about fifteen minutes on two cores)
 	@command -v chromium >/dev/null || echo "no chromium here: the tests in a browser are left out (on Debian: apt-get install chromium)"
@@ -87,7 +87,7 @@ notebooks: install  ## run the numbered notebooks and the index, save their outp
 	$(RUN) nbdev_export
 	$(RUN) python nbs/_build.py readme
 
-tutorials: model .venv-trl/.installed  ## run nbs/tutorials/ and nbs/howto/, save their outputs (half an hour; one of them trains with TRL)
+tutorials: model .venv-trl/.installed  ## run nbs/tutorials/, howto/ and gallery/, save their outputs (40 minutes; one of them trains with TRL)
 	$(RUN) python nbs/_build.py run --tutorials
 
 readme: install  ## make README.md from nbs/index.ipynb
@@ -96,7 +96,7 @@ readme: install  ## make README.md from nbs/index.ipynb
 lint: install  ## ruff
 	$(RUN) ruff check rsr tests nbs setup.py
 
-check: lint  ## all else that CI checks: notebooks, package, README and site in step; the wheel in an empty environment
+check: lint  ## all else that CI checks: notebooks, package, README and site in step; the wheel and its light extras in empty environments
 	$(RUN) python nbs/_build.py check
 	$(RUN) python nbs/_build.py wheel
 

@@ -328,11 +328,16 @@ def check():
     return wrong
 
 
-# ---- wheel: what a user gets who installs it with no dev extra
+# ---- wheel: what a user gets who installs it with no dev extra, and what each light extra adds
+
+ELSEWHERE = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}   # where this checkout is not in the way
+PIP = '-m', 'pip', '--disable-pip-version-check'
+DIST = 'rejection-sampling-recipes'
+LIGHT = ['local', 'parquet', 'hub', *(['constraints'] if sys.version_info >= (3, 11) else [])]
 
 def call(*cmd, cwd=None):
     "Run `cmd` quietly; its standard output. What it wrote is shown only where it fails."
-    res = subprocess.run(cmd, cwd=cwd, capture_output=True, text=True)
+    res = subprocess.run(cmd, cwd=cwd, env=ELSEWHERE, capture_output=True, text=True)
     if res.returncode:
         sys.exit(f'{" ".join(map(str, cmd))} failed:\n{res.stdout}{res.stderr}')
     return res.stdout
@@ -344,29 +349,65 @@ def fastest(*cmd, cwd, n=3):
         return time.perf_counter()-start
     return min(once(time.perf_counter()) for _ in range(n))
 
-def wheel():
-    "Build, install into an empty environment, and use it from another folder."
+def environment(tmp, name, base=None):
+    "Make an empty environment, or one in which the packages of another can be imported too; return its Python."
+    py = tmp/name/'bin/python'
+    call(sys.executable, '-m', 'venv', *(['--without-pip'] if base else []), tmp/name)
+    if base:
+        site = ['-c', 'import sysconfig; print(sysconfig.get_path("purelib"))']
+        (Path(call(py, *site).strip())/'base.pth').write_text(call(base, *site), encoding='utf-8')
+    return py
+
+def try_base(py, tmp):
+    "Import rsr from the wheel, and measure it."
+    code = f'import sys, rsr; print(rsr.__version__, rsr.__file__, *(m for m in {HEAVY} if m in sys.modules))'
+    version, file, *heavy = call(py, '-I', '-c', code, cwd=tmp).split()
+    if not Path(file).is_relative_to(tmp):
+        sys.exit(f'rsr came from {file}, not from the wheel')
+    if heavy:
+        sys.exit(f'`import rsr` also imports {", ".join(heavy)}: import them on first use')
+    t_import = fastest(py, '-I', '-c', 'import rsr', cwd=tmp)
+    t_help = fastest(py.parent/'rsr', '--help', cwd=tmp)
+    fastcore = call(py, '-c', 'from importlib.metadata import version; print(version("fastcore"))', cwd=tmp).strip()
+    print(f'ok     rsr {version} in an empty environment, with fastcore {fastcore}:',
+          f'import {t_import:.2f} s, rsr --help {t_help:.2f} s')
+    for what,t in [('import rsr', t_import), ('rsr --help', t_help)]:
+        if t > 0.3:
+            print(f'note   {what} took {t:.2f} s: it should stay under 0.3 s')
+
+def use(py, extra, tmp):
+    "Use what an extra enables, as tests/extras.py does; return the exit code and the last line."
+    res = subprocess.run([py, ROOT/'tests/extras.py', extra], cwd=tmp, env=ELSEWHERE, capture_output=True, text=True)
+    return res.returncode, ([*res.stdout.splitlines(), *res.stderr.splitlines()[-1:]] or [''])[-1]
+
+def try_extra(base, whl, extra, tmp):
+    "Without an extra, the message names its command; with it, what it enables works."
+    doctor = f'import sys; from rsr.cli import main; sys.exit(main(["doctor", "{extra}"]))'
+    code, said = use(base, extra, tmp)
+    if code != 3 or f"pip install '{DIST}[{extra}]'" not in said:
+        sys.exit(f'without the extra {extra}: exit code {code}, {said}')
+    if subprocess.run([base, '-c', doctor], cwd=tmp, env=ELSEWHERE, capture_output=True).returncode != 1:
+        sys.exit(f'rsr doctor {extra} finds nothing missing')
+    py = environment(tmp, extra, base)
+    call(base, *PIP, '--python', py, 'install', '--no-compile', f'{whl}[{extra}]', cwd=tmp)
+    call(py, '-c', doctor, cwd=tmp)
+    code, said = use(py, extra, tmp)
+    print(f'{"FAILED" if code else "ok":7}extra {extra}: {said}', flush=True)
+    return code
+
+def wheel(extras):
+    "Build, install into an empty environment, use it from another folder, then each extra in one of its own."
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
-        py = tmp/'env/bin/python'
         call(sys.executable, '-m', 'build', '--outdir', tmp/'dist', ROOT)
         whl, = (tmp/'dist').glob('*.whl')
         print(f'ok     built {whl.name} ({whl.stat().st_size/1024:.0f} kB) by way of its sdist', flush=True)
-        call(sys.executable, '-m', 'venv', tmp/'env')
-        call(py, '-m', 'pip', 'install', '--disable-pip-version-check', whl, cwd=tmp)
-        code = f'import sys, rsr; print(rsr.__version__, rsr.__file__, *(m for m in {HEAVY} if m in sys.modules))'
-        version, file, *heavy = call(py, '-I', '-c', code, cwd=tmp).split()
-        if not Path(file).is_relative_to(tmp):
-            sys.exit(f'rsr came from {file}, not from the wheel')
-        if heavy:
-            sys.exit(f'`import rsr` also imports {", ".join(heavy)}: import them on first use')
-        t_import, t_help = fastest(py, '-I', '-c', 'import rsr', cwd=tmp), fastest(tmp/'env/bin/rsr', '--help', cwd=tmp)
-        fastcore = call(py, '-c', 'from importlib.metadata import version; print(version("fastcore"))', cwd=tmp).strip()
-        print(f'ok     rsr {version} in an empty environment, with fastcore {fastcore}:',
-              f'import {t_import:.2f} s, rsr --help {t_help:.2f} s')
-        for what,t in [('import rsr', t_import), ('rsr --help', t_help)]:
-            if t > 0.3:
-                print(f'note   {what} took {t:.2f} s: it should stay under 0.3 s')
+        base = environment(tmp, 'env')
+        call(base, *PIP, 'install', '--no-compile', whl, cwd=tmp)
+        try_base(base, tmp)
+        failed = [try_extra(base, whl, extra, tmp) for extra in extras]
+        if any(failed):
+            sys.exit('an extra does not work')
 
 
 def main():
@@ -385,7 +426,8 @@ def main():
     p.add_argument('name')
     p.add_argument('src')
     sub.add_parser('check', help='notebooks, package, README and site in step?')
-    sub.add_parser('wheel', help='build, install into an empty environment, import')
+    p = sub.add_parser('wheel', help='build, install into an empty environment, import; then try extras')
+    p.add_argument('extras', nargs='*', metavar='EXTRA', help=f'default: {" ".join(LIGHT)}')
     a = ap.parse_args()
     if a.cmd == 'run':
         run(a.only, a.tutorials, a.timeout)
@@ -394,7 +436,7 @@ def main():
     elif a.cmd == 'nb':
         to_nb(a.name, a.src)
     elif a.cmd == 'wheel':
-        wheel()
+        wheel(a.extras or LIGHT)
     else:
         wrong = readme(a.check) if a.cmd == 'readme' else check()
         if wrong:

@@ -31,10 +31,10 @@ def numbered():
     return pages() + ([INDEX] if INDEX.exists() else [])
 
 def tutorials():
-    "Return the tutorials, then the how-to pages."
+    "Return the tutorials, the how-to pages, then the gallery."
     order = {name: i for i, name in enumerate(TUTORIALS)}
     first = sorted((NBS/'tutorials').glob('[!_.]*.ipynb'), key=lambda p: order.get(p.stem, len(order)))
-    return first + sorted((NBS/'howto').glob('[!_.]*.ipynb'))
+    return first + [p for name in ('howto', 'gallery') for p in sorted((NBS/name).glob('[!_.]*.ipynb'))]
 
 def rel(path):
     "Return `path` relative to the repository, with slashes."
@@ -86,7 +86,7 @@ def sections():
     "Yield (section, its pages), in the order of the sidebar; a page to look up stands in its package too."
     by_module = {module_of(p): p for p in pages()}
     yield 'Get started', [INDEX]
-    for folder, name in ('tutorials', 'Tutorials'), ('howto', 'How to'):
+    for folder, name in ('tutorials', 'Tutorials'), ('gallery', 'Recipes that run'), ('howto', 'How to'):
         yield name, [p for p in tutorials() if p.parent.name == folder]
     yield 'Look things up', [by_module[m] for m in LOOK_UP]
     for name in PACKAGES:
@@ -99,7 +99,7 @@ def sidebar_text():
     import yaml
     contents = [dict(section=name, contents=[entry(p) for p in ps]) for name, ps in sections()]
     look_up = next(c for c in contents if c['section'] == 'Look things up')['contents']
-    look_up += [dict(text=name.capitalize(), href=f'{name.upper()}.md') for name in ('contributing', 'changelog')]
+    look_up += [dict(text=name.capitalize(), href=f'{name.upper()}.md') for name in ('contributing', 'changelog', 'security')]
     sidebar = dict(website=dict(sidebar=dict(contents=contents)))
     head = '# made from the pages by `make readme`: edit their titles, not this file\n'
     return head + yaml.safe_dump(sidebar, sort_keys=False, allow_unicode=True, width=200)

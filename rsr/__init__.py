@@ -1,5 +1,5 @@
 "Rejection-sampling recipes: training data for language models, every rollout kept."
-__version__ = "0.0.1"
+__version__ = "0.1.0"
 
 __all__ = ['Run', 'copy_run', 'load_run', 'make_rewards', 'sample', 'verify']
 

@@ -1,15 +1,17 @@
 """How fast sampling is, and how few samples it needs: `make bench`.
 
-Or `python tests/bench.py speed cost bad dpo overhead memory format goal batch allocate prior`; the last four, on what a
-row costs, are in tests/bench_cheapest.py. Every number is printed beside what it is compared with, measured in the same
-run: ratios at one moment on one machine, not a scoreboard. The peer is tests/peer_openai.py, a plain asyncio script on
-the openai SDK (step 4, no barrier between prompts)."""
+Or `python tests/bench.py speed start cost bad dpo overhead memory format goal batch allocate prior`; the last four, on
+what a row costs, are in tests/bench_cheapest.py. Every number is printed beside what it is compared with, measured in
+the same run: ratios at one moment on one machine, not a scoreboard. The peers are tests/peer_aiohttp.py, a bare script
+on aiohttp, and tests/peer_openai.py, a plain script on the openai SDK (both step 4, no barrier between prompts)."""
 import asyncio
 import json
 import random
+import statistics
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -19,6 +21,7 @@ from loopback import Loopback, draw, least, spawn
 
 # of twelve seeds the one whose draws are most like those of published measurements
 SLOTS, SEED = 128, 6
+VERSIONS = ', '.join(f'{name} {version(name)}' for name in ('aiohttp', 'openai'))
 
 def rsr_run(server, file, work, *args):
     "One `rsr run` against the server: wall, CPU and what the server saw."
@@ -33,26 +36,53 @@ def utilisation(s, wall):
 
 # ---- HTTP: speed and cost
 
-def speed(tmp, repeats=3):
-    "SFT on 1000 prompts, step 4, against the peer, interleaved; process start included."
+def speed(tmp, repeats=5):
+    "SFT on 1000 prompts, step 4 and auto, against the two peers, interleaved; medians, process start included."
     file = prompts_file(tmp/'p1000.jsonl', 1000)
     for median in (.1, 1.):
-        rows = []
         with spawn(median=median, seed=SEED) as server:
-            for i in range(repeats if median<1 else 1):
-                wall, cpu, s = rsr_run(server, file, tmp/f'speed{median}{i}', 'sft')
-                rows.append(dict(client='rsr', wall_s=wall, utilisation=utilisation(s, wall), samples=s['samples'],
-                                 ms_cpu_per_request=1000*cpu/s['requests']))
-                server.reset()
-                wall, cpu, out = process([sys.executable, HERE/'peer_openai.py', '--base_url', server.base_url,
-                                          '--prompts', 1000, '--slots', SLOTS])
-                s = server.stats()
-                rows.append(dict(client='openai', wall_s=wall, utilisation=utilisation(s, wall), samples=s['samples'],
-                                 ms_cpu_per_request=1000*cpu/s['requests']))
-        import openai
-        rows.sort(key=lambda r: r['client'], reverse=True)
-        table(f'speed: 1000 prompts, step 4, {SLOTS} slots, median latency {median:g} s '
-              f'(openai SDK {openai.__version__})', rows)
+            rows = interleaved(server, peers(server, file), repeats if median<1 else 1, tmp/f'{median}')
+        for row in rows:
+            row['times_aiohttp'] = row['wall_s']/next(r['wall_s'] for r in rows if r['client']=='aiohttp')
+        table(f'speed: 1000 prompts, {SLOTS} slots, median latency {median:g} s ({VERSIONS})', rows)
+
+def peers(server, file):
+    "The command of each client; rsr ends where it writes its run."
+    run = [RSR, 'run', 'sft', f'data.input_path={file}', f'sampler.base_url={server.base_url}',
+           'sampler.model=loopback-1', f'sampler.concurrent_requests={SLOTS}']
+    more = '--base_url', server.base_url, '--slots', SLOTS
+    return {'rsr':[*run, 'work_dir={}'], 'rsr auto':[*run, 'sampling.step_size=auto', 'work_dir={}'],
+            'aiohttp':[sys.executable, HERE/'peer_aiohttp.py', *more, '--prompts', file, '--out', '{}.jsonl'],
+            'openai':[sys.executable, HERE/'peer_openai.py', *more, '--prompts', 1000, '--out', '{}.jsonl']}
+
+def interleaved(server, clients, repeats, tmp):
+    "Run each client in turn, `repeats` times after one for the caches: the medians of each."
+    found = {name:[] for name in clients}
+    tmp.mkdir()
+    for i in range(repeats+1):
+        for name, cmd in clients.items():
+            server.reset()
+            began = time.time()
+            wall, cpu, _ = process([str(word).replace('{}', str(tmp/f'{name}{i}')) for word in cmd])
+            s = server.stats()
+            found[name].append(dict(wall_s=wall, start_s=s['first_request']-began, cpu_s=cpu, samples=s['samples'],
+                                    requests=s['requests'], ms_cpu_per_request=1000*cpu/s['requests'],
+                                    utilisation=utilisation(s, wall)))
+    return [dict(client=name, **{k:statistics.median(r[k] for r in rows[1:]) for k in rows[0]})
+            for name, rows in found.items()]
+
+def start(tmp, repeats=9):
+    "How long the shortest commands take, whole process: medians, and CPU."
+    commands = {'python -c pass':'pass', 'import rsr':'import rsr', 'import aiohttp, orjson':'import aiohttp, orjson',
+                'rsr --help':None, 'rsr run --help':None, 'rsr --version':None}
+    cmds = {name:[sys.executable, '-c', code] if code else [RSR, *name.split()[1:]] for name, code in commands.items()}
+    found = {name:[] for name in cmds}
+    for _ in range(repeats+1):
+        for name, cmd in cmds.items():
+            found[name].append(process(cmd)[:2])
+    rows = [dict(command=name, wall_s=statistics.median(w for w, _ in times[1:]),
+                 cpu_s=statistics.median(c for _, c in times[1:])) for name, times in found.items()]
+    table('start: whole process', rows)
 
 def cost(tmp):
     "SFT on 4000 prompts with step_size auto: what is bought beyond the least possible, and how full the slots are."
@@ -212,7 +242,7 @@ def format_(tmp, n=20_000):
                          times_plain=plain/t))
     table('formatting', rows)
 
-ALL = dict(speed=speed, cost=cost, bad=bad, dpo=dpo, overhead=overhead, memory=memory, format=format_,
+ALL = dict(speed=speed, start=start, cost=cost, bad=bad, dpo=dpo, overhead=overhead, memory=memory, format=format_,
            **bench_cheapest.ALL)
 
 if __name__=='__main__':

@@ -18,10 +18,13 @@ def prompts_file(path, n):
                                     metadata=dict(answer='A')))+'\n')
     return path
 
+# as an installation has it: with compiled modules, which some machines for tests switch off
+ENV = {k:v for k, v in os.environ.items() if k!='PYTHONDONTWRITEBYTECODE'}
+
 def process(cmd, ok=(0,)):
     "Run a command that ends with one of these codes: (wall seconds, CPU seconds, output)."
     t0, c0 = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    p = subprocess.run(list(map(str, cmd)), capture_output=True, text=True)
+    p = subprocess.run(list(map(str, cmd)), capture_output=True, text=True, env=ENV)
     c1 = resource.getrusage(resource.RUSAGE_CHILDREN)
     if p.returncode not in ok:
         sys.exit(f'{cmd} ended with {p.returncode}:\n{p.stderr[-2000:]}')

@@ -14,6 +14,7 @@ from loopback import Loopback
 import rsr as package
 from rsr.cli.entry import main
 from rsr.data.types import RsrError, RunBroken
+from rsr.data.live_panel import panel_html
 from rsr.run.live import Live
 
 TAX = dict(topic=['refund', 'delivery'])
@@ -61,7 +62,7 @@ def test_report_as_json_and_without_matplotlib(two, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib.pyplot', None)
     assert main(['report', str(two/'a'), 'json=true'])==0
     page = Path(json.loads(capsys.readouterr().out)['report']).read_text()
-    assert 'no figures:' in page and 'pip install matplotlib' in page
+    assert 'no figures:' in page and 'pip install rejection-sampling-recipes' in page
     assert 'Checklist' in page and 'data:image' not in page
 
 def test_compare_sees_the_better_model(two):
@@ -205,15 +206,18 @@ def test_a_run_in_the_background_is_seen_stopped_and_resumed(here, server):
     live = package.sample(rows(120), background=True, **opts)
     assert isinstance(live, Live) and not live.wait(0)
     end = time.time()+20
-    while not (live.last and live.last['outcomes'].get('kept', 0)>40) and time.time()<end:
+    def kept():
+        seen = live.last or {}
+        return seen.get('prompts') and seen['rollouts']['outcomes'].get('kept', 0)
+    while not (kept() or 0)>40 and time.time()<end:
         time.sleep(.05)
     assert live.state=='' and len(live.run.rollouts)>=40      # read while it grows
-    assert live.last['pass_rate'] is not None
+    assert live.last['scores']['pass_rate'] is not None
     live._ipython_display_()
-    assert 'of 120 done' in live.ui.value
+    assert 'of 120 done' in panel_html(live.last)
     live.stop()
     run = live.wait(30)
-    assert run.exit_code==130 and 'interrupted' in live.ui.value
+    assert run.exit_code==130 and 'interrupted' in panel_html(live.last)
     server.set(median=0)
     again = package.sample(rows(120), background=True, **opts)
     s = again.wait(60).stats()

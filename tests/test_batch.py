@@ -499,7 +499,6 @@ def test_what_has_no_batches_is_refused(here, batch_server):
     assert "provider 'gemini' has no batch API" in refused(*one, 'sampler.model=gemini/gemini-2.0-flash')
     assert "no form 'opnai'. Did you mean 'openai'?" in refused(*words(batch_server, p, 'opnai'))
     assert 'cannot be streamed' in refused(*words(batch_server, p), 'sampler.stream=true')
-    assert 'leave engine=ray out' in refused(*words(batch_server, p), 'engine=ray')
     assert 'set sampler.batch=true' in refused(*words(batch_server, p, 'false'), 'detach=true')
     assert "'maybe' is not true or false" in refused(*words(batch_server, p), 'detach=maybe')
     sides = 'pairs.strong.model=s', 'pairs.weak.model=w'

@@ -132,7 +132,7 @@ def test_missing_package():
             "from rsr.verifiers.verifiers import load_verifier\n"
             "try:\n    load_verifier('constraints')\nexcept Exception as e:\n    print(type(e).__name__, e)")
     out = fresh(code)
-    assert out.startswith('RsrError') and "pip install 'rsr[constraints]'" in out
+    assert out.startswith('RsrError') and "pip install 'rejection-sampling-recipes[constraints]'" in out
 
 def test_import_is_light():
     code = "import sys, rsr.verifiers.constraints\nprint('nltk' in sys.modules, 'datasets' in sys.modules)"

@@ -243,7 +243,7 @@ def test_in_the_background(here, server):
     server.set(rate=1.)
     live = sample(rows(100), 'sft', base_url=server.base_url, goal=12, work_dir='w', background=True)
     r = live.wait()
-    assert r.stats()['goal']['reached'] and live.last['goal'].endswith('of 12 rows')
+    assert r.stats()['goal']['reached'] and live.last['rows']['sft.jsonl']['goal']==12
 
 def test_a_pilot_has_no_goal(here, server):
     server.set(rate=1.)

@@ -19,7 +19,7 @@ from test_cluster import balanced, figures, holders, wait_for
 pytestmark = [pytest.mark.slow,
               pytest.mark.skipif(not os.environ.get('RSR_HOSTS'),
                                  reason='two hosts are network namespaces, as root: make test-hosts')]
-pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
+pytest.importorskip('ray', reason="needs pip install 'rejection-sampling-recipes[ray]'")
 HEAD, OTHER, PORT = '10.77.0.1', '10.77.0.2', 6379
 
 def ip(*args):

@@ -13,6 +13,7 @@ import pytest
 from worst_texts import worst_texts
 
 import rsr
+from rsr.data.text import LazyRegexp
 
 N = 100_000      # characters
 LIMIT = 0.2      # seconds of CPU time for them; the best of four, because other work on the machine slows a core
@@ -70,6 +71,8 @@ def patterns_in(value):
     "Yield every compiled pattern in a value."
     if isinstance(value, re.Pattern):
         yield value
+    elif isinstance(value, LazyRegexp):
+        yield re.compile(value.pattern, value.flags)
     elif isinstance(value, dict):
         for v in value.values():
             yield from patterns_in(v)

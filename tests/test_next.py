@@ -240,7 +240,7 @@ def test_what_cannot_be_the_round_before_is_refused(here, known):
         with pytest.raises(RsrError, match=said):
             first(known, rows(4), work_dir='new', overrides=[f'round.after={path}'])
         assert not (here/'new').exists()
-    wrong = {'round.memory=1.5':'round.memory: 1.5 is not in 0 to 1', 'engine=ray':'round.after: not with',
+    wrong = {'round.memory=1.5':'round.memory: 1.5 is not in 0 to 1',
              'round.solved=never':'Allowed: all, one, skip', 'work_dir=one':'of this run itself'}
     for option, said in wrong.items():
         with pytest.raises(RsrError, match=said):

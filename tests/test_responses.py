@@ -69,8 +69,7 @@ def test_truncated_ones_are_asked_again(here, server):
 
 @pytest.mark.parametrize('options, message', [
     (['data.responses=generation'], "no column 'generation'. Did you mean 'generations'?"),
-    (['pairs.strategy=temperature'], 'belong to neither side of temperature'),
-    (['engine=ray'], 'not taken with engine: ray')])
+    (['pairs.strategy=temperature'], 'belong to neither side of temperature')])
 def test_what_cannot_be_used_is_refused(here, server, options, message):
     p = go(server, dump([RIGHT]), *options)
     assert p.returncode==2 and message in p.stderr and 'Traceback' not in p.stderr, p.stderr

@@ -416,8 +416,12 @@ def test_run_alone_helps(capsys):
     assert main(['run', 'data.input_path=in.jsonl'])==2
     assert 'name a recipe before the options: rsr run sft data.input_path=in.jsonl' in capsys.readouterr().err
 
-def test_help_loads_no_library(tmp_path):
-    heavy = ['asyncio', 'yaml', 'pandas', 'aiohttp', 'litellm', 'rsr.run', 'rsr.sampling', 'rsr.data.store']
-    prog = f'import sys; from rsr.cli import main; main(["--help"]); print([m for m in {heavy} if m in sys.modules])'
+HEAVY = ['asyncio', 'ssl', 'yaml', 'numpy', 'pandas', 'aiohttp', 'litellm', 'urllib.request', 'email', 'statistics',
+         'importlib.resources', 'rsr.run', 'rsr.sampling', 'rsr.verifiers', 'rsr.formatters', 'rsr.data.store']
+
+@pytest.mark.parametrize('code', ['import rsr', 'from rsr.cli import main; main(["--help"])',
+                                  'from rsr.cli import main; main(["--version"])'])
+def test_help_loads_no_library(tmp_path, code):
+    prog = f'import sys; {code}; print([m for m in {HEAVY} if m in sys.modules])'
     res = subprocess.run([Path(RSR).parent/'python', '-c', prog], cwd=tmp_path, capture_output=True, text=True)
     assert res.stdout.splitlines()[-1]=='[]', res.stdout+res.stderr

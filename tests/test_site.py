@@ -149,7 +149,7 @@ def test_the_filter_as_quarto_runs_it():
     made = [text(c['source']) for c in json.loads(res.stdout)['cells']]
     assert made == [text(c['source']) for c in filtered(path)]
 
-@pytest.mark.parametrize('name', ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'])
+@pytest.mark.parametrize('name', ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md'])
 def test_every_link_of_the_top_folder_leads_somewhere(name):
     page = (ROOT/name).read_text(encoding='utf-8')
     targets = [t.partition('#')[0] for _, t in LINK.findall(FENCE.sub('', page)) if not re.match('https?:', t)]

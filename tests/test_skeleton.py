@@ -4,6 +4,7 @@ import configparser
 import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+
+from rsr.data.extras import BASE, DIST, EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'nbs'))
@@ -62,7 +65,7 @@ def test_wheel_holds_all_that_is_shipped(dist):
 
 @pytest.mark.slow
 def test_wheel_holds_nothing_else(dist):
-    assert {n.split('/')[0] for n in dist['wheel']} == {'rsr', f'rsr-{CFG["version"]}.dist-info'}
+    assert {n.split('/')[0] for n in dist['wheel']} == {'rsr', f'rejection_sampling_recipes-{CFG["version"]}.dist-info'}
     assert not [n for n in dist['wheel'] if n.endswith(('.ipynb', '.pyc', '.db'))]
 
 @pytest.mark.slow
@@ -72,10 +75,28 @@ def test_licence_and_metadata(dist):
     assert 'rsr = rsr.cli:main' in dist['entry']
     for v in ('3.10', '3.11', '3.12', '3.13'):
         assert f'Classifier: Programming Language :: Python :: {v}' in dist['meta']
-    for x in ('dev', 'local', 'parquet'):
+    assert 'Name: rejection-sampling-recipes' in dist['meta']
+    for x in (*EXTRAS, 'all', 'dev'):
         assert f'Provides-Extra: {x}' in dist['meta']
     dev = re.search(r'^Requires-Dist: (nbdev|execnb|pytest)(?!.*extra ==)', dist['meta'], re.M)
     assert not dev, 'a dev tool is required at run time'
+
+def names(requirements):
+    "The distributions of a list of requirements."
+    return {re.match(r'[\w-]+', r)[0].lower() for r in shlex.split(requirements)}
+
+def test_the_table_of_extras_is_that_of_the_settings():
+    wanted = {k.removesuffix('_requirements'): names(v) for k, v in CFG.items() if k.endswith('_requirements')}
+    assert names(CFG['requirements']) == set(BASE) and CFG['dist_name'] == DIST
+    assert {name: set(e.packages) for name, e in EXTRAS.items()} == {k: v for k, v in wanted.items() if k != 'dev'}
+    assert set(CFG['all_extras'].split()) == set(EXTRAS)-{'vllm'}
+
+def test_no_page_names_another_distribution():
+    "`pip install rsr` would install somebody else's package."
+    pages = [*ROOT.glob('*.md'), *(ROOT/'nbs').rglob('*.ipynb'), *(ROOT/'rsr').rglob('*.py')]
+    other = re.compile(r'pip install[^\n]{0,30}\brsr\b(\[|\W*$)', re.M)
+    wrong = [p.name for p in pages if other.search(p.read_text(encoding='utf-8'))]
+    assert not wrong, wrong
 
 def test_no_cap_on_fastcore_at_run_time():
     assert not re.search(r'fastcore\S*<', CFG['requirements'])
@@ -257,3 +278,29 @@ def test_no_method_of_the_loop_hides_another_of_the_same_name():
         (first, names), *others = versions
         for cls, given in others:
             assert names[:len(given)]==given, f'{first}.{name}{names} hides {cls}.{name}{given}'
+
+
+# ---- the workflows and the release
+
+FLOWS = sorted((ROOT/'.github/workflows').glob('*.yml'))
+
+def test_actions_are_pinned_and_need_no_secret():
+    for flow in FLOWS:
+        text = flow.read_text(encoding='utf-8')
+        assert 'secrets.' not in text, flow.name
+        for action in re.findall(r'uses: (\S+)', text):
+            if not action.startswith('quarto-dev/'):
+                assert re.search(r'@[0-9a-f]{40}$', action), f'{flow.name}: {action} is not pinned to a commit'
+                assert re.search(re.escape(action)+r'  # v\d', text), f'{flow.name}: say which version {action} is'
+
+def test_only_the_last_job_of_a_release_may_publish():
+    import yaml
+    jobs = yaml.safe_load((ROOT/'.github/workflows/release.yml').read_text(encoding='utf-8'))['jobs']
+    assert jobs['publish']['permissions'] == {'id-token': 'write'} and jobs['publish']['environment']['name'] == 'pypi'
+    assert 'permissions' not in jobs['build'] and not any('run' in step for step in jobs['publish']['steps'])
+
+def test_one_version_everywhere():
+    import yaml
+    citation = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
+    dates = dict(re.findall(r'^## \[([\d.]+)\] - (\S+)$', (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), re.M))
+    assert citation['version'] == CFG['version'] and dates.get(CFG['version']) == citation['date-released']

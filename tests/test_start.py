@@ -470,3 +470,28 @@ def test_a_run_whose_recipe_was_spoilt(a_run, tmp_path, capfd, data):
     assert main(['stats', str(tmp_path/'w')])==2
     err = capfd.readouterr().err
     assert 'recipe.yaml' in err and 'This is a bug' not in err
+
+# ---- what is imported when
+
+AT_CONNECT = """
+import json, sys
+seen = []
+sys.addaudithook(lambda event, args: seen.extend(sys.modules) if event=='socket.connect' and not seen else None)
+from rsr.cli import main
+code = main(sys.argv[1:])
+print(json.dumps([code, seen, [*sys.modules]]))
+"""
+
+def test_a_run_imports_only_what_it_needs(here, server):
+    "Before its first connection, and until its files are written; patterns that no answer needs are not compiled."
+    server.set(rate=.5)
+    write_jsonl('in.jsonl', rows(30))
+    words = 'run', 'sft', 'in.jsonl', f'sampler.base_url={server.base_url}', 'sampler.model=m', 'work_dir=w'
+    p = subprocess.run([sys.executable, '-c', AT_CONNECT, *words], capture_output=True, text=True)
+    code, before, all_ = json.loads(p.stdout.splitlines()[-1])
+    never = ['numpy', 'pandas', 'matplotlib', 'aiohttp', 'litellm', 'sympy', 're2', 'jsonschema', 'datasketch',
+             'IPython', 'ipywidgets']
+    later = ['urllib.request', 'http.client', 'email', 'importlib.resources', 'rsr.explore', 'rsr.cluster',
+             'rsr.quality', 'rsr.taxonomy', 'rsr.hub', 'vllm']
+    assert code==0 and before and not [m for m in never+later if m in before], p.stderr
+    assert not [m for m in never if m in all_]

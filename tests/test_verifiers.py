@@ -1283,7 +1283,7 @@ def test_without_math_verify(tmp_path):
         except Exception as e: print(type(e).__name__, e)'''
     (tmp_path/'math_verify.py').write_text('raise ImportError("nothing here")')
     out = python('-c', textwrap.dedent(code), str(tmp_path)).splitlines()
-    assert out[0] == '1.0' and out[1].startswith('RsrError') and 'pip install math-verify' in out[1]
+    assert out[0] == '1.0' and out[1].startswith('RsrError') and 'pip install rejection-sampling-recipes' in out[1]
 
 def test_import_is_light():
     heavy = ['sympy', 'math_verify', 'pandas', 'latex2sympy2_extended', 'litellm']

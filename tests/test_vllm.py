@@ -339,7 +339,7 @@ def test_a_load_that_fails_shows_why_and_leaves_no_run(here, vllm):
 def test_without_vllm_the_error_says_what_to_install(here):
     src = write_jsonl('in.jsonl', rows(2))
     p = rsr('run', 'sft', f'data.input_path={src}', 'sampler.type=vllm-offline', 'sampler.model=m', 'work_dir=w')
-    assert p.returncode==2 and 'pip install vllm' in p.stderr
+    assert p.returncode==2 and "pip install 'rejection-sampling-recipes[vllm]'" in p.stderr
     assert 'Traceback' not in p.stderr and not Path('w').exists()
 
 def test_on_a_gpu():

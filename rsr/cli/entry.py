@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from functools import singledispatch
 from pathlib import Path
 # they register their commands:
-import rsr.cli.compare_rounds, rsr.cli.exchange, rsr.cli.imports, rsr.cli.inspect   # noqa: F401
-import rsr.cli.prompts, rsr.cli.rounds, rsr.cli.runs   # noqa: F401
+import rsr.cli.compare_rounds, rsr.cli.doctor, rsr.cli.exchange, rsr.cli.imports, rsr.cli.inspect   # noqa: F401
+import rsr.cli.prompts, rsr.cli.rounds, rsr.cli.runs, rsr.cli.watch   # noqa: F401
 from .make import broken_run_data, next_step
 from .usage import COMMANDS, Usage, check_undashed, command, help_of, json_only, option_rows, out, print_json
 from .usage import undashed_line, usage_of, wants_json
@@ -23,8 +23,8 @@ from ..data.terminal import visible, warn
 from ..data.types import RsrError, RunBroken, no_such
 
 # %% ../../nbs/cli/20_entry.ipynb #888cdbca
-ORDER = ('run plan next demo prompts import coverage ls stats format copy merge split check report explore compare '
-         'rounds card push pairs rubric methods init completion').split()
+ORDER = ('run plan next demo prompts import coverage ls watch stats format copy merge split check report explore '
+         'compare rounds card push pairs rubric methods init doctor completion').split()
 
 # %% ../../nbs/cli/20_entry.ipynb #da37d3f8
 def help_text()->str:
@@ -286,7 +286,7 @@ def _main_json(argv):
     data = answer.data or {}
     if e is not None:
         data = {**data, **error_data(e, argv)}
-    print_json({**data, 'exit_code':code})
+    print_json({**data, 'exit_code':code}, indent=answer.indent)
     return code
 
 # %% ../../nbs/cli/20_entry.ipynb #fac7fce9

@@ -58,16 +58,19 @@ def compare(args, argv):
     return print_found(compare(open_run(a), open_run(b)), compare_table, opts.get('json'))
 
 # %% ../../nbs/cli/01_inspect.ipynb #045f6122
-@command('RUN [waive=volume,split] [trust=true] [json=true]', 'rsr report output/20260101_120000')
+@command('RUN [RUN_B] [waive=volume,split] [trust=true] [json=true]', 'rsr report output/20260101_120000')
 def report(args, argv):
-    """Write summary/report.html: figures, tables, checklist and sample rows in one file that opens without a network.
+    """Write summary/report.html: verdict, checklist, figures, tables and sample rows in one file that needs no network.
+    Two runs, the earlier one first, give one page with both beside each other: report_with_RUN.html in the second.
     A verifier's file in the run directory, or of a run made elsewhere, is run with trust=true only."""
     from rsr.quality.checklist import checklist_options
     from rsr.quality.report import write_report
     words, shell = shell_options('report', args)
-    (path,), opts = split_args('report', words, 1, 1, ('trust', 'waive'))
-    written = write_report(open_run(path), **checklist_options(opts))
-    return print_found(dict(run=path, report=str(written)), lambda found: found['report'], shell['json'])
+    (path, *other), opts = split_args('report', words, 1, 2, ('trust', 'waive'))
+    run, more = open_run(path), dict(other=open_run(other[0])) if other else {}
+    written = write_report(run, **more, **checklist_options(opts))
+    found = dict(run=path, **(dict(other=other[0]) if other else {}), report=str(written))
+    return print_found(found, lambda found: found['report'], shell['json'])
 
 # %% ../../nbs/cli/01_inspect.ipynb #b9ee1aca
 def _copy_progress(pages, total, least=20_000):

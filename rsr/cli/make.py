@@ -85,7 +85,7 @@ def run_data(
 )->dict:
     "Return what a script wants to know of a run."
     from rsr.run.results import run_exit_code
-    stats = done.stats()
+    stats = done.counted or done.stats()
     n_failed = stats['prompts']['by_stop_reason'].get('failed', 0)
     ended = not (done.stop_reason or n_failed)
     resume = None if ended else next_step(done.path, argv, done.stop_reason, done.message)[1]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'SHORT', 'WORDS', 'Command', 'command', 'Usage', 'usage_of', 'out', 'as_json', 'Answer', 'print_json',
-           'give', 'json_only', 'print_found', 'open_run', 'refuse_unknown_options', 'undashed', 'undashed_line',
-           'check_undashed', 'split_args', 'shell_options', 'wants_json', 'option_rows', 'rows_about', 'about',
-           'options_text', 'help_of']
+           'give', 'give_line', 'json_only', 'print_found', 'open_run', 'refuse_unknown_options', 'undashed',
+           'undashed_line', 'check_undashed', 'split_args', 'shell_options', 'wants_json', 'option_rows', 'rows_about',
+           'about', 'options_text', 'help_of']
 
 # %% ../../nbs/cli/00_usage.ipynb #62dfda85
 import json, math, re, shutil, sys, textwrap
@@ -72,25 +72,26 @@ def _plain(x):
 # %% ../../nbs/cli/00_usage.ipynb #76811dad
 def as_json(
     d,            # plain data
-    ascii=False   # only ASCII, for a stream that takes nothing else?
+    ascii=False,  # only ASCII, for a stream that takes nothing else?
+    indent=2      # None: on one line
 )->str:
-    "Return data as indented JSON."
-    return visible_json(json.dumps(_plain(d), indent=2, ensure_ascii=ascii, default=str))
+    "Return data as JSON."
+    return visible_json(json.dumps(_plain(d), indent=indent, ensure_ascii=ascii, default=str))
 
 # %% ../../nbs/cli/00_usage.ipynb #a65523e0
 class Answer:
     "The object that a command gives, and the stream that it is printed to."
     def __init__(self, stream):
-        self.stream, self.data = stream, None
+        self.stream, self.data, self.indent = stream, None, 2
 
 _ANSWERS = []   # of the commands in progress that were called with json=true
 
 # %% ../../nbs/cli/00_usage.ipynb #1621ea41
-def print_json(d, stream=None):
+def print_json(d, stream=None, indent=2):
     "Print data as JSON, in ASCII if the stream (None: standard output) cannot take more."
     stream = stream or sys.stdout
     encoding = (getattr(stream, 'encoding', None) or 'utf-8').lower()
-    print(as_json(d, not encoding.startswith('utf')), file=stream, flush=True)
+    print(as_json(d, not encoding.startswith('utf'), indent), file=stream, flush=True)
 
 # %% ../../nbs/cli/00_usage.ipynb #488d503e
 def give(data:dict):
@@ -99,6 +100,14 @@ def give(data:dict):
         _ANSWERS[-1].data = data
     else:
         print_json(data)
+
+# %% ../../nbs/cli/00_usage.ipynb #3ce69265
+def give_line(data:dict):
+    "Print an object on one line, before the one that a command gives at its end."
+    answer = _ANSWERS[-1] if _ANSWERS else Answer(None)
+    answer.indent = None
+    print_json(data, answer.stream, None)
+
 
 # %% ../../nbs/cli/00_usage.ipynb #93ea2a68
 @contextmanager
@@ -140,7 +149,7 @@ def refuse_unknown_options(name, given, allowed):
 
 # %% ../../nbs/cli/00_usage.ipynb #2ddfd893
 _DASHED = re.compile(r'\A--?(\w[\w.-]*)=(.*)\Z', re.S)
-_SWITCHES = 'json', 'overwrite', 'trust'   # options that may stand without a value
+_SWITCHES = 'json', 'once', 'overwrite', 'trust', 'wait'   # options that may stand without a value
 
 def undashed(
     word:str   # of a command line

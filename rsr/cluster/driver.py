@@ -11,6 +11,7 @@ from contextlib import closing
 from copy import deepcopy
 from glob import has_magic
 from pathlib import Path
+from ..data.earlier import begin_memory, look_back
 from ..data.files import fingerprint
 from ..data.index import blocks_left, update_index
 from ..data.ledger import has_blocks, ledger_error
@@ -26,16 +27,21 @@ from ..data.threads import run_sync
 from ..data.types import RsrError
 
 # %% ../../nbs/cluster/40_driver.ipynb #28fcac6b
+from .block_inputs import given_responses, keep_responses
 from .pool import Pool
 from .ray import check_shared, connect, import_ray, read_dataset
 from ..formatters.advice import check_columns
 from ..formatters.form_checks import check_forms
-from ..run.execution import at_work, build, close_run, executor, new_work_dir
+from ..run.execution import at_work, begin_pilot, build, check_sides, close_run, executor, first_loops, new_work_dir
+from ..run.files import make_goal, models_of
 from ..run.inputs import add_input, check_references, missing_prompts_note
 from ..run.options import keep_options
 from ..run.results import Run
 from ..run.saved_recipe import recipe_so_far, save_recipe
-from ..sampling.loop import Loop
+
+# %% ../../nbs/cluster/40_driver.ipynb #6e108b6e
+from ..sampling.batch_checks import setup_loop
+from ..sampling.cascade import note_models
 from ..sampling.progress import make_progress
 
 # %% ../../nbs/cluster/40_driver.ipynb #9de33630
@@ -43,20 +49,33 @@ def _without(d, *keys):
     "Return a dict without some of its keys."
     return {k:v for k, v in d.items() if k not in keys}
 
-# %% ../../nbs/cluster/40_driver.ipynb #a401ca5e
-def settings_fingerprint(d:dict, loop)->str:
-    "Fingerprint the settings of a checked recipe and its `Loop` that decide whether a prompt is finished."
-    sampling = _without(vars(loop.o), 'window', 'seed')
-    formatters = [_without(f, 'name', 'target', 'style', 'format') for f in d['formatter']]
-    sampler = loop.sampler
-    return fingerprint([sampling, formatters, sampler.config, sampler.max_tokens, sampler.drop_truncated,
-                        loop.verifier.config])
+# %% ../../nbs/cluster/40_driver.ipynb #bc62ad99
+def _loops(store, parts):
+    "Return the loops over first answers of a whole run."
+    rest = _without(parts, 'plan', 'refine', 'critic')
+    return first_loops(store, parts.get('plan'), rest)
+
+# %% ../../nbs/cluster/40_driver.ipynb #337b46a3
+def _other_loops(d, plan, refine):
+    "Return what decides whether a prompt is finished beside its first loop: pairs, revisions, earlier rounds."
+    options = _without(d.get('round') or {}, 'after') if (d.get('round') or {}).get('after') else None
+    sides = plan and [plan.config, plan.rejected_config, plan.criteria, plan.most_others, plan.give_up,
+                      _without(d['pairs'], 'strong', 'weak', 'writer')]
+    return [x for x in (sides, refine and vars(refine), options) if x]
 
 # %% ../../nbs/cluster/40_driver.ipynb #a952baa6
-def _check_supported(d):
-    "Raise an error for what a cluster cannot do."
-    if d.get('pairs'):
-        raise RsrError('pairs: strategies for pairs are sampled on one machine; leave out engine: ray')
+def settings_fingerprint(d:dict, parts:dict, loop)->str:
+    "Fingerprint the settings that decide whether a prompt is finished: of a checked recipe, its parts, and its `Loop`."
+    sampling, rejected = _without(vars(loop.o), 'window', 'seed'), parts.get('rejected')
+    formatters = [_without(f, 'name', 'target', 'style', 'format') for f in d['formatter']]
+    first, *later = [(arm.sampler.config, arm.sampler.max_tokens) for arm in loop.arms]
+    others = _other_loops(d, parts.get('plan'), parts.get('refine'))
+    return fingerprint([sampling, formatters, *first, loop.sampler.drop_truncated, loop.verifier.config,
+                        *([rejected.config] if rejected else []), *([later] if later else []), *others])
+
+# %% ../../nbs/cluster/40_driver.ipynb #7cef0974
+def _check_place(d):
+    "Raise an error for a directory that cannot hold ledgers."
     if '://' in str(d.get('work_dir')):
         raise RsrError(f"work_dir: {d['work_dir']}: ledgers are SQLite files, which an object store cannot hold. Name "
                        'a directory that all nodes share (NFS, EFS, Lustre …), and copy parts/ and train/ afterwards.')
@@ -92,10 +111,10 @@ def _read_input(src, data):
 def _add_input(store, d, src):
     "Add the prompts of an input to the ledger."
     with closing(_read_input(src, d['data'])) as items:   # Ray Data must end before Ray does
-        add_input(store, d, items)
+        add_input(store, d, items, keep_responses)
 
 # %% ../../nbs/cluster/40_driver.ipynb #f8946b1f
-def _load_input(store, d, src):
+def _read_anew(store, d, src):
     "Add the input to the ledger; an existing run may omit it."
     src = d['data'].get('input_path') if src is None else src
     missing = src is None or (isinstance(src, str) and src=='???')
@@ -104,6 +123,16 @@ def _load_input(store, d, src):
     elif store.fresh or not store.gen:
         raise RsrError('data.input_path is missing: the prompts '
                        '(.jsonl, .jsonl.gz, .parquet, a folder of these, s3://…)')
+
+# %% ../../nbs/cluster/40_driver.ipynb #d50ff100
+def _load_input(store, d, src):
+    "Read the round before, if a recipe names one, and the input of a run into its ledger."
+    again = look_back(store, d, src)
+    if again is None:
+        _read_anew(store, d, src)
+    elif again!=():   # a resumed round keeps the prompts it has
+        store.add_prompts(again)
+    begin_memory(store, d.get('round'))
 
 # %% ../../nbs/cluster/40_driver.ipynb #2ea0fdcd
 def _print_warnings(store, d, loop):
@@ -124,6 +153,15 @@ def _sweep(work_dir):
     if blocks.is_dir() and not any(blocks.iterdir()):
         blocks.rmdir()
 
+# %% ../../nbs/cluster/40_driver.ipynb #82942f34
+def _end_goal(pool):
+    "Count the rows of the files, and note the goal in the ledger."
+    loop = pool.loop
+    if loop.goal:
+        loop.goal.look()
+    loop.stop_reason = pool.stop_reason
+    loop.end_goal()
+
 # %% ../../nbs/cluster/40_driver.ipynb #14a68f06
 def _finish(store, d, pool):
     "Index all blocks, and write training files and statistics."
@@ -131,8 +169,12 @@ def _finish(store, d, pool):
     store.mark_lost()
     if pool.stop_reason=='budget':
         store.stop_open('budget')
+    elif not pool.stop_reason:
+        store.stop_open(None, 'budget')   # of an earlier process, when the goal has been reached since
+    _end_goal(pool)
     store.put('seconds', pool.seconds+time.monotonic()-pool.t0)
     store.commit()
+    pool.say_waiting()
     close_run(store, d, pool.formatters)
     _sweep(store.dir)
 
@@ -180,8 +222,10 @@ def _new_loop(store, d, o, parts):
     "Return the loop of a run in blocks, with the options that were last chosen for its files."
     _use_blocks(store, o)
     parts['formatters'] = keep_options(store, d, recipe_so_far(store))
-    loop = Loop(store, **parts)
-    loop.setup()
+    loop = next(_loops(store, parts))
+    setup_loop(store, loop, d)
+    note_models(store, loop.arms if loop.o.max_rollouts else [], models_of(store))
+    check_sides(store, parts.get('plan'), parts)
     return loop
 
 # %% ../../nbs/cluster/40_driver.ipynb #c404ce5e
@@ -191,7 +235,9 @@ def _take_input(store, d, loop, src, choose):
     _print_warnings(store, d, loop)
     check_columns(store, loop.formatters)
     check_forms(store, loop.formatters)
-    keys = choose(store) if choose else None
+    keys = begin_pilot(loop, choose(store)) if choose else None
+    if not choose:
+        loop.set_goal(make_goal(store, d, loop.formatters))
     save_recipe(store, d)
     return keys
 
@@ -209,9 +255,10 @@ def _prepare(store, d, o, parts, src, choose):
         raise
 
 # %% ../../nbs/cluster/40_driver.ipynb #b1ede285
-def _new_pool(store, d, o, loop, keys):
+def _new_pool(store, d, o, parts, loop, keys):
     "Return the pool for the blocks that are left."
-    left, count = blocks_left(store, store.get('block'), settings_fingerprint(d, loop))
+    settings = settings_fingerprint(d, parts, loop)
+    left, count = blocks_left(store, store.get('block'), settings, lambda keys: given_responses(store, keys))
     return Pool(store, deepcopy(d), o, loop, left, count, keys)
 
 # %% ../../nbs/cluster/40_driver.ipynb #10a5c34d
@@ -223,7 +270,7 @@ def execute_cluster(
     choose=None          # store -> keys of the only prompts to sample
 )->Run:
     "Run a recipe on a Ray cluster to its end, to a budget, or to Ctrl-C."
-    _check_supported(d)
+    _check_place(d)
     import_ray()
     o = Cluster(**(d.get('cluster') or {}))
     d['work_dir'] = str(Path(d.get('work_dir') or new_work_dir()).absolute())
@@ -231,7 +278,7 @@ def execute_cluster(
     loop, keys, connected = _prepare(store, d, o, parts, src, choose)
     try:
         with at_work(store):
-            return _sample_blocks(store, d, _new_pool(store, d, o, loop, keys), progress)
+            return _sample_blocks(store, d, _new_pool(store, d, o, parts, loop, keys), progress)
     except sqlite3.Error as e:
         raise ledger_error(e, store.dir) from None
     except WorkDirGone as e:

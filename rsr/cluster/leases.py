@@ -18,9 +18,10 @@ class BudgetLease(Budget):
         budget:Budget=None   # of the run: its prices
     ):
         price = budget.price if budget and budget.counts_money else None
-        super().__init__(price=price, judge_price=budget and budget.judge_price, known=budget and budget.known)
+        super().__init__(price=price, judge_price=budget and budget.judge_price, known=budget and budget.known,
+                         batch_factors=budget and budget.batch_factors)
         self.before = before or Usage()
-        self.spent, self.want = Usage()+self.before, False
+        self.spent, self.want, self.wish = Usage()+self.before, False, None   # wish: (its number, {kind: amount})
         self.grant(granted or {})
 
     def count_earlier(self, store):
@@ -36,15 +37,27 @@ def since(self:BudgetLease)->Usage:
 @patch
 def grant(self:BudgetLease, granted):
     "Set what may be spent in total since the lease began."
+    self.granted = granted
     self.limits = {kind:getattr(self.before, kind)+amount for kind, amount in granted.items()}
     self.want = False
 
 # %% ../../nbs/cluster/10_leases.ipynb #ddf36c73
 @patch
-def need(self:BudgetLease)->dict:
-    "Return the expected cost of one more sample, by kind of limit; 0 if it is unknown."
+def need(self:BudgetLease,
+    samples=(None,)   # what the samples that are due will use; None: as much as those so far
+)->dict:
+    "Return the expected cost of the cheapest sample that is due, by kind of limit; 0 if it is unknown."
     known = bool(self.spent.samples)
-    return {kind:known*self.expected(kind)*(1+1e-6) for kind in self.limits}
+    return {kind:known*min(self.expected(kind, sample) for sample in samples)*(1+1e-6) for kind in self.limits}
+
+# %% ../../nbs/cluster/10_leases.ipynb #71776b21
+@patch
+def lacks(self:BudgetLease,
+    worst:Usage   # cost at worst of samples that are about to be requested, without their judging
+)->dict:          # {} if the lease has enough
+    "Return what the lease lacks for samples, by kind of limit."
+    lack = {kind:getattr(worst, kind)+self.judging(kind)*worst.samples-self._room(kind, 0) for kind in self.limits}
+    return {kind:max(0., amount) for kind, amount in lack.items()} if any(x>0 for x in lack.values()) else {}
 
 # %% ../../nbs/cluster/10_leases.ipynb #8ff3c07c
 class BudgetPool:
@@ -60,6 +73,8 @@ class BudgetPool:
         self.actors, self.estimated, self.counts_money = actors, estimated, counts_money
         self.now, self.granted = {}, {}              # of open blocks
         self.reserved, self.wants = {}, set()        # leases of dead workers; blocks that wait for more
+        self.idle = set()                            # blocks that wait for something else, and have given theirs back
+        self.heard = {}                              # {block: number of its last wish for more}
         self.past, self.total = dict(past or {}), sum((past or {}).values(), Usage())
         self.earlier = self.total                    # by earlier processes
 
@@ -117,6 +132,7 @@ def _lend(self:BudgetPool, block, need=None):
 def open(self:BudgetPool, block)->dict:
     "Open a block, and return its lease."
     self.now[block] = Usage()
+    self.heard.pop(block, None)
     self.granted[block] = dict.fromkeys(self.limits, 0.)
     self._lend(block)
     return dict(self.granted[block])
@@ -132,24 +148,48 @@ def _lend_sample(self:BudgetPool, block, spent, need):
         self.wants.add(block)
         self.granted[block] = no_rest
 
-# %% ../../nbs/cluster/10_leases.ipynb #5e540a3f
+# %% ../../nbs/cluster/10_leases.ipynb #fcd4f339
+@patch
+def _is_idle(self:BudgetPool, block, spent, grant, idle)->bool:
+    "Note whether a block waits for something else; take back what it does not need meanwhile."
+    change = self.idle.add if idle else self.idle.discard
+    change(block)
+    if idle and grant==self.granted[block] and any(self._rest(kind, block)>0 for kind in self.limits):
+        self.granted[block] = {kind:getattr(spent, kind) for kind in self.limits}
+        self.wants.clear()   # there may be enough now: they ask again
+    return idle
+
+# %% ../../nbs/cluster/10_leases.ipynb #78dddf09
+@patch
+def _grant_wish(self:BudgetPool, block, number, amounts):
+    "Lend a block what it would like to have more, as far as it is free."
+    if self.heard.get(block)!=number:
+        self.heard[block] = number
+        self._lend(block, amounts)
+
+# %% ../../nbs/cluster/10_leases.ipynb #e15faabc
 @patch
 def tell(self:BudgetPool,
     block,   # its number
     had,     # Usage that its ledger showed before
     spent,   # Usage since
     grant,   # the newest lease it has received
-    want,    # does it wait for more?
-    need     # what one more sample costs
+    want, need,   # does it wait for more?; what one more sample costs
+    wish=None,   # (its number, {kind: amount}): what it would like to have more; it gets what there is
+    idle=False   # does it wait for something else, with nothing in flight?
 ):
     "Take a block's report, and lend it more if it needs more."
     self._set_past(block, had)
     self.now[block] = spent
     self.reserved.pop(block, None)
     self.wants.discard(block)
+    if self._is_idle(block, spent, grant, idle):
+        return
     if want:
         if grant==self.granted[block]:
             self._lend_sample(block, spent, need)
+    elif wish:
+        self._grant_wish(block, *wish)
     elif any(self._rest(kind, block)<self.free(kind)/(4*self.actors) for kind in self.limits):
         self._lend(block)
 
@@ -158,10 +198,10 @@ def tell(self:BudgetPool,
 def close(self:BudgetPool, block, had, spent):
     "Close a block: its spending moves into the past, and its lease ends."
     self._set_past(block, had+spent)
-    self.now.pop(block, None)
-    self.granted.pop(block, None)
-    self.reserved.pop(block, None)
-    self.wants.discard(block)
+    for lent in self.now, self.granted, self.reserved:
+        lent.pop(block, None)
+    self.idle.discard(block)
+    self.wants.clear()   # there may be enough now: they ask again
 
 # %% ../../nbs/cluster/10_leases.ipynb #6a47b747
 @patch
@@ -172,6 +212,7 @@ def died(self:BudgetPool, block):
     self.granted.pop(block)
     self._set_past(block, self.past.get(block, Usage())+spent)
     self.wants.discard(block)
+    self.idle.discard(block)
 
 # %% ../../nbs/cluster/10_leases.ipynb #77d936bd
 @patch
@@ -180,7 +221,7 @@ def _reached(self:BudgetPool, live):
     for kind in self.limits:
         if self.used(kind)>=self.limits[kind]:
             return kind
-    all_wait = live and set(live)<=self.wants
+    all_wait = self.wants and set(live)<=self.wants|self.idle
     return min(self.limits, key=self.free) if self.limits and all_wait else None
 
 # %% ../../nbs/cluster/10_leases.ipynb #19174482

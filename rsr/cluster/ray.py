@@ -9,17 +9,16 @@ __all__ = ['import_ray', 'connect', 'check_shared', 'input_files', 'checked_rows
 import io, logging, math, orjson, os, re, socket, time, uuid
 from contextlib import closing, contextmanager
 from pathlib import Path
+from ..data.extras import install_command
 from ..data.files import dumps
 from ..data.parts import Cluster
 from ..data.inputs import has_rows
 from ..data.messages import BadMessage
-from ..data.readers import BadRow, RowReader, id_note, transformed
-from ..data.row_forms import RESPONSES
+from ..data.readers import BadRow, RowReader, grouped, id_note, transformed
 from ..data.sources import READERS, decode_line, drop_nulls
 from ..data.functions import load_transform
-from ..data.readers import to_prompt
 from ..data.sources import plain_data, read_file
-from ..data.types import RsrError, RunBroken
+from ..data.types import Prompt, RsrError, RunBroken
 from ..data.secrets import redact
 
 # %% ../../nbs/cluster/00_ray.ipynb #2f9567a0
@@ -29,7 +28,7 @@ def import_ray():
     try:
         import pyarrow, ray   # noqa: F401
     except ImportError as e:
-        raise RsrError(f"engine: ray needs Ray: pip install 'ray[data]' pyarrow ({e})") from None
+        raise RsrError(f"engine: ray needs Ray: {install_command('ray')} ({e})") from None
     return ray
 
 # %% ../../nbs/cluster/00_ray.ipynb #f7735842
@@ -247,13 +246,14 @@ def _file_rows(path, shown):
     return ((where.replace(path, shown, 1), row, err) for where, row, err in read_file(path))
 
 # %% ../../nbs/cluster/00_ray.ipynb #20c53ad4
+_FIELDS = 'id', 'messages', 'metadata', 'extra', 'tools', 'request'   # of a prompt: what travels
+
+# %% ../../nbs/cluster/00_ray.ipynb #42ed10fe
 def _checked_json(read, row, folder):
     "Read a row and convert its prompt to JSON: (text, None) or (None, reason)."
     try:
         prompt = read(row, folder)
-        if RESPONSES in prompt.extra:
-            raise BadMessage('existing responses are not taken with engine: ray; run it on one machine (engine=null)')
-        return dumps(prompt.to_row()), None
+        return dumps({name:getattr(prompt, name) for name in _FIELDS}), None
     except BadMessage as e:
         return None, str(e)
     except TypeError as e:
@@ -353,7 +353,7 @@ def _prompts(batches, note=None):
             where = f'row {i}{where}'
         if err and err.startswith('!'):
             raise RsrError(f'data.input_path: {where} cannot be read {err[1:]}')
-        yield (where, BadRow(where, err)) if err else (where, to_prompt(orjson.loads(row)))
+        yield (where, BadRow(where, err)) if err else (where, Prompt(**orjson.loads(row)))
 
 # %% ../../nbs/cluster/00_ray.ipynb #ee610c0f
 @contextmanager
@@ -411,7 +411,8 @@ def read_dataset(
         try:
             dataset = _checked_dataset(src, transform, options)
             with closing(iter(dataset.iter_batches(batch_size=1024, batch_format='pyarrow'))) as batches:
-                yield from _prompts(batches, note)
+                prompts = _prompts(batches, note)
+                yield from grouped(prompts, options.responses) if options and options.group_by else prompts
         except ray.exceptions.RayError as e:
             what = src if isinstance(src, str) else 'the Dataset'
             raise RunBroken(f'data.input_path: Ray stopped while reading {what}: {redact(e)}') from None

@@ -7,6 +7,7 @@ __all__ = ['worked']
 
 # %% ../../nbs/data/34_calculations.ipynb #b8bad74c
 import re
+from .text import LazyRegexp
 from .quantities import NUM, SCALE, as_number, tidy
 
 # %% ../../nbs/data/34_calculations.ipynb #411eb644
@@ -35,7 +36,7 @@ _STATED_VALUE = (rf'(?P<v>-?{NUM}(?:/\d+)?\s?(?:%|percent\b|{"|".join(SCALE)})?)
                  rf'(?![\w\\^(/]|[.,]\d|\s?[-+*/^=\\(\d]|\s?(?:{_NOT_ALONE})\b)')
 
 # %% ../../nbs/data/34_calculations.ipynb #4fe74fcb
-_WORKED = re.compile(
+_WORKED = LazyRegexp(
     r'\A(?![\s\S]{5000})(?:that\s)?(?:(?!not\b)[a-z]+\s){0,4}?(?:[a-z]\s?=\s?)?'
     rf'(?P<sum>{_SUM}|{_WORDED}|{_PLAIN_FRACTION})'
     rf'(?:(?:{_GIVES}|\s?=\s?){_SUM}){{0,5}}{_GIVES}(?:{_STATED_VALUE})?', re.I)

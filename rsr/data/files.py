@@ -10,8 +10,8 @@ __all__ = ['SHIPPED', 'dumps', 'json_pretty', 'fingerprint', 'hint', 'error_kind
 # %% ../../nbs/data/04_files.ipynb #ff4d6393
 import codecs, errno, hashlib, orjson, os, sqlite3, weakref
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
+import rsr
 from fastcore.basics import patch
 from .types import RsrError
 from .text import clean_text
@@ -178,11 +178,13 @@ def read_text(
 # %% ../../nbs/data/04_files.ipynb #ffcb729e
 def _lock(f):
     "Take the operating system's lock on an open file; raise OSError if another process holds it."
-    if os.name=='nt':
+    try:
+        import fcntl
+    except ImportError:   # Windows: it locks bytes from the current position, so far beyond those of the file
         import msvcrt
+        os.lseek(f.fileno(), 2**30, os.SEEK_SET)
         msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
     else:
-        import fcntl
         fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
 
 # %% ../../nbs/data/04_files.ipynb #ef02bc92
@@ -360,7 +362,7 @@ def _failed(self:SafeStream, e):
         raise e
 
 # %% ../../nbs/data/04_files.ipynb #d1cb24fe
-SHIPPED = Path(str(files('rsr')))/'shipped'
+SHIPPED = Path(rsr.__file__).parent/'shipped'
 
 # %% ../../nbs/data/04_files.ipynb #6ed782fe
 def plain_text(value):

@@ -10,6 +10,7 @@ __all__ = ['IMAGE_KINDS', 'image_kind', 'is_path', 'find_images', 'with_sources'
 import base64, hashlib, io, os, warnings
 from functools import lru_cache
 from pathlib import Path
+from .extras import install_package
 from .messages import BadMessage, images_in
 from .types import RsrError
 
@@ -136,7 +137,7 @@ def _import_pillow():
         return Image
     except ImportError:
         raise RsrError('an image is too large for the server, and making it smaller needs Pillow: '
-                       'pip install pillow') from None
+                       f"{install_package('pillow')}") from None
 
 # %% ../../nbs/data/05_images.ipynb #014fce2d
 def _resized(Image, data, factor):

@@ -61,8 +61,8 @@ def _delete_block(store, block):
     "Delete a block's rows from the index, except its prompts."
     db, keys = store.begin(), key_range(block)
     db.execute('DELETE FROM scores WHERE rollout BETWEEN ? AND ?', keys)
-    db.execute('DELETE FROM rollouts WHERE key BETWEEN ? AND ?', keys)
-    db.execute('DELETE FROM calls WHERE key BETWEEN ? AND ?', keys)
+    for table in 'rollouts', 'calls', 'batches':
+        db.execute(f'DELETE FROM {table} WHERE key BETWEEN ? AND ?', keys)
 
 # %% ../../nbs/data/16_index.ipynb #4451dc06
 def _replace_block(store, block, facts, rows):
@@ -147,12 +147,14 @@ def _blocks_of(store, size):
 def blocks_left(
     store,         # the run's Store, with an up-to-date index
     size:int,      # prompts per block
-    settings:str   # fingerprint of the settings that a block depends on
+    settings:str,  # fingerprint of the settings that a block depends on
+    brings=None    # keys of a block's prompts -> what else it depends on, as plain data; None: nothing
 )->tuple:          # ({unfinished block: its state when it is done}, {block: prompts} of all blocks)
     "Find the unfinished blocks of a run."
     finished, left, count = _finished_states(store), {}, {}
     for block, rows in _blocks_of(store, size):
-        count[block], state = len(rows), _block_state(settings, rows)
+        more = brings(range(rows[0][0], rows[-1][0]+1)) if brings else None
+        count[block], state = len(rows), _block_state(settings, [*rows, *([more] if more else [])])
         if finished.get(block)!=state:
             left[block] = state
     return left, count

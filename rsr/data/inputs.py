@@ -10,6 +10,7 @@ __all__ = ['STDIN', 'has_stdin', 'read_stdin', 'has_rows', 'listed_paths', 'find
 import glob, orjson, os, re, select, sys
 from contextlib import suppress
 from pathlib import Path
+from .extras import install_command
 from .sources import BOM, READERS, is_saved_dataset, json_array, json_lines, read_file, read_rows, shown_path
 from .sources import unreadable
 from .types import RsrError
@@ -167,7 +168,7 @@ def _import_hub(address):
         import huggingface_hub
     except ImportError:
         raise RsrError(f"{address}: reading from the Hugging Face Hub needs huggingface_hub and pyarrow: "
-                       "pip install 'rsr[hub]'") from None
+                       +install_command('hub')) from None
     return huggingface_hub
 
 # %% ../../nbs/data/07_inputs.ipynb #7a078c65

@@ -11,6 +11,7 @@ __all__ = ['KEY_STRIDE', 'TABLES', 'COLUMNS', 'Cluster', 'block_of', 'block_keys
 import orjson, os, shutil, sqlite3, time
 from dataclasses import dataclass
 from pathlib import Path
+from .extras import install_command
 from .files import Atomic, dumps
 from .store import Store
 from .types import RsrError, RunBroken
@@ -66,24 +67,27 @@ TABLES = dict(
     prompts='key:int64 id:str row:str place:str digest:str gen:int64 stop:str',
     rollouts='key:int64 prompt:int64 prompt_id:str idx:int32 step:int32 blind:bool sampler:str max_tokens:int64 '
              'asked:float outcome:str text:str reasoning:str finish_reason:str prompt_tokens:int64 '
-             'completion_tokens:int64 latency:float error:str source:int64 more:str',
+             'completion_tokens:int64 latency:float error:str source:int64 more:str batch:int64',
     scores='rollout:int64 verifier:str value:float reason:str answer:str detail:str',
     calls='key:int64 kind:str rollout:int64 config:str outcome:str text:str prompt_tokens:int64 '
-          'completion_tokens:int64 latency:float error:str',
-    verdicts='key:str value:str')
+          'completion_tokens:int64 latency:float error:str batch:int64',
+    verdicts='key:str value:str',
+    batches='key:int64 own:str kind:str config:str address:str file:str state:str requests:int64 samples:int64 '
+            'worst:str id:str status:str done:int64 made:float sent:float expires:float ended:float error:str')
 
 # %% ../../nbs/data/14_parts.ipynb #dcf7ce04
 COLUMNS = {table:[c.partition(':')[0] for c in columns.split()] for table, columns in TABLES.items()}
-_FINGERPRINTS = dict(rollouts=('sampler', 'sampler'), scores=('verifier', 'verifier'),
-                     calls=('config', 'judge'))   # table: (column, kind of configuration)
+_FINGERPRINTS = dict(rollouts=('sampler', 'sampler'), scores=('verifier', 'verifier'), calls=('config', 'judge'),
+                     batches=('config', 'sampler'))   # table: (column, kind of configuration)
+_NUMBERED = dict(rollouts=('batch',), calls=('key', 'batch'), batches=('key',))   # columns that count in each block
 
 # %% ../../nbs/data/14_parts.ipynb #cb6d64e8
 def _select(table, block):
     "Return the query that reads a table of a block's ledger."
     fp_column, _ = _FINGERPRINTS.get(table, (None, None))
     special, joins = {fp_column:'c.fp', 'prompt_id':'p.id'}, ''
-    if table=='calls':
-        special['key'] = f't.key+{block*KEY_STRIDE}'
+    for column in _NUMBERED.get(table, ()):
+        special[column] = f't.{column}+{block*KEY_STRIDE}'
     if fp_column:
         joins += f' LEFT JOIN configs c ON c.key=t.{fp_column}'
     if table=='rollouts':
@@ -104,7 +108,7 @@ def _import_parquet():
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise RsrError('runs on a cluster need pyarrow: pip install pyarrow') from None
+        raise RsrError(f"runs on a cluster need pyarrow: {install_command('ray')}") from None
     return pq
 
 # %% ../../nbs/data/14_parts.ipynb #ff262aa2
@@ -163,8 +167,9 @@ def write_parts(
 )->list:          # the files
     "Write a block's ledger as Parquet parts."
     facts = {**ledger_facts(store), 'block':block, **facts}
-    paths = []
-    for table in sorted(TABLES, key=lambda t: t=='rollouts'):
+    paths, in_batches = [], store.db.execute('SELECT 1 FROM batches').fetchone()
+    tables = [table for table in TABLES if in_batches or table!='batches']
+    for table in sorted(tables, key=lambda t: t=='rollouts'):
         path = part_path(work_dir, table, block)
         write_part(path, table, ledger_rows(store, block, table), facts)
         paths.append(path)
@@ -182,7 +187,10 @@ def part_facts(
 # %% ../../nbs/data/14_parts.ipynb #c5518a5e
 def part_rows(work_dir, block:int, table:str, size:int=4096):
     "Yield lists of up to `size` rows of a table from its part."
-    part = _import_parquet().ParquetFile(part_path(work_dir, table, block))
+    path = part_path(work_dir, table, block)
+    if table=='batches' and not path.exists():
+        return
+    part = _import_parquet().ParquetFile(path)
     for batch in part.iter_batches(size):
         found = {name:batch.column(name).to_pylist() for name in batch.schema.names}
         nothing = [None]*batch.num_rows   # a column that the part is older than
@@ -227,16 +235,15 @@ def _insert(table, columns):
         return f'INSERT INTO {values} ON CONFLICT(key) DO UPDATE SET stop=excluded.stop'
     return f'INSERT OR REPLACE INTO {values}'
 
-# %% ../../nbs/data/14_parts.ipynb #b6bec8df
-def _converters(table, configs, shift):
-    "Return {column: function} for the columns of a table that are converted."
-    out = {}
-    column, kind = _FINGERPRINTS.get(table, (None, None))
-    if column:
-        out[column] = lambda fp: configs.get((kind, fp))
-    if shift:
-        out['key'] = lambda key: key-shift
-    return out
+# %% ../../nbs/data/14_parts.ipynb #7851c578
+_KINDS = dict(judge='judge', critique='critic', sampler='sampler')   # of a call or a batch: of its configuration
+
+# %% ../../nbs/data/14_parts.ipynb #19abd71d
+def _config_rows(table, values, configs):
+    "Return the row numbers of configurations, for a column of their fingerprints."
+    column, kind = _FINGERPRINTS[table]
+    kinds = [_KINDS.get(k, kind) for k in values['kind']] if 'kind' in values else [kind]*len(values[column])
+    return [configs.get((kind, fp)) or configs.get(('given', fp)) for kind, fp in zip(kinds, values[column])]
 
 # %% ../../nbs/data/14_parts.ipynb #ca170bcf
 def add_rows(
@@ -244,15 +251,17 @@ def add_rows(
     table:str,    # one of TABLES
     batches,      # lists of rows, in the form of parts
     configs:dict, # as from `add_facts`
-    shift:int=0   # subtracted from the keys of calls
+    shift:int=0   # subtracted from the keys of calls and batches
 ):
     "Write rows of parts into a ledger."
     columns = [c for c in COLUMNS[table] if c!='prompt_id']
-    convert, insert = _converters(table, configs, shift), _insert(table, columns)
+    insert, config_column = _insert(table, columns), _FINGERPRINTS.get(table, (None, None))[0]
     for rows in batches:
         values = dict(zip(COLUMNS[table], zip(*rows)))
-        for column, fn in convert.items():
-            values[column] = map(fn, values[column])
+        if config_column:
+            values[config_column] = _config_rows(table, values, configs)
+        for column in _NUMBERED.get(table, ()) if shift else ():
+            values[column] = [number and number-shift for number in values[column]]
         store.begin().executemany(insert, list(zip(*[values[c] for c in columns])))
 
 # %% ../../nbs/data/14_parts.ipynb #08b51417
@@ -265,8 +274,7 @@ def _rebuild_ledger(work_dir, block):
     st, facts = BlockStore(tmp), part_facts(work_dir, block)
     configs = add_facts(st, facts)
     for table in TABLES:
-        shift = block*KEY_STRIDE if table=='calls' else 0
-        add_rows(st, table, part_rows(work_dir, block, table), configs, shift)
+        add_rows(st, table, part_rows(work_dir, block, table), configs, block*KEY_STRIDE)
     st.put('seconds', facts['seconds'])
     st.close()
     d.mkdir(parents=True, exist_ok=True)

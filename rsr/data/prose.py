@@ -7,22 +7,23 @@ __all__ = ['PROSE', 'ENVIRONMENT', 'INLINE', 'gives_up', 'is_unfinished']
 
 # %% ../../nbs/data/36_prose.ipynb #34d8e381
 import re
+from .text import LazyRegexp
 
 # %% ../../nbs/data/36_prose.ipynb #0d8ab537
-PROSE = re.compile(r'(?<![\\a-zA-Z])(?!(?:sin|cos|tan|log|exp|sqrt|and|mod)\b)'
+PROSE = LazyRegexp(r'(?<![\\a-zA-Z])(?!(?:sin|cos|tan|log|exp|sqrt|and|mod)\b)'
                     r'(?:[A-Za-z]{3,}|is|of|to|in|at|by|he|we|it)\b')
-ENVIRONMENT = re.compile(r'\\(?:begin|end)\{\w+\}')
-INLINE = re.compile(r'\$\$((?:[^$]|\$(?!\$))+?)\$\$|\$([^$\n]+?)\$(?!\d)'
+ENVIRONMENT = LazyRegexp(r'\\(?:begin|end)\{\w+\}')
+INLINE = LazyRegexp(r'\$\$((?:[^$]|\$(?!\$))+?)\$\$|\$([^$\n]+?)\$(?!\d)'
                      r'|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]', re.S)
 
 # %% ../../nbs/data/36_prose.ipynb #5f9e8c8c
-_GIVES_UP = re.compile(r"""(?:\b(?:could|can|was|am|were)\s?(?:not|n't)|\bcan(?:not|'t)|\bunable\s+to)\s+
+_GIVES_UP = LazyRegexp(r"""(?:\b(?:could|can|was|am|were)\s?(?:not|n't)|\bcan(?:not|'t)|\bunable\s+to)\s+
   (?:(?:able|possible)\s+to\s+)?(?:finish|solve|complete|determine|find|answer|figure|see|check|proceed)\b
   |\b(?:let's|let\s+us|let\s+me|we\s+(?:should|must))\s+try\s+(?:another|again|a\s+different)\b
   |\b(?:don't|do\s+not)\s+(?:know|see\s+how)\b|\b(?:not|un)\s?sure\b|\bran\s+out\s+of\b|\bgive\s+up\b""", re.X|re.I)
-_CUT_OFF = re.compile(r"""(?:\b(?:and|to|get|then|is|are|of|the|a|an|that|we|by|with|where|which|has|have|from|for|as|or
+_CUT_OFF = LazyRegexp(r"""(?:\b(?:and|to|get|then|is|are|of|the|a|an|that|we|by|with|where|which|has|have|from|for|as|or
   |but|when|if|so|let|into|than|equals?|number|total)|[=+*(,:]|\\(?:times|cdot|frac))\s*\Z""", re.X|re.I)
-_PLAN = re.compile(r"""\A\W{0,9}(?:(?:now|next|first|then|so)\b,?\s+)?
+_PLAN = LazyRegexp(r"""\A\W{0,9}(?:(?:now|next|first|then|so)\b,?\s+)?
   (?:(?:we|I|let's|let\s+us)\s+(?:need|want|have)\s+to\s+
   (?:find|compute|calculate|determine|consider|solve)|(?:we|let's|let\s+us)\s+(?:consider|substitute))\b""", re.X|re.I)
 

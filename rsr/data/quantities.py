@@ -10,6 +10,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 from .numerals import in_ascii, in_digits
+from .text import LazyRegexp
 
 # %% ../../nbs/data/33_quantities.ipynb #84784416
 _SYMBOLS = {'−':'-', '–':'-', '×':r'\times ', '·':r'\cdot ', '÷':'/', 'π':r'\pi ', '√':r'\sqrt ', '∞':r'\infty ',
@@ -30,10 +31,10 @@ def _spelling_pattern(sign):
     after = '(?![a-zA-Z])' if sign[1:].isalpha() else ''
     return before+re.escape(sign)+after
 
-_SPELLING = re.compile('|'.join(map(_spelling_pattern, _SPELLINGS)))
+_SPELLING = LazyRegexp('|'.join(map(_spelling_pattern, _SPELLINGS)))
 
 # %% ../../nbs/data/33_quantities.ipynb #134e03a3
-TEXT = re.compile(r'\\(?:text\w*|math(?:rm|bf|it|sf)|[mh]box|operatorname)\s?\{([^{}]*)\}')
+TEXT = LazyRegexp(r'\\(?:text\w*|math(?:rm|bf|it|sf)|[mh]box|operatorname)\s?\{([^{}]*)\}')
 
 # %% ../../nbs/data/33_quantities.ipynb #701e06d9
 def _without_commands(s):
@@ -79,7 +80,7 @@ _WHOLE = r'(?:(?P<whole>\d+(?=\s*\\frac|\s+\d+\s*/))\s*)?'
 _FRACTION = r'\\frac\s?\{?\s*(?P<n>-?\d+)\s*(?:\}\s*)?(?:\{\s*)?(?P<d>\d+)\s*\}?'
 _QUOTIENT = rf'(?P<n2>{NUM})\s*/\s*(?P<d2>{NUM})'
 _EXPONENT = r'[eE](?P<e>[+-]?\d{1,3})\b|\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*\{?(?P<e2>-?\d{1,3})\}?'
-_NUMBER = re.compile(rf'''{_LEAD}(?:{_WHOLE}(?:{_FRACTION}|{_QUOTIENT})|(?P<num>{NUM})(?:{_EXPONENT})?)
+_NUMBER = LazyRegexp(rf'''{_LEAD}(?:{_WHOLE}(?:{_FRACTION}|{_QUOTIENT})|(?P<num>{NUM})(?:{_EXPONENT})?)
   \s*(?P<pct>%|percent\b)?\s*(?P<scale>{'|'.join(SCALE)})?(?P<unit>.*)''', re.X|re.S|re.I)
 
 # %% ../../nbs/data/33_quantities.ipynb #61c63a28
@@ -94,7 +95,7 @@ def _is_unit_word(word):
     return len(word)>1 or word in _SHORT_UNITS or word>'\u2e80'
 
 # %% ../../nbs/data/33_quantities.ipynb #a315eb8e
-_DEGREES_AND_POWERS = re.compile(r'^\s*\^\s*\{?\\circ\s*\}?|(?<=[a-zA-Z])\s*\^\s*\{?-?\d\}?|[$€£¥₹]')
+_DEGREES_AND_POWERS = LazyRegexp(r'^\s*\^\s*\{?\\circ\s*\}?|(?<=[a-zA-Z])\s*\^\s*\{?-?\d\}?|[$€£¥₹]')
 
 def _is_unit(s):
     r"Tell whether this is empty or a unit (`cm^2`, `dollars per hour`, `^\circ C`), and not algebra."

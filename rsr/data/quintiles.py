@@ -7,8 +7,9 @@ __all__ = ['MOST_MODELS', 'LEAST_PROMPTS', 'sampled_models', 'model_places', 'ad
            'quintile_sums', 'RowTally', 'rate_edges', 'cell_quintiles', 'quintile_stats', 'hard_share']
 
 # %% ../../nbs/data/50_quintiles.ipynb #fd6dd3e5
+import math
 from collections import Counter
-from .difficulty import QUINTILES, fit_difficulty, quintile_shares
+from .difficulty import QUINTILES, fit_difficulty, quintile_shares, rates_at
 from .statistics import first_answers
 from .types import EPS, is_revision, passed
 
@@ -122,10 +123,8 @@ def _rows_of_files(difficulty, tallies, written):
 def rate_edges(
     rates:tuple   # (a, b) of a Beta distribution of pass rates
 )->list:          # six pass rates, falling from 1 to 0
-    "Return the pass rates between which the quintiles lie, to about 0.005."
-    import numpy as np
-    drawn = np.random.default_rng(0).beta(*rates, 50_000)
-    return [1., *np.quantile(drawn, [.8, .6, .4, .2]).tolist(), 0.]
+    "Return the pass rates between which the quintiles lie."
+    return [1., *(math.exp(log_rate) for log_rate, _ in rates_at(rates, (.8, .6, .4, .2))), 0.]
 
 # %% ../../nbs/data/50_quintiles.ipynb #bcdebfa4
 LEAST_PROMPTS = 20   # with fewer, quintiles say nothing

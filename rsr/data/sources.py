@@ -10,6 +10,7 @@ __all__ = ['BOM', 'READERS', 'exact_int', 'parse_json', 'decode_line', 'open_byt
 # %% ../../nbs/data/06_sources.ipynb #50ac0003
 import csv, gzip, io, json, orjson, os, re, zlib
 from pathlib import Path
+from .extras import install_command
 from .files import file_kind, hint
 from .types import RsrError
 
@@ -63,7 +64,7 @@ def _open_zst(path):
         import pyarrow
         return io.BufferedReader(pyarrow.input_stream(str(path), compression='zstd'))
     except ImportError:
-        raise RsrError(f'{path}: reading .zst needs zstandard: pip install zstandard') from None
+        raise RsrError(f"{path}: reading .zst needs pyarrow: {install_command('parquet')}") from None
 
 # %% ../../nbs/data/06_sources.ipynb #ff6565c7
 def open_bytes(path):
@@ -216,7 +217,7 @@ def _open_parquet(path):
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise RsrError(f'{path}: reading Parquet needs pyarrow: pip install pyarrow') from None
+        raise RsrError(f"{path}: reading Parquet needs pyarrow: {install_command('parquet')}") from None
     return pq.ParquetFile(path)
 
 # %% ../../nbs/data/06_sources.ipynb #0248e68d
@@ -239,7 +240,7 @@ def _arrow_batches(path):
     try:
         import pyarrow as pa
     except ImportError:
-        raise RsrError(f'{path}: reading Arrow needs pyarrow: pip install pyarrow') from None
+        raise RsrError(f"{path}: reading Arrow needs pyarrow: {install_command('parquet')}") from None
     for entry in orjson.loads((Path(path)/'state.json').read_bytes())['_data_files']:
         with pa.memory_map(str(Path(path)/entry['filename'])) as f:
             yield from pa.ipc.open_stream(f)

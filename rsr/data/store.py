@@ -165,18 +165,20 @@ _ANSWER = '''UPDATE rollouts SET outcome=?,text=?,reasoning=?,finish_reason=?,
     prompt_tokens=?,completion_tokens=?,latency=?,error=?,more=? WHERE key=? AND outcome IS NULL'''
 
 # %% ../../nbs/data/13_store.ipynb #b3ae1c16
+_BESIDE = 'tool_calls', 'refusal', 'logprobs', 'feedback', 'retries'
+
 def _more(r):
     "Return what a rollout has beside its text, as JSON; None without any."
-    more = dict(tool_calls=r.tool_calls, refusal=r.refusal, logprobs=r.logprobs, feedback=r.feedback,
-                retries=r.retries)
-    return dumps({k:v for k, v in more.items() if v}) if any(more.values()) else None
+    more = {k:v for k in _BESIDE if (v := getattr(r, k))}
+    return dumps(more) if more else None
 
 # %% ../../nbs/data/13_store.ipynb #4cb6bcd2
 @patch
-def answer(self:Store, r:Rollout):
-    "Record the outcome of a rollout; it needs `key` and `outcome`."
-    self.begin().execute(_ANSWER, (r.outcome, r.text, r.reasoning, r.finish_reason, r.prompt_tokens,
-                                   r.completion_tokens, r.latency, r.error, _more(r), r.key))
+def answer(self:Store, *rollouts:Rollout):
+    "Record the outcome of rollouts; each needs `key` and `outcome`."
+    rows = [(r.outcome, r.text, r.reasoning, r.finish_reason, r.prompt_tokens, r.completion_tokens, r.latency, r.error,
+             _more(r), r.key) for r in rollouts]
+    self.begin().executemany(_ANSWER, rows)
 
 # %% ../../nbs/data/13_store.ipynb #4122eb75
 @patch

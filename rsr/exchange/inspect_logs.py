@@ -8,6 +8,7 @@ __all__ = ['chat_turn', 'sample_record', 'inspect']
 # %% ../../nbs/exchange/06_inspect_logs.ipynb #c45a8f61
 import json, lzma, zipfile, zlib
 from pathlib import Path
+from ..data.extras import install_command
 from ..data.files import hint
 from ..data.messages import BadMessage
 from ..data.sources import shown_path
@@ -139,7 +140,7 @@ def _unpacked(data, size):
         import pyarrow
         return pyarrow.input_stream(pyarrow.py_buffer(data), compression='zstd').read(size)
     except ImportError:
-        raise RsrError('this log is compressed with Zstandard: pip install zstandard') from None
+        raise RsrError(f"this log is compressed with Zstandard: {install_command('parquet')}") from None
 
 # %% ../../nbs/exchange/06_inspect_logs.ipynb #6f40bf68
 _ZSTD = 93          # number of the method in a zip archive

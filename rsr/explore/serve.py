@@ -10,6 +10,7 @@ import os, re, signal, socket, subprocess, sys, tempfile, threading
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from ..data.extras import install_command
 from ..data.files import dumps
 from ..data.reviews import check_annotator
 from ..data.types import RsrError
@@ -74,7 +75,7 @@ def _command(notebook, port, open_browser):
 def _start(command, env=None):
     "Start Voilà; return the process."
     if not find_spec('voila'):
-        raise RsrError('rsr explore needs Voilà, which is not installed: pip install voila anywidget')
+        raise RsrError(f"rsr explore needs Voilà, which is not installed: {install_command('explore')}")
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding='utf-8',
                             errors='replace', env=env)
 

@@ -122,11 +122,11 @@ def _tokens(turns, count):
     return sum(count(content)+TURN_TOKENS for _, content in turns if isinstance(content, str))
 
 # %% ../../nbs/formatters/10_lint.ipynb #e784ded3
-def _over_long(row, method, target, count, cutoff):
+def _over_long(parts, target, count, cutoff):
     "Yield (rule, reason) if a row is over the cut-off."
     if not target or not cutoff:
         return
-    history, answers, _ = row_parts(row, method)
+    history, answers, _ = parts
     prompt = _tokens(history, count)
     total = prompt+max((_tokens(turns, count) for turns in answers.values()), default=0)
     if prompt>=cutoff and 'answer' not in answers:
@@ -176,11 +176,11 @@ def _findings(path, method, target, count, cutoff):
             continue
         differs = columns.add(row, size) if size else []   # Parquet has its types already
         row = {**columns.names, **row}                     # what a row lacks and others have is null
-        found = [*lint_row(row, method, target), *differs, *_over_long(row, method, target, count, cutoff)]
+        parts = row_parts(row, method)                     # once: half of the time goes into it
+        found = [*lint_row(row, method, target, parts), *differs, *_over_long(parts, target, count, cutoff)]
         yield from ((number, rule, why) for rule, why in found)
         if method=='kto':
-            *_, label = row_parts(row, method)
-            labels[label is True] += 1
+            labels[parts[-1] is True] += 1
     for found in _whole_file(number, columns, labels, method, target):
         yield None, *found
 

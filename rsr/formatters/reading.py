@@ -10,6 +10,7 @@ __all__ = ['KINDS', 'ROLES', 'ANSWERS', 'training_rows', 'Turn', 'read_call', 'r
 import orjson, os
 from pathlib import Path
 from typing import NamedTuple
+from ..data.extras import install_command, install_package
 from ..data.thinking import inline_thinking
 from ..data.types import Rollout, RsrError
 from .message_forms import SEVERAL_RESULTS
@@ -55,7 +56,7 @@ def _parquet_rows(path):
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise RsrError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+        raise RsrError(f"{path}: reading Parquet needs pyarrow: {install_command('parquet')}") from None
     for batch in pq.ParquetFile(path).iter_batches(1024):
         yield from batch.to_pylist()
 
@@ -156,27 +157,34 @@ def _split(text, thinking):
     return r.reasoning, r.text
 
 # %% ../../nbs/formatters/08_reading.ipynb #cf5287a2
+_CALLERS = 'function_call', 'tool_call'   # speakers whose text is a call, as JSON
+
 def _read_turn(message, column=(), split=True):
     "Return a message as a `Turn`; with `split`, thinking and answer apart."
     name, role = _role_of(message)
     text, images = _read_content(message.get('content', message.get('value')), column)
     thinking, calls = _thinking_field(message), tuple(map(read_call, message.get('tool_calls') or ()))
-    if role=='assistant' and text is not None and (split or name in ('function_call', 'tool_call')):
+    if role=='assistant' and text is not None and (split or name in _CALLERS):
         thinking, text = _split(text, thinking)
-    if name in ('function_call', 'tool_call'):
+    if name in _CALLERS:
         text, calls = '', _calls_in(text)
     return Turn(role, '' if calls and text is None else text, thinking, calls, tuple(images))
 
 # %% ../../nbs/formatters/08_reading.ipynb #993c7cce
+def _is_plain(message, name, content, column):
+    "Check whether a message is a text alone: neither call nor image."
+    return isinstance(content, str) and not (column or message.get('tool_calls') or name in _CALLERS)
+
 def _read_raw(message, column=()):
     "Return a message as a `Turn`, its text untouched."
+    content, (name, role) = message.get('content', message.get('value')), _role_of(message)
+    written = role if role=='tool' or 'from' in message else name
+    if _is_plain(message, name, content, column):
+        return Turn(written, content)   # as most are: a file is read several times
     t = _read_turn(message, split=False)
-    content = message.get('content', message.get('value'))
     if t.calls and not message.get('tool_calls'):
         return t   # the text is the call
-    name, role = _role_of(message)
-    return t._replace(role=role if role=='tool' or 'from' in message else name, thinking='',
-                      text=content if isinstance(content, str) else t.text)
+    return t._replace(role=written, thinking='', text=content if isinstance(content, str) else t.text)
 
 # %% ../../nbs/formatters/08_reading.ipynb #f1b720c8
 def _joined(turns):
@@ -321,7 +329,7 @@ def _encode_of(tokenizer):
     try:
         return _load_encode(Path(tokenizer))
     except ImportError as e:
-        raise RsrError(f'tokenizer: {tokenizer} needs the package {e.name}: pip install {e.name}') from None
+        raise RsrError(f'tokenizer: {tokenizer} needs the package {e.name}: {install_package(e.name)}') from None
     except Exception as e:
         why = f'{type(e).__name__}: {str(e).splitlines()[0]}'
         raise RsrError(f'tokenizer: {tokenizer} could not be loaded: {why}') from None

@@ -254,13 +254,14 @@ def _unread_fields(row, target):
 def lint_row(
     row:dict,     # a training row
     method:str,   # sft, dpo, multi_sft, kto, grpo
-    target:str    # a name in TRAINERS; None: no trainer's
+    target:str,   # a name in TRAINERS; None: no trainer's
+    parts=None    # `row_parts` of the row; None: read them
 )->list:          # [(rule, reason), …], whether or not the trainer minds
     "Find what is wrong with one row by itself."
     found = list(_columns(row, method, target))
     if not target or any(rule=='missing' for rule, _ in found):
         return found
-    history, answers, label = row_parts(row, method)
+    history, answers, label = parts or row_parts(row, method)
     found += _bad_turns([('turn', history), *answers.items()])
     ends_with_answer = 'answer' in answers
     conversation = history+answers.get('answer', [])

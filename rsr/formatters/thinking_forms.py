@@ -11,7 +11,8 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 from ..data.messages import calls_text
-from ..data.thinking import harmony_text, inline_thinking, split_thinking, thinking_marks, without_quoted_marks
+from ..data.thinking import harmony_text, inline_thinking, may_think, split_thinking, thinking_marks
+from ..data.thinking import without_quoted_marks
 
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #ae62a458
 THINKING = 'keep', 'inline', 'reasoning_content', 'harmony', 'strip'   # choices of formatter.thinking
@@ -29,7 +30,7 @@ def _is_markup(text, token):
 def without_end_tokens(text:str)->str:
     "Strip a text, and the control tokens at its end."
     text = text.strip()
-    for _ in range(20):   # more of them are no end of a turn
+    for _ in range(20 if text.endswith('>') else 0):   # more of them are no end of a turn
         token = next((t for t in END_TOKENS if text.endswith(t) and not _is_markup(text, t)), '')
         if not token:
             break
@@ -55,14 +56,10 @@ def _has_several_blocks(text):
     return len(_BLOCK.findall(without_quoted_marks(text)))>1
 
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #1586f643
-def _may_think(text):
-    "Check in passing whether a text can have marks of thinking: all begin in one of four ways."
-    return '<' in text or '[' in text or '◁' in text or text.startswith(('analysis', 'assistant'))
-
 def separated(r):
     "Return a rollout with the thinking in `reasoning` and the answer, without control tokens behind it, in `text`."
     thinking, text = (r.reasoning or '').strip(), without_end_tokens(r.text or r.refusal or '')
-    if _may_think(text) and thinking_marks(text) and not _has_several_blocks(text):
+    if may_think(text) and thinking_marks(text) and not _has_several_blocks(text):
         thinking, text = split_thinking(text, thinking)
     same = thinking==r.reasoning and text==r.text
     return r if same else replace(r, text=text, reasoning=thinking)
@@ -70,7 +67,7 @@ def separated(r):
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #8de90506
 @lru_cache(4096)
 def _has_marks(text):
-    return _may_think(text) and bool(thinking_marks(text))
+    return may_think(text) and bool(thinking_marks(text))
 
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #32ae9b1e
 def has_answer(r)->bool:

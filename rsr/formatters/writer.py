@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from fastcore.basics import patch
+from ..data.extras import install_command
 from ..data.files import Atomic, dumps_any
 from ..data.text import stable_hash
 from ..data.thresholds import is_finite, relative_options
@@ -188,7 +189,7 @@ def flush(self:Writer):
     try:
         import pyarrow as pa, pyarrow.parquet as pq
     except ImportError:
-        raise RsrError("format: parquet needs pyarrow: pip install pyarrow") from None
+        raise RsrError(f"format: parquet needs pyarrow: {install_command('parquet')}") from None
     if not self.buffer:
         return
     table = pa.Table.from_pylist(self.buffer, schema=self.parquet and self.parquet.schema)

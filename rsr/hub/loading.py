@@ -8,6 +8,7 @@ __all__ = ['to_dataset', 'parse_address', 'load_hub_run']
 # %% ../../nbs/hub/06_loading.ipynb #ecbb6fbf
 import orjson, os, re, shutil
 from pathlib import Path
+from ..data.extras import install_command
 from ..data.safekeeping import new_temporary
 from ..data.types import RsrError, no_such
 from .card_text import config_files
@@ -22,7 +23,7 @@ def _import_datasets():
     try:
         import datasets
     except ImportError:
-        raise RsrError("run.to_dataset needs datasets: pip install 'rsr[hub]'") from None
+        raise RsrError(f"run.to_dataset needs datasets: {install_command('hub')}") from None
     return datasets
 
 # %% ../../nbs/hub/06_loading.ipynb #a6973a73

@@ -9,6 +9,7 @@ __all__ = ['LEDGER', 'files_to_push', 'check_repo', 'import_hub', 'hub_error', '
 import os, re, tempfile
 from contextlib import closing
 from pathlib import Path
+from ..data.extras import install_command
 from ..data.secrets import redact
 from ..data.store import Store
 from ..data.terminal import visible, warn
@@ -88,7 +89,7 @@ def import_hub(what):
     try:
         import huggingface_hub
     except ImportError:
-        raise RsrError(f"{what} needs huggingface_hub: pip install 'rsr[hub]'") from None
+        raise RsrError(f"{what} needs huggingface_hub: {install_command('hub')}") from None
     return huggingface_hub
 
 # %% ../../nbs/hub/05_push.ipynb #e2a1972a

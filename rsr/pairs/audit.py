@@ -13,7 +13,7 @@ from collections import Counter
 from ..data.types import EPS, RsrError, no_such
 from .measures import length_figures, margin_figures, near_prompts, pairs_per_prompt, repeat_counts
 from .measures import telling_forms, telling_words
-from .shortcuts import facts, pair_words, read_pairs, words_accuracy
+from .shortcuts import pair_words, read_facts, words_accuracy
 from ..style import many
 
 # %% ../../nbs/pairs/06_audit.ipynb #26dcdef8
@@ -372,7 +372,7 @@ def _audit_groups(ps, key, whole, names):
 
 # %% ../../nbs/pairs/06_audit.ipynb #9d11122e
 def audit(
-    src,                          # anything `read_pairs` takes
+    src,                          # anything `read_pairs` takes, or `Facts`
     by:tuple=('strategy', 'flaw'),# what to group by
     items:list=None               # names of items; None: all
 )->dict:                          # n, prompts, verdict, items, figures, groups: {key: {value: the same}}
@@ -380,6 +380,6 @@ def audit(
     for k in items or ():
         if k not in ITEMS:
             raise RsrError('audit: '+no_such('item', k, ITEMS))
-    names, ps = list(items or ITEMS), [facts(p) for p in read_pairs(src)]
+    names, ps = list(items or ITEMS), read_facts(src)
     whole = _audit_set(ps, names)
     return {**whole, 'groups':{k:_audit_groups(ps, k, whole, names) for k in by}}

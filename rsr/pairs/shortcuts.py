@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_CHARS', 'FORM', 'PRIOR', 'MIN_SEEN', 'FOLDS', 'as_pair', 'read_pairs', 'share', 'chance_above', 'length_auc',
-           'side_auc', 'length_odds', 'words', 'share_resembling', 'facts', 'log_odds', 'pair_words', 'side_counts',
-           'words_accuracy']
+           'side_auc', 'length_odds', 'words', 'share_resembling', 'facts', 'Facts', 'read_facts', 'log_odds',
+           'pair_words', 'side_counts', 'words_accuracy']
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #f764e92a
 import math, orjson, re
@@ -14,7 +14,7 @@ from ..data.files import fingerprint
 from ..data.sources import READERS, read_rows
 from ..data.statistics import wilson
 from ..data.messages import calls_text, read_completion
-from ..data.text import clean_text, is_garbled, is_refusal
+from ..data.text import LazyRegexp, clean_text, is_garbled, is_refusal
 from ..data.thinking import inline_thinking, thinking_marks
 from ..data.types import RsrError
 from ..formatters.reading import row_parts
@@ -240,8 +240,8 @@ def length_odds(
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #2b445adf
 _cjk = r'\u3040-\u30ff\u3400-\u9fff'
-_word = re.compile(rf"[{_cjk}]|[^\W_{_cjk}]+(?:['’][^\W_{_cjk}]+)*")
-_ascii = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")   # the same, and faster
+_word = LazyRegexp(rf"[{_cjk}]|[^\W_{_cjk}]+(?:['’][^\W_{_cjk}]+)*")
+_ascii = LazyRegexp(r"[a-z0-9]+(?:'[a-z0-9]+)*")   # the same, and faster
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #37786cb9
 MAX_CHARS = 50_000   # characters of a text that are read
@@ -257,7 +257,7 @@ FORM = dict(bullets=r'^[ \t]*[-*•][ \t]', numbers=r'^[ \t]*\d+[.)][ \t]', head
 FORM |= {'exclamation mark':'!', 'question mark':r'\?', 'dash':'[—–]', 'emoji':'[\U0001f300-\U0001faff\u2600-\u27bf]',
          'ends with an ellipsis':r'(?:…|\.\.\.)\Z', 'ends without punctuation':r'[^\W_]\Z',
          'ends with a question':r'\?\Z'}
-FORM = {k:re.compile(v, re.M) for k, v in FORM.items()}
+FORM = {k:LazyRegexp(v, re.M) for k, v in FORM.items()}
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #6edf1928
 def _form(text, ws):
@@ -301,6 +301,16 @@ def facts(
     only = sorted(set(c)-set(r)), sorted(set(r)-set(c))
     sides = _text_facts(chosen, c), _text_facts(rejected, r)
     return {**pair, 'only':only, 'prefix':_common_prefix(chosen, rejected), 'sides':sides}
+
+# %% ../../nbs/pairs/04_shortcuts.ipynb #277e2571
+class Facts(list):
+    "Pairs whose texts were read, as `facts` gives them."
+
+def read_facts(
+    src             # anything `read_pairs` takes, or `Facts`
+)->Facts:
+    "Read pairs and the facts of their texts; what was read already is returned as it is."
+    return src if isinstance(src, Facts) else Facts(map(facts, read_pairs(src)))
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #ebc4c477
 PRIOR = 0.2    # weight of the prior

@@ -8,6 +8,7 @@ __all__ = ['ITEMS', 'Item', 'COVERAGE', 'FAILS', 'ELSEWHERE', 'NO_FAULT', 'HELD_
            'format_valid', 'held_out', 'dpo_margins', 'grpo_reward']
 
 # %% ../../nbs/quality/05_check_items.ipynb #4de27ec9
+import orjson
 from collections import namedtuple
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ from ..data.types import EPS
 from ..formatters.splits import Split
 from ..formatters.writer import make_formatter, make_formatters
 from ..pairs.collect import pairs_of
+from ..pairs.shortcuts import read_facts
 from .dropped import compare_files, dropped_finding
 from .hygiene import class_balance, contamination, finding, graded, length_bias, near_leaks, pair_audit
 from .hygiene import asked_text, problem_texts, problem_todo, read_files, refusals_in_files, repeated_prompts
@@ -46,6 +48,7 @@ class CheckContext:
     decontaminate: str = None   # a benchmark's file; None: the recipe's
     trust: bool = False         # as for `Run.check_files`
     checked: dict = field(default_factory=lambda: dict(files=[], reward=[]))   # the result of `Run.check_files`
+    sides: dict = field(default_factory=dict)   # {side: `prompts_in` it}
 
     def __post_init__(self):
         if not isinstance(self.run, Run):
@@ -54,20 +57,23 @@ class CheckContext:
         self.formatters = formatters_in_run(self.store, self.d, make_formatters(self.d['formatter']))
         self.stats = self.run.stats()
         self.files = read_files(self.run.path, self.formatters)
+        self.earlier = [self.earlier] if isinstance(self.earlier, (str, Path, Run)) else list(self.earlier)
+    scorer = cached_property(lambda self: self._config())           # the verifier's configuration as plain data
     pairs = cached_property(lambda self: run_pairs(self))           # of its DPO formatters
+    facts = cached_property(lambda self: read_facts(self.pairs) if self.pairs else [])   # of these pairs
     report = cached_property(lambda self: validation_report(self))  # of the rubric; None: there is none
+
+# %% ../../nbs/quality/05_check_items.ipynb #84539fce
+@patch
+def _config(self:CheckContext)->dict:
+    "Return the configuration of the current verifier; {} if the ledger has none."
+    return (self.store.config(self.store.get('verifier')) or [None, {}])[1]
 
 # %% ../../nbs/quality/05_check_items.ipynb #a8d5347f
 def run_pairs(ctx:CheckContext)->list:
     "Collect the pairs that the DPO formatters make of the run."
     formatters = [f for f in ctx.formatters if f.type=='dpo']
     return [pair for f in formatters for pair, _ in pairs_of(valid_groups(ctx.store, ctx.d), f) if pair]
-
-# %% ../../nbs/quality/05_check_items.ipynb #382cc7e7
-@patch(as_prop=True)
-def scorer(self:CheckContext)->dict:
-    "Return the verifier's configuration as plain data."
-    return (self.store.config(self.store.get('verifier')) or [None, {}])[1]
 
 # %% ../../nbs/quality/05_check_items.ipynb #2b11567f
 @patch
@@ -82,7 +88,20 @@ def rates(self:CheckContext, store=None, d=None)->dict:
 @patch
 def prompts_in(self:CheckContext, side='train')->set:
     "Return the normalised prompts in the files of a side."
-    return {normalised(p) or p for f in self.files if f.side==side for p in f.prompts}
+    if side not in self.sides:
+        self.sides[side] = {normalised(p) or p for f in self.files if f.side==side for p in f.prompts}
+    return self.sides[side]
+
+@patch
+def prompts(self:CheckContext):
+    "Yield the run's prompts that are in its files; all of them, if none is."
+    inside, some = self.prompts_in('train')|self.prompts_in('eval'), False
+    for p, *_ in self.store.walk(outcomes=()):
+        text = prompt_text(p)
+        if (normalised(text) or text) in inside:
+            some = True
+            yield p
+    yield from () if some else (p for p, *_ in self.store.walk(outcomes=()))
 
 # %% ../../nbs/quality/05_check_items.ipynb #230a9738
 ITEMS = {}   # key -> Item
@@ -120,10 +139,12 @@ def rubric_validated(ctx)->dict:
 # %% ../../nbs/quality/05_check_items.ipynb #68bd2dc9
 COVERAGE = 0.10, 0.25   # total variation above chance, on any dimension. Judgement
 
+_LABELS = """SELECT json_extract(row,'$.metadata.taxonomy') FROM prompts
+    WHERE gen=? AND json_type(row,'$.metadata.taxonomy')='object' ORDER BY key"""
+
 def _planned(ctx):
     "Return the labels of the prompts that were made from a taxonomy."
-    labels = [p.metadata.get('taxonomy') for p, *_ in ctx.store.walk(outcomes=())]
-    return [x for x in labels if isinstance(x, dict)]
+    return [orjson.loads(labels) for labels, in ctx.store.db.execute(_LABELS, (ctx.store.gen,))]
 
 # %% ../../nbs/quality/05_check_items.ipynb #190bf80f
 @item('taxonomy', 'taxonomy covers production', seed=True)
@@ -285,15 +306,20 @@ EVAL_LEAST = 30           # held-out prompts: a rate of 0.5 is then known to ±0
 NEAR_LEAK = 0.01          # share of held-out prompts with a near copy in training, above which it fails. Judgement
 
 # %% ../../nbs/quality/05_check_items.ipynb #33265687
+def _has_two_sides(split, prompts):
+    "Check whether a split leaves prompts on both sides; it looks no further than it has to."
+    sides = set()
+    for p in prompts:
+        sides.add(split.place(p)[1])
+        if len(sides)==2:
+            return True
+    return False
+
 def _share_that_splits(ctx, by):
     "Return the first share, from a tenth on, that leaves prompts on both sides; None: no share does."
-    inside = ctx.prompts_in('train')|ctx.prompts_in('eval')
-    prompts = [p for p, *_ in ctx.store.walk(outcomes=())]
-    prompts = [p for p in prompts if (normalised(prompt_text(p)) or prompt_text(p)) in inside] or prompts
     for share in (.1, .15, .2, .3, .4, .5):
         split = Split(ctx.formatters, {**(ctx.d.get('split') or {}), **by, 'eval':share})
-        sides = {split.place(p)[1] for p in prompts}
-        if len(sides)==2:
+        if _has_two_sides(split, ctx.prompts()):
             return share
 
 # %% ../../nbs/quality/05_check_items.ipynb #8084e678
@@ -416,14 +442,12 @@ def _(ctx):
 # %% ../../nbs/quality/05_check_items.ipynb #a8eee00d
 @item('pairs', 'pair audit')
 def _(ctx):
-    return pair_audit(ctx.pairs)
+    return pair_audit(ctx.facts)
 
 # %% ../../nbs/quality/05_check_items.ipynb #0f0eb00d
 @item('duplicates')
 def _(ctx):
-    inside, prompts = ctx.prompts_in(), [p for p, *_ in ctx.store.walk(outcomes=())]
-    prompts = [p for p in prompts if (normalised(prompt_text(p)) or prompt_text(p)) in inside] or prompts
-    return repeated_prompts(list(map(asked_text, prompts)), ctx.files)
+    return repeated_prompts(list(map(asked_text, ctx.prompts())), ctx.files)
 
 # %% ../../nbs/quality/05_check_items.ipynb #0a8e958e
 def _of_files(key, name, look):

@@ -9,22 +9,28 @@ __all__ = ['esc', 'html_table', 'figure_html', 'sample_rows', 'page', 'report_ht
 import base64, html, io, json, yaml
 from contextlib import closing
 from pathlib import Path
+from ..data.extras import install_package
 from ..data.files import Atomic
 from ..data.thresholds import numbers_for
 from ..data.types import RsrError
 from ..data.store import Store
+from ..explore.breakdown_figures import criteria_data
 from ..explore.conversation import prompt_html, rollout_html
 from ..explore.figures import all_figures
 from ..explore.html import STYLE
+from ..explore.ledger_view import share_note
 from ..explore.prompts import prompt_rollouts
 from ..pairs.audit import audit
-from .checklist import checklist, shown_verdict, verdict_line
+from .check_items import CheckContext
+from .checklist import check_waive, checked, shown_verdict, verdict_line
+from .compare import compare, compare_table
 from ..data.variables import mask
 from ..run.files import valid_outcomes
 from ..run.results import Run
 from ..data.secrets import redact
 from ..verifiers.stages import sections
 from ..sampling.cascade import sampler_options
+from ..style import many, pct
 
 # %% ../../nbs/quality/08_report.ipynb #2edaaa2e
 _DIRECTION_MARKS = '\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'
@@ -38,8 +44,10 @@ def esc(
     return html.escape(''.join(f'\\u{ord(c):04x}' if c in _DIRECTION_MARKS else c for c in text))
 
 # %% ../../nbs/quality/08_report.ipynb #9c3fb4d1
+_VERDICTS = 'verdict', 'A', 'B'   # columns of verdicts
+
 def _cell(column, v):
-    if column=='verdict':
+    if column in _VERDICTS:
         return f'<td class="v-{esc(v).split()[0].replace("/", "")}">{esc(v)}</td>'
     return f'<td>{esc(f"{v:.3g}" if isinstance(v, float) else v)}</td>'
 
@@ -54,7 +62,8 @@ def html_table(
     columns = columns or list(rows[0])
     head = ''.join(f'<th>{esc(c)}</th>' for c in columns)
     cells = [''.join(_cell(c, r.get(c)) for c in columns) for r in rows]
-    return f'<table><tr>{head}</tr>'+''.join(f'<tr>{row}</tr>' for row in cells)+'</table>'
+    body = ''.join(f'<tr>{row}</tr>' for row in cells)
+    return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'   # paper repeats the head
 
 # %% ../../nbs/quality/08_report.ipynb #6678c821
 def figure_html(name, caption, ax)->str:
@@ -142,7 +151,21 @@ figure{margin:0}img{max-width:100%}figcaption{font-size:13px;opacity:.8}
 .v-pass,.v-ok{color:#0a7d55}.v-warn{color:#b35c00}.v-fail,.v-bad{color:#c0392b;font-weight:bold}
 @media(prefers-color-scheme:dark){.v-pass,.v-ok{color:#3ecf9a}.v-warn{color:#f0a04b}.v-fail,.v-bad{color:#ff7b6b}}
 details .rsr{margin:.5em 0}details .rsr-id{display:none}
-.none{opacity:.7}@media print{details{break-inside:avoid}body{max-width:none}}'''
+.none{opacity:.7}.verdict{font-weight:bold;font-size:1.15em}
+.two{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:1em}.two table{font-size:13px}'''
+
+# %% ../../nbs/quality/08_report.ipynb #8030de94
+_PRINT = '''
+@page{margin:14mm}
+@media print{:root{color-scheme:light;--ink:#000;--page:#fff;--line:#888;--soft:transparent}
+body{max-width:none;margin:0;padding:0;font-size:10.5pt}nav{display:none}
+h1,h2,h3,summary{break-after:avoid}h2{margin-top:1.2em}
+figure,tr,img{break-inside:avoid}table{display:table;width:100%;font-size:9pt}thead{display:table-header-group}
+pre{border:1px solid var(--line);font-size:8.5pt}p,pre{orphans:3;widows:3}
+.figures{grid-template-columns:repeat(2,minmax(0,1fr))}
+details::details-content{content-visibility:visible;block-size:auto}details>summary{list-style:none}
+a[href^="http"]::after{content:" (" attr(href) ")"}
+.v-pass,.v-ok{color:#075c3f}.v-warn{color:#8a4600}.v-fail,.v-bad{color:#a32014}}'''
 
 # %% ../../nbs/quality/08_report.ipynb #38572c7a
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -152,18 +175,19 @@ def _head(title):
     return ('<head><meta charset="utf-8">'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
             '<meta name="viewport" content="width=device-width">'
-            f'<title>{esc(title)}</title><style>{_CSS}</style></head>')
+            f'<title>{esc(title)}</title><style>{_CSS}{_PRINT}</style></head>')
 
 # %% ../../nbs/quality/08_report.ipynb #c027d1ab
 def page(
     title:str,
     under:str,         # a line below the title
-    sections:list      # [(heading, HTML), …]
+    sections:list,     # [(heading, HTML), …]
+    verdict:str=''     # HTML between this line and the sections
 )->str:
     "Return an HTML page that stands alone."
     nav = ' · '.join(f'<a href="#s{i}">{esc(h)}</a>' for i, (h, _) in enumerate(sections))
     body = ''.join(f'<h2 id="s{i}">{esc(h)}</h2>\n{b}\n' for i, (h, b) in enumerate(sections))
-    return (f'<!doctype html><html lang="en">{_head(title)}<body><h1>{esc(title)}</h1><p>{esc(under)}</p>'
+    return (f'<!doctype html><html lang="en">{_head(title)}<body><h1>{esc(title)}</h1><p>{esc(under)}</p>{verdict}'
             f'<nav>{nav}</nav>\n{body}</body></html>')
 
 # %% ../../nbs/quality/08_report.ipynb #df3ebab0
@@ -180,18 +204,54 @@ def _recipe_html(run):
     return f'{_yaml_html(recipe)}<p>With the files that only <code>rsr format</code> wrote:</p>{_yaml_html(since)}'
 
 # %% ../../nbs/quality/08_report.ipynb #08e31d1b
-def _checklist_html(run, options):
-    d = checklist(run, **options)
-    rows = [{**i, 'verdict':shown_verdict(i)} for i in d['items']]
-    return f'<p><b>{esc(verdict_line(d))}</b></p>'+html_table(rows, ['item', 'verdict', 'detail', 'next', 'command'])
+def _look(run, waive=(), **options):
+    "Return a run's context and checklist: its files, pairs and statistics are read once for the whole report."
+    waived, ctx = check_waive(waive), CheckContext(run, **options)
+    return ctx, checked(ctx, waived)
+
+def _verdict_html(found):
+    kind = 'pass' if found['train'] else 'fail'
+    return f'<p class="verdict v-{kind}">{esc(verdict_line(found))}</p>'
+
+def _checklist_html(found):
+    rows = [{**i, 'verdict':shown_verdict(i)} for i in found['items']]
+    return html_table(rows, ['item', 'verdict', 'detail', 'next', 'command'])
 
 # %% ../../nbs/quality/08_report.ipynb #d5e8d716
-def _pairs_html(run):
-    try:
-        pairs = run.pairs()
-    except RsrError:
+def _pairs_html(ctx):
+    if not ctx.facts:
         return ''
-    return html_table(audit(pairs)['items'], ['item', 'verdict', 'number', 'detail', 'todo']) if pairs else ''
+    return html_table(audit(ctx.facts)['items'], ['item', 'verdict', 'number', 'detail', 'todo'])
+
+# %% ../../nbs/quality/08_report.ipynb #51a4a583
+def _components_html(stats):
+    "Return the components of the scores as a table: how many responses each saw, and what it made of them."
+    found = (stats.get('components') or {}).get('components', {})
+    rows = [dict(component=name, **{k:v for k, v in c.items() if v is not None}) for name, c in found.items()]
+    columns = list(dict.fromkeys(k for row in rows for k in row))
+    return html_table([{k:f'{v:,}' if isinstance(v, int) else v for k, v in r.items()} for r in rows], columns)
+
+def _question_of(scorer):
+    "Return {id: criterion} of a rubric, or of the rubrics of a stack."
+    scorers = [scorer, *(s['verifier'] for s in scorer.get('stages') or ())]
+    return {c['id']:c for s in scorers for c in (s.get('rubric') or {}).get('criteria', ())}
+
+# %% ../../nbs/quality/08_report.ipynb #3b90e79b
+def _criteria_html(ctx):
+    "Return the criteria of a rubric as a table, those that fail most first: the share of each answer."
+    d, known = criteria_data(ctx.run), _question_of(ctx.scorer)
+    rows = []
+    for name, shares in zip(d.get('criteria', ()), d.get('shares', ())):
+        c = known.get(name, {})
+        asked = dict(criterion=name, question=c.get('question', ''), weight=c.get('weight', 1))
+        rows.append({**asked, **dict(zip(d['columns'], map(pct, shares)))})
+    note = f"<p>{esc(many(d['n'], 'judged rollout')+share_note(d))}</p>" if rows else ''
+    return note+html_table(rows) if rows else ''
+
+def _parts_html(ctx):
+    "Return components and criteria; '' if the scores have neither."
+    parts = [_components_html(ctx.stats)] if ctx.stats.get('components') else []
+    return ''.join([*parts, _criteria_html(ctx)])
 
 # %% ../../nbs/quality/08_report.ipynb #4e1e310e
 def _figures_html(run):
@@ -199,14 +259,18 @@ def _figures_html(run):
     try:
         figures = ''.join(figure_html(*f) for f in all_figures(run))
     except ImportError as e:
-        return f'<p class="none">no figures: {esc(e)} (pip install matplotlib)</p>'
+        return f'<p class="none">no figures: {esc(e)} ({install_package("matplotlib")})</p>'
     return f'<div class="figures">{figures}</div>'
 
 # %% ../../nbs/quality/08_report.ipynb #4395f16e
-def _sections(run, rows, options):
+def _numbers_html(ctx):
+    return f'<pre>{esc(ctx.run.summary(ctx.stats))}</pre>'
+
+def _sections(ctx, found, rows):
     "Return the sections of a report that have something to show."
-    parts = {'Figures':_figures_html(run), 'In numbers':f'<pre>{esc(run.summary())}</pre>',
-             'Checklist':_checklist_html(run, options), 'Pairs':_pairs_html(run),
+    run = ctx.run
+    parts = {'Checklist':_checklist_html(found), 'Figures':_figures_html(run), 'In numbers':_numbers_html(ctx),
+             'Components and criteria':_parts_html(ctx), 'Pairs':_pairs_html(ctx),
              'Conversations':_conversations_html(run, rows), 'Sample rows':_samples_html(run, rows),
              'Recipe':_recipe_html(run)}
     return [(heading, body) for heading, body in parts.items() if body]
@@ -218,29 +282,100 @@ def _scored_by(verifier):
         return f"a stack of {', '.join(name for name, _ in sections(verifier))}"
     return verifier.get('rubric') or verifier.get('type') or 'mcq-rlvr'
 
+# %% ../../nbs/quality/08_report.ipynb #38024939
+def _beside(parts):
+    "Put two pieces of HTML beside each other; '' if both are empty."
+    if not any(parts):
+        return ''
+    cells = (f"<div><h3>{side}</h3>{part or '<p class=none>nothing</p>'}</div>" for side, part in zip('AB', parts))
+    return f"<div class=\"two\">{''.join(cells)}</div>"
+
+def _both_checklists(founds):
+    "Return the items of two checklists beside each other."
+    rows = []
+    for a, b in zip(*(found['items'] for found in founds)):
+        rows.append({'item':a['item'], 'A':shown_verdict(a), 'B':shown_verdict(b), 'detail of A':a['detail'],
+                     'detail of B':b['detail']})
+    return html_table(rows)
+
+# %% ../../nbs/quality/08_report.ipynb #914607ed
+def _drawn(run, **more):
+    "Return {name: (caption, image)} of the figures of a run that show something."
+    return {name:(caption, figure_html(name, caption, ax)) for name, caption, ax in all_figures(run, **more)}
+
+def _both_figures(a, b):
+    "Return the figures of two runs, each beside its twin; the one that compares runs has both."
+    try:
+        left, right = _drawn(a, beside=[b]), _drawn(b)
+    except ImportError as e:
+        return f'<p class="none">no figures: {esc(e)} (pip install matplotlib)</p>'
+    shared = left.pop('compare', None)
+    nothing = '<p class="none">nothing to show</p>'
+    pairs = [d.get(name, (None, nothing))[1] for name in dict.fromkeys([*left, *right]) for d in (left, right)]
+    cells = ''.join(f'<div>{image}</div>' for image in pairs)
+    return (shared[1] if shared else '')+f'<div class="two"><h3>A</h3><h3>B</h3>{cells}</div>'
+
+# %% ../../nbs/quality/08_report.ipynb #b99b9e17
+def _two_sections(looked, rows):
+    "Return the sections of a report on two runs."
+    ctxs, founds = zip(*looked)
+    a, b = runs = [ctx.run for ctx in ctxs]
+    def both(show, of):
+        return _beside([show(x) for x in of])
+    parts = {'Checklist':_both_checklists(founds),
+             'What changed':f'<pre>{esc(compare_table(compare(a, b)))}</pre>', 'Figures':_both_figures(a, b),
+             'In numbers':both(_numbers_html, ctxs), 'Components and criteria':both(_parts_html, ctxs),
+             'Pairs':both(_pairs_html, ctxs), 'Conversations':both(lambda r: _conversations_html(r, rows), runs),
+             'Sample rows':both(lambda r: _samples_html(r, rows), runs), 'Recipe':both(_recipe_html, runs)}
+    return [(heading, body) for heading, body in parts.items() if body]
+
+# %% ../../nbs/quality/08_report.ipynb #4e718af3
+def _two_runs(looked, rows):
+    "Return the report of two runs."
+    names = [ctx.run.path.resolve().name for ctx, _ in looked]
+    verdicts = [f'<p>{esc(ctx.run.path)}: {esc(_under(ctx.run))}</p>{_verdict_html(found)}' for ctx, found in looked]
+    under = 'A is the earlier run, B the later one'
+    return page(f'Runs {names[0]} and {names[1]}', under, _two_sections(looked, rows), _beside(verdicts))
+
 # %% ../../nbs/quality/08_report.ipynb #625c99a6
+def _under(run):
+    "Say in one line who made a run, who scored it, and for what."
+    d = run.recipe
+    model = ', '.join(o.get('model') or 'the embedded model' for o in sampler_options(d['sampler']))
+    return f"{model}, scored by {_scored_by(d['verifier'])}, for {', '.join(f['type'] for f in d['formatter'])}"
+
 def report_html(
     run,              # Run, or its directory
     rows:int=3,       # sample rows of each file
+    other=None,       # another one, to be compared with the first: the later of the two
     **options         # of the checklist: trust, waive …
 )->str:
-    "Return the report of a run as HTML."
-    run = run if isinstance(run, Run) else Run(run)
-    d = run.recipe
-    model = ', '.join(o.get('model') or 'the embedded model' for o in sampler_options(d['sampler']))
-    scorer = _scored_by(d['verifier'])
-    under = f"{model}, scored by {scorer}, for {', '.join(f['type'] for f in d['formatter'])}"
-    return page(f'Run {run.path.resolve().name}', under, _sections(run, rows, options))
+    "Return the report of a run, or of two beside each other, as HTML."
+    looked = [_look(r, **options) for r in (run, other) if r is not None]
+    if other is not None:
+        return _two_runs(looked, rows)
+    (ctx, found), = looked
+    title = f'Run {ctx.run.path.resolve().name}'
+    return page(title, _under(ctx.run), _sections(ctx, found, rows), _verdict_html(found))
 
 # %% ../../nbs/quality/08_report.ipynb #3c518bc6
+def _report_path(run, other):
+    "Return where a report goes; one of two runs lies in the second, under the name of the first."
+    if other is None:
+        return run.path/'summary'/'report.html'
+    if run.path.resolve()==other.path.resolve():
+        raise RsrError(f'{run.path} and {other.path} are the same run: name two, the earlier one first')
+    return other.path/'summary'/f'report_with_{run.path.resolve().name}.html'
+
 def write_report(
     run,              # Run, or its directory
-    path=None,        # None: summary/report.html in the run
+    path=None,        # None: summary/report.html in the run; of two runs, report_with_RUN.html in the second
+    other=None,       # another Run, or its directory, to be compared with the first: the later of the two
     **options         # of the checklist: trust, waive …
 )->Path:              # the file
-    "Write the report of a run."
-    run = run if isinstance(run, Run) else Run(run)
-    path = Path(path or run.path/'summary'/'report.html')
+    "Write the report of a run, or of two beside each other."
+    run, other = [r if r is None or isinstance(r, Run) else Run(r) for r in (run, other)]
+    path = Path(path or _report_path(run, other))
     with Atomic(path) as f:
-        f.write(report_html(run, **options).encode('utf-8', 'backslashreplace'))
+        f.write(report_html(run, other=other, **options).encode('utf-8', 'backslashreplace'))
     return path

@@ -34,12 +34,14 @@ def _check_rollouts(path):
             raise RsrError(f'{path} holds prompts that `rsr prompts` wrote, and no rollouts to learn from')
 
 
+
 # %% ../../nbs/rounds/00_look_back.ipynb #38379e97
 def _check_other(path, work_dir):
     "Raise an error if a run is to come after itself."
     if work_dir is not None and os.path.realpath(path)==os.path.realpath(work_dir):
         raise RsrError(f'round.after: {path} is the directory of this run itself. A round is a run of its own: '
                        'set another work_dir')
+
 
 
 # %% ../../nbs/rounds/00_look_back.ipynb #74b7c395
@@ -59,6 +61,7 @@ def open_before(
     return run
 
 
+
 # %% ../../nbs/rounds/00_look_back.ipynb #7555c07c
 def _pass_at(store, before, d):
     "Return the score from which a response of the run before passes."
@@ -70,6 +73,7 @@ def _pass_at(store, before, d):
 def _model_names(d):
     "Return the names of a recipe's models, in order."
     return [o.get('model') or '' for o in sampler_options(d['sampler'])]
+
 
 
 # %% ../../nbs/rounds/00_look_back.ipynb #952125ca
@@ -85,6 +89,7 @@ def new_places(
     return {i:own(i) for i in range(len(before))}
 
 
+
 # %% ../../nbs/rounds/00_look_back.ipynb #b50ecf8a
 def _arm_of(store, before, d):
     "Return a function from a sampler, by its row in `configs`, to its place in the new run; None: it has none."
@@ -93,6 +98,7 @@ def _arm_of(store, before, d):
     if len(names)==len(now)==1:
         return lambda sampler: 0
     return lambda sampler: places.get(names.index(models[sampler])) if models.get(sampler) in names else None
+
 
 
 # %% ../../nbs/rounds/00_look_back.ipynb #65be4b79
@@ -106,11 +112,13 @@ def _moved(known, places, n):
     return Known(**{**vars(known), 'passes':s, 'fails':f, 'arms':tuple(arms) if n>1 else ()})
 
 
+
 # %% ../../nbs/rounds/00_look_back.ipynb #eb1b0de7
 def _stops(store, *passing):
     "Return {prompt: why sampling stopped}; a prompt of which a revision passed is `revised`."
     stops = dict(store.db.execute('SELECT key, stop FROM prompts'))
     return {**stops, **dict.fromkeys(revised_prompts(store, *passing), 'revised')}
+
 
 
 # %% ../../nbs/rounds/00_look_back.ipynb #cf26871b
@@ -120,6 +128,7 @@ def _add_counts(arms, found, arm_of):
         arm = arm_of(by)
         if arm is not None:
             arms[arm] = [arms[arm][0]+s, arms[arm][1]+f]
+
 
 
 # %% ../../nbs/rounds/00_look_back.ipynb #0428d58c
@@ -140,6 +149,7 @@ def _known_before(store, before, d):
     return {content:_moved(known, places, n) for content, known in all_earlier(store).items()}
 
 
+
 # %% ../../nbs/rounds/00_look_back.ipynb #3577c0db
 def known_after(store, before:dict, d:dict)->dict:
     "Return what is known of each content after the run before: {content: Known}."
@@ -147,6 +157,7 @@ def known_after(store, before:dict, d:dict)->dict:
     nothing, memory = ([(0, 0)]*len(_model_names(d)), None), d['round'].get('memory', Round.memory)
     return {content:after_round(earlier.get(content, Known()), *found.get(content, nothing), memory)
             for content in {**earlier, **found}}
+
 
 
 # %% ../../nbs/rounds/00_look_back.ipynb #f1ca76e8
@@ -169,6 +180,7 @@ def trained_texts(store, before:dict)->dict:
     return out
 
 
+
 # %% ../../nbs/rounds/00_look_back.ipynb #6ed77b55
 def _put_trained(store, old, before, known):
     "Write the responses that were trained on into the new ledger, those of earlier rounds too; mark their prompts."
@@ -186,6 +198,7 @@ def _is_near(recipe)->bool:
     return bool(recipe.get('split')) and split['near'] and split['by']=='prompt'
 
 
+
 # %% ../../nbs/rounds/00_look_back.ipynb #1ac08ab5
 def _groups(store, before, d):
     "Return the texts by which near-duplicates are grouped, as far as a split of either run goes by them."
@@ -196,6 +209,7 @@ def _groups(store, before, d):
     for prompt, *_ in store.walk(outcomes=()):
         split.place(prompt)
     return split.groups.firsts
+
 
 
 # %% ../../nbs/rounds/00_look_back.ipynb #9141784a
@@ -264,9 +278,9 @@ def _gone(path)->str:
     return next((p for p in local if not os.path.exists(os.path.expanduser(p))), None)
 
 
+
 # %% ../../nbs/rounds/00_look_back.ipynb #802f27f7
 _NOT_NAMED = 'no input is named'
-
 
 # %% ../../nbs/rounds/00_look_back.ipynb #32f72715
 def _missing_input(src, d)->str:
@@ -282,12 +296,14 @@ def _missing_input(src, d)->str:
     return gone and f'data.input_path: no file {gone} in {os.getcwd()}'
 
 
+
 # %% ../../nbs/rounds/00_look_back.ipynb #3a39cc58
 def prompts_before(path):
     "Yield (place, Prompt) of the prompts of a run, as its ledger has them."
     with closing(Store(path, write=False)) as old:
         places = dict(old.db.execute('SELECT key, place FROM prompts'))
         yield from ((places[prompt.key], prompt) for prompt, *_ in old.walk(outcomes=()))
+
 
 
 # %% ../../nbs/rounds/00_look_back.ipynb #d2044474
@@ -311,6 +327,7 @@ def _check_named(before, d, src):
     raise RsrError(f'{why}; nothing was sampled. Without data.input_path, the prompts of the round before serve')
 
 
+
 # %% ../../nbs/rounds/00_look_back.ipynb #09337edf
 def _kept_prompts(store, d, src):
     "Return () if a resumed round has to go on with the prompts it took from the run before; None: read its input."
@@ -322,12 +339,14 @@ def _kept_prompts(store, d, src):
     return ()
 
 
+
 # %% ../../nbs/rounds/00_look_back.ipynb #16602254
 def _check_new(store):
     "Raise an error if a run that has begun is to come after another one."
-    if store.db.execute('SELECT 1 FROM prompts').fetchone():
+    if not store.fresh and store.db.execute('SELECT 1 FROM prompts').fetchone():   # else an index that is made again
         raise RsrError(f'round.after: {store.dir} holds a run that began without it. A round is a run of its own: '
                        'set another work_dir')
+
 
 
 # %% ../../nbs/rounds/00_look_back.ipynb #99f27965
@@ -350,4 +369,5 @@ def remember(
     if note:
         warn(note)
     return _prompts_again(store, d, src, path)
+
 

@@ -371,7 +371,7 @@ def write_run_files(
     store,            # Store, open for writing
     d:dict,           # a checked recipe
     formatters:list   # [Formatter, …] of the recipe
-):
+)->dict:              # its statistics
     "Write all files of a run, its README.md and its statistics."
     pairs = {}
     write_training_files(store, d, [*formatters, *extra_formatters(store)], pairs)
@@ -379,6 +379,7 @@ def write_run_files(
     s = run_statistics(store, d)
     write_readmes(store, s, (store.get('commands') or {}).get('run', ''))
     write_stats(store, s)
+    return s
 
 # %% ../../nbs/run/10_files.ipynb #9cd82488
 def _note_format(store, d, formatters, saved, noted, command):

@@ -107,22 +107,11 @@ def _check_goal(d):
         d.pop('goal', None)
         return
     d['goal'] = check_goal(goal, [f.get('name') or f['type'] for f in d['formatter']])
-    if d.get('engine')=='ray':
-        raise RsrError(_ON_RAY.format('goal'))
-
-# %% ../../nbs/run/03_recipe.ipynb #5ce44773
-def _check_round(d):
-    "Raise if a recipe comes after another run and is sampled on a cluster."
-    if d['round'].get('after') and d.get('engine')=='ray':
-        raise RsrError(_ON_RAY.format('round.after'))
-
 
 # %% ../../nbs/run/03_recipe.ipynb #54d72253
 def _check_order(d):
     "Raise if samples cannot be allocated as the recipe says."
     o = d['sampling']
-    if o.get('allocate') and d.get('engine')=='ray':
-        raise RsrError(_ON_RAY.format('sampling.allocate'))
     if o.get('allocate') and d['sampler'].get('batch'):
         raise RsrError('sampling.allocate: with sampler.batch a round of samples is decided on together; '
                        'leave one of them out')
@@ -168,8 +157,6 @@ def _check_cascade(d, sch):
         raise RsrError(f"pairs.strategy: {d['pairs']['strategy']} samples the sides of its pairs itself, each from one "
                        'sampler, and `sampler:` is a list. Name one sampler, or leave out pairs: a dpo formatter pairs '
                        'what passed with what failed')
-    if d.get('engine')=='ray':
-        raise RsrError('sampler: a cascade of samplers runs on one machine; leave out engine: ray, or name one sampler')
 
 # %% ../../nbs/run/03_recipe.ipynb #d44e0805
 def check_recipe(
@@ -191,7 +178,7 @@ def check_recipe(
     if d.get('engine') not in (None, *ENGINES):
         raise RsrError('engine: '+no_such('engine', d['engine'], ENGINES))
     check_data(d)
-    for check in _check_formatters, _check_goal, _check_round, _check_order:
+    for check in _check_formatters, _check_goal, _check_order:
         check(d)
     _check_refine(d, sch)
     return share_rules(d)

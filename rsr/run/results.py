@@ -44,11 +44,12 @@ class Run:
     def __init__(self,
         path,             # the run directory
         stop_reason=None, # why sampling stopped early, if it did: budget, interrupted, broken
-        message=None      # the same in words
+        message=None,     # the same in words
+        counted=None      # its statistics, if they have just been counted
     ):
         if not isinstance(path, (str, PathLike)):
             raise RsrError(f'{path!r} is not the path of a run directory')
-        self.path, self.stop_reason, self.message = Path(path), stop_reason, message
+        self.path, self.stop_reason, self.message, self.counted = Path(path), stop_reason, message, counted
         index_parts(self.path)   # a run on a cluster: take in the blocks that were finished since
         if not (self.path/'run.db').is_file():
             raise RsrError(f'{path}: no run here (there is no run.db)')

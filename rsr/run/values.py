@@ -164,8 +164,6 @@ def check_responses(
     if strategy not in ('rubric_selection', 'revised'):
         raise RsrError(f'{what}: existing responses belong to neither side of {strategy}; '
                        'use rubric_selection, or dpo without pairs:')
-    if d.get('engine')=='ray':
-        raise RsrError(f'{what} is not taken with engine: ray; run it on one machine (engine=null)')
 
 # %% ../../nbs/run/00_values.ipynb #2fd58675
 def check_data(

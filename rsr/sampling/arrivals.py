@@ -23,7 +23,7 @@ def _fail(self:Arrivals, st, arm, keys, error):
     "Record samples that got no answer."
     outcome = 'filtered' if error.kind=='filtered' else 'failed'
     for key in keys:
-        self._end(st, Rollout(key=key, outcome=outcome, error=str(error)), arm.number)
+        self._end(st, Rollout(key=key, outcome=outcome, error=str(error)), arm=arm.number)
     part = st.part(arm.number)
     if outcome=='failed' and (not part.valid or error.kind in ('context', 'request', 'denied')):
         part.error = str(error)
@@ -58,7 +58,7 @@ def _record(self:Arrivals, st, arm, keys, rollouts, error):
     self._count_tokens(st, arm, rollouts)
     for key, r in zip(keys, rollouts):
         r.key, r.sampler = key, arm.key
-        self._end(st, r, arm.number)
+    self._end(st, *rollouts[:len(keys)], arm=arm.number)
     self._note_rest(st, arm, keys[len(rollouts):], error)
     return [r for r in rollouts if self.is_valid(r)]
 

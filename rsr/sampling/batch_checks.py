@@ -23,7 +23,6 @@ def _check_together(samplers, batched):
 def check_batches(
     sampler,       # of the run, or those of a cascade
     judges,        # samplers that judge
-    engine=None,   # of the recipe
     detach=False   # is the run to leave once batches are under way?
 ):
     "Raise unless those samplers that are to use a batch API can do so."
@@ -32,8 +31,6 @@ def check_batches(
     for s in batched:
         batch_client(s)
     _check_together(samplers, batched)
-    if batched and engine=='ray':
-        raise RsrError(f'{batched[0].section}.batch: a batch API needs no cluster; leave engine=ray out')
     if detach and not batched:
         raise RsrError('detach=true leaves once batches are under way, and this recipe has none: '
                        'set sampler.batch=true')

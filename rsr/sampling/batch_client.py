@@ -11,13 +11,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from fastcore.basics import patch
+from ..data.http_client import CannotConnect, HttpFailure
 from ..data.secrets import redact
 from ..data.types import RsrError, RunBroken
 from .batch_forms import BatchState, read_request_id
 from .errors import CallError, call_error
 from .replies import parse_json
 from .samplers import HttpSampler
-from .transport import body_pieces, body_start, check_address, endpoint, http_failures, redirect_target
+from .transport import HTTP_FAILURES, body_pieces, body_start, check_address, endpoint, redirect_target
 from .transport import shown_address, transport_error
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #deb33eec
@@ -111,6 +112,21 @@ def _with_query(url, query):
 
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #f55deb5b
+def _is_failure(e):
+    "Check whether an exception of aiohttp is a connection that broke, or a reply that is no HTTP."
+    import aiohttp
+    kinds = aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError
+    return isinstance(e, kinds) and not isinstance(e, (OSError, ValueError, asyncio.TimeoutError))
+
+# %% ../../nbs/sampling/32_batch_client.ipynb #2c0d1f43
+def _as_failure(e):
+    "Return an exception of aiohttp as one that `transport_error` knows; any other as it is."
+    import aiohttp
+    if isinstance(e, aiohttp.ClientConnectorError):
+        return CannotConnect(str(e))
+    return HttpFailure(f'{type(e).__name__}: {e}') if _is_failure(e) else e
+
+# %% ../../nbs/sampling/32_batch_client.ipynb #529019ca
 @patch
 @asynccontextmanager
 async def _response(self:BatchClient, method, path, make=dict, query=''):
@@ -124,8 +140,11 @@ async def _response(self:BatchClient, method, path, make=dict, query=''):
                     return
                 location = resp.headers.get('Location')
             url = redirect_target(resp.status, url, location, f'{self.section}.base_url')
-    except (*http_failures(), ValueError, TypeError) as e:
-        raise transport_error(e, self.sampler.timeout) from None
+    except Exception as e:
+        failure = _as_failure(e)
+        if not isinstance(failure, (*HTTP_FAILURES, ValueError, TypeError)):
+            raise
+        raise transport_error(failure, self.sampler.timeout) from None
     raise CallError('denied', f'the server redirects again and again, last to {shown_address(url)}')
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #d42de218

@@ -104,7 +104,7 @@ async def _collect(self:BatchLoop, grace):
 @patch
 def _check_minutes(self:BatchLoop):
     "Stop waiting if the minutes of the budget are over; the batches go on."
-    limit = self.budget.limits['minutes']
+    limit = self.budget.limits.get('minutes')   # of a block, the driver watches them
     if limit is not None and self.budget.minutes>=limit:
         self.stop('budget', Stopped(self.budget.message('minutes')))
 
@@ -149,6 +149,11 @@ def _adopt_open(self:BatchLoop):
 
 # %% ../../nbs/sampling/39_batch_loop.ipynb #f4153f3c
 @patch
+async def before_asking(self:BatchLoop):
+    "Get ready what a round needs: on a cluster, a larger lease (see `cluster.block_batches`)."
+
+# %% ../../nbs/sampling/39_batch_loop.ipynb #70a015af
+@patch
 async def _one_round(self:BatchLoop, grace):
     "Score, ask and send; return whether anything was sent."
     await self._score_all_open(grace)
@@ -156,6 +161,7 @@ async def _one_round(self:BatchLoop, grace):
         return False
     self.refit()
     self.plan_sizes()
+    await self.before_asking()
     self._begin_walk(asking=True)
     await self._until_idle(grace)
     self.asking = False

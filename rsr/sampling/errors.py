@@ -7,9 +7,8 @@ __all__ = ['CallError', 'error_words', 'error_kind', 'retry_after_seconds', 'wai
 
 # %% ../../nbs/sampling/00_errors.ipynb #7e2a7850
 import orjson, re, time
-from email.utils import parsedate_to_datetime
 from ..data.secrets import redact
-from ..data.text import clean_text
+from ..data.text import LazyRegexp, clean_text
 
 # %% ../../nbs/sampling/00_errors.ipynb #abfcfa7e
 class CallError(Exception):
@@ -45,13 +44,13 @@ def _parts(value):
     return value[:20] if isinstance(value, list) else [value] if isinstance(value, dict) else []
 
 # %% ../../nbs/sampling/00_errors.ipynb #ecabfa6f
-_LINK = re.compile(r'(?:://|(?<=\.com)/|(?<=\.ai)/|(?<=\.cn)/|(?<=\.io)/|(?<=\.org)/|(?<=\.net)/|(?<=\.dev)/'
+_LINK = LazyRegexp(r'(?:://|(?<=\.com)/|(?<=\.ai)/|(?<=\.cn)/|(?<=\.io)/|(?<=\.org)/|(?<=\.net)/|(?<=\.dev)/'
                    r'|(?<![\w/])/[a-z][\w-]{0,60}/)[^\s"\'`<>()|]*', re.I)
-_PASSAGE = re.compile(r'(?<!\w)"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)'
+_PASSAGE = LazyRegexp(r'(?<!\w)"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)'
                       r"|(?<!\w)'[^']*(?:(?<=\w)'(?=\w)[^']*)*(?:'(?!\w)|\Z)"
                       r'|(?<!\w)`[^`]*(?:`|\Z)|“[^”]*(?:”|\Z)|‘[^’]*(?:’|\Z)|«[^»]*(?:»|\Z)'
                       r'|「[^」]*(?:」|\Z)', re.S)
-_KEY = re.compile(r'["\'](\w{1,40})["\']\s?:\s?\Z')
+_KEY = LazyRegexp(r'["\'](\w{1,40})["\']\s?:\s?\Z')
 
 # %% ../../nbs/sampling/00_errors.ipynb #e21339e2
 def _kept_quote(match):
@@ -86,7 +85,7 @@ def error_words(text:str)->str:
     return (' | '.join(_words(body)) or text)[:4000]
 
 # %% ../../nbs/sampling/00_errors.ipynb #a7190174
-_CONTEXT = re.compile(
+_CONTEXT = LazyRegexp(
     r'context[ _-]?(length|size|window|limit)|maximum (context|prompt length|input length)|model.?s maximum length'
     r'|too many (input )?tokens|(prompt|input|request|message)s?["\'`]? (is|are) too (long|large)|reduce the length'
     r'|longer than the (maximum )?model|input token count|input length should be|prompt contains \d{1,9} tokens'
@@ -96,7 +95,7 @@ _CONTEXT = re.compile(
     r'|inputs?\W{1,3}must have less than|inputs?\W{1,3}tokens ?\+', re.I)
 
 # %% ../../nbs/sampling/00_errors.ipynb #a8805e72
-_FILTER = re.compile(
+_FILTER = LazyRegexp(
     r'content[ _-]?(filter|policy|management|moderation|exists risk)|responsible ?ai|invalid_prompt|moderation|flagged'
     r'|(usage|acceptable use|safety|cyber)[ _]?(polic|guideline)|safety (system|filter|check)|data_?inspection'
     r'|(inappropriate|sensitive|harmful|unsafe|prohibited|offensive|explicit)[ _]?(content|word|material|text)'
@@ -105,17 +104,17 @@ _FILTER = re.compile(
     r'|敏感|违规|不安全|不合规|有害', re.I)
 
 # %% ../../nbs/sampling/00_errors.ipynb #9b4a180c
-_RATE = re.compile(r'throttl|too many (concurrent )?requests|rate.?limit|requests? per (second|minute)|tokens per min'
+_RATE = LazyRegexp(r'throttl|too many (concurrent )?requests|rate.?limit|requests? per (second|minute)|tokens per min'
                    r'|slow down|\bTPM\b|\bRPM\b', re.I)
-_BUSY = re.compile(r'overload|is busy|temporarily|try again (later|in|shortly)|currently unavailable|capacity|not ready'
+_BUSY = LazyRegexp(r'overload|is busy|temporarily|try again (later|in|shortly)|currently unavailable|capacity|not ready'
                    r'|loading model|model is loading|unavailable_error|internal (server )?error|timed? ?out'
                    r'|apiconnectionerror|connection error|has crashed|json_validate_failed|please retry'
                    r'|unable to process your request', re.I)
-_QUOTA = re.compile(r'insufficient[ _](quota|credit|balance|fund)|exceeded your current quota|billing|out of credits?'
+_QUOTA = LazyRegexp(r'insufficient[ _](quota|credit|balance|fund)|exceeded your current quota|billing|out of credits?'
                     r'|requires more credits|credit balance|payment required|arrears|overdue|欠费|余额'
                     r'|api usage limit|budget.{0,20}exceeded|exceeded.{0,20}budget|account .{0,80}suspended'
                     r'|spending limit|failure to pay', re.I)
-_AUTH = re.compile(r'api[ _-]?key.{0,40}(invalid|not valid|expired|incorrect|missing|not found|revoked)|api_key_invalid'
+_AUTH = LazyRegexp(r'api[ _-]?key.{0,40}(invalid|not valid|expired|incorrect|missing|not found|revoked)|api_key_invalid'
                    r'|(invalid|incorrect|missing|expired|wrong|no) (\w{1,20} )?(api[ _-]?key|credential)'
                    r'|unauthori[sz]ed|authentication.?(error|failed|failure|required)', re.I)
 
@@ -124,7 +123,7 @@ _PARAMETER = r'(argument|parameter|field|option|keyword|propert(y|ie))s?'
 _NAME = (r'\b(?!\w{0,40}model)([a-z]{1,20}(_[a-z]{1,20}){1,4}|temperature|seed|logprobs|tools|thinking|reasoning'
          r'|stream)\b')
 _ANY_NAME = r'(?!["\'`]?(messages?|prompt|inputs?|contents?)\b)["\'`]?[\w.-]{1,40}["\'`]?'
-_RECIPE = re.compile(
+_RECIPE = LazyRegexp(
     rf'(unrecogni[sz]ed|unknown|unsupported|unexpected|extra|additional)[ _](request[ _]|keyword[ _])?{_PARAMETER}'
     rf'|{_PARAMETER} (is |are )?not (permitted|allowed|supported|recogni[sz]ed)|extra inputs|does not exist'
     rf'|{_PARAMETER}:? {_ANY_NAME} (is|are) (not (permitted|allowed|supported|recogni|valid)|un)'
@@ -134,16 +133,16 @@ _RECIPE = re.compile(
     r'(disabled|unavailable|not (permitted|allowed|supported|available|enabled))|plain http request', re.I)
 
 # %% ../../nbs/sampling/00_errors.ipynb #87848c20
-_LIMIT = re.compile(r'max_?((completion|output|new)_?)?tokens.{0,40}(exceed|too (large|big|high)|greater|at most)',
+_LIMIT = LazyRegexp(r'max_?((completion|output|new)_?)?tokens.{0,40}(exceed|too (large|big|high)|greater|at most)',
                     re.I)
-_INPUT = re.compile(r'input|prompt|messages|context', re.I)
+_INPUT = LazyRegexp(r'input|prompt|messages|context', re.I)
 
 def _names_recipe(words):
     "Check whether a message is about a parameter of the request, or only about the limit of the answer."
     return bool(_RECIPE.search(words) or _LIMIT.search(words) and not _INPUT.search(words))
 
 # %% ../../nbs/sampling/00_errors.ipynb #bfe8d8df
-_WINDOW = re.compile(r'per.?(second|minute)|tokens per min|\bTPM\b|\bRPM\b', re.I)
+_WINDOW = LazyRegexp(r'per.?(second|minute)|tokens per min|\bTPM\b|\bRPM\b', re.I)
 
 def _kind_of_429(words, wait):
     "Return the kind of a 429: a rate limit, or a spent quota."
@@ -156,7 +155,7 @@ def _first_match(words, *kinds):
     return next((kind for kind, pattern in kinds if pattern.search(words)), None)
 
 # %% ../../nbs/sampling/00_errors.ipynb #ad3b60d4
-_PAGE = re.compile(r'\A\s{0,20}<(!doctype|html)', re.I)
+_PAGE = LazyRegexp(r'\A\s{0,20}<(!doctype|html)', re.I)
 
 # %% ../../nbs/sampling/00_errors.ipynb #a02b6289
 def _kind_of_refusal(words):
@@ -176,7 +175,7 @@ _BY_STATUS = {402:'quota', 413:'context', 414:'request', 451:'filtered'}
 _BY_STATUS |= dict.fromkeys(_LATER, 'server') | dict.fromkeys(_DENIED, 'denied') | {401:'fatal', 407:'fatal'}
 
 # %% ../../nbs/sampling/00_errors.ipynb #5de65b8e
-_WALL = re.compile(r'you have been blocked|certain word or phrase|访问被阻断', re.I)
+_WALL = LazyRegexp(r'you have been blocked|certain word or phrase|访问被阻断', re.I)
 
 # %% ../../nbs/sampling/00_errors.ipynb #7b130450
 def _kind_by_words(status, words, wait):
@@ -191,7 +190,7 @@ def _kind_by_words(status, words, wait):
         return _first_match(words, ('context', _CONTEXT), ('filtered', _FILTER), ('quota', _QUOTA))
 
 # %% ../../nbs/sampling/00_errors.ipynb #5197982b
-_CANNOT_READ = re.compile(r'(?:image|audio|tool|video)s?[^.]{0,20} (?:is|are) not supported|requires --jinja', re.I)
+_CANNOT_READ = LazyRegexp(r'(?:image|audio|tool|video)s?[^.]{0,20} (?:is|are) not supported|requires --jinja', re.I)
 
 # %% ../../nbs/sampling/00_errors.ipynb #023eab33
 def error_kind(
@@ -210,6 +209,7 @@ def error_kind(
 # %% ../../nbs/sampling/00_errors.ipynb #1366c629
 def _seconds_until(date):
     "Return the seconds from now to an HTTP date."
+    from email.utils import parsedate_to_datetime   # takes a while to import, and few servers name a date
     return parsedate_to_datetime(date).timestamp()-time.time()
 
 # %% ../../nbs/sampling/00_errors.ipynb #03c9f4bc
@@ -223,8 +223,8 @@ def retry_after_seconds(value):
         return max(0., seconds) if seconds<1e9 else None
 
 # %% ../../nbs/sampling/00_errors.ipynb #d57fa379
-_PART = re.compile(r'(\d{1,6}(?:\.\d{1,9})?)\s?(ms|[hms])[a-z]{0,8}\s?', re.I)
-_WAIT = re.compile(rf'(?:try again|retry|retryDelay)[ :"]{{0,3}}(?:in|after)?\s?((?:{_PART.pattern}){{1,3}})', re.I)
+_PART = LazyRegexp(r'(\d{1,6}(?:\.\d{1,9})?)\s?(ms|[hms])[a-z]{0,8}\s?', re.I)
+_WAIT = LazyRegexp(rf'(?:try again|retry|retryDelay)[ :"]{{0,3}}(?:in|after)?\s?((?:{_PART.pattern}){{1,3}})', re.I)
 _UNITS = {'ms':0.001, 's':1, 'm':60, 'h':3600}
 
 # %% ../../nbs/sampling/00_errors.ipynb #5985a46b
@@ -259,7 +259,7 @@ def call_error(
     return CallError(error_kind(status, text, wait), message or f'HTTP {status}: {text[:1000]}', wait)
 
 # %% ../../nbs/sampling/00_errors.ipynb #301f949a
-_QUOTED = re.compile(r'"[^"]{0,200}"|\'[^\']{0,200}\'|`[^`]{0,200}`')
+_QUOTED = LazyRegexp(r'"[^"]{0,200}"|\'[^\']{0,200}\'|`[^`]{0,200}`')
 
 def same_error_key(error)->str:
     "Return the message of an error without what differs from prompt to prompt."

@@ -291,11 +291,12 @@ def start(self:Loop):
 # %% ../../nbs/sampling/16_loop.ipynb #1b610986
 @patch
 def tick(self:Loop, every=2.):
-    "Record the run's seconds and number of rollouts, if `every` seconds have passed since the last time."
+    "Record the run's seconds, number of rollouts and status, if `every` seconds have passed since the last time."
     seconds = time.monotonic()-self.started+self.seconds_before
     if seconds>=self.kept_at+every:
         self.kept_at = seconds
         self.store.put('seconds', seconds)
+        self.note_status()
         note_rollouts(self.store)
 
 # %% ../../nbs/sampling/16_loop.ipynb #3b7fcdd4

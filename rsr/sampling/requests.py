@@ -206,7 +206,7 @@ def _drop_missing(self:Requests, st):
     "Record missing samples that are no longer needed as failed."
     for key in st.missing:
         error = 'left out of the reply by the server; no longer needed'
-        self._end(st, Rollout(key=key, outcome='failed', error=error), st.arm)
+        self._end(st, Rollout(key=key, outcome='failed', error=error), arm=st.arm)
     st.missing.clear()
 
 # %% ../../nbs/sampling/11_requests.ipynb #cd2027db
@@ -218,11 +218,10 @@ def _note_empty(self:Requests, st, why, arm):
         say = getattr(self.progress, 'say', None) or warn
         say(hint)
 
-# %% ../../nbs/sampling/11_requests.ipynb #8c98eda5
+# %% ../../nbs/sampling/11_requests.ipynb #44086ffe
 @patch
-def _end(self:Requests, st, r, arm=0):
-    "Record the outcome of a rollout of a sampler."
-    self.store.answer(r)
+def _count_end(self:Requests, st, r, arm):
+    "Count a rollout of a sampler that has an outcome."
     self.n[r.outcome] += 1
     self.n['rollouts'] += 1
     self.n['tokens'] += r.prompt_tokens+r.completion_tokens
@@ -231,6 +230,14 @@ def _end(self:Requests, st, r, arm=0):
             c.failed += 1
     if r.outcome=='empty':
         self._note_empty(st, r.error, arm)
+
+# %% ../../nbs/sampling/11_requests.ipynb #8c98eda5
+@patch
+def _end(self:Requests, st, *rollouts, arm=0):
+    "Record the outcomes of rollouts of a sampler."
+    self.store.answer(*rollouts)
+    for r in rollouts:
+        self._count_end(st, r, arm)
 
 # %% ../../nbs/sampling/11_requests.ipynb #e51bec81
 @patch

@@ -332,11 +332,8 @@ def revision_loops(
             yield loop
 
 # %% ../../nbs/sampling/43_revisions.ipynb #8c28bb63
-def _check_place(samplers, engine):
-    "Raise if prompts are sampled on a cluster, or in batches."
-    if engine=='ray':
-        raise RsrError('refine: not with engine: ray, where blocks of prompts are sampled apart; run it on one machine '
-                       '(engine=null)')
+def _check_batches(samplers):
+    "Raise if prompts are sampled in batches."
     if any(getattr(s, 'batch', None) for s in samplers):
         raise RsrError('refine: with sampler.batch each round would wait for a batch; leave one of them out')
 
@@ -344,13 +341,12 @@ def _check_place(samplers, engine):
 def check_refinable(
     refine,            # Refine
     parts:dict,        # arguments of `Loop`
-    strategy=None,     # of the recipe's pairs
-    engine=None        # of the recipe
+    strategy=None      # of the recipe's pairs
 ):
     "Raise unless failed answers can be revised under the rest of a recipe."
     samplers, verifier = parts['sampler'], parts['verifier']
     samplers = samplers if isinstance(samplers, list) else [samplers]
-    _check_place(samplers, engine)
+    _check_batches(samplers)
     if getattr(verifier, 'group', False):
         raise RsrError(f"refine: verifier '{verifier.name}' scores all first answers to a prompt together, and a "
                        'revision is none; use a verifier that scores each response')
@@ -389,5 +385,5 @@ def refine_parts(
     strategy = (d.get('pairs') or {}).get('strategy')
     if not refine.rounds:
         return _without_revisions(strategy)
-    check_refinable(refine, parts, strategy, d.get('engine'))
+    check_refinable(refine, parts, strategy)
     return dict(refine=refine, critic=make_critic(d, refine.critique) if refine.critique else None)

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from urllib.parse import unquote, urlsplit
 
 # %% ../../nbs/sampling/04_samplers.ipynb #4852ef29
+from ..data.http_client import Session
 from ..data.messages import BadMessage, images_in
 from ..data.secrets import redact
 from ..data.sent_messages import for_server, with_system_prompt, with_template
@@ -24,8 +25,8 @@ from ..data.variables import add_secrets, public_config
 from .errors import CallError, call_error
 from .events import Body
 from .replies import parse_json, parse_reply
-from .transport import (advice, body_pieces, body_start, check_address, collect, encoded, endpoint,
-                                    http_failures, image_too_large, list_names, model_names, names_no_model,
+from .transport import (HTTP_FAILURES, LARGE, advice, body_pieces, body_start, check_address, collect,
+                                    encoded, endpoint, image_too_large, list_names, model_names, names_no_model,
                                     one_large_at_a_time, only_model, redirect_target, replacement, shown_address,
                                     transport_error)
 
@@ -203,11 +204,8 @@ def _request_headers(self:HttpSampler):
 @patch
 def _new_session(self:HttpSampler, timeout):
     "Return a session of the running event loop."
-    import aiohttp
     self._large = self._large or asyncio.Lock()
-    return aiohttp.ClientSession(
-        headers=self._request_headers(), connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
-        timeout=aiohttp.ClientTimeout(total=timeout), cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
+    return Session(self._request_headers(), timeout)
 
 # %% ../../nbs/sampling/04_samplers.ipynb #141954be
 @patch
@@ -220,16 +218,18 @@ def _open(self:HttpSampler):
 @patch
 async def _read(self:HttpSampler, resp, n):
     "Return the body of a response: its bytes, or the reply that its events make; of an error, the beginning."
-    chunks, encoding = resp.content.iter_any(), resp.headers.get('Content-Encoding')
+    encoding, limit, body = resp.headers.get('content-encoding'), int(self.max_body_mb*1e6), Body()
     if not 200<=resp.status<300:
-        return await body_start(chunks, encoding)
-    limit, body = int(self.max_body_mb*1e6), Body()
-    pieces = body_pieces(chunks, encoding, limit, f'{self.section}.max_body_mb')
+        return await body_start(resp.pieces(), encoding)
+    if not encoding and resp.is_short(min(limit, LARGE)):
+        body.feed(await resp.read())
+        return body.result()
+    pieces = body_pieces(resp.pieces(), encoding, limit, f'{self.section}.max_body_mb')
     async with aclosing(one_large_at_a_time(pieces, self._large)) as pieces:
         await collect(pieces, body, n)
     if body.done():
         with suppress(Exception):
-            await asyncio.wait_for(resp.content.readany(), 0.2)   # the end of the body, for the next request
+            await asyncio.wait_for(resp.read(), 0.2)   # the end of the body, for the next request
     return body.result()
 
 # %% ../../nbs/sampling/04_samplers.ipynb #4727148a
@@ -238,10 +238,10 @@ async def _exchange(self:HttpSampler, session, method, path, data=None, n=1):
     "Send a request, and again where a redirect within the server leads; return (status, headers, what was read)."
     url = endpoint(self.base_url, path)
     for _ in range(5):
-        async with session.request(method, url, data=data, allow_redirects=False) as resp:
+        async with session.request(method, url, data) as resp:
             if not 300<=resp.status<400:
                 return resp.status, resp.headers, await self._read(resp, n)
-            location = resp.headers.get('Location')
+            location = resp.headers.get('location')
         url = redirect_target(resp.status, url, location, f'{self.section}.base_url')
     raise CallError('denied', f'the server redirects again and again, last to {shown_address(url)}')
 
@@ -251,7 +251,7 @@ async def _post(self:HttpSampler, body):
     "Send one request body; return (status, headers, what was read)."
     try:
         return await self._exchange(self._session, 'POST', '/chat/completions', encoded(body), body.get('n', 1))
-    except (*http_failures(), ValueError, TypeError) as e:
+    except (*HTTP_FAILURES, ValueError, TypeError) as e:
         raise transport_error(e, self.timeout) from None
 
 # %% ../../nbs/sampling/04_samplers.ipynb #cc494104
@@ -375,14 +375,24 @@ def _shrink_images(self:HttpSampler, error, body, were_small):
 
 # %% ../../nbs/sampling/04_samplers.ipynb #15357962
 @patch
+def _body_then(self:HttpSampler, refused, small_images, *args, **params):
+    "Return the body of a request as it was when this was known of what the server refuses."
+    now, (self.refused, self.small_images) = (self.refused, self.small_images), (refused, small_images)
+    try:
+        return self._body(*args, **params)
+    finally:
+        self.refused, self.small_images = now
+
+@patch
 async def _send_or_single(self:HttpSampler, messages, n, seed, **params):
     "Send one request, in another form if the server refuses this one; return (rollouts, samples requested)."
     tried = set()
     while True:
-        body, small = self._body(messages, n, seed, **params), self.small_images   # others may learn more meanwhile
+        known = {**self.refused}, self.small_images   # others may learn more meanwhile
         try:
             return await self._send(messages, n, seed, **params), n
         except CallError as e:
+            body, small = self._body_then(*known, messages, n, seed, **params), known[1]
             if self._do_without(e, body, tried) or self._shrink_images(e, body, small):
                 continue
             if self._advise(e, body) or not _may_be_n(e, n):

@@ -173,8 +173,10 @@ def _ask_one(self:Scorer, rollout, i):
 @patch
 def ask_for(self:Scorer, rollout):
     "Return what a verifier asks about a rollout: a function, a list of several, or None without a judge."
+    if not self.judges:
+        return None
     asks = [self._ask_one(rollout, i) for i in range(len(self.judges))]
-    return asks[0] if len(asks)==1 else asks or None
+    return asks[0] if len(asks)==1 else asks
 
 # %% ../../nbs/sampling/10_scoring.ipynb #2bb08585
 @patch

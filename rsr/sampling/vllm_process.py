@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from fastcore.basics import patch
+from ..data.extras import install_command
 from ..data.types import RsrError
 from .vllm_log import EngineLog
 
@@ -262,7 +263,8 @@ async def ask(self:EngineProcess,
 
 # %% ../../nbs/sampling/25_vllm_process.ipynb #783b1e68
 _WORDS = dict(
-    ImportError='sampler.type vllm-offline needs vLLM 0.9 or later, and a GPU that it supports: pip install vllm ({}). '
+    ImportError='sampler.type vllm-offline needs vLLM 0.9 or later, and a GPU that it supports: '
+                +install_command('vllm')+' ({}). '
                 'Without one, serve the model elsewhere and set sampler.base_url',
     BadParser='sampler.engine_args.{}',
     BadParams="sampler.extra_params: vLLM's SamplingParams do not take this: {}",

@@ -6,7 +6,7 @@
 __all__ = ['run_code_address', 'post', 'run_result', 'RemoteSession']
 
 # %% ../../nbs/sandbox/06_remote_sessions.ipynb #08a3d18b
-import json, secrets, time, urllib.error, urllib.request
+import json, secrets, time
 from dataclasses import asdict
 from urllib.parse import urlsplit
 from fastcore.basics import patch
@@ -38,6 +38,7 @@ _TRIES, _MOST_REPLY = 4, 64<<20
 # %% ../../nbs/sandbox/06_remote_sessions.ipynb #55539586
 def _send_once(address, body, timeout):
     "Return the server's reply, which may be an error; raise `SandboxError` if another try would not help."
+    import urllib.error, urllib.request
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(address, body, {'Content-Type': 'application/json'})
     try:

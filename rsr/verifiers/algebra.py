@@ -6,6 +6,7 @@
 __all__ = ['compare_algebra', 'worker_pool']
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #1ce86f24
+from ..data.extras import install_package
 from ..data.workers import WorkerPool, child_source, pool_of
 
 # %% ../../nbs/verifiers/02_algebra.ipynb #ecaae343
@@ -157,5 +158,5 @@ def compare_algebra(
 # %% ../../nbs/verifiers/02_algebra.ipynb #c0cb3d0a
 def worker_pool():
     "Return the pool that compares expressions."
-    missing = 'math-rlvr needs the package math-verify (pip install math-verify)'
+    missing = f"math-rlvr needs the package math-verify ({install_package('math-verify')})"
     return pool_of('algebra', lambda: WorkerPool(child_source(_COMPARING), missing))

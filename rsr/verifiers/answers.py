@@ -19,10 +19,14 @@ from .multiple_choice import extract_choice
 from .registry import NO_REFERENCE, reference_answer, verifier, written
 
 # %% ../../nbs/verifiers/05_answers.ipynb #38da020c
+_LETTERS = {*'ABCDEFGHIJ'}
+
 @functools.lru_cache(10_000)
 def _parse_letter(reference:str):
     "Return the letter of a reference answer, or None."
     reference = reference.strip()
+    if reference.upper() in _LETTERS:
+        return reference.upper()
     return extract_choice(reference.upper() if len(reference)==1 else reference)
 
 # %% ../../nbs/verifiers/05_answers.ipynb #20097faa

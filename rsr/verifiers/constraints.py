@@ -7,6 +7,7 @@ __all__ = ['instructions', 'constraints_problem', 'constraints']
 
 # %% ../../nbs/verifiers/13_constraints.ipynb #bf285ffd
 import functools, importlib.util, json
+from ..data.extras import install_command
 from ..data.types import RsrError, Score, no_such
 from ..data.workers import NotCompared, WorkerPool, child_source, pool_of
 from .registry import verifier
@@ -80,7 +81,8 @@ def _load_instructions():
 
 # %% ../../nbs/verifiers/13_constraints.ipynb #4b7edde8
 _CHECKS = _load_registry, _parameters, _built, _is_followed, _load_instructions
-_INSTALL = "verifier constraints needs the package if-verifiable (Python 3.11 or later): pip install 'rsr[constraints]'"
+_INSTALL = ('verifier constraints needs the package if-verifiable (Python 3.11 or later): '
+            +install_command('constraints'))
 
 # %% ../../nbs/verifiers/13_constraints.ipynb #df3d4422
 def _pool():

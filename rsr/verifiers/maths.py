@@ -13,7 +13,7 @@ from ..data.numerals import in_ascii, number_word
 from ..data.joined_boxes import is_open, joined_boxes
 from ..data.prose import ENVIRONMENT, INLINE, PROSE, gives_up, is_unfinished
 from ..data.quantities import NUM, TEXT, as_number, same_number, tidy
-from ..data.text import BOX, boxes
+from ..data.text import BOX, LazyRegexp, boxes
 from ..data.thinking import split_thinking
 from ..data.workers import NotCompared
 from .multiple_choice import ANSWER_LINK, ANSWER_QUALIFIER, word_pattern
@@ -21,18 +21,18 @@ from .multiple_choice import ANSWER_LINK, ANSWER_QUALIFIER, word_pattern
 # %% ../../nbs/verifiers/01_maths.ipynb #19065b7c
 _NOUN = word_pattern('''answers? ans solution result 答案 答え 正解
   réponse reponse respuesta antwort risposta resposta ответ 정답''')
-_MARKED = re.compile(f'(?i:(?<![a-z]){_NOUN}{ANSWER_QUALIFIER}{ANSWER_LINK})'
+_MARKED = LazyRegexp(f'(?i:(?<![a-z]){_NOUN}{ANSWER_QUALIFIER}{ANSWER_LINK})'
                      r'|\#{4}\s*|<(?:final_?)?answer>\s*|"(?:final_?)?(?:answer|result|solution)"\s?:\s?', re.X)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #5d0331d5
 _VALUE = (r'(?<![a-zA-Z0-9_\u00c0-\u04ff.^:])(?<!\^\{)(?<!not\s)(?:(?<![\d)]\s)(?<![\d)])-)?[$€£¥₹]?\s?'
           rf'(?:\\frac\s?\{{?-?\d+\}}?\s?\{{?\d+\}}?|\d{{1,9}},\d{{1,2}}(?![\d,])|\d{{1,3}}\s\d{{1,2}}/\d{{1,2}}'
           rf'|{NUM}(?:\s?/\s?{NUM})?)\s?%?(?:(?<=\d)\s?(?:π|\\pi(?![a-z])))?')
-_VALUES = re.compile(rf'{_VALUE}(?:\s*(?:,\s*(?:(?:and|or)\s*)?|(?:and|or)\s*){_VALUE})*')
+_VALUES = LazyRegexp(rf'{_VALUE}(?:\s*(?:,\s*(?:(?:and|or)\s*)?|(?:and|or)\s*){_VALUE})*')
 
 # %% ../../nbs/verifiers/01_maths.ipynb #6d8d3be4
-_TIME = re.compile(r'(?<![\w.:])\d{1,4}(?:\s?:\s?\d{1,4}){1,9}(?![\w:])(?:\s?[ap]\.?m\b\.?)?', re.I)   # 9:10 am, 3:4
-_STATEMENT_END = re.compile(r'\n|\.(?=\s|\Z)|</|;|"\s*[,}]|,\s*"|\s\||\s(?:because|since|which|so|as)\b')
+_TIME = LazyRegexp(r'(?<![\w.:])\d{1,4}(?:\s?:\s?\d{1,4}){1,9}(?![\w:])(?:\s?[ap]\.?m\b\.?)?', re.I)   # 9:10 am, 3:4
+_STATEMENT_END = LazyRegexp(r'\n|\.(?=\s|\Z)|</|;|"\s*[,}]|,\s*"|\s\||\s(?:because|since|which|so|as)\b')
 
 # %% ../../nbs/verifiers/01_maths.ipynb #927cf5c8
 def _first_statement(tail):
@@ -43,7 +43,7 @@ def _first_statement(tail):
     return re.sub(r'\A(?:[$€£]\s?)?(?:2[1-9]|[3-9]\d|\d{3,9})!\Z|\A\d{1,9}!{2,9}\Z', lambda m: m[0].rstrip('!'), s)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #f5989031
-_COUNTED = re.compile(r'\A(?P<n>(?:[a-z]+(?:-[a-z]+)?\s){1,6}?)'
+_COUNTED = LazyRegexp(r'\A(?P<n>(?:[a-z]+(?:-[a-z]+)?\s){1,6}?)'
                       r'(?!(?:or|and|of|more|less|times|plus|minus|hundred|thousand)\b)[a-z]+\Z', re.I)
 
 def _counted(s):
@@ -72,7 +72,7 @@ def _stated(tail):
     return s if len(s.split())<4 else None
 
 # %% ../../nbs/verifiers/01_maths.ipynb #efbc3399
-_MINUS = re.compile(r'\s(?:of|to|for|from)\s+([\d(][^a-zA-Z]*[-–—]\s*)\Z')
+_MINUS = LazyRegexp(r'\s(?:of|to|for|from)\s+([\d(][^a-zA-Z]*[-–—]\s*)\Z')
 
 # %% ../../nbs/verifiers/01_maths.ipynb #20a73a6c
 def _marked_answer(text):
@@ -86,9 +86,9 @@ def _marked_answer(text):
     return None
 
 # %% ../../nbs/verifiers/01_maths.ipynb #9484367c
-_LABEL = re.compile(r'(?:\b(?:is|are|equals)\b(?:\s{0,9}:)?|:(?!\d))\s{0,9}')
-_BOUND = re.compile(r'\b(?:if|when|at|for|except|not|no|less|more|than|least|most|or|and|on|mod)\b', re.I)
-_CASE = re.compile(r'\b(?:if|when|unless|not?)\b', re.I)
+_LABEL = LazyRegexp(r'(?:\b(?:is|are|equals)\b(?:\s{0,9}:)?|:(?!\d))\s{0,9}')
+_BOUND = LazyRegexp(r'\b(?:if|when|at|for|except|not|no|less|more|than|least|most|or|and|on|mod)\b', re.I)
+_CASE = LazyRegexp(r'\b(?:if|when|unless|not?)\b', re.I)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #897f473e
 def _without_label(content):
@@ -103,7 +103,7 @@ def _without_label(content):
     return numbers[0][0].strip() if len(numbers)==1 else content
 
 # %% ../../nbs/verifiers/01_maths.ipynb #fc8da580
-_BARE_BOX = re.compile(r'\\boxed\s+(-?[\d.,/]*\d|\\frac\{[^{}]*\}\{[^{}]*\})')
+_BARE_BOX = LazyRegexp(r'\\boxed\s+(-?[\d.,/]*\d|\\frac\{[^{}]*\}\{[^{}]*\})')
 
 # %% ../../nbs/verifiers/01_maths.ipynb #f9a4bae4
 def _boxed_answer(text):
@@ -118,10 +118,10 @@ def _boxed_answer(text):
     return m[1] if m else None
 
 # %% ../../nbs/verifiers/01_maths.ipynb #ff9e2346
-_ONE_VALUE = re.compile(rf'\$[^$\n]{{1,80}}\$|\\\([^\n]{{1,80}}?\\\)|(?:[a-zA-Z](?:_\d)?\s?=\s?)?{_VALUE}')
-_COMMA = re.compile(r'\s?,\s?')
-_OR = re.compile(r'\s?,?\s?(?:or|and)\s')
-_PLURAL = re.compile(r'\b(?:solutions|roots|values|zeros|zeroes|answers|numbers|integers)\b', re.I)
+_ONE_VALUE = LazyRegexp(rf'\$[^$\n]{{1,80}}\$|\\\([^\n]{{1,80}}?\\\)|(?:[a-zA-Z](?:_\d)?\s?=\s?)?{_VALUE}')
+_COMMA = LazyRegexp(r'\s?,\s?')
+_OR = LazyRegexp(r'\s?,?\s?(?:or|and)\s')
+_PLURAL = LazyRegexp(r'\b(?:solutions|roots|values|zeros|zeroes|answers|numbers|integers)\b', re.I)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #1f261b7c
 def _listed(sentence):
@@ -149,7 +149,7 @@ def _several_values(text):
     return values if several else None
 
 # %% ../../nbs/verifiers/01_maths.ipynb #b2899955
-_ROOT_BEFORE = re.compile(r'(?:(?<![\w.])-?[\d.]{1,9}\s?)?\\sqrt\{\Z')   # a plain-text root, see `in_ascii`
+_ROOT_BEFORE = LazyRegexp(r'(?:(?<![\w.])-?[\d.]{1,9}\s?)?\\sqrt\{\Z')   # a plain-text root, see `in_ascii`
 
 # %% ../../nbs/verifiers/01_maths.ipynb #28e3bdb7
 def _last_number(text):
@@ -169,8 +169,8 @@ def _last_number(text):
     return formula.strip() if formula and not prose else last[0].strip()
 
 # %% ../../nbs/verifiers/01_maths.ipynb #60cd6cf6
-_NO_SOLUTION = re.compile(r'\bno\s(?:real\s|integer\s)?solutions?\b', re.I)
-_WORD = re.compile(r'[a-zA-Z]+(?:-[a-z]+)?')
+_NO_SOLUTION = LazyRegexp(r'\bno\s(?:real\s|integer\s)?solutions?\b', re.I)
+_WORD = LazyRegexp(r'[a-zA-Z]+(?:-[a-z]+)?')
 
 # %% ../../nbs/verifiers/01_maths.ipynb #5da59997
 def _answer_without_digits(text):
@@ -185,7 +185,7 @@ def _answer_without_digits(text):
     return words[0] if len(words)==1 else None
 
 # %% ../../nbs/verifiers/01_maths.ipynb #12b8c1df
-_FINAL = re.compile(r'final\s+answer', re.I)
+_FINAL = LazyRegexp(r'final\s+answer', re.I)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #25269f86
 def _stated_behind_boxes(text):
@@ -199,7 +199,7 @@ def _stated_behind_boxes(text):
     return answer if answer and re.search(r'\d', answer) and (as_number(answer) or not PROSE.search(answer)) else None
 
 # %% ../../nbs/verifiers/01_maths.ipynb #43bdf35d
-_NEGATIVE = re.compile(r'\bnegative\s(?=\d)|(\b(?:is|was|be|equals|to|at|answer|result)\b:?\s)minus\s(?=\d)', re.I)
+_NEGATIVE = LazyRegexp(r'\bnegative\s(?=\d)|(\b(?:is|was|be|equals|to|at|answer|result)\b:?\s)minus\s(?=\d)', re.I)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #8b133726
 def _plain_text(text):
@@ -212,8 +212,8 @@ def _plain_text(text):
     return _NEGATIVE.sub(lambda m: (m[1] or '')+'-', text) if 'egative' in text or 'inus' in text else text
 
 # %% ../../nbs/verifiers/01_maths.ipynb #d16f8dac
-_ONE_WORD = re.compile(r'\W{0,9}(?:\\text\w{0,9}\s?\{)?(?:[^\W\d_]{3,40}|[^\W\d_a-zA-Z]{2})\W{0,9}')
-_OTHER_LETTERS = re.compile(r'[^\W\d_a-zA-Z\u0370-\u03ff]')
+_ONE_WORD = LazyRegexp(r'\W{0,9}(?:\\text\w{0,9}\s?\{)?(?:[^\W\d_]{3,40}|[^\W\d_a-zA-Z]{2})\W{0,9}')
+_OTHER_LETTERS = LazyRegexp(r'[^\W\d_a-zA-Z\u0370-\u03ff]')
 
 # %% ../../nbs/verifiers/01_maths.ipynb #3d96454d
 def _is_bare(text):
@@ -255,7 +255,7 @@ def _too_complex(s):
     return None
 
 # %% ../../nbs/verifiers/01_maths.ipynb #6777aab2
-_NONE = re.compile(r'(?:thereisno|thereareno|no)solutions?', re.I)
+_NONE = LazyRegexp(r'(?:thereisno|thereareno|no)solutions?', re.I)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #4d3cf0e5
 def _same_words(reference, answer):
@@ -277,7 +277,7 @@ def _right_side(s):
     return s if ',' in s else re.split('(?<![<>!])=', s)[-1].strip()
 
 # %% ../../nbs/verifiers/01_maths.ipynb #d1d7df5d
-_BOUNDS = re.compile(r'_\s?\{[^{}]*\}')
+_BOUNDS = LazyRegexp(r'_\s?\{[^{}]*\}')
 
 def _sides(s):
     r"Return what the equals signs of a text separate; the one in `\sum_{k=1}` is none of them."
@@ -285,9 +285,9 @@ def _sides(s):
     return [part.replace('≔', '=').strip() for part in s.split('=')]
 
 # %% ../../nbs/verifiers/01_maths.ipynb #612c901b
-_UNKNOWN = re.compile(r'(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])')
-_TERM_OF_UNKNOWN = re.compile(r'\d\s?[a-zA-Z]|[a-zA-Z]\s?\^')
-_VALUE_OF = re.compile(r"(?:\\(?:lim|int|sum|prod|log|ln|binom|sin|cos|tan|angle)(?![a-z])|[a-zA-Z]'{0,3}\s?\()")
+_UNKNOWN = LazyRegexp(r'(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])')
+_TERM_OF_UNKNOWN = LazyRegexp(r'\d\s?[a-zA-Z]|[a-zA-Z]\s?\^')
+_VALUE_OF = LazyRegexp(r"(?:\\(?:lim|int|sum|prod|log|ln|binom|sin|cos|tan|angle)(?![a-z])|[a-zA-Z]'{0,3}\s?\()")
 
 # %% ../../nbs/verifiers/01_maths.ipynb #99e069c6
 def _is_equation(s):
@@ -354,7 +354,7 @@ def _with_commas(s):
     return re.sub(r',?\s?\\text\s?\{\s*(?:and|or)\s*\}|,?\s(?:and|or)\s', ', ', s)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #fbb77ade
-_MEMBER = re.compile(r'\A\\?[a-zA-Z]{1,9}\s?\\in\s*(?=[\[({\\])')
+_MEMBER = LazyRegexp(r'\A\\?[a-zA-Z]{1,9}\s?\\in\s*(?=[\[({\\])')
 
 # %% ../../nbs/verifiers/01_maths.ipynb #8cbe03b4
 def _for_algebra(reference, answer):
@@ -371,7 +371,7 @@ def _for_algebra(reference, answer):
     return pair
 
 # %% ../../nbs/verifiers/01_maths.ipynb #20c90721
-_DECIMAL_COMMA = re.compile(r'-?\d{1,15},\d{1,15}')
+_DECIMAL_COMMA = LazyRegexp(r'-?\d{1,15},\d{1,15}')
 
 def _with_decimal_comma(number, s, other):
     "Return the number of a text with a decimal comma if it is compared with a decimal number; else `number`."
@@ -403,8 +403,8 @@ def _differ(reference, answer, algebra):
     return _equation_for_number(reference, answer) or bool(values) and not equal_answers(*values, algebra)
 
 # %% ../../nbs/verifiers/01_maths.ipynb #075ec449
-_DECIMALS = re.compile(r'(?<=[\w}])\s?=\s?-?\d{1,9}\.\d{1,20}\s?\\ldots\Z')   # \frac{1}{3} = 0.333…
-_LONG_DECIMAL = re.compile(r'-?\d{1,50}\.\d{100,20000}')
+_DECIMALS = LazyRegexp(r'(?<=[\w}])\s?=\s?-?\d{1,9}\.\d{1,20}\s?\\ldots\Z')   # \frac{1}{3} = 0.333…
+_LONG_DECIMAL = LazyRegexp(r'-?\d{1,50}\.\d{100,20000}')
 
 def _rounded(s):
     "Return a decimal number without digits behind the 100th; an exact value without its decimals; else the text."

@@ -7,7 +7,7 @@ __all__ = ['ANSWER_QUALIFIER', 'ANSWER_LINK', 'word_pattern', 'extract_choice']
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #ab48d397
 import re, unicodedata
-from ..data.text import BOX, boxes
+from ..data.text import BOX, LazyRegexp, boxes
 from ..data.thinking import split_thinking
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #3984869c
@@ -17,7 +17,7 @@ _MARKS = r'''[*`$"“”«»「」『』{}]|(?<!\w)['‘’]|['‘’](?!\w)'''
 _TAGS = r'</?(?:b|i|u|em|strong|p|span|br|code|mark|(?:final_?)?answer|choice)\s?/?>'
 _UNDERSCORES = r'(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])'
 _LINE_STARTS = r'^[ \t>\#•+-]+'
-_FORMATTING = re.compile('|'.join([_LATEX, _MARKS, _TAGS, _UNDERSCORES, _LINE_STARTS]), re.X|re.M)
+_FORMATTING = LazyRegexp('|'.join([_LATEX, _MARKS, _TAGS, _UNDERSCORES, _LINE_STARTS]), re.X|re.M)
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #0c116a26
 def _mark_boxes(text):
@@ -30,7 +30,7 @@ def _mark_boxes(text):
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #76b376b5
 _BRACKETS = str.maketrans('【】〔〕’', "()()'")
-_ANSWER_TAG = re.compile(r'(?i:<(?:final_?answer|answer|choice)>)|\\boxed\s?(?=[A-Ja-j]\b)')
+_ANSWER_TAG = LazyRegexp(r'(?i:<(?:final_?answer|answer|choice)>)|\\boxed\s?(?=[A-Ja-j]\b)')
 
 def _readable(text):
     "Return the text without its formatting; a box becomes ⟦…⟧."
@@ -106,7 +106,7 @@ _PRAISE = word_pattern('only best most correct right appropriate accurate likely
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #a8d05f53
 def _statement(*parts):
     "Join parts into a pattern that ignores case everywhere but in the letter."
-    return re.compile(''.join(p if 'P<l>' in p else f'(?i:{p})' for p in parts), re.X)
+    return LazyRegexp(''.join(p if 'P<l>' in p else f'(?i:{p})' for p in parts), re.X)
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #a201e1b5
 _BOX_LEAD = (r'⟦\s*(?:the\s+)?(?:(?:final|correct)\s+)?(?:(?:answer|option|choice|letter)\b)?'
@@ -131,18 +131,18 @@ _IMPLIED = dict(
     correct = _statement(_LABEL, _IS, r'(?:correct|right|best)\b'),
     lower = _statement(r'(?<![a-z])(?:think|believe|guess|say|that|option)\s+', r'(?P<l>[a-hj])', _IS,
                        r'(?:correct|right|(?:the|my)\s+(?:\w+\s+)?answer)\b'),
-    chinese = re.compile(r'(?<![A-Za-z])(?P<l>[A-J])(?:选项|選項|项)?是?(?:正确|正確|对的)'),
+    chinese = LazyRegexp(r'(?<![A-Za-z])(?P<l>[A-J])(?:选项|選項|项)?是?(?:正确|正確|对的)'),
     fits = _statement(_LABEL, r'(?<!\s)\s+(?:fits|matches|makes\s+(?:the\s+most\s+)?sense|works\s+best)\b'))
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #0d4da581
 _AND = r',\s*(?:and|or)|[,/&+;、-]|and/or|and|or|as\s+well\s+as|und|oder|et|ou|y|和|或|与|及'
-_SECOND_LETTER = re.compile(rf'''\A[)\]⟧.:]*\s*(?:{_AND})\s*(?:also\s+)?
+_SECOND_LETTER = LazyRegexp(rf'''\A[)\]⟧.:]*\s*(?:{_AND})\s*(?:also\s+)?
   (?i:option|choice|answer)?{_OPEN}(?P<l>[A-HJ]|[a-hj](?!\s+\w)|I(?=[)\]⟧]))
   (?=[)\]⟧.:,;!/]|\s*(?:\n|\Z|{_CJK})|\s+(?:and|or|are|both)\b)''', re.X)
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #f68e6f9b
 _SEPARATOR = r'(?:\n[^\w\n]{0,2}|\s(?:or|and)\s+|\s)'
-_NEXT_OPTION = {letter:re.compile(rf'\A[)\]:.]*[^.!?\n]{{0,80}}?{_SEPARATOR}[(\[]?{following}[).:]\s')
+_NEXT_OPTION = {letter:LazyRegexp(rf'\A[)\]:.]*[^.!?\n]{{0,80}}?{_SEPARATOR}[(\[]?{following}[).:]\s')
                 for letter, following in zip('ABCDEFGHIJ', 'BCDEFGHIJK')}
 
 def _in_option_list(letter, rest):
@@ -166,27 +166,27 @@ def _letter_of(text, m):
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #70d9b0a5
 _NEGATION = r"wrong|incorrect|\bnot|n't|another|first|initial|other|previous|cannot|不"
-_DOUBT = re.compile(rf'''\b(?:if|whether|unless|doubt|initially|originally|almost|nearly|never|might|may|could|suppose
+_DOUBT = LazyRegexp(rf'''\b(?:if|whether|unless|doubt|initially|originally|almost|nearly|never|might|may|could|suppose
   |assum\w+|imagine|people|students|wrong\s+to|not\s+(?:the\s+case|that|true)|(?:not|never)\s+(?:sure|certain|convinced)
   |(?:I|we|you|one|they)(?:'d|\s+had)?\s+(?:\w+\s+)?thought)\b
   |(?:not|n't)\s+(?:think|believe|say|choose|pick|select|go|opt|vote)\b|(?:{_NEGATION})\W*\Z''', re.X|re.I)
-_NOT = re.compile(rf"(?:{_NEGATION})(?:\s+(?:the\s+)?(?:answer|option|choice))?\W*\Z", re.I)
+_NOT = LazyRegexp(rf"(?:{_NEGATION})(?:\s+(?:the\s+)?(?:answer|option|choice))?\W*\Z", re.I)
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #0465f611
-_FIRST_THOUGHT = re.compile(r'''\bat\s+first\b|first\s+(?:thought|guess|instinct|impression|sight|glance|look)
+_FIRST_THOUGHT = LazyRegexp(r'''\bat\s+first\b|first\s+(?:thought|guess|instinct|impression|sight|glance|look)
   |at\s+a\s+glance|\btempt|on\s+the\s+(?:surface|face\s+of)|(?:one|you)\s+might''', re.X|re.I)
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #9e7be7e4
-_BUT = re.compile(r'''\bbut\s+(?:wait|no|actually|on\s+(?:closer|reflection|second)
+_BUT = LazyRegexp(r'''\bbut\s+(?:wait|no|actually|on\s+(?:closer|reflection|second)
   |(?:that|this|it)(?:'s|\s+is|\s+was|\s+would\s+be)\s+(?:\w+\s+)?(?:wrong|incorrect|not|mistaken))\b''', re.X|re.I)
-_WITHDRAWN = re.compile(r'''\A[^.!?\n]*[.!?\n]+(?:[^\S\n]\s*)?(?:(?:oh|hm+|ah)\W+)?
+_WITHDRAWN = LazyRegexp(r'''\A[^.!?\n]*[.!?\n]+(?:[^\S\n]\s*)?(?:(?:oh|hm+|ah)\W+)?
   (?:wait\W+no\b|(?:wait|no|actually|sorry)\b[^.!?\n]{0,40}
   \b(?:wrong|incorrect|mistaken?|not\s+(?:right|correct|true|it))\b|scratch\s+that|on\s+second\s+thought)''', re.X|re.I)
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #6d165abb
-_REJECTED = re.compile(r"\A[)\]⟧]*\s+(?:is|was)\s+(?:also\s+)?(?:incorrect|wrong|false|not)\b", re.I)
-_CUT_OFF = re.compile(r'(?:therefore|thus|hence|so)\W+[a-hj]\Z', re.I)
-_CASE = re.compile(r"""\b(?:if\b[^.!?\n]{1,80}?(?:\bthen|,)|otherwise,?)\s+(?:the\s+)?answer\s+(?:is|would\s+be)\s+
+_REJECTED = LazyRegexp(r"\A[)\]⟧]*\s+(?:is|was)\s+(?:also\s+)?(?:incorrect|wrong|false|not)\b", re.I)
+_CUT_OFF = LazyRegexp(r'(?:therefore|thus|hence|so)\W+[a-hj]\Z', re.I)
+_CASE = LazyRegexp(r"""\b(?:if\b[^.!?\n]{1,80}?(?:\bthen|,)|otherwise,?)\s+(?:the\s+)?answer\s+(?:is|would\s+be)\s+
   [(\[]?(?P<l>[A-J])\b""", re.X|re.I)
 
 def _is_cut_off(text, start, end):
@@ -240,16 +240,16 @@ def _statements(text, patterns):
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #d4b5630f
 _RULED_OUT = r'(?i:rul(?:e|es|ed|ing)\s+out|eliminat\w+|discard\w*|exclud\w+|reject\w*)'
-_DENIED = re.compile(rf"""(?:\b(?:not|cannot\s+be|isn't|n't\s+be)|不是|不选|\b{_RULED_OUT})
+_DENIED = LazyRegexp(rf"""(?:\b(?:not|cannot\s+be|isn't|n't\s+be)|不是|不选|\b{_RULED_OUT})
   \s*(?i:option|choice|(?:the\s+)?answer)?{_OPEN}(?P<l>[A-J])(?=[)\]⟧.,;:!]|\s|\Z|{_CJK})""", re.X)
-_WRONG = re.compile(r"""(?<![\w'-])(?P<l>[A-J])[)\]⟧]*(?:'s|\s+(?:is|was|can|would|seems|looks|does|do))?
+_WRONG = LazyRegexp(r"""(?<![\w'-])(?P<l>[A-J])[)\]⟧]*(?:'s|\s+(?:is|was|can|would|seems|looks|does|do))?
   \s*(?:n't|\w+\s+)?(?:be\s+)?(?:the\s+)?
   (?:not|wrong|incorrect|false|out|eliminated|excluded|impossible)\b""", re.X)
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #4d871198
 _NAMED = (_statement(r'(?<![a-z])(?:option|choice|alternative|选项)\s*', _FIRM_LETTER),
-          re.compile(r'(?<!\w)(?:\((?=[A-J]\))|is:?\s+(?=[A-J][):]))(?P<l>[A-J])'))
-_LISTED = re.compile(r'''^(?!\AA:\s+(?:Let|We|First|To)\b)[(\[]?(?P<l>[A-HJa-hj])
+          LazyRegexp(r'(?<!\w)(?:\((?=[A-J]\))|is:?\s+(?=[A-J][):]))(?P<l>[A-J])'))
+_LISTED = LazyRegexp(r'''^(?!\AA:\s+(?:Let|We|First|To)\b)[(\[]?(?P<l>[A-HJa-hj])
   (?:(?:[)\]]+[.:]?|[:,]|\.(?=\s)|\s+[-–—](?=\s)|(?=\s+(?:because|since|as)\b))[ \t]*\S
   |[)\]]*[.!]?$)''', re.M|re.X)
 
@@ -258,8 +258,8 @@ def _letters(patterns, text):
     return {m['l'].upper() for p in patterns for m in p.finditer(text)}
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #fd181120
-_OPEN_END = re.compile(r'\b(?:and|the|of|is|by|to|a|an|that|with|as|for|from|where|are|in|times|then)\Z', re.I)
-_OPTION_I = re.compile(r'I(?:\)|[.:](?=\s))\s*\S')
+_OPEN_END = LazyRegexp(r'\b(?:and|the|of|is|by|to|a|an|that|with|as|for|from|where|are|in|times|then)\Z', re.I)
+_OPTION_I = LazyRegexp(r'I(?:\)|[.:](?=\s))\s*\S')
 
 def _is_cut_part(text):
     "Check whether a text is the part (a) of an answer, or an answer after `A:`, that was cut off."
@@ -289,17 +289,23 @@ def _single_option(text):
     return letters.pop() if len(letters)==1 else None
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #3ecf96da
-_FINAL_BOX = re.compile(r"\\boxed\{(?:\\\w+\{)?\(?(?P<l>[A-Ja-j])\)?\.?\}{1,2}[\s$.*)\]\\]{0,12}\Z")
-_DOUBT_BEFORE = re.compile(r"""(?:not|n't|never|cannot|wrong|incorrect|another|other|first|if|不)\b
+_FINAL_BOX = LazyRegexp(r"\\boxed\{(?:\\\w+\{)?\(?(?P<l>[A-Ja-j])\)?\.?\}{1,2}[\s$.*)\]\\]{0,12}\Z")
+_DOUBT_BEFORE = LazyRegexp(r"""(?:not|n't|never|cannot|wrong|incorrect|another|other|first|if|不)\b
   [^.!?\n]{0,40}\Z""", re.X|re.I)
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #94f2db09
+_SAID = re.compile(r'\bis\W{0,6}\Z')
+
+def _is_doubted(before):
+    "Check whether the words before a box that ends a text may take it back; `is` right before it leaves no room."
+    return bool(_DOUBT_BEFORE.search(before)) and (not _SAID.search(before[-12:]) or 'fbox' in before)
+
 def _final_box(text):
     "Return the letter in a box that ends the text undoubted, or None."
     if text.count('boxed')!=1:
         return None
     m = _FINAL_BOX.search(text, max(0, len(text)-60))
-    if not m or _DOUBT_BEFORE.search(text[max(0, m.start()-80):m.start()]):
+    if not m or _is_doubted(text[max(0, m.start()-80):m.start()]):
         return None
     return m['l'].upper()
 

@@ -7,7 +7,6 @@ __all__ = ['VERIFIERS', 'NO_REFERENCE', 'NOT_ALONG', 'verifier', 'is_blank', 're
            'imported', 'imported_raw']
 
 # %% ../../nbs/verifiers/04_registry.ipynb #698402a6
-from dataclasses import replace
 from numbers import Real
 from ..data.types import RsrError, Score
 
@@ -87,9 +86,11 @@ def _from_components(out, name, raw):
 # %% ../../nbs/verifiers/04_registry.ipynb #224d95bd
 def _check_detail(detail, name):
     "Raise unless the detail of a `Score` is a dict, and its components have numbers as values."
-    if detail is not None and not isinstance(detail, dict):
+    if detail is None:
+        return
+    if not isinstance(detail, dict):
         raise RsrError(f'verifier {name} returned a Score whose detail is {type(detail).__name__}; allowed: a dict')
-    parts = (detail or {}).get('components', {})
+    parts = detail.get('components', {})
     values = [part.get('value', name) if isinstance(part, dict) else name for part in
               (parts.values() if isinstance(parts, dict) else [name])]
     if not all(value is None or _is_number(value) for value in values):
@@ -109,7 +110,7 @@ def as_score(
     _check_value(value, out, name, raw)
     _check_detail(getattr(out, 'detail', None), name)
     value = None if value is None else float(value)
-    return replace(out, value=value) if isinstance(out, Score) else Score(value)
+    return Score(value, out.reason, out.answer, out.detail) if isinstance(out, Score) else Score(value)
 
 # %% ../../nbs/verifiers/04_registry.ipynb #7586ddd9
 NOT_ALONG = 'its score did not come along; name a verifier: verifier.type=…'

@@ -17,7 +17,7 @@ from ..sampling.errors import CallError
 from ..sampling.providers import CLIENTS
 from ..sampling.replies import parse_json, token_count
 from ..sampling.samplers import HttpSampler
-from ..sampling.transport import check_address, encoded, http_failures, transport_error
+from ..sampling.transport import HTTP_FAILURES, check_address, encoded, transport_error
 
 # %% ../../nbs/verifiers/14_reward_endpoints.ipynb #e05d3d06
 def _text_body(items, activation):
@@ -231,7 +231,7 @@ async def _post_rewards(self:RewardSampler, endpoint, body):
     path = ENDPOINTS[endpoint][0]
     try:
         status, headers, got = await self._exchange(self._session, 'POST', path, encoded(body))
-    except (*http_failures(), ValueError, TypeError) as e:
+    except (*HTTP_FAILURES, ValueError, TypeError) as e:
         raise transport_error(e, self.timeout) from None
     if 200<=status<300:
         return got if isinstance(got, dict) else parse_json(got)

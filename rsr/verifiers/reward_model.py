@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 from fastcore.basics import patch
+from ..data.extras import install_command, install_package
 from ..data.messages import turn_text
 from ..data.types import RsrError, Score, no_such
 from ..sampling.budget import estimate_tokens
@@ -45,7 +46,7 @@ def _environment():
     try:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError:
-        raise RsrError('verifier.chat_template: a .jinja file needs jinja2: pip install jinja2') from None
+        raise RsrError(f"verifier.chat_template: a .jinja file needs jinja2: {install_package('jinja2')}") from None
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=['jinja2.ext.loopcontrols'])
     env.globals['raise_exception'] = _refuse_messages
     return env
@@ -67,7 +68,7 @@ def _packages():
     try:
         import torch, transformers
     except ImportError as e:
-        raise RsrError(f"verifier.model: {e.name} is missing: pip install 'rsr[reward]', or set base_url") from None
+        raise RsrError(f"verifier.model: {e.name} is missing: {install_command('reward')}, or set base_url") from None
     return torch, transformers
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #7b124464
@@ -87,7 +88,7 @@ def _tokenizer(option, name):
     try:
         from transformers import AutoTokenizer
     except ImportError:
-        raise RsrError(f"verifier.{option}: a tokenizer needs transformers: pip install 'rsr[reward]'") from None
+        raise RsrError(f"verifier.{option}: a tokenizer needs transformers: {install_command('reward')}") from None
     return _load(option, name, AutoTokenizer.from_pretrained)
 
 # %% ../../nbs/verifiers/15_reward_model.ipynb #ea0e648e

@@ -11,7 +11,7 @@ import functools, itertools, json, re, unicodedata
 from collections import Counter
 from fractions import Fraction
 from ..data.numerals import in_ascii
-from ..data.text import boxes, clean_text
+from ..data.text import LazyRegexp, boxes, clean_text
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score
 from .multiple_choice import ANSWER_LINK, ANSWER_QUALIFIER, extract_choice, word_pattern
@@ -70,7 +70,7 @@ def references_problem(
     return references(metadata)[1]
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #b10c5d4e
-_MARKUP = re.compile(r'\\(?:text\w{0,6}|math(?:rm|bf|it|sf|tt)|mbox|emph)\s?\{([^{}]*)\}|\\([%$&_#{}])|\\[,;:!()\[\]]'
+_MARKUP = LazyRegexp(r'\\(?:text\w{0,6}|math(?:rm|bf|it|sf|tt)|mbox|emph)\s?\{([^{}]*)\}|\\([%$&_#{}])|\\[,;:!()\[\]]'
                      r'|(?<!\w)\*{1,3}|\*{1,3}(?!\w)|(?<!\w)__|__(?!\w)|`{1,3}')
 _ENDS = ' \t\r\n"“”«»„*_$\''
 _STOPS = _ENDS+'.,;:。，、；：…'
@@ -85,7 +85,7 @@ def _bare(text):
 # %% ../../nbs/verifiers/07_text_answers.ipynb #02d829fd
 _ABBREVIATIONS = 'Mr Ms Dr St Jr Sr vs No Mt Ft Lt Co Mrs Gen Col Sgt Rev Hon Prof Capt'.split()
 _NOT_SHORT = ''.join(rf'(?<!\b{word})' for word in _ABBREVIATIONS)
-_SENTENCE_END = re.compile(rf'[。！]|(?<!\b[A-Z]){_NOT_SHORT}[.!]["”’)\]*]{{0,3}}\s{{1,9}}(?=[^\Wa-z])'
+_SENTENCE_END = LazyRegexp(rf'[。！]|(?<!\b[A-Z]){_NOT_SHORT}[.!]["”’)\]*]{{0,3}}\s{{1,9}}(?=[^\Wa-z])'
                            r'|,?\s(?:because|as\s+it\s+is)\b|因为|因為')
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #9e875214
@@ -96,10 +96,10 @@ def _first_sentence(line):
 # %% ../../nbs/verifiers/07_text_answers.ipynb #df73170f
 _NOUN = word_pattern('''answers? ans result solution 答案 答え 解答 回答 正解 réponse reponse respuesta antwort
   risposta resposta ответ jawaban 정답 답(?=[:은]) 答(?=:)''')
-_MARKER = re.compile(rf'(?i:(?<![a-z]){_NOUN}(?:\s(?:final|finale|correct))?{ANSWER_QUALIFIER}{ANSWER_LINK})'
+_MARKER = LazyRegexp(rf'(?i:(?<![a-z]){_NOUN}(?:\s(?:final|finale|correct))?{ANSWER_QUALIFIER}{ANSWER_LINK})'
                      r'|(?i:^\#{1,4}\s?(?:final\s)?answer[ \t]*$)|^[ \t]{0,9}\#{4}(?!\#)[ \t]?'
                      r'|(?i:<(?:final_?)?answer>)', re.X|re.M)
-_CLOSING = re.compile(r'</(?:final_?)?answer>', re.I)
+_CLOSING = LazyRegexp(r'</(?:final_?)?answer>', re.I)
 _COPULAS = 'です', 'である', '입니다', '이다'   # 答えは東京です
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #3ca7053d
@@ -120,7 +120,7 @@ def _marked(text):
     return next(filter(None, found), None)
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #1385b38f
-_LIST_MARK = re.compile(r'(?:[-*•–]\s+(?!\d)|#{1,6}\s+|>\s+)')
+_LIST_MARK = LazyRegexp(r'(?:[-*•–]\s+(?!\d)|#{1,6}\s+|>\s+)')
 
 def _last_line(text):
     "Return the last line that says something, without the mark of a list, or None."
@@ -143,10 +143,10 @@ def _in_json(text):
     return None if found is None else _texts_of(found)[0]
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #e5f6e362
-_FINAL = re.compile(r'(?:^|[.!?]\s)\W{0,9}(?:(?:my|the|so|but|thus|hence|therefore|actually|wait|no|correction)[,:]?\s)'
+_FINAL = LazyRegexp(r'(?:^|[.!?]\s)\W{0,9}(?:(?:my|the|so|but|thus|hence|therefore|actually|wait|no|correction)[,:]?\s)'
                     r'{0,3}final\s+answer\b', re.I|re.M)
 
-_JOINS = re.compile(r'(?:[\s$,;/]|\\[()\[\]]|\b(?:and|or)\b|[和或と])+')
+_JOINS = LazyRegexp(r'(?:[\s$,;/]|\\[()\[\]]|\b(?:and|or)\b|[和或と])+')
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #ff245774
 def _boxed(text):
@@ -160,10 +160,10 @@ def _boxed(text):
     return (found[-1][2], found[-1][1]) if found else (None, 0)
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #6ee67197
-_PLAIN = re.compile(r'(?<!\w)\*\*|\*\*(?!\w)|(?<!\w)__|__(?!\w)')
+_PLAIN = LazyRegexp(r'(?<!\w)\*\*|\*\*(?!\w)|(?<!\w)__|__(?!\w)')
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #47445a28
-_EXPLAINED = re.compile(r'\A([^\n]{1,200})\n\s{0,9}[^\w\n]{0,9}'
+_EXPLAINED = LazyRegexp(r'\A([^\n]{1,200})\n\s{0,9}[^\w\n]{0,9}'
                         r'(?:explanation|reasoning|justification|rationale|reason|解析|解释|解釋|说明|説明)\b', re.I)
 
 def _explained(text):
@@ -198,7 +198,7 @@ def extract_exact(
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #a03b3f93
 _PIECE = 1000   # characters
-_RAISED = re.compile(r'\^\{([\w+-]{1,9})\}')
+_RAISED = LazyRegexp(r'\^\{([\w+-]{1,9})\}')
 _QUOTES = str.maketrans('‘’‚“”„′″‐‑‒–—−', "'''\"\"\"'\"------")
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #3192d21c
@@ -210,7 +210,7 @@ def _folded(text):
     return text.translate(_QUOTES).casefold()
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #3d7e9dd5
-_NUMBER = re.compile(r'[-+]?(?:(?:0|[1-9]\d{0,2}(?:[, ]\d{3})+|[1-9]\d{0,99})(?:\.\d{1,99})?|\.\d{1,99})'
+_NUMBER = LazyRegexp(r'[-+]?(?:(?:0|[1-9]\d{0,2}(?:[, ]\d{3})+|[1-9]\d{0,99})(?:\.\d{1,99})?|\.\d{1,99})'
                      r'(?:e[-+]?\d{1,3})?', re.A)
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #b4e78c15
@@ -221,8 +221,8 @@ def _number(text):
     return str(Fraction(text.replace(',', '').replace(' ', '')))
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #2e3b96de
-_ARTICLE = re.compile(r'(?:the|an?)\s+(?=\S)')
-_IN_BRACKETS = re.compile(r'\(([^\W_]{1,40})\)|\[([^\W_]{1,40}|[^\W\d_][^\[\],;]{0,80})\]')
+_ARTICLE = LazyRegexp(r'(?:the|an?)\s+(?=\S)')
+_IN_BRACKETS = LazyRegexp(r'\(([^\W_]{1,40})\)|\[([^\W_]{1,40}|[^\W\d_][^\[\],;]{0,80})\]')
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #237c6295
 def answer_key(
@@ -265,9 +265,9 @@ def _exact_ready(read='final'):
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #88fd3278
 _YES_NO = {'yes', 'no', 'true', 'false'}
-_OPENING_WORD = re.compile(r'(yes|no|true|false)(?=[,.;:!]|\s[-–—])', re.I)
+_OPENING_WORD = LazyRegexp(r'(yes|no|true|false)(?=[,.;:!]|\s[-–—])', re.I)
 
-_LATER_WORD = re.compile(r'(?:[.,;:!?]\s{0,3}|\b(?:actually|maybe|wait|rather|or|and|but)\s{1,3})(yes|no|true|false)'
+_LATER_WORD = LazyRegexp(r'(?:[.,;:!?]\s{0,3}|\b(?:actually|maybe|wait|rather|or|and|but)\s{1,3})(yes|no|true|false)'
                          r'(?=\s{0,3}(?:[.,;:!?]|\Z))', re.I)
 
 _OPPOSITE = dict(yes='no', no='yes', true='false', false='true')
@@ -281,7 +281,7 @@ def _yes_no(answer):
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #51035974
 _LETTERS = set('abcdefghij')
-_LABEL = re.compile(r'(?:option\s)?\(?[A-J](?:[).:]|\)[.:])\s{1,9}(?=\S)', re.I)
+_LABEL = LazyRegexp(r'(?:option\s)?\(?[A-J](?:[).:]|\)[.:])\s{1,9}(?=\S)', re.I)
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #2d808a5b
 def _says(answer, keys):
@@ -344,7 +344,7 @@ def linear_pattern(
     return compiled
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #7917136f
-_LOOKAROUND = re.compile(r'\(\?(?:[=!>]|<[=!])|\\[1-9]|\(\?P=')
+_LOOKAROUND = LazyRegexp(r'\(\?(?:[=!>]|<[=!])|\\[1-9]|\(\?P=')
 
 def _pattern_hint(pattern):
     "Say what to write in place of what RE2 does not have."
@@ -407,8 +407,8 @@ regex.needs = 'pattern'
 # %% ../../nbs/verifiers/07_text_answers.ipynb #13458c17
 _NO_SPACES = (r'[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff'
               r'\uf900-\ufaff\U00020000-\U0003ffff]')
-_TOKEN = re.compile(rf'{_NO_SPACES}|(?:(?!{_NO_SPACES})\S)+')
-_PUNCTUATION = re.compile(r'((?<=\d)\.(?=\d)|(?<!\w)-(?=\.?\d))|[^\w\s]|_')   # and signs; group 1: of a number
+_TOKEN = LazyRegexp(rf'{_NO_SPACES}|(?:(?!{_NO_SPACES})\S)+')
+_PUNCTUATION = LazyRegexp(r'((?<=\d)\.(?=\d)|(?<!\w)-(?=\.?\d))|[^\w\s]|_')   # and signs; group 1: of a number
 _ARTICLES = {'a', 'an', 'the'}
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #cfbbeb2a

@@ -6,7 +6,7 @@
 __all__ = ['TYPES', 'CALLS_TOOL', 'GIVEN', 'Verifier', 'named_options', 'load_verifier']
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #93a9d056
-import functools, hashlib, inspect
+import asyncio, functools, hashlib, inspect
 from dataclasses import dataclass, field, fields
 from fastcore.basics import patch
 from ..data.files import fingerprint
@@ -71,10 +71,15 @@ def call(self:Verifier, response, metadata=None, reasoning='', tool_calls=None, 
     return self.fn(answer, dict(metadata or {}), **{k:v for k, v in have.items() if k in self.takes})
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #b325a08b
+@functools.lru_cache(64)
+def _names(fn):
+    "Return the names of a function's parameters; to find them takes as long as to score a short response."
+    return frozenset(inspect.signature(fn).parameters)
+
+# %% ../../nbs/verifiers/18_verifiers.ipynb #6d50983b
 def named_options(fn, options)->dict:
     "Return those options that a function takes by name."
-    names = inspect.signature(fn).parameters
-    return {k:v for k, v in options.items() if k in names}
+    return {k:v for k, v in options.items() if k in _names(fn)}
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #2110b275
 @patch
@@ -100,13 +105,12 @@ async def score(self:Verifier,
     cache=None      # object with get(key) and put(key, text); None: what is kept in memory
 )->Score:
     "Score one response."
-    from asyncio import to_thread
     if self.group:
         raise RsrError(f'verifier {self.name} scores all responses to a prompt together: use its score_group')
     have = dict(prompt=prompt, ask=ask, tools=tools, rollouts=rollouts or [], cache=cache or self.memory)
     call = functools.partial(self.call, response, metadata, reasoning, tool_calls, **have)
-    out = call() if self.inline or self.is_async else await to_thread(call)
-    if inspect.isawaitable(out):
+    out = call() if self.inline or self.is_async else await asyncio.to_thread(call)
+    if hasattr(out, '__await__'):
         out = await out
     return as_score(out, self.name, self.raw)
 
@@ -126,10 +130,9 @@ async def score_group(self:Verifier,
     asks=()      # for each rollout, what asks a judge about it
 )->list:         # a Score for each
     "Score the rollouts of a prompt together."
-    from asyncio import to_thread
     named = named_options(self.fn, {'ask':asks[-1] if asks else None, **self.options})
     call = functools.partial(self.fn, prompt, rollouts, **named)
-    out = call() if self.inline or self.is_async else await to_thread(call)
+    out = call() if self.inline or self.is_async else await asyncio.to_thread(call)
     if inspect.isawaitable(out):
         out = await out
     _check_group(out, rollouts, self.name)
