@@ -5,8 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from test_browser import CHROMIUM, ROWS, browser, new_page, until  # noqa: F401 (browser is a fixture)
@@ -16,12 +16,12 @@ NEEDED = [m for m in ('playwright', 'anywidget', 'notebook', 'ipykernel') if not
 pytestmark = [pytest.mark.slow,
               pytest.mark.skipif(not CHROMIUM.exists(), reason='no /usr/bin/chromium (apt-get install chromium)'),
               pytest.mark.skipif(bool(NEEDED), reason=f'not installed: {", ".join(NEEDED)}')]
-OPTIONS = ('--no-browser', '--ServerApp.token=t', '--ServerApp.allow_root=True', '--ServerApp.port=0',
-           '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate')
+OPTIONS = '--no-browser', '--ServerApp.token=t', '--ServerApp.allow_root=True', '--ServerApp.port=0'
+APPS = {'jupyterlab':'lab/tree', 'notebook':'notebooks'}   # module: path of a notebook
 
-@pytest.fixture(scope='module')
-def server(tmp_path_factory):
-    "Notebook 7, which also serves JupyterLab; two runs and a notebook that explores them lie in its folder."
+@pytest.fixture(scope='module', params=[*APPS])
+def url(request, tmp_path_factory):
+    "The address of a notebook that explores two runs."
     folder = tmp_path_factory.mktemp('hosts')
     for name, seed in ('one', 1), ('two', 2):
         messy(folder/name, 20, seed=seed, hostile=True)
@@ -30,22 +30,23 @@ def server(tmp_path_factory):
     kernel = dict(name='python3', display_name='Python 3', language='python')
     note = dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)
     (folder/'x.ipynb').write_text(json.dumps(note))
-    p = subprocess.Popen([sys.executable, '-m', 'notebook', *OPTIONS], cwd=folder, stderr=subprocess.PIPE, text=True,
+    p = subprocess.Popen([sys.executable, '-m', request.param, *OPTIONS], cwd=folder, stderr=subprocess.PIPE, text=True,
                          env={**os.environ, 'HOME':str(folder)})
     address = next(m[0] for line in p.stderr if (m := re.search(r'http://(127\.0\.0\.1|localhost):\d+', line)))
-    yield address
+    drain = threading.Thread(target=p.stderr.read, daemon=True)
+    drain.start()
+    yield f'{address}/{APPS[request.param]}/x.ipynb?token=t'
     p.send_signal(signal.SIGTERM)
-    p.stderr.close()
     p.wait(60)
+    drain.join(5)
 
-@pytest.mark.parametrize('path', ['lab/tree', 'notebooks'])
-def test_a_cell_shows_two_runs_whose_ranges_are_linked(browser, server, path):  # noqa: F811
+def test_a_cell_shows_two_runs_whose_ranges_are_linked(browser, url):  # noqa: F811
     page, asked = new_page(browser), []
     page.on('request', lambda r: asked.append(r.url))
-    page.goto(f'{server}/{path}/x.ipynb?token=t')
+    page.goto(url)
     page.locator('.jp-Cell .cm-content').first.click()
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status=idle], .jp-NotebookKernelStatus, .jp-KernelStatus')
-    until(page, lambda: page.keyboard.press('Control+Enter') or page.wait_for_timeout(3000) or page.locator(ROWS).count())
+    page.keyboard.press('Control+Enter')   # waits for the kernel
+    page.wait_for_selector(ROWS)
     chart = page.locator('.rsr-dist', has=page.locator('figcaption:text-is("score")'))
     status = page.locator('.rsr-status')
     before = status.inner_text()
