@@ -114,6 +114,7 @@ def _watch_goal(self:Pool):
             self.todo.renew()
         self.full = set(self.goal.reached)
 
+
 # %% ../../nbs/cluster/30_pool.ipynb #115488aa
 @patch
 def tick(self:Pool):
@@ -156,9 +157,8 @@ def _check_init(self:Pool, report):
 @patch
 async def start_actor(self:Pool):
     "Start an actor that has built everything the recipe names."
-    actor = self._new_actor()
-    if not self.live:
-        self.engine.note = f'waiting for an actor: it needs {self.o.num_cpus:g} free CPUs in the cluster'
+    actor, waits = self._new_actor(), f'waiting for an actor: it needs {self.o.num_cpus:g} free CPUs in the cluster'
+    self.engine.note = self.engine.note if self.live else waits
     self._check_init(await _result(actor.init.remote()))
     return actor
 

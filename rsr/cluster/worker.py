@@ -9,6 +9,8 @@ __all__ = ['equal_shares', 'set_slots', 'add_block_prompts', 'count_retries', 'n
 import asyncio, math, orjson, os, re, socket, sqlite3, threading, time
 from collections import Counter
 from itertools import chain
+
+# %% ../../nbs/cluster/20_worker.ipynb #b5d26f62
 from pathlib import Path
 from fastcore.basics import patch
 
@@ -154,6 +156,7 @@ def _wishes(loop):
     rows, idle = loop.goal and loop.goal.counts(), loop.waits_for_rows
     return dict(grant=budget.granted, want=budget.want, need=budget.need(due or [None]), wish=budget.wish,
                 nearly_done=loop.nearly_done, rows=rows, idle=idle, note=note)
+
 
 # %% ../../nbs/cluster/20_worker.ipynb #58472184
 @patch
