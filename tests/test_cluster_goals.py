@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import rows, write_jsonl
 from loopback import Loopback
+from loopback_batch import BatchLoopback
 from test_cluster import holders, patiently, spread, start, wait_for
 from test_rubric import MINE, by_rule
 
@@ -221,3 +222,14 @@ def test_a_pilot_tries_every_model(here):
         execute(on_ray(recipe(s, 'many', CASCADE)), progress=False, choose=lambda store: [1, 2, 3, 4])
         sql = "SELECT count(DISTINCT sampler), count(*) FROM rollouts WHERE outcome='kept' GROUP BY prompt"
         assert all(models==2 and n>=8 for models, n in query(sql)) and len(query(sql))==4
+
+def test_a_goal_in_batches(here):
+    write_jsonl('in.jsonl', rows(60))
+    with BatchLoopback(delay=.2) as s:
+        options = ('goal', 20), ('sampler.batch', True), ('sampler.model', 'm'), ('sampling.step_size', 'auto')
+        spread(on_ray(recipe(s, 'many', *options), block=20))
+        stats = load_run('many').stats()
+        assert stats['goal']['reached'] and lines()>=20 and not stats['samples']['by_outcome'].get('lost')
+        asked = stats['samples']['asked']
+        spread(on_ray(recipe(s, 'many', *options), block=20))
+        assert load_run('many').stats()['samples']['asked']==asked

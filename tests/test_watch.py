@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from conftest import COMMANDS, RSR, rows, rsr, write_jsonl
@@ -20,8 +19,8 @@ from rsr.run.watch import RunView
 def begin(server, *args, n=60, recipe='sft'):
     "Start a run in a process of its own."
     write_jsonl('in.jsonl', rows(n))
-    return COMMANDS.begin(['run', recipe, 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}', 'work_dir=w',
-                           'sampler.concurrent_requests=8', *args], hears=True)
+    return COMMANDS.begin(['run', recipe, 'data.input_path=in.jsonl', f'sampler.base_url={server.base_url}',
+                           'work_dir=w', 'sampler.concurrent_requests=8', *args], hears=True)
 
 def wait_for(cond, seconds=90):
     end = time.time()+seconds
@@ -187,7 +186,8 @@ def test_a_look_reads_only_what_is_new(here, server):
         db.executemany("INSERT INTO rollouts(key,prompt,idx,step,blind,sampler,asked,outcome,text,prompt_tokens,"
                        "completion_tokens) VALUES(?,1,?,1,1,?,?,'kept','x',10,20)",
                        [(k, k, sampler, time.time()) for k in range(first, first+n)])
-        db.executemany('INSERT INTO scores VALUES(?,?,1.0,NULL,NULL,NULL)', [(k, verifier) for k in range(first, first+n)])
+        scores = [(k, verifier) for k in range(first, first+n)]
+        db.executemany('INSERT INTO scores VALUES(?,?,1.0,NULL,NULL,NULL)', scores)
         db.commit()
     add(1000, 50_000)
     view = RunView('w')

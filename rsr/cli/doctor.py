@@ -203,7 +203,7 @@ def doctor_data(
     "Return what is installed, what this machine has, and what something that is named needs."
     from rsr import __version__
     base = {package:version_of(package) for package in BASE}
-    asked = {name:'named'} if name in EXTRAS else recipe_needs(_recipe_of(name)) if name else {}
+    asked = {name:'named'} if name in EXTRAS else {} if name is None else recipe_needs(_recipe_of(name))
     if name=='code':
         asked = {'bubblewrap':'extra code'}
     needs = [need_state(need, why) for need, why in asked.items()]

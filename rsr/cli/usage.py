@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'SHORT', 'WORDS', 'Command', 'command', 'Usage', 'usage_of', 'out', 'as_json', 'Answer', 'print_json',
-           'give', 'give_line', 'json_only', 'print_found', 'open_run', 'refuse_unknown_options', 'undashed',
-           'undashed_line', 'check_undashed', 'split_args', 'shell_options', 'wants_json', 'option_rows', 'rows_about',
-           'about', 'options_text', 'help_of']
+           'give', 'json_only', 'print_found', 'open_run', 'refuse_unknown_options', 'undashed', 'undashed_line',
+           'check_undashed', 'split_args', 'shell_options', 'wants_json', 'option_rows', 'rows_about', 'about',
+           'options_text', 'help_of']
 
 # %% ../../nbs/cli/00_usage.ipynb #62dfda85
 import json, math, re, shutil, sys, textwrap
@@ -70,11 +70,7 @@ def _plain(x):
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 # %% ../../nbs/cli/00_usage.ipynb #76811dad
-def as_json(
-    d,            # plain data
-    ascii=False,  # only ASCII, for a stream that takes nothing else?
-    indent=2      # None: on one line
-)->str:
+def as_json(d, ascii=False, indent=2)->str:   # ascii: for a stream that takes nothing else; None: one line
     "Return data as JSON."
     return visible_json(json.dumps(_plain(d), indent=indent, ensure_ascii=ascii, default=str))
 
@@ -94,19 +90,14 @@ def print_json(d, stream=None, indent=2):
     print(as_json(d, not encoding.startswith('utf'), indent), file=stream, flush=True)
 
 # %% ../../nbs/cli/00_usage.ipynb #488d503e
-def give(data:dict):
-    "Give a command's object, to be printed when it has ended; a function called by itself prints it at once."
-    if _ANSWERS:
-        _ANSWERS[-1].data = data
-    else:
-        print_json(data)
-
-# %% ../../nbs/cli/00_usage.ipynb #3ce69265
-def give_line(data:dict):
-    "Print an object on one line, before the one that a command gives at its end."
+def give(data:dict, more=False):
+    "Give a command's object, printed at its end; if `more` are to come, print it now, on a line, as all of them."
     answer = _ANSWERS[-1] if _ANSWERS else Answer(None)
-    answer.indent = None
-    print_json(data, answer.stream, None)
+    answer.indent = None if more else answer.indent
+    if _ANSWERS and not more:
+        answer.data = data
+    else:
+        print_json(data, answer.stream, answer.indent)
 
 
 # %% ../../nbs/cli/00_usage.ipynb #93ea2a68

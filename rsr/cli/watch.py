@@ -8,7 +8,8 @@ __all__ = ['Screen', 'watch']
 # %% ../../nbs/cli/05_watch.ipynb #3227c584
 import os, shutil, sys, time
 from pathlib import Path
-from .usage import command, give, give_line, out, split_args
+from .usage import command, give, out, split_args
+from fastcore.basics import patch
 from ..data.terminal import warn
 from ..data.types import RsrError
 
@@ -33,18 +34,31 @@ class Screen:
     def __init__(self, as_data:bool, once:bool):
         self.as_data, self.once, self.drawn, self.said = as_data, once, 0, None
 
-    def show(self, p, last:bool):
-        "Print a picture of the run."
-        from rsr.data.live_panel import panel_lines, summary_line
-        if self.as_data:
-            (give if last else give_line)(p)
-        elif _is_terminal():
-            self.drawn = _panel(p, self.drawn)
-        elif last:
-            out('\n'.join(panel_lines(p)))
-        elif summary_line(p)!=self.said:
-            self.said = summary_line(p)
-            out(self.said)
+
+# %% ../../nbs/cli/05_watch.ipynb #046c4a5b
+@patch
+def show_line(self:Screen, p):
+    "Print a picture of the run as a line, unless it says the same as the one before."
+    from rsr.data.live_panel import summary_line
+    if (line := summary_line(p))!=self.said:
+        self.said = line
+        out(line)
+
+
+# %% ../../nbs/cli/05_watch.ipynb #21a2523f
+@patch
+def show(self:Screen, p, last:bool):
+    "Print a picture of the run."
+    from rsr.data.live_panel import panel_lines
+    if self.as_data:
+        give(p, more=not last)
+    elif _is_terminal():
+        self.drawn = _panel(p, self.drawn)
+    elif last:
+        out('\n'.join(panel_lines(p)))
+    else:
+        self.show_line(p)
+
 
 # %% ../../nbs/cli/05_watch.ipynb #2639699e
 def _has_begun(path)->bool:

@@ -75,7 +75,7 @@ def goal_holds(self:InBlock)->bool:
 # %% ../../nbs/cluster/14_block_loop.ipynb #d12919d3
 @patch(as_prop=True)
 def has_work(self:InBlock)->bool:
-    "Return whether anything is left to send, or to be judged, now or when there is more money or are more rows to make."
+    "Return whether anything is left to send or to judge, now or with more money or more rows to make."
     waits = bool(self.to_rescore and self.budget.want)
     if not self.goal:
         return super(InBlock, self).has_work or waits
@@ -125,7 +125,9 @@ def _best_at(self:InBlock, arm):
 @patch(as_prop=True)
 def worth_left(self:InBlock)->float:
     "Return what the best prompt of the block is worth that was not sampled to its end."
-    found = [super(InBlock, self)._best_at(arm) for arm in self.arms] if self.waiting else []
+    if not self.waiting:
+        return -math.inf if any(arm.error for arm in self.arms) else 0.
+    found = [super(InBlock, self)._best_at(arm) for arm in self.arms]
     new = [self.new_index] if self.more else []
     return max([*(best[0] for best in found if best), *new], default=-math.inf)
 

@@ -123,7 +123,8 @@ def panel_rows(
     return [row for part in [*parts, _trouble_rows(p)] for row in part]
 
 # %% ../../nbs/data/62_live_panel.ipynb #95a3ced5
-_STATES = dict(running='in progress', starting='starting', died='its process was killed')
+_STATES = {'running':'in progress', 'running?':'in progress on another machine, or killed there',
+           'died':'its process was killed'}
 
 # %% ../../nbs/data/62_live_panel.ipynb #6bab3c43
 def heading(

@@ -22,7 +22,31 @@ def _moments(chances):
     return out[::-1]
 
 # %% ../../nbs/data/61_projection.ipynb #a0328ab6
+def _sums(moments, open_, unopened, done):
+    "Return the mean and the variance of all samples that are to come."
+    of = lambda j: moments[min(j, len(moments)-1)]
+    groups = [(of(0), unopened), *((of(j), n) for j, n in open_.items())]
+    known = unopened**2*of(0)[1]/max(1, done)   # the mean is an estimate too
+    return sum(n*m for (m, _), n in groups), sum(n*v for (_, v), n in groups)+known
+
+
+# %% ../../nbs/data/61_projection.ipynb #fa6466ff
 FEWEST = 20   # prompts that are done, before any forecast
+
+
+# %% ../../nbs/data/61_projection.ipynb #ec7ecb0e
+def project(
+    reached:list,      # prompts that have 1, 2, 3 … samples or more
+    open_:dict,        # {samples so far: open prompts}
+    unopened:int       # prompts without a sample that still get some
+)->tuple:              # (rollouts, low, high), 95 %; None: too early to say
+    "Forecast the rollouts that are still to come."
+    done = (reached[0] if reached else 0)-sum(n for j, n in open_.items() if j)
+    if done<FEWEST and sum(open_.values())+unopened:
+        return None
+    mean, square = _sums(_moments(_chances(reached, open_)), open_, unopened, done)
+    return mean, max(0., mean-1.96*square**.5), mean+1.96*square**.5
+
 
 # %% ../../nbs/data/61_projection.ipynb #45bcacb3
 def project(
@@ -43,13 +67,19 @@ def project(
     return mean, max(0., mean-1.96*spread**.5), mean+1.96*spread**.5
 
 # %% ../../nbs/data/61_projection.ipynb #00c7fba6
+def _is_known(status):
+    "Check whether a run's prompts are sampled in order, to the last."
+    return status.get('open') is not None and status.get('share') is None and not status.get('prompts')
+
+
+# %% ../../nbs/data/61_projection.ipynb #19d936b5
 def still_to_come(
     by_idx:dict,    # {running number of a sample within its prompt: rollouts}; None: of revisions
     status:dict,    # what the loop notes; {}: nothing
     total:int       # prompts of the run
 )->tuple:           # (rollouts, low, high); None: unknown
     "Forecast the rollouts that are still to come in a run in progress."
-    if status.get('open') is None or status.get('share') is not None or status.get('prompts'):
+    if not _is_known(status):
         return None
     last = max((k for k in by_idx if k is not None), default=-1)
     open_ = {int(j):n for j, n in status['open'].items()}

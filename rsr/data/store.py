@@ -165,11 +165,10 @@ _ANSWER = '''UPDATE rollouts SET outcome=?,text=?,reasoning=?,finish_reason=?,
     prompt_tokens=?,completion_tokens=?,latency=?,error=?,more=? WHERE key=? AND outcome IS NULL'''
 
 # %% ../../nbs/data/13_store.ipynb #b3ae1c16
-_BESIDE = 'tool_calls', 'refusal', 'logprobs', 'feedback', 'retries'
-
 def _more(r):
     "Return what a rollout has beside its text, as JSON; None without any."
-    more = {k:v for k in _BESIDE if (v := getattr(r, k))}
+    names = 'tool_calls', 'refusal', 'logprobs', 'feedback', 'retries'
+    more = {k:v for k in names if (v := getattr(r, k))}
     return dumps(more) if more else None
 
 # %% ../../nbs/data/13_store.ipynb #4cb6bcd2

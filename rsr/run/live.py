@@ -199,7 +199,13 @@ def state(self:Live)->str:
 @patch(as_prop=True)
 def last(self:Live)->dict:
     "Return a picture of the run, looking at it if nobody else does; None before there is anything to see."
-    return self.panel.look(float('inf')) if not self.panel.thread else self.panel.last
+    panel, ended = self.panel, bool(self.state)
+    if panel.thread:
+        return panel.last
+    found = panel.look(float('inf'))
+    if ended:
+        panel.view.close()
+    return found
 
 # %% ../../nbs/run/14_live.ipynb #db36548a
 @patch

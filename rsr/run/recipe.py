@@ -94,9 +94,6 @@ def _check_formatters(d):
             raise RsrError(f'formatter: {f!r} has no type')
     check_where(d['formatter'], d['verifier'])
 
-# %% ../../nbs/run/03_recipe.ipynb #da9911e7
-_ON_RAY = '{}: not with engine: ray, where blocks of prompts are sampled apart; run it on one machine (engine=null)'
-
 # %% ../../nbs/run/03_recipe.ipynb #e88b0424
 def _check_goal(d):
     "Write a recipe's goal out by the names of its formatters; raise if it is wrong."

@@ -57,6 +57,7 @@ def status(
 # %% ../../nbs/sampling/44_live_status.ipynb #09572a7f
 NOTE = 'live'   # its name in the ledger
 
+# %% ../../nbs/sampling/44_live_status.ipynb #75477a3f
 @patch
 def note_status(self:Loop):
     "Note in the ledger what the loop knows, with the next commit."
