@@ -34,7 +34,8 @@ def tutorials():
     "Return the tutorials, the how-to pages, then the gallery."
     order = {name: i for i, name in enumerate(TUTORIALS)}
     first = sorted((NBS/'tutorials').glob('[!_.]*.ipynb'), key=lambda p: order.get(p.stem, len(order)))
-    return first + [p for name in ('howto', 'gallery') for p in sorted((NBS/name).glob('[!_.]*.ipynb'))]
+    others = [p for name in ('howto', 'gallery') for p in sorted((NBS/name).glob('[!_.]*.ipynb'))]
+    return first + others
 
 def rel(path):
     "Return `path` relative to the repository, with slashes."
@@ -99,7 +100,8 @@ def sidebar_text():
     import yaml
     contents = [dict(section=name, contents=[entry(p) for p in ps]) for name, ps in sections()]
     look_up = next(c for c in contents if c['section'] == 'Look things up')['contents']
-    look_up += [dict(text=name.capitalize(), href=f'{name.upper()}.md') for name in ('contributing', 'changelog', 'security')]
+    files = 'contributing', 'changelog', 'security'
+    look_up += [dict(text=name.capitalize(), href=f'{name.upper()}.md') for name in files]
     sidebar = dict(website=dict(sidebar=dict(contents=contents)))
     head = '# made from the pages by `make readme`: edit their titles, not this file\n'
     return head + yaml.safe_dump(sidebar, sort_keys=False, allow_unicode=True, width=200)

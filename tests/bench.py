@@ -1,9 +1,10 @@
 """How fast sampling is, and how few samples it needs: `make bench`.
 
-Or `python tests/bench.py speed start cost bad dpo overhead memory format goal batch allocate prior`; the last four, on
-what a row costs, are in tests/bench_cheapest.py. Every number is printed beside what it is compared with, measured in
-the same run: ratios at one moment on one machine, not a scoreboard. The peers are tests/peer_aiohttp.py, a bare script
-on aiohttp, and tests/peer_openai.py, a plain script on the openai SDK (both step 4, no barrier between prompts)."""
+Or `python tests/bench.py speed start cost bad dpo overhead memory format inspect goal batch allocate prior`; the last
+four, on what a row costs, are in tests/bench_cheapest.py, and `inspect`, a look at a million rollouts, in
+tests/bench_inspect.py. Every number is printed beside what it is compared with, measured in the same run: ratios at one
+moment on one machine, not a scoreboard. The peers are tests/peer_aiohttp.py, a bare script on aiohttp, and
+tests/peer_openai.py, a plain script on the openai SDK (both step 4, no barrier between prompts)."""
 import asyncio
 import json
 import random
@@ -16,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import bench_cheapest
+import bench_inspect
 from bench_tools import HERE, RSR, main, process, prompts_file, table
 from loopback import Loopback, draw, least, spawn
 
@@ -243,7 +245,7 @@ def format_(tmp, n=20_000):
     table('formatting', rows)
 
 ALL = dict(speed=speed, start=start, cost=cost, bad=bad, dpo=dpo, overhead=overhead, memory=memory, format=format_,
-           **bench_cheapest.ALL)
+           **bench_inspect.ALL, **bench_cheapest.ALL)
 
 if __name__=='__main__':
     main(ALL)

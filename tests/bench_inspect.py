@@ -1,4 +1,4 @@
-"""How long a look at a large run takes: `python tests/bench.py inspect` (or this file, with `rollouts=100000`).
+"""How long a look at a large run takes: `python tests/bench.py inspect`, or this file, with `rollouts=100000`.
 
 A run of a million rollouts in one ledger, as one machine leaves it, made without a model: eight rollouts to a prompt,
 SFT and DPO files. Then `rsr format`, `stats`, `check` and `report`, each in a process of its own: wall and CPU seconds,
@@ -109,4 +109,6 @@ def inspect(tmp, rollouts=ROLLOUTS):
 ALL = dict(inspect=inspect)
 
 if __name__=='__main__':
-    main(ALL)
+    n = next((int(a.split('=')[1]) for a in sys.argv[1:] if a.startswith('rollouts=')), ROLLOUTS)
+    sys.argv[1:] = []
+    main(dict(inspect=lambda tmp: inspect(tmp, n)))

@@ -247,3 +247,17 @@ def test_what_breaks_in_the_background_is_raised_by_wait(here, server):
     with pytest.raises(RunBroken, match='exceeded your current quota'):
         live.wait(20)
     assert live.state.startswith('stopped:') and live.process==''      # it ended in order
+
+def test_report_on_two_runs_beside_each_other(two):
+    p = rsr('report', two/'a', two/'b')
+    assert p.returncode==0, p.stderr
+    path = Path(p.stdout.strip())
+    page = path.read_text()
+    assert path==two/'b'/'summary'/'report_with_a.html'
+    assert page.count('class="verdict')==2 and page.index('class="verdict') < page.index('Checklist</h2>')
+    assert page.index('Checklist</h2>') < page.index('What changed</h2>') < page.index('Figures</h2>')
+    assert 'sampler.model: a → b' in page and page.count('src="data:image/png')>=12
+    assert '<script' not in page and 'sk-very-secret' not in page and '@media print' in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    p = rsr('report', two/'a', two/'a')
+    assert p.returncode==2 and 'the same run' in p.stderr and 'Traceback' not in p.stderr

@@ -270,6 +270,7 @@ def test_the_driver_dies_and_leaves_its_batches(here, batches, cluster):
     p = subprocess.Popen([sys.executable, '-c', code, json.dumps(d)], stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(batches.batches)==2 or p.poll() is not None)
     p.kill()
+    p.wait()
     assert len(batches.batches)==2, p.stderr.read()
     batches.set(delay=.2)
     run = spread(d)

@@ -367,7 +367,7 @@ def test_groups_score_again_and_what_counts_follows(own):
 # ---- the explorer
 
 def explored(run):
-    from rsr.explore.explorer import explore
+    from rsr.explore.widget import Explorer as explore  # as it is without a board
     return explore(run, annotator='anna')
 
 def column(run, name):

@@ -57,10 +57,12 @@ def test_needs():
     code = dict(type='code')
     assert set(recipe_needs({})) == {'local', 'embedded model'}
     server = dict(base_url='http://x/v1')
-    assert recipe_needs(dict(sampler=server, verifier=[dict(type='exact'), code])) == {'bubblewrap': 'verifier.1.type: code'}
+    stack = [dict(type='exact'), code]
+    assert recipe_needs(dict(sampler=server, verifier=stack)) == {'bubblewrap': 'verifier.1.type: code'}
     assert not recipe_needs(dict(sampler=server, verifier={**code, 'sandbox_url': 'http://y'}))
     assert set(recipe_needs(dict(sampler=dict(type='vllm-offline', model='m')))) == {'vllm', 'GPU'}
-    assert set(recipe_needs(dict(sampler=server, data=dict(input_path=['hf://a/b', 'c.parquet'])))) == {'hub', 'parquet'}
+    data = dict(input_path=['hf://a/b', 'c.parquet'])
+    assert set(recipe_needs(dict(sampler=server, data=data))) == {'hub', 'parquet'}
 
 def test_a_hostile_recipe_cannot_write_to_the_terminal(tmp_path):
     (tmp_path/'x.yaml').write_text('data: {input_path: "hf://\\e[2Ja/b"}\nsampler: {base_url: "http://l/v1"}\n')

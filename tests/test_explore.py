@@ -1049,3 +1049,38 @@ def test_responses_that_only_call_are_counted_apart_by_their_calls(tmp_path):
     st.close()
     told, written = told_and_written(run, kto)
     assert same(told, written)==8
+
+
+# ---- the board
+
+def two_runs(tmp_path):
+    return [messy(tmp_path/name, 20, seed=seed) for name, seed in (('one', 1), ('two', 2))]
+
+def test_several_runs_are_matched_by_content(tmp_path):
+    both = explore(two_runs(tmp_path), 'anna')
+    both.board.choose(group='only 0')
+    assert both.board.view['rows'] and both.board.step()
+    solved = [any(r['score'] is not None and passed(r['score'], .8) for r in side.rollouts) for side in both.sides]
+    assert solved==[True, False] and both.sides[0].opened['prompt'].id!=''
+
+def test_runs_that_share_no_prompt_are_refused_at_the_shell(tmp_path, here):
+    one, other = messy('a', 5), talking('b')
+    for words, said in (([one.path, other.path], 'nothing to compare'), ([one.path, one.path], 'named twice'),
+                        (['nowhere'], 'no run here')):
+        p = command('explore', *map(str, words), 'browser=false')
+        assert p.returncode==2 and ('anywidget' in p.stderr or said in p.stderr) and 'Traceback' not in p.stderr
+
+def test_a_label_moves_the_pass_rates_of_the_board(tmp_path):
+    ex = explore(messy(tmp_path/'r', 20), 'anna')
+    ex.board.choose(group='never')
+    n = ex.board.view['rows']
+    assert ex.board.step()
+    ex.review(ex.rollouts[0]['key'], 'pass')
+    assert ex.board.view['rows']==n-1
+
+@pytest.mark.parametrize('text', ['scor < 1', 'score <', 'model == "x"', '__import__("os") == 1', 'score < 1 # x', 'é < scor'])
+def test_a_wrong_filter_says_where_it_is_wrong_and_changes_nothing(tmp_path, text):
+    board = explore(messy(tmp_path/'r', 6), 'anna').board
+    left = board.view['total']
+    board.choose(filter=text)
+    assert board.view['error'].startswith('filter: ') and board.view['total']==left

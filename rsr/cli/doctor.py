@@ -39,6 +39,7 @@ def extra_state(
 # %% ../../nbs/cli/10_doctor.ipynb #8be41ed8
 _FETCH = 'python -c "from rsr.sampling.providers import fetch_model; fetch_model()"'
 
+# %% ../../nbs/cli/10_doctor.ipynb #794027ef
 def _embedded_model():
     "Look for the file of the embedded model."
     try:
@@ -52,6 +53,7 @@ def _embedded_model():
 _BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'firefox', 'microsoft-edge',
              'safari', 'brave-browser')
 
+# %% ../../nbs/cli/10_doctor.ipynb #de554eca
 def _browser():
     "Look for a browser."
     import webbrowser
@@ -62,6 +64,9 @@ def _browser():
         return False, 'none found', 'rsr explore RUN browser=false prints an address to open elsewhere'
     return True, found, None
 
+# %% ../../nbs/cli/10_doctor.ipynb #daef3778
+_BUBBLEWRAP = 'apt-get install bubblewrap (Fedora: dnf install bubblewrap)'
+
 # %% ../../nbs/cli/10_doctor.ipynb #a95a8b86
 def _bubblewrap():
     "Try the sandbox."
@@ -71,21 +76,23 @@ def _bubblewrap():
     if not found and sys.platform!='linux':
         return False, f'bubblewrap is for Linux, and this is {platform.system()}', 'verifier.sandbox_url=ADDRESS'
     if not found:
-        return False, 'not installed', 'apt-get install bubblewrap (Fedora: dnf install bubblewrap)'
+        return False, 'not installed', _BUBBLEWRAP
     try:
         check_sandbox(Sandbox())
     except RsrError as e:
         return False, f'{found} does not work here', str(e)
     return True, f'{found}, a program ran in it', None
 
+# %% ../../nbs/cli/10_doctor.ipynb #ace032e5
+_ASK_GPU = ['nvidia-smi', '--query-gpu=name,memory.total', '--format=csv,noheader']
+
 # %% ../../nbs/cli/10_doctor.ipynb #fd93a20a
 def _gpu():
     "Ask the driver for the GPUs."
     if not shutil.which('nvidia-smi'):
         return False, 'none found (no nvidia-smi)', None
-    ask = ['nvidia-smi', '--query-gpu=name,memory.total', '--format=csv,noheader']
     try:
-        said = subprocess.run(ask, capture_output=True, text=True, timeout=20)
+        said = subprocess.run(_ASK_GPU, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as e:
         return False, f'nvidia-smi failed: {type(e).__name__}', None
     lines = said.stdout.strip().splitlines()
@@ -96,6 +103,7 @@ def _gpu():
 # %% ../../nbs/cli/10_doctor.ipynb #03adb1e4
 MACHINE = {'embedded model':_embedded_model, 'browser':_browser, 'bubblewrap':_bubblewrap, 'GPU':_gpu}
 
+# %% ../../nbs/cli/10_doctor.ipynb #defe3d8a
 def machine_state(
     name:str   # a key of `MACHINE`
 )->dict:       # {name, ok, found, command: None if ok}
@@ -203,7 +211,7 @@ def doctor_data(
     "Return what is installed, what this machine has, and what something that is named needs."
     from rsr import __version__
     base = {package:version_of(package) for package in BASE}
-    asked = {name:'named'} if name in EXTRAS else recipe_needs(_recipe_of(name)) if name else {}
+    asked = {name:'named'} if name in EXTRAS else {} if name is None else recipe_needs(_recipe_of(name))
     if name=='code':
         asked = {'bubblewrap':'extra code'}
     needs = [need_state(need, why) for need, why in asked.items()]
@@ -217,6 +225,7 @@ def doctor_data(
 def _line(mark, name, *rest):
     return f"{mark:8}{name:15} {'  '.join(filter(None, rest))}".rstrip()
 
+# %% ../../nbs/cli/10_doctor.ipynb #ac51ef5d
 def _extra_line(e):
     found = ', '.join(f'{package} {version}' for package, version in e['packages'].items() if version)
     note = e['command'] or (f'({found})' if found else '')

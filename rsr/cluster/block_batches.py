@@ -23,6 +23,7 @@ class BlockBatches(InBlock, BatchLoop):
 # %% ../../nbs/cluster/15_block_batches.ipynb #c3dd731c
 _PROMPT_TOKENS = 'SELECT avg(length(row))/3 FROM prompts WHERE gen=?'
 
+# %% ../../nbs/cluster/15_block_batches.ipynb #40d62293
 @patch
 def _round_worst(self:BlockBatches)->Usage:
     "Return the worst cost of the samples that are due in this round, estimated."
@@ -84,6 +85,7 @@ def in_block(loop:Loop)->InBlock:
 # %% ../../nbs/cluster/15_block_batches.ipynb #b81c55fe
 _STOPS = "SELECT coalesce(stop, 'satisfied'), count(*) FROM prompts WHERE key IN ({}) GROUP BY 1"
 
+# %% ../../nbs/cluster/15_block_batches.ipynb #377c8d78
 def count_before(
     loop,     # over a block, about to be run
     counted   # what the loops before it have counted

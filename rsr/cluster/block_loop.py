@@ -75,7 +75,7 @@ def goal_holds(self:InBlock)->bool:
 # %% ../../nbs/cluster/14_block_loop.ipynb #d12919d3
 @patch(as_prop=True)
 def has_work(self:InBlock)->bool:
-    "Return whether anything is left to send, or to be judged, now or when there is more money or are more rows to make."
+    "Return whether anything is left to send or to judge, now or with more money or more rows to make."
     waits = bool(self.to_rescore and self.budget.want)
     if not self.goal:
         return super(InBlock, self).has_work or waits

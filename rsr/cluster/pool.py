@@ -109,11 +109,11 @@ def _save_seconds(self:Pool):
 @patch
 def _watch_goal(self:Pool):
     "Let blocks come up again that were of no use, if a file that seemed full lacks rows after all."
-    if not self.shares:
-        return
-    if self.full-self.goal.reached:
-        self.todo.renew()
-    self.full = set(self.goal.reached)
+    if self.shares:
+        if self.full-self.goal.reached:
+            self.todo.renew()
+        self.full = set(self.goal.reached)
+
 
 # %% ../../nbs/cluster/30_pool.ipynb #115488aa
 @patch
@@ -157,9 +157,8 @@ def _check_init(self:Pool, report):
 @patch
 async def start_actor(self:Pool):
     "Start an actor that has built everything the recipe names."
-    actor = self._new_actor()
-    if not self.live:
-        self.engine.note = f'waiting for an actor: it needs {self.o.num_cpus:g} free CPUs in the cluster'
+    actor, waits = self._new_actor(), f'waiting for an actor: it needs {self.o.num_cpus:g} free CPUs in the cluster'
+    self.engine.note = self.engine.note if self.live else waits
     self._check_init(await _result(actor.init.remote()))
     return actor
 
@@ -238,8 +237,7 @@ async def _work(self:Pool, actor, tasks):
     self._start_blocks(actor, tasks)
     if tasks:
         return await self._collect_blocks(actor, tasks)
-    await asyncio.sleep(0.1)
-    return actor
+    return await asyncio.sleep(0.1, actor)
 
 # %% ../../nbs/cluster/30_pool.ipynb #7c0c5b6e
 @patch

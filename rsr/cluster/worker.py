@@ -9,6 +9,8 @@ __all__ = ['equal_shares', 'set_slots', 'add_block_prompts', 'count_retries', 'n
 import asyncio, math, orjson, os, re, socket, sqlite3, threading, time
 from collections import Counter
 from itertools import chain
+
+# %% ../../nbs/cluster/20_worker.ipynb #b5d26f62
 from pathlib import Path
 from fastcore.basics import patch
 
@@ -151,8 +153,10 @@ def _wishes(loop):
     "Return what a loop says of its lease, of its share of the goal, and of its slots."
     budget, due = loop.budget, [arm.expected for arm in loop.due_arms()]
     note = loop.batch_note() if hasattr(loop, 'batch_note') else loop.engine.note
+    rows, idle = loop.goal and loop.goal.counts(), loop.waits_for_rows
     return dict(grant=budget.granted, want=budget.want, need=budget.need(due or [None]), wish=budget.wish,
-                nearly_done=loop.nearly_done, rows=loop.goal and loop.goal.counts(), idle=loop.waits_for_rows, note=note)
+                nearly_done=loop.nearly_done, rows=rows, idle=idle, note=note)
+
 
 # %% ../../nbs/cluster/20_worker.ipynb #58472184
 @patch
@@ -217,8 +221,7 @@ def _check_driver(self:Worker, loop, *_):
 # %% ../../nbs/cluster/20_worker.ipynb #85a60321
 async def _run_beside_others(loops, block, loop):
     "Run the loop of a block; `loops` is {block: loop} of all blocks of the actor."
-    loops[block] = loop
-    loop.siblings = loops.values()
+    loops[block], loop.siblings = loop, loops.values()
     try:
         await loop.run()
     finally:

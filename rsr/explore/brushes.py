@@ -38,6 +38,8 @@ def _ends(name, known):
     if not len(known):
         return 0., 1., False
     low, high = float(known.min()), float(known.max())
+    if not np.isfinite(high-low):   # beyond what a float holds
+        return low, high, False
     if name not in ('tokens', 'latency'):
         return *score_range([low, high]), False
     most = float(np.quantile(known, .995))
@@ -63,7 +65,7 @@ def _of_numbers(c, name):
     values = c.numbers[name]
     low, high, clipped = _ends(name, values[np.isfinite(values)])
     bins = _bins_of(values, low, high)
-    edges = [low+(high-low)*i/BINS for i in range(BINS+1)]
+    edges = [low*(1-i/BINS)+high*(i/BINS) for i in range(BINS+1)]
     return Distribution(name, 'number', bins, edges, _count(c, bins, BINS), clipped)
 
 # %% ../../nbs/explore/17_brushes.ipynb #ecc541ff

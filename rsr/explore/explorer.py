@@ -6,7 +6,7 @@
 __all__ = ['RunExplorer', 'Side', 'run_names', 'Comparison', 'open_runs', 'check_together', 'explore']
 
 # %% ../../nbs/explore/22_explorer.ipynb #e9eb2939
-import os
+import os, threading
 from contextlib import closing
 from fastcore.basics import patch
 from ..data.store import Store
@@ -27,22 +27,33 @@ class RunExplorer(Explorer):
     "One run to explore: the board, two responses side by side, thresholds and files."
     board = front = None
 
-    def load(self):
-        "Read the run, and put its responses into columns."
-        super().load()
+    def start(self):
+        "Read the run, take its thresholds, and put its responses into columns."
+        self.ready = threading.Event()
+        super().start()
         self._take_columns()
+        self.ready.set()
+
+    def load(self):
+        "Read the run; a board that is there gets its responses anew."
+        super().load()
+        if self.board:
+            self._take_columns()
 
     def read_components(self, store):
         "Count the components of scores only where no board shows them."
         if not has_front():
             super().read_components(store)
 
-    def read_later(self, formatters):
-        "Read the rest in the background: also tokens, components and criteria."
-        with self._store() as st:
-            read_rest(self.board.columns, 0, st)
-        self.board.recount()
-        super().read_later(formatters)
+# %% ../../nbs/explore/22_explorer.ipynb #58a53246
+@patch
+def read_later(self:RunExplorer, formatters):
+    "Read the rest in the background: also tokens, components and criteria."
+    self.ready.wait()
+    with self._store() as st:
+        read_rest(self.board.columns, 0, st)
+    self.board.recount()
+    super(RunExplorer, self).read_later(formatters)
 
 # %% ../../nbs/explore/22_explorer.ipynb #41c69b26
 @patch

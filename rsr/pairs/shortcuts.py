@@ -306,6 +306,7 @@ def facts(
 class Facts(list):
     "Pairs whose texts were read, as `facts` gives them."
 
+# %% ../../nbs/pairs/04_shortcuts.ipynb #16b65eb3
 def read_facts(
     src             # anything `read_pairs` takes, or `Facts`
 )->Facts:

@@ -24,10 +24,7 @@ from ..formatters.splits import Split
 from ..formatters.writer import make_formatter, make_formatters
 from ..pairs.collect import pairs_of
 from ..pairs.shortcuts import read_facts
-from .dropped import compare_files, dropped_finding
-from .hygiene import class_balance, contamination, finding, graded, length_bias, near_leaks, pair_audit
-from .hygiene import asked_text, problem_texts, problem_todo, read_files, refusals_in_files, repeated_prompts
-from .hygiene import thinking_in_files, truncation, volume, worst
+from .hygiene import finding, graded, near_leaks, problem_texts, problem_todo, read_files, worst
 from .validation import LABELLED, agreement_finding, not_comparable, rubric_scorer, validation_report
 from ..run.files import formatters_in_run, valid_groups, valid_outcomes
 from ..run.results import Run
@@ -51,17 +48,23 @@ class CheckContext:
     sides: dict = field(default_factory=dict)   # {side: `prompts_in` it}
 
     def __post_init__(self):
-        if not isinstance(self.run, Run):
-            self.run = Run(self.run)
-        self.d, self.store = self.run.written, Store(self.run.path, write=False)
-        self.formatters = formatters_in_run(self.store, self.d, make_formatters(self.d['formatter']))
-        self.stats = self.run.stats()
-        self.files = read_files(self.run.path, self.formatters)
-        self.earlier = [self.earlier] if isinstance(self.earlier, (str, Path, Run)) else list(self.earlier)
+        self._open()
     scorer = cached_property(lambda self: self._config())           # the verifier's configuration as plain data
     pairs = cached_property(lambda self: run_pairs(self))           # of its DPO formatters
     facts = cached_property(lambda self: read_facts(self.pairs) if self.pairs else [])   # of these pairs
     report = cached_property(lambda self: validation_report(self))  # of the rubric; None: there is none
+
+# %% ../../nbs/quality/05_check_items.ipynb #c6bd39d9
+@patch
+def _open(self:CheckContext):
+    "Open the run, and read its recipe, statistics and files."
+    if not isinstance(self.run, Run):
+        self.run = Run(self.run)
+    self.d, self.store = self.run.written, Store(self.run.path, write=False)
+    self.formatters = formatters_in_run(self.store, self.d, make_formatters(self.d['formatter']))
+    self.stats = self.run.stats()
+    self.files = read_files(self.run.path, self.formatters)
+    self.earlier = [self.earlier] if isinstance(self.earlier, (str, Path, Run)) else list(self.earlier)
 
 # %% ../../nbs/quality/05_check_items.ipynb #84539fce
 @patch
@@ -92,6 +95,7 @@ def prompts_in(self:CheckContext, side='train')->set:
         self.sides[side] = {normalised(p) or p for f in self.files if f.side==side for p in f.prompts}
     return self.sides[side]
 
+# %% ../../nbs/quality/05_check_items.ipynb #86fb1fe9
 @patch
 def prompts(self:CheckContext):
     "Yield the run's prompts that are in its files; all of them, if none is."
@@ -176,6 +180,7 @@ def _shell_path(x, word):
     "Return a path for the shell; the word that stands for it if it is plain data."
     return shell_word(x) if isinstance(x, (str, Path)) else word
 
+# %% ../../nbs/quality/05_check_items.ipynb #e266f169
 def _coverage_command(ctx):
     "Return the command that compares the prompts of a run with its taxonomy, and with production if it was named."
     words = _shell_path(ctx.taxonomy, 'TAXONOMY'), _shell_path(ctx.d['data'].get('input_path'), 'PROMPTS')
@@ -315,6 +320,7 @@ def _has_two_sides(split, prompts):
             return True
     return False
 
+# %% ../../nbs/quality/05_check_items.ipynb #6c9c7269
 def _share_that_splits(ctx, by):
     "Return the first share, from a tenth on, that leaves prompts on both sides; None: no share does."
     for share in (.1, .15, .2, .3, .4, .5):
@@ -431,46 +437,3 @@ def grpo_reward(ctx)->dict:
         detail += f'; the slowest took {slowest:,.0f} ms'
     verdict = 'fail' if failed else 'warn' if slowest>=SLOW else 'pass'
     return finding(verdict, len(failed), detail, *_reward_todo(failed, ctx.trust))
-
-# %% ../../nbs/quality/05_check_items.ipynb #2c0dde36
-@item('truncation')
-def _(ctx):
-    prompts, dropped = ctx.stats['prompts'], ctx.d['sampler'].get('drop_truncated', True)
-    limit, = ctx.store.db.execute('SELECT max(max_tokens) FROM rollouts').fetchone()
-    return truncation(ctx.stats['samples'], dropped, limit or 0, prompts['satisfied']==prompts['total'])
-
-# %% ../../nbs/quality/05_check_items.ipynb #a8eee00d
-@item('pairs', 'pair audit')
-def _(ctx):
-    return pair_audit(ctx.facts)
-
-# %% ../../nbs/quality/05_check_items.ipynb #0f0eb00d
-@item('duplicates')
-def _(ctx):
-    return repeated_prompts(list(map(asked_text, ctx.prompts())), ctx.files)
-
-# %% ../../nbs/quality/05_check_items.ipynb #0a8e958e
-def _of_files(key, name, look):
-    "Register an item that looks at the rows of the files alone."
-    item(key, name)(lambda ctx: look(ctx.files))
-
-_of_files('balance', 'class balance', class_balance)
-_of_files('volume', 'volume', volume)
-_of_files('length', 'length bias', length_bias)
-
-# %% ../../nbs/quality/05_check_items.ipynb #0fed3a89
-@item('contamination')
-def _(ctx):
-    bench = ctx.decontaminate or ctx.d.get('decontaminate')
-    if bench and not ctx.decontaminate and not Path(bench).is_file():
-        return finding('warn', None, f"the recipe's benchmark file is missing: {bench}", 'name where it is now',
-                       'rsr check RUN decontaminate=FILE')
-    return contamination(ctx.files, bench, ctx.store.get('contaminated'))
-
-# %% ../../nbs/quality/05_check_items.ipynb #dc0e51fc
-@item('dropped', 'nothing dropped')
-def _(ctx):
-    return dropped_finding(compare_files(ctx.run.path, ctx.store, ctx.d, ctx.files))
-
-_of_files('thinking', 'thinking tags', thinking_in_files)
-_of_files('refusals', 'refusals', refusals_in_files)

@@ -12,7 +12,53 @@ from pathlib import Path
 from ..data.terminal import shell_word
 from ..data.types import RsrError, no_such
 from .check_items import ITEMS, CheckContext, item
+from .dropped import compare_files, dropped_finding
 from .hard_rows import rows_as_hard
+from .hygiene import asked_text, class_balance, contamination, finding, length_bias, pair_audit
+from .hygiene import refusals_in_files, repeated_prompts, thinking_in_files, truncation, volume
+
+# %% ../../nbs/quality/07_checklist.ipynb #2c0dde36
+@item('truncation')
+def _(ctx):
+    prompts, dropped = ctx.stats['prompts'], ctx.d['sampler'].get('drop_truncated', True)
+    limit, = ctx.store.db.execute('SELECT max(max_tokens) FROM rollouts').fetchone()
+    return truncation(ctx.stats['samples'], dropped, limit or 0, prompts['satisfied']==prompts['total'])
+
+# %% ../../nbs/quality/07_checklist.ipynb #a8eee00d
+@item('pairs', 'pair audit')
+def _(ctx):
+    return pair_audit(ctx.facts)
+
+# %% ../../nbs/quality/07_checklist.ipynb #0f0eb00d
+@item('duplicates')
+def _(ctx):
+    return repeated_prompts(list(map(asked_text, ctx.prompts())), ctx.files)
+
+# %% ../../nbs/quality/07_checklist.ipynb #0a8e958e
+def _of_files(key, name, look):
+    "Register an item that looks at the rows of the files alone."
+    item(key, name)(lambda ctx: look(ctx.files))
+
+_of_files('balance', 'class balance', class_balance)
+_of_files('volume', 'volume', volume)
+_of_files('length', 'length bias', length_bias)
+
+# %% ../../nbs/quality/07_checklist.ipynb #0fed3a89
+@item('contamination')
+def _(ctx):
+    bench = ctx.decontaminate or ctx.d.get('decontaminate')
+    if bench and not ctx.decontaminate and not Path(bench).is_file():
+        return finding('warn', None, f"the recipe's benchmark file is missing: {bench}", 'name where it is now',
+                       'rsr check RUN decontaminate=FILE')
+    return contamination(ctx.files, bench, ctx.store.get('contaminated'))
+
+# %% ../../nbs/quality/07_checklist.ipynb #dc0e51fc
+@item('dropped', 'nothing dropped')
+def _(ctx):
+    return dropped_finding(compare_files(ctx.run.path, ctx.store, ctx.d, ctx.files))
+
+_of_files('thinking', 'thinking tags', thinking_in_files)
+_of_files('refusals', 'refusals', refusals_in_files)
 
 # %% ../../nbs/quality/07_checklist.ipynb #f78df2b0
 item('difficulty', 'rows as hard as prompts')(rows_as_hard)   # of a page of its own

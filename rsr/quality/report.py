@@ -21,6 +21,8 @@ from ..explore.html import STYLE
 from ..explore.ledger_view import share_note
 from ..explore.prompts import prompt_rollouts
 from ..pairs.audit import audit
+
+# %% ../../nbs/quality/08_report.ipynb #d1b4ff5f
 from .check_items import CheckContext
 from .checklist import check_waive, checked, shown_verdict, verdict_line
 from .compare import compare, compare_table
@@ -209,10 +211,12 @@ def _look(run, waive=(), **options):
     waived, ctx = check_waive(waive), CheckContext(run, **options)
     return ctx, checked(ctx, waived)
 
+# %% ../../nbs/quality/08_report.ipynb #11cf90f7
 def _verdict_html(found):
     kind = 'pass' if found['train'] else 'fail'
     return f'<p class="verdict v-{kind}">{esc(verdict_line(found))}</p>'
 
+# %% ../../nbs/quality/08_report.ipynb #bbc77251
 def _checklist_html(found):
     rows = [{**i, 'verdict':shown_verdict(i)} for i in found['items']]
     return html_table(rows, ['item', 'verdict', 'detail', 'next', 'command'])
@@ -231,7 +235,8 @@ def _components_html(stats):
     columns = list(dict.fromkeys(k for row in rows for k in row))
     return html_table([{k:f'{v:,}' if isinstance(v, int) else v for k, v in r.items()} for r in rows], columns)
 
-def _question_of(scorer):
+# %% ../../nbs/quality/08_report.ipynb #db71be90
+def _known_criteria(scorer):
     "Return {id: criterion} of a rubric, or of the rubrics of a stack."
     scorers = [scorer, *(s['verifier'] for s in scorer.get('stages') or ())]
     return {c['id']:c for s in scorers for c in (s.get('rubric') or {}).get('criteria', ())}
@@ -239,7 +244,7 @@ def _question_of(scorer):
 # %% ../../nbs/quality/08_report.ipynb #3b90e79b
 def _criteria_html(ctx):
     "Return the criteria of a rubric as a table, those that fail most first: the share of each answer."
-    d, known = criteria_data(ctx.run), _question_of(ctx.scorer)
+    d, known = criteria_data(ctx.run), _known_criteria(ctx.scorer)
     rows = []
     for name, shares in zip(d.get('criteria', ()), d.get('shares', ())):
         c = known.get(name, {})
@@ -248,6 +253,7 @@ def _criteria_html(ctx):
     note = f"<p>{esc(many(d['n'], 'judged rollout')+share_note(d))}</p>" if rows else ''
     return note+html_table(rows) if rows else ''
 
+# %% ../../nbs/quality/08_report.ipynb #ce39997c
 def _parts_html(ctx):
     "Return components and criteria; '' if the scores have neither."
     parts = [_components_html(ctx.stats)] if ctx.stats.get('components') else []
@@ -266,6 +272,7 @@ def _figures_html(run):
 def _numbers_html(ctx):
     return f'<pre>{esc(ctx.run.summary(ctx.stats))}</pre>'
 
+# %% ../../nbs/quality/08_report.ipynb #29d3534d
 def _sections(ctx, found, rows):
     "Return the sections of a report that have something to show."
     run = ctx.run
@@ -290,6 +297,7 @@ def _beside(parts):
     cells = (f"<div><h3>{side}</h3>{part or '<p class=none>nothing</p>'}</div>" for side, part in zip('AB', parts))
     return f"<div class=\"two\">{''.join(cells)}</div>"
 
+# %% ../../nbs/quality/08_report.ipynb #e63c20f4
 def _both_checklists(founds):
     "Return the items of two checklists beside each other."
     rows = []
@@ -303,6 +311,7 @@ def _drawn(run, **more):
     "Return {name: (caption, image)} of the figures of a run that show something."
     return {name:(caption, figure_html(name, caption, ax)) for name, caption, ax in all_figures(run, **more)}
 
+# %% ../../nbs/quality/08_report.ipynb #1bc56b19
 def _both_figures(a, b):
     "Return the figures of two runs, each beside its twin; the one that compares runs has both."
     try:
@@ -344,6 +353,7 @@ def _under(run):
     model = ', '.join(o.get('model') or 'the embedded model' for o in sampler_options(d['sampler']))
     return f"{model}, scored by {_scored_by(d['verifier'])}, for {', '.join(f['type'] for f in d['formatter'])}"
 
+# %% ../../nbs/quality/08_report.ipynb #cddfc2df
 def report_html(
     run,              # Run, or its directory
     rows:int=3,       # sample rows of each file
@@ -367,6 +377,7 @@ def _report_path(run, other):
         raise RsrError(f'{run.path} and {other.path} are the same run: name two, the earlier one first')
     return other.path/'summary'/f'report_with_{run.path.resolve().name}.html'
 
+# %% ../../nbs/quality/08_report.ipynb #a487d3c4
 def write_report(
     run,              # Run, or its directory
     path=None,        # None: summary/report.html in the run; of two runs, report_with_RUN.html in the second

@@ -113,11 +113,8 @@ def _known_responses(store, prompt, given):
     return Counter(map(said, known))
 
 # %% ../../nbs/run/04_inputs.ipynb #06c8d0fe
-def new_responses(
-    known:Counter,   # how often what is known was said
-    rollouts:list    # [Rollout, …]
-)->list:
-    "Return the rollouts that say what is not known yet."
+def new_responses(known, rollouts):
+    "Return the rollouts that say what is not known yet; `known` counts what was said."
     new = []
     for r in rollouts:
         if known[said(r)]:
@@ -144,9 +141,8 @@ def add_responses(
 # %% ../../nbs/run/04_inputs.ipynb #d5e27da5
 def _entered_key(store, id, where):
     "Return the key of a prompt that was just entered from `where`, or None if its id was refused."
-    found = store.db.execute('SELECT key FROM prompts WHERE id=? AND place=? AND gen=?', (id, where, store.gen+1))
-    row = found.fetchone()
-    return row and row[0]
+    sql = 'SELECT key FROM prompts WHERE id=? AND place=? AND gen=?'
+    return next((key for key, in store.db.execute(sql, (id, where, store.gen+1))), None)
 
 # %% ../../nbs/run/04_inputs.ipynb #08e1d6b3
 def _no_column(option, column, columns):
@@ -182,8 +178,7 @@ def with_responses(
         if isinstance(p, BadRow):
             yield where, p
             continue
-        columns.update(p.extra)
-        found = found or column in p.extra
+        columns, found = columns|{*p.extra}, found or column in p.extra
         if check and RESPONSES in p.extra:
             check()
         responses, bad = _take_responses(where, p, column)
@@ -273,9 +268,8 @@ def add_input(
     data, found = d['data'], []
     if d.get('decontaminate'):
         items = clean_input(items, Benchmark(d['decontaminate']), found)
-    items = shaped(items, data, memory_of(store, d.get('round')))
-    items = with_responses(store, items, data.get('responses'), lambda: check_responses(d, 'an input with responses'),
-                           add)
+    items = with_responses(store, shaped(items, data, memory_of(store, d.get('round'))), data.get('responses'),
+                           lambda: check_responses(d, 'an input with responses'), add)
     _, bad = store.add_prompts(items, data.get('on_bad_row', 'stop'))
     if bad:
         warn(f'{len(bad):,} bad input row{"" if len(bad)==1 else "s"} skipped\n  {bad_rows_text(bad)}')

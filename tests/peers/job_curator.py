@@ -17,7 +17,8 @@ def main(base_url, prompts, out, n=4):
     rows = [json.loads(line) for line in open(prompts)]
     data = [dict(id=r['id'], sample=i, question=r['messages'][0]['content'], answer=r['metadata']['answer'])
             for r in rows for i in range(n)]
-    solver = Solver(model_name='openai/loopback-1', backend='litellm', generation_params=dict(temperature=.8, max_tokens=512),
+    solver = Solver(model_name='openai/loopback-1', backend='litellm',
+                    generation_params=dict(temperature=.8, max_tokens=512),
                     backend_params=dict(base_url=base_url, api_key='none', max_requests_per_minute=100_000,
                                         max_tokens_per_minute=100_000_000))
     found, kept = solver(data), {}
