@@ -364,9 +364,10 @@ def _held_out_scores(table, held):
     weight = np.where(y+x>=MIN_SEEN, log_odds(y, x, n)[0], 0)
     return np.bincount(pair[~train], side[~train]*weight[word[~train]], len(held))
 
-# %% ../../nbs/pairs/04_shortcuts.ipynb #17b96c2e
-FOLDS = 5
+# %% ../../nbs/pairs/04_shortcuts.ipynb #3efa8ab7
+FOLDS = 5   # of the prompts; words are weighted on all but one
 
+# %% ../../nbs/pairs/04_shortcuts.ipynb #17b96c2e
 def words_accuracy(
     ps,          # pairs, as `facts` gives them
     groups,      # the prompt of each, as whole numbers
