@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ MEM = 80*1024*1024
 
 def patiently(start):
     "Start a node and wait until it is there; Ray itself gives up after 30 s, which a busy machine may well need."
-    from ray._private import services
+    services = import_module('ray._private.services')
     get_node = services.get_node
     def once_there(*args):
         found = []
@@ -49,6 +50,7 @@ def cluster():
     "Two nodes with two CPUs each."
     from ray.cluster_utils import Cluster
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    os.environ.setdefault('RAY_worker_niceness', '0')     # as fast as the rest of the test
     c = Cluster()
     for dashboard in (dict(include_dashboard=False), {}):
         patiently(lambda more=dashboard: c.add_node(num_cpus=2, object_store_memory=MEM, **more))

@@ -1,7 +1,6 @@
 """Pairs, existing responses, batches, rounds and revisions on Ray: as on one machine, whoever dies.
 
 One Ray for the whole file. Each recipe is run on one machine first, against the same server with the same draws."""
-import json
 import os
 import signal
 import sqlite3
@@ -29,6 +28,7 @@ ray = pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
 def cluster():
     "Ray with four CPUs."
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    os.environ.setdefault('RAY_worker_niceness', '0')     # as fast as the rest of the test
     patiently(lambda: ray.init(num_cpus=4, object_store_memory=80*1024*1024, include_dashboard=False,
                                log_to_driver=False, logging_level='ERROR'))
     yield ray.get_runtime_context().gcs_address
