@@ -124,7 +124,7 @@ def test_a_goal_survives_its_driver_and_ctrl_c(here, server, cluster):
 def test_rows_held_out_do_not_count_and_all_prompts_may_be_too_few(here, server):
     server.set(rate=1.)
     write_jsonl('in.jsonl', rows(120))
-    _, many = both(server, ('goal', 60), ('split.eval_share', .3))
+    _, many = both(server, ('goal', 60), ('split.eval', .3))
     assert many['goal']['reached'] and 60<=lines()<=60+SLOTS and lines()<query(
         "SELECT count(*) FROM prompts WHERE stop='satisfied'")[0][0]
     server.reset()
