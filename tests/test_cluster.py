@@ -29,8 +29,14 @@ pytestmark = pytest.mark.slow
 ray = pytest.importorskip('ray', reason="needs pip install 'rejection-sampling-recipes[ray]'")
 MEM = 80*1024*1024
 
-def patiently(start):
-    "Start a node and wait until it is there; Ray itself gives up after 30 s, which a busy machine may well need."
+def raylet_died():
+    "Check whether the node that this process has started last is gone: a busy machine may make Ray end it."
+    psutil = import_module('psutil')
+    raylets = [p for p in psutil.Process().children() if p.name()=='raylet']
+    return not raylets or max(raylets, key=lambda p: p.create_time()).status()==psutil.STATUS_ZOMBIE
+
+def patiently(start, tries=5):
+    "Start a node and wait until it is there, for longer than the 30 s after which Ray gives up; again if it died."
     services = import_module('ray._private.services')
     get_node = services.get_node
     def once_there(*args):
@@ -39,10 +45,17 @@ def patiently(start):
             try:
                 return found.append(get_node(*args)) or found
             except RuntimeError:      # not yet
-                return None
-        return wait_for(look)[0]
+                return raylet_died()
+        wait_for(look)
+        return found[0] if found else get_node(*args)
     with pytest.MonkeyPatch.context() as m:
         m.setattr(services, 'get_node', once_there)
+        for _ in range(tries-1):
+            try:
+                return start()
+            except Exception as e:
+                if 'timed out during startup' not in str(e):
+                    raise
         return start()
 
 @pytest.fixture(scope='module')
