@@ -363,7 +363,7 @@ def _to_rollout(fields, more, row):
     r = Rollout(**dict(zip(fields, row)))
     r.scored = bool(r.scored)
     r.detail = orjson.loads(r.detail) if r.detail else None
-    for k, v in orjson.loads(more or '{}').items():
+    for k, v in orjson.loads(more).items() if more else ():
         setattr(r, k, v)
     return r
 

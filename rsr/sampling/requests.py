@@ -439,9 +439,17 @@ def _break(self:Requests, e):
     self.stop('broken', Stopped(str(e)))
 
 # %% ../../nbs/sampling/11_requests.ipynb #b3cf2653
+def _refused(engine):
+    "Return the error for a provider that refused every request; None if it did not."
+    if engine.refusal and not engine.has_answered:
+        return NeverAnswered(f'the provider refused the request: {engine.refusal}')
+
 @patch
 def check_refusals(self:Requests):
     "Break the run if a provider, or a judge's, refused every request."
-    for engine in *(arm.engine for arm in self.arms), *self.scorer.engines:
-        if engine.refusal and not engine.has_answered and not self.stop_reason:
-            self._break(NeverAnswered(f'the provider refused the request: {engine.refusal}'))
+    for arm in self.arms:
+        if _refused(arm.engine) and not (arm.error or self.stop_reason):
+            self._give_way(arm, _refused(arm.engine))
+    for error in filter(None, map(_refused, self.scorer.engines)):
+        if not self.stop_reason:
+            self._break(error)
