@@ -291,8 +291,7 @@ def _new_rows(self:Requests, st):
     "Write the ledger rows of a prompt's next samples; return their keys."
     arm, initial = self.arms[st.arm], self._mark_initial(st)
     n = self._samples_at_once(arm, st.unsent)
-    source = self.source_of(st)
-    numbers = range(st.idx, st.idx+n)
+    numbers, source = range(st.idx, st.idx+n), self.source_of(st)
     keys = self.store.ask(st.prompt.key, numbers, st.step, arm.key, arm.sampler.max_tokens, initial, source)
     count_requested(st, n)
     return list(keys)
