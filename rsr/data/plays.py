@@ -331,14 +331,14 @@ def _end(self:Play, goal, budget):
 # %% ../../nbs/data/52_plays.ipynb #b319e843
 @patch
 def _hours(self:Play, end, scale):
-    "Return the hours that the first events take: those in flight side by side, and the longest chain of a prompt."
+    "Return the hours that the first events take: one model after the other, and the longest chain of a prompt."
     if self.policy.rounds:
         return float((self.turn[:end].max()+1)*self.costs.hours) if end else 0.
     model, seconds, requests = self.model[:end], np.array(self.costs.seconds)[self.model[:end]], self._requests()[:end]
     work = np.bincount(model, seconds*requests, len(self.costs.slots))*scale
     slots = np.minimum(self.costs.slots, max(1, len(self.prompts)*scale*requests.max(initial=1)))
     chains = np.bincount(self.prompt[:end], seconds, 1)
-    return float((work/slots).max()+chains.max(initial=0))/3600
+    return float((work/slots).sum()+chains.max(initial=0))/3600
 
 # %% ../../nbs/data/52_plays.ipynb #11fc8873
 @patch
