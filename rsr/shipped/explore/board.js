@@ -126,7 +126,7 @@ class Distribution {
     parts.push(svg('path', { d: `M${this.left} ${this.base}H${this.right}`, class: 'rsr-axis' }));
     parts.push(...this.ticks());
     if (this.large) parts.push(svg('text', { x: this.left, y: 12, class: 'rsr-tick' }, several ?
-      `highest bar: ${(100 * tallest).toFixed(0)}% of a run` : `highest: ${count(Math.round(tallest))} ${d.kind === 'rate' ? 'prompts' : 'responses'}`));
+      `highest bar: ${(100 * tallest).toFixed(0)}% of a run` : `highest bar: ${count(Math.max(...all.flat()))} ${d.kind === 'rate' ? 'prompts' : 'responses'}`));
     this.svg.replaceChildren(...parts);
     this.svg.setAttribute('aria-label', this.words());
     this.clear.hidden = !range;
