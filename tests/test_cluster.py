@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from conftest import rows, write_jsonl
 from loopback import Loopback, spawn
+from test_crash import hears_signals
 
 from rsr.data.functions import load_transform
 from rsr.data.readers import read_prompts
@@ -27,20 +29,41 @@ pytestmark = pytest.mark.slow
 ray = pytest.importorskip('ray', reason="needs pip install 'rejection-sampling-recipes[ray]'")
 MEM = 80*1024*1024
 
-def patiently(start):
-    "Start a node; Ray gives up after 30 s, which a busy machine may well need, more than once."
-    for i in range(12):
-        try:
-            return start()
-        except Exception as e:
-            if i==11 or 'timed out during startup' not in str(e):
-                raise
+def raylet_died():
+    "Check whether the node that this process has started last is gone: a busy machine may make Ray end it."
+    psutil = import_module('psutil')
+    raylets = [p for p in psutil.Process().children() if p.name()=='raylet']
+    return not raylets or max(raylets, key=lambda p: p.create_time()).status()==psutil.STATUS_ZOMBIE
+
+def patiently(start, tries=5):
+    "Start a node and wait until it is there, for longer than the 30 s after which Ray gives up; again if it died."
+    services = import_module('ray._private.services')
+    get_node = services.get_node
+    def once_there(*args):
+        found = []
+        def look():
+            try:
+                return found.append(get_node(*args)) or found
+            except RuntimeError:      # not yet
+                return raylet_died()
+        wait_for(look)
+        return found[0] if found else get_node(*args)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(services, 'get_node', once_there)
+        for _ in range(tries-1):
+            try:
+                return start()
+            except Exception as e:
+                if 'timed out during startup' not in str(e):
+                    raise
+        return start()
 
 @pytest.fixture(scope='module')
 def cluster():
     "Two nodes with two CPUs each."
     from ray.cluster_utils import Cluster
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    os.environ.setdefault('RAY_worker_niceness', '0')     # as fast as the rest of the test
     c = Cluster()
     for dashboard in (dict(include_dashboard=False), {}):
         patiently(lambda more=dashboard: c.add_node(num_cpus=2, object_store_memory=MEM, **more))
@@ -108,6 +131,27 @@ def start(d, **kw):
     t = threading.Thread(target=run, daemon=True)
     t.start()
     return t, out
+
+def driver(d):
+    "A run in a process of its own, which prints why it has stopped."
+    code = ('import json, sys; from rsr.cluster.driver import execute_cluster; '
+            'print(execute_cluster(json.loads(sys.argv[1]), progress=False).stop_reason)')
+    return subprocess.Popen([sys.executable, '-c', code, json.dumps(d)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, preexec_fn=hears_signals)
+
+def killed(p, cond):
+    "Kill a driver when something is true; return what it wrote."
+    wait_for(lambda: p.poll() is not None or cond())
+    p.kill()
+    return p.communicate(timeout=120)
+
+def interrupted(p, cond):
+    "Press Ctrl-C in a driver when something is true; return what it wrote."
+    wait_for(lambda: p.poll() is not None or cond())
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=120)
+    assert out=='interrupted\n' and 'Traceback' not in err, (out, err)
+    return err
 
 def wait_for(cond, seconds=240):
     end = time.time()+seconds
@@ -188,8 +232,8 @@ def test_a_killed_actor_loses_what_was_in_flight(here, server, cluster):
 def test_a_node_that_goes_takes_nothing_with_it(here, server, cluster):
     extra = patiently(lambda: cluster.add_node(num_cpus=2, object_store_memory=MEM))
     server.set(median=.05, rate=0.)
-    write_jsonl('in.jsonl', rows(60))
-    d = recipe(server, here/'w', cluster=dict(block=15, actors=4, num_cpus=1))
+    write_jsonl('in.jsonl', rows(40))
+    d = recipe(server, here/'w', cluster=dict(block=10, actors=4, num_cpus=1))
     t, out = start(d)
     wait_for(lambda: server.stats()['samples']>60 and len(holders('w'))>=3)
     here_now = holders('w')
@@ -198,55 +242,28 @@ def test_a_node_that_goes_takes_nothing_with_it(here, server, cluster):
     assert out and not isinstance(out[0], BaseException), out
     assert here_now-holders('w')
     s = balanced('w', server)
-    assert s['prompts']['by_stop_reason']=={'max_rollouts':60} and s['samples']['by_outcome']['kept']==480
+    assert s['prompts']['by_stop_reason']=={'max_rollouts':40} and s['samples']['by_outcome']['kept']==320
 
-def test_a_killed_driver_is_resumed(here, server, cluster):
-    server.set(median=.05, rate=0.)
+def test_a_killed_driver_is_resumed_and_ctrl_c_keeps_what_is_in_flight(here, server, cluster):
+    server.set(median=.3, rate=0.)
     write_jsonl('in.jsonl', rows(60))
-    d = recipe(server, here/'w', cluster=dict(address=cluster.address))
-    code = ('import json, sys; from rsr.cluster.driver import execute_cluster; '
-            'execute_cluster(json.loads(sys.argv[1]), progress=False)')
-    p = subprocess.Popen([sys.executable, '-c', code, json.dumps(d)], stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: server.stats()['samples']>150 or p.poll() is not None)
-    pids = holders('w')
-    p.kill()
-    p.wait()
-    assert pids, p.stderr.read()
+    d, asked = recipe(server, here/'w', cluster=dict(address=cluster.address)), lambda: server.stats()['samples']
+    pids = set()
+    out, err = killed(driver(d), lambda: asked()>100 and (pids.update(holders('w')) or pids))
+    assert pids, err
     s = subprocess.run([sys.executable, '-c',
                         'import sys; from rsr.data.index import index_parts; print(index_parts(sys.argv[1]))', 'w'],
                         capture_output=True, text=True)
     assert s.returncode==0, s.stderr     # anybody may look in between
-    run = spread(d)
-    assert run.stop_reason is None and not pids&holders('w')
+    before = asked()
+    interrupted(driver(d), lambda: asked()>before+100)
+    lost = balanced('w', server)['samples']['by_outcome'].get('lost', 0)
+    assert 200<asked() and lost<=2*48
+    server.set(median=0.)
+    assert spread(d).stop_reason is None and not pids&holders('w')
     s = balanced('w', server)
     assert s['prompts']['by_stop_reason']=={'max_rollouts':60}
-    assert s['samples']['by_outcome']['kept']==480
-    assert s['samples']['by_outcome'].get('lost', 0)<=2*48
-
-def test_ctrl_c_keeps_what_is_in_flight(here, server, cluster):
-    server.set(median=.3, rate=0.)
-    write_jsonl('in.jsonl', rows(40))
-    was = signal.signal(signal.SIGINT, signal.default_int_handler)
-    ended = threading.Event()
-    def interrupt():
-        wait_for(lambda: server.stats()['samples']>40 or ended.is_set())
-        if not ended.is_set():
-            os.kill(os.getpid(), signal.SIGINT)
-    threading.Thread(target=interrupt, daemon=True).start()
-    try:
-        run = spread(recipe(server, here/'w'))
-    except KeyboardInterrupt:   # pytest itself would end with it
-        pytest.fail('Ctrl-C came through')
-    finally:
-        ended.set()
-        signal.signal(signal.SIGINT, was)
-    s = balanced('w', server)
-    assert run.stop_reason=='interrupted'
-    assert set(s['samples']['by_outcome'])=={'kept'}
-    assert s['samples']['asked']==server.stats()['samples']<320
-    server.set(median=0.)
-    assert spread(recipe(server, here/'w')).stop_reason is None
-    assert balanced('w', server)['samples']['by_outcome']=={'kept':320}
+    assert s['samples']['by_outcome']['kept']==480 and s['samples']['by_outcome'].get('lost', 0)==lost
 
 def test_a_block_that_kills_its_actors_stops_the_run(here, server, cluster):
     write_jsonl('in.jsonl', rows(4))
@@ -270,8 +287,7 @@ def test_the_budget_is_one(here, server, cluster):
     assert spread(recipe(server, here/'w', ('budget.tokens', 6000))).stop_reason=='budget'
     assert server.stats()['samples']<=n+8
     assert spent()<=6600
-    assert spread(recipe(server, here/'w')).stop_reason is None
-    assert balanced('w', server)['prompts']['by_stop_reason']=={'max_rollouts':60}
+    balanced('w', server)
 
 def test_long_answers_pass_the_budget_by_one_sample_an_actor(here, cluster):
     def reply(body):
@@ -336,8 +352,8 @@ def test_columns_are_checked_and_name_the_servers_model(here, server, cluster):
     with pytest.raises(RsrError, match="columns: no column 'answr'"):
         spread(recipe(server, here/'w', formatter=[dict(type='sft', columns=['answr'])]))
     assert server.stats()['requests']==0 and not Path('w').exists()
-    spread(recipe(server, here/'w', formatter=[dict(type='sft', columns=['model'])]))
-    assert [json.loads(line)['model'] for line in Path('w/train/sft.jsonl').read_text().splitlines()]==['loopback-1']*4
+    spread(recipe(server, here/'w', ('data.limit', 3), formatter=[dict(type='sft', columns=['model'])]))
+    assert [json.loads(line)['model'] for line in Path('w/train/sft.jsonl').read_text().splitlines()]==['loopback-1']*3
 
 def test_inputs_are_read_as_on_one_machine(here, cluster):
     import pyarrow as pa
@@ -485,7 +501,6 @@ def test_prompts_without_a_reference_are_skipped_until_they_have_one(here, serve
     run = execute(recipe(server, 'w'), progress=False)
     assert run.stats()['prompts']['by_stop_reason']=={'satisfied':23, 'no_reference':1}
     assert 0<server.stats()['samples']-before<=8
-    assert len(execute(recipe(server, 'few', ('data.limit', 3)), progress=False).prompts)==3
     write_jsonl('in.jsonl', [dict(r, metadata={}) for r in rows(5)])
     with pytest.raises(RsrError, match='no prompt of the input has a reference answer'):
         execute(recipe(server, 'none'), progress=False)

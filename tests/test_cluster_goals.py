@@ -12,7 +12,7 @@ import pytest
 from conftest import rows, write_jsonl
 from loopback import Loopback
 from loopback_batch import BatchLoopback
-from test_cluster import holders, patiently, spread, start, wait_for
+from test_cluster import driver, holders, interrupted, killed, patiently, spread, start, wait_for
 from test_rubric import MINE, by_rule
 
 from rsr import load_run
@@ -27,9 +27,10 @@ SLOTS = 12
 def cluster():
     "Ray with four CPUs."
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    os.environ.setdefault('RAY_worker_niceness', '0')     # as fast as the rest of the test
     patiently(lambda: ray.init(address='local', num_cpus=4, object_store_memory=80*1024*1024, include_dashboard=False,
                                log_to_driver=False, logging_level='ERROR'))
-    yield
+    yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 
 SFT = dict(type='sft'),
@@ -68,7 +69,7 @@ def lines(work='many', file='sft.jsonl'):
 # ---- goals
 
 @pytest.mark.parametrize('formatter,goal', [
-    ([dict(type='sft')], {'goal':120}), ([dict(type='kto')], {'goal':120}),
+    ([dict(type='kto')], {'goal':120}),
     ([dict(type='sft'), dict(type='dpo')], {'goal.sft':60, 'goal.dpo':40})])
 def test_a_goal_is_reached_and_not_passed(here, server, formatter, goal):
     write_jsonl('in.jsonl', rows(400))
@@ -103,10 +104,27 @@ def test_a_goal_survives_its_actor_and_is_raised(here, server):
     assert run.stats()['samples']['asked']>few['samples']['asked'] and balanced(server)<=SLOTS
     assert query("SELECT count(*) FROM prompts WHERE stop='budget'")==[(0,)]
 
+def test_a_goal_survives_its_driver_and_ctrl_c(here, server, cluster):
+    server.set(median=.1)
+    write_jsonl('in.jsonl', rows(400))
+    d, asked = on_ray(recipe(server, 'many', ('goal', 200)), address=cluster), lambda: server.stats()['samples']
+    _, err = killed(driver(d), lambda: asked()>40 and holders('many'))
+    assert 40<asked(), err
+    before = asked()
+    interrupted(driver(d), lambda: asked()>before+40)
+    lost = balanced(server)
+    assert before+40<asked() and lost<=2*SLOTS and lines()<200
+    server.set(median=0.)
+    assert spread(d).stop_reason is None
+    assert 200<=lines()<=200+SLOTS and balanced(server)==lost
+    goal = load_run('many').stats()['goal']
+    assert goal['reached'] and goal['files']['sft.jsonl']['rows']==lines()
+    assert query('SELECT max(n) FROM (SELECT count(*) n FROM rollouts GROUP BY prompt)')[0][0]<=16+lost
+
 def test_rows_held_out_do_not_count_and_all_prompts_may_be_too_few(here, server):
     server.set(rate=1.)
     write_jsonl('in.jsonl', rows(120))
-    _, many = both(server, ('goal', 60), ('split.eval_share', .3))
+    _, many = both(server, ('goal', 60), ('split.eval', .3))
     assert many['goal']['reached'] and 60<=lines()<=60+SLOTS and lines()<query(
         "SELECT count(*) FROM prompts WHERE stop='satisfied'")[0][0]
     server.reset()
@@ -118,7 +136,7 @@ def test_rows_held_out_do_not_count_and_all_prompts_may_be_too_few(here, server)
 
 # ---- the order of samples
 
-@pytest.mark.parametrize('order', ['rows', 'even', 'hard'])
+@pytest.mark.parametrize('order', ['even', 'hard'])   # rows: goals, and the cascade with a budget
 def test_a_budget_buys_as_many_rows_as_on_one_machine(here, server, order):
     write_jsonl('in.jsonl', rows(200))
     one, many = both(server, ('sampling.allocate', order), ('budget.tokens', 15_000))
@@ -151,6 +169,15 @@ def test_a_cascade_costs_what_it_costs_on_one_machine(here):
         asked = s.stats()['samples']
         spread(on_ray(recipe(s, 'many', CASCADE, formatter=[dict(type='sft', columns=['model'])])))
         assert s.stats()['samples']==asked        # finished blocks are skipped
+
+def test_a_cascade_buys_as_much_with_a_budget_as_on_one_machine(here):
+    write_jsonl('in.jsonl', rows(150))
+    with Loopback(models=MODELS) as s:
+        one, many = both(s, CASCADE, ('budget.usd', .06))
+        assert many['rows']['sft.jsonl']['rows']>=.95*one['rows']['sft.jsonl']['rows'] and not balanced(s)
+        assert .05<many['cost']<=.06+2*SLOTS*1500e-6
+        assert query("SELECT count(DISTINCT prompt) FROM rollouts")[0][0]>=.9*query(
+            "SELECT count(DISTINCT prompt) FROM rollouts", 'one')[0][0]
 
 def test_a_cascade_by_number_is_that_of_one_machine(here):
     write_jsonl('in.jsonl', rows(60))

@@ -1,12 +1,9 @@
 """Pairs, existing responses, batches, rounds and revisions on Ray: as on one machine, whoever dies.
 
 One Ray for the whole file. Each recipe is run on one machine first, against the same server with the same draws."""
-import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +13,7 @@ from conftest import rows, write_jsonl
 from loopback import Loopback
 from loopback_batch import BatchLoopback
 from test_batch import asked_samples, check_whole
-from test_cluster import figures, holders, patiently, spread, start, wait_for
+from test_cluster import driver, figures, holders, interrupted, killed, patiently, spread, start, wait_for
 from test_pairs import CASES, VERIFIER, Model, options, questions
 
 from rsr import load_run
@@ -31,6 +28,7 @@ ray = pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
 def cluster():
     "Ray with four CPUs."
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    os.environ.setdefault('RAY_worker_niceness', '0')     # as fast as the rest of the test
     patiently(lambda: ray.init(num_cpus=4, object_store_memory=80*1024*1024, include_dashboard=False,
                                log_to_driver=False, logging_level='ERROR'))
     yield ray.get_runtime_context().gcs_address
@@ -261,17 +259,15 @@ def test_an_actor_dies_while_its_batches_are_at_the_provider(here, batches):
     assert out and getattr(out[0], 'stop_reason', 0) is None, out
     assert whole(batches)['prompts']['total']==24 and not Path('w/blocks').exists()
 
-def test_the_driver_dies_and_leaves_its_batches(here, batches, cluster):
+def test_the_driver_dies_or_hears_ctrl_c_and_leaves_its_batches(here, batches, cluster):
     write_jsonl('in.jsonl', rows(12))
     batches.set(delay=None)
     d = on_ray(recipe(batches, here/'w', *IN_BATCHES), block=6, address=cluster)
-    code = ('import json, sys; from rsr.cluster.driver import execute_cluster; '
-            'execute_cluster(json.loads(sys.argv[1]), progress=False)')
-    p = subprocess.Popen([sys.executable, '-c', code, json.dumps(d)], stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: len(batches.batches)==2 or p.poll() is not None)
-    p.kill()
-    p.wait()
-    assert len(batches.batches)==2, p.stderr.read()
+    _, err = killed(driver(d), lambda: len(batches.batches)==2)
+    assert len(batches.batches)==2, err
+    seen = len(batches.routes)
+    err = interrupted(driver(d), lambda: len(batches.routes)>=seen+4)   # it asks how they are
+    assert 'The 2 batches go on at' in err and len(batches.batches)==2
     batches.set(delay=.2)
     run = spread(d)
     assert run.stop_reason is None and whole(batches)['samples']['by_outcome'].get('lost', 0)==0

@@ -149,6 +149,14 @@ def learn_from(self:InBlock,
     for arm, counts in zip(self.arms, learnt['arms']):
         arm.count(counts[1], counts[2], counts[0])
 
+# %% ../../nbs/cluster/14_block_loop.ipynb #2a156330
+@patch
+def _note_earlier_answers(self:InBlock):
+    "Tell the engines whether their servers have answered in an earlier process, or in another block."
+    super(InBlock, self)._note_earlier_answers()
+    for arm, counts in zip(self.arms, (self.learnt_before or {}).get('arms', ())):
+        arm.engine.answered_before |= counts[0]>0
+
 # %% ../../nbs/cluster/14_block_loop.ipynb #89671191
 @patch
 def start(self:InBlock):

@@ -66,7 +66,8 @@ def _other_loops(d, plan, refine):
 # %% ../../nbs/cluster/40_driver.ipynb #a952baa6
 def settings_fingerprint(d:dict, parts:dict, loop)->str:
     "Fingerprint the settings that decide whether a prompt is finished: of a checked recipe, its parts, and its `Loop`."
-    sampling, rejected = _without(vars(loop.o), 'window', 'seed'), parts.get('rejected')
+    order, rejected = dict(allocate=d['sampling'].get('allocate')), parts.get('rejected')
+    sampling = {**_without(vars(loop.o), 'window', 'seed'), **order}
     formatters = [_without(f, 'name', 'target', 'style', 'format') for f in d['formatter']]
     first, *later = [(arm.sampler.config, arm.sampler.max_tokens) for arm in loop.arms]
     others = _other_loops(d, parts.get('plan'), parts.get('refine'))

@@ -44,7 +44,8 @@ def _check_gone(self:Pool):
     "Break the run in the end if a sampler of a cascade is gone."
     if self.gone and not self.stop_reason:
         kinds, why = zip(*((kind, f'{self.loop.arms[i].model}: {text}') for i, (kind, text) in self.gone.items()))
-        error = NeverAnswered if set(kinds)=={'NeverAnswered'} else RunBroken
+        never = set(kinds)=={'NeverAnswered'} and len(kinds)==len(self.loop.arms)
+        error = NeverAnswered if never else RunBroken
         self.fail(error(f"{'; '.join(why)}. Prompts wait for a resume"))
 
 # %% ../../nbs/cluster/30_pool.ipynb #8303dd8a

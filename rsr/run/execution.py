@@ -109,12 +109,22 @@ def _check_relative(formatters, plan, d):
                            f"{d['pairs']['strategy']} needs it while it samples; set a number, or use rubric_selection")
 
 # %% ../../nbs/run/12_execution.ipynb #2649b55f
-def _all_rollouts(sampling, formatters, goal, batch):
-    "Return the options of sampling: without early stops if a threshold is relative, and with a goal by worth."
+def _all_rollouts(sampling, formatters, by_worth):
+    "Return the options of sampling: without early stops if a threshold is relative, or by worth though none is named."
     if sampling.early_stop and any(relative_options(f.options) for f in formatters):
         return replace(sampling, early_stop=False)
-    by_worth = goal and sampling.early_stop and not sampling.allocate and not batch
+    by_worth = by_worth and sampling.early_stop and not sampling.allocate
     return replace(sampling, allocate='rows') if by_worth else sampling
+
+# %% ../../nbs/run/12_execution.ipynb #3221f915
+def _goes_by_worth(d, parts, sides):
+    "Check whether samples go where they bring the most rows, if a recipe names no order."
+    models, budget = all_of(parts['sampler']), d['budget']
+    if d.get('goal') or models[0].batch:
+        return not models[0].batch
+    unknown = sides or any(f.options.get('slice') for f in parts['formatters'])   # as in `check_order`
+    limited = budget.get('tokens') is not None or budget.get('usd') is not None
+    return d.get('engine')=='ray' and len(models)>1 and limited and not unknown
 
 # %% ../../nbs/run/12_execution.ipynb #1bdaac22
 def _build_formatters(d, verifier, plan):
@@ -174,9 +184,9 @@ def build(
     parts.update(budget=_make_budget(d, parts['verifier'], judges), judges=_make_judges(parts['verifier'], judges))
     check_batches(parts['sampler'], parts['judges'], getattr(d, 'detach', False))
     parts['formatters'] = _build_formatters(d, parts['verifier'], plan)
-    check_order(d, parts['formatters'], bool(plan and plan.rejected is not None))
-    parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], d.get('goal'),
-                                      all_of(parts['sampler'])[0].batch)
+    sides = bool(plan and plan.rejected is not None)
+    check_order(d, parts['formatters'], sides)
+    parts['sampling'] = _all_rollouts(parts['sampling'], parts['formatters'], _goes_by_worth(d, parts, sides))
     check_escalation(d['sampler'], parts['sampling'])
     mix = d['resume'].get('mix', False)
     return {**parts, 'mix':mix, **_pair_parts(plan, parts['verifier']), **refine_parts(d, parts)}
