@@ -1078,7 +1078,9 @@ def test_a_label_moves_the_pass_rates_of_the_board(tmp_path):
     ex.review(ex.rollouts[0]['key'], 'pass')
     assert ex.board.view['rows']==n-1
 
-@pytest.mark.parametrize('text', ['scor < 1', 'score <', 'model == "x"', '__import__("os") == 1', 'score < 1 # x', 'é < scor'])
+WRONG_FILTERS = ['scor < 1', 'score <', 'model == "x"', '__import__("os") == 1', 'score < 1 # x', 'é < scor']
+
+@pytest.mark.parametrize('text', WRONG_FILTERS)
 def test_a_wrong_filter_says_where_it_is_wrong_and_changes_nothing(tmp_path, text):
     board = explore(messy(tmp_path/'r', 6), 'anna').board
     left = board.view['total']

@@ -248,7 +248,7 @@ def test_every_package_has_a_face():
     "A short `__init__.py`, written by hand, that says what the package is and gathers what users import from it."
     for name in set(PACKAGES)-{'style'}:
         tree = ast.parse((ROOT/'rsr'/name/'__init__.py').read_text(encoding='utf-8'))
-        public = [n for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == '__all__']
+        public = [n for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == '__all__']
         assert ast.get_docstring(tree) and public, name
 
 def test_reward_modules_of_older_runs_still_import():

@@ -24,9 +24,10 @@ from rsr.explore.score_figures import (
 from rsr.explore.serve import serve
 
 __all__ = [
-    'FIGURES', 'all_figures', 'explore', 'figure', 'plot_compare', 'plot_criteria', 'plot_difficulty', 'plot_latency', 'plot_margins',
-    'plot_models',     'plot_outcomes', 'plot_pass_rates', 'plot_rollouts_to_satisfaction', 'plot_score_length', 'plot_scores',
-    'plot_taxonomy', 'plot_tokens', 'plot_yield_budget', 'serve',
+    'FIGURES', 'all_figures', 'explore', 'figure', 'plot_compare', 'plot_criteria', 'plot_difficulty',
+    'plot_latency', 'plot_margins', 'plot_models', 'plot_outcomes', 'plot_pass_rates',
+    'plot_rollouts_to_satisfaction', 'plot_score_length', 'plot_scores', 'plot_taxonomy', 'plot_tokens',
+    'plot_yield_budget', 'serve',
 ]
 
 class _Package(ModuleType):

@@ -13,7 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from ..data.types import OUTCOMES, RsrError, components, criteria, failed, passed
-from .score_index import Scores, find_keys, read_columns
+from .arrays import find_keys, read_columns
+from .score_index import Scores
 from .thresholds import revisions_of
 
 # %% ../../nbs/explore/15_columns.ipynb #e499a23c
@@ -43,7 +44,7 @@ def prompt_digests(
     rows = store.db.execute("SELECT coalesce(digest, 'id '||id) FROM prompts WHERE gen=? ORDER BY key", (store.gen,))
     return [digest for digest, in rows]
 
-# %% ../../nbs/explore/15_columns.ipynb #68081635
+# %% ../../nbs/explore/15_columns.ipynb #b1962661
 def _numbered(digests):
     "Yield each digest with the number of times that it came before."
     seen = Counter()
@@ -51,6 +52,7 @@ def _numbered(digests):
         yield digest, seen[digest]
         seen[digest] += 1
 
+# %% ../../nbs/explore/15_columns.ipynb #a1538555
 def _match(digests):
     "Return the place of each run's prompts among all, and the number of all."
     if len(digests)==1:
@@ -59,7 +61,7 @@ def _match(digests):
     found = [np.array([places.setdefault(d, len(places)) for d in _numbered(ds)], np.int64) for ds in digests]
     return found, len(places)
 
-# %% ../../nbs/explore/15_columns.ipynb #b1962661
+# %% ../../nbs/explore/15_columns.ipynb #8a0f5459
 def _check_shared(names, places):
     "Raise an error if a run shares no prompt with any other."
     for i, name in enumerate(names):
@@ -68,6 +70,7 @@ def _check_shared(names, places):
             raise RsrError(f'{name}: no prompt of this run is in {" or ".join(n for n in names if n!=name)}, so there '
                            'is nothing to compare. Prompts are matched by their content (messages and tools)')
 
+# %% ../../nbs/explore/15_columns.ipynb #614291ca
 def match_prompts(
     names:list,    # of the runs
     digests:list   # of each run, from `prompt_digests`
@@ -77,9 +80,8 @@ def match_prompts(
     _check_shared(names, places)
     return places, n
 
-# %% ../../nbs/explore/15_columns.ipynb #93991059
+# %% ../../nbs/explore/15_columns.ipynb #5fab46f3
 VERDICTS = 'passed', 'between', 'failed', 'unscored'
-_LABELS = '', 'pass', 'fail'
 
 def _verdicts(score, pass_threshold, fail_threshold):
     "Return what each score counts as, as its place in VERDICTS."
@@ -89,14 +91,15 @@ def _verdicts(score, pass_threshold, fail_threshold):
     out[np.isnan(score)] = 3
     return out
 
-# %% ../../nbs/explore/15_columns.ipynb #5fab46f3
+# %% ../../nbs/explore/15_columns.ipynb #a7876a6d
+_LABELS = '', 'pass', 'fail'
+
 def _labels(s):
     "Return what annotators said of each response, as its place in _LABELS."
     out = np.zeros(len(s.key), np.int8)
     said = {key:verdict for (key, other), verdict in s.reviews.items() if not other}
-    if said:
-        at = np.flatnonzero(np.isin(s.key, [*said]))
-        out[at] = [_LABELS.index(said[int(key)]) for key in s.key[at]]
+    at = np.flatnonzero(np.isin(s.key, [*said]))
+    out[at] = [_LABELS.index(said[int(key)]) for key in s.key[at]]
     return out
 
 # %% ../../nbs/explore/15_columns.ipynb #a6fd07ee
@@ -109,11 +112,12 @@ def take_scores(self:Columns, run:int, s:Scores):
     self.words['label'][0][at] = _labels(s)
     self.cache = {}
 
-# %% ../../nbs/explore/15_columns.ipynb #6a6ec57a
+# %% ../../nbs/explore/15_columns.ipynb #effd2a55
 def _joined(arrays, dtype=None):
     "Return arrays one after another."
     return np.concatenate(arrays) if len(arrays)>1 else np.asarray(arrays[0], dtype)
 
+# %% ../../nbs/explore/15_columns.ipynb #6b70f535
 def _first(s):
     "Return which responses count in pass rates."
     revised = revisions_of(s)
@@ -128,6 +132,27 @@ def _key_table(scores, places, n):
     return keys
 
 # %% ../../nbs/explore/15_columns.ipynb #37a9468b
+def _parts_of(scores):
+    "Return where the responses of each run stand among all."
+    ends = np.cumsum([len(s.key) for s in scores])
+    return [slice(int(end)-len(s.key), int(end)) for s, end in zip(scores, ends)]
+
+# %% ../../nbs/explore/15_columns.ipynb #fcba2522
+def _first_words(names, scores):
+    "Return the columns of words that are there at once; those that depend on scores are still blank."
+    lengths = [len(s.key) for s in scores]
+    run = np.repeat(np.arange(len(scores), dtype=np.int8), lengths)
+    blank = np.zeros(sum(lengths), np.int8)
+    return dict(verdict=(blank, [*VERDICTS]), label=(blank.copy(), [*_LABELS]),
+                outcome=(_joined([s.outcome for s in scores]), [*OUTCOMES, 'in flight']), run=(run, names))
+
+# %% ../../nbs/explore/15_columns.ipynb #84480572
+def _first_numbers(scores):
+    "Return the columns of numbers that are there at once; scores are still blank."
+    number = _joined([s.idx for s in scores])
+    return dict(score=np.full(len(number), np.nan), number=number)
+
+# %% ../../nbs/explore/15_columns.ipynb #3f1a9c7d
 def make_columns(
     runs:list,     # (name, Scores, pass threshold, fail threshold or None) of each run
     digests:list   # of each run, from `prompt_digests`
@@ -135,46 +160,47 @@ def make_columns(
     "Put the responses of runs one after another."
     names, scores = [r[0] for r in runs], [r[1] for r in runs]
     places, n = match_prompts(names, digests)
-    ends = np.cumsum([len(s.key) for s in scores])
-    parts = [slice(int(end)-len(s.key), int(end)) for s, end in zip(scores, ends)]
-    c = Columns(names, parts, [r[2:4] for r in runs], _key_table(scores, places, n),
-                _joined([at[s.prompt] for s, at in zip(scores, places)]), _joined([s.key for s in scores]),
-                _joined([_first(s) for s in scores]), _joined([s.asked[:, 1]>0 for s in scores]))
-    total = len(c.key)
-    c.numbers.update(score=np.full(total, np.nan), number=_joined([s.idx for s in scores]))
-    c.words.update(verdict=(np.zeros(total, np.int8), [*VERDICTS]), label=(np.zeros(total, np.int8), [*_LABELS]),
-                   outcome=(_joined([s.outcome for s in scores]), [*OUTCOMES, 'in flight']),
-                   run=(np.repeat(np.arange(len(scores), dtype=np.int8), [len(s.key) for s in scores]), names))
+    c = Columns(runs=names, parts=_parts_of(scores), limits=[r[2:4] for r in runs], keys=_key_table(scores, places, n),
+                prompt=_joined([at[s.prompt] for s, at in zip(scores, places)]), key=_joined([s.key for s in scores]),
+                first=_joined([_first(s) for s in scores]), blind=_joined([s.asked[:, 1]>0 for s in scores]),
+                numbers=_first_numbers(scores), words=_first_words(names, scores))
     for i, s in enumerate(scores):
         c.take_scores(i, s)
     return c
 
-# %% ../../nbs/explore/15_columns.ipynb #e26e8edb
-MOST_PARTS = 30   # components, and criteria, that get a column
+# %% ../../nbs/explore/15_columns.ipynb #a4a417a2
+def _name_of(config):
+    "Return the name of a sampler's model."
+    return config.get('model') or config.get('type') or 'the only model of its server'
 
+# %% ../../nbs/explore/15_columns.ipynb #d85c2ac6
 def model_names(store)->dict:
     "Return {key of a sampler: the name of its model}."
     rows = store.db.execute("SELECT key, config FROM configs WHERE kind='sampler'").fetchall()
-    found = {key:orjson.loads(config) for key, config in rows}
     cascade = {int(key):name for key, name in (store.get('cascade_models') or {}).items()}
-    return {key:cascade.get(key) or config.get('model') or config.get('type') or 'the only model of its server'
-            for key, config in found.items()}
+    return {key:cascade.get(key) or _name_of(orjson.loads(config)) for key, config in rows}
 
-# %% ../../nbs/explore/15_columns.ipynb #a4a417a2
+# %% ../../nbs/explore/15_columns.ipynb #763223fb
 def _word_column(c, name, total):
     "Return the column of words of a name, made at first use."
     return c.words.setdefault(name, (np.full(total, -1, np.int16), []))
 
-def _put_words(c, name, at, words):
-    "Put words in place; each word is kept once."
-    codes, known = _word_column(c, name, len(c.key))
+# %% ../../nbs/explore/15_columns.ipynb #043ae921
+def _add_words(known, words):
+    "Add words to those of a column; return the place of each."
     for word in dict.fromkeys(words):
         if word not in known:
             known.append(word)
-    place = {word:i for i, word in enumerate(known)}
+    return {word:i for i, word in enumerate(known)}
+
+# %% ../../nbs/explore/15_columns.ipynb #b43d3c9f
+def _put_words(c, name, at, words):
+    "Put words in place."
+    codes, known = _word_column(c, name, len(c.key))
+    place = _add_words(known, words)
     codes[at] = [place[word] for word in words]
 
-# %% ../../nbs/explore/15_columns.ipynb #d85c2ac6
+# %% ../../nbs/explore/15_columns.ipynb #7048e245
 def read_models(
     c:Columns,
     run:int,    # its number
@@ -186,53 +212,88 @@ def read_models(
     codes, known = _word_column(c, 'model', len(c.key))
     for key in np.unique(sampler):
         name = names.get(int(key), 'unknown')
-        if name not in known:
-            known.append(name)
-        codes[c.parts[run]][sampler==key] = known.index(name)
+        codes[c.parts[run]][sampler==key] = _add_words(known, [name])[name]
 
-# %% ../../nbs/explore/15_columns.ipynb #5901b521
-_LATER = 'coalesce(completion_tokens,-1)', 'coalesce(CAST(latency*1000 AS INTEGER),-1)'
-
+# %% ../../nbs/explore/15_columns.ipynb #08a3928e
 def _number_column(c, name):
     "Return the column of numbers of a name, made at first use."
     return c.numbers.setdefault(name, np.full(len(c.key), np.nan))
 
+# %% ../../nbs/explore/15_columns.ipynb #63f2ff52
+def _put_numbers(c, run, name, key, values):
+    "Put numbers of a run's rollouts in place; negative ones are unknown."
+    at, there = find_keys(key, c.key[c.parts[run]])
+    found = values[at[there]]
+    _number_column(c, name)[c.parts[run]][there] = np.where(found<0, np.nan, found)
+
+# %% ../../nbs/explore/15_columns.ipynb #ee459a28
+_LATER = 'coalesce(completion_tokens,-1)', 'coalesce(CAST(latency*1000 AS INTEGER),-1)'
+
 def _read_usage(c, run, store):
     "Read tokens and latency."
-    key, tokens, latency = read_columns(store.db, 'rollouts', 'key', *_LATER)
-    at, there = find_keys(key, c.key[c.parts[run]])
-    for name, values, unit in (('tokens', tokens, 1), ('latency', latency, 1000)):
-        found = np.where(values[at[there]]<0, np.nan, values[at[there]]/unit)
-        _number_column(c, name)[c.parts[run]][there] = found
+    key, tokens, milliseconds = read_columns(store.db, 'rollouts', 'key', *_LATER)
+    _put_numbers(c, run, 'tokens', key, tokens)
+    _put_numbers(c, run, 'latency', key, milliseconds/1000)
 
-# %% ../../nbs/explore/15_columns.ipynb #028b626e
+# %% ../../nbs/explore/15_columns.ipynb #9ba57165
 _DETAILS = 'SELECT rollout, detail FROM scores WHERE verifier=? AND detail IS NOT NULL'
 
-def _collect(store):
-    "Return {component: (rollouts, values)} and {criterion: (rollouts, answers)} of the current verifier's scores."
-    parts, answers = {}, {}
+def _details(store):
+    "Yield each rollout, its components' scores and its criteria's answers, from the current verifier."
     for key, detail in store.db.execute(_DETAILS, (store.get('verifier'),)):
         detail = orjson.loads(detail)
-        said = {name:verdict['answer'] for name, verdict in criteria(detail).items()}
-        for found, values in ((parts, components(detail)), (answers, said)):
-            for name, value in values.items():
-                keys, seen = found.setdefault(name, ([], []))
-                keys.append(key)
-                seen.append(value)
-    return [dict(sorted(d.items(), key=lambda kv: -len(kv[1][0]))[:MOST_PARTS]) for d in (parts, answers)]
+        answers = {name:verdict['answer'] for name, verdict in criteria(detail).items()}
+        yield key, components(detail), answers
 
-# %% ../../nbs/explore/15_columns.ipynb #763223fb
+# %% ../../nbs/explore/15_columns.ipynb #2ae05f97
+MOST_PARTS = 30   # components, and criteria, that get a column
+
+def _most_frequent(found):
+    "Return the parts that most rollouts have."
+    return dict(sorted(found.items(), key=lambda part: -len(part[1][0]))[:MOST_PARTS])
+
+# %% ../../nbs/explore/15_columns.ipynb #42eea296
+def _note(found, key, values):
+    "Add the values of one rollout to {part: (rollouts, values)}."
+    for name, value in values.items():
+        keys, seen = found.setdefault(name, ([], []))
+        keys.append(key)
+        seen.append(value)
+
+# %% ../../nbs/explore/15_columns.ipynb #cc38b624
+def _collect(store):
+    "Return {component: (rollouts, values)} and {criterion: (rollouts, answers)}."
+    parts, answers = {}, {}
+    for key, scored, answered in _details(store):
+        _note(parts, key, scored)
+        _note(answers, key, answered)
+    return _most_frequent(parts), _most_frequent(answers)
+
+# %% ../../nbs/explore/15_columns.ipynb #39f3b02f
 RESERVED = 'score', 'number', 'tokens', 'latency', 'verdict', 'label', 'outcome', 'run', 'model', 'pass rate'
 
 def _own_name(name, kind, taken):
     "Return the name of a column for a component or a criterion, apart from those of other kinds."
     return f'{name} ({kind})' if name in RESERVED or name in taken else name
 
-def _note_made(c, name):
-    if name not in c.made:
-        c.made.append(name)
+# %% ../../nbs/explore/15_columns.ipynb #402f71de
+def _made_column(c, name, kind):
+    "Return the name of the column of a component or a criterion, and note that it was made."
+    column = _own_name(name, kind, c.words if kind=='component' else c.numbers)
+    if column not in c.made:
+        c.made.append(column)
+    return column
 
-# %% ../../nbs/explore/15_columns.ipynb #043ae921
+# %% ../../nbs/explore/15_columns.ipynb #5e22fca8
+def _put_part(c, kind, name, at, values):
+    "Put the values of a component, or the answers to a criterion, in place."
+    column = _made_column(c, name, kind)
+    if kind=='component':
+        _number_column(c, column)[at] = values
+    else:
+        _put_words(c, column, at, [*map(str, values)])
+
+# %% ../../nbs/explore/15_columns.ipynb #8ce3a465
 def _read_parts(c, run, store):
     "Read the components and criteria of scores."
     keys, start = c.key[c.parts[run]], c.parts[run].start
@@ -240,14 +301,7 @@ def _read_parts(c, run, store):
     for kind, found in zip(('component', 'criterion'), _collect(store)):
         for name, (rollouts, values) in found.items():
             at, there = find_keys(keys[order], np.array(rollouts, np.int64))
-            at = order[at[there]]+start
-            other = c.words if kind=='component' else c.numbers
-            column = _own_name(name, kind, other)
-            _note_made(c, column)
-            if kind=='component':
-                _number_column(c, column)[at] = np.array(values, float)[there]
-            else:
-                _put_words(c, column, at, [str(v) for v, yes in zip(values, there) if yes])
+            _put_part(c, kind, name, order[at[there]]+start, [v for v, yes in zip(values, there) if yes])
 
 # %% ../../nbs/explore/15_columns.ipynb #2ba0f899
 def read_rest(

@@ -31,12 +31,14 @@ def _names(c):
     "Return the names of all columns."
     return [*c.numbers, *c.words]
 
+# %% ../../nbs/explore/16_filters.ipynb #e28e2192
 def _column_name(node):
     "Return the name that a part may be, or None."
     if isinstance(node, ast.Name):
         return node.id
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
+# %% ../../nbs/explore/16_filters.ipynb #5bfecf07
 def _is_words(f, node):
     "Check whether a part names a column of words."
     return _column_name(node) in f.columns.words
@@ -65,7 +67,7 @@ def _compare_numbers(f, op, left, right):
     found = COMPARE[type(op)](a, b) & ~np.isnan(a) & ~np.isnan(b)
     return np.broadcast_to(found, len(f.columns.key))
 
-# %% ../../nbs/explore/16_filters.ipynb #4341aaea
+# %% ../../nbs/explore/16_filters.ipynb #52558a98
 def _listed(f, node):
     "Return the words of one part: a text, or a list of texts."
     items = node.elts if isinstance(node, (ast.Tuple, ast.List)) else [node]
@@ -74,6 +76,7 @@ def _listed(f, node):
             raise f.wrong(item, 'is not a word in quotes, e.g. model == "small"')
     return [item.value for item in items]
 
+# %% ../../nbs/explore/16_filters.ipynb #52756531
 def _known_words(f, column, node):
     "Return the places of words in a column; a word that does not occur is an error."
     known = f.columns.words[column][1]

@@ -127,6 +127,21 @@ def _check_choice(show, sort):
         raise RsrError(no_such('order', sort, SORTS))
 
 # %% ../../nbs/explore/02_prompts.ipynb #d7149fa6
+def _places_shown(store, s, counts, show, sort, search):
+    "Return the places of the prompts that filter and search leave, in order."
+    keep = prompt_masks(counts)[show] & _found(store, s, search)
+    order = _order(counts, sort)
+    return order[keep[order]]
+
+# %% ../../nbs/explore/02_prompts.ipynb #200cc4bd
+def _table_rows(store, s, counts, places):
+    "Return the rows of some prompts: their texts and counts."
+    keys = s.prompts[places].tolist()
+    texts = read_prompts(store, keys)
+    return [dict(key=key, **texts[key], **{name:a[i].item() for name, a in counts.items()})
+            for key, i in zip(keys, places)]
+
+# %% ../../nbs/explore/02_prompts.ipynb #fc7b0e7d
 def prompt_table(
     store, s:Scores,
     pass_threshold:float=1.0,
@@ -138,16 +153,9 @@ def prompt_table(
     "Return one page of the table of prompts."
     _check_choice(show, sort)
     c = prompt_counts(s, pass_threshold)
-    masks = prompt_masks(c)
-    keep = masks[show] & _found(store, s, search)
-    order = _order(c, sort)
-    places = order[keep[order]][page*size:(page+1)*size]
-    texts = read_prompts(store, s.prompts[places])
-    rows = []
-    for i in places:
-        key = int(s.prompts[i])
-        rows.append(dict(key=key, **texts[key], **{name:a[i].item() for name, a in c.items()}))
-    return dict(total=int(keep.sum()), counts={k:int(m.sum()) for k, m in masks.items()}, rows=rows)
+    places = _places_shown(store, s, c, show, sort, search)
+    counts = {k:int(m.sum()) for k, m in prompt_masks(c).items()}
+    return dict(total=len(places), counts=counts, rows=_table_rows(store, s, c, places[page*size:(page+1)*size]))
 
 # %% ../../nbs/explore/02_prompts.ipynb #ee192c64
 def _read_scores(store, key):

@@ -19,18 +19,21 @@ from ..sampling.transport import shown_address
 from ..style import many
 
 # %% ../../nbs/explore/18_request_sent.ipynb #f9b8fa2d
-_ROLLOUT = '''SELECT r.prompt, r.idx, r.step, r.asked, r.sampler, r.max_tokens, r.outcome, r.finish_reason,
-    r.prompt_tokens, r.completion_tokens, r.latency, r.error, r.source, {more}, {batch} FROM rollouts r WHERE r.key=?'''
 _NAMES = ('prompt idx step asked sampler max_tokens outcome finish_reason prompt_tokens completion_tokens latency '
-          'error source more batch').split()
+          'error source').split()
 
+def _query(layout):
+    "Return the query for what the ledger knows of a rollout's request; older layouts lack two columns."
+    more, batch = 'more' if layout>2 else 'NULL', 'batch' if layout>3 else 'NULL'
+    return f"SELECT {','.join(_NAMES)}, {more} AS more, {batch} AS batch FROM rollouts WHERE key=?"
+
+# %% ../../nbs/explore/18_request_sent.ipynb #6542ce1c
 def _row(store, key):
     "Return what the ledger knows of a rollout's request."
-    sql = _ROLLOUT.format(more='r.more' if store.layout>2 else 'NULL', batch='r.batch' if store.layout>3 else 'NULL')
-    found = store.db.execute(sql, (key,)).fetchone()
+    found = store.db.execute(_query(store.layout), (key,)).fetchone()
     if found is None:
         raise RsrError(f'{store.dir}: the run has no rollout with key {key}')
-    return dict(zip(_NAMES, found))
+    return dict(zip([*_NAMES, 'more', 'batch'], found))
 
 # %% ../../nbs/explore/18_request_sent.ipynb #423afb93
 _TOGETHER = 'SELECT min(idx), count(*) FROM rollouts WHERE prompt=? AND step IS ? AND asked IS ? AND sampler IS ?'
@@ -39,16 +42,18 @@ def _together(store, row):
     "Return the running number of the first sample of a request, and how many it asked for."
     return store.db.execute(_TOGETHER, [row[k] for k in ('prompt', 'step', 'asked', 'sampler')]).fetchone()
 
-# %% ../../nbs/explore/18_request_sent.ipynb #10913ca4
+# %% ../../nbs/explore/18_request_sent.ipynb #29979007
 class _Shown(HttpSampler):
     "Builds request bodies to be read: images as they are named in the prompt."
     def _sent(self, messages):
         return self.prepared(messages)
 
+# %% ../../nbs/explore/18_request_sent.ipynb #56a06add
+_OPTIONS = {f.name for f in fields(HttpSampler)}
+
 def _sampler(config, max_tokens):
     "Return a sampler with the options that the ledger keeps."
-    known = {f.name for f in fields(HttpSampler)}
-    options = {k:v for k, v in config.items() if k in known}
+    options = {k:v for k, v in config.items() if k in _OPTIONS}
     return _Shown(**{'base_url':'http://not-known', **options, 'max_tokens':max_tokens})
 
 # %% ../../nbs/explore/18_request_sent.ipynb #02688eb6
@@ -70,59 +75,71 @@ def _body(config, row, prompt, first, n, seed):
     body = sampler._body(prompt.messages, n, sample_seed(seed, prompt.id, first), **brings)
     return json.loads(redact(json.dumps(_shortened(body), ensure_ascii=False)))
 
-# %% ../../nbs/explore/18_request_sent.ipynb #63242801
+# %% ../../nbs/explore/18_request_sent.ipynb #c7ac17fe
 _KINDS = {'litellm':'LiteLLM translated it for the provider', 'local':'the embedded model got it inside this process',
           'vllm-offline':'vLLM got it inside this process, as a batch of prompts'}
+_REVISED = 'This response revises another one: the server also got that one and what was wrong with it, not shown here.'
+_BATCH = 'It was one line of a batch; the latency is not that of one request.'
+_IMAGES = 'Images were sent as data; here they are named.'
+_RETRIES = ('The ledger does not say how often it was sent again: no retry was needed, or the run is older than '
+            'that note.')
+_FIELDS = 'If the server refused a field, it was left out or renamed; the ledger does not keep which.'
 
+# %% ../../nbs/explore/18_request_sent.ipynb #a263a284
+def _way_note(config):
+    "Say that a request did not go to a server as it stands here."
+    kind = config.get('type')
+    return f'It went through {kind}: {_KINDS[kind]}.' if kind in _KINDS else ''
+
+# %% ../../nbs/explore/18_request_sent.ipynb #bd5db401
 def _notes(row, config, prompt, retries):
     "Say what the rebuilt request may lack."
-    out = []
-    if row['source'] is not None:
-        out.append('This response revises another one: the server also got that one and what was wrong with it, which '
-                   'are not shown here.')
-    if row['batch'] is not None:
-        out.append('It was one line of a batch; the latency is not that of one request.')
-    if config.get('type') in _KINDS:
-        out.append(f"It went through {config['type']}: {_KINDS[config['type']]}.")
-    if any(is_path(s) for s in images_in(prompt.messages)):
-        out.append('Images were sent as data; here they are named.')
-    if retries is None:
-        out.append('The ledger does not say how often it was sent again: no retry was needed, or the run is older than '
-                   'that note.')
-    out.append('If the server refused a field, it was left out or renamed; the ledger does not keep which.')
-    return out
+    notes = {_REVISED:row['source'] is not None, _BATCH:row['batch'] is not None, _way_note(config):True,
+             _IMAGES:any(is_path(s) for s in images_in(prompt.messages)), _RETRIES:retries is None, _FIELDS:True}
+    return [note for note, applies in notes.items() if note and applies]
 
-# %% ../../nbs/explore/18_request_sent.ipynb #c7ac17fe
+# %% ../../nbs/explore/18_request_sent.ipynb #2661063c
+_FACTS = 'step', 'outcome', 'finish_reason', 'prompt_tokens', 'completion_tokens', 'latency'
+
+def _address(config):
+    "Return where a sampler sends its requests, without a password; '' if it is not known."
+    return shown_address(config['base_url']) if config.get('base_url') else ''
+
+# %% ../../nbs/explore/18_request_sent.ipynb #eb1100fe
 def request_sent(
     store,        # an open Store
     recipe:dict,  # the run's recipe: its seed
     key:int       # of the rollout
-)->dict:          # address, body, n, latency, retries, outcome, finish_reason, tokens, error, notes
+)->dict:          # address, model, body, n, retries, error, notes, and what is in _FACTS
     "Rebuild the request of a rollout."
     row = _row(store, key)
     _, config = store.config(row['sampler']) or (None, {})
     prompt = next(store.walk(keys=[row['prompt']]))[0]
-    (first, n), more = _together(store, row), json.loads(row['more'] or '{}')
-    retries, seed = more.get('retries'), (recipe.get('sampling') or {}).get('seed')
-    facts = {k:row[k] for k in ('step', 'outcome', 'finish_reason', 'prompt_tokens', 'completion_tokens', 'latency')}
-    address = shown_address(config['base_url']) if config.get('base_url') else ''
-    return dict(address=address, model=config.get('model') or '', body=_body(config, row, prompt, first, n, seed), n=n,
-                retries=retries, error=redact(row['error'] or ''), **facts, notes=_notes(row, config, prompt, retries))
+    (first, n), retries = _together(store, row), json.loads(row['more'] or '{}').get('retries')
+    seed = (recipe.get('sampling') or {}).get('seed')
+    return dict(address=_address(config), model=config.get('model') or '', n=n, retries=retries,
+                body=_body(config, row, prompt, first, n, seed), error=redact(row['error'] or ''),
+                **{k:row[k] for k in _FACTS}, notes=_notes(row, config, prompt, retries))
 
 # %% ../../nbs/explore/18_request_sent.ipynb #2607131d
+def _answer_facts(sent):
+    "Return what is known of the answer, as texts."
+    many_tokens = f"{sent['prompt_tokens'] or 0:,} tokens in, {sent['completion_tokens'] or 0:,} out"
+    why = sent['finish_reason']
+    return [many_tokens, f'finish reason {shown(one_line(why, 40))}' if why else '']
+
+# %% ../../nbs/explore/18_request_sent.ipynb #51fc9737
+def _way_facts(sent):
+    "Return how a request went, as texts; '' of what is not known."
+    return [f"sent to {shown(sent['address'])}" if sent['address'] else 'its address is not known',
+            f"for {many(sent['n'], 'response')} at once" if sent['n']>1 else '',
+            '' if sent['latency'] is None else f"answered after {sent['latency']:.2f} s",
+            f"sent again {many(sent['retries'], 'time')}" if sent['retries'] else '']
+
+# %% ../../nbs/explore/18_request_sent.ipynb #c5097807
 def _facts(sent):
     "Describe a request in one line."
-    parts = [f"sent to {shown(sent['address'])}" if sent['address'] else 'its address is not known']
-    if sent['n']>1:
-        parts.append(f"for {many(sent['n'], 'response')} at once")
-    if sent['latency'] is not None:
-        parts.append(f"answered after {sent['latency']:.2f} s")
-    if sent['retries']:
-        parts.append(f"sent again {many(sent['retries'], 'time')}")
-    parts.append(f"{sent['prompt_tokens'] or 0:,} tokens in, {sent['completion_tokens'] or 0:,} out")
-    if sent['finish_reason']:
-        parts.append(f"finish reason {shown(one_line(sent['finish_reason'], 40))}")
-    return ' · '.join(parts)
+    return ' · '.join(filter(None, [*_way_facts(sent), *_answer_facts(sent)]))
 
 # %% ../../nbs/explore/18_request_sent.ipynb #77d669a0
 def request_html(

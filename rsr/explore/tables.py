@@ -20,16 +20,17 @@ def _solved_by(c, solved, has, i):
     others = np.arange(solved.shape[1])!=i
     return solved[:, i] & has[:, others].any(1) & ~solved[:, others].any(1)
 
-# %% ../../nbs/explore/19_tables.ipynb #b1782cdf
+# %% ../../nbs/explore/19_tables.ipynb #9b1ed2a6
 def _shared_groups(c, counts):
     "Return {group: which prompts} for several runs."
     solved, has = counts['passed']>0, (c.keys>0) & (counts['scored']>0)
     several = has.sum(1)>1
-    out = dict(all=np.ones(len(c.keys), bool), differ=several & solved.any(1) & (has & ~solved).any(1))
-    out |= {f'only {i}':_solved_by(c, solved, has, i) for i in range(len(c.runs))}
-    return out | dict(every=several & (solved | ~has).all(1), none=several & ~solved.any(1), alone=(c.keys>0).sum(1)==1)
+    groups = dict(all=np.ones(len(c.keys), bool), differ=several & solved.any(1) & (has & ~solved).any(1))
+    groups |= {f'only {i}':_solved_by(c, solved, has, i) for i in range(len(c.runs))}
+    groups |= dict(every=several & (solved | ~has).all(1), none=several & ~solved.any(1))
+    return groups | dict(alone=(c.keys>0).sum(1)==1)
 
-# %% ../../nbs/explore/19_tables.ipynb #9b1ed2a6
+# %% ../../nbs/explore/19_tables.ipynb #cf38e9ae
 def prompt_groups(c:Columns)->dict:   # {group: which prompts}
     "Return the groups of prompts that can be picked."
     if 'groups' not in c.cache:
@@ -38,6 +39,7 @@ def prompt_groups(c:Columns)->dict:   # {group: which prompts}
         c.cache['groups'] = prompt_masks(one) if len(c.runs)==1 else _shared_groups(c, counts)
     return c.cache['groups']
 
+# %% ../../nbs/explore/19_tables.ipynb #915f85b2
 def group_labels(c:Columns)->dict:
     "Return {group: what it is called}."
     if len(c.runs)==1:
@@ -57,7 +59,7 @@ def sorts_of(c:Columns, by:str)->dict:
         return SORTS if len(c.runs)==1 else {'input':SORTS['input'], **DIFFERENCE, **SORTS}
     return {k:v for k, v in RESPONSE_SORTS.items() if k=='input' or k.lstrip('-') in c.numbers}
 
-# %% ../../nbs/explore/19_tables.ipynb #6d6097a3
+# %% ../../nbs/explore/19_tables.ipynb #f591b4d0
 def _over_runs(counts):
     "Sum the counts of a prompt over all runs."
     sums = {k:counts[k].sum(1) for k in ('rollouts', 'valid', 'scored', 'passed', 'truncated')}
@@ -65,6 +67,7 @@ def _over_runs(counts):
         mean = np.nansum(counts['mean']*counts['scored'], 1)/sums['scored']
     return dict(sums, mean=mean, best=counts['best'].max(1), worst=counts['worst'].min(1))
 
+# %% ../../nbs/explore/19_tables.ipynb #11bd5aba
 def _differences(counts):
     "Return how far apart the pass rates of each prompt lie."
     with np.errstate(invalid='ignore'):
@@ -72,50 +75,63 @@ def _differences(counts):
     highest, lowest = np.nan_to_num(rate, nan=-1.).max(1), np.nan_to_num(rate, nan=2.).min(1)
     return np.where((counts['scored']>0).sum(1)>1, highest-lowest, np.nan)
 
-# %% ../../nbs/explore/19_tables.ipynb #f591b4d0
+# %% ../../nbs/explore/19_tables.ipynb #32de52a8
+def _prompt_values(c, name):
+    "Return the values to sort prompts by; NaN if unknown."
+    counts = pass_counts(c)
+    found = _differences(counts) if name=='difference' else order_values(_over_runs(counts), name)
+    return np.asarray(found, float)
+
+# %% ../../nbs/explore/19_tables.ipynb #bb56dac2
+def _prompt_order(c, sort):
+    "Return the places of all prompts in an order; unknown values come last, in either direction."
+    if sort=='input':
+        return np.arange(len(c.keys))
+    values = _prompt_values(c, sort.lstrip('-'))
+    values = -values if sort.startswith('-') else values
+    return np.argsort(np.where(np.isnan(values), np.inf, values), kind='stable')
+
+# %% ../../nbs/explore/19_tables.ipynb #f533cc12
+def _picked(cache, key, order, mask):
+    "Return the places that a mask leaves, in an order that is computed at first use."
+    if key not in cache:
+        cache[key] = order()
+    return cache[key] if mask is None else cache[key][mask[cache[key]]]
+
+# %% ../../nbs/explore/19_tables.ipynb #a0dc5c5f
 def ordered_prompts(
     c:Columns,
     keep,             # which prompts; None: all
     sort:str='input'  # a key of `sorts_of`
 )->np.ndarray:
     "Return the places of prompts in an order."
-    if ('order', sort) not in c.cache:
-        counts = pass_counts(c)
-        if sort=='input':
-            order = np.arange(len(c.keys))
-        else:
-            values = _differences(counts) if sort=='-difference' else order_values(_over_runs(counts), sort.lstrip('-'))
-            values = -np.asarray(values, float) if sort.startswith('-') else np.asarray(values, float)
-            order = np.argsort(np.where(np.isnan(values), np.inf, values), kind='stable')
-        c.cache['order', sort] = order
-    order = c.cache['order', sort]
-    return order if keep is None else order[keep[order]]
+    return _picked(c.cache, ('order', sort), lambda: _prompt_order(c, sort), keep)
 
-# %% ../../nbs/explore/19_tables.ipynb #c933a413
+# %% ../../nbs/explore/19_tables.ipynb #0af0a10c
+def _response_order(c, sort):
+    "Return the places of all responses in an order; unknown values come last."
+    if sort=='input':
+        return np.argsort(c.prompt, kind='stable') if len(c.runs)>1 else np.arange(len(c.prompt))
+    values = c.numbers[sort.lstrip('-')]
+    return np.argsort(-values if sort.startswith('-') else values, kind='stable')
+
+# %% ../../nbs/explore/19_tables.ipynb #01040a43
 def ordered_responses(
     c:Columns,
     mask,             # which responses; None: all
     sort:str='input'  # a key of `sorts_of`
 )->np.ndarray:
     "Return the places of responses in an order; those of several runs prompt by prompt."
-    if ('responses', sort) not in c.cache:
-        name = sort.lstrip('-')
-        values = c.prompt if sort=='input' else c.numbers[name]
-        values = -values if sort.startswith('-') else values
-        if sort!='input' or len(c.runs)>1:
-            c.cache['responses', sort] = np.argsort(values, kind='stable')   # unknown ones come last
-        else:
-            c.cache['responses', sort] = np.arange(len(values))
-    order = c.cache['responses', sort]
-    return order if mask is None else order[mask[order]]
+    return _picked(c.cache, ('responses', sort), lambda: _response_order(c, sort), mask)
 
-# %% ../../nbs/explore/19_tables.ipynb #f7c1ea29
+# %% ../../nbs/explore/19_tables.ipynb #0e0d5a1d
 def _keys_by_run(c, places):
     "Yield each run's number, the keys of some prompts in it, and where they stand."
     for run in range(len(c.runs)):
         keys = c.keys[places, run]
         yield run, keys[keys>0]
 
+# %% ../../nbs/explore/19_tables.ipynb #9445431c
 def _prompt_texts(c, stores, places):
     "Return {place: (id, beginning of the text)} of prompts, from the first run that has each."
     out = {}
@@ -127,30 +143,39 @@ def _prompt_texts(c, stores, places):
                 out[place] = one_line(d['id'], 40), one_line(d['text'], 300)
     return out
 
-# %% ../../nbs/explore/19_tables.ipynb #a6570e7a
+# %% ../../nbs/explore/19_tables.ipynb #566ac40a
+def _number_head(c):
+    "Return the columns of numbers of a table of prompts."
+    if len(c.runs)>1:
+        return [(name, '-difference', f'responses of {name} that pass, of those with a score') for name in c.runs]
+    return [('passed', 'rate', 'responses that pass, of those with a score'), ('mean', 'mean', 'mean score'),
+            ('spread', '-spread', 'lowest and highest score'), ('cut off', '-truncated', 'responses cut off')]
+
+# %% ../../nbs/explore/19_tables.ipynb #547c5423
 def prompt_head(c:Columns)->list:   # [(name, order or None, tip), …]
     "Return the columns of a table of prompts."
-    if len(c.runs)==1:
-        numbers = [('passed', 'rate', 'responses that pass, of those with a score'), ('mean', 'mean', 'mean score'),
-                   ('spread', '-spread', 'lowest and highest score'), ('cut off', '-truncated', 'responses cut off')]
-    else:
-        numbers = [(name, '-difference', f'responses of {name} that pass, of those with a score') for name in c.runs]
-    return [*numbers, ('id', 'input', 'id of the prompt'), ('prompt', None, 'beginning of the last turn')]
+    return [*_number_head(c), ('id', 'input', 'id of the prompt'), ('prompt', None, 'beginning of the last turn')]
 
+# %% ../../nbs/explore/19_tables.ipynb #c15c4304
 def _passed_of(counts, place, run):
-    scored = int(counts['scored'][place, run])
-    return f"{int(counts['passed'][place, run])} of {scored}"
+    "Say how many responses of a prompt pass."
+    return f"{int(counts['passed'][place, run])} of {int(counts['scored'][place, run])}"
 
-# %% ../../nbs/explore/19_tables.ipynb #32de52a8
+# %% ../../nbs/explore/19_tables.ipynb #90c779f3
+def _score_cells(counts, place):
+    "Return mean, spread and number of truncated responses of a prompt as texts; a dash without any."
+    one = {k:counts[k][place, 0] for k in counts}
+    cut = str(int(one['truncated'])) if one['truncated'] else '–'
+    return [f"{one['mean']:.2f}", f"{one['worst']:.2f} to {one['best']:.2f}", cut] if one['scored'] else ['–', '–', cut]
+
+# %% ../../nbs/explore/19_tables.ipynb #0f98d17c
 def _prompt_cells(c, counts, place):
     "Return the numbers of one prompt as texts."
     if len(c.runs)>1:
         return [_passed_of(counts, place, i) if c.keys[place, i] else 'not in it' for i in range(len(c.runs))]
-    one = {k:counts[k][place, 0] for k in counts}
-    mean = f"{one['mean']:.2f}" if one['scored'] else '–'
-    spread = f"{one['worst']:.2f} to {one['best']:.2f}" if one['scored'] else '–'
-    return [_passed_of(counts, place, 0), mean, spread, str(int(one['truncated'])) if one['truncated'] else '–']
+    return [_passed_of(counts, place, 0), *_score_cells(counts, place)]
 
+# %% ../../nbs/explore/19_tables.ipynb #5285b035
 def prompt_rows(
     c:Columns,
     stores:list,   # an open Store per run
@@ -160,48 +185,69 @@ def prompt_rows(
     counts, texts = pass_counts(c), _prompt_texts(c, stores, places)
     return [dict(place=int(p), cells=[*_prompt_cells(c, counts, p), *texts.get(p, ('', ''))]) for p in places]
 
-# %% ../../nbs/explore/19_tables.ipynb #bb56dac2
-_SAID = '''SELECT r.key, p.id,
-    substr(CASE WHEN coalesce(r.text,'')='' THEN coalesce({more}, r.error, '') ELSE r.text END, 1, 400)
-    FROM rollouts r JOIN prompts p ON p.key=r.prompt WHERE r.key IN ({keys})'''
+# %% ../../nbs/explore/19_tables.ipynb #50d4b7e4
+_TEXT = "substr(CASE WHEN coalesce(r.text,'')='' THEN coalesce({more}, r.error, '') ELSE r.text END, 1, 400)"
+_SAID = f'SELECT r.key, p.id, {_TEXT} FROM rollouts r JOIN prompts p ON p.key=r.prompt WHERE r.key IN ({{keys}})'
 
+def _read_said(store, keys):
+    "Yield key, id of the prompt and beginning of the text of some responses."
+    more = "json_extract(r.more,'$.tool_calls')" if store.layout>2 else 'NULL'
+    return store.db.execute(_SAID.format(keys=','.join(map(str, keys)), more=more))
+
+# %% ../../nbs/explore/19_tables.ipynb #fac887d8
 def _response_texts(c, stores, at):
     "Return {place: (id of the prompt, beginning of the text)} of responses."
     out = {}
-    for run, part in enumerate(c.parts):
+    for store, part in zip(stores, c.parts):
         keys = {int(c.key[i]):i for i in at if part.start<=i<part.stop}
-        more = "json_extract(r.more,'$.tool_calls')" if stores[run].layout>2 else 'NULL'
-        sql = _SAID.format(keys=','.join(map(str, keys)), more=more)
-        for key, id_, text in stores[run].db.execute(sql) if keys else ():
+        for key, id_, text in _read_said(store, keys) if keys else ():
             out[keys[key]] = one_line(id_, 40), one_line(text, 300)
     return out
 
-# %% ../../nbs/explore/19_tables.ipynb #f533cc12
+# %% ../../nbs/explore/19_tables.ipynb #2df0da04
+def _has_models(c):
+    "Check whether responses are of several models."
+    return len(c.words.get('model', ((), ()))[1])>1
+
+# %% ../../nbs/explore/19_tables.ipynb #4f071054
+def _of_whom(c):
+    "Return the names of the columns that say where a response is from."
+    return [*(['run'] if len(c.runs)>1 else []), *(['model'] if _has_models(c) else [])]
+
+# %% ../../nbs/explore/19_tables.ipynb #ae5de067
 def response_head(c:Columns)->list:   # [(name, order or None, tip), …]
     "Return the columns of a table of responses."
-    run = [('run', None, '')] if len(c.runs)>1 else []
-    model = [('model', None, '')] if len(c.words.get('model', ((), ()))[1])>1 else []
-    return [*run, *model, ('score', 'score', 'score, or label'),
+    return [*((name, None, '') for name in _of_whom(c)), ('score', 'score', 'score, or label'),
             ('counts as', None, 'passed, between, failed or unscored'), ('tokens', '-tokens', 'tokens of the response'),
             ('outcome', None, 'what became of the request'),
             ('id', 'input', 'id of the prompt'), ('response', None, 'beginning of the text, or its tool calls')]
 
-# %% ../../nbs/explore/19_tables.ipynb #a0dc5c5f
+# %% ../../nbs/explore/19_tables.ipynb #1917a040
 def _word(c, name, i):
     "Return a response's word in a column; '' without one."
     codes, words = c.words.get(name, (None, ()))
     return words[codes[i]] if words and codes[i]>=0 else ''
 
+# %% ../../nbs/explore/19_tables.ipynb #d20b82eb
+def _number(c, name, i, form):
+    "Return a response's number in a column as text; a dash without one."
+    value = c.numbers[name][i] if name in c.numbers else np.nan
+    return '–' if np.isnan(value) else format(value, form)
+
+# %% ../../nbs/explore/19_tables.ipynb #a985c63f
+def _outcome_word(c, i):
+    "Return what became of the request of a response."
+    outcome = c.words['outcome'][0][i]
+    return OUTCOME_WORDS[OUTCOMES[outcome] if outcome>=0 else None]
+
+# %% ../../nbs/explore/19_tables.ipynb #9fb06710
 def _response_cells(c, i):
     "Return what is known of one response, as texts."
-    score = c.numbers['score'][i]
-    tokens = c.numbers['tokens'][i] if 'tokens' in c.numbers else np.nan
-    run = [_word(c, 'run', i)] if len(c.runs)>1 else []
-    model = [_word(c, 'model', i)] if len(c.words.get('model', ((), ()))[1])>1 else []
-    outcome = c.words['outcome'][0][i]
-    return [*run, *model, '–' if np.isnan(score) else f'{score:.2f}', _word(c, 'verdict', i),
-            '–' if np.isnan(tokens) else f'{tokens:,.0f}', OUTCOME_WORDS[OUTCOMES[outcome] if outcome>=0 else None]]
+    whose = [_word(c, name, i) for name in _of_whom(c)]
+    score, tokens = _number(c, 'score', i, '.2f'), _number(c, 'tokens', i, ',.0f')
+    return [*whose, score, _word(c, 'verdict', i), tokens, _outcome_word(c, i)]
 
+# %% ../../nbs/explore/19_tables.ipynb #d5fa5ae7
 def response_rows(
     c:Columns,
     stores:list,   # an open Store per run

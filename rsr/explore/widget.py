@@ -74,6 +74,7 @@ def _set_ends(widget, low, high, step):
         widget.max = max(widget.max, high)   # never below the lower end
         widget.min, widget.max, widget.step = low, high, step
 
+# %% ../../nbs/explore/07_widget.ipynb #429962a0
 @patch
 def _fit_axis(self:Explorer, ws):
     "Let sliders and fields go from one end of the histogram to the other."
@@ -191,6 +192,7 @@ def request_of(self:Explorer, r)->str:
     "Return what to show of a response's request; an explorer with a board shows it."
     return ''
 
+# %% ../../nbs/explore/07_widget.ipynb #6fade1a4
 @patch
 def _draw_side(self:Explorer, ws, side, r, marked):
     "Show a rollout on one side."

@@ -6,7 +6,7 @@
 __all__ = ['esc', 'html_table', 'figure_html', 'sample_rows', 'page', 'report_html', 'write_report']
 
 # %% ../../nbs/quality/08_report.ipynb #3f471729
-import base64, html, io, json, yaml
+import base64, html, io, json, re, yaml
 from contextlib import closing
 from pathlib import Path
 from ..data.extras import install_package
@@ -35,15 +35,15 @@ from ..sampling.cascade import sampler_options
 from ..style import many, pct
 
 # %% ../../nbs/quality/08_report.ipynb #2edaaa2e
-_DIRECTION_MARKS = '\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'
+_hidden = re.compile(r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]')
 
 # %% ../../nbs/quality/08_report.ipynb #ee687ba0
 def esc(
     x   # anything
 )->str:
-    "Escape a text for HTML, without secrets, and with direction marks made visible."
+    "Escape a text for HTML, without secrets, and with direction marks and control characters made visible."
     text = redact('' if x is None else x)
-    return html.escape(''.join(f'\\u{ord(c):04x}' if c in _DIRECTION_MARKS else c for c in text))
+    return html.escape(_hidden.sub(lambda m: f'\\u{ord(m[0]):04x}', text))
 
 # %% ../../nbs/quality/08_report.ipynb #9c3fb4d1
 _VERDICTS = 'verdict', 'A', 'B'   # columns of verdicts

@@ -126,7 +126,7 @@ class Distribution {
     parts.push(svg('path', { d: `M${this.left} ${this.base}H${this.right}`, class: 'rsr-axis' }));
     parts.push(...this.ticks());
     if (this.large) parts.push(svg('text', { x: this.left, y: 12, class: 'rsr-tick' }, several ?
-      `highest bar: ${(100 * tallest).toFixed(0)}% of a run` : `highest: ${count(Math.round(tallest))} ${d.kind === 'rate' ? 'prompts' : 'responses'}`));
+      `highest bar: ${(100 * tallest).toFixed(0)}% of a run` : `highest bar: ${count(Math.max(...all.flat()))} ${d.kind === 'rate' ? 'prompts' : 'responses'}`));
     this.svg.replaceChildren(...parts);
     this.svg.setAttribute('aria-label', this.words());
     this.clear.hidden = !range;
@@ -209,6 +209,14 @@ class Distribution {
 
 // ---- the table
 
+const WIDTHS = { prompt: 'minmax(160px, 1fr)', response: 'minmax(160px, 1fr)', id: 'minmax(60px, .2fr)', spread: '108px',
+  outcome: '108px', run: 'minmax(78px, .15fr)', model: 'minmax(78px, .15fr)' };
+
+// Head and rows are grids of their own, so no width may depend on what a cell holds. Names of runs get more room than numbers.
+function widthOf(name, order) {
+  return order === '-difference' ? 'minmax(78px, .2fr)' : WIDTHS[name] || '78px';
+}
+
 class Table {
   constructor(ask, open, sort) {
     Object.assign(this, { ask, open, sort, cache: new Map(), version: -1, rows: 0, waiting: null });
@@ -241,10 +249,7 @@ class Table {
   }
 
   drawHead(view) {
-    const wide = view.head.map(([name]) => ['prompt', 'response'].includes(name) ? 'minmax(180px, 1fr)'
-      : name === 'id' ? 'minmax(70px, 150px)' : 'minmax(62px, max-content)');
-    this.node.style.setProperty('--rsr-columns', view.head.map(([name], i) => ['prompt', 'response'].includes(name) ? 'minmax(160px, 1fr)'
-      : name === 'id' ? '130px' : name === 'spread' || name === 'outcome' ? '108px' : view.head.length > 6 && i === 0 ? '92px' : '78px').join(' '));
+    this.node.style.setProperty('--rsr-columns', view.head.map(([name, order]) => widthOf(name, order)).join(' '));
     this.head.replaceChildren(...view.head.map(([name, sort, tip]) => {
       const cell = el('div', { class: 'rsr-cell', role: 'columnheader', title: tip || name }, name);
       if (sort) {
