@@ -68,18 +68,18 @@ def test_pairs_are_those_of_one_machine(here, case):
     Path('v.py').write_text(VERIFIER)
     Path('ref.txt').write_text('The warranty lasts two years.')
     Path('own.yaml').write_text('too_verbose: {description: Long., prompt: REWRITE it at length.}')
-    write_jsonl('in.jsonl', questions(10))
+    write_jsonl('in.jsonl', questions(8))
     for work in 'one', 'many':
         with Loopback(reply=Model()) as s:
             d = load_recipe(name, options(s, *more, f'work_dir={here/work}', 'sampling.step_size=1'))
             execute(d, progress=False) if work=='one' else spread(on_ray(d))
             bought = s.stats()['samples']
-            if work=='many':
+            if work=='many' and case in ('temperature', 'flawed'):
                 spread(on_ray(d))
                 assert s.stats()['samples']==bought      # nothing is bought twice
     found = same('one', 'many')
     assert found['samples']['asked']==bought or name=='flawed'
-    assert found['pairs']['dpo']['pairs']>=8 or case=='by rule'
+    assert found['pairs']['dpo']['pairs']>=6 or case=='by rule'
     side = "SELECT value FROM meta WHERE key='sides'"
     assert bool(query(side, work='one'))==bool(query(side, work='many'))
 
