@@ -327,7 +327,6 @@ WRONG = {
     'escalate': (ENTRIES, ('sampling.escalate=never',), "'never' is not 'auto', or {after: n}"),
     'escalate 0': (ENTRIES, ('sampling.escalate={after: 0}',), 'with n from 1 to 10,000'),
     'a strategy': (ENTRIES, ('pairs.strategy=temperature', 'formatter=dpo'), 'samples the sides of its pairs itself'),
-    'ray': (ENTRIES, ('engine=ray',), 'runs on one machine'),
     'no early stop': (ENTRIES, ('sampling.early_stop=false',), 'none is ever satisfied'),
     'no such entry': (ENTRIES, ('sampler.cascade.medium.temperature=1',), "no sampler 'medium'"),
     'mix without pairs': (ENTRIES, ('pairs.mix=true',), 'it needs a formatter of type dpo'),

@@ -209,8 +209,6 @@ def test_killed_and_resumed_it_buys_as_much(here, server):
     (('goal=2.5',), 'goal: 2.5 is not a whole number of rows above 0'),
     (('goal=true',), 'goal: True is not a whole number of rows above 0'),
     (('goal=many',), "goal: 'many' is not a whole number of rows above 0"),
-    (('goal=5', 'engine=ray'), 'goal: not with engine: ray'),
-    (('sampling.allocate=even', 'engine=ray'), 'sampling.allocate: not with engine: ray'),
     (('goal=5', 'formatter.pass_threshold={quantile: 0.8}'), 'goal: which responses are rows is known when the run'),
     (('goal=5000', 'budget.tokens=500'), 'goal: 5,000 rows in sft.jsonl take at least 5,000 samples'),
     (('goal=5000', 'budget.usd=0.001', 'sampler.price={prompt: 1, completion: 1}'), 'budget.usd is 0.001'),

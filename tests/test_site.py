@@ -35,10 +35,15 @@ def _filter(path):
     finally:
         sys.path.remove(str(path.parent))
 
+def _let_shells_go():
+    "Let the process end at once: the shell of each page would collect all garbage then, minutes of work in all."
+    from IPython.core.interactiveshell import InteractiveShell
+    InteractiveShell.atexit_operations = lambda self: None
+
 @cache
 def _process():
     "Return a process for the filter, which runs cells: they patch classes, and other tests need those as they are."
-    return ProcessPoolExecutor(1, mp_context=get_context('spawn'))
+    return ProcessPoolExecutor(1, mp_context=get_context('spawn'), initializer=_let_shells_go)
 
 @cache
 def filtered(path):

@@ -3,7 +3,9 @@ import asyncio
 import gzip
 import json
 import os
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import read_jsonl, rows, rsr, write_jsonl
 
+from rsr.data.http_client import CannotConnect, Connection, CutOff, HttpFailure, Session
 from rsr.data.types import RsrError
 from rsr.sampling.errors import CallError
 from rsr.sampling.providers import make_sampler
@@ -752,6 +755,181 @@ def test_huge_headers(serve):
 def test_other_kinds_of_success(serve, status):
     s = serve(lambda h, b: (status, b''))
     assert error(HttpSampler('m', s.url)).kind in ('malformed', 'server')
+
+
+# ---- replies that are not what HTTP says
+
+HTTP, CHUNKED = b'HTTP/1.1 200 OK\r\n', b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n'
+MB = 1 << 20
+HOSTILE = {
+    'a chunk beyond 64 bits': (CHUNKED+b'1'+b'0'*16+b'\r\nhi', HttpFailure, 'hunk size'),
+    'a chunk that is cut off': (CHUNKED+b'5\r\nhe', CutOff, 'inside the reply'),
+    'a chunk that is too long': (CHUNKED+b'1\r\nab\r\n0\r\n\r\n', HttpFailure, 'chunk'),
+    'a chunk with an endless extension': (CHUNKED+b'1;'+b'x'*MB, HttpFailure, '65,536'),
+    'a header of 1 MB': (HTTP+b'Content-Length: 0\r\nX: '+b'x'*MB+b'\r\n\r\n', HttpFailure, '65,536'),
+    'headers of 1 MB': (HTTP+b'X: yyyyy\r\n'*(MB//10), HttpFailure, '65,536'),
+    'headers of 1 MB behind the body': (CHUNKED+b'1\r\na\r\n0\r\n'+b'X: yyyyy\r\n'*(MB//10), HttpFailure, '65,536'),
+    'interim replies of 1 MB': (b'HTTP/1.1 100 Continue\r\n\r\n'*(MB//25), HttpFailure, '65,536'),
+    'another protocol': (b'HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: ws\r\n\r\n',
+                         HttpFailure, 'change of protocol'),
+    'a length and chunks': (HTTP+b'Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n',
+                            HttpFailure, 'Content-Length'),
+    'two lengths': (HTTP+b'Content-Length: 1\r\nContent-Length: 2\r\n\r\nhi', HttpFailure, 'Content-Length'),
+    'a negative length': (HTTP+b'Content-Length: -1\r\n\r\n', HttpFailure, 'Content-Length'),
+    'a length beyond 64 bits': (HTTP+b'Content-Length: 1'+b'0'*30+b'\r\n\r\n', HttpFailure, 'Content-Length'),
+    'a body that is cut off': (HTTP+b'Content-Length: 9\r\n\r\nhi', CutOff, 'inside the reply'),
+    'a header on two lines': (HTTP+b'X: a\r\n b\r\nContent-Length: 0\r\n\r\n', HttpFailure, 'not HTTP'),
+    'a zero in a header': (HTTP+b'X: a\0b\r\nContent-Length: 0\r\n\r\n', HttpFailure, 'not HTTP'),
+    'HTTP/2': (b'\0\0\x12\x04\0\0\0\0\0', HttpFailure, 'not HTTP'),
+    'a page': (b'<html>\x1b[2J', HttpFailure, 'not HTTP'),
+    'nothing': (b'', HttpFailure, 'without an answer'),
+    'half of the headers': (HTTP+b'Content-Le', HttpFailure, 'inside its headers'),
+}
+READABLE = {
+    '100, then 200': (b'HTTP/1.1 100 Continue\r\nX: y\r\n\r\n'+HTTP+b'Content-Length: 2\r\n\r\nhi', b'hi', 1),
+    'chunks': (CHUNKED+b'1\r\nh\r\n1;x=y\r\ni\r\n0\r\nX: y\r\n\r\n', b'hi', 1),
+    'two replies at once': ((HTTP+b'Content-Length: 2\r\n\r\nhi')*2, b'hi', 2),
+    'a byte too many': (HTTP+b'Content-Length: 2\r\n\r\nhi!', b'hi', 2),
+    'a body behind 204': (b'HTTP/1.1 204 No Content\r\n\r\nhi', b'', 2),
+    '304 with a length': (b'HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n', b'', 1),
+    'the last reply': (HTTP+b'Connection: close\r\nContent-Length: 2\r\n\r\nhi', b'hi', 2),
+    'HTTP/1.0': (b'HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi', b'hi', 2),
+    'HTTP/1.0, kept': (b'HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi', b'hi', 1),
+    'an empty body': (HTTP+b'Content-Length: 0\r\n\r\n', b'', 1),
+}
+
+async def with_raw_server(reply, client, ends=True, size=MB, **options):
+    "What a client returns of a server that answers each request with the same bytes; and its number of connections."
+    connections = []
+    async def serve_one(reader, writer):
+        connections.append(writer)
+        try:
+            while True:
+                head = await reader.readuntil(b'\r\n\r\n')
+                await reader.readexactly(int(head.lower().partition(b'content-length: ')[2].split(b'\r')[0] or 0))
+                for i in range(0, len(reply), size):
+                    writer.write(reply[i:i+size])
+                    await writer.drain()
+                if ends:
+                    break
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        writer.close()
+    server = await asyncio.start_server(serve_one, '127.0.0.1', **options)
+    scheme = 'https' if 'ssl' in options else 'http'
+    async with server, Session(timeout=60) as session:
+        out = await client(session, f'{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1')
+    return out, len(connections)
+
+@pytest.mark.parametrize('name', HOSTILE)
+@pytest.mark.parametrize('size', [1, MB])
+def test_replies_that_are_not_http(name, size):
+    reply, kind, words = HOSTILE[name]
+    async def twice(session, url):
+        for _ in range(2):
+            with pytest.raises(kind) as e:
+                async with session.request('POST', url, b'{}') as r:
+                    await r.read()
+            assert type(e.value) is kind and words in str(e.value) and '\x1b' not in str(e.value), str(e.value)
+            assert not any(session.idle.values()) and not session.busy
+    asyncio.run(with_raw_server(reply, twice, size=max(size, len(reply)//5000)))
+
+@pytest.mark.parametrize('name', READABLE)
+def test_replies_that_can_be_read(name):
+    reply, body, connections = READABLE[name]
+    async def twice(session, url):
+        for _ in range(2):
+            async with session.request('POST', url, b'{}') as r:
+                assert await r.read() == body and r.is_short(len(body))
+    assert asyncio.run(with_raw_server(reply, twice, ends=False))[1] == connections
+
+def test_a_body_that_ends_with_the_connection():
+    async def once(session, url):
+        async with session.request('GET', url) as r:
+            assert not r.is_short(10*MB) or r.is_whole
+            return await r.read()
+    assert asyncio.run(with_raw_server(b'HTTP/1.1 200 OK\r\n\r\n'+b'x'*MB, once)) == (b'x'*MB, 1)
+
+def test_the_reply_to_head_has_no_body():
+    async def once(session, url):
+        async with session.request('HEAD', url) as r:
+            return r.headers['content-length'], await r.read()
+    reply = HTTP+b'Content-Length: 9\r\n\r\n'
+    assert asyncio.run(with_raw_server(reply, once, ends=False))[0] == ('9', b'')
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(.005)
+
+def test_what_nobody_asked_for_is_no_reply():
+    "A server that speaks first, and one that speaks again: neither connection is used for the next request."
+    reply = HTTP+b'Content-Length: 2\r\n\r\nhi'
+    async def speaks(reader, writer):
+        writer.write(reply)
+        await reader.read()
+        writer.close()
+    async def first():
+        async with await asyncio.start_server(speaks, '127.0.0.1') as server:
+            port = server.sockets[0].getsockname()[1]
+            _, conn = await asyncio.get_running_loop().create_connection(Connection, '127.0.0.1', port)
+            await until(lambda: conn.is_over)
+            with pytest.raises(HttpFailure, match='before it was asked'):
+                await conn.ask('POST', b'POST /v1 HTTP/1.1\r\n\r\n')
+            conn.transport.abort()
+    asyncio.run(first())
+    async def again(session, url):
+        async with session.request('POST', url, b'{}') as r:
+            await r.read()
+        (kept,), = session.idle.values()
+        kept.data_received(reply)
+        async with session.request('POST', url, b'{}') as r:
+            return await r.read()
+    assert asyncio.run(with_raw_server(reply, again, ends=False)) == (b'hi', 2)
+
+def test_what_nobody_reads_stays_with_the_server():
+    async def slow(session, url):
+        async with session.request('POST', url, b'{}') as r:
+            await until(lambda: not r.conn.transport.is_reading())
+            assert r.size < 2*MB
+            return len(await r.read())
+    body = bytes(20*MB)
+    reply = HTTP+b'Content-Length: %d\r\n\r\n' % len(body)+body
+    assert asyncio.run(with_raw_server(reply, slow))[0] == len(body)
+
+@pytest.fixture
+def certificate(tmp_path):
+    "The file of a certificate that nobody has signed, and of its key."
+    if not shutil.which('openssl'):
+        pytest.skip('needs openssl')
+    files = str(tmp_path/'cert.pem'), str(tmp_path/'key.pem')
+    words = 'req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1'.split()
+    subprocess.run(['openssl', *words, '-out', files[0], '-keyout', files[1]], check=True, capture_output=True)
+    return files
+
+def test_tls(certificate):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    async def refused(session, url):
+        with pytest.raises(CannotConnect, match='certificate'):
+            async with session.request('POST', url, b'{}'):
+                pass
+    asyncio.run(with_raw_server(b'', refused, ssl=context))
+    async def trusted(session, url):
+        session.tls = ssl.create_default_context(cafile=certificate[0])
+        for _ in range(2):
+            async with session.request('POST', url, b'{}') as r:
+                body = await r.read()
+        return body
+    body = b'x'*5*MB
+    reply = HTTP+b'Content-Length: %d\r\n\r\n' % len(body)+body
+    assert asyncio.run(with_raw_server(reply, trusted, ends=False, ssl=context)) == (body, 1)
+    assert asyncio.run(with_raw_server(HTTP+b'\r\n'+body, trusted, ssl=context)) == (body, 2)
+    async def by_sampler(session, url):
+        with pytest.raises(CallError, match='certificate') as e:
+            await HttpSampler('m', url).ask(ASK)
+        return e.value.kind
+    assert asyncio.run(with_raw_server(b'', by_sampler, ssl=context))[0] == 'network'
+
 
 
 # ---- keys and models of LiteLLM, and the embedded model

@@ -37,8 +37,8 @@ def install_command(
     return f"pip install '{DIST}[{','.join(extras)}]'" if extras else f'pip install {DIST}'
 
 # %% ../../nbs/data/00_extras.ipynb #fee82e33
-BASE = ('fastcore ipywidgets pandas litellm matplotlib aiohttp orjson pyyaml tqdm math-verify datasketch google-re2 '
-        'jsonschema').split()
+BASE = ('fastcore ipywidgets pandas litellm matplotlib aiohttp httptools orjson pyyaml tqdm math-verify datasketch '
+        'google-re2 jsonschema').split()
 _COME_ALONG = 'pillow', 'jinja2', 'tokenizers'   # with matplotlib and litellm
 
 # %% ../../nbs/data/00_extras.ipynb #e7cf9f1c

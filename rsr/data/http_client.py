@@ -7,6 +7,7 @@ __all__ = ['MOST_WAITING', 'MOST_HEAD', 'IDLE', 'HttpFailure', 'CutOff', 'Cannot
 
 # %% ../../nbs/data/60_http_client.ipynb #bb2e0f8a
 import asyncio, re, ssl
+from contextlib import asynccontextmanager
 from fastcore.basics import patch
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from urllib.parse import quote, urlsplit
@@ -19,7 +20,7 @@ class HttpFailure(Exception):
 class CutOff(HttpFailure):
     "A connection that was closed inside a reply."
 
-# %% ../../nbs/data/60_http_client.ipynb #36d70251
+# %% ../../nbs/data/60_http_client.ipynb #08fad285
 class CannotConnect(OSError):
     "A server that could not be reached."
 
@@ -29,15 +30,12 @@ MOST_WAITING, MOST_HEAD = 1<<18, 1<<16   # bytes: of a body that nobody has read
 # %% ../../nbs/data/60_http_client.ipynb #0400c71a
 class Reply:
     "A reply, as far as it has arrived."
-    def __init__(self,
-        conn=None,           # the `Connection` it comes over
-        method:str='POST'    # of the request
-    ):
+    def __init__(self, conn=None, method='POST'):   # the `Connection` it comes over; what was asked
         self.conn, self.method, self.parser = conn, method, HttpResponseParser(self)
         self.status, self.headers, self.parts = 0, {}, []     # the names in lower case; what is unread of the body
         self.size, self.between = 0, 0   # bytes: unread, and since the last ones of the body
         self.has_head = self.is_whole = self.is_kept = self.has_more = False   # has_more: something came behind it
-        self.failure = self.waiter = None
+        self.failure, self.news = None, asyncio.Event()
 
 # %% ../../nbs/data/60_http_client.ipynb #19459614
 @patch
@@ -52,7 +50,7 @@ def feed(self:Reply, data:bytes):
         self.fail(HttpFailure(f'the reply is not HTTP/1.1: {why}, in {bytes(data[:60])!r}'))
     if self.between>MOST_HEAD:
         self._fail_long()
-    self._wake()
+    self.news.set()
 
 # %% ../../nbs/data/60_http_client.ipynb #8648c3e7
 @patch
@@ -60,20 +58,13 @@ def fail(self:Reply, error:Exception):
     "Note why the reply does not go on; the first reason counts, and none does once the reply is whole."
     if not self.is_whole:
         self.failure = self.failure or error
-    self._wake()
+    self.news.set()
 
 # %% ../../nbs/data/60_http_client.ipynb #70908601
 @patch
 def _fail_long(self:Reply):
     "Note that the headers are too long, before the body or behind it, or those of its chunks."
     self.fail(HttpFailure(f'the headers of the reply are longer than {MOST_HEAD:,} bytes'))
-
-# %% ../../nbs/data/60_http_client.ipynb #ff67b68e
-@patch
-def _wake(self:Reply):
-    "Let the reader go on."
-    if self.waiter and not self.waiter.done():
-        self.waiter.set_result(None)
 
 # %% ../../nbs/data/60_http_client.ipynb #b74793b6
 @patch
@@ -111,9 +102,7 @@ def on_headers_complete(self:Reply):
 def on_body(self:Reply, data:bytes):
     "Keep a part of the body."
     self.between = 0
-    if self.is_whole:
-        self.has_more = True
-    else:
+    if not self.is_whole:
         self.parts.append(data)
         self.size += len(data)
 
@@ -137,50 +126,41 @@ def end(self:Reply, error:Exception=None):
         self.is_whole = True
     else:
         self.fail(CutOff('the connection was closed inside the reply'+because))
-    self._wake()
+    self.news.set()
 
 # %% ../../nbs/data/60_http_client.ipynb #428855aa
 @patch
-def is_short(self:Reply,
-    limit:int   # bytes
-)->bool:
-    "Return whether the whole body is known to be no longer than a limit."
+def is_short(self:Reply, limit:int)->bool:
+    "Return whether the whole body is known to have no more than so many bytes."
     length = self.size if self.is_whole else self.headers.get('content-length')
     return length is not None and int(length)<=limit
 
 # %% ../../nbs/data/60_http_client.ipynb #1c123afa
-@patch
-async def piece(self:Reply)->bytes:
-    "Return the next bytes of the body; none at its end."
-    while not (self.parts or self.is_whole):
-        await self.more()
-    out = self.parts[0] if len(self.parts)==1 else b''.join(self.parts)
-    self.parts, self.size = [], 0
-    return out
-
-# %% ../../nbs/data/60_http_client.ipynb #aa0bf04d
 @patch
 async def more(self:Reply):
     "Wait until the reply goes on; raise its failure if it does not."
     if self.failure:
         raise self.failure
     self.conn.transport.resume_reading()
-    self.waiter = asyncio.get_running_loop().create_future()
-    await self.waiter
+    self.news.clear()
+    await self.news.wait()
 
-# %% ../../nbs/data/60_http_client.ipynb #bc409905
+# %% ../../nbs/data/60_http_client.ipynb #aa0bf04d
 @patch
 async def pieces(self:Reply):
     "Yield the bytes of the body as they arrive."
-    while piece := await self.piece():
-        yield piece
+    while self.parts or not self.is_whole:
+        if self.parts:
+            out, self.parts, self.size = b''.join(self.parts), [], 0
+            yield out
+        else:
+            await self.more()
 
-# %% ../../nbs/data/60_http_client.ipynb #37856568
+# %% ../../nbs/data/60_http_client.ipynb #bc409905
 @patch
 async def read(self:Reply)->bytes:
     "Return the rest of the body."
-    out = [piece async for piece in self.pieces()]
-    return out[0] if len(out)==1 else b''.join(out)
+    return b''.join([piece async for piece in self.pieces()])
 
 # %% ../../nbs/data/60_http_client.ipynb #c0c1620e
 class Connection(asyncio.Protocol):
@@ -194,6 +174,9 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self):
         self.connection_lost(None)
+
+    def expire(self):
+        self.reply.fail(asyncio.TimeoutError())
 
 # %% ../../nbs/data/60_http_client.ipynb #746dcd90
 @patch
@@ -240,6 +223,12 @@ class Session:
         self.idle, self.busy = {}, set()    # {place: connections}, the last used last; those with a request
         self.heads, self.tls = {}, None     # {(method, url): (place, head)}; the settings of https
 
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *exc):
+        await self.close()
+
 # %% ../../nbs/data/60_http_client.ipynb #3323cce2
 def _place(url):
     "Return (scheme, host, port) of an address."
@@ -278,12 +267,10 @@ def head(self:Session, method:str, url:str)->tuple:   # (place, bytes)
 @patch
 def _context(self:Session, scheme):
     "Return the settings of TLS, made at the first use: it takes a while to read the certificates."
-    if scheme!='https':
-        return None
-    if self.tls is None:
+    if scheme=='https' and not self.tls:
         self.tls = ssl.create_default_context()
         self.tls.set_alpn_protocols(['http/1.1'])
-    return self.tls
+    return self.tls if scheme=='https' else None
 
 # %% ../../nbs/data/60_http_client.ipynb #2b6aaa20
 @patch
@@ -291,11 +278,10 @@ async def _connect(self:Session, place):
     "Return a new connection."
     (scheme, host, port), loop = place, asyncio.get_running_loop()
     try:
-        _, conn = await loop.create_connection(Connection, host, port, ssl=self._context(scheme),
-                                               happy_eyeballs_delay=0.25)
+        tls = self._context(scheme)
+        return (await loop.create_connection(Connection, host, port, ssl=tls, happy_eyeballs_delay=.25))[1]
     except OSError as e:
         raise CannotConnect(f'cannot connect to {host}:{port}: {e}') from None
-    return conn
 
 # %% ../../nbs/data/60_http_client.ipynb #ed047d8e
 @patch
@@ -308,58 +294,35 @@ def _kept(self:Session, place):
             return conn
         conn.transport.close()
 
-# %% ../../nbs/data/60_http_client.ipynb #36f025ae
-class _Exchange:
-    "A request and its reply: `async with` gives the reply, and then keeps the connection or closes it."
-    def __init__(self, session, place, method, data):
-        self.session, self.place, self.method, self.data = session, place, method, data
-        self.conn = self.timer = None
-
-    async def __aenter__(self):
-        s, loop = self.session, asyncio.get_running_loop()
-        end = loop.time()+s.timeout
-        self.conn = s._kept(self.place) or await asyncio.wait_for(s._connect(self.place), s.timeout)
-        s.busy.add(self.conn)
-        self.timer = loop.call_at(end, self._expire)
-        try:
-            return await self.conn.ask(self.method, self.data)
-        except BaseException:
-            self._end()
-            raise
-
-    async def __aexit__(self, *exc):
-        self._end()
-
 # %% ../../nbs/data/60_http_client.ipynb #571dfde6
 @patch
-def _expire(self:_Exchange):
-    "End the reply because the time of the request is over."
-    self.conn.reply.fail(asyncio.TimeoutError())
-
-# %% ../../nbs/data/60_http_client.ipynb #08293ed1
-@patch
-def _end(self:_Exchange):
-    "Keep the connection for the next request if this one is over, else close it."
-    conn, reply, self.conn.reply = self.conn, self.conn.reply, None
-    self.timer.cancel()
-    self.session.busy.discard(conn)
+def _let_go(self:Session, place, conn):
+    "Keep a connection for the next request if this one is over, else close it."
+    reply, conn.reply = conn.reply, None
+    self.busy.discard(conn)
     if reply and reply.is_kept and not (reply.has_more or conn.is_over):
         conn.since = asyncio.get_running_loop().time()
-        self.session.idle.setdefault(self.place, []).append(conn)
+        self.idle.setdefault(place, []).append(conn)
     else:
         conn.transport.abort()
 
-# %% ../../nbs/data/60_http_client.ipynb #48d09c5d
+# %% ../../nbs/data/60_http_client.ipynb #08293ed1
 @patch
-def request(self:Session,
-    method:str,       # GET, POST
-    url:str,          # with http:// or https://
-    data:bytes=None   # the body; None: there is none
-):
-    "Return a context manager that sends a request and gives its `Reply`."
+@asynccontextmanager
+async def request(self:Session, method:str, url:str, data:bytes=None):
+    "Send a request, with `data` as its body; yield its `Reply` once the headers are there."
     place, head = self.head(method, url)
     length = b'' if data is None else b'Content-Length: %d\r\n' % len(data)
-    return _Exchange(self, place, method, b''.join((head, length, b'\r\n', data or b'')))
+    loop = asyncio.get_running_loop()
+    end = loop.time()+self.timeout
+    conn = self._kept(place) or await asyncio.wait_for(self._connect(place), self.timeout)
+    self.busy.add(conn)
+    timer = loop.call_at(end, conn.expire)
+    try:
+        yield await conn.ask(method, b''.join((head, length, b'\r\n', data or b'')))
+    finally:
+        timer.cancel()
+        self._let_go(place, conn)
 
 # %% ../../nbs/data/60_http_client.ipynb #5dec4058
 @patch
@@ -369,13 +332,3 @@ async def close(self:Session):
         conn.transport.abort()
     self.idle.clear()
     await asyncio.sleep(0)   # the transports close in the next round
-
-# %% ../../nbs/data/60_http_client.ipynb #882cc1a5
-@patch
-async def __aenter__(self:Session):
-    return self
-
-# %% ../../nbs/data/60_http_client.ipynb #dfd24e9e
-@patch
-async def __aexit__(self:Session, *exc):
-    await self.close()

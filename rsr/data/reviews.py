@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'PAIR_VERDICTS', 'UNNAMED', 'MAJORITY', 'ANNOTATIONS', 'check_annotator', 'read_votes', 'equal_texts',
-           'Case', 'find_cases', 'votes_on', 'verdict_of', 'decide', 'write_vote', 'label_scores', 'score_ends',
-           'scores_with_labels']
+           'Case', 'find_cases', 'votes_on', 'verdict_of', 'decide', 'reviews_by_rollout', 'write_vote', 'label_scores',
+           'score_ends', 'scores_with_labels']
 
 # %% ../../nbs/data/12_reviews.ipynb #ae61857c
 import orjson, os, time
@@ -177,6 +177,20 @@ def decide(
         verdict = verdict_of(case.votes, by)
         verdict = _REVERSED.get(verdict, verdict) if case.reverse else verdict
         out.update(dict.fromkeys(_spread(equals, place, case.reverse), verdict))
+    return out
+
+# %% ../../nbs/data/12_reviews.ipynb #063b267a
+def reviews_by_rollout(
+    verdicts:dict   # from `decide`
+)->dict:            # {rollout: (label, {other: verdict})}; label: True for pass, None for none
+    "Group verdicts by rollout."
+    out = {}
+    for (rollout, other), verdict in verdicts.items():
+        label, pairs = out.get(rollout, (None, {}))
+        if other:
+            out[rollout] = label, {**pairs, other:verdict}
+        else:
+            out[rollout] = verdict=='pass', pairs
     return out
 
 # %% ../../nbs/data/12_reviews.ipynb #eb104d81

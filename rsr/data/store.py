@@ -15,7 +15,7 @@ from .images import image_digests, with_sources
 from .ledger import Ledger
 from .readers import BadRow, bad_rows_text
 from .reviews import MAJORITY, check_annotator, decide, equal_texts, read_votes
-from .reviews import label_scores, score_ends, scores_with_labels, write_vote
+from .reviews import label_scores, reviews_by_rollout, score_ends, scores_with_labels, write_vote
 from .types import Prompt, Rollout, RsrError, Score, no_such
 
 # %% ../../nbs/data/13_store.ipynb #d43e03ce
@@ -363,7 +363,7 @@ def _to_rollout(fields, more, row):
     r = Rollout(**dict(zip(fields, row)))
     r.scored = bool(r.scored)
     r.detail = orjson.loads(r.detail) if r.detail else None
-    for k, v in orjson.loads(more or '{}').items():
+    for k, v in orjson.loads(more).items() if more else ():
         setattr(r, k, v)
     return r
 
@@ -394,18 +394,6 @@ def _rollouts_of(self:Store, keys, verifier, outcomes, detail):
     by_prompt = groupby(rows, key=lambda row: row[0])
     return {key:[_to_rollout(fields, more, row) for _, more, *row in group] for key, group in by_prompt}
 
-# %% ../../nbs/data/13_store.ipynb #18877e7f
-def _reviews_by_rollout(reviews):
-    "Group reviews by rollout: {rollout: (label, {other: verdict})}."
-    out = {}
-    for (rollout, other), verdict in reviews.items():
-        label, pairs = out.get(rollout, (None, {}))
-        if other:
-            out[rollout] = label, {**pairs, other:verdict}
-        else:
-            out[rollout] = verdict=='pass', pairs
-    return out
-
 # %% ../../nbs/data/13_store.ipynb #18c2b5b6
 def _mark(rollouts, sides, models, reviews, worth):
     "Set side, model, label and pair verdicts of rollouts; a label sets the score."
@@ -433,7 +421,7 @@ def walk(self:Store,
     "Yield (Prompt, stop reason, [Rollout, …]) in the order of the input, with scores, sides and human verdicts."
     verifier = self.get('verifier') if verifier is None else verifier
     keys = keys if keys is None else sorted(map(int, keys))
-    sides, models, reviews = self._sides(), self.get('cascade_models', {}), _reviews_by_rollout(self.reviews(keys))
+    sides, models, reviews = self._sides(), self.get('cascade_models', {}), reviews_by_rollout(self.reviews(keys))
     worth, after = label_scores(*score_ends(self.db)) if reviews else {}, 0
     while rows := self._next_prompts(after, size, keys):
         after = rows[-1][0]

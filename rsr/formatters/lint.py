@@ -72,10 +72,11 @@ def _difference(at, old, kind):
 class Columns:
     "The keys and types of the rows so far."
     def __init__(self):
-        self.kinds = {}   # place -> the kind it had first
-        self.dates = {}   # place -> did it hold only ISO dates so far?
-        self.names = {}   # column -> None, in the order of appearance
-        self.size = 0     # bytes
+        self.kinds = {}        # place -> the kind it had first
+        self.dates = {}        # place -> did it hold only ISO dates so far?
+        self.names = {}        # column -> None, in the order of appearance
+        self.size = 0          # bytes
+        self.settled = set()   # shapes of rows in which nothing can be found any more
 
 # %% ../../nbs/formatters/10_lint.ipynb #24a768e7
 @patch
@@ -102,17 +103,40 @@ def _date(self:Columns, at, kind, value, late):
 
 # %% ../../nbs/formatters/10_lint.ipynb #ce7c0c2f
 @patch
-def add(self:Columns, row, size):
-    "Return [(rule, reason), …] for what differs from the rows before."
-    late, found = self.size>CHUNK, {}
+def _look(self:Columns, row, late):
+    "Return ({place: (rule, reason)} of what differs from the rows before, whether a place may still hold only dates)."
+    found, places = {}, set()
     for at, kind, value in _kinds(row):
         new_kind, new_date = self._kind(at, kind, late), self._date(at, kind, value, late)
         if new_kind or new_date:
             found[at] = new_kind or new_date
+        places.add(at)
     for at, value in _arguments(row):
         self.dates[at] = self.dates.get(at, True) and isinstance(value, str) and bool(_iso.fullmatch(value))
+        places.add(at)
+    return found, any(map(self.dates.get, places))
+
+# %% ../../nbs/formatters/10_lint.ipynb #e2f5ce63
+_SHAPES = 1000   # that are remembered of a file
+
+def _shape(value):
+    "Return a value's structure: all that its kinds depend on."
+    if isinstance(value, dict):
+        role, is_part = value.get('role'), value.get('type') in ('text', 'image', 'image_url')
+        return dict, role=='tool', role=='assistant', is_part, *[(k, _shape(v)) for k, v in value.items()]
+    return (list, *map(_shape, value)) if isinstance(value, list) else type(value)
+
+# %% ../../nbs/formatters/10_lint.ipynb #3a4b25c3
+@patch
+def add(self:Columns, row, size):
+    "Return [(rule, reason), …] for what differs from the rows before."
+    late, shape, found = self.size>CHUNK, _shape(row), {}
     self.size += size
-    self.names.update(dict.fromkeys(row))
+    if shape not in self.settled:
+        found, may_be_dates = self._look(row, late)
+        self.names.update(dict.fromkeys(row))
+        if not found and not may_be_dates and len(self.settled)<_SHAPES:
+            self.settled.add(shape)
     return list(found.values())
 
 # %% ../../nbs/formatters/10_lint.ipynb #6bfc4418

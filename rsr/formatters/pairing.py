@@ -359,8 +359,10 @@ def passed_failed_pairs(
     ok, bad = passed_and_failed(rollouts, lambda r: r.score, pass_threshold, fail_threshold)
     left, pairs = rank_rejected(bad, rollouts, order), []
     for c in sorted(ok, key=lambda r: -r.score):
+        if len(pairs)==most:
+            break
         fits = [r for r in left if not _mismatch(c, r, **rule)]
-        if fits and len(pairs)<most:
+        if fits:
             pairs.append(_first_pair(c, fits))
             left.remove(pairs[-1][0] if pairs[-1][2] else pairs[-1][1])
     scored = [r for r in rollouts if r.score is not None]

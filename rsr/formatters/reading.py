@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ROLES', 'ANSWERS', 'training_rows', 'Turn', 'read_call', 'read_turns', 'row_tools', 'Content', 'row_content',
-           'message_turn', 'rollout_turn', 'row_parts', 'token_counter']
+           'message_turn', 'rollout_turn', 'row_history', 'row_parts', 'token_counter']
 
 # %% ../../nbs/formatters/08_reading.ipynb #b00bf505
 import orjson, os
@@ -300,6 +300,25 @@ def _full(t):
     calls = [f'{name}({a if isinstance(a, str) else orjson.dumps(a, default=str).decode()})' for name, a in t.calls]
     text = inline_thinking(t.text, t.thinking) if t.thinking else t.text
     return t.role, text if text is None else '\n'.join(filter(None, [text, *calls]))
+
+# %% ../../nbs/formatters/08_reading.ipynb #7c47878f
+_SPOKEN = 'system', 'user', 'assistant'
+
+def _is_spoken(m):
+    "Check whether a message is a role and a text, and nothing else."
+    return isinstance(m, dict) and m.keys()=={'role', 'content'} and m['role'] in _SPOKEN and type(m['content']) is str
+
+# %% ../../nbs/formatters/08_reading.ipynb #f175637a
+def row_history(
+    row:dict,    # a training row in any trainer's format
+    method:str   # sft, dpo, multi_sft, kto, grpo
+)->list:         # [(role, text), …]
+    "Return roles and texts of the turns of a row's prompt, as `row_parts` does."
+    prompt = row.get('prompt')
+    if isinstance(prompt, list) and prompt and 'input' not in row and 'rejected_response' not in row:
+        if not row.get('images') and all(map(_is_spoken, prompt)) and not _answer_in_conversation(row, method):
+            return [(m['role'], m['content']) for m in prompt]
+    return row_parts(row, method)[0]
 
 # %% ../../nbs/formatters/08_reading.ipynb #599b3c13
 def row_parts(

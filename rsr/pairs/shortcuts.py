@@ -17,7 +17,7 @@ from ..data.messages import calls_text, read_completion
 from ..data.text import LazyRegexp, clean_text, is_garbled, is_refusal
 from ..data.thinking import inline_thinking, thinking_marks
 from ..data.types import RsrError
-from ..formatters.reading import row_parts
+from ..formatters.reading import row_history
 from ..formatters.splits import Groups
 
 # %% ../../nbs/pairs/04_shortcuts.ipynb #39374e78
@@ -73,6 +73,8 @@ def _answer(row, side, *names):
     answer = next((row[k] for k in names if row.get(k) is not None), None)
     if answer is None and side=='chosen' and 'rejected_response' in row:
         answer = row.get('messages')
+    if isinstance(answer, str) and not (row.get(f'{side}_reasoning') or row.get(f'{side}_tool_calls')):
+        return clean_text(answer)   # as most are
     message = _as_message(answer)
     if message is None:
         return None
@@ -85,7 +87,7 @@ def _answer(row, side, *names):
 # %% ../../nbs/pairs/04_shortcuts.ipynb #5dc44ad2
 def _pair_texts(row):
     "Return prompt, chosen and rejected of a row; a ValueError says what is missing."
-    turns, *_ = row_parts(row, 'dpo')
+    turns = row_history(row, 'dpo')
     texts = dict(prompt=_history(row, turns), chosen=_answer(row, 'chosen', 'chosen', 'preferred_output'),
                  rejected=_answer(row, 'rejected', 'rejected', 'non_preferred_output', 'rejected_response'))
     for k, v in texts.items():
@@ -364,9 +366,10 @@ def _held_out_scores(table, held):
     weight = np.where(y+x>=MIN_SEEN, log_odds(y, x, n)[0], 0)
     return np.bincount(pair[~train], side[~train]*weight[word[~train]], len(held))
 
-# %% ../../nbs/pairs/04_shortcuts.ipynb #17b96c2e
-FOLDS = 5
+# %% ../../nbs/pairs/04_shortcuts.ipynb #3efa8ab7
+FOLDS = 5   # of the prompts; words are weighted on all but one
 
+# %% ../../nbs/pairs/04_shortcuts.ipynb #17b96c2e
 def words_accuracy(
     ps,          # pairs, as `facts` gives them
     groups,      # the prompt of each, as whole numbers

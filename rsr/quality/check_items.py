@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ITEMS', 'Item', 'COVERAGE', 'FAILS', 'ELSEWHERE', 'NO_FAULT', 'HELD_OUT', 'EVAL_LEAST', 'NEAR_LEAK', 'MARGIN', 'THIN',
-           'SLOW', 'CheckContext', 'run_pairs', 'item', 'rubric_validated', 'taxonomy_covers', 'pass_rate_stable',
+           'SLOW', 'CheckContext', 'scan', 'item', 'rubric_validated', 'taxonomy_covers', 'pass_rate_stable',
            'format_valid', 'held_out', 'dpo_margins', 'grpo_reward']
 
 # %% ../../nbs/quality/05_check_items.ipynb #4de27ec9
@@ -24,6 +24,7 @@ from ..formatters.splits import Split
 from ..formatters.writer import make_formatter, make_formatters
 from ..pairs.collect import pairs_of
 from ..pairs.shortcuts import read_facts
+from .dropped import LedgerFacts, compared_kinds
 from .hygiene import finding, graded, near_leaks, problem_texts, problem_todo, read_files, worst
 from .validation import LABELLED, agreement_finding, not_comparable, rubric_scorer, validation_report
 from ..run.files import formatters_in_run, valid_groups, valid_outcomes
@@ -50,7 +51,8 @@ class CheckContext:
     def __post_init__(self):
         self._open()
     scorer = cached_property(lambda self: self._config())           # the verifier's configuration as plain data
-    pairs = cached_property(lambda self: run_pairs(self))           # of its DPO formatters
+    scanned = cached_property(lambda self: scan(self))              # what the ledger has: pairs, facts
+    pairs = cached_property(lambda self: self.scanned[0])           # of its DPO formatters
     facts = cached_property(lambda self: read_facts(self.pairs) if self.pairs else [])   # of these pairs
     report = cached_property(lambda self: validation_report(self))  # of the rubric; None: there is none
 
@@ -73,10 +75,16 @@ def _config(self:CheckContext)->dict:
     return (self.store.config(self.store.get('verifier')) or [None, {}])[1]
 
 # %% ../../nbs/quality/05_check_items.ipynb #a8d5347f
-def run_pairs(ctx:CheckContext)->list:
-    "Collect the pairs that the DPO formatters make of the run."
+def scan(
+    ctx:CheckContext
+)->tuple:   # ([pair, …], {kind: array of facts})
+    "Read the ledger once: the pairs that the DPO formatters make of the run, and what its responses say."
     formatters = [f for f in ctx.formatters if f.type=='dpo']
-    return [pair for f in formatters for pair, _ in pairs_of(valid_groups(ctx.store, ctx.d), f) if pair]
+    noted, pairs = LedgerFacts(ctx.d, compared_kinds(ctx.files)), [[] for _ in formatters]
+    for group in valid_groups(ctx.store, ctx.d, note=noted.note) if pairs or noted.prepare else ():
+        for f, found in zip(formatters, pairs):
+            found += [pair for pair, _ in pairs_of([group], f) if pair]
+    return [pair for found in pairs for pair in found], noted.arrays()
 
 # %% ../../nbs/quality/05_check_items.ipynb #2b11567f
 @patch

@@ -55,7 +55,7 @@ def _(ctx):
 # %% ../../nbs/quality/07_checklist.ipynb #dc0e51fc
 @item('dropped', 'nothing dropped')
 def _(ctx):
-    return dropped_finding(compare_files(ctx.run.path, ctx.store, ctx.d, ctx.files))
+    return dropped_finding(compare_files(ctx.run.path, ctx.store, ctx.d, ctx.files, ctx.scanned[1]))
 
 _of_files('thinking', 'thinking tags', thinking_in_files)
 _of_files('refusals', 'refusals', refusals_in_files)

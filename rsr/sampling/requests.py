@@ -6,18 +6,17 @@
 __all__ = ['Requests']
 
 # %% ../../nbs/sampling/11_requests.ipynb #e02fed0e
-import asyncio, sqlite3, time
+import asyncio, time
 from functools import partial
 from fastcore.basics import patch
 from ..data.files import fingerprint
-from ..data.ledger import ledger_error
 from ..data.secrets import redact
 from ..data.settings import own_samplers
 from ..data.terminal import warn
 from ..data.types import Rollout, RsrError, RunBroken
 from .arms import count_requested
 from .budget import Budget, estimate_prompt, token_limit, usage_of
-from .engine import NeverAnswered, Stopped
+from .engine import NeverAnswered, Stopped, as_run_error
 from .errors import CallError
 from .escalation import Escalation
 from .schedule import sample_seed
@@ -292,8 +291,7 @@ def _new_rows(self:Requests, st):
     "Write the ledger rows of a prompt's next samples; return their keys."
     arm, initial = self.arms[st.arm], self._mark_initial(st)
     n = self._samples_at_once(arm, st.unsent)
-    source = self.source_of(st)
-    numbers = range(st.idx, st.idx+n)
+    numbers, source = range(st.idx, st.idx+n), self.source_of(st)
     keys = self.store.ask(st.prompt.key, numbers, st.step, arm.key, arm.sampler.max_tokens, initial, source)
     count_requested(st, n)
     return list(keys)
@@ -429,20 +427,11 @@ def stop(self:Requests, why, exc=None):
         arm.engine.stop(exc or Stopped(why))
     self.wake.set()
 
-# %% ../../nbs/sampling/11_requests.ipynb #19df68ba
-def _as_run_error(e, work_dir):
-    "Return the error that ends a run, for an exception in one of its parts."
-    if isinstance(e, sqlite3.Error):
-        return ledger_error(e, work_dir)
-    if isinstance(e, RsrError) and not isinstance(e, (RunBroken, Stopped)):
-        return RunBroken(str(e))
-    return e
-
 # %% ../../nbs/sampling/11_requests.ipynb #1fe97935
 @patch
 def _break(self:Requests, e):
     "Stop the run because of an error."
-    e = _as_run_error(e, self.store.dir)
+    e = as_run_error(e, self.store.dir)
     if isinstance(e, NeverAnswered) and any(arm.engine.has_answered for arm in self.arms):   # a judge never did
         e = RunBroken(str(e))
     self.error = self.error or e
