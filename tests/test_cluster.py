@@ -64,6 +64,7 @@ def cluster():
     from ray.cluster_utils import Cluster
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     os.environ.setdefault('RAY_worker_niceness', '0')     # as fast as the rest of the test
+    os.environ.setdefault('RAY_agent_register_timeout_ms', '300000')
     c = Cluster()
     for dashboard in (dict(include_dashboard=False), {}):
         patiently(lambda more=dashboard: c.add_node(num_cpus=2, object_store_memory=MEM, **more))

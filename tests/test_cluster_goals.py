@@ -28,6 +28,7 @@ def cluster():
     "Ray with four CPUs."
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     os.environ.setdefault('RAY_worker_niceness', '0')     # as fast as the rest of the test
+    os.environ.setdefault('RAY_agent_register_timeout_ms', '300000')
     patiently(lambda: ray.init(address='local', num_cpus=4, object_store_memory=80*1024*1024, include_dashboard=False,
                                log_to_driver=False, logging_level='ERROR'))
     yield ray.get_runtime_context().gcs_address

@@ -29,6 +29,7 @@ def cluster():
     "Ray with four CPUs."
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     os.environ.setdefault('RAY_worker_niceness', '0')     # as fast as the rest of the test
+    os.environ.setdefault('RAY_agent_register_timeout_ms', '300000')
     patiently(lambda: ray.init(num_cpus=4, object_store_memory=80*1024*1024, include_dashboard=False,
                                log_to_driver=False, logging_level='ERROR'))
     yield ray.get_runtime_context().gcs_address
@@ -68,18 +69,18 @@ def test_pairs_are_those_of_one_machine(here, case):
     Path('v.py').write_text(VERIFIER)
     Path('ref.txt').write_text('The warranty lasts two years.')
     Path('own.yaml').write_text('too_verbose: {description: Long., prompt: REWRITE it at length.}')
-    write_jsonl('in.jsonl', questions(10))
+    write_jsonl('in.jsonl', questions(8))
     for work in 'one', 'many':
         with Loopback(reply=Model()) as s:
             d = load_recipe(name, options(s, *more, f'work_dir={here/work}', 'sampling.step_size=1'))
             execute(d, progress=False) if work=='one' else spread(on_ray(d))
             bought = s.stats()['samples']
-            if work=='many':
+            if work=='many' and case in ('temperature', 'flawed'):
                 spread(on_ray(d))
                 assert s.stats()['samples']==bought      # nothing is bought twice
     found = same('one', 'many')
     assert found['samples']['asked']==bought or name=='flawed'
-    assert found['pairs']['dpo']['pairs']>=8 or case=='by rule'
+    assert found['pairs']['dpo']['pairs']>=6 or case=='by rule'
     side = "SELECT value FROM meta WHERE key='sides'"
     assert bool(query(side, work='one'))==bool(query(side, work='many'))
 
