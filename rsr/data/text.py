@@ -114,6 +114,7 @@ _SIGN = re.compile(r'(?<=[\w)])\s*([-+−–*×·/÷=<>^])\s*(?=-?[\d(])|(?<![\w
 _MAYBE_SIGN = re.compile(r'[-+−–*×·/÷=<>^]\s*-?[\d(]')   # most texts have none, and are not searched further
 _ASCII_WORDS = ''.join(chr(i) if chr(i).isalnum() else ' ' for i in range(128))   # a table for `str.translate`
 
+# %% ../../nbs/data/02_text.ipynb #ed6d5aa1
 def normalised(text)->str:
     "Reduce a text to its words: no case, no punctuation, signs before numbers spelled out."
     text = text.casefold()

@@ -119,6 +119,7 @@ def _look(self:Columns, row, late):
 # %% ../../nbs/formatters/10_lint.ipynb #e2f5ce63
 _SHAPES = 1000   # that are remembered of a file
 
+# %% ../../nbs/formatters/10_lint.ipynb #4efadf97
 def _shape(value):
     "Return a value's structure: all that its kinds depend on."
     if isinstance(value, dict):

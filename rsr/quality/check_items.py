@@ -74,16 +74,19 @@ def _config(self:CheckContext)->dict:
     "Return the configuration of the current verifier; {} if the ledger has none."
     return (self.store.config(self.store.get('verifier')) or [None, {}])[1]
 
+# %% ../../nbs/quality/05_check_items.ipynb #6b3beed7
+def _add_pairs(pairs, group, formatters):
+    "Add the pairs that each formatter makes of a prompt to its list."
+    for f, found in zip(formatters, pairs):
+        found += [pair for pair, _ in pairs_of([group], f) if pair]
+
 # %% ../../nbs/quality/05_check_items.ipynb #a8d5347f
-def scan(
-    ctx:CheckContext
-)->tuple:   # ([pair, …], {kind: array of facts})
+def scan(ctx:CheckContext)->tuple:   # ([pair, …], {kind: array of facts})
     "Read the ledger once: the pairs that the DPO formatters make of the run, and what its responses say."
     formatters = [f for f in ctx.formatters if f.type=='dpo']
     noted, pairs = LedgerFacts(ctx.d, compared_kinds(ctx.files)), [[] for _ in formatters]
     for group in valid_groups(ctx.store, ctx.d, note=noted.note) if pairs or noted.prepare else ():
-        for f, found in zip(formatters, pairs):
-            found += [pair for pair, _ in pairs_of([group], f) if pair]
+        _add_pairs(pairs, group, formatters)
     return [pair for found in pairs for pair in found], noted.arrays()
 
 # %% ../../nbs/quality/05_check_items.ipynb #2b11567f

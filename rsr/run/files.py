@@ -64,15 +64,20 @@ def _needs_detail(d, formatters):
     return bool(d.get('pairs')) or any(wheres)
 
 # %% ../../nbs/run/10_files.ipynb #2a63d58c
-def valid_groups(store, d, formatters=(), note=None):
-    """Yield (prompt, valid rollouts) for each prompt; `formatters`: those beside the recipe's.
-    `note` is called with each prompt and all its rollouts that were read, for one who needs them in the same scan."""
-    memory = memory_of(store, d.get('round'))
+def _read_groups(store, d, formatters, note):
+    "Yield (prompt, rollouts) of the ledger; `note`, if there is one, is called with each."
     for prompt, _, rollouts in store.walk(outcomes=valid_outcomes(d), detail=_needs_detail(d, formatters)):
-        for r in rollouts if memory and memory.options.exclude_seen else ():
-            r.trained = memory.was_trained_on(prompt.key, r)
         if note:
             note(prompt, rollouts)
+        yield prompt, rollouts
+
+# %% ../../nbs/run/10_files.ipynb #fb330730
+def valid_groups(store, d, formatters=(), note=None):
+    "Yield (prompt, valid rollouts) for each prompt; `formatters`: those beside the recipe's; `note` sees all rollouts."
+    memory = memory_of(store, d.get('round'))
+    for prompt, rollouts in _read_groups(store, d, formatters, note):
+        for r in rollouts if memory and memory.options.exclude_seen else ():
+            r.trained = memory.was_trained_on(prompt.key, r)
         yield prompt, [r for r in rollouts if r.text.strip() or r.tool_calls or r.refusal]
 
 # %% ../../nbs/run/10_files.ipynb #d5e14c78
