@@ -17,7 +17,7 @@ from .messages import said
 from .readers import BadRow
 from .statistics import first_answers
 from .store import identity
-from .text import digest
+from .text import stable_hash
 from .types import EPS
 
 # %% ../../nbs/data/55_earlier.ipynb #5e9f4581
@@ -283,8 +283,8 @@ def recall(self:Memory,
 
 # %% ../../nbs/data/55_earlier.ipynb #69d6b13d
 def text_key(r)->str:
-    "Return a name for all that a rollout says."
-    return f'{digest(r.text, said(r)):x}'
+    "Return a name for all that a rollout says, the same in every process."
+    return f'{stable_hash(r.text.strip(), said(r).strip()):x}'
 
 
 # %% ../../nbs/data/55_earlier.ipynb #81a59a6d
