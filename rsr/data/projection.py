@@ -29,10 +29,8 @@ def _sums(moments, open_, unopened, done):
     known = unopened**2*of(0)[1]/max(1, done)   # the mean is an estimate too
     return sum(n*m for (m, _), n in groups), sum(n*v for (_, v), n in groups)+known
 
-
 # %% ../../nbs/data/61_projection.ipynb #fa6466ff
 FEWEST = 20   # prompts that are done, before any forecast
-
 
 # %% ../../nbs/data/61_projection.ipynb #ec7ecb0e
 def project(
@@ -47,30 +45,10 @@ def project(
     mean, square = _sums(_moments(_chances(reached, open_)), open_, unopened, done)
     return mean, max(0., mean-1.96*square**.5), mean+1.96*square**.5
 
-
-# %% ../../nbs/data/61_projection.ipynb #45bcacb3
-def project(
-    reached:list,      # prompts that have 1, 2, 3 … samples or more
-    open_:dict,        # {samples so far: open prompts}
-    unopened:int       # prompts without a sample that still get some
-)->tuple:              # (rollouts, low, high), 95 %; None: too early to say
-    "Forecast the rollouts that are still to come."
-    n_open = sum(open_.values())
-    done = (reached[0] if reached else 0)-sum(n for j, n in open_.items() if j)
-    if done<FEWEST and n_open+unopened:
-        return None
-    moments = _moments(_chances(reached, open_))
-    of = lambda j: moments[min(j, len(moments)-1)]
-    groups = [(of(0), unopened), *((of(j), n) for j, n in open_.items())]
-    mean = sum(n*m for (m, _), n in groups)
-    spread = sum(n*v for (_, v), n in groups)+unopened**2*of(0)[1]/max(1, done)
-    return mean, max(0., mean-1.96*spread**.5), mean+1.96*spread**.5
-
 # %% ../../nbs/data/61_projection.ipynb #00c7fba6
 def _is_known(status):
     "Check whether a run's prompts are sampled in order, to the last."
     return status.get('open') is not None and status.get('share') is None and not status.get('prompts')
-
 
 # %% ../../nbs/data/61_projection.ipynb #19d936b5
 def still_to_come(
