@@ -176,3 +176,8 @@ async def _score_group(self:Arrivals, st):
     finally:
         st.pending, self.pending = 0, self.pending-1
         self.wake.set()
+
+# %% ../../nbs/sampling/13_arrivals.ipynb #35e47522
+@patch
+def note_status(self:Arrivals):
+    "Note in the ledger what the loop knows of the run; here nothing."
