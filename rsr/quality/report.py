@@ -161,8 +161,8 @@ _PRINT = '''
 @page{margin:14mm}
 @media print{:root{color-scheme:light;--ink:#000;--page:#fff;--line:#888;--soft:transparent}
 body{max-width:none;margin:0;padding:0;font-size:10.5pt}nav{display:none}
-h1,h2,h3,summary{break-after:avoid}h2{margin-top:1.2em}
-figure,tr,img{break-inside:avoid}table{display:table;width:100%;font-size:9pt}thead{display:table-header-group}
+h1,h2,h3,summary,.rsr-dim{break-after:avoid}h2{margin-top:1.2em}
+figure,tr,img,.rsr-text{break-inside:avoid}table{display:table;width:100%;font-size:9pt}thead{display:table-header-group}
 pre{border:1px solid var(--line);font-size:8.5pt}p,pre{orphans:3;widows:3}
 .figures{grid-template-columns:repeat(2,minmax(0,1fr))}
 details::details-content{content-visibility:visible;block-size:auto}details>summary{list-style:none}
