@@ -49,7 +49,8 @@ test: model  ## pytest, then every notebook (about fifteen minutes on two cores)
 
 test-cluster: install  ## also over two hosts (network namespaces: as root, with iproute2), and from an object store (moto)
 	@$(PY) -m pip install -qq --disable-pip-version-check 'moto[server]>=5'
-	$(RUN) env RSR_HOSTS=1 python -m pytest -q tests/test_hosts.py tests/test_cluster.py
+	$(RUN) env RSR_HOSTS=1 RSR_CLUSTER=1 python -m pytest -q tests/test_hosts.py tests/test_cluster.py \
+	  tests/test_cluster_goals.py tests/test_cluster_kinds.py
 
 # each trainer in an environment of its own, made anew when its pins change
 TORCH   := torch==2.13.0

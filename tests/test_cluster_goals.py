@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import rows, write_jsonl
+from conftest import at_length, rows, write_jsonl
 from loopback import Loopback
 from loopback_batch import BatchLoopback
 from test_cluster import driver, holders, interrupted, killed, patiently, spread, start, wait_for
@@ -84,6 +84,7 @@ def test_a_goal_is_reached_and_not_passed(here, server, formatter, goal):
     assert many['samples']['asked']<=1.3*one['samples']['asked']+2*SLOTS
     assert many['goal']['unopened']>0 and set(many['prompts']['by_stop_reason'])<={'satisfied', 'open', 'max_rollouts'}
 
+@at_length
 def test_a_goal_survives_its_actor_and_is_raised(here, server):
     server.set(median=.03)
     write_jsonl('in.jsonl', rows(300))
@@ -122,6 +123,7 @@ def test_a_goal_survives_its_driver_and_ctrl_c(here, server, cluster):
     assert goal['reached'] and goal['files']['sft.jsonl']['rows']==lines()
     assert query('SELECT max(n) FROM (SELECT count(*) n FROM rollouts GROUP BY prompt)')[0][0]<=16+lost
 
+@at_length
 def test_rows_held_out_do_not_count_and_all_prompts_may_be_too_few(here, server):
     server.set(rate=1.)
     write_jsonl('in.jsonl', rows(120))
@@ -137,6 +139,7 @@ def test_rows_held_out_do_not_count_and_all_prompts_may_be_too_few(here, server)
 
 # ---- the order of samples
 
+@at_length
 @pytest.mark.parametrize('order', ['even', 'hard'])   # rows: goals, and the cascade with a budget
 def test_a_budget_buys_as_many_rows_as_on_one_machine(here, server, order):
     write_jsonl('in.jsonl', rows(200))
@@ -180,6 +183,7 @@ def test_a_cascade_buys_as_much_with_a_budget_as_on_one_machine(here):
         assert query("SELECT count(DISTINCT prompt) FROM rollouts")[0][0]>=.9*query(
             "SELECT count(DISTINCT prompt) FROM rollouts", 'one')[0][0]
 
+@at_length
 def test_a_cascade_by_number_is_that_of_one_machine(here):
     write_jsonl('in.jsonl', rows(60))
     with Loopback(models=MODELS) as s:
@@ -190,6 +194,7 @@ def test_a_cascade_by_number_is_that_of_one_machine(here):
         one_lines, many_lines = (sorted(Path(w, 'train/sft.jsonl').open()) for w in ('one', 'many'))
         assert one_lines==many_lines
 
+@at_length
 def test_a_model_that_is_gone_leaves_its_prompts_for_a_resume(here):
     write_jsonl('in.jsonl', rows(60))
     def reply(body):
@@ -238,12 +243,14 @@ def test_each_judge_of_a_panel_and_of_a_stage_has_its_price(here, server):
         run = spread(on_ray(recipe(server, 'half', *options, ('budget.usd', limit))))
         assert run.stop_reason=='budget' and priced('half', prices)<=1.15*limit
 
+@at_length
 def test_votes_of_a_majority_are_those_of_one_machine(here, server):
     write_jsonl('in.jsonl', [{k:v for k, v in row.items() if k!='metadata'} for row in rows(40)])
     one, many = both(server, ('verifier.type', 'majority'), ('sampling.max_rollouts', 8))
     for k in 'prompts', 'samples', 'scores', 'rows':
         assert one[k]==many[k], k
 
+@at_length
 def test_a_pilot_tries_every_model(here):
     write_jsonl('in.jsonl', rows(30))
     with Loopback(models=MODELS) as s:

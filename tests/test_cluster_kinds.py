@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import rows, write_jsonl
+from conftest import at_length, rows, write_jsonl
 from loopback import Loopback
 from loopback_batch import BatchLoopback
 from test_batch import asked_samples, check_whole
@@ -63,7 +63,9 @@ def same(one, many):
 
 # ---- pairs
 
-@pytest.mark.parametrize('case', [*CASES, 'by rule'])
+OTHERS = [pytest.param(case, marks=at_length) for case in (*CASES, 'by rule') if case!='flawed']
+
+@pytest.mark.parametrize('case', ['flawed', *OTHERS])
 def test_pairs_are_those_of_one_machine(here, case):
     name, more = ('flawed', ['pairs.by=rule']) if case=='by rule' else (case, CASES[case])
     Path('v.py').write_text(VERIFIER)
@@ -84,6 +86,7 @@ def test_pairs_are_those_of_one_machine(here, case):
     side = "SELECT value FROM meta WHERE key='sides'"
     assert bool(query(side, work='one'))==bool(query(side, work='many'))
 
+@at_length
 def test_pairs_survive_their_actor(here):
     Path('v.py').write_text(VERIFIER)
     write_jsonl('in.jsonl', questions(24))
@@ -127,6 +130,7 @@ def test_existing_responses_come_along(here, server):
     spread(d)
     assert load_run('many').stats()['samples']['given']==dict(kept=11) and server.stats()['requests']==0
 
+@at_length
 def test_rows_of_a_prompt_are_one_and_the_last_turn_is_its_response(here, server):
     def row(i, text):
         turns = [dict(role='user', content=f'prompt {i}'), dict(role='assistant', content=text)]
@@ -237,6 +241,7 @@ def test_batches_are_those_of_one_machine(here, batches):
     spread(d)
     assert len(batches.batches)==n
 
+@at_length
 def test_judges_answer_in_batches(here, batches):
     write_jsonl('in.jsonl', rows(8))
     more = (*IN_BATCHES, ('verifier.type', 'mcq-llm-as-judge'), ('verifier.model', 'j'), ('verifier.batch', True),
@@ -247,6 +252,7 @@ def test_judges_answer_in_batches(here, batches):
     judged = query('SELECT count(*), count(batch) FROM calls')[0]
     assert judged[0]==judged[1]>0 and query('SELECT count(*) FROM batches WHERE ended IS NULL')==[(0,)]
 
+@at_length
 def test_an_actor_dies_while_its_batches_are_at_the_provider(here, batches):
     write_jsonl('in.jsonl', rows(24))
     batches.set(delay=None)
@@ -273,6 +279,7 @@ def test_the_driver_dies_or_hears_ctrl_c_and_leaves_its_batches(here, batches, c
     run = spread(d)
     assert run.stop_reason is None and whole(batches)['samples']['by_outcome'].get('lost', 0)==0
 
+@at_length
 def test_a_run_leaves_its_batches_and_collects_them(here, batches):
     write_jsonl('in.jsonl', rows(24))
     batches.set(delay=None)
