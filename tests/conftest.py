@@ -14,8 +14,8 @@ from loopback import Loopback
 # files that take a minute or more, the longest first: no worker is left alone with one at the end
 LONG = ('test_cluster', 'test_batch', 'test_plan', 'test_ledger', 'test_browser', 'test_cluster_kinds', 'test_linear',
         'test_sandbox', 'test_scripts', 'test_verifiers', 'test_start', 'test_cluster_goals', 'test_vllm',
-        'test_servers', 'test_cascade', 'test_watch', 'test_goal', 'test_crash', 'test_cheapest', 'test_explore_hosts', 'test_taxonomy',
-        'test_explore', 'test_site', 'test_e2e')
+        'test_servers', 'test_cascade', 'test_watch', 'test_goal', 'test_crash', 'test_cheapest', 'test_explore_hosts',
+        'test_taxonomy', 'test_explore', 'test_site', 'test_e2e')
 
 # tests on a cluster that show once more, of another kind, what others show
 at_length = pytest.mark.skipif(not os.environ.get('RSR_CLUSTER'), reason='takes long: make test-cluster runs it')

@@ -232,9 +232,9 @@ def test_a_killed_actor_loses_what_was_in_flight(here, server, cluster):
 
 def test_a_node_that_goes_takes_nothing_with_it(here, server, cluster):
     extra = patiently(lambda: cluster.add_node(num_cpus=2, object_store_memory=MEM))
-    server.set(median=.05, rate=0.)
-    write_jsonl('in.jsonl', rows(40))
-    d = recipe(server, here/'w', cluster=dict(block=10, actors=4, num_cpus=1))
+    server.set(median=.1, rate=0.)
+    write_jsonl('in.jsonl', rows(60))
+    d = recipe(server, here/'w', cluster=dict(block=15, actors=4, num_cpus=1))
     t, out = start(d)
     wait_for(lambda: server.stats()['samples']>60 and len(holders('w'))>=3)
     here_now = holders('w')
@@ -243,7 +243,7 @@ def test_a_node_that_goes_takes_nothing_with_it(here, server, cluster):
     assert out and not isinstance(out[0], BaseException), out
     assert here_now-holders('w')
     s = balanced('w', server)
-    assert s['prompts']['by_stop_reason']=={'max_rollouts':40} and s['samples']['by_outcome']['kept']==320
+    assert s['prompts']['by_stop_reason']=={'max_rollouts':60} and s['samples']['by_outcome']['kept']==480
 
 def test_a_killed_driver_is_resumed_and_ctrl_c_keeps_what_is_in_flight(here, server, cluster):
     server.set(median=.3, rate=0.)

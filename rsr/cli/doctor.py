@@ -8,18 +8,19 @@ __all__ = ['MACHINE', 'version_of', 'extra_state', 'machine_state', 'recipe_need
 
 # %% ../../nbs/cli/10_doctor.ipynb #2adcaec7
 import os, platform, re, shutil, subprocess, sys
-from importlib import metadata
 from pathlib import Path
+
+# %% ../../nbs/cli/10_doctor.ipynb #b0c61996
 from .usage import command, print_found, split_args
 from ..data.extras import BASE, EXTRAS, install_command
 from ..data.secrets import redact
-from ..data.types import RsrError
+from ..data.types import RsrError, no_such
+from ..data.variables import add_secrets
 
 # %% ../../nbs/cli/10_doctor.ipynb #7ff49785
-def version_of(
-    package:str   # a distribution
-)->str:           # None if it is not installed
-    "Return the version of an installed package, without importing it."
+def version_of(package:str)->str:
+    "Return the version of an installed distribution, without importing it; None if it is not there."
+    from importlib import metadata
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -137,8 +138,7 @@ def _of_sampler(d):
     "Yield what the samplers need if one of them is the embedded model."
     from rsr.sampling.providers import is_embedded
     sampler = d.get('sampler') or {}
-    for options in sampler if isinstance(sampler, list) else [sampler]:
-        options = options if isinstance(options, dict) else dict(model=options)
+    for options in sampler.get('cascade') or [sampler]:
         if is_embedded(options) and not d.get('pairs'):
             yield from [('local', 'sampler: the embedded model'), ('embedded model', 'sampler: the embedded model')]
 
@@ -185,10 +185,25 @@ def recipe_needs(
 
 # %% ../../nbs/cli/10_doctor.ipynb #8aeeffcd
 def _recipe_of(name):
-    "Return the recipe that a word means, as plain data: that of a run, a file, or a shipped one."
-    from rsr.run.overrides import read_recipe, write_out
+    "Return the recipe that a word means, as plain data, checked as `rsr run` does: of a run, a file, or a shipped one."
+    from rsr.run.overrides import recipe_names
+    from rsr.run.recipe import load_recipe
     saved = Path(name)/'recipe.yaml'
-    return write_out(read_recipe(str(saved) if saved.is_file() else name))
+    if not (saved.is_file() or Path(name).is_file() or set(name.split(','))<={*recipe_names()}):
+        raise RsrError(no_such('recipe, run or extra', name, [*EXTRAS, 'all', *recipe_names()])+', or a path')
+    d = load_recipe(str(saved) if saved.is_file() else name)
+    for _, part in _mappings(d):
+        add_secrets(part)
+    return d
+
+# %% ../../nbs/cli/10_doctor.ipynb #48cfd166
+def _needs_of(name):
+    "Return what a word needs: nothing, an extra, or a recipe."
+    if name in EXTRAS:
+        return {'bubblewrap':'extra code'} if name=='code' else {name:'named'}
+    if name=='all':
+        return {extra:'extra all' for extra in EXTRAS if extra!='vllm'}
+    return {} if name is None else recipe_needs(_recipe_of(name))
 
 # %% ../../nbs/cli/10_doctor.ipynb #20cef267
 def need_state(need, why)->dict:
@@ -211,10 +226,7 @@ def doctor_data(
     "Return what is installed, what this machine has, and what something that is named needs."
     from rsr import __version__
     base = {package:version_of(package) for package in BASE}
-    asked = {name:'named'} if name in EXTRAS else {} if name is None else recipe_needs(_recipe_of(name))
-    if name=='code':
-        asked = {'bubblewrap':'extra code'}
-    needs = [need_state(need, why) for need, why in asked.items()]
+    needs = [need_state(need, why) for need, why in _needs_of(name).items()]
     system = f'{platform.system()} {platform.machine()}'
     return dict(version=__version__, python=platform.python_version(), system=system, base=base,
                 extras=[extra_state(extra) for extra in EXTRAS],

@@ -7,7 +7,7 @@ __all__ = ['BATCHES', 'SCHEMA', 'VERSION', 'UPGRADES', 'READABLE', 'LEDGER_NOTE'
            'Ledger']
 
 # %% ../../nbs/data/11_ledger.ipynb #1d30b555
-import orjson, os, sqlite3, weakref
+import orjson, os, sqlite3, time, weakref
 from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch
@@ -366,10 +366,12 @@ def _check_empty(self:Ledger, write):
 @patch
 def _check_counts(self:Ledger):
     "Raise an error if the ledger has fewer rollouts than the files beside it count."
-    counted, file = _counted(self.dir)   # before the ledger, to which another process may be writing
-    has = self.last_rollout()
-    if has<counted:
-        raise _lost(self.path, f"has {has:,} rollout{'' if has==1 else 's'}", f'{file} counts {counted:,}')
+    for pause in (0., .1, .5):   # what another process has just committed may take a moment to be seen
+        time.sleep(pause)
+        (counted, file), has = _counted(self.dir), self.last_rollout()
+        if has>=counted:
+            return
+    raise _lost(self.path, f"has {has:,} rollout{'' if has==1 else 's'}", f'{file} counts {counted:,}')
 
 # %% ../../nbs/data/11_ledger.ipynb #9564788e
 @patch
@@ -442,10 +444,8 @@ def abandon(self:Ledger):
 def discard(self:Ledger):
     "Remove a run directory in which nothing happened."
     self.abandon()
-    names = ['run.db', 'run.db-wal', 'run.db-shm', '.lock']
-    if self.dir in self.made:
-        names.append('recipe.yaml')
-    for name in names:
+    recipe = ['recipe.yaml'] if self.dir in self.made else []
+    for name in 'run.db', 'run.db-wal', 'run.db-shm', '.lock', *recipe:
         (self.dir/name).unlink(missing_ok=True)
     for d in self.made:
         if not any(d.iterdir()):

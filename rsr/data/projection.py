@@ -6,10 +6,10 @@
 __all__ = ['FEWEST', 'project', 'still_to_come', 'forecast']
 
 # %% ../../nbs/data/61_projection.ipynb #6ac74fab
-def _chances(reached, open_):
-    "Return the chances that a prompt with 0, 1, 2 … samples that was decided on got another."
+def _chances(reached, open_, waiting):
+    "Return the chances that a prompt with 0, 1, 2 … samples that was decided on gets another."
     decided = [n-open_.get(j, 0) for j, n in enumerate(reached, 1)]
-    went_on = [*reached[1:], 0]
+    went_on = [n+waiting.get(j, 0) for j, n in enumerate([*reached[1:], 0], 1)]
     return [1., *(min(1., b/a) if a>0 else 0. for a, b in zip(decided, went_on))]
 
 # %% ../../nbs/data/61_projection.ipynb #102637ab
@@ -22,27 +22,41 @@ def _moments(chances):
     return out[::-1]
 
 # %% ../../nbs/data/61_projection.ipynb #a0328ab6
-def _sums(moments, open_, unopened, done):
+def _sums(moments, open_, waiting, unopened, done):
     "Return the mean and the variance of all samples that are to come."
     of = lambda j: moments[min(j, len(moments)-1)]
     groups = [(of(0), unopened), *((of(j), n) for j, n in open_.items())]
+    groups += [((1+of(j+1)[0], of(j+1)[1]), n) for j, n in waiting.items()]
     known = unopened**2*of(0)[1]/max(1, done)   # the mean is an estimate too
     return sum(n*m for (m, _), n in groups), sum(n*v for (_, v), n in groups)+known
 
 # %% ../../nbs/data/61_projection.ipynb #fa6466ff
 FEWEST = 20   # prompts that are done, before any forecast
 
+def _done_after(j, reached, open_):
+    "Return how many prompts that had more than `j` samples were decided on."
+    return (reached[j] if j<len(reached) else 0)-sum(n for k, n in open_.items() if k>j)
+
+# %% ../../nbs/data/61_projection.ipynb #e6a94ee7
+def _is_seen(reached, open_, waiting, unopened):
+    "Check whether enough prompts are done to say what becomes of those that wait, and of those without a sample."
+    rest = sum(open_.values())+sum(waiting.values())+unopened
+    depths = [j for j, n in waiting.items() if n>rest/50]
+    return not rest or all(_done_after(j, reached, open_)>=FEWEST for j in (0, *depths))
+
 # %% ../../nbs/data/61_projection.ipynb #ec7ecb0e
 def project(
     reached:list,      # prompts that have 1, 2, 3 … samples or more
-    open_:dict,        # {samples so far: open prompts}
-    unopened:int       # prompts without a sample that still get some
+    open_:dict,        # {samples so far: open prompts that are not decided on}
+    unopened:int,      # prompts without a sample that still get some
+    waiting:dict=None  # {samples so far: open prompts that get more, and wait for them}
 )->tuple:              # (rollouts, low, high), 95 %; None: too early to say
     "Forecast the rollouts that are still to come."
-    done = (reached[0] if reached else 0)-sum(n for j, n in open_.items() if j)
-    if done<FEWEST and sum(open_.values())+unopened:
+    waiting = waiting or {}
+    if not _is_seen(reached, open_, waiting, unopened):
         return None
-    mean, square = _sums(_moments(_chances(reached, open_)), open_, unopened, done)
+    moments, done = _moments(_chances(reached, open_, waiting)), _done_after(0, reached, open_)
+    mean, square = _sums(moments, open_, waiting, unopened, done)
     return mean, max(0., mean-1.96*square**.5), mean+1.96*square**.5
 
 # %% ../../nbs/data/61_projection.ipynb #00c7fba6
@@ -60,9 +74,9 @@ def still_to_come(
     if not _is_known(status):
         return None
     last = max((k for k in by_idx if k is not None), default=-1)
-    open_ = {int(j):n for j, n in status['open'].items()}
-    unopened = max(0, total-status.get('closed', 0)-sum(open_.values()))
-    return project([by_idx.get(j, 0) for j in range(last+1)], open_, unopened)
+    open_, waiting = ({int(j):n for j, n in (status.get(k) or {}).items()} for k in ('open', 'waits'))
+    unopened = max(0, total-status.get('closed', 0)-sum(open_.values())-sum(waiting.values()))
+    return project([by_idx.get(j, 0) for j in range(last+1)], open_, unopened, waiting)
 
 # %% ../../nbs/data/61_projection.ipynb #f658e546
 def forecast(

@@ -20,6 +20,7 @@ from ..data.secrets import redact
 from ..data.store import Store
 from ..data.terminal import shell_word
 from ..data.thresholds import numbers_for
+from ..data.types import RsrError
 
 # %% ../../nbs/run/13_watch.ipynb #8cb7eb73
 from ..formatters.writer import make_formatter
@@ -314,7 +315,9 @@ def _seen(self:RunView, status, stops, now)->dict:
              part=status.get('part'), seconds=self.store.get('seconds', 0.), budget=self.recipe.get('budget') or {})
     more = still_to_come(named(totals, 'idx'), status, p['prompts']['total'])
     tokens = p['tokens']['prompt']+p['tokens']['completion']
-    return dict(p, forecast=forecast(more, p['rollouts']['asked'], tokens, p['usd']),
+    flying = p['rollouts']['in_flight'] or 0   # they have cost nothing yet
+    to_pay = more and tuple(m+flying for m in more)
+    return dict(p, forecast=forecast(to_pay, p['rollouts']['asked']-flying, tokens, p['usd']),
                 left=self._left(p, more, share, now) if status else None)
 
 # %% ../../nbs/run/13_watch.ipynb #4578a15e
@@ -372,6 +375,9 @@ def look(self:RunView,
         return self._look(seconds)
     except sqlite3.Error as e:
         raise opening_error(e, self.path/'run.db') from None
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as e:
+        raise RsrError(f"{self.path/'run.db'}: its notes cannot be read ({type(e).__name__}: {redact(e)}); `rsr copy` "
+                       'keeps what can be read') from None
 
 # %% ../../nbs/run/13_watch.ipynb #0b01f0ba
 @patch

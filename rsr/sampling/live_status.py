@@ -8,6 +8,7 @@ __all__ = ['NOTE', 'row_counts', 'open_prompts', 'status']
 # %% ../../nbs/sampling/44_live_status.ipynb #fbd9b0ae
 import time
 from collections import Counter
+from itertools import filterfalse
 from fastcore.basics import patch
 from ..data.secrets import redact
 from .loop import Loop
@@ -37,10 +38,20 @@ def row_counts(
     return {f.file:dict(rows=satisfied+loop.n['has', i], goal=None) for i, f in enumerate(loop.formatters)}
 
 # %% ../../nbs/sampling/44_live_status.ipynb #6fd3f42c
+def _is_decided(st):
+    "Check whether an open prompt gets more samples, and only waits for them."
+    return bool(st.idx) and not (st.inflight or st.pending)
+
+def _by_samples(states):
+    return dict(Counter(str(st.idx) for st in states))
+
+# %% ../../nbs/sampling/44_live_status.ipynb #fec8ff03
 def open_prompts(loop)->dict:
-    "Return {samples so far: open prompts}; None if the prompts are not sampled in order."
-    in_order = getattr(loop, 'one_by_one', False) and not (loop.side or loop.part or loop.o.allocate)
-    return dict(Counter(str(st.idx) for st in loop.open.values())) if in_order else None
+    "Return {open, waits}: {samples so far: open prompts}, apart those that get more; none if not sampled in order."
+    if not getattr(loop, 'one_by_one', False) or loop.side or loop.part or loop.o.allocate:
+        return dict(open=None, waits=None)
+    states = loop.open.values()
+    return dict(open=_by_samples(filterfalse(_is_decided, states)), waits=_by_samples(filter(_is_decided, states)))
 
 # %% ../../nbs/sampling/44_live_status.ipynb #9113b510
 def status(
@@ -52,7 +63,7 @@ def status(
     return dict(at=time.time(), part=loop.part, prompts=None if loop.keys is None else len(loop.keys),
                 **{k:n[k] for k in keys}, usd=budget.usd if budget.counts_money else None,
                 sending=loop.sending, waiting=redact(waiting_text(loop)), error=redact(engine_note(loop))[:300],
-                share=goal and goal.share, rows=row_counts(loop), open=open_prompts(loop), stop=loop.stop_reason)
+                share=goal and goal.share, rows=row_counts(loop), **open_prompts(loop), stop=loop.stop_reason)
 
 # %% ../../nbs/sampling/44_live_status.ipynb #09572a7f
 NOTE = 'live'   # its name in the ledger

@@ -143,8 +143,8 @@ def _in_json(text):
     return None if found is None else _texts_of(found)[0]
 
 # %% ../../nbs/verifiers/07_text_answers.ipynb #e5f6e362
-_FINAL = LazyRegexp(r'(?:^|[.!?]\s)\W{0,9}(?:(?:my|the|so|but|thus|hence|therefore|actually|wait|no|correction)[,:]?\s)'
-                    r'{0,3}final\s+answer\b', re.I|re.M)
+_FINAL = LazyRegexp(r'(?:^|[.!?]\s)[^\w\n]{0,9}(?:(?:my|the|so|but|thus|hence|therefore|actually|wait|no|correction)'
+                    r'[,:]?\s){0,3}final\s+answer\b', re.I|re.M)
 
 _JOINS = LazyRegexp(r'(?:[\s$,;/]|\\[()\[\]]|\b(?:and|or)\b|[和或と])+')
 
