@@ -60,9 +60,11 @@ def project(
     return mean, max(0., mean-1.96*square**.5), mean+1.96*square**.5
 
 # %% ../../nbs/data/61_projection.ipynb #00c7fba6
-def _is_known(status):
-    "Check whether a run's prompts are sampled in order, to the last."
-    return status.get('open') is not None and status.get('share') is None and not status.get('prompts')
+def _is_known(status, asked):
+    "Check whether prompts are sampled in order, to the last, and the note is as new as the rollouts in the ledger."
+    noted = status.get('rollouts', 0)+(status.get('sending') or 0)
+    in_order = status.get('open') is not None and status.get('share') is None and not status.get('prompts')
+    return in_order and asked<=1.05*noted
 
 # %% ../../nbs/data/61_projection.ipynb #19d936b5
 def still_to_come(
@@ -71,7 +73,7 @@ def still_to_come(
     total:int       # prompts of the run
 )->tuple:           # (rollouts, low, high); None: unknown
     "Forecast the rollouts that are still to come in a run in progress."
-    if not _is_known(status):
+    if not _is_known(status, sum(by_idx.values())):
         return None
     last = max((k for k in by_idx if k is not None), default=-1)
     open_, waiting = ({int(j):n for j, n in (status.get(k) or {}).items()} for k in ('open', 'waits'))
