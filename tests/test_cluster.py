@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import rows, write_jsonl
+from conftest import at_length, rows, write_jsonl
 from loopback import Loopback, spawn
 from test_crash import hears_signals
 
@@ -230,6 +230,7 @@ def test_a_killed_actor_loses_what_was_in_flight(here, server, cluster):
     assert s['samples']['by_outcome']['kept']==320
     assert s['samples']['by_outcome'].get('lost', 0)<=24
 
+@at_length
 def test_a_node_that_goes_takes_nothing_with_it(here, server, cluster):
     extra = patiently(lambda: cluster.add_node(num_cpus=2, object_store_memory=MEM))
     server.set(median=.1, rate=0.)
