@@ -182,7 +182,7 @@ def test_a_cascade_revises_by_its_own_model(here):
 def test_a_goal_counts_revisions(here):
     with Loopback(reply=answers()) as s:
         r = run(s, n=30, goal=5, **{'sampler.concurrent_requests':1})
-        assert 5<=len(sent(s))<=7   # those in flight when the goal is reached still count
+        assert 5<=len(sent(s))<=7   # 7 was seen once, on a busy machine: why is open
     assert r.stats()['goal']['reached'] and r.stats()['rows']['sft.jsonl']['rows']==len(sent(s))
 
 def test_a_budget_stops_revisions_and_a_resume_goes_on(here):
