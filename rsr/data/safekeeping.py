@@ -301,7 +301,10 @@ def no_recipe(
 )->RsrError:
     "Return the error for a run whose recipe is missing."
     with closing(Store(path, write=False)) as store:
-        n = store.last_rollout()
+        n, is_plan = store.last_rollout(), store.get('prompts_plan') is not None
+    if is_plan:
+        return RsrError(f'{path} holds prompts that `rsr prompts` wrote, and no responses to train on; `rsr watch` '
+                        'shows how far it is. Name the directory of a run')
     if not n:
         return RsrError(f'{path}: this run was stopped before it started; run the same command again')
     return RsrError(f'{path}: run.db has {n:,} rollouts, but the recipe.yaml beside it, which says how they were '
