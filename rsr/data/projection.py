@@ -63,7 +63,7 @@ def project(
     return mean, max(0., mean-1.96*square**.5), mean+1.96*square**.5
 
 # %% ../../nbs/data/61_projection.ipynb #00c7fba6
-def _unknown(status, asked)->str:
+def _unknown(status, answered)->str:
     "Say why the rollouts to come cannot be told from what is noted and counted; None: they can."
     if not status:
         return 'none yet: the run has noted nothing so far'
@@ -71,17 +71,18 @@ def _unknown(status, asked)->str:
         return 'none: a run with a goal ends when it has its rows, whichever prompts are left'
     if status.get('open') is None or status.get('prompts'):
         return 'none: the prompts are not sampled one after the other to the last (pilot, pairs, allocate, cluster)'
-    if asked>1.05*(status.get('rollouts', 0)+(status.get('sending') or 0)):
+    if answered>1.05*status.get('rollouts', 0):
         return 'none yet: what the run last noted is older than its ledger'
 
 # %% ../../nbs/data/61_projection.ipynb #19d936b5
 def still_to_come(
     by_idx:dict,    # {running number of a sample within its prompt: rollouts}; None: of revisions
     status:dict,    # what the loop notes; {}: nothing
-    total:int       # prompts of the run
+    total:int,      # prompts of the run
+    in_flight:int=0 # rollouts among them that are not answered yet
 )->tuple:           # ((rollouts, low, high) or None: unknown, why it is unknown or None)
     "Forecast the rollouts that are still to come in a run in progress."
-    why = _unknown(status, sum(by_idx.values()))
+    why = _unknown(status, sum(by_idx.values())-in_flight)
     if why:
         return None, why
     last = max((k for k in by_idx if k is not None), default=-1)

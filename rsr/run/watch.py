@@ -324,7 +324,7 @@ def _seen(self:RunView, status, state, stops, now)->dict:
 @patch
 def _ahead(self:RunView, p, totals, status)->dict:
     "Return the forecast, why there is none, and the seconds that are left of a run in progress."
-    more, why = still_to_come(named(totals, 'idx'), status, p['prompts']['total'])
+    more, why = still_to_come(named(totals, 'idx'), status, p['prompts']['total'], totals['outcome', None])
     if self.counts.behind:
         more, why = None, 'none yet: the ledger has not been read to its end'
     tokens = p['tokens']['prompt']+p['tokens']['completion']
