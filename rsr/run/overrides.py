@@ -295,7 +295,10 @@ def _override_sampler(d, rest, value, key):
     section = d['sampler'] = d.get('sampler') or {}
     entries = section.get('cascade') or []
     if rest.startswith('cascade.'):
-        set_nested(*find_sampler(entries, rest.partition('.')[2], key), value)
+        entry, option = find_sampler(entries, rest.partition('.')[2], key)
+        if (name := option.partition('.')[0]) not in schema()['sampler']:
+            raise RsrError(f'{key}: '+no_such('option', name, schema()['sampler']))
+        set_nested(entry, option, value)
         return
     if rest=='model':
         section.pop('cascade', None)

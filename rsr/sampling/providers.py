@@ -417,7 +417,7 @@ def make_sampler(
     "Return the sampler that the options describe."
     options = _with_type({'type':type, **options})
     type = options.pop('type')
-    known = SAMPLERS if section=='sampler' else {**SAMPLERS, **CLIENTS}
+    known = SAMPLERS if section.startswith('sampler') else {**SAMPLERS, **CLIENTS}
     if type not in known:
         raise RsrError(f'{section}.type: '+no_such('sampler', type, SAMPLERS))
     made = known[type](**options)
