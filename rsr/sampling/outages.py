@@ -63,7 +63,8 @@ def _set_aside(self:Outages, arm, e):
         if not (st.inflight or st.pending):
             self.leave(st)
     say = getattr(self.progress, 'say', None) or warn
-    say(f'{arm.model}: {e}. Its prompts wait for a resume; the other samplers go on')
+    end = '' if str(e).endswith(('?', '.')) else '.'
+    say(f'{arm.model}: {e}{end} Its prompts wait for a resume; the other samplers go on')
 
 # %% ../../nbs/sampling/12_outages.ipynb #cffbcec1
 @patch
