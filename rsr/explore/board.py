@@ -16,7 +16,7 @@ from .brushes import distributions, in_ranges, linked_counts
 from .columns import Columns
 from .filters import filter_mask
 from .html import OUTCOME_WORDS
-from .tables import found_prompts, group_labels, ordered_prompts, ordered_responses, prompt_groups
+from .tables import found_prompts, group_labels, ordered_rows, prompt_groups
 from .tables import prompt_head, prompt_rows, response_head, response_rows, sorts_of
 
 # %% ../../nbs/explore/20_board.ipynb #a499e49e
@@ -120,9 +120,7 @@ def _take_responses(self:Board):
 @patch
 def _ordered(self:Board):
     "Return the places of the rows of the table."
-    if self.by=='prompts':
-        return ordered_prompts(self.columns, self.shown, self.sort)
-    return ordered_responses(self.columns, self.mask, self.sort)
+    return ordered_rows(self.columns, self.by, self.shown if self.by=='prompts' else self.mask, self.sort)
 
 # %% ../../nbs/explore/20_board.ipynb #52f48133
 @patch

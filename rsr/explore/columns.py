@@ -46,17 +46,18 @@ def prompt_digests(
 
 # %% ../../nbs/explore/15_columns.ipynb #b1962661
 def _numbered(digests):
-    "Yield each digest with the number of times that it came before."
-    seen = Counter()
+    "Return digests; one that came before, with the number of times that it did."
+    if len({*digests})==len(digests):
+        return digests
+    seen, out = Counter(), []
     for digest in digests:
-        yield digest, seen[digest]
+        out.append((digest, seen[digest]) if seen[digest] else digest)
         seen[digest] += 1
+    return out
 
 # %% ../../nbs/explore/15_columns.ipynb #a1538555
 def _match(digests):
     "Return the place of each run's prompts among all, and the number of all."
-    if len(digests)==1:
-        return [np.arange(len(digests[0]))], len(digests[0])
     places = {}
     found = [np.array([places.setdefault(d, len(places)) for d in _numbered(ds)], np.int64) for ds in digests]
     return found, len(places)
@@ -123,6 +124,11 @@ def _first(s):
     revised = revisions_of(s)
     return s.valid if revised is None else s.valid & ~revised
 
+# %% ../../nbs/explore/15_columns.ipynb #92ba61db
+def _alone(s):
+    "Return what `match_prompts` does, for the prompts of one run."
+    return [np.arange(len(s.prompts))], len(s.prompts)
+
 # %% ../../nbs/explore/15_columns.ipynb #19314381
 def _key_table(scores, places, n):
     "Return the key of each prompt in each run; 0 where a run does not have it."
@@ -154,12 +160,12 @@ def _first_numbers(scores):
 
 # %% ../../nbs/explore/15_columns.ipynb #3f1a9c7d
 def make_columns(
-    runs:list,     # (name, Scores, pass threshold, fail threshold or None) of each run
-    digests:list   # of each run, from `prompt_digests`
+    runs:list,        # (name, Scores, pass threshold, fail threshold or None) of each run
+    digests:list=()   # of each of several runs, from `prompt_digests`
 )->Columns:
     "Put the responses of runs one after another."
     names, scores = [r[0] for r in runs], [r[1] for r in runs]
-    places, n = match_prompts(names, digests)
+    places, n = match_prompts(names, digests) if len(runs)>1 else _alone(scores[0])
     c = Columns(runs=names, parts=_parts_of(scores), limits=[r[2:4] for r in runs], keys=_key_table(scores, places, n),
                 prompt=_joined([at[s.prompt] for s, at in zip(scores, places)]), key=_joined([s.key for s in scores]),
                 first=_joined([_first(s) for s in scores]), blind=_joined([s.asked[:, 1]>0 for s in scores]),
@@ -231,7 +237,7 @@ _LATER = 'coalesce(completion_tokens,-1)', 'coalesce(CAST(latency*1000 AS INTEGE
 
 def _read_usage(c, run, store):
     "Read tokens and latency."
-    key, tokens, milliseconds = read_columns(store.db, 'rollouts', 'key', *_LATER)
+    key, tokens, milliseconds = read_columns(store, 'rollouts', 'key', *_LATER)
     _put_numbers(c, run, 'tokens', key, tokens)
     _put_numbers(c, run, 'latency', key, milliseconds/1000)
 
