@@ -8,7 +8,7 @@ __all__ = ['VERDICTS', 'MOST_PARTS', 'RESERVED', 'Columns', 'prompt_digests', 'm
 
 # %% ../../nbs/explore/15_columns.ipynb #c081435e
 import numpy as np
-import orjson
+import orjson, threading
 from collections import Counter
 from dataclasses import dataclass, field
 from fastcore.basics import patch
@@ -35,6 +35,7 @@ class Columns:
     complete: bool = False  # whether tokens, latency and the parts of scores were read
     cache: dict = field(default_factory=dict)     # what was computed from the arrays, until a score changes
     fixed: dict = field(default_factory=dict)     # what was computed from those that do not change with scores
+    lock: object = field(default_factory=threading.RLock)   # held while something is computed, or forgotten
 
 # %% ../../nbs/explore/15_columns.ipynb #73be0603
 def prompt_digests(
@@ -58,6 +59,8 @@ def _numbered(digests):
 # %% ../../nbs/explore/15_columns.ipynb #a1538555
 def _match(digests):
     "Return the place of each run's prompts among all, and the number of all."
+    if all(ds==digests[0] for ds in digests):   # all runs have the same input
+        return [np.arange(len(ds)) for ds in digests], len(digests[0])
     places = {}
     found = [np.array([places.setdefault(d, len(places)) for d in _numbered(ds)], np.int64) for ds in digests]
     return found, len(places)
@@ -108,10 +111,11 @@ def _labels(s):
 def take_scores(self:Columns, run:int, s:Scores):
     "Put the scores of one run in place, with what follows from them."
     at, limits = self.parts[run], self.limits[run]
-    self.numbers['score'][at] = s.score
-    self.words['verdict'][0][at] = _verdicts(s.score, *limits)
-    self.words['label'][0][at] = _labels(s)
-    self.cache = {}
+    with self.lock:
+        self.numbers['score'][at] = s.score
+        self.words['verdict'][0][at] = _verdicts(s.score, *limits)
+        self.words['label'][0][at] = _labels(s)
+        self.cache = {}
 
 # %% ../../nbs/explore/15_columns.ipynb #effd2a55
 def _joined(arrays, dtype=None):
@@ -318,5 +322,6 @@ def read_rest(
     "Read tokens, latency, components and criteria of one run."
     _read_usage(c, run, store)
     _read_parts(c, run, store)
-    c.cache, c.fixed = {}, {}
-    c.complete = run==len(c.runs)-1
+    with c.lock:
+        c.cache, c.fixed = {}, {}
+        c.complete = run==len(c.runs)-1

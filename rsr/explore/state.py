@@ -126,18 +126,23 @@ def in_numbers(self:Exploration, configs)->list:
 
 # %% ../../nbs/explore/05_state.ipynb #c89ae464
 @patch
+def read_more(self:Exploration, store):
+    "Read the texts, at once or in the background."
+    formatters = make_formatters(self.configs)
+    if len(self.scores.key)<=MOST_AT_ONCE:
+        return self.read_rest(store, formatters)
+    self.thread = threading.Timer(1, self.read_later, (formatters,))
+    self.thread.daemon = True
+    self.thread.start()
+
+# %% ../../nbs/explore/05_state.ipynb #35d3f1c8
+@patch
 def load(self:Exploration):
-    "Read the scores, and the texts at once or in the background."
+    "Read the scores and reviews, then the texts."
     with self._store() as st:
         self.scores = read_scores(st, valid_outcomes(self.recipe), self.annotator)
         self.people, self.functions = label_statistics(st), _is_of_functions(st)
-        formatters = make_formatters(self.configs)
-        if len(self.scores.key)<=MOST_AT_ONCE:
-            self.read_rest(st, formatters)
-        else:
-            self.thread = threading.Timer(1, self.read_later, (formatters,))
-            self.thread.daemon = True
-            self.thread.start()
+        self.read_more(st)
     self.recount(first=True)
 
 # %% ../../nbs/explore/05_state.ipynb #d5fb8693
