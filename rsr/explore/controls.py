@@ -283,7 +283,8 @@ def _make_prompt(self:Controls, w):
     "Make what shows the open prompt."
     marks = w.Checkbox(value=True, description='mark differences', indent=False, layout=w.Layout(width='auto'))
     marks.observe(lambda change: self.mark(change['new']), 'value')
-    return dict(hint=w.HTML(block(HINT)), turns=w.HTML(), marks=marks, **self._make_side(w, 'left'), **self._make_side(w, 'right'),
+    return dict(hint=w.HTML(block(HINT)), turns=w.HTML(), marks=marks,
+                **self._make_side(w, 'left'), **self._make_side(w, 'right'),
                 previous=_button(w, '‹ Previous (k)', 'the previous prompt of the list', lambda: self.step(-1), 120),
                 following=_button(w, 'Next › (j)', 'the next prompt of the list', self.step, 120),
                 **self._make_pair(w))

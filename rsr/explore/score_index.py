@@ -58,7 +58,7 @@ _PACKED = f'((((idx<<20)|coalesce(sampler,0))<<1|(source IS NOT NULL))<<4|{_OUTC
 
 # %% ../../nbs/explore/00_score_index.ipynb #8bd6d3d5
 def _read_rollouts(store):
-    "Return of every rollout: key, prompt key, sampler, running number, outcome, and what is true of it: initial, revision."
+    "Return of every rollout: key, prompt key, sampler, running number, outcome, is it initial, is it a revision."
     key, owner, packed = read_columns(store, 'rollouts', 'key', 'prompt', _PACKED)
     outcome, initial, revises = (packed>>1&15)-1, (packed&1).astype(bool), (packed>>5&1).astype(bool)
     return key, owner, packed>>6&(1<<20)-1, packed>>26, outcome, initial, revises
@@ -183,7 +183,8 @@ def read_scores(
     raw, usable = _values_of(key, *_read_values(store)), np.isin(outcome, [OUTCOMES.index(o) for o in valid])
     columns = dict(prompt=prompt, key=key, idx=idx, outcome=outcome, score=raw, valid=usable, raw=raw,
                    pair_side=_pair_sides(store, sampler), model=_model_numbers(store, sampler),
-                   source=_read_sources(store, key) if revises.any() else None, asked=np.column_stack([sampler, initial]))
+                   source=_read_sources(store, key) if revises.any() else None,
+                   asked=np.column_stack([sampler, initial]))
     order = _by_prompt(prompt, idx, ours)
     s = Scores(prompts, **{name:None if a is None else a[order] for name, a in columns.items()})
     _set_reviews(s, store.reviews(), store.reviews(annotator=annotator))
