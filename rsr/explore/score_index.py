@@ -71,7 +71,7 @@ def _read_scaled(store, scale):
     where = f"verifier={int(store.get('verifier') or 0)} AND value IS NOT NULL"
     return read_columns(store, 'scores', 'rollout', f'CAST(round(value*{scale}) AS INTEGER)', where=where)
 
-# %% ../../nbs/explore/00_score_index.ipynb #adba7594
+# %% ../../nbs/explore/00_score_index.ipynb #3b96dc8f
 _MOST = 4*10**18
 
 def _scale(store):
@@ -79,6 +79,7 @@ def _scale(store):
     most, = store.db.execute('SELECT max(abs(value)) FROM scores').fetchone()
     return max(1, int(_MOST/most))
 
+# %% ../../nbs/explore/00_score_index.ipynb #adba7594
 def _read_values(store):
     "Return the keys of the rollouts with a score from the current verifier, and these scores."
     rollout, scaled = _read_scaled(store, _SCALE)

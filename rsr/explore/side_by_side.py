@@ -6,9 +6,10 @@
 __all__ = ['check_distinct', 'run_names', 'digests_of', 'check_together', 'Side', 'Comparison']
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #9825592c
-import os, threading
+import os
 from fastcore.basics import patch
 from traitlets import Dict
+from ..data.threads import call_later
 from ..data.types import RsrError
 from .board import Board, open_stores
 from .columns import make_columns, match_prompts, prompt_digests, read_models, read_rest
@@ -45,12 +46,13 @@ def digests_of(runs):
     with open_stores([run.path for run in runs]) as stores:
         return [prompt_digests(store) for store in stores]
 
-# %% ../../nbs/explore/23_side_by_side.ipynb #39a7b545
+# %% ../../nbs/explore/23_side_by_side.ipynb #98ec7785
 def _check_front():
     "Raise an error if the board cannot be shown."
     if not has_front():
         raise RsrError(f'exploring several runs at once needs anywidget: {NEEDS_FRONT}')
 
+# %% ../../nbs/explore/23_side_by_side.ipynb #39a7b545
 def check_together(
     runs:list   # of Runs
 ):
@@ -72,6 +74,7 @@ class Side(Exploration):
 def read_more(self:Side, store):
     "Read no text: those on screen are enough."
 
+# %% ../../nbs/explore/23_side_by_side.ipynb #77daf48d
 @patch
 def recount(self:Side, first=False):
     "Count nothing: the board does."
@@ -173,9 +176,7 @@ class Comparison:
         self.board = Board(self._columns(), [run.path for run in runs])
         self.board.observe(lambda _: self.open_row(), 'opened')
         if not self.board.columns.complete:
-            self.thread = threading.Timer(1, self.read_later)
-            self.thread.daemon = True
-            self.thread.start()
+            self.thread = call_later(1, self.read_later)
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #98d5f5a6
 @patch
