@@ -171,9 +171,9 @@ def worth_left(self:InBlock)->float:
     if not self.waiting:
         return -math.inf if any(arm.error for arm in self.arms) else 0.
     found = [super(InBlock, self)._best_at(arm) for arm in self.arms]
-    new = [self.new_index] if self.more else []
-    none = 0. if self.makes() else -math.inf   # there may be more of a share later
-    return max([*(best[0] for best in found if best), *new, none])
+    new = [self.new_index] if self.more and self.new_index>-math.inf else []
+    later = 0. if self.makes() else -math.inf   # when there is more of a share
+    return max([*(best[0] for best in found if best), *new], default=later)
 
 @patch(as_prop=True)
 def worth_of_new(self:InBlock):
