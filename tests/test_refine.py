@@ -184,7 +184,8 @@ def test_a_cascade_revises_by_its_own_model(here):
 def test_a_goal_counts_revisions(here):
     """A revision is answered when those before it are scored, as on a machine that is not busy: else requests are sent
     beside scores that are late. Five rows take six requests: the sixth is sent while the fifth answer is scored."""
-    revised, scored = count(), "SELECT count(*) FROM scores s JOIN rollouts r ON r.key=s.rollout WHERE source IS NOT NULL"
+    revised = count()
+    scored = "SELECT count(*) FROM scores s JOIN rollouts r ON r.key=s.rollout WHERE source IS NOT NULL"
     async def reply(body):
         if not is_revision(body):
             return WRONG
