@@ -68,9 +68,11 @@ def test_a_goal_is_reached_and_not_passed(here, server, formatter, goal):
     for file, of in many['goal']['files'].items():
         extra = of['rows']-of['goal']
         assert extra>=0 and lines(file=file)==of['rows']
-        if len(formatter)==1:   # of several files, one may get more than it needs
-            assert extra<=max(SLOTS, one['goal']['files'][file]['rows']-of['goal'])
-    assert many['samples']['asked']<=1.3*one['samples']['asked']+2*SLOTS
+        # what is in flight when the goal is reached is used; of several files, the one that comes easily gets more
+        # rows than it needs from samples for the other, on one machine too
+        assert extra<=one['goal']['files'][file]['rows']-of['goal']+SLOTS
+    # beside what is in flight: each actor takes the best prompt of its block, up to a tenth below the best of the run
+    assert many['samples']['asked']<=1.1*one['samples']['asked']+2*SLOTS
     assert many['goal']['unopened']>0 and set(many['prompts']['by_stop_reason'])<={'satisfied', 'open', 'max_rollouts'}
 
 @at_length
