@@ -130,10 +130,17 @@ def error_message(e:BaseException, argv)->str:
     return (f'rsr: unexpected {type(e).__name__}: {e}\n'
             'This is a bug in rsr; set RSR_DEBUG=1 for the traceback.')
 
+# %% ../../nbs/cli/20_entry.ipynb #fc591093
+def _shortened(text, most=6000):
+    "Leave out the middle of a long message."
+    if len(text)<=most:
+        return text
+    return f'{text[:most//2]} … ({len(text)-most:,} characters are left out here) … {text[-most//2:]}'
+
 # %% ../../nbs/cli/20_entry.ipynb #1b99d6df
 @error_message.register
 def _(e:RsrError, argv):
-    return f'rsr: {e}'
+    return f'rsr: {_shortened(str(e))}'
 
 # %% ../../nbs/cli/20_entry.ipynb #c1d09266
 @error_message.register

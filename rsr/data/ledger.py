@@ -96,9 +96,10 @@ def _is_whole(d):
 def _has_saved_recipe(run):
     "Check whether a directory has a recipe as rsr writes it into a run."
     import yaml
+    from rsr.data.yaml_files import parse_yaml
     try:
         text = (run/'recipe.yaml').read_text(encoding='utf-8')
-        d = yaml.safe_load(text)
+        d = parse_yaml(text)
     except (OSError, ValueError, yaml.YAMLError):
         return False
     return _is_whole(d) and (text.startswith('# rsr ') or yaml.safe_dump(d, sort_keys=False, allow_unicode=True)==text)

@@ -262,10 +262,13 @@ def encoded(body):
 HTTP_FAILURES = HttpFailure, OSError, asyncio.TimeoutError   # a connection that fails or breaks off, or is not HTTP
 
 # %% ../../nbs/sampling/03_transport.ipynb #588e5484
-def transport_error(e, timeout):
+def transport_error(
+    e,           # an exception of the HTTP client
+    key:str      # of the recipe, that sets the limit on the time
+)->CallError:
     "Return the CallError for an exception of the HTTP client."
     if isinstance(e, asyncio.TimeoutError):
-        return CallError('timeout', f'no answer within {timeout} s')
+        return CallError('timeout', f"{e or 'no answer in time'} ({key} sets the limit)")
     message = f'{type(e).__name__}: {e}'
     if isinstance(e, (CannotConnect, ConnectionRefusedError)):
         return CallError('network', message)
