@@ -136,7 +136,8 @@ def test_no_pattern_escapes():
     assert len(collect()[0])>100
 
 READS = {   # module or pattern: characters that are read of a text, where it is cut before
-    'rsr.verifiers.multiple_choice':20_000, 'rsr.data.notations._BASED':100, 'rsr.data.notations._CONGRUENCE':100}
+    'rsr.verifiers.multiple_choice':20_000, 'rsr.data.notations._BASED':100, 'rsr.data.notations._CONGRUENCE':100,
+    'rsr.data.notations._UNIT_BEHIND':120}
 
 SMALL = 5_000    # characters of a first try: what is not linear is slow here already, compared with what is
 
