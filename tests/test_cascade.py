@@ -2,6 +2,7 @@
 
 Real loopback servers with two models, the real command line in processes of its own, real ledgers."""
 import json
+import re
 import signal
 import socket
 import sqlite3
@@ -316,19 +317,22 @@ WRONG = {
     'no price': ([dict(model='small'), dict(model='large')], (), "the price of 'small' is unknown"),
     'one entry': (ENTRIES[:1], (), 'a list of two samplers or more'),
     'none': ([], (), 'a list of two samplers or more'),
-    'twice': ([ENTRIES[0], ENTRIES[0]], (), 'it is the same as sampler.cascade.0'),
-    'alike': ([ENTRIES[0], dict(ENTRIES[0], patience=5)], (), 'it samples as sampler.cascade.0 does'),
-    'no mapping': ([ENTRIES[0], 7], (), 'sampler.cascade.1: 7 is not a mapping'),
-    'wrong key': ([ENTRIES[0], dict(ENTRIES[1], temprature=1)], (), "Did you mean 'sampler.cascade.1.temperature'?"),
-    'wrong value': ([ENTRIES[0], dict(ENTRIES[1], temperature=9)], (), 'sampler.cascade.1.temperature: 9'),
+    'twice': ([ENTRIES[0], ENTRIES[0]], (), 'it is the same as sampler[0]'),
+    'alike': ([ENTRIES[0], dict(ENTRIES[0], patience=5)], (), 'it samples as sampler[0] does'),
+    'no mapping': ([ENTRIES[0], 7], (), 'sampler[1]: 7 is not a mapping'),
+    'wrong key': ([ENTRIES[0], dict(ENTRIES[1], temprature=1)], (), "Did you mean 'sampler[1].temperature'?"),
+    'wrong value': ([ENTRIES[0], dict(ENTRIES[1], temperature=9)], (), 'sampler[1].temperature: 9'),
     'half a price': ([ENTRIES[0], dict(model='large', price=dict(prompt=1))], (),
-                     'sampler.cascade.1.price: completion is'),
+                     'sampler[1].price: completion is'),
     'own system prompt': ([ENTRIES[0], dict(ENTRIES[1], system_prompt='x')], (), 'write sampler.system_prompt'),
     'escalate': (ENTRIES, ('sampling.escalate=never',), "'never' is not 'auto', or {after: n}"),
     'escalate 0': (ENTRIES, ('sampling.escalate={after: 0}',), 'with n from 1 to 10,000'),
     'a strategy': (ENTRIES, ('pairs.strategy=temperature', 'formatter=dpo'), 'samples the sides of its pairs itself'),
     'no early stop': (ENTRIES, ('sampling.early_stop=false',), 'none is ever satisfied'),
     'no such entry': (ENTRIES, ('sampler.cascade.medium.temperature=1',), "no sampler 'medium'"),
+    'no such option': (ENTRIES, ('sampler.cascade.large.temprature=1',),
+                       "sampler.cascade.large.temprature: no option 'temprature'. Did you mean 'temperature'?"),
+    'no such type': ([ENTRIES[0], dict(ENTRIES[1], type='nope')], (), "sampler[1].type: no sampler 'nope'"),
     'mix without pairs': (ENTRIES, ('pairs.mix=true',), 'it needs a formatter of type dpo'),
 }
 
@@ -345,3 +349,20 @@ def test_in_python(here, two):
     assert run.stats()['samplers']['small']['rollouts'] > 0
     with pytest.raises(RsrError, match='two samplers or more'):
         sample(rows(20), recipe='sft', sampler=entries(two)[:1], work_dir='v', progress=False)
+
+def test_a_model_that_refuses_every_prompt_does_not_stop_the_others(here):
+    "It is set aside, as one that is gone; the cheap model goes on, and a resume asks for what is left."
+    refuses = True
+    def reply(body):
+        if refuses and body['model']=='large':
+            return 400, dict(error=dict(message='no such request here', type='invalid_request_error', code=None))
+    with Loopback(models=MODELS, reply=reply) as s:
+        options = 'sampling.escalate.after=2', 'sampling.step_size=1', 'sampling.max_rollouts=4'
+        found = command(entries(s), 30, *options)
+        assert found.returncode==1 and 'large: the provider refused the request' in found.stderr
+        assert re.search(r'[1-9]\d* prompts wait for a resume', found.stderr) and 'Traceback' not in found.stderr
+        assert ledger('SELECT count(DISTINCT prompt) FROM rollouts')==[(30,)] and set(per_model())=={'small'}
+        few = len(read_jsonl('w/train/sft.jsonl'))
+        refuses = False
+        assert rsr('run', 'work_dir=w').returncode==0
+        assert set(per_model())=={'small', 'large'} and few<len(read_jsonl('w/train/sft.jsonl'))
