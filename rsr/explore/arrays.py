@@ -76,8 +76,10 @@ def read_columns(
 
 # %% ../../nbs/explore/00_arrays.ipynb #3d15c16b
 def find_keys(sorted_keys, keys):
-    "Return the place of each key, and whether it is there."
+    "Return the place of each key, and whether it is there; only the place of one that is there means anything."
+    n = len(sorted_keys)
+    if n and sorted_keys[-1]-sorted_keys[0]==n-1:
+        at = keys-sorted_keys[0]
+        return at, (at>=0) & (at<n)
     at = np.searchsorted(sorted_keys, keys)
-    if not len(sorted_keys):
-        return at, np.zeros(len(keys), bool)
-    return at, np.take(sorted_keys, at, mode='clip')==keys
+    return at, np.take(sorted_keys, at, mode='clip')==keys if n else np.zeros(len(keys), bool)
