@@ -376,9 +376,11 @@ def try_base(py, tmp):
             print(f'note   {what} took {t:.2f} s: it should stay under 0.3 s')
 
 def use(py, extra, tmp):
-    "Use what an extra enables, as tests/extras.py does; return the exit code and the last line."
+    "Use what an extra enables, as tests/extras.py does; return the exit code and the last line of what it said."
     res = subprocess.run([py, ROOT/'tests/extras.py', extra], cwd=tmp, env=ELSEWHERE, capture_output=True, text=True)
-    return res.returncode, ([*res.stdout.splitlines(), *res.stderr.splitlines()[-1:]] or [''])[-1]
+    said = [*res.stderr.splitlines(), *res.stdout.splitlines()] if not res.returncode or res.returncode==3 else \
+        [*res.stdout.splitlines(), *res.stderr.splitlines()]
+    return res.returncode, said[-1] if said else ''
 
 def try_extra(base, whl, extra, tmp):
     "Without an extra, the message names its command; with it, what it enables works."

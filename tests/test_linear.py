@@ -13,7 +13,7 @@ import pytest
 from worst_texts import worst_texts
 
 import rsr
-from rsr.data.text import LazyRegexp
+from rsr.data.patterns import LazyRegexp
 
 N = 100_000      # characters
 LIMIT = 0.2      # seconds of CPU time for them; the best of four, because other work on the machine slows a core
@@ -126,7 +126,7 @@ def collect():
 EXEMPT = {'rsr.cli.usage._dict_source', 'rsr.run.help_texts.allowed_by',   # they read rsr's own source and messages
           'rsr.verifiers.multiple_choice._statement',                      # its patterns stand in tables of the module
           'rsr.data.secrets._written_forms',                               # the user's secrets, without repetition
-          'rsr.data.text.__getattr__',                                     # patterns that are collected here
+          'rsr.data.patterns.__getattr__',                                 # patterns that are collected here
           'rsr.data.inputs._of_split'}                                     # the name of a split, without repetition
 
 def test_no_pattern_escapes():

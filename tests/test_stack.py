@@ -135,12 +135,13 @@ def test_the_command_takes_stages_and_changes_them(own, server):
     assert d['verifier']==dict(type='rlvr')                            # another verifier takes the place of all stages
 
 @pytest.mark.parametrize('stages, text', [
-    ('[]', 'is not a list of stages'), ('[{}]', 'verifier.stages[0]: it has no type'), ('[7]', 'verifier.stages[0]: 7'),
+    ('[]', 'is not a list of stages'), ('[{}]', 'verifier[0]: it has no type'), ('[7]', 'verifier[0]: 7'),
     ('[rlvr, rlvr]', "two stages are named 'rlvr'"), ('[{type: rlvr, when: failed}]', 'the first stage runs always'),
     ('[rlvr, {type: exct}]', "stage 'exct'"), ('[{type: rlvr, weight: heavy}]', "'heavy' is not a number"),
     ('[{type: rlvr, weight: -1}]', 'is below 0'), ('[{type: rlvr, gate: 1}]', 'is not true or false'),
     ('[{type: rlvr, when: passd}]', "Did you mean 'passed'?"), ('[{type: rlvr, name: a b}]', 'digits and _'),
-    ('[{type: rlvr, words: 3}]', "no option 'words'"), ('[{type: mcq-llm-as-judge}]', 'verifier.base_url'),
+    ('[{type: rlvr, words: 3}]', "no option 'words'"),
+    ('[{type: mcq-llm-as-judge}]', 'verifier.stages.mcq_llm_as_judge.base_url'),
     ('[{type: rlvr, stages: [rlvr]}]', 'a stack inside a stack'), ('[{rubric: no_such}]', 'no_such')])
 def test_wrong_stages_end_before_anything_is_sampled(here, server, stages, text):
     write_jsonl('in.jsonl', rows(2))

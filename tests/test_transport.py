@@ -767,6 +767,8 @@ HOSTILE = {
     'a chunk that is too long': (CHUNKED+b'1\r\nab\r\n0\r\n\r\n', HttpFailure, 'chunk'),
     'a chunk with an endless extension': (CHUNKED+b'1;'+b'x'*MB, HttpFailure, '65,536'),
     'a header of 1 MB': (HTTP+b'Content-Length: 0\r\nX: '+b'x'*MB+b'\r\n\r\n', HttpFailure, '65,536'),
+    'trailers of 1 MB': (CHUNKED+b'2\r\nhi\r\n0\r\n'+b'X: yyyyy\r\n'*(MB//10)+b'\r\n', HttpFailure, '65,536'),
+    'trailers of 70 kB in one packet': (CHUNKED+b'2\r\nhi\r\n0\r\nX: '+b'y'*70_000+b'\r\n\r\n', HttpFailure, '65,536'),
     'headers of 1 MB': (HTTP+b'X: yyyyy\r\n'*(MB//10), HttpFailure, '65,536'),
     'headers of 1 MB behind the body': (CHUNKED+b'1\r\na\r\n0\r\n'+b'X: yyyyy\r\n'*(MB//10), HttpFailure, '65,536'),
     'interim replies of 1 MB': (b'HTTP/1.1 100 Continue\r\n\r\n'*(MB//25), HttpFailure, '65,536'),
@@ -833,6 +835,44 @@ def test_replies_that_are_not_http(name, size):
             assert type(e.value) is kind and words in str(e.value) and '\x1b' not in str(e.value), str(e.value)
             assert not any(session.idle.values()) and not session.busy
     asyncio.run(with_raw_server(reply, twice, size=max(size, len(reply)//5000)))
+
+def test_a_timeout_says_what_was_waited_for_how_long_and_which_key_sets_it():
+    async def asked(url):
+        sampler = HttpSampler('m', url, timeout=.2)
+        sampler.section = 'verifier'
+        try:
+            await sampler.ask(ASK, 1)
+        except CallError as e:
+            return e
+        finally:
+            await sampler.close()
+    for reply, words in (b'', 'no answer'), (HTTP+b'Content-Length: 9\r\n\r\nhi', 'the reply was not complete'):
+        async def silent(reader, writer, reply=reply):
+            await reader.readuntil(b'\r\n\r\n')
+            writer.write(reply)
+            await reader.read(-1)   # until the client gives up
+            writer.close()
+        async def go(silent=silent):
+            async with await asyncio.start_server(silent, '127.0.0.1') as server:
+                return await asked(f'http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1')
+        error = asyncio.run(go())
+        assert error.kind=='timeout' and str(error)==f'{words} within 0.2 s (verifier.timeout sets the limit)', error
+    async def unreachable():   # a listener whose queue is full: the connection is never accepted
+        with socket.socket() as listener:
+            listener.bind(('127.0.0.1', 0))
+            listener.listen(0)
+            taken = [socket.socket() for _ in range(8)]
+            for s in taken:
+                s.setblocking(False)
+                s.connect_ex(listener.getsockname())
+            try:
+                return await asked(f'http://127.0.0.1:{listener.getsockname()[1]}/v1')
+            finally:
+                for s in taken:
+                    s.close()
+    error = asyncio.run(unreachable())
+    assert error.kind=='timeout' and 'no connection to 127.0.0.1:' in str(error), error
+    assert str(error).endswith(' within 0.2 s (verifier.timeout sets the limit)'), error
 
 @pytest.mark.parametrize('name', READABLE)
 def test_replies_that_can_be_read(name):

@@ -21,7 +21,7 @@ class Extra(NamedTuple):
 EXTRAS = dict(
     local=Extra('the embedded model', ('xllamacpp',)),
     parquet=Extra('Parquet and Arrow files, .zst files', ('pyarrow',)),
-    explore=Extra('rsr explore: runs in a browser', ('voila', 'anywidget')),
+    explore=Extra('rsr explore: runs in a browser', ('voila', 'ipykernel', 'anywidget')),
     ray=Extra('engine: ray, a run spread over a cluster', ('ray', 'pyarrow')),
     vllm=Extra('sampler.type vllm-offline: vLLM without a server', ('vllm',)),
     code=Extra('verifier code, with bubblewrap, a package of the system'),

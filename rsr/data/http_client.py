@@ -34,7 +34,7 @@ class Reply:
     def __init__(self, conn=None, method='POST'):   # the `Connection` it comes over; what was asked
         self.conn, self.method, self.parser = conn, method, HttpResponseParser(self)
         self.status, self.headers, self.parts = 0, {}, []     # the names in lower case; what is unread of the body
-        self.size, self.between = 0, 0   # bytes: unread, and since the last ones of the body
+        self.size, self.between, self.behind = 0, 0, 0   # bytes: unread, since the last of the body, in trailers
         self.has_head = self.is_whole = self.is_kept = self.has_more = False   # has_more: something came behind it
         self.failure, self.news = None, asyncio.Event()
 
@@ -76,8 +76,12 @@ def on_message_begin(self:Reply):
 # %% ../../nbs/data/60_http_client.ipynb #cc3c6b36
 @patch
 def on_header(self:Reply, name:bytes, value:bytes):
-    "Keep a header; one that comes behind the headers is passed over."
-    if not (self.has_head or self.is_whole):
+    "Keep a header; one that comes behind the headers is only counted."
+    if self.has_head and not self.is_whole:
+        self.behind += len(name)+len(value)+4
+        if self.behind>MOST_HEAD:   # before the end of the reply, which may come with the same packet
+            self._fail_long()
+    elif not self.is_whole:
         name, value = name.decode('ascii', 'replace').lower(), value.decode('utf-8', 'replace').strip()
         self.headers[name] = f'{self.headers[name]}, {value}' if name in self.headers else value
 
@@ -176,8 +180,9 @@ class Connection(asyncio.Protocol):
     def eof_received(self):
         self.connection_lost(None)
 
-    def expire(self):
-        self.reply.fail(asyncio.TimeoutError())
+    def expire(self, seconds):
+        what = 'the reply was not complete' if self.reply.has_head else 'no answer'
+        self.reply.fail(asyncio.TimeoutError(f'{what} within {seconds:g} s'))
 
 # %% ../../nbs/data/60_http_client.ipynb #746dcd90
 @patch
@@ -292,6 +297,15 @@ async def _connect(self:Session, place):
     except OSError as e:
         raise CannotConnect(f'cannot connect to {host}:{port}: {e}{_proxy_note()}') from None
 
+# %% ../../nbs/data/60_http_client.ipynb #7b794fb8
+@patch
+async def _connect_in_time(self:Session, place):
+    "Return a new connection; raise a `TimeoutError` that says what was waited for."
+    try:
+        return await asyncio.wait_for(self._connect(place), self.timeout)
+    except asyncio.TimeoutError:
+        raise asyncio.TimeoutError(f'no connection to {place[1]}:{place[2]} within {self.timeout:g} s') from None
+
 # %% ../../nbs/data/60_http_client.ipynb #ed047d8e
 @patch
 def _kept(self:Session, place):
@@ -324,9 +338,9 @@ async def request(self:Session, method:str, url:str, data:bytes=None):
     length = b'' if data is None else b'Content-Length: %d\r\n' % len(data)
     loop = asyncio.get_running_loop()
     end = loop.time()+self.timeout
-    conn = self._kept(place) or await asyncio.wait_for(self._connect(place), self.timeout)
+    conn = self._kept(place) or await self._connect_in_time(place)
     self.busy.add(conn)
-    timer = loop.call_at(end, conn.expire)
+    timer = loop.call_at(end, conn.expire, self.timeout)
     try:
         yield await conn.ask(method, b''.join((head, length, b'\r\n', data or b'')))
     finally:

@@ -96,9 +96,10 @@ def _is_whole(d):
 def _has_saved_recipe(run):
     "Check whether a directory has a recipe as rsr writes it into a run."
     import yaml
+    from rsr.data.yaml_files import parse_yaml
     try:
         text = (run/'recipe.yaml').read_text(encoding='utf-8')
-        d = yaml.safe_load(text)
+        d = parse_yaml(text)
     except (OSError, ValueError, yaml.YAMLError):
         return False
     return _is_whole(d) and (text.startswith('# rsr ') or yaml.safe_dump(d, sort_keys=False, allow_unicode=True)==text)
@@ -389,7 +390,7 @@ def _check_rows(self:Ledger):
     rows = [] if self.get('rows') else _files_with_rows(self.dir)
     if rows and not self.last_rollout():
         raise _lost(self.path, 'has no rollouts', f'{rows[0]} has rows')
-    if _has_saved_recipe(self.dir) and not self.db.execute('SELECT 1 FROM prompts').fetchone():
+    if not self.db.execute('SELECT 1 FROM prompts').fetchone() and _has_saved_recipe(self.dir):
         raise _lost(self.path, 'has no prompts', _evidence(self.dir))
 
 # %% ../../nbs/data/11_ledger.ipynb #b30cde8b

@@ -32,6 +32,14 @@ def _share(n, of):
 def _counted(d):
     return ', '.join(f"{k.replace('_', ' ')} {v:,}" for k, v in d.items() if v)
 
+def _outcomes(p):
+    "Format the outcomes of the rollouts; samples in flight last, with what that means."
+    outcomes = dict(p['rollouts']['outcomes'])
+    n = outcomes.pop('in_flight', 0)
+    lost = p['state']=='died' and not p['batches']
+    means = 'lost: no answer was saved' if lost else 'requested, not answered yet'
+    return ', '.join(filter(None, [_counted(outcomes), f'{n:,} in flight ({means})' if n else ''])) or 'none'
+
 # %% ../../nbs/data/62_live_panel.ipynb #a831229e
 def _count_rows(p):
     "Yield the rows on prompts, rows, rollouts and scores."
@@ -40,11 +48,12 @@ def _count_rows(p):
     failed = f", {n['failed']:,} failed" if n['failed'] else ''
     done = f"{n['done']:,} of {n['total']:,} done{_share(n['done'], n['total'])}"
     yield 'prompts', f"{done}, {n['satisfied']:,} satisfied{failed}"+(f' ({stopped})' if stopped else '')
+    unwritten = ' (the file is written when you resume)' if p['state']=='died' else ''
     for file, f in p['rows'].items():
         goal = f" of {f['goal']:,}{_share(f['rows'], f['goal'])}" if f['goal'] else ''
-        yield 'rows', f"{file}: {f['rows']:,}{goal}"
+        yield 'rows', f"{file}: {f['rows']:,}{goal}{unwritten}"
     speed = f"; {r['per_second']:,.3g} a second" if r['per_second'] else ''
-    yield 'rollouts', f"{r['asked']:,}: {_counted(r['outcomes']) or 'none'}{speed}"
+    yield 'rollouts', f"{r['asked']:,}: {_outcomes(p)}{speed}"
     rate = '–' if s['pass_rate'] is None else f"{s['pass_rate']:.1%} of {s['scored']:,} scored"
     yield 'passed', rate
 
@@ -69,6 +78,8 @@ def _cost_rows(p):
         limit = f"; the limit is {amount(p['budget']['usd'])}" if p['budget'].get('usd') is not None else ''
         ahead = f"; {_expected(f['usd'], 'usd')}" if f.get('usd') else ''
         yield 'cost', f"{amount(p['usd'])} US dollars{ahead}{limit}"
+    if p.get('no_forecast'):
+        yield 'forecast', p['no_forecast']
     left = f", about {duration(p['left'])} left" if p['left'] is not None else ''
     yield 'time', f"{duration(p['seconds'])}{left}"
 

@@ -38,11 +38,14 @@ def _done_after(j, reached, open_):
     return (reached[j] if j<len(reached) else 0)-sum(n for k, n in open_.items() if k>j)
 
 # %% ../../nbs/data/61_projection.ipynb #e6a94ee7
-def _is_seen(reached, open_, waiting, unopened):
-    "Check whether enough prompts are done to say what becomes of those that wait, and of those without a sample."
+def _too_few(reached, open_, waiting, unopened)->str:
+    "Say why it is too early to judge the prompts that are left by those that are done; None: it is not."
     rest = sum(open_.values())+sum(waiting.values())+unopened
-    depths = [j for j, n in waiting.items() if n>rest/50]
-    return not rest or all(_done_after(j, reached, open_)>=FEWEST for j in (0, *depths))
+    for j in (0, *sorted(j for j, n in waiting.items() if n>rest/50)):
+        done = max(0, _done_after(j, reached, open_))
+        if rest and done<FEWEST:
+            deep = f'{waiting[j]:,} prompts wait for their sample {j+1}; of those that went as far, ' if j else ''
+            return f'none yet: {deep}{done}{"" if j else " prompts"} are done ({FEWEST} are needed)'
 
 # %% ../../nbs/data/61_projection.ipynb #ec7ecb0e
 def project(
@@ -53,32 +56,40 @@ def project(
 )->tuple:              # (rollouts, low, high), 95 %; None: too early to say
     "Forecast the rollouts that are still to come."
     waiting = waiting or {}
-    if not _is_seen(reached, open_, waiting, unopened):
+    if _too_few(reached, open_, waiting, unopened):
         return None
     moments, done = _moments(_chances(reached, open_, waiting)), _done_after(0, reached, open_)
     mean, square = _sums(moments, open_, waiting, unopened, done)
     return mean, max(0., mean-1.96*square**.5), mean+1.96*square**.5
 
 # %% ../../nbs/data/61_projection.ipynb #00c7fba6
-def _is_known(status, asked):
-    "Check whether prompts are sampled in order, to the last, and the note is as new as the rollouts in the ledger."
-    noted = status.get('rollouts', 0)+(status.get('sending') or 0)
-    in_order = status.get('open') is not None and status.get('share') is None and not status.get('prompts')
-    return in_order and asked<=1.05*noted
+def _unknown(status, answered)->str:
+    "Say why the rollouts to come cannot be told from what is noted and counted; None: they can."
+    if not status:
+        return 'none yet: the run has noted nothing so far'
+    if status.get('share') is not None:
+        return 'none: a run with a goal ends when it has its rows, whichever prompts are left'
+    if status.get('open') is None or status.get('prompts'):
+        return 'none: the prompts are not sampled one after the other to the last (pilot, pairs, allocate, cluster)'
+    if answered>1.05*status.get('rollouts', 0):
+        return 'none yet: what the run last noted is older than its ledger'
 
 # %% ../../nbs/data/61_projection.ipynb #19d936b5
 def still_to_come(
     by_idx:dict,    # {running number of a sample within its prompt: rollouts}; None: of revisions
     status:dict,    # what the loop notes; {}: nothing
-    total:int       # prompts of the run
-)->tuple:           # (rollouts, low, high); None: unknown
+    total:int,      # prompts of the run
+    in_flight:int=0 # rollouts among them that are not answered yet
+)->tuple:           # ((rollouts, low, high) or None: unknown, why it is unknown or None)
     "Forecast the rollouts that are still to come in a run in progress."
-    if not _is_known(status, sum(by_idx.values())):
-        return None
+    why = _unknown(status, sum(by_idx.values())-in_flight)
+    if why:
+        return None, why
     last = max((k for k in by_idx if k is not None), default=-1)
     open_, waiting = ({int(j):n for j, n in (status.get(k) or {}).items()} for k in ('open', 'waits'))
     unopened = max(0, total-status.get('closed', 0)-sum(open_.values())-sum(waiting.values()))
-    return project([by_idx.get(j, 0) for j in range(last+1)], open_, unopened, waiting)
+    reached = [by_idx.get(j, 0) for j in range(last+1)]
+    return project(reached, open_, unopened, waiting), _too_few(reached, open_, waiting, unopened)
 
 # %% ../../nbs/data/61_projection.ipynb #f658e546
 def forecast(

@@ -10,10 +10,11 @@ import os, shutil, sqlite3, tempfile
 from contextlib import closing, suppress
 from itertools import chain, count
 from pathlib import Path
-from .files import Atomic, error_kind, file_identity, hint, is_alive, json_pretty, what_to_do
+from .files import Atomic, error_kind, file_identity, hint, is_alive, json_pretty, read_text, what_to_do
 from .ledger import LEDGER_NOTE, opening_error
 from .store import Store
 from .types import RsrError, RunBroken
+from .yaml_files import load_yaml
 
 # %% ../../nbs/data/18_safekeeping.ipynb #701b97b0
 def _sync(path):
@@ -173,10 +174,10 @@ def _copy_blocks(run, to):
     return in_use
 
 # %% ../../nbs/data/18_safekeeping.ipynb #b3935c68
-def _with_work_dir(text, to):
+def _with_work_dir(text, to, at):
     "Return the text of a recipe with another directory; the rest stays word for word, comments too."
     import yaml
-    d = yaml.safe_load(text)
+    d = load_yaml(text, at)
     if not isinstance(d, dict) or not isinstance(d.get('work_dir'), str):
         return text
     old, new = (yaml.safe_dump(dict(work_dir=x), allow_unicode=True, width=10**9) for x in (d['work_dir'], str(to)))
@@ -185,11 +186,11 @@ def _with_work_dir(text, to):
     return yaml.safe_dump({**d, 'work_dir':str(to)}, sort_keys=False, allow_unicode=True)
 
 # %% ../../nbs/data/18_safekeeping.ipynb #c0f6acd2
-def _point_recipe(folder, to):
+def _point_recipe(folder, run, to):
     "Let the recipe of a copy name the copy as its directory."
     path = folder/'recipe.yaml'
     if path.is_file():
-        path.write_text(_with_work_dir(path.read_text(encoding='utf-8'), to), encoding='utf-8')
+        path.write_text(_with_work_dir(read_text(path), to, run/'recipe.yaml'), encoding='utf-8')
 
 # %% ../../nbs/data/18_safekeeping.ipynb #de068e98
 def _counts(store):
@@ -245,7 +246,7 @@ def new_temporary(to):
 def _fill(folder, store, to, progress):
     "Copy a run into a temporary directory; return what was copied."
     _copy_files(store.dir, folder)
-    _point_recipe(folder, to)
+    _point_recipe(folder, store.dir, to)
     in_use = _copy_blocks(store.dir, folder)
     _backup(store.db, folder/'run.db', progress)
     return dict(_settle(folder), blocks_in_use=in_use)
@@ -300,7 +301,10 @@ def no_recipe(
 )->RsrError:
     "Return the error for a run whose recipe is missing."
     with closing(Store(path, write=False)) as store:
-        n = store.last_rollout()
+        n, is_plan = store.last_rollout(), store.get('prompts_plan') is not None
+    if is_plan:
+        return RsrError(f'{path} holds prompts that `rsr prompts` wrote, and no responses to train on; `rsr watch` '
+                        'shows how far it is. Name the directory of a run')
     if not n:
         return RsrError(f'{path}: this run was stopped before it started; run the same command again')
     return RsrError(f'{path}: run.db has {n:,} rollouts, but the recipe.yaml beside it, which says how they were '

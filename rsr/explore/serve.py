@@ -75,8 +75,9 @@ def _command(notebook, port, open_browser):
 # %% ../../nbs/explore/25_serve.ipynb #7bdad546
 def _start(command, env=None):
     "Start Voilà; return the process."
-    if not find_spec('voila'):
-        raise RsrError(f"rsr explore needs Voilà, which is not installed: {install_command('explore')}")
+    for name, module in [('Voilà', 'voila'), ('ipykernel', 'ipykernel')]:
+        if not find_spec(module):
+            raise RsrError(f"rsr explore needs {name}, which is not installed: {install_command('explore')}")
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding='utf-8',
                             errors='replace', env=env)
 

@@ -6,11 +6,12 @@
 __all__ = ['esc', 'html_table', 'figure_html', 'sample_rows', 'page', 'report_html', 'write_report']
 
 # %% ../../nbs/quality/08_report.ipynb #3f471729
-import base64, html, io, json, re, yaml
+import base64, html, io, json, yaml
 from contextlib import closing
 from pathlib import Path
 from ..data.extras import install_package
 from ..data.files import Atomic
+from ..data.terminal import visible
 from ..data.thresholds import numbers_for
 from ..data.types import RsrError
 from ..data.store import Store
@@ -34,16 +35,12 @@ from ..verifiers.stages import sections
 from ..sampling.cascade import sampler_options
 from ..style import many, pct
 
-# %% ../../nbs/quality/08_report.ipynb #2edaaa2e
-_hidden = re.compile(r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]')
-
 # %% ../../nbs/quality/08_report.ipynb #ee687ba0
 def esc(
     x   # anything
 )->str:
-    "Escape a text for HTML, without secrets, and with direction marks and control characters made visible."
-    text = redact('' if x is None else x)
-    return html.escape(_hidden.sub(lambda m: f'\\u{ord(m[0]):04x}', text))
+    "Escape a text for HTML, without secrets, and with control characters and invisible characters spelt out."
+    return html.escape(visible(redact('' if x is None else x)))
 
 # %% ../../nbs/quality/08_report.ipynb #9c3fb4d1
 _VERDICTS = 'verdict', 'A', 'B'   # columns of verdicts
@@ -270,7 +267,8 @@ def _figures_html(run):
 
 # %% ../../nbs/quality/08_report.ipynb #4395f16e
 def _numbers_html(ctx):
-    return f'<pre>{esc(ctx.run.summary(ctx.stats))}</pre>'
+    "Return the statistics as text; the components of scores are a table of their own."
+    return f"<pre>{esc(ctx.run.summary({**ctx.stats, 'components':None}))}</pre>"
 
 # %% ../../nbs/quality/08_report.ipynb #29d3534d
 def _sections(ctx, found, rows):

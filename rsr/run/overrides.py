@@ -18,7 +18,7 @@ from ..data.files import SHIPPED, read_text
 from ..data.parts import Cluster
 from ..data.sources import READERS
 from ..data.types import RsrError, no_such
-from ..data.yaml_files import RepeatedKey, load_yaml, parse_yaml
+from ..data.yaml_files import RefusedYaml, load_yaml, parse_yaml
 from ..pairs.strategies import share_rules
 from .values import HEAD, as_utf8, in_place, set_nested, without_defaults
 from ..sampling.budget import Budget
@@ -177,7 +177,7 @@ def _option_value(key, text):
         return ''
     try:
         return parse_yaml(text) if text.strip() else None
-    except RepeatedKey as e:
+    except RefusedYaml as e:
         raise RsrError(f'{key}: {e}') from None
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
@@ -295,7 +295,10 @@ def _override_sampler(d, rest, value, key):
     section = d['sampler'] = d.get('sampler') or {}
     entries = section.get('cascade') or []
     if rest.startswith('cascade.'):
-        set_nested(*find_sampler(entries, rest.partition('.')[2], key), value)
+        entry, option = find_sampler(entries, rest.partition('.')[2], key)
+        if (name := option.partition('.')[0]) not in schema()['sampler']:
+            raise RsrError(f'{key}: '+no_such('option', name, schema()['sampler']))
+        set_nested(entry, option, value)
         return
     if rest=='model':
         section.pop('cascade', None)

@@ -36,12 +36,12 @@ def _sampler_options(options):
     return {k:v for k, v in options.items() if k in names and not (texts and k=='batch')}
 
 # %% ../../nbs/run/01_reward.ipynb #9a1ea71d
-def _judge_options(name, options):
+def _judge_options(name, options, at):
     "Return the sampler options of a verifier's judge."
     judge = _sampler_options(options)
     if not (judge.get('model') or judge.get('base_url')):
-        raise RsrError(f"verifier '{name}' asks a model: set verifier.model or verifier.base_url")
-    check_price(judge.get('price'), 'verifier.price')
+        raise RsrError(f"verifier '{name}' asks a model: set {at}.model or {at}.base_url")
+    check_price(judge.get('price'), f'{at}.price')
     if judge.get('model')=='local':
         judge.update(type='local', model='')
     return {'temperature':0.0, **judge}
@@ -82,7 +82,7 @@ def is_raw(
     return any(getattr(VERIFIERS.get(given.get('type')), 'raw', False) for _, given in sections(options))
 
 # %% ../../nbs/run/01_reward.ipynb #70fb7883
-def _make_one(options):
+def _make_one(options, at='verifier'):
     "Make a single verifier or rubric, and return it with the options of its judges."
     options = {**options, 'type':verifier_type(options)}
     name = options.pop('type')
@@ -92,7 +92,7 @@ def _make_one(options):
         raise RsrError(f"no verifier '{name}', but a rubric: verifier.rubric={name}")
     verifier = load_verifier(name, **options)
     client = getattr(verifier.fn, 'client', None)
-    judge = _judge_options(verifier.name, options) if verifier.needs_judge or client else None
+    judge = _judge_options(verifier.name, options, at) if verifier.needs_judge or client else None
     if not verifier.needs_judge:
         return verifier, []
     return verifier, [_client_options(client, options) if client else judge]
@@ -101,7 +101,7 @@ def _make_one(options):
 def _make_stage(own, options):
     "Return (Stage, options of its judges); an error names the stage."
     try:
-        verifier, judges = _make_one(options)
+        verifier, judges = _make_one(options, f"verifier.stages.{own['name']}")
     except RsrError as e:
         also = f"; and of a stage: {', '.join(STAGE_KEYS)}" if 'Allowed: ' in str(e) else ''
         raise RsrError(f"stage '{own['name']}': {e}{also}") from None

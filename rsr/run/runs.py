@@ -15,6 +15,7 @@ from ..data.statistics import amount
 from ..data.store import Store
 from ..data.terminal import visible
 from ..data.types import RsrError
+from ..data.yaml_files import parse_quickly
 from .watch import run_state
 
 # %% ../../nbs/run/21_runs.ipynb #c4844272
@@ -46,20 +47,11 @@ def find_run_dirs(
         found.setdefault(os.path.realpath(run), run)
     return list(found.values())
 
-# %% ../../nbs/run/21_runs.ipynb #30da9870
-def _parse_yaml(data):
-    "Parse YAML, or raise a ValueError."
-    import yaml
-    try:
-        return yaml.load(data, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
-    except yaml.YAMLError as e:
-        raise ValueError from e
-
 # %% ../../nbs/run/21_runs.ipynb #e3bd3ee3
 def _read_recipe(path):
     "Return the recipe of a run; {} if it cannot be read."
     try:
-        found = _parse_yaml((path/'recipe.yaml').read_bytes())
+        found = parse_quickly((path/'recipe.yaml').read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

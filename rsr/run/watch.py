@@ -131,7 +131,9 @@ def _open(self:RunView):
 def _read_recipe(self:RunView)->bool:
     "Read the recipe, with its prices and thresholds; return whether there is one."
     if not (self.path/'recipe.yaml').is_file():
-        return False
+        if self.store.get('prompts_plan') and not self.counts:
+            self.recipe, self.counts = {}, LiveCounts(self.store)
+        return self.counts is not None
     store, d = self.store, saved_recipe(self.path)
     if self.counts and d==self.recipe:
         return True
@@ -246,10 +248,14 @@ def _stopped_counts(stops):
 
 # %% ../../nbs/run/13_watch.ipynb #dd020e63
 @patch
-def _rows(self:RunView, status)->dict:
+def _rows(self:RunView, status, state)->dict:
     "Return {file: {rows, goal}}: what the loop notes, or of a run that has ended, what the files have."
+    if not self.recipe:
+        return {}   # prompts that are generated are no training rows
     if status:
         return status.get('rows') or {}
+    if state=='died' and (noted := (self.store.get(NOTE) or {}).get('rows')):
+        return noted
     goals = {name:goal['goal'] for name, goal in (self.store.get('goal') or {}).items()}
     return {file:dict(rows=counts['rows'], goal=goals.get(file.rpartition('.')[0]))
             for file, counts in self.store.get('rows', {}).items()}
@@ -303,22 +309,30 @@ def _costs(self:RunView, totals, status)->dict:
         found['usd'] = max(usd, status.get('usd') or 0.)
     return found
 
+# %% ../../nbs/run/13_watch.ipynb #8c2352e2
+@patch
+def _seen(self:RunView, status, state, stops, now)->dict:
+    "Return the counts of a run and its costs."
+    totals = self.counts.totals()
+    return dict(prompts=_prompt_counts(self._total(), status) if status else _stopped_counts(stops),
+                rollouts=self._rollouts(totals, status, now), scores=self._scores(totals, status),
+                rows=self._rows(status, state), goal_share=status.get('share'), **self._costs(totals, status),
+                batches=self._batches(), errors=_commonest(named(totals, 'error')), behind=self.counts.behind,
+                part=status.get('part'), seconds=self.store.get('seconds', 0.), budget=self.recipe.get('budget') or {})
+
 # %% ../../nbs/run/13_watch.ipynb #ca981b9f
 @patch
-def _seen(self:RunView, status, stops, now)->dict:
-    "Return the counts of a run, its costs and its forecast."
-    totals, share = self.counts.totals(), status.get('share')
-    p = dict(prompts=_prompt_counts(self._total(), status) if status else _stopped_counts(stops),
-             rollouts=self._rollouts(totals, status, now), scores=self._scores(totals, status),
-             rows=self._rows(status), goal_share=share, **self._costs(totals, status),
-             batches=self._batches(), errors=_commonest(named(totals, 'error')), behind=self.counts.behind,
-             part=status.get('part'), seconds=self.store.get('seconds', 0.), budget=self.recipe.get('budget') or {})
-    more = still_to_come(named(totals, 'idx'), status, p['prompts']['total'])
+def _ahead(self:RunView, p, totals, status)->dict:
+    "Return the forecast, why there is none, and the seconds that are left of a run in progress."
+    more, why = still_to_come(named(totals, 'idx'), status, p['prompts']['total'], totals['outcome', None])
+    if self.counts.behind:
+        more, why = None, 'none yet: the ledger has not been read to its end'
     tokens = p['tokens']['prompt']+p['tokens']['completion']
     flying = p['rollouts']['in_flight'] or 0   # they have cost nothing yet
     to_pay = more and tuple(m+flying for m in more)
-    return dict(p, forecast=forecast(to_pay, p['rollouts']['asked']-flying, tokens, p['usd']),
-                left=self._left(p, more, share, now) if status else None)
+    found = forecast(to_pay, p['rollouts']['asked']-flying, tokens, p['usd'])
+    why = None if found or p['state'] not in UNDER_WAY else why or 'none yet: nothing has been answered'
+    return dict(forecast=found, no_forecast=why, left=self._left(p, more, p['goal_share'], p['at']) if status else None)
 
 # %% ../../nbs/run/13_watch.ipynb #4578a15e
 @patch
@@ -347,6 +361,7 @@ def _words(self:RunView, state)->dict:
     "Return why a run stopped early, and the command that resumes it."
     ended = {} if state in (*UNDER_WAY, 'died') else self.store.get('ended') or {}
     unfinished = state in ('died', 'waiting for a batch', 'pilot') or state.startswith('stopped') or 'failed' in state
+    unfinished = unfinished and not self.store.get('prompts_plan')   # those resume with `rsr prompts` and its options
     command = f'rsr run work_dir={shell_word(self.path)}' if unfinished else None
     return dict(message=redact(ended['message']) if ended.get('reason') else None, resume=command)
 
@@ -397,9 +412,17 @@ def _look(self:RunView, seconds):
     self.counts.update(float('inf') if is_over else seconds)
     if not status and not is_over:
         stops = run_state(self.store)[1]
-    return {**picture, **self._seen(status, stops, now)}
+    found = {**picture, **self._seen(status, state, stops, now)}
+    return {**found, **self._ahead(found, self.counts.totals(), status)}
 
 # %% ../../nbs/run/13_watch.ipynb #269b6238
+def _end_of_prompts(p)->int:
+    "Return the exit code that `rsr prompts` gives, from the last picture of its directory."
+    reason = p['state'].partition('stopped: ')[2]
+    n = p['prompts']
+    return dict(budget=3, interrupted=130).get(reason, int(bool(reason) or n['satisfied']<n['total']))
+
+# %% ../../nbs/run/13_watch.ipynb #aa60b524
 def end_code(
     path,        # the run directory
     p:dict       # the last picture of the run
@@ -410,5 +433,7 @@ def end_code(
         return 1
     if state in ('not started', 'pilot', 'waiting for a batch') or p['prompts'] is None:
         return 0
+    if not (Path(path)/'recipe.yaml').is_file():
+        return _end_of_prompts(p)
     run = Run(path, state.partition(': ')[2] if state.startswith('stopped: ') else None)
     return run_exit_code(run, dict(prompts=dict(by_stop_reason=p['prompts']['stopped']), rows=run.file_counts))

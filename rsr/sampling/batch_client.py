@@ -90,6 +90,12 @@ def _has_login(self:BatchClient)->bool:
     "Return whether user and password stand in the address, and no key is given."
     return '@' in (self.sampler.base_url or '') and not self.sampler.own_key and self.form.name!='anthropic'
 
+# %% ../../nbs/sampling/32_batch_client.ipynb #d5993181
+@patch(as_prop=True)
+def _limit(self:BatchClient)->float:
+    "Return the seconds to wait for a connection, and for more of a file."
+    return max(60, self.sampler.timeout)
+
 # %% ../../nbs/sampling/32_batch_client.ipynb #237a0079
 @patch
 def _open(self:BatchClient):
@@ -97,7 +103,8 @@ def _open(self:BatchClient):
     import aiohttp
     if self._session is None:
         check_address(self.base_url, f'{self.section}.base_url')
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=60, sock_read=max(60, self.sampler.timeout))
+        limit = self._limit
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limit, sock_read=limit)
         self._session = aiohttp.ClientSession(headers=self._headers(), timeout=timeout, auto_decompress=False,
                                               cookie_jar=aiohttp.DummyCookieJar())
     return self._session
@@ -119,9 +126,12 @@ def _is_failure(e):
     return isinstance(e, kinds) and not isinstance(e, (OSError, ValueError, asyncio.TimeoutError))
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #2c0d1f43
-def _as_failure(e):
+def _as_failure(e, limit):
     "Return an exception of aiohttp as one that `transport_error` knows; any other as it is."
     import aiohttp
+    if isinstance(e, asyncio.TimeoutError):
+        what = 'connection' if 'onnect' in f'{type(e).__name__} {e}' else 'answer, or none of the rest of it,'
+        return asyncio.TimeoutError(f'no {what} within {limit:g} s')
     if isinstance(e, aiohttp.ClientConnectorError):
         return CannotConnect(str(e))
     return HttpFailure(f'{type(e).__name__}: {e}') if _is_failure(e) else e
@@ -141,10 +151,10 @@ async def _response(self:BatchClient, method, path, make=dict, query=''):
                 location = resp.headers.get('Location')
             url = redirect_target(resp.status, url, location, f'{self.section}.base_url')
     except Exception as e:
-        failure = _as_failure(e)
+        failure = _as_failure(e, self._limit)
         if not isinstance(failure, (*HTTP_FAILURES, ValueError, TypeError)):
             raise
-        raise transport_error(failure, self.sampler.timeout) from None
+        raise transport_error(failure, f'{self.section}.timeout') from None
     raise CallError('denied', f'the server redirects again and again, last to {shown_address(url)}')
 
 # %% ../../nbs/sampling/32_batch_client.ipynb #d42de218

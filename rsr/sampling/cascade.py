@@ -49,7 +49,7 @@ def _check_entry(entry, at):
 def _check_list(entries):
     "Raise unless a cascade is a list of two or more."
     if not isinstance(entries, list) or len(entries)<2:
-        raise RsrError(f'sampler.cascade: {entries!r} is not a list of two samplers or more, cheapest first; for a '
+        raise RsrError(f'sampler: {entries!r} is not a list of two samplers or more, cheapest first; for a '
                        'single one, write sampler: {model: …}')
 
 # %% ../../nbs/sampling/36_cascade.ipynb #61300a32
@@ -62,10 +62,10 @@ def check_cascade(
     if entries is not None:
         _check_list(entries)
     for i, entry in enumerate(entries or ()):
-        _check_entry(entry, f'sampler.cascade.{i}')
-        check_options(f'sampler.cascade.{i}', entry)
+        _check_entry(entry, f'sampler[{i}]')
+        check_options(f'sampler[{i}]', entry)
         if entry in entries[:i]:
-            raise RsrError(f'sampler.cascade.{i}: it is the same as sampler.cascade.{entries.index(entry)}')
+            raise RsrError(f'sampler[{i}]: it is the same as sampler[{entries.index(entry)}]')
 
 # %% ../../nbs/sampling/36_cascade.ipynb #2231dc41
 def check_escalate(value):
@@ -112,12 +112,14 @@ def check_prices(
 ):
     "Raise unless every sampler of a cascade has a price."
     for i, options in enumerate(sampler_options(section)):
-        at = f'sampler.cascade.{i}'
+        at = f'sampler[{i}]'
         if own_price(options, f'{at}.price') is None:
             what = options.get('model') or options.get('base_url') or options.get('type')
+            name = options.get('model') or i
             raise RsrError(f"{at}: the price of '{what}' is unknown, and sampling.escalate: auto compares what "
-                           f'samplers cost. Set {at}.price={{prompt: …, completion: …}} (US dollars per million '
-                           'tokens), or move on by number: sampling.escalate.after=8')
+                           f'samplers cost. Write {{model: {name}, price: {{prompt: …, completion: …}}}} there (US '
+                           f'dollars per million tokens; as an option, sampler.cascade.{name}.price=…), or move on by '
+                           'number: sampling.escalate.after=8')
 
 # %% ../../nbs/sampling/36_cascade.ipynb #9345390d
 def cascade_prices(
@@ -126,7 +128,7 @@ def cascade_prices(
     "Return the prices of the samplers of a cascade; a model may stand in it twice, at two prices."
     found = {}
     for i, options in enumerate(sampler_options(section)):
-        price = own_price(options, f'sampler.cascade.{i}.price')
+        price = own_price(options, f'sampler[{i}].price')
         if price is None:
             return None
         config = make_sampler(**options).config
@@ -163,7 +165,7 @@ def _refuse_twin(made, i):
     "Raise if a sampler samples as an earlier one of the cascade does."
     same = [j for j in range(i) if made[j].config==made[i].config]
     if same:
-        raise RsrError(f'sampler.cascade.{i}: it samples as sampler.cascade.{same[0]} does; give it another model, '
+        raise RsrError(f'sampler[{i}]: it samples as sampler[{same[0]}] does; give it another model, '
                        'or leave it out')
 
 # %% ../../nbs/sampling/36_cascade.ipynb #d8474043
@@ -173,9 +175,9 @@ def make_samplers(
     "Make the sampler of a recipe, or those of its cascade; raise an error if two would sample alike."
     if not section.get('cascade'):
         return make_sampler(**sampler_options(section)[0])
-    made = [make_sampler(**options) for options in sampler_options(section)]
+    made = [make_sampler(section=f'sampler[{i}]', **options) for i, options in enumerate(sampler_options(section))]
     for i, sampler in enumerate(made):
-        sampler.section = f'sampler.cascade.{i}'
+        sampler.section = f'sampler.cascade.{sampler.model or i}'   # its options are set by this name
         _refuse_twin(made, i)
     return made
 

@@ -151,7 +151,15 @@ async def _put_together(chunks):
     return events.reply()
 
 # %% ../../nbs/sampling/29_providers.ipynb #48f96cb2
-async def _complete(litellm, body):
+def _with_limit(error, seconds, section):
+    "Return an error of LiteLLM; one of time says for how long it waited, and which key sets that."
+    if error.kind!='timeout':
+        return error
+    text = f'no answer within {seconds:g} s ({section}.timeout sets the limit): {error}'
+    return CallError('timeout', text, error.retry_after)
+
+# %% ../../nbs/sampling/29_providers.ipynb #9ae5aeff
+async def _complete(litellm, body, section):
     "Return LiteLLM's reply to a request as plain data; raise any failure as a CallError."
     try:
         reply = await litellm.acompletion(**body)
@@ -159,7 +167,7 @@ async def _complete(litellm, body):
     except CallError:
         raise
     except Exception as e:
-        raise litellm_error(e) from None
+        raise _with_limit(litellm_error(e), body['timeout'], section) from None
 
 # %% ../../nbs/sampling/29_providers.ipynb #6c74385f
 @patch
@@ -167,7 +175,7 @@ async def _send(self:LiteLLMSampler, messages, n, seed, **params):
     "Send one request and return its rollouts."
     litellm, body = import_litellm(), self._body(messages, n, seed, **params)
     start = time.perf_counter()
-    reply = await _complete(litellm, body)
+    reply = await _complete(litellm, body, self.section)
     return parse_reply(reply, self.max_tokens, time.perf_counter()-start, bool(body.get('logprobs')))
 
 # %% ../../nbs/sampling/29_providers.ipynb #cd401e85
@@ -417,7 +425,7 @@ def make_sampler(
     "Return the sampler that the options describe."
     options = _with_type({'type':type, **options})
     type = options.pop('type')
-    known = SAMPLERS if section=='sampler' else {**SAMPLERS, **CLIENTS}
+    known = SAMPLERS if section.startswith('sampler') else {**SAMPLERS, **CLIENTS}
     if type not in known:
         raise RsrError(f'{section}.type: '+no_such('sampler', type, SAMPLERS))
     made = known[type](**options)

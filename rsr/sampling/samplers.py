@@ -252,7 +252,7 @@ async def _post(self:HttpSampler, body):
     try:
         return await self._exchange(self._session, 'POST', '/chat/completions', encoded(body), body.get('n', 1))
     except (*HTTP_FAILURES, ValueError, TypeError) as e:
-        raise transport_error(e, self.timeout) from None
+        raise transport_error(e, f'{self.section}.timeout') from None
 
 # %% ../../nbs/sampling/04_samplers.ipynb #cc494104
 @patch

@@ -209,7 +209,7 @@ def _engine_error(name, text, is_value_error):
 def _request_error(self:VllmSampler, e):
     "Return the CallError for an exception of one request."
     if isinstance(e, asyncio.TimeoutError):
-        return CallError('timeout', f'no answer within {self.timeout} s')
+        return CallError('timeout', f'no answer within {self.timeout:g} s ({self.section}.timeout sets the limit)')
     if isinstance(e, EngineDead):
         return CallError('fatal', f'the vLLM engine died: {e}')
     if isinstance(e, TemplateError):

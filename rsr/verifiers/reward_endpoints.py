@@ -232,7 +232,7 @@ async def _post_rewards(self:RewardSampler, endpoint, body):
     try:
         status, headers, got = await self._exchange(self._session, 'POST', path, encoded(body))
     except (*HTTP_FAILURES, ValueError, TypeError) as e:
-        raise transport_error(e, self.timeout) from None
+        raise transport_error(e, f'{self.section}.timeout') from None
     if 200<=status<300:
         return got if isinstance(got, dict) else parse_json(got)
     error = await self._http_error(status, got, headers)

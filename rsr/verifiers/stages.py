@@ -129,15 +129,20 @@ def _read_stage(stage, where, on_unscored):
     _check_own(own, where)
     return own, options
 
+# %% ../../nbs/verifiers/17_stages.ipynb #bdcf1107
+def _list_key(options):
+    "Return what a user calls the list of stages: `verifier`, or `verifier.stages` if something stands beside it."
+    return 'verifier.stages' if options.get('on_unscored') else 'verifier'
+
 # %% ../../nbs/verifiers/17_stages.ipynb #0f57a4b5
-def _check_together(read):
+def _check_together(read, key):
     "Raise unless the stages of a stack go together."
     names = [own['name'] for own, _ in read]
     twice = next((name for name in names if names.count(name)>1), None)
     if twice:
         raise RsrError(f"verifier: two stages are named '{twice}'. Give one of them another name: name: …")
     if read[0][0].get('when', 'always')!='always':
-        raise RsrError(f"verifier.stages[0].when: nothing runs before '{names[0]}'; the first stage runs always")
+        raise RsrError(f"{key}[0].when: nothing runs before '{names[0]}'; the first stage runs always")
 
 # %% ../../nbs/verifiers/17_stages.ipynb #a02c5b6e
 def read_stages(
@@ -149,12 +154,12 @@ def read_stages(
         known = no_such('option', others[0], ['stages', 'on_unscored'])
         raise RsrError(f'verifier: beside stages, {known}. Other options belong into a stage')
     if not isinstance(stages, (list, tuple)) or not stages:
-        raise RsrError(f'verifier.stages: {stages!r} is not a list of stages, e.g. [{{type: math-rlvr}}, …]')
+        raise RsrError(f'{_list_key(options)}: {stages!r} is not a list of stages, e.g. [{{type: math-rlvr}}, …]')
     default = options.get('on_unscored') or 'unscored'
     if default not in ON_UNSCORED:
         raise RsrError('verifier.on_unscored: '+no_such('choice', default, ON_UNSCORED))
-    read = [_read_stage(stage, f'verifier.stages[{i}]', default) for i, stage in enumerate(stages)]
-    _check_together(read)
+    read = [_read_stage(stage, f'{_list_key(options)}[{i}]', default) for i, stage in enumerate(stages)]
+    _check_together(read, _list_key(options))
     return read
 
 # %% ../../nbs/verifiers/17_stages.ipynb #c7a99f8d
