@@ -89,6 +89,8 @@ def start(d, **kw):
     t.start()
     return t, out
 
+PATTERN = 'data.input_path', 'in*.jsonl'   # is read without Ray Data, which starts actors of its own for each driver
+
 def driver(d):
     "A run in a process of its own, which prints why it has stopped."
     code = ('import json, sys; from rsr.cluster.driver import execute_cluster; '
@@ -205,25 +207,26 @@ def test_a_node_that_goes_takes_nothing_with_it(here, cluster):
     assert found['samples']['by_outcome']['kept']==480 and 0<found['samples']['by_outcome'].get('lost', 0)<=48
 
 def test_a_killed_driver_is_resumed_and_ctrl_c_keeps_what_is_in_flight(here, server, cluster):
-    server.set(median=.3, rate=0.)
-    write_jsonl('in.jsonl', rows(60))
-    d, asked = recipe(server, here/'w', cluster=dict(address=cluster.address)), lambda: server.stats()['samples']
+    server.set(median=.2, rate=0.)
+    write_jsonl('in.jsonl', rows(40))
+    d = recipe(server, here/'w', PATTERN, cluster=dict(address=cluster.address))
+    asked = lambda: server.stats()['samples']
     pids = set()
-    out, err = killed(driver(d), lambda: asked()>100 and (pids.update(holders('w')) or pids))
+    out, err = killed(driver(d), lambda: asked()>60 and (pids.update(holders('w')) or pids))
     assert pids, err
     s = subprocess.run([sys.executable, '-c',
                         'import sys; from rsr.data.index import index_parts; print(index_parts(sys.argv[1]))', 'w'],
                         capture_output=True, text=True)
     assert s.returncode==0, s.stderr     # anybody may look in between
     before = asked()
-    interrupted(driver(d), lambda: asked()>before+100)
+    interrupted(driver(d), lambda: asked()>before+60)
     lost = balanced('w', server)['samples']['by_outcome'].get('lost', 0)
-    assert 200<asked() and lost<=2*48
+    assert 120<asked() and lost<=2*48
     server.set(median=0.)
     assert spread(d).stop_reason is None and not pids&holders('w')
     s = balanced('w', server)
-    assert s['prompts']['by_stop_reason']=={'max_rollouts':60}
-    assert s['samples']['by_outcome']['kept']==480 and s['samples']['by_outcome'].get('lost', 0)==lost
+    assert s['prompts']['by_stop_reason']=={'max_rollouts':40}
+    assert s['samples']['by_outcome']['kept']==320 and s['samples']['by_outcome'].get('lost', 0)==lost
 
 def test_a_block_that_kills_its_actors_stops_the_run(here, server, cluster):
     write_jsonl('in.jsonl', rows(4))

@@ -12,7 +12,7 @@ import pytest
 from conftest import at_length, rows, write_jsonl
 from loopback import Loopback
 from loopback_batch import BatchLoopback
-from test_cluster import driver, holders, interrupted, killed, spread, start, wait_for
+from test_cluster import PATTERN, driver, holders, interrupted, killed, spread, start, wait_for
 from test_rubric import MINE, by_rule
 
 from rsr import load_run
@@ -100,7 +100,8 @@ def test_a_goal_survives_its_actor_and_is_raised(here, server):
 def test_a_goal_survives_its_driver_and_ctrl_c(here, server, cluster):
     server.set(median=.1)
     write_jsonl('in.jsonl', rows(400))
-    d, asked = on_ray(recipe(server, 'many', ('goal', 200)), address=cluster.address), lambda: server.stats()['samples']
+    d = on_ray(recipe(server, 'many', ('goal', 200), PATTERN), address=cluster.address)
+    asked = lambda: server.stats()['samples']
     _, err = killed(driver(d), lambda: asked()>40 and holders('many'))
     assert 40<asked(), err
     before = asked()

@@ -13,7 +13,7 @@ from conftest import at_length, rows, write_jsonl
 from loopback import Loopback
 from loopback_batch import BatchLoopback
 from test_batch import asked_samples, check_whole
-from test_cluster import driver, figures, holders, interrupted, killed, spread, start, wait_for
+from test_cluster import PATTERN, driver, figures, holders, interrupted, killed, spread, start, wait_for
 from test_pairs import CASES, VERIFIER, Model, options, questions
 
 from rsr import load_run
@@ -257,7 +257,7 @@ def test_an_actor_dies_while_its_batches_are_at_the_provider(here, batches):
 def test_the_driver_dies_or_hears_ctrl_c_and_leaves_its_batches(here, batches, cluster):
     write_jsonl('in.jsonl', rows(12))
     batches.set(delay=None)
-    d = on_ray(recipe(batches, here/'w', *IN_BATCHES), block=6, address=cluster.address)
+    d = on_ray(recipe(batches, here/'w', *IN_BATCHES, PATTERN), block=6, address=cluster.address)
     _, err = killed(driver(d), lambda: len(batches.batches)==2)
     assert len(batches.batches)==2, err
     seen = len(batches.routes)
@@ -285,14 +285,14 @@ def test_a_run_leaves_its_batches_and_collects_them(here, batches):
     whole(batches)
 
 def test_one_budget_for_all_batches(here, batches):
-    write_jsonl('in.jsonl', rows(24))
+    write_jsonl('in.jsonl', rows(12))
     batches.set(rate=0.)
-    more = (*IN_BATCHES, ('sampler.max_tokens', 64), ('sampling.max_rollouts', 8))
-    run = spread(on_ray({**recipe(batches, here/'w', *more), 'budget':dict(tokens=3000)}, block=6))
+    more = (*IN_BATCHES, ('sampler.max_tokens', 64), ('sampling.max_rollouts', 4), ('sampling.step_size', 2))
+    run = spread(on_ray({**recipe(batches, here/'w', *more), 'budget':dict(tokens=900)}, block=6))
     t = whole(batches)['tokens']
-    assert run.stop_reason=='budget' and 1500<t['prompt']+t['completion']<=3100, run.message
+    assert run.stop_reason=='budget' and 400<t['prompt']+t['completion']<=1000, run.message
     n = batches.batch_sold['samples']
-    again = spread(on_ray({**recipe(batches, here/'w', *more), 'budget':dict(tokens=3000)}, block=6))
-    assert again.stop_reason=='budget' and batches.batch_sold['samples']<=n+8
+    again = spread(on_ray({**recipe(batches, here/'w', *more), 'budget':dict(tokens=900)}, block=6))
+    assert again.stop_reason=='budget' and batches.batch_sold['samples']<=n+4
     assert spread(on_ray(recipe(batches, here/'w', *more), block=6)).stop_reason is None
-    assert whole(batches)['samples']['by_outcome']['kept']==24*8
+    assert whole(batches)['samples']['by_outcome']['kept']==12*4

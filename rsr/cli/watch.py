@@ -62,7 +62,7 @@ def show(self:Screen, p, last:bool):
 
 # %% ../../nbs/cli/05_watch.ipynb #2639699e
 def _noted(path)->tuple:
-    "Return (process that samples a run, seconds so far), as its ledger notes them; a ledger that is not whole has none."
+    "Return (process that samples a run, seconds so far) as its ledger has them; one that is not whole has none."
     from contextlib import closing
     from rsr.data.store import Store
     if not (Path(path)/'run.db').is_file():

@@ -24,7 +24,7 @@ class InBlock:
     floor, fresh = -math.inf, False   # what waits in other blocks: see `BlockQueue.order`
     told = None           # what the worker has noted of it for the driver
     learnt_before = None  # what the run has learnt in other blocks; None: this loop does not ask
-    full = frozenset()    # numbers of the files to which this block is to add nothing now
+    used_up = frozenset() # numbers of the files to which this block is to add nothing now
 
     def stop(self, why, exc=None):
         if why=='budget' and not self.ordered:
@@ -50,7 +50,7 @@ def fill(self:InBlock):
     "Send requests, as far as the shared slots allow; wake loops that may wait for a slot."
     others = [loop for loop in self.siblings if loop is not self]
     self._leave_room(others)
-    self._note_full()
+    self._note_used_up()
     super(InBlock, self).fill()
     for loop in others:
         if loop.is_queued or loop.more:
@@ -76,18 +76,18 @@ def goal_holds(self:InBlock)->bool:
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #a4b04a7d
 @patch
-def _note_full(self:InBlock):
+def _note_used_up(self:InBlock):
     "Order the prompts anew if the share of a file has been used up, or has grown again."
     goal = self.goal
-    full = frozenset(i for i in goal.wanted if i in goal.reached or not goal.missing(i)) if goal else self.full
-    if full!=self.full:
-        self.full = full
+    now = frozenset(i for i in goal.wanted if i in goal.reached or not goal.missing(i)) if goal else frozenset()
+    if now!=self.used_up:
+        self.used_up = now
         self.reorder()
 
 @patch
 def _is_wanted(self:InBlock, i)->bool:
     "Check whether this block is to add rows to a formatter's file now."
-    return super(InBlock, self)._is_wanted(i) and i not in self.full
+    return super(InBlock, self)._is_wanted(i) and i not in self.used_up
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #27256ade
 @patch

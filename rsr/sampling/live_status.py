@@ -67,8 +67,9 @@ def status(
     keys = 'closed', 'satisfied', 'failed', 'rollouts', 'scored', 'passed', 'tokens'
     return dict(at=time.time(), part=loop.part, prompts=None if loop.keys is None else len(loop.keys),
                 **{k:n[k] for k in keys}, usd=budget.usd if budget.counts_money else None,
-                sending=samples_in_flight(loop), waiting=redact(waiting_text(loop)), error=redact(engine_note(loop))[:300],
-                share=goal and goal.share, rows=row_counts(loop), **open_prompts(loop), stop=loop.stop_reason)
+                sending=samples_in_flight(loop), waiting=redact(waiting_text(loop)),
+                error=redact(engine_note(loop))[:300], share=goal and goal.share, rows=row_counts(loop),
+                **open_prompts(loop), stop=loop.stop_reason)
 
 # %% ../../nbs/sampling/44_live_status.ipynb #09572a7f
 NOTE = 'live'   # its name in the ledger
