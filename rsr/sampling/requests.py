@@ -53,7 +53,6 @@ def _new_scorer(self:Requests, verifier, judges):
     "Return the scorer of the run."
     return Scorer(verifier, self.store, self.budget, judges, self.n)
 
-
 # %% ../../nbs/sampling/11_requests.ipynb #d7deff7c
 @patch
 def _reset(self:Requests):
@@ -89,12 +88,6 @@ def judge_engines(self:Requests):
 def engine(self:Requests):
     "Return the first sampler's engine."
     return self.arms[0].engine
-
-# %% ../../nbs/sampling/11_requests.ipynb #50af9078
-@patch(as_prop=True)
-def price(self:Requests):
-    "Return the price of the first sampler's tokens."
-    return self.arms[0].price
 
 # %% ../../nbs/sampling/11_requests.ipynb #5f534649
 @patch(as_prop=True)
