@@ -135,7 +135,9 @@ def test_no_pattern_escapes():
     assert set(local)<=EXEMPT
     assert len(collect()[0])>100
 
-READS = {'rsr.verifiers.multiple_choice':20_000}   # module: characters its patterns meet, where it cuts the text before
+READS = {   # module or pattern: characters that are read of a text, where it is cut before
+    'rsr.verifiers.multiple_choice':20_000, 'rsr.data.notations._BASED':100, 'rsr.data.notations._CONGRUENCE':100,
+    'rsr.data.notations._UNIT_BEHIND':120}
 
 SMALL = 5_000    # characters of a first try: what is not linear is slow here already, compared with what is
 
@@ -184,7 +186,6 @@ def _functions():
         judge,
         letter_judge,
         maths,
-        multiple_choice,
         text_answers,
         tool_calls,
     )
@@ -199,9 +200,10 @@ def _functions():
     return dict(
         split_thinking=thinking.split_thinking, boxes=data_text.boxes, is_refusal=data_text.is_refusal,
         is_garbled=data_text.is_garbled, normalised=data_text.normalised, clean_text=data_text.clean_text,
-        choice=multiple_choice.extract_choice, number=maths.extract_math, reference=lambda s: compare(s, '1'),
+        number=maths.extract_math, reference=lambda s: compare(s, '1'),
         answer=lambda s: compare('1', s), same=lambda s: compare(s, s),
-        mcq=lambda s: answers.mcq_rlvr(s, {'answer':s}), maths=lambda s: answers.math_rlvr('1', {'answer':s}),
+        mcq=lambda s: answers.mcq_rlvr(s, {'answer':s}),   # chooses an option too
+        maths=lambda s: answers.math_rlvr('1', {'answer':s}),
         exact=lambda s: text_answers.exact(s, {'answer':[s, 'B']}),
         exact_to=lambda s: text_answers.exact('1', {'answer':s}),
         final=text_answers.extract_exact, key=text_answers.answer_key, f1=lambda s: text_answers.f1(s, {'answer':s}),

@@ -35,7 +35,7 @@ class BaseNumber(NamedTuple):
 
 _BASE_NAMES = dict(two='2', three='3', four='4', five='5', six='6', seven='7', eight='8', nine='9', ten='10',
                    sixteen='16')
-_BASED = LazyRegexp(r'\(?(?<![0-9A-F])([0-9A-F]{1,60})\)?\s?_\s?\{?\s?([0-9]{1,2}|[a-z]{3,7})\s?\}?')
+_BASED = LazyRegexp(r'\(?([0-9A-F]{1,60})\)?\s?_\s?\{?\s?([0-9]{1,2}|[a-z]{3,7})\s?\}?')
 
 # %% ../../nbs/data/35_notations.ipynb #41a2bfd8
 def in_base(

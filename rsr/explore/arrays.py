@@ -39,6 +39,7 @@ def _read_range(store, query, ends):
     "Return the columns of a range of keys."
     return [_parse(numbers) for numbers in store.db.execute(query, ends).fetchone()]
 
+# %% ../../nbs/explore/00_arrays.ipynb #38e97df5
 def _read_alone(store, query, ends):
     "Return the columns of a range of keys, read with a connection of its own."
     with closing(Store(store.dir, write=False)) as own:
@@ -52,6 +53,7 @@ def _ranges(last, step):
     "Return the ranges of keys up to the last one: above the first number, up to the second."
     return [(a, a+step) for a in range(0, last+1, step)]
 
+# %% ../../nbs/explore/00_arrays.ipynb #b9faf26d
 def _read_ranges(store, query, last):
     "Return the columns of all ranges of keys."
     threads = min(8, os.cpu_count() or 1) if last>=_LARGE and hasattr(store, 'dir') else 1
@@ -76,8 +78,10 @@ def read_columns(
 
 # %% ../../nbs/explore/00_arrays.ipynb #3d15c16b
 def find_keys(sorted_keys, keys):
-    "Return the place of each key, and whether it is there."
+    "Return the place of each key, and whether it is there; only the place of one that is there means anything."
+    n = len(sorted_keys)
+    if n and sorted_keys[-1]-sorted_keys[0]==n-1:
+        at = keys-sorted_keys[0]
+        return at, (at>=0) & (at<n)
     at = np.searchsorted(sorted_keys, keys)
-    if not len(sorted_keys):
-        return at, np.zeros(len(keys), bool)
-    return at, np.take(sorted_keys, at, mode='clip')==keys
+    return at, np.take(sorted_keys, at, mode='clip')==keys if n else np.zeros(len(keys), bool)

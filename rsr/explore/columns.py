@@ -220,7 +220,7 @@ def read_models(
     "Read which model gave each response."
     names, sampler = model_names(store), s.asked[:, 0]
     codes, known = _word_column(c, 'model', len(c.key))
-    for key in np.unique(sampler):
+    for key in np.flatnonzero(np.bincount(sampler)):
         name = names.get(int(key), 'unknown')
         codes[c.parts[run]][sampler==key] = _add_words(known, [name])[name]
 

@@ -224,13 +224,22 @@ def _pairs_html(ctx):
         return ''
     return html_table(audit(ctx.facts)['items'], ['item', 'verdict', 'number', 'detail', 'todo'])
 
+# %% ../../nbs/quality/08_report.ipynb #30f0bb42
+def _together_html(counts):
+    "Say how many verdicts several components decided together; '' if none."
+    if not counts.get('together'):
+        return ''
+    share = pct(counts['together']/counts['verdicts'])
+    return f"<p>{share} of {many(counts['verdicts'], 'verdict')}: several components decided together</p>"
+
 # %% ../../nbs/quality/08_report.ipynb #51a4a583
 def _components_html(stats):
     "Return the components of the scores as a table: how many responses each saw, and what it made of them."
     found = (stats.get('components') or {}).get('components', {})
     rows = [dict(component=name, **{k:v for k, v in c.items() if v is not None}) for name, c in found.items()]
     columns = list(dict.fromkeys(k for row in rows for k in row))
-    return html_table([{k:f'{v:,}' if isinstance(v, int) else v for k, v in r.items()} for r in rows], columns)
+    shown = [{k:f'{v:,}' if isinstance(v, int) else v for k, v in r.items()} for r in rows]
+    return html_table(shown, columns)+_together_html(stats.get('components') or {})
 
 # %% ../../nbs/quality/08_report.ipynb #db71be90
 def _known_criteria(scorer):
