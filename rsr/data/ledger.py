@@ -107,7 +107,10 @@ def _has_saved_recipe(run):
 # %% ../../nbs/data/11_ledger.ipynb #180cf3a1
 def has_blocks(run:Path)->bool:
     "Check whether a run directory holds blocks that were sampled on a cluster; a folder of that name is none."
-    return any(any(run.glob(p)) for p in ('parts/rollouts-[0-9]*.parquet', 'blocks/[0-9]*/run.db'))
+    try:
+        return any(any(run.glob(p)) for p in ('parts/rollouts-[0-9]*.parquet', 'blocks/[0-9]*/run.db'))
+    except ValueError:   # a name that the system's encoding lacks (Python 3.13)
+        return False
 
 # %% ../../nbs/data/11_ledger.ipynb #c4d71232
 def _evidence(run):
@@ -276,12 +279,30 @@ def commit(self:Ledger):
     if self.db.in_transaction:
         self.db.execute('COMMIT')
 
+# %% ../../nbs/data/11_ledger.ipynb #f5f3433c
+_FORMS = {**dict.fromkeys('process live ended goal commands options written rows earlier pairs row_tally stamps plan '
+                          'round cascade_models served_models sides prices card prompts_plan '
+                          'pushed_files'.split(), dict),
+          **dict.fromkeys(('imported', 'cascade', 'pushed'), list), **dict.fromkeys(('id', 'origin', 'decide'), str),
+          **dict.fromkeys(('gen', 'verifier', 'bad_rows', 'batch_rounds', 'contaminated'), int), 'seconds':(int, float)}
+_VITAL = 'gen', 'verifier', 'sides', 'cascade', 'options', 'prompts_plan'
+
 # %% ../../nbs/data/11_ledger.ipynb #184b2996
 @patch
 def get(self:Ledger, key, default=None):
-    "Return a small fact about the run."
+    "Return a small fact about the run; the default if it is not there, or has another form than rsr gives it."
     r = self.db.execute('SELECT value FROM meta WHERE key=?', (key,)).fetchone()
-    return default if r is None else orjson.loads(r[0])
+    try:
+        value = None if r is None else orjson.loads(r[0])
+        is_fit = value is None or isinstance(value, _FORMS.get(key, object))
+    except (ValueError, TypeError):
+        is_fit = False
+    if is_fit:
+        return default if value is None else value
+    if key in _VITAL and self._lock:
+        raise RsrError(f"{self.path}: its note '{key}' cannot be read, so nothing is sampled. Restore a copy of the "
+                       'run, or set another work_dir')
+    return default
 
 # %% ../../nbs/data/11_ledger.ipynb #b68ad541
 @patch
