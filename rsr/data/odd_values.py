@@ -21,10 +21,13 @@ def _is_mapping(d):
 def _is_list_of_files(d):
     return isinstance(d, dict) and all(map(_is_mapping, d.values()))
 
+def _has_options(d):
+    return isinstance(d, dict) and all(isinstance(d.get(k), dict) for k in ('recipe', 'now'))
+
 # %% ../../nbs/data/48_odd_values.ipynb #d6b402e4
 COLUMNS = {('prompts', 'row'):_is_prompt, ('rollouts', 'more'):_is_mapping, ('scores', 'detail'):_is_mapping,
            ('configs', 'config'):_is_mapping}   # columns with JSON: how what is in them looks
-NOTES = dict(rows=_is_list_of_files, cascade_models=_is_mapping, live=_is_mapping, options=_is_mapping)
+NOTES = dict(rows=_is_list_of_files, cascade_models=_is_mapping, live=_is_mapping, options=_has_options)
 
 # %% ../../nbs/data/48_odd_values.ipynb #84896e87
 def _fits(text, check)->bool:

@@ -6,6 +6,8 @@
 __all__ = ['open_runs', 'explore']
 
 # %% ../../nbs/explore/24_explorer.ipynb #e9eb2939
+import sqlite3
+from ..data.odd_values import explained
 from ..data.types import RsrError
 from .one_run import RunExplorer
 from .side_by_side import Comparison, check_distinct
@@ -30,4 +32,8 @@ def explore(
 ):                        # shows itself in a notebook
     "Explore a run in a notebook, or several side by side."
     runs = open_runs(run)
-    return RunExplorer(runs[0], annotator) if len(runs)==1 else Comparison(runs, annotator)
+    try:
+        return RunExplorer(runs[0], annotator) if len(runs)==1 else Comparison(runs, annotator)
+    except (TypeError, ValueError, KeyError, AttributeError, sqlite3.DatabaseError) as e:
+        causes = (explained(e, r.path) for r in runs)
+        raise next((cause for cause in causes if cause is not e), e) from None
