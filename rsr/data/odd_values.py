@@ -18,7 +18,7 @@ def _is_prompt(d):
 def _is_mapping(d):
     return isinstance(d, dict)
 
-def _is_list_of_files(d):
+def _has_mappings(d):
     return isinstance(d, dict) and all(map(_is_mapping, d.values()))
 
 def _has_options(d):
@@ -27,7 +27,8 @@ def _has_options(d):
 # %% ../../nbs/data/48_odd_values.ipynb #d6b402e4
 COLUMNS = {('prompts', 'row'):_is_prompt, ('rollouts', 'more'):_is_mapping, ('scores', 'detail'):_is_mapping,
            ('configs', 'config'):_is_mapping}   # columns with JSON: how what is in them looks
-NOTES = dict(rows=_is_list_of_files, cascade_models=_is_mapping, live=_is_mapping, options=_has_options)
+NOTES = dict(rows=_has_mappings, goal=_has_mappings, earlier=_has_mappings, pairs=_has_mappings,
+             cascade_models=_is_mapping, live=_is_mapping, options=_has_options)
 
 # %% ../../nbs/data/48_odd_values.ipynb #84896e87
 def _fits(text, check)->bool:
