@@ -2,7 +2,8 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-RUN    := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+# with compiled modules, as an installation has them: hundreds of processes import rsr in the tests
+RUN    := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 FIRSTS := $(PYTHON) $(filter-out $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10)
 
 .DEFAULT_GOAL := help

@@ -9,8 +9,8 @@ NBS = Path(__file__).resolve().parent
 ROOT, INDEX = NBS.parent, NBS/'index.ipynb'
 
 # Packages by layer, lowest first: a notebook imports only from a lower layer, or from a lower number of its own folder.
-LAYERS = (('style', 'data'), ('sampling', 'formatters', 'sandbox'), ('verifiers',), ('rubric',), ('pairs',), ('run',),
-          ('taxonomy', 'explore', 'cluster', 'rounds', 'exchange'), ('quality',), ('hub',), ('cli',))
+LAYERS = (('data',), ('style',), ('sampling', 'formatters', 'sandbox'), ('verifiers',), ('rubric',), ('pairs',),
+          ('run',), ('taxonomy', 'explore', 'cluster', 'rounds', 'exchange'), ('quality',), ('hub',), ('cli',))
 PACKAGES = [p for layer in LAYERS for p in layer]
 # Tutorials in the order in which they are best read
 TUTORIALS = ('sft_distillation', 'reasoning_tools', 'dpo_pairs', 'multi_sft_pools', 'kto_labels', 'grpo_reward',

@@ -31,12 +31,17 @@ def face(package, home, packages=()):
         return sorted({*vars(modules[package]), *home, *packages})
     return __getattr__, __dir__
 
+_documented = []   # filled once the functions of a run have their arguments in their docstrings
 _import, __dir__ = face('rsr', _HOME, _PACKAGES)
 
 def __getattr__(name):
-    "Import a name of rsr on first use, with its arguments in its docstring (rsr/run/__init__.py adds those of a run)."
+    "Import a name of rsr on first use, with its arguments in its docstring."
     value = _import(name)
     if name in ('copy_run', 'verify'):
         from rsr.data.arguments import document
         document(value)
+    elif name in _HOME and not _documented:
+        from rsr.run import document_arguments
+        document_arguments()
+        _documented.append(True)
     return value

@@ -9,6 +9,7 @@ __all__ = ['INK', 'COLOURS', 'LOOKS', 'ENDS', 'luminance', 'contrast', 'style', 
 # %% ../nbs/style.ipynb #8340480e
 import textwrap
 from contextlib import contextmanager
+from .data.terminal import visible
 
 # %% ../nbs/style.ipynb #a75d1c91
 def luminance(
@@ -127,11 +128,11 @@ def many(
 
 # %% ../nbs/style.ipynb #c8625e41
 def short(
-    s:str,        # a name from outside
+    s,            # a name from outside
     most:int=30   # characters
 )->str:
-    "Fit a name on one line."
-    s = ' '.join(s.split())
+    "Fit a name on one line, with its control characters and invisible characters spelt out."
+    s = visible(' '.join(str(s).split()))
     return s if len(s)<=most else s[:most-1]+'…'
 
 # %% ../nbs/style.ipynb #9ffd5528

@@ -176,9 +176,14 @@ class Command:
         except subprocess.TimeoutExpired:
             return None
 
+    def told(self):
+        "What it has written so far to its output and to its errors."
+        files = (Path(self.folder, k) for k in ('out', 'err'))
+        return tuple(f.read_text(encoding='utf-8') if f.exists() else '' for f in files)
+
     def communicate(self, timeout=None):
         self.wait(timeout)
-        return tuple(Path(self.folder, k).read_text(encoding='utf-8') for k in ('out', 'err'))
+        return self.told()
 
     def send_signal(self, sig):
         if self.poll() is None:

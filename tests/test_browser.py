@@ -300,7 +300,7 @@ def test_after_a_label_nothing_is_judged_that_is_not_on_screen(page, run):
         page.keyboard.press(key)
     assert said(run)==labelled
     def take_back():
-        page.locator('.rsr-label-left button').first.click()   # no label
+        page.locator('.rsr-label button').first.click()   # no label
         page.wait_for_timeout(500)
         return said(run)==before
     until(page, take_back)

@@ -2,6 +2,7 @@
 
 Real loopback servers with two models, the real command line in processes of its own, real ledgers."""
 import json
+import re
 import signal
 import socket
 import sqlite3
@@ -348,3 +349,20 @@ def test_in_python(here, two):
     assert run.stats()['samplers']['small']['rollouts'] > 0
     with pytest.raises(RsrError, match='two samplers or more'):
         sample(rows(20), recipe='sft', sampler=entries(two)[:1], work_dir='v', progress=False)
+
+def test_a_model_that_refuses_every_prompt_does_not_stop_the_others(here):
+    "It is set aside, as one that is gone; the cheap model goes on, and a resume asks for what is left."
+    refuses = True
+    def reply(body):
+        if refuses and body['model']=='large':
+            return 400, dict(error=dict(message='no such request here', type='invalid_request_error', code=None))
+    with Loopback(models=MODELS, reply=reply) as s:
+        options = 'sampling.escalate.after=2', 'sampling.step_size=1', 'sampling.max_rollouts=4'
+        found = command(entries(s), 30, *options)
+        assert found.returncode==1 and 'large: the provider refused the request' in found.stderr
+        assert re.search(r'[1-9]\d* prompts wait for a resume', found.stderr) and 'Traceback' not in found.stderr
+        assert ledger('SELECT count(DISTINCT prompt) FROM rollouts')==[(30,)] and set(per_model())=={'small'}
+        few = len(read_jsonl('w/train/sft.jsonl'))
+        refuses = False
+        assert rsr('run', 'work_dir=w').returncode==0
+        assert set(per_model())=={'small', 'large'} and few<len(read_jsonl('w/train/sft.jsonl'))

@@ -1,6 +1,7 @@
 """Runs on a real cluster of two Ray nodes on this machine.
 
 The same files as on one machine, one budget, and what is left when an actor, a node or the driver dies."""
+import asyncio
 import json
 import os
 import signal
@@ -8,13 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 
 import pytest
-from conftest import at_length, rows, write_jsonl
+from conftest import rows, write_jsonl
 from loopback import Loopback, spawn
+from ray_nodes import NODES, wait_for
 from test_crash import hears_signals
 
 from rsr.data.functions import load_transform
@@ -27,52 +29,6 @@ from rsr.run.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
 ray = pytest.importorskip('ray', reason="needs pip install 'rejection-sampling-recipes[ray]'")
-MEM = 80*1024*1024
-
-def raylet_died():
-    "Check whether the node that this process has started last is gone: a busy machine may make Ray end it."
-    psutil = import_module('psutil')
-    raylets = [p for p in psutil.Process().children() if p.name()=='raylet']
-    return not raylets or max(raylets, key=lambda p: p.create_time()).status()==psutil.STATUS_ZOMBIE
-
-def patiently(start, tries=5):
-    "Start a node and wait until it is there, for longer than the 30 s after which Ray gives up; again if it died."
-    services = import_module('ray._private.services')
-    get_node = services.get_node
-    def once_there(*args):
-        found = []
-        def look():
-            try:
-                return found.append(get_node(*args)) or found
-            except RuntimeError:      # not yet
-                return raylet_died()
-        wait_for(look)
-        return found[0] if found else get_node(*args)
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(services, 'get_node', once_there)
-        for _ in range(tries-1):
-            try:
-                return start()
-            except Exception as e:
-                if 'timed out during startup' not in str(e):
-                    raise
-        return start()
-
-@pytest.fixture(scope='module')
-def cluster():
-    "Two nodes with two CPUs each."
-    from ray.cluster_utils import Cluster
-    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-    os.environ.setdefault('RAY_worker_niceness', '0')     # as fast as the rest of the test
-    os.environ.setdefault('RAY_agent_register_timeout_ms', '300000')
-    c = Cluster()
-    for dashboard in (dict(include_dashboard=False), {}):
-        patiently(lambda more=dashboard: c.add_node(num_cpus=2, object_store_memory=MEM, **more))
-    ray.init(address=c.address, log_to_driver=False, logging_level='ERROR')
-    yield c
-    ray.shutdown()
-    c.shutdown()
-
 @pytest.fixture(scope='module')
 def process():
     "The loopback server in a process of its own."
@@ -133,6 +89,8 @@ def start(d, **kw):
     t.start()
     return t, out
 
+PATTERN = 'data.input_path', 'in*.jsonl'   # is read without Ray Data, which starts actors of its own for each driver
+
 def driver(d):
     "A run in a process of its own, which prints why it has stopped."
     code = ('import json, sys; from rsr.cluster.driver import execute_cluster; '
@@ -153,13 +111,6 @@ def interrupted(p, cond):
     out, err = p.communicate(timeout=120)
     assert out=='interrupted\n' and 'Traceback' not in err, (out, err)
     return err
-
-def wait_for(cond, seconds=240):
-    end = time.time()+seconds
-    while not (r := cond()):
-        assert time.time()<end, 'timed out'
-        time.sleep(.01)
-    return r
 
 def holders(work):
     "The processes that work on a block: a ledger's lock names its holder."
@@ -230,42 +181,52 @@ def test_a_killed_actor_loses_what_was_in_flight(here, server, cluster):
     assert s['samples']['by_outcome']['kept']==320
     assert s['samples']['by_outcome'].get('lost', 0)<=24
 
-@at_length
-def test_a_node_that_goes_takes_nothing_with_it(here, server, cluster):
-    extra = patiently(lambda: cluster.add_node(num_cpus=2, object_store_memory=MEM))
-    server.set(median=.1, rate=0.)
-    write_jsonl('in.jsonl', rows(60))
-    d = recipe(server, here/'w', cluster=dict(block=15, actors=4, num_cpus=1))
-    t, out = start(d)
-    wait_for(lambda: server.stats()['samples']>60 and len(holders('w'))>=3)
-    here_now = holders('w')
-    cluster.remove_node(extra, allow_graceful=False)
-    t.join(90)
-    assert out and not isinstance(out[0], BaseException), out
-    assert here_now-holders('w')
-    s = balanced('w', server)
-    assert s['prompts']['by_stop_reason']=={'max_rollouts':60} and s['samples']['by_outcome']['kept']==480
+def test_a_node_that_goes_takes_nothing_with_it(here, cluster):
+    "Answers wait until the node has an actor with a block, and from the sixteenth on until the node is gone."
+    psutil, answered, is_open, is_gone = import_module('psutil'), count(1), threading.Event(), threading.Event()
+    async def reply(body):
+        n = next(answered)
+        while not (is_gone if n>15 else is_open).is_set():   # of four samples each
+            await asyncio.sleep(.02)
+    with Loopback(reply=reply, rate=0.) as s:
+        extra = NODES.add(cluster)
+        raylet = extra.all_processes['raylet'][0].process.pid
+        lost = lambda: {pid for pid in holders('w') if psutil.Process(pid).ppid()==raylet}
+        write_jsonl('in.jsonl', rows(60))
+        t, out = start(recipe(s, here/'w', cluster=dict(block=20, actors=3, num_cpus=2)))   # an actor fills a node
+        there = wait_for(lambda: lost() or out)
+        is_open.set()
+        wait_for(lambda: s.stats()['samples']>=60 or out)
+        cluster.remove_node(extra, allow_graceful=False)
+        wait_for(lambda: not any(Path(f'/proc/{pid}').exists() for pid in there))   # they notice it
+        is_gone.set()
+        t.join(120)
+        assert out and not isinstance(out[0], BaseException), out
+        found = balanced('w', s)
+    assert found['prompts']['by_stop_reason']=={'max_rollouts':60}
+    assert found['samples']['by_outcome']['kept']==480 and 0<found['samples']['by_outcome'].get('lost', 0)<=48
 
 def test_a_killed_driver_is_resumed_and_ctrl_c_keeps_what_is_in_flight(here, server, cluster):
-    server.set(median=.3, rate=0.)
-    write_jsonl('in.jsonl', rows(60))
-    d, asked = recipe(server, here/'w', cluster=dict(address=cluster.address)), lambda: server.stats()['samples']
+    server.set(median=.2, rate=0.)
+    write_jsonl('in.jsonl', rows(40))
+    d = recipe(server, here/'w', PATTERN, cluster=dict(address=cluster.address))
+    asked = lambda: server.stats()['samples']
     pids = set()
-    out, err = killed(driver(d), lambda: asked()>100 and (pids.update(holders('w')) or pids))
+    out, err = killed(driver(d), lambda: asked()>60 and (pids.update(holders('w')) or pids))
     assert pids, err
     s = subprocess.run([sys.executable, '-c',
                         'import sys; from rsr.data.index import index_parts; print(index_parts(sys.argv[1]))', 'w'],
                         capture_output=True, text=True)
     assert s.returncode==0, s.stderr     # anybody may look in between
     before = asked()
-    interrupted(driver(d), lambda: asked()>before+100)
+    interrupted(driver(d), lambda: asked()>before+60)
     lost = balanced('w', server)['samples']['by_outcome'].get('lost', 0)
-    assert 200<asked() and lost<=2*48
+    assert 120<asked() and lost<=2*48
     server.set(median=0.)
     assert spread(d).stop_reason is None and not pids&holders('w')
     s = balanced('w', server)
-    assert s['prompts']['by_stop_reason']=={'max_rollouts':60}
-    assert s['samples']['by_outcome']['kept']==480 and s['samples']['by_outcome'].get('lost', 0)==lost
+    assert s['prompts']['by_stop_reason']=={'max_rollouts':40}
+    assert s['samples']['by_outcome']['kept']==320 and s['samples']['by_outcome'].get('lost', 0)==lost
 
 def test_a_block_that_kills_its_actors_stops_the_run(here, server, cluster):
     write_jsonl('in.jsonl', rows(4))

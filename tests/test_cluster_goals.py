@@ -1,6 +1,6 @@
 """Goals, cascades, the order of samples and panels of judges on Ray: as on one machine, whoever dies.
 
-One Ray for the whole file. Each recipe is run on one machine first, against the same server with the same draws."""
+Each recipe is run on one machine first, against the same server with the same draws."""
 import json
 import os
 import signal
@@ -12,27 +12,16 @@ import pytest
 from conftest import at_length, rows, write_jsonl
 from loopback import Loopback
 from loopback_batch import BatchLoopback
-from test_cluster import driver, holders, interrupted, killed, patiently, spread, start, wait_for
+from test_cluster import PATTERN, driver, holders, interrupted, killed, spread, start, wait_for
 from test_rubric import MINE, by_rule
 
 from rsr import load_run
 from rsr.run.execution import execute
 from rsr.run.recipe import load_recipe
 
-pytestmark = pytest.mark.slow
-ray = pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('cluster')]
+pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
 SLOTS = 12
-
-@pytest.fixture(scope='module', autouse=True)
-def cluster():
-    "Ray with four CPUs."
-    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-    os.environ.setdefault('RAY_worker_niceness', '0')     # as fast as the rest of the test
-    os.environ.setdefault('RAY_agent_register_timeout_ms', '300000')
-    patiently(lambda: ray.init(address='local', num_cpus=4, object_store_memory=80*1024*1024, include_dashboard=False,
-                               log_to_driver=False, logging_level='ERROR'))
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
 
 SFT = dict(type='sft'),
 
@@ -79,9 +68,11 @@ def test_a_goal_is_reached_and_not_passed(here, server, formatter, goal):
     for file, of in many['goal']['files'].items():
         extra = of['rows']-of['goal']
         assert extra>=0 and lines(file=file)==of['rows']
-        if len(formatter)==1:   # of several files, one may get more than it needs
-            assert extra<=max(SLOTS, one['goal']['files'][file]['rows']-of['goal'])
-    assert many['samples']['asked']<=1.3*one['samples']['asked']+2*SLOTS
+        # what is in flight when the goal is reached is used; of several files, the one that comes easily gets more
+        # rows than it needs from samples for the other, on one machine too
+        assert extra<=one['goal']['files'][file]['rows']-of['goal']+SLOTS
+    # beside what is in flight: each actor takes the best prompt of its block, up to a tenth below the best of the run
+    assert many['samples']['asked']<=1.1*one['samples']['asked']+2*SLOTS
     assert many['goal']['unopened']>0 and set(many['prompts']['by_stop_reason'])<={'satisfied', 'open', 'max_rollouts'}
 
 @at_length
@@ -109,7 +100,8 @@ def test_a_goal_survives_its_actor_and_is_raised(here, server):
 def test_a_goal_survives_its_driver_and_ctrl_c(here, server, cluster):
     server.set(median=.1)
     write_jsonl('in.jsonl', rows(400))
-    d, asked = on_ray(recipe(server, 'many', ('goal', 200)), address=cluster), lambda: server.stats()['samples']
+    d = on_ray(recipe(server, 'many', ('goal', 200), PATTERN), address=cluster.address)
+    asked = lambda: server.stats()['samples']
     _, err = killed(driver(d), lambda: asked()>40 and holders('many'))
     assert 40<asked(), err
     before = asked()

@@ -1,6 +1,6 @@
 """Pairs, existing responses, batches, rounds and revisions on Ray: as on one machine, whoever dies.
 
-One Ray for the whole file. Each recipe is run on one machine first, against the same server with the same draws."""
+Each recipe is run on one machine first, against the same server with the same draws."""
 import os
 import signal
 import sqlite3
@@ -13,7 +13,7 @@ from conftest import at_length, rows, write_jsonl
 from loopback import Loopback
 from loopback_batch import BatchLoopback
 from test_batch import asked_samples, check_whole
-from test_cluster import driver, figures, holders, interrupted, killed, patiently, spread, start, wait_for
+from test_cluster import PATTERN, driver, figures, holders, interrupted, killed, spread, start, wait_for
 from test_pairs import CASES, VERIFIER, Model, options, questions
 
 from rsr import load_run
@@ -21,20 +21,8 @@ from rsr.data.types import RsrError
 from rsr.run.execution import execute
 from rsr.run.recipe import load_recipe
 
-pytestmark = pytest.mark.slow
-ray = pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
-
-@pytest.fixture(scope='module', autouse=True)
-def cluster():
-    "Ray with four CPUs."
-    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-    os.environ.setdefault('RAY_worker_niceness', '0')     # as fast as the rest of the test
-    os.environ.setdefault('RAY_agent_register_timeout_ms', '300000')
-    patiently(lambda: ray.init(num_cpus=4, object_store_memory=80*1024*1024, include_dashboard=False,
-                               log_to_driver=False, logging_level='ERROR'))
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
-
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('cluster')]
+pytest.importorskip('ray', reason="needs pip install 'ray[data]' pyarrow")
 def on_ray(d, **cluster):
     return {**d, 'engine':'ray', 'cluster':{**dict(actors=2, block=4), **cluster}}
 
@@ -269,7 +257,7 @@ def test_an_actor_dies_while_its_batches_are_at_the_provider(here, batches):
 def test_the_driver_dies_or_hears_ctrl_c_and_leaves_its_batches(here, batches, cluster):
     write_jsonl('in.jsonl', rows(12))
     batches.set(delay=None)
-    d = on_ray(recipe(batches, here/'w', *IN_BATCHES), block=6, address=cluster)
+    d = on_ray(recipe(batches, here/'w', *IN_BATCHES, PATTERN), block=6, address=cluster.address)
     _, err = killed(driver(d), lambda: len(batches.batches)==2)
     assert len(batches.batches)==2, err
     seen = len(batches.routes)
@@ -297,14 +285,14 @@ def test_a_run_leaves_its_batches_and_collects_them(here, batches):
     whole(batches)
 
 def test_one_budget_for_all_batches(here, batches):
-    write_jsonl('in.jsonl', rows(24))
+    write_jsonl('in.jsonl', rows(12))
     batches.set(rate=0.)
-    more = (*IN_BATCHES, ('sampler.max_tokens', 64), ('sampling.max_rollouts', 8))
-    run = spread(on_ray({**recipe(batches, here/'w', *more), 'budget':dict(tokens=3000)}, block=6))
+    more = (*IN_BATCHES, ('sampler.max_tokens', 64), ('sampling.max_rollouts', 4), ('sampling.step_size', 2))
+    run = spread(on_ray({**recipe(batches, here/'w', *more), 'budget':dict(tokens=900)}, block=6))
     t = whole(batches)['tokens']
-    assert run.stop_reason=='budget' and 1500<t['prompt']+t['completion']<=3100, run.message
+    assert run.stop_reason=='budget' and 400<t['prompt']+t['completion']<=1000, run.message
     n = batches.batch_sold['samples']
-    again = spread(on_ray({**recipe(batches, here/'w', *more), 'budget':dict(tokens=3000)}, block=6))
-    assert again.stop_reason=='budget' and batches.batch_sold['samples']<=n+8
+    again = spread(on_ray({**recipe(batches, here/'w', *more), 'budget':dict(tokens=900)}, block=6))
+    assert again.stop_reason=='budget' and batches.batch_sold['samples']<=n+4
     assert spread(on_ray(recipe(batches, here/'w', *more), block=6)).stop_reason is None
-    assert whole(batches)['samples']['by_outcome']['kept']==24*8
+    assert whole(batches)['samples']['by_outcome']['kept']==12*4

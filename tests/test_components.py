@@ -335,6 +335,7 @@ def names(response, metadata):
         run = go(server, [dict(type='sft', pass_threshold=.1)], verifier, n=2, work_dir=f'run{len(verifier)}')
         html = report_html(run)
         assert '<script' not in html and '<img src=x' not in html and '\u202e' not in html and '\x1b' not in html
+        assert html.count('<th>component</th>')==1 and 'component  ' not in html, 'a table of components, once'
         p = rsr('stats', str(run.path))
         assert p.returncode==0 and '\x1b' not in p.stdout and '\u202e' not in p.stdout
         assert max(map(len, p.stdout.splitlines()))<400

@@ -1,11 +1,14 @@
 "What the explorer says is what is written; what it shows is text; what people say is kept. All of it without a page."
 import html
+import json
 import random
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 from base64 import b64decode
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from rsr.data.types import Prompt, Rollout, RsrError, Score, failed, passed
 from rsr.explore import state, thresholds
 from rsr.explore.conversation import prompt_html, rollout_html
 from rsr.explore.explorer import explore
+from rsr.explore.front import take_message
 from rsr.explore.html import (
     diff_html,
     one_line,
@@ -1077,6 +1081,44 @@ def test_a_label_moves_the_pass_rates_of_the_board(tmp_path):
     assert ex.board.step()
     ex.review(ex.rollouts[0]['key'], 'pass')
     assert ex.board.view['rows']==n-1
+
+def test_a_choice_that_cannot_be_is_refused_in_words(tmp_path):
+    board = explore(messy(tmp_path/'r', 6), 'anna').board
+    before = board.view
+    class Front:
+        def send(self, message):
+            assert message['do']=='done'
+    for values, said in ((dict(search='x'*10**5), '100,000 characters'), (dict(ranges=[1]), 'first bin'),
+                         (dict(ranges=dict(score=['a', 1])), 'first bin'), (dict(group=5), 'not a text'),
+                         (dict(by='x'), 'Allowed')):
+        take_message(board, Front(), dict(do='choose', values=values))
+        assert said in board.view['error'] and {**board.view, 'error':''}==before
+
+def test_a_ledger_of_the_oldest_layout_is_explored_beside_a_new_one(tmp_path):
+    old, new = two_runs(tmp_path)
+    db = sqlite3.connect(old.path/'run.db')
+    db.executescript('DROP INDEX rollouts_of_batch; DROP TABLE batches; ALTER TABLE calls DROP COLUMN batch;'
+                     'ALTER TABLE rollouts DROP COLUMN batch; ALTER TABLE rollouts DROP COLUMN more;'
+                     'PRAGMA user_version=2')
+    db.close()
+    both = explore([old, new], 'anna')
+    both.board.choose(by='responses')
+    assert both.board.rows(0, 5) and both.board.step() and all(side.rollouts for side in both.sides)
+
+@pytest.mark.parametrize('outcome', ['failed', None])
+def test_a_run_without_an_answer_beside_a_normal_one(tmp_path, outcome):
+    one = messy(tmp_path/'one', 6)
+    st = Store(tmp_path/'other')
+    with closing(Store(one.path, write=False)) as first:
+        st.add_prompts((f'row {p.id}', p) for p, *_ in list(first.walk()))
+    for key in st.ask(1, range(2), 1, st.config_key('sampler', dict(model='m')), 64) if outcome else ():
+        st.answer(Rollout('', outcome=outcome, key=key, error='HTTP 500'))
+    st.close()
+    (tmp_path/'other'/'recipe.yaml').write_bytes((one.path/'recipe.yaml').read_bytes())
+    both = explore([one, Run(tmp_path/'other')], 'anna')
+    assert both.ui and both.board.step()
+    assert [len(side.scores.key)>0 for side in both.sides]==[True, bool(outcome)]
+    json.dumps(both.board.view, allow_nan=False)
 
 WRONG_FILTERS = ['scor < 1', 'score <', 'model == "x"', '__import__("os") == 1', 'score < 1 # x', 'é < scor']
 

@@ -1,4 +1,4 @@
-"The explorer in JupyterLab and Notebook 7, in a real browser: a cell is run, a range is drawn, a key opens a prompt."
+"The explorer in JupyterLab and Notebook 7, in a real browser: a cell is run, a range is drawn, keys open and label."
 import json
 import os
 import re
@@ -12,6 +12,8 @@ import pytest
 from test_browser import CHROMIUM, ROWS, browser, new_page, until  # noqa: F401 (browser is a fixture)
 from test_explore import messy
 
+from rsr.data.store import Store
+
 NEEDED = [m for m in ('playwright', 'anywidget', 'notebook', 'ipykernel') if not find_spec(m)]
 pytestmark = [pytest.mark.slow,
               pytest.mark.skipif(not CHROMIUM.exists(), reason='no /usr/bin/chromium (apt-get install chromium)'),
@@ -20,8 +22,8 @@ OPTIONS = '--no-browser', '--ServerApp.token=t', '--ServerApp.allow_root=True', 
 APPS = {'jupyterlab':'lab/tree', 'notebook':'notebooks'}   # module: path of a notebook
 
 @pytest.fixture(scope='module', params=[*APPS])
-def url(request, tmp_path_factory):
-    "The address of a notebook that explores two runs."
+def notebook(request, tmp_path_factory):
+    "The address of a notebook that explores two runs, and their folder."
     folder = tmp_path_factory.mktemp('hosts')
     for name, seed in ('one', 1), ('two', 2):
         messy(folder/name, 20, seed=seed, hostile=True)
@@ -35,18 +37,24 @@ def url(request, tmp_path_factory):
     address = next(m[0] for line in p.stderr if (m := re.search(r'http://(127\.0\.0\.1|localhost):\d+', line)))
     drain = threading.Thread(target=p.stderr.read, daemon=True)
     drain.start()
-    yield f'{address}/{APPS[request.param]}/x.ipynb?token=t'
+    yield f'{address}/{APPS[request.param]}/x.ipynb?token=t', folder
     p.send_signal(signal.SIGTERM)
     p.wait(60)
     drain.join(5)
 
-def test_a_cell_shows_two_runs_whose_ranges_are_linked(browser, url):  # noqa: F811
-    page, asked = new_page(browser), []
-    page.on('request', lambda r: asked.append(r.url))
-    page.goto(url)
+def run_cell(page, address):
+    "Open the notebook and run its cell."
+    page.goto(address)
     page.locator('.jp-Cell .cm-content').first.click()
     page.keyboard.press('Control+Enter')   # waits for the kernel
     page.wait_for_selector(ROWS)
+
+def test_a_cell_shows_two_runs_whose_ranges_are_linked(browser, notebook):  # noqa: F811
+    page, asked = new_page(browser), []
+    page.on('request', lambda r: asked.append(r.url))
+    run_cell(page, notebook[0])
+    page.wait_for_selector('text=Click a row above, or press j')
+    assert not page.locator('.rsr-explorer select:visible').nth(1).count(), 'nothing empty is shown'
     chart = page.locator('.rsr-dist', has=page.locator('figcaption:text-is("score")'))
     status = page.locator('.rsr-status')
     before = status.inner_text()
@@ -63,4 +71,38 @@ def test_a_cell_shows_two_runs_whose_ranges_are_linked(browser, url):  # noqa: F
     until(page, lambda: page.locator('.rsr-row.rsr-open').inner_text()!=opened)
     assert page.evaluate('typeof window.hacked')=='undefined'
     assert all(re.match(r'(https?|wss?)://(localhost|127\.0\.0\.1)[:/]|data:|blob:', u) for u in asked), asked
+    page.close()
+
+def labels(run):
+    "What anna has said in a ledger, by the running number of the rollout."
+    st = Store(run, write=False)
+    try:
+        number = dict(st.db.execute('SELECT key, idx FROM rollouts'))
+        return {number[rollout]:verdict for (rollout, _), verdict in st.reviews(annotator='anna').items()}
+    finally:
+        st.close()
+
+def numbers_shown(page):
+    "The running numbers of the responses on screen, of the first run and the second."
+    heads = page.locator('.rsr > div:has(> .rsr-b)').all_inner_texts()
+    return [int(re.match(r'#(\d+)', text)[1]) for text in heads]
+
+def test_keys_label_the_response_of_the_run_that_it_belongs_to(browser, notebook):  # noqa: F811
+    page, (address, folder) = new_page(browser), notebook
+    run_cell(page, address)
+    page.locator('.rsr-chip:text-is("responses")').click()
+    page.locator('.rsr-filter').fill('run == "two"')
+    page.keyboard.press('Enter')
+    page.locator(ROWS, has=page.locator('.rsr-cell:text-is("two")')).first.click()
+    page.wait_for_selector('.rsr-id')
+    first, second = until(page, lambda: len(found := numbers_shown(page))==2 and found)
+    page.keyboard.press('4')
+    until(page, lambda: labels(folder/'two')=={second:'fail'})
+    page.keyboard.press('1')
+    until(page, lambda: labels(folder/'one')=={first:'pass'})
+    page.wait_for_selector('text=labelled pass by anna')
+    page.wait_for_selector('text=labelled fail by anna')
+    page.keyboard.press('2')
+    until(page, lambda: labels(folder/'one')=={first:'fail'})
+    assert labels(folder/'two')=={second:'fail'} and numbers_shown(page)==[first, second]
     page.close()

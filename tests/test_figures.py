@@ -3,6 +3,7 @@ import inspect
 import json
 import math
 import sys
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -456,6 +457,22 @@ def test_hostile_names_are_text(tmp_path):
     for ax in (FIGURES['taxonomy'][0](run), FIGURES['taxonomy'][0](run, ax=mine)):
         ax.figure.canvas.draw()
         assert all(len(t.get_text()) < 50 and '\n' not in t.get_text() for t in ax.get_yticklabels())
+
+@pytest.mark.parametrize('model', ['red\x1b[31m\u202emodel\x00', 'a-model-with-a-long-name/'*3])
+def test_names_in_a_comparison_are_spelt_out_and_its_title_fits(tmp_path, model):
+    "No font has a glyph for a control character, and a title may not leave its figure."
+    def made(name, **sampler):
+        return make_run(tmp_path/name, FULL, dict(RECIPE, sampler=dict(RECIPE['sampler'], **sampler)))
+    runs = [made('a', model=model, temperature=.3), made('b', max_tokens=200)]
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ax = plot_compare(runs)
+        ax.figure.canvas.draw()
+    title = next(t for t in ax.get_children() if getattr(t, 'get_text', str)().startswith('2 runs by'))
+    assert title.get_window_extent().x1<=ax.figure.bbox.x1
+    assert all(label.get_text().isprintable() for label in ax.get_yticklabels())
+    plt.close(ax.figure)
+
 
 
 # ---- pages and eyes

@@ -13,7 +13,7 @@ import pytest
 from worst_texts import worst_texts
 
 import rsr
-from rsr.data.text import LazyRegexp
+from rsr.data.patterns import LazyRegexp
 
 N = 100_000      # characters
 LIMIT = 0.2      # seconds of CPU time for them; the best of four, because other work on the machine slows a core
@@ -126,7 +126,7 @@ def collect():
 EXEMPT = {'rsr.cli.usage._dict_source', 'rsr.run.help_texts.allowed_by',   # they read rsr's own source and messages
           'rsr.verifiers.multiple_choice._statement',                      # its patterns stand in tables of the module
           'rsr.data.secrets._written_forms',                               # the user's secrets, without repetition
-          'rsr.data.text.__getattr__',                                     # patterns that are collected here
+          'rsr.data.patterns.__getattr__',                                 # patterns that are collected here
           'rsr.data.inputs._of_split'}                                     # the name of a split, without repetition
 
 def test_no_pattern_escapes():
@@ -135,7 +135,9 @@ def test_no_pattern_escapes():
     assert set(local)<=EXEMPT
     assert len(collect()[0])>100
 
-READS = {'rsr.verifiers.multiple_choice':20_000}   # module: characters its patterns meet, where it cuts the text before
+READS = {   # module or pattern: characters that are read of a text, where it is cut before
+    'rsr.verifiers.multiple_choice':20_000, 'rsr.data.notations._BASED':100, 'rsr.data.notations._CONGRUENCE':100,
+    'rsr.data.notations._UNIT_BEHIND':120}
 
 SMALL = 5_000    # characters of a first try: what is not linear is slow here already, compared with what is
 
@@ -199,9 +201,10 @@ def _functions():
     return dict(
         split_thinking=thinking.split_thinking, boxes=data_text.boxes, is_refusal=data_text.is_refusal,
         is_garbled=data_text.is_garbled, normalised=data_text.normalised, clean_text=data_text.clean_text,
-        choice=multiple_choice.extract_choice, number=maths.extract_math, reference=lambda s: compare(s, '1'),
+        number=maths.extract_math, reference=lambda s: compare(s, '1'),
         answer=lambda s: compare('1', s), same=lambda s: compare(s, s),
-        mcq=lambda s: answers.mcq_rlvr(s, {'answer':s}), maths=lambda s: answers.math_rlvr('1', {'answer':s}),
+        mcq=lambda s: answers.mcq_rlvr(s, {'answer':s}),   # chooses an option too
+        maths=lambda s: answers.math_rlvr('1', {'answer':s}),
         exact=lambda s: text_answers.exact(s, {'answer':[s, 'B']}),
         exact_to=lambda s: text_answers.exact('1', {'answer':s}),
         final=text_answers.extract_exact, key=text_answers.answer_key, f1=lambda s: text_answers.f1(s, {'answer':s}),

@@ -142,6 +142,13 @@ def test_rows_that_were_trained_on_are_left_out(here):
         four = three.next(progress=False)
         assert table(four, 'SELECT count(*) FROM trained')==[(8,)]
 
+def test_what_was_trained_on_is_known_in_every_process(here):
+    "Texts are named by a hash that is the same in each process: Python's own is not."
+    with Loopback(reply=lambda body: [r'It is \boxed{A}.']*body.get('n', 1)) as s:
+        two = first(s, rows(3)).next(progress=False, round=dict(exclude_seen=True, solved='all'), max_rollouts=2)
+        found = rsr('format', two.path, 'sft', env=dict(PYTHONHASHSEED='1'))
+        assert found.returncode==4 and not (two.path/'train'/'sft.jsonl').exists(), found
+
 def test_the_split_holds_whatever_comes_before(here, known):
     data = write_jsonl('in.jsonl', rows(40))
     one = first(known, data, split=dict(eval=.3))

@@ -1,9 +1,11 @@
 "Watch a run from another process: what is shown, how it ends, and that the run does not notice."
+import asyncio
 import json
 import os
 import pty
 import re
 import select
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -30,24 +32,49 @@ def wait_for(cond, seconds=90):
 
 def objects(text):
     "The objects of a stream of JSON, one a line."
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.splitlines() if line]
+
+def watching(*args):
+    "Start to watch a run that is yet to begin, and wait until it is waited for."
+    watch = COMMANDS.begin(['watch', 'w', 'wait=true', *args], hears=True)
+    wait_for(lambda: 'waiting for a run in w' in watch.told()[1])
+    return watch
+
+def seen(watch):
+    "The objects that were told so far, whole lines only."
+    return objects(watch.told()[0].rpartition('\n')[0])
+
+class Gate:
+    "A server's `reply` that answers so many requests; the others wait until there are more."
+    def __init__(self, most):
+        self.most, self.asked = most, 0
+
+    async def __call__(self, body):
+        self.asked += 1
+        number = self.asked
+        while number>self.most:
+            await asyncio.sleep(.02)
 
 PRICE = 'sampler.price={prompt: 1, completion: 2}'
 
 def test_a_run_of_the_shell_watched_from_another_process(here, server):
-    server.set(median=.05, rate=.3)
-    watch = COMMANDS.begin(['watch', 'w', 'wait=true', 'every=0.2', '--json'], hears=True)
-    run = begin(server, PRICE)
+    gate = Gate(40)
+    server.set(rate=.3, reply=gate)
+    watch = watching('every=0.2', '--json')
+    run = begin(server, PRICE, 'sampling.max_rollouts=4')   # a request for each prompt
+    forecasts = lambda: [p['forecast'] for p in seen(watch) if p['state']=='running' and p['forecast']]
+    wait_for(forecasts)
+    gate.most = 60
     out, err = watch.communicate(timeout=120)
     assert run.communicate(timeout=120) and watch.returncode==run.returncode==0, err
-    seen = objects(out)
-    assert 'waiting for a run in w' in err and seen[0]['state']=='running' and seen[-1]['exit_code']==0
-    done = [p['prompts']['done'] for p in seen if p['prompts']]
+    told = objects(out)
+    assert told[0]['state']=='running' and told[-1]['exit_code']==0
+    done = [p['prompts']['done'] for p in told if p['prompts']]
     assert len(done)>3 and done==sorted(done) and done[-1]==60
-    middle = [p for p in seen if p['state']=='running' and p['forecast']]
-    assert all(lo<=at<=hi for p in middle for at, lo, hi in [p['forecast']['usd']])
-    same_figures(seen[-1], json.loads(rsr('stats', 'w', 'json=true').stdout))
-    assert not middle or middle[-1]['forecast']['usd'][1]<=seen[-1]['usd']*1.2
+    assert told[-1]['rollouts']['asked']==240 and all(f['rollouts']==[240]*3 for f in forecasts())
+    assert all(f['usd'][1]<=f['usd'][0]<=f['usd'][2] for f in forecasts())
+    assert forecasts()[0]['usd'][0]==pytest.approx(told[-1]['usd'], rel=.2)
+    same_figures(told[-1], json.loads(rsr('stats', 'w', 'json=true').stdout))
 
 def same_figures(p, s):
     "The figures of a run that has ended are those of `rsr stats`."
@@ -276,16 +303,41 @@ def test_open_batches(here):
         open_, = p['batches']
         assert open_['requests']==10 and open_['kind']=='sampler' and 0<=time.time()-open_['since']<600
         assert 'requests answered' in rsr('watch', 'w').stdout
+        # its answers come, and the run ends, perhaps before a watcher has seen that it began
+        watch = watching('every=0.2', 'json=true')
+        server.set(delay=0)
+        run = COMMANDS.begin([*words, 'sampling.max_rollouts=2'], hears=True)
+        out, err = watch.communicate(timeout=120)
+        run.communicate(timeout=60)
+        last = objects(out)[-1]
+        assert last['exit_code']==watch.returncode==run.returncode==0 and last['state']=='finished', (last, err)
+        assert not last['batches'] and last['rollouts']['asked']>10
 
-def test_a_run_on_a_cluster(here, server):
+def test_a_run_too_short_to_be_seen(here, server):
+    "A watcher that waits is told of a run that began and ended between two of its looks, with its exit code."
+    for stop, code in ('data.limit=2', 0), ('budget.tokens=0', 3):
+        watch = watching('json=true')
+        watch.send_signal(signal.SIGSTOP)
+        server.set(rate=1.)
+        assert begin(server, stop, n=2).wait(60)==code
+        watch.send_signal(signal.SIGCONT)
+        out, err = watch.communicate(timeout=60)
+        assert watch.returncode==code and objects(out)[-1]['exit_code']==code, (out, err)
+        assert not [p for p in objects(out) if p['state']=='running']
+        shutil.rmtree('w')
+
+def test_a_run_on_a_cluster(here, server, cluster):
     "While blocks are sampled, the driver's sums are shown; at the end, what the blocks hold."
-    pytest.importorskip('ray')
-    server.set(median=.05, rate=.3)
-    watch = COMMANDS.begin(['watch', 'w', 'wait=true', 'every=0.2', 'json=true'], hears=True)
-    run = begin(server, PRICE, 'engine=ray', 'cluster.actors=1', 'cluster.block=20', n=60)
+    gate = Gate(25)   # more than the requests of the first block
+    server.set(rate=1., reply=gate)
+    watch = watching('every=0.2', 'json=true')
+    run = begin(server, PRICE, 'engine=ray', f'cluster.address={cluster.address}', 'cluster.actors=1',
+                'cluster.block=20', n=40)
+    wait_for(lambda: run.poll() is not None or [p for p in seen(watch) if p['state']=='running' and p['prompts']
+                                                and 0<p['prompts']['done']<40 and p['rollouts']['asked'] and p['usd']])
+    gate.most = 1000
     out, err = watch.communicate(timeout=200)
     told = run.communicate(timeout=60)
     assert run.returncode==watch.returncode==0, (err, told)
-    seen = [p for p in objects(out) if p['state']=='running' and p['prompts']]
-    assert seen and any(0<p['prompts']['done']<60 and p['rollouts']['asked'] and p['usd'] for p in seen)
+    assert [p for p in objects(out) if p['state']=='running']
     same_figures(objects(out)[-1], json.loads(rsr('stats', 'w', 'json=true').stdout))

@@ -90,10 +90,10 @@ def print_json(d, stream=None, indent=2):
     print(as_json(d, not encoding.startswith('utf'), indent), file=stream, flush=True)
 
 # %% ../../nbs/cli/00_usage.ipynb #488d503e
-def give(data:dict, more=False):
-    "Give a command's object, printed at its end; if `more` are to come, print it now, on a line, as all of them."
+def give(data:dict, more=False, line=False):
+    "Give a command's object, printed at its end, or on a `line`; if `more` are to come, print it now, all on lines."
     answer = _ANSWERS[-1] if _ANSWERS else Answer(None)
-    answer.indent = None if more else answer.indent
+    answer.indent = None if more or line else answer.indent
     if _ANSWERS and not more:
         answer.data = data
     else:

@@ -51,7 +51,7 @@ def show(self:Screen, p, last:bool):
     "Print a picture of the run."
     from rsr.data.live_panel import panel_lines
     if self.as_data:
-        give(p, more=not last)
+        give(p, more=not last, line=not self.once)
     elif _is_terminal():
         self.drawn = _panel(p, self.drawn)
     elif last:
@@ -61,30 +61,34 @@ def show(self:Screen, p, last:bool):
 
 
 # %% ../../nbs/cli/05_watch.ipynb #2639699e
-def _has_begun(path)->bool:
-    "Check whether a process samples a run; a ledger that is not whole yet has none."
+def _noted(path)->tuple:
+    "Return (process that samples a run, seconds so far) as its ledger has them; one that is not whole has none."
     from contextlib import closing
     from rsr.data.store import Store
-    from rsr.run.watch import process_state
     if not (Path(path)/'run.db').is_file():
-        return False
+        return None, None
     try:
         with closing(Store(path, write=False)) as store:
-            noted = store.get('process')
+            return store.get('process'), store.get('seconds')
     except RsrError as e:   # its tables are not there yet, or it was removed again, because it could not begin
         if 'stopped before it started' in str(e) or not (Path(path)/'run.db').is_file():
-            return False
+            return None, None
         raise
-    return bool(noted) and process_state(path, noted)!='died'
 
 # %% ../../nbs/cli/05_watch.ipynb #5b02deb6
+def _is_sampled(path, process)->bool:
+    "Check whether a noted process samples a run."
+    from rsr.run.watch import process_state
+    return bool(process) and process_state(path, process)!='died'
+
 def _wait(path, every):
-    "Wait until a process samples a run."
-    if _has_begun(path):
-        return
-    warn(f'waiting for a run in {path}')
-    while not _has_begun(path):
+    "Wait until a process samples a run, or has done so since the waiting began."
+    before = noted = _noted(path)
+    if not _is_sampled(path, before[0]):
+        warn(f'waiting for a run in {path}')
+    while noted==before and not _is_sampled(path, noted[0]):
         time.sleep(min(every, .5))
+        noted = _noted(path)
 
 # %% ../../nbs/cli/05_watch.ipynb #45400055
 def _seconds(opts, default):

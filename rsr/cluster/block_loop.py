@@ -24,6 +24,7 @@ class InBlock:
     floor, fresh = -math.inf, False   # what waits in other blocks: see `BlockQueue.order`
     told = None           # what the worker has noted of it for the driver
     learnt_before = None  # what the run has learnt in other blocks; None: this loop does not ask
+    used_up = frozenset() # numbers of the files to which this block is to add nothing now
 
     def stop(self, why, exc=None):
         if why=='budget' and not self.ordered:
@@ -49,6 +50,7 @@ def fill(self:InBlock):
     "Send requests, as far as the shared slots allow; wake loops that may wait for a slot."
     others = [loop for loop in self.siblings if loop is not self]
     self._leave_room(others)
+    self._note_used_up()
     super(InBlock, self).fill()
     for loop in others:
         if loop.is_queued or loop.more:
@@ -72,6 +74,44 @@ def goal_holds(self:InBlock)->bool:
     "Return True: the driver looks at the files."
     return True
 
+# %% ../../nbs/cluster/14_block_loop.ipynb #a4b04a7d
+@patch
+def _note_used_up(self:InBlock):
+    "Order the prompts anew if the share of a file has been used up, or has grown again."
+    goal = self.goal
+    now = frozenset(i for i in goal.wanted if i in goal.reached or not goal.missing(i)) if goal else frozenset()
+    if now!=self.used_up:
+        self.used_up = now
+        self.reorder()
+
+@patch
+def _is_wanted(self:InBlock, i)->bool:
+    "Check whether this block is to add rows to a formatter's file now."
+    return super(InBlock, self)._is_wanted(i) and i not in self.used_up
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #27256ade
+@patch
+def makes(self:InBlock):
+    "Return the numbers of the files that lack rows and that the prompts of the block need; None: not known."
+    if not (self.goal and self.waiting):
+        return None
+    lack = {*self.goal.wanted}-self.goal.reached
+    kinds = [kind for queue in self.waiting for kind in queue.kinds()]
+    return lack if self.more else lack & {i for *_, needs, _ in kinds for i, _ in needs}
+
+# %% ../../nbs/cluster/14_block_loop.ipynb #e83dfc1a
+@patch
+def _can_send(self:InBlock)->bool:
+    "Check whether something in the block may be sampled or judged now, as far as the goal is concerned."
+    is_due = self.is_queued or self.to_rescore or self.has_waiting
+    return bool(is_due or self.more and self.new_index>-math.inf)
+
+@patch
+def _is_held_up(self:InBlock)->bool:
+    "Check whether all that waits needs the share of a file that is used up, and nothing else is to be done first."
+    wanted = [super(InBlock, self)._best_at(arm) for arm in self.arms] if self.waiting else [True]
+    return not any(wanted) and self.least_worth<=0. and bool(self.makes())
+
 # %% ../../nbs/cluster/14_block_loop.ipynb #d12919d3
 @patch(as_prop=True)
 def has_work(self:InBlock)->bool:
@@ -79,13 +119,15 @@ def has_work(self:InBlock)->bool:
     waits = bool(self.to_rescore and self.budget.want)
     if not self.goal:
         return super(InBlock, self).has_work or waits
-    return not self.goal.over and bool(self.more or self.is_queued or self.has_waiting or waits)
+    return not self.goal.over and bool(self.more or self.is_queued or self.has_waiting or waits or self._is_held_up())
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #1e4b3d12
 @patch(as_prop=True)
 def waits_for_rows(self:InBlock)->bool:
     "Return whether nothing is in flight, and nothing can be sent until there are more rows to make."
-    return bool(not self.tasks and self.is_goal_met() and self.has_work)
+    if not self.goal or self.tasks or not self.has_work:
+        return False
+    return self.is_goal_met() or bool(self.waiting and not self._can_send())
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #b5988092
 _OTHERS = 8   # samples
@@ -93,7 +135,8 @@ _OTHERS = 8   # samples
 @patch
 def rows_per_sample(self:InBlock, i)->float:
     "Return how many rows of a formatter's file a sample has brought so far."
-    return (self.goal.gained(i)+_OTHERS*self.goal.rate.get(i, .5))/(self.n['rollouts']+_OTHERS)
+    decided = self.n['rollouts']-self.undecided
+    return (self.goal.gained(i)+_OTHERS*self.goal.rate.get(i, .5))/(decided+_OTHERS)
 
 # %% ../../nbs/cluster/14_block_loop.ipynb #89845f64
 @patch
@@ -128,8 +171,9 @@ def worth_left(self:InBlock)->float:
     if not self.waiting:
         return -math.inf if any(arm.error for arm in self.arms) else 0.
     found = [super(InBlock, self)._best_at(arm) for arm in self.arms]
-    new = [self.new_index] if self.more else []
-    return max([*(best[0] for best in found if best), *new], default=-math.inf)
+    new = [self.new_index] if self.more and self.new_index>-math.inf else []
+    later = 0. if self.makes() else -math.inf   # when there is more of a share
+    return max([*(best[0] for best in found if best), *new], default=later)
 
 @patch(as_prop=True)
 def worth_of_new(self:InBlock):

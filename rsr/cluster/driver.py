@@ -194,11 +194,18 @@ def _progress_bar(store, pool, progress):
     total, = store.db.execute('SELECT count(*) FROM prompts WHERE gen=?', (store.gen,)).fetchone()
     return make_progress(total if pool.keys is None else len(pool.keys), progress)
 
+# %% ../../nbs/cluster/40_driver.ipynb #702a7e1e
+def _speaker(progress):
+    "Return a function that prints a message, if the progress is to be shown by a bar or by lines."
+    shown = not callable(progress) and progress not in (None, False, 'none')
+    return warn if shown else lambda text: None
+
 # %% ../../nbs/cluster/40_driver.ipynb #1ed5867b
 def _sample_blocks(store, d, pool, progress):
     "Sample all blocks and write the files; return the `Run`."
     if pool.keys is not None:
         pool.keep_chosen()
+    _speaker(progress)(pool.start_text())
     pool.progress = _progress_bar(store, pool, progress)
     try:
         run_sync(pool.run, lambda: pool.stop('interrupted'))
@@ -243,12 +250,13 @@ def _take_input(store, d, loop, src, choose):
     return keys
 
 # %% ../../nbs/cluster/40_driver.ipynb #7952ead7
-def _prepare(store, d, o, parts, src, choose):
+def _prepare(store, d, o, parts, src, choose, say):
     "Run all checks and load the input; return the loop, the chosen prompts, and whether Ray was started here."
     connected = False
     try:
         loop = _new_loop(store, d, o, parts)
-        connected = connect(o)
+        connected = connect(o, say)
+        say('Ray is there; reading the prompts')
         check_shared(store.dir, o)
         return loop, _take_input(store, d, loop, src, choose), connected
     except BaseException:
@@ -276,7 +284,7 @@ def execute_cluster(
     o = Cluster(**(d.get('cluster') or {}))
     d['work_dir'] = str(Path(d.get('work_dir') or new_work_dir()).absolute())
     parts, store = build(d), Store(d['work_dir'], index=True)
-    loop, keys, connected = _prepare(store, d, o, parts, src, choose)
+    loop, keys, connected = _prepare(store, d, o, parts, src, choose, _speaker(progress))
     try:
         with at_work(store):
             return _sample_blocks(store, d, _new_pool(store, d, o, parts, loop, keys), progress)

@@ -127,10 +127,10 @@ def over(self:SharePool)->bool:
 
 # %% ../../nbs/cluster/11_goal_shares.ipynb #2103c94e
 @patch
-def _lend(self:SharePool, block):
-    "Lend a block more rows of each file of which it has few."
+def _lend(self:SharePool, block, makes=None):
+    "Lend a block more rows of each file that it can make and of which it has few."
     rest = self.rest[block]
-    for i in self.goal.wanted:
+    for i in self.goal.wanted if makes is None else makes:
         free = self.free(i)
         if rest.get(i, 0)<=free/(4*self.actors):
             rest[i] = rest.get(i, 0)+min(free, math.ceil(free/(2*self.actors)))
@@ -158,13 +158,16 @@ def tell(self:SharePool,
     block,            # its number
     counts,           # {i: counts} of its rows
     samples:int=0,    # bought since it was opened
-    idle:bool=False   # has it nothing left to send?
+    idle:bool=False,  # has it nothing left to send?
+    makes=None        # numbers of the files that its prompts need, if it waits for rows; None: it does not
 ):
     "Take a block's report, and lend it more rows if it has few left."
     self.now[block] = samples
     self._take(block, counts)
+    if makes is not None:
+        self.rest[block] = {i:rest for i, rest in self.rest[block].items() if i in makes}
     if not idle:
-        self._lend(block)
+        self._lend(block, makes)
 
 # %% ../../nbs/cluster/11_goal_shares.ipynb #f13a142a
 @patch

@@ -205,7 +205,8 @@ def record_progress(self:Orders, block, report):
     told = (report[key] for key in ('had', 'spent', 'grant', 'want', 'need', 'wish', 'idle'))
     self.budget.tell(block, *told)
     if self.shares:
-        self.shares.tell(block, report['rows'], report['n'].get('rollouts', 0), report['nearly_done'])
+        samples = report['n'].get('rollouts', 0)
+        self.shares.tell(block, report['rows'], samples, report['nearly_done'], report['makes'])
 
 # %% ../../nbs/cluster/23_orders.ipynb #1827c62e
 _AGAIN = {'closed', *STOPS}   # counts of prompts: they are counted anew when a block is opened again

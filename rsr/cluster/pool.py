@@ -154,12 +154,28 @@ def _check_init(self:Pool, report):
         where = '' if report['host']==os.uname().nodename else f" (on {report['host']})"
         self.fail(RsrError(report['error']+where))
 
+# %% ../../nbs/cluster/30_pool.ipynb #71fccbe0
+def _free_cpus(o)->str:
+    "Name the free CPUs that an actor needs."
+    return f'{o.num_cpus:g} free CPU'+('' if o.num_cpus==1 else 's')
+
+@patch
+def start_text(self:Pool)->str:
+    "Say what is about to be sampled, and by how many processes."
+    if not self.left:
+        return 'every block is finished: nothing is sampled'
+    left, actors = len(self.left), '1 actor, a process' if self.slots==1 else f'{self.slots:,} actors, processes'
+    blocks = f'{left:,} block'+('' if left==1 else 's')
+    done = self.counts['before']['closed']
+    before = f' ({done:,} prompts are in blocks that are finished)' if done else ''
+    return f'{blocks} of up to {self.size:,} prompts to sample{before}; starting {actors} on {_free_cpus(self.o)} each'
+
 # %% ../../nbs/cluster/30_pool.ipynb #df259e67
 @patch
 async def start_actor(self:Pool):
     "Start an actor that has built everything the recipe names."
-    actor, waits = self._new_actor(), f'waiting for an actor: it needs {self.o.num_cpus:g} free CPUs in the cluster'
-    self.engine.note = self.engine.note if self.live else waits
+    self.engine.note = self.engine.note if self.live else f'waiting for an actor to start on {_free_cpus(self.o)}'
+    actor = self._new_actor()
     self._check_init(await _result(actor.init.remote()))
     return actor
 

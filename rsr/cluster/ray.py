@@ -61,16 +61,26 @@ def _init_ray(ray, address, options):
             if attempt==2 or 'timed out during startup' not in str(e):
                 raise _connection_error(address, e) from None
 
+# %% ../../nbs/cluster/00_ray.ipynb #09cc7ad2
+def _start_text(address)->str:
+    "Say what is waited for: Ray's start on this machine, or a cluster."
+    if address=='local':
+        return 'starting Ray on this machine, which takes 10 to 60 seconds'
+    return 'connecting to Ray' if address=='auto' else f'connecting to Ray at {redact(address)}'
+
 # %% ../../nbs/cluster/00_ray.ipynb #51b711ec
 def connect(
-    o:Cluster   # the recipe's section
-)->bool:        # was the connection made here?
+    o:Cluster,   # the recipe's section
+    say=None     # a function that prints what is waited for
+)->bool:         # was the connection made here?
     "Connect to the cluster that the recipe names; without one, start Ray on this machine."
     ray = import_ray()
     if ray.is_initialized():
         return False
     address = _cluster_address(o)
     options = _local_options(o) if address=='local' else {}
+    if say:
+        say(_start_text(address))
     _init_ray(ray, address, dict(runtime_env=o.runtime_env, **options))
     return True
 

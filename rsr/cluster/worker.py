@@ -155,7 +155,7 @@ def _wishes(loop):
     note = loop.batch_note() if hasattr(loop, 'batch_note') else loop.engine.note
     rows, idle = loop.goal and loop.goal.counts(), loop.waits_for_rows
     return dict(grant=budget.granted, want=budget.want, need=budget.need(due or [None]), wish=budget.wish,
-                nearly_done=loop.nearly_done, rows=rows, idle=idle, note=note)
+                nearly_done=loop.nearly_done, rows=rows, idle=idle, makes=loop.makes() if idle else None, note=note)
 
 
 # %% ../../nbs/cluster/20_worker.ipynb #58472184

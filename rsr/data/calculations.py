@@ -7,7 +7,7 @@ __all__ = ['worked']
 
 # %% ../../nbs/data/34_calculations.ipynb #b8bad74c
 import re
-from .text import LazyRegexp
+from .patterns import LazyRegexp
 from .quantities import NUM, SCALE, as_number, tidy
 
 # %% ../../nbs/data/34_calculations.ipynb #411eb644

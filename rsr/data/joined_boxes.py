@@ -7,10 +7,11 @@ __all__ = ['joined_boxes', 'is_open']
 
 # %% ../../nbs/data/37_joined_boxes.ipynb #ef79cfb4
 import re
+from .patterns import LazyRegexp
 from .text import BOX, boxes
 
 # %% ../../nbs/data/37_joined_boxes.ipynb #3a9b4039
-_JOINS = re.compile(r"""(?:[\s$,;]|\\[()\[\]]|\\q?quad|\b(?:and|or)\b
+_JOINS = LazyRegexp(r"""(?:[\s$,;]|\\[()\[\]]|\\q?quad|\b(?:and|or)\b
   |\\text\s?\{(?:[\sa-z()]{1,40}\b)?\s{0,9}(?:and|or)\s{0,9}\})*""", re.X)
 
 # %% ../../nbs/data/37_joined_boxes.ipynb #b0d7e427

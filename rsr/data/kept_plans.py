@@ -13,6 +13,15 @@ def _models(sampler):
     entries = sampler.get('cascade') or [{}]
     return [e.get('model', sampler.get('model')) or e.get('base_url', sampler.get('base_url')) for e in entries]
 
+# %% ../../nbs/data/53_kept_plans.ipynb #395fbff4
+def _order(d):
+    "Return the order of a run's samples: that of its recipe, or rows where a run goes by worth without being told."
+    budget, sampler = d.get('budget') or {}, d.get('sampler') or {}
+    limited = budget.get('tokens') is not None or budget.get('usd') is not None
+    apart = d.get('pairs') or sampler.get('batch')
+    on_ray = d.get('engine')=='ray' and len(_models(sampler))>1 and limited and not apart
+    return (d.get('sampling') or {}).get('allocate') or ('rows' if d.get('goal') or on_ray else None)
+
 # %% ../../nbs/data/53_kept_plans.ipynb #92255a63
 def sampling_signature(
     d:dict   # a checked recipe
@@ -23,7 +32,7 @@ def sampling_signature(
     found = {k:o.get(k, default) for k, default in _SAMPLING.items()}
     if len(_models(sampler))<2:
         found.pop('escalate')
-    return dict(found, allocate=o.get('allocate') or ('rows' if goal else None), goal=goal, usd=budget,
+    return dict(found, allocate=_order(d), goal=goal, usd=budget,
                 models=_models(sampler), batch=bool(sampler.get('batch')))
 
 # %% ../../nbs/data/53_kept_plans.ipynb #014d68ec

@@ -9,10 +9,11 @@ __all__ = ['clock', 'BaseNumber', 'in_base', 'Residue', 'residue', 'same_residue
 # %% ../../nbs/data/35_notations.ipynb #d47ecbc4
 import re
 from typing import NamedTuple
+from .patterns import LazyRegexp
 from .quantities import TEXT
 
 # %% ../../nbs/data/35_notations.ipynb #dc1ee659
-_CLOCK = re.compile(r'(\d{1,2}):(\d\d)(?:\s{0,9}([ap])\.?\s?m\.?)?', re.I)
+_CLOCK = LazyRegexp(r'(\d{1,2}):(\d\d)(?:\s{0,9}([ap])\.?\s?m\.?)?', re.I)
 
 # %% ../../nbs/data/35_notations.ipynb #58c2b112
 def clock(
@@ -34,7 +35,7 @@ class BaseNumber(NamedTuple):
 
 _BASE_NAMES = dict(two='2', three='3', four='4', five='5', six='6', seven='7', eight='8', nine='9', ten='10',
                    sixteen='16')
-_BASED = re.compile(r'\(?([0-9A-F]{1,60})\)?\s?_\s?\{?\s?([0-9]{1,2}|[a-z]{3,7})\s?\}?')
+_BASED = LazyRegexp(r'\(?([0-9A-F]{1,60})\)?\s?_\s?\{?\s?([0-9]{1,2}|[a-z]{3,7})\s?\}?')
 
 # %% ../../nbs/data/35_notations.ipynb #41a2bfd8
 def in_base(
@@ -52,7 +53,7 @@ class Residue(NamedTuple):
     value: int
     modulus: int
 
-_CONGRUENCE = re.compile(r'(?:([a-zA-Z])\s?(?:\\equiv|≡)\s?)?(-?\d{1,18})\s?'
+_CONGRUENCE = LazyRegexp(r'(?:([a-zA-Z])\s?(?:\\equiv|≡)\s?)?(-?\d{1,18})\s?'
                          r'\(?\s?\\?[pb]?mod\s?\{?\s?(\d{1,18})\s?\}?\s?\)?')
 
 # %% ../../nbs/data/35_notations.ipynb #3b312e46
@@ -73,8 +74,8 @@ def same_residue(
     return len(names)<2 and a.modulus==b.modulus and (a.value-b.value)%a.modulus==0
 
 # %% ../../nbs/data/35_notations.ipynb #89f6d585
-_OPTION = re.compile(r'\s{0,9}\(([A-J])\)(?!\w)')
-_LETTERS = re.compile(r'[A-J](?:\W{0,5}(?:and\s)?[A-J]){0,9}')
+_OPTION = LazyRegexp(r'\s{0,9}\(([A-J])\)(?!\w)')
+_LETTERS = LazyRegexp(r'[A-J](?:\W{0,5}(?:and\s)?[A-J]){0,9}')
 
 # %% ../../nbs/data/35_notations.ipynb #d4cd4c2f
 def option_letter(
@@ -98,10 +99,10 @@ def option_letters(
 # %% ../../nbs/data/35_notations.ipynb #eb3b4968
 _UNIT_WORDS = (r'(?:square|cubic|sq|cu)?\s{0,9}(?:units?|degrees?|radians?|cm|mm|km|dm|kg|mg|mL|inch(?:es)?|feet|foot'
                r'|ft|meters?|metres?|miles?|seconds?|minutes?|hours?|days?|years?|dollars?|cents?|centimeters?|yards?)')
-_UNIT_BEHIND = re.compile(rf'(?<=[\w}}\])\s])\s?(?:(?<![a-zA-Z\\])(?:{_UNIT_WORDS})'
+_UNIT_BEHIND = LazyRegexp(rf'(?<=[\w}}\])\s])\s?(?:(?<![a-zA-Z\\])(?:{_UNIT_WORDS})'
                           r'|\\(?:text\w{0,9}|mathrm|[mh]box)\s?\{([^{}]*)\})'
                           r'(?:\s?\^\s?\{?[23]\}?)?\Z')
-_NO_UNIT = re.compile(r'\b(?:if|when|where|for|or|and|mod|except|no|not|is)\b|\d')
+_NO_UNIT = LazyRegexp(r'\b(?:if|when|where|for|or|and|mod|except|no|not|is)\b|\d')
 
 # %% ../../nbs/data/35_notations.ipynb #db564408
 def without_unit(
@@ -114,8 +115,8 @@ def without_unit(
     return s[:len(s)-len(m[0])].rstrip() or s
 
 # %% ../../nbs/data/35_notations.ipynb #7f2dd418
-_FUNCTION = re.compile(r'\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])')
-_DEGREES = re.compile(r'(?<![\w.])(\d{1,9}(?:\.\d{1,9})?)\s?\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![a-z]))')
+_FUNCTION = LazyRegexp(r'\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])')
+_DEGREES = LazyRegexp(r'(?<![\w.])(\d{1,9}(?:\.\d{1,9})?)\s?\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![a-z]))')
 
 # %% ../../nbs/data/35_notations.ipynb #141145e9
 def in_radians(

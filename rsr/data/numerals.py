@@ -7,12 +7,13 @@ __all__ = ['LONG', 'in_ascii', 'number_word', 'in_digits']
 
 # %% ../../nbs/data/26_numerals.ipynb #f8f53c14
 import re, unicodedata
+from .patterns import LazyRegexp
 
 # %% ../../nbs/data/26_numerals.ipynb #a1453534
 LONG = 10_000   # characters
 _RAISED = str.maketrans('⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺', '0123456789-+')
-_ROOT = re.compile(r'√\s?(?:(\d+)|\(([^()]*)\))')
-_FRACTION_SIGN = re.compile('[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]')
+_ROOT = LazyRegexp(r'√\s?(?:(\d+)|\(([^()]*)\))')
+_FRACTION_SIGN = LazyRegexp('[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]')
 
 # %% ../../nbs/data/26_numerals.ipynb #bf6fca8e
 def _fraction_sign(m):
@@ -33,7 +34,7 @@ def in_ascii(
     return re.sub(r'(?![0-9])\d', lambda m: str(unicodedata.decimal(m[0])), s)
 
 # %% ../../nbs/data/26_numerals.ipynb #60694890
-_EUROPEAN = re.compile(r'-?(?:\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}|0,\d+|\d{4,15},\d\d)')
+_EUROPEAN = LazyRegexp(r'-?(?:\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}|0,\d+|\d{4,15},\d\d)')
 _WORDS = dict(zip('zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen '
                   'sixteen seventeen eighteen nineteen'.split(), range(20)))
 _TENS = dict(zip('twenty thirty forty fifty sixty seventy eighty ninety'.split(), range(20, 100, 10)))

@@ -7,7 +7,7 @@ __all__ = ['PROSE', 'ENVIRONMENT', 'INLINE', 'gives_up', 'is_unfinished']
 
 # %% ../../nbs/data/36_prose.ipynb #34d8e381
 import re
-from .text import LazyRegexp
+from .patterns import LazyRegexp
 
 # %% ../../nbs/data/36_prose.ipynb #0d8ab537
 PROSE = LazyRegexp(r'(?<![\\a-zA-Z])(?!(?:sin|cos|tan|log|exp|sqrt|and|mod)\b)'

@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 from .numerals import in_ascii, in_digits
-from .text import LazyRegexp
+from .patterns import LazyRegexp
 
 # %% ../../nbs/data/33_quantities.ipynb #84784416
 _SYMBOLS = {'−':'-', '–':'-', '×':r'\times ', '·':r'\cdot ', '÷':'/', 'π':r'\pi ', '√':r'\sqrt ', '∞':r'\infty ',

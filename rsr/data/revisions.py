@@ -8,6 +8,7 @@ __all__ = ['speaks_of_earlier', 'revision_stats', 'revision_text', 'answer_turns
 
 # %% ../../nbs/data/30_revisions.ipynb #c705b26e
 import re
+from .patterns import LazyRegexp
 from .statistics import first_answers, wilson
 from .thinking import split_thinking
 from .types import EPS, is_revision, passed
@@ -23,7 +24,7 @@ _COUNTS = '''SELECT count(*), count(DISTINCT r.prompt), count(s.value), coalesce
 _NAMES = 'asked', 'prompts', 'scored', 'passed', 'prompts_scored', 'prompts_passed'
 
 # %% ../../nbs/data/30_revisions.ipynb #9e882669
-_EARLIER = re.compile(r"\b(?:i apologi[sz]e|apologies|i(?:'m| am) sorry|sorry for|you(?:'re| are) right|"
+_EARLIER = LazyRegexp(r"\b(?:i apologi[sz]e|apologies|i(?:'m| am) sorry|sorry for|you(?:'re| are) right|"
                       r"i made (?:a|an) (?:mistake|error)|(?:corrected|revised) (?:answer|response|version)|"
                       r"(?:my|the) (?:earlier|previous|first|initial) (?:answer|response|mistake|attempt))", re.I)
 

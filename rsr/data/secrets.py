@@ -9,13 +9,14 @@ __all__ = ['add_secret', 'environment_secrets', 'is_secret_name', 'redact_urls',
 import base64, html, json, os, re
 from functools import lru_cache
 from urllib.parse import quote, quote_plus
+from .patterns import LazyRegexp
 
 # %% ../../nbs/data/17_secrets.ipynb #63dfe981
 _secrets = set()
 _PLACEHOLDERS = set('none null empty dummy test true false local token secret password ollama vllm lm-studio changeme '
                     'anything placeholder not-needed no-key no-key-required sk-no-key-required sk-1234 '
                     'your-api-key your_api_key'.split())
-_PLAIN = re.compile(r'[\d.]{1,5}|https?://[\w.-]{1,100}(:\d{1,5})?(/v\d)?/?')   # a number, or the address of a server
+_PLAIN = LazyRegexp(r'[\d.]{1,5}|https?://[\w.-]{1,100}(:\d{1,5})?(/v\d)?/?')   # a number, or the address of a server
 
 # %% ../../nbs/data/17_secrets.ipynb #39cdb75b
 def add_secret(secret:str)->str:
@@ -26,10 +27,10 @@ def add_secret(secret:str)->str:
     return secret
 
 # %% ../../nbs/data/17_secrets.ipynb #d2fb5c76
-_SURE = re.compile(r'API_?KEY|(^|_)((ACCESS|SECRET|AUTH|PRIVATE|SUBSCRIPTION|MASTER|SERVICE)_?KEY|TOKENS?|SECRETS?'
+_SURE = LazyRegexp(r'API_?KEY|(^|_)((ACCESS|SECRET|AUTH|PRIVATE|SUBSCRIPTION|MASTER|SERVICE)_?KEY|TOKENS?|SECRETS?'
                    r'|PASSWORDS?|PASSWD|PASSPHRASE|CREDENTIALS?|BEARER|JWT)(_|\d*$)', re.I)
-_ANY_KEY = re.compile(r'(^|_)(KEYS?|PAT)(_|\d*$)', re.I)
-_PROVIDER = re.compile(
+_ANY_KEY = LazyRegexp(r'(^|_)(KEYS?|PAT)(_|\d*$)', re.I)
+_PROVIDER = LazyRegexp(
     r'(AI21|ALEPH|ANTHROPIC|ANYSCALE|ARK|AWS|AZURE|BASETEN|BEDROCK|CEREBRAS|CLARIFAI|CLOUDFLARE|CO|COHERE|DASHSCOPE'
     r'|DATABRICKS|DEEPINFRA|DEEPSEEK|FIREWORKS|FRIENDLI|GEMINI|GITHUB|GOOGLE|GROQ|HF|HUGGING|HYPERBOLIC|JINA|LAMBDA'
     r'|LANGFUSE|LITELLM|MINIMAX|MISTRAL|MOONSHOT|NEBIUS|NLP_CLOUD|NOVITA|NVIDIA|OLLAMA|OPENAI|OPENROUTER|PERPLEXITY'
@@ -47,7 +48,7 @@ def _names_secret(name, value):
     return bool(_PROVIDER.match(name)) or random
 
 # %% ../../nbs/data/17_secrets.ipynb #4e7f2988
-_ORDINARY = re.compile(
+_ORDINARY = LazyRegexp(
     r'\A(?:[/~.][^/\n]*/[^\n]*|[A-Za-z]:\\[^\n]*|\w{2,12}://[^@?]*'
     r'|<[A-Za-z_ |/.-]{0,40}>|\[[A-Z\d., ]{0,11}\]|[\d.,:+-]{1,11}|\s*)\Z')
 
@@ -153,8 +154,8 @@ def is_secret_name(
     return wide or last=='token' or not before or before[-1] in _BEFORE_KEY
 
 # %% ../../nbs/data/17_secrets.ipynb #42456977
-_USER = re.compile(r'(:(?:\\?/){2})([^\s/?#"\'<>\\]*@|[^\s/:@]+:[^\s/@]+@)')
-_QUERY = re.compile(r'([?&#;]|\\u0026)([\w.%-]{1,60})=([^\s&#"\'<>\\),;]+)')
+_USER = LazyRegexp(r'(:(?:\\?/){2})([^\s/?#"\'<>\\]*@|[^\s/:@]+:[^\s/@]+@)')
+_QUERY = LazyRegexp(r'([?&#;]|\\u0026)([\w.%-]{1,60})=([^\s&#"\'<>\\),;]+)')
 
 # %% ../../nbs/data/17_secrets.ipynb #8a36fc8c
 def _mask_user(m):
@@ -175,11 +176,11 @@ def redact_urls(text:str)->str:
     return _QUERY.sub(_mask_query, _USER.sub(_mask_user, text))
 
 # %% ../../nbs/data/17_secrets.ipynb #c5ac4c59
-_ASSIGNED = re.compile(
+_ASSIGNED = LazyRegexp(
     r'((?:api[-_ ]?key|access[-_]?key|secret[-_]?key|auth[-_]?token|access[-_]?token|client[-_]?secret|password|passwd'
     r'|authorization|cookie)["\'\\]{0,4}\s{0,3}[:=]\s{0,3}["\'\\]{0,4}(?:(?:bearer|basic|token)\s{1,3})?'
     r'|\b(?:bearer|basic)(?:\s{1,3}|%20))([\w.~+/=%@!-]{6,})', re.I)
-_SHAPE = re.compile(
+_SHAPE = LazyRegexp(
     r'(?<![\w-])(?:(?:sk|rk|csk|xai|pplx|nvapi|glpat)-[\w-]{16,}|(?:hf|gsk|r8|fw|gh[a-z]|github_pat|tgp)_\w{16,}'
     r'|AIza[\w-]{30,}|ya29\.[\w-]{20,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|xox[a-z]-[\w-]{10,}|dapi[0-9a-f]{30,}'
     r'|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)'

@@ -6,13 +6,14 @@
 __all__ = ['LISTENERS', 'visible', 'visible_json', 'shell_word', 'warn']
 
 # %% ../../nbs/data/20_terminal.ipynb #2ece7368
-import re, shlex, sys
+import shlex, sys
 from contextlib import suppress
+from .patterns import LazyRegexp
 from .files import json_escape
 from .secrets import redact
 
 # %% ../../nbs/data/20_terminal.ipynb #b71906d3
-_CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f'
+_CONTROL = LazyRegexp('[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f'
                       '\u3164\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e007f]')
 
 def _spelt(m):

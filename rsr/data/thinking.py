@@ -9,6 +9,7 @@ __all__ = ['MARKS', 'THINKING_OPENED', 'THINKING_CLOSED', 'Marks', 'without_quot
 # %% ../../nbs/data/01_thinking.ipynb #62290907
 import re
 from typing import NamedTuple
+from .patterns import LazyRegexp
 
 # %% ../../nbs/data/01_thinking.ipynb #73ffb7c5
 class Marks(NamedTuple):
@@ -36,13 +37,13 @@ MARKS = [
     Marks('Apertus', r'<\|inner_prefix\|>', r'<\|inner_suffix\|>', '<|inner_prefix|>hm<|inner_suffix|>B')]
 
 # %% ../../nbs/data/01_thinking.ipynb #077a3eab
-THINKING_OPENED = re.compile('|'.join(dict.fromkeys(m.opened for m in MARKS)), re.I)
-THINKING_CLOSED = re.compile('|'.join(dict.fromkeys(m.closed for m in MARKS)), re.I)
+THINKING_OPENED = LazyRegexp('|'.join(dict.fromkeys(m.opened for m in MARKS)), re.I)
+THINKING_CLOSED = LazyRegexp('|'.join(dict.fromkeys(m.closed for m in MARKS)), re.I)
 
 # %% ../../nbs/data/01_thinking.ipynb #221fd3b4
-_HARMONY_FINAL = re.compile(
+_HARMONY_FINAL = LazyRegexp(
     r'<\|channel\|>\s?final\b[^<]{0,99}(?:<\|constrain\|>[^<]{0,99})?<\|message\|>|assistantfinal')
-_BARE_HARMONY = re.compile(r'(?:assistant)?analysis(?=[A-Z"“\'(])')
+_BARE_HARMONY = LazyRegexp(r'(?:assistant)?analysis(?=[A-Z"“\'(])')
 
 # %% ../../nbs/data/01_thinking.ipynb #b58756c8
 def _is_harmony(text):
@@ -50,7 +51,7 @@ def _is_harmony(text):
     return '<|channel|>' in text or bool(_BARE_HARMONY.match(text))
 
 # %% ../../nbs/data/01_thinking.ipynb #c04dbf11
-_TOKEN = re.compile(r'<\|\w+\|>')
+_TOKEN = LazyRegexp(r'<\|\w+\|>')
 
 # %% ../../nbs/data/01_thinking.ipynb #c48c766f
 def _harmony_places(text):
@@ -68,7 +69,7 @@ def _answer_start(text):
     return len(text) if THINKING_OPENED.search(text, end) else end
 
 # %% ../../nbs/data/01_thinking.ipynb #85169faa
-_QUOTED = re.compile(rf"(?P<quote>[`\"'])(?:{THINKING_OPENED.pattern}|{THINKING_CLOSED.pattern}|<\|channel\|>)"
+_QUOTED = LazyRegexp(rf"(?P<quote>[`\"'])(?:{THINKING_OPENED.pattern}|{THINKING_CLOSED.pattern}|<\|channel\|>)"
                      r"(?:\s|\\n){0,4}(?P=quote)", re.I)
 
 # %% ../../nbs/data/01_thinking.ipynb #7856cf28
@@ -77,14 +78,16 @@ def without_quoted_marks(text:str)->str:
     return _QUOTED.sub(lambda m: ' '*len(m[0]), text)
 
 # %% ../../nbs/data/01_thinking.ipynb #38dd20d4
-_MARKUP = re.compile(rf'{THINKING_OPENED.pattern}|{THINKING_CLOSED.pattern}|<\|channel\|>\s?\w+|<\|start\|>\w*'
+_MARKUP = LazyRegexp(rf'{THINKING_OPENED.pattern}|{THINKING_CLOSED.pattern}|<\|channel\|>\s?\w+|<\|start\|>\w*'
                      rf'|<\|\w+\|>|\A(?:assistant)?analysis(?=[A-Z"“\'(])', re.I)
-_TOKENS_BEFORE = re.compile(r'\A(?:\s{0,9}<\|(?:begin_of_solution|START_RESPONSE)\|>){1,2}')
-_TOKENS_BEHIND = re.compile(r'(?:<\|\w{1,40}\|>\s{0,9}){1,9}\Z')
+_TOKENS_BEFORE = LazyRegexp(r'\A(?:\s{0,9}<\|(?:begin_of_solution|START_RESPONSE)\|>){1,2}')
+_TOKENS_BEHIND = LazyRegexp(r'(?:<\|\w{1,40}\|>\s{0,9}){1,9}\Z')
 
 # %% ../../nbs/data/01_thinking.ipynb #50b26906
 def _without_marks(thinking):
     "Return thinking without its marks; those that it quotes stay."
+    if not thinking:
+        return ''
     quoted = {m.start() for m in _QUOTED.finditer(thinking)}
     return _MARKUP.sub(lambda m: m[0] if m.start()-1 in quoted else '', thinking)
 
@@ -94,7 +97,7 @@ def _without_tokens(answer):
     return _TOKENS_BEHIND.sub('', _TOKENS_BEFORE.sub('', answer).rstrip()).strip()
 
 # %% ../../nbs/data/01_thinking.ipynb #f438d4a5
-_BRACKETED = re.compile(r'\[/?THINK\]|\[TOOL_CALLS\]|functools\[', re.I)
+_BRACKETED = LazyRegexp(r'\[/?THINK\]|\[TOOL_CALLS\]|functools\[', re.I)
 
 def may_think(
     text:str   # a response
@@ -152,7 +155,7 @@ _CALLS = [   # (mark before a call, mark behind it), as model families write cal
     (r'assistantcommentary to=', r'\Z'), (r'<\|channel\|>\s?commentary\b', r'\Z')]
 
 # %% ../../nbs/data/01_thinking.ipynb #a5600a3f
-_CALL_OPENED = re.compile(rf"(?=[<\[]|assistantc|functools\[)(?:{'|'.join(f'({opened})' for opened, _ in _CALLS)})")
+_CALL_OPENED = LazyRegexp(rf"(?=[<\[]|assistantc|functools\[)(?:{'|'.join(f'({opened})' for opened, _ in _CALLS)})")
 _CALL_CLOSED = [re.compile(closed) for _, closed in _CALLS]
 
 def _without_calls(text):

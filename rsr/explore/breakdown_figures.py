@@ -7,6 +7,7 @@ __all__ = ['ANSWERS', 'BY', 'MOST_COMPONENTS', 'criteria_data', 'plot_criteria',
            'taxonomy_data', 'plot_taxonomy', 'compare_data', 'plot_compare']
 
 # %% ../../nbs/explore/12_breakdown_figures.ipynb #d356d72b
+import textwrap
 from ..data.statistics import corrected_rate
 from ..data.terminal import visible
 from ..data.types import RsrError, no_such
@@ -384,6 +385,12 @@ def _cost(r):
     "Write the price of a run."
     return f'{r["cost"]:.1f} rollouts per satisfied prompt' if r['cost'] else many(r['rollouts'], 'rollout')
 
+# %% ../../nbs/explore/12_breakdown_figures.ipynb #4c40930b
+def _title(d):
+    "Return the title of a comparison, in lines as long as the names of its runs leave room for."
+    longest = max(len(short(r['label'])) for r in d['runs'])
+    return textwrap.fill(short(f"{len(d['runs'])} runs by {d['by']}", 120), 66-longest)
+
 # %% ../../nbs/explore/12_breakdown_figures.ipynb #4eec358c
 @figure(compare_data,
         'Pass rate and price of several runs, by temperature, model, or whatever their recipes differ in.',
@@ -399,4 +406,4 @@ def plot_compare(ax, d):
         ax.text(1, y-.16, f'{many(r["prompts"], "prompt")}, {_cost(r)}', ha='right', va='bottom', fontsize=8)
         ax.axhline(y, color=ink(ax), lw=.5, alpha=.4, zorder=0)
     count_ticks(ax.xaxis, percent=True)
-    head(ax, f'{len(runs)} runs by {d["by"]}', 'pass rate per prompt (%)')
+    head(ax, _title(d), 'pass rate per prompt (%)')

@@ -156,9 +156,9 @@ def initial_counts(c, run):
 # %% ../../nbs/explore/17_brushes.ipynb #e0a4a8d3
 def _tallies(good, scored):
     "Return {(passes, failures): how many prompts} of those with a score."
-    some = scored>0
-    pairs, n = np.unique(np.column_stack([good[some], (scored-good)[some]]), axis=0, return_counts=True)
-    return {(int(a), int(b)):int(k) for (a, b), k in zip(pairs, n)}
+    step = int(scored.max(initial=0))+1
+    pairs, n = np.unique((good*step+scored)[scored>0], return_counts=True)
+    return {(p//step, p%step-p//step):k for p, k in zip(pairs.tolist(), n.tolist())}
 
 # %% ../../nbs/explore/17_brushes.ipynb #41be4f13
 RATE_BINS = 10

@@ -8,7 +8,7 @@ __all__ = ['VERDICTS', 'MOST_PARTS', 'RESERVED', 'Columns', 'prompt_digests', 'm
 
 # %% ../../nbs/explore/15_columns.ipynb #c081435e
 import numpy as np
-import orjson
+import orjson, threading
 from collections import Counter
 from dataclasses import dataclass, field
 from fastcore.basics import patch
@@ -35,6 +35,7 @@ class Columns:
     complete: bool = False  # whether tokens, latency and the parts of scores were read
     cache: dict = field(default_factory=dict)     # what was computed from the arrays, until a score changes
     fixed: dict = field(default_factory=dict)     # what was computed from those that do not change with scores
+    lock: object = field(default_factory=threading.RLock)   # held while something is computed, or forgotten
 
 # %% ../../nbs/explore/15_columns.ipynb #73be0603
 def prompt_digests(
@@ -46,17 +47,20 @@ def prompt_digests(
 
 # %% ../../nbs/explore/15_columns.ipynb #b1962661
 def _numbered(digests):
-    "Yield each digest with the number of times that it came before."
-    seen = Counter()
+    "Return digests; one that came before, with the number of times that it did."
+    if len({*digests})==len(digests):
+        return digests
+    seen, out = Counter(), []
     for digest in digests:
-        yield digest, seen[digest]
+        out.append((digest, seen[digest]) if seen[digest] else digest)
         seen[digest] += 1
+    return out
 
 # %% ../../nbs/explore/15_columns.ipynb #a1538555
 def _match(digests):
     "Return the place of each run's prompts among all, and the number of all."
-    if len(digests)==1:
-        return [np.arange(len(digests[0]))], len(digests[0])
+    if all(ds==digests[0] for ds in digests):   # all runs have the same input
+        return [np.arange(len(ds)) for ds in digests], len(digests[0])
     places = {}
     found = [np.array([places.setdefault(d, len(places)) for d in _numbered(ds)], np.int64) for ds in digests]
     return found, len(places)
@@ -107,10 +111,11 @@ def _labels(s):
 def take_scores(self:Columns, run:int, s:Scores):
     "Put the scores of one run in place, with what follows from them."
     at, limits = self.parts[run], self.limits[run]
-    self.numbers['score'][at] = s.score
-    self.words['verdict'][0][at] = _verdicts(s.score, *limits)
-    self.words['label'][0][at] = _labels(s)
-    self.cache = {}
+    with self.lock:
+        self.numbers['score'][at] = s.score
+        self.words['verdict'][0][at] = _verdicts(s.score, *limits)
+        self.words['label'][0][at] = _labels(s)
+        self.cache = {}
 
 # %% ../../nbs/explore/15_columns.ipynb #effd2a55
 def _joined(arrays, dtype=None):
@@ -122,6 +127,11 @@ def _first(s):
     "Return which responses count in pass rates."
     revised = revisions_of(s)
     return s.valid if revised is None else s.valid & ~revised
+
+# %% ../../nbs/explore/15_columns.ipynb #92ba61db
+def _alone(s):
+    "Return what `match_prompts` does, for the prompts of one run."
+    return [np.arange(len(s.prompts))], len(s.prompts)
 
 # %% ../../nbs/explore/15_columns.ipynb #19314381
 def _key_table(scores, places, n):
@@ -154,12 +164,12 @@ def _first_numbers(scores):
 
 # %% ../../nbs/explore/15_columns.ipynb #3f1a9c7d
 def make_columns(
-    runs:list,     # (name, Scores, pass threshold, fail threshold or None) of each run
-    digests:list   # of each run, from `prompt_digests`
+    runs:list,        # (name, Scores, pass threshold, fail threshold or None) of each run
+    digests:list=()   # of each of several runs, from `prompt_digests`
 )->Columns:
     "Put the responses of runs one after another."
     names, scores = [r[0] for r in runs], [r[1] for r in runs]
-    places, n = match_prompts(names, digests)
+    places, n = match_prompts(names, digests) if len(runs)>1 else _alone(scores[0])
     c = Columns(runs=names, parts=_parts_of(scores), limits=[r[2:4] for r in runs], keys=_key_table(scores, places, n),
                 prompt=_joined([at[s.prompt] for s, at in zip(scores, places)]), key=_joined([s.key for s in scores]),
                 first=_joined([_first(s) for s in scores]), blind=_joined([s.asked[:, 1]>0 for s in scores]),
@@ -210,7 +220,7 @@ def read_models(
     "Read which model gave each response."
     names, sampler = model_names(store), s.asked[:, 0]
     codes, known = _word_column(c, 'model', len(c.key))
-    for key in np.unique(sampler):
+    for key in np.flatnonzero(np.bincount(sampler)):
         name = names.get(int(key), 'unknown')
         codes[c.parts[run]][sampler==key] = _add_words(known, [name])[name]
 
@@ -231,7 +241,7 @@ _LATER = 'coalesce(completion_tokens,-1)', 'coalesce(CAST(latency*1000 AS INTEGE
 
 def _read_usage(c, run, store):
     "Read tokens and latency."
-    key, tokens, milliseconds = read_columns(store.db, 'rollouts', 'key', *_LATER)
+    key, tokens, milliseconds = read_columns(store, 'rollouts', 'key', *_LATER)
     _put_numbers(c, run, 'tokens', key, tokens)
     _put_numbers(c, run, 'latency', key, milliseconds/1000)
 
@@ -312,5 +322,6 @@ def read_rest(
     "Read tokens, latency, components and criteria of one run."
     _read_usage(c, run, store)
     _read_parts(c, run, store)
-    c.cache, c.fixed = {}, {}
-    c.complete = run==len(c.runs)-1
+    with c.lock:
+        c.cache, c.fixed = {}, {}
+        c.complete = run==len(c.runs)-1

@@ -40,7 +40,7 @@ def _choose(board, front, message):
     try:
         board.choose(**message.get('values', {}))
     except (RsrError, TypeError, ValueError) as e:
-        board.error = str(e)
+        board.refuse(str(e))
     front.send({'do':'done', 'number':message.get('number', 0)})
 
 def _rows(board, front, message):

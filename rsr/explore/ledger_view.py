@@ -19,7 +19,7 @@ from ..data.statistics import first_answers
 from ..data.store import Store
 from ..data.thresholds import is_finite, numbers_for
 from ..data.types import EPS, RsrError, no_such
-from .score_index import memory_map
+from .arrays import memory_map
 from ..formatters.writer import make_formatter
 from ..run.files import fail_threshold_of, valid_outcomes
 from ..run.results import Run, load_run

@@ -10,7 +10,7 @@ import threading
 from fastcore.basics import patch
 from .board import Board
 from .brushes import only_two
-from .columns import make_columns, prompt_digests, read_models, read_rest
+from .columns import make_columns, read_models, read_rest
 from .front import NEEDS_FRONT, has_front, make_front
 from .html import block
 from .request_sent import request_html, request_sent
@@ -62,7 +62,7 @@ def _columns(self:RunExplorer):
     "Put the responses into columns; of a small run with all that is known of them."
     with self._store() as st:
         limits = self.pass_threshold, self.fail_threshold
-        columns = make_columns([(self.run.path.name, self.scores, *limits)], [prompt_digests(st)])
+        columns = make_columns([(self.run.path.name, self.scores, *limits)])
         read_models(columns, 0, self.scores, st)
         if len(columns.key)<=MOST_AT_ONCE:
             read_rest(columns, 0, st)

@@ -7,17 +7,18 @@ __all__ = ['check_distinct', 'run_names', 'digests_of', 'check_together', 'Side'
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #9825592c
 import os
-from contextlib import ExitStack, closing
 from fastcore.basics import patch
-from ..data.store import Store
+from traitlets import Dict
+from ..data.threads import call_later
 from ..data.types import RsrError
-from .board import Board
+from .board import Board, open_stores
 from .columns import make_columns, match_prompts, prompt_digests, read_models, read_rest
+from .controls import HINT, label_buttons, renew
 from .conversation import prompt_html, rollout_html
 from .front import NEEDS_FRONT, has_front, make_front
 from .html import STYLE, block, diff_html, rollout_line, shown
 from .request_sent import request_html, request_sent
-from .state import Exploration
+from .state import MOST_AT_ONCE, Exploration
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #e498d57a
 def check_distinct(runs):
@@ -42,11 +43,14 @@ def run_names(runs)->list:
 # %% ../../nbs/explore/23_side_by_side.ipynb #c5f83a41
 def digests_of(runs):
     "Return what tells the prompts of each run apart."
-    found = []
-    for run in runs:
-        with closing(Store(run.path, write=False)) as store:
-            found.append(prompt_digests(store))
-    return found
+    with open_stores([run.path for run in runs]) as stores:
+        return [prompt_digests(store) for store in stores]
+
+# %% ../../nbs/explore/23_side_by_side.ipynb #98ec7785
+def _check_front():
+    "Raise an error if the board cannot be shown."
+    if not has_front():
+        raise RsrError(f'exploring several runs at once needs anywidget: {NEEDS_FRONT}')
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #39a7b545
 def check_together(
@@ -54,19 +58,30 @@ def check_together(
 ):
     "Raise an error if runs cannot be compared: they share no prompt, or the board cannot be shown."
     if len(runs)>1:
-        if not has_front():
-            raise RsrError(f'exploring several runs at once needs anywidget: {NEEDS_FRONT}')
+        _check_front()
         match_prompts(run_names(runs), digests_of(runs))
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #f18f76fd
 class Side(Exploration):
     "One of several runs: its responses to the open prompt, and the one that is shown."
-    widgets = other = None
+    widgets = bound = None
+    number = 0                                 # its place among the sides
+    picked = changed = staticmethod(lambda: None)   # called when another response is shown, and after a label
+    table = Dict(dict(rows=[], total=0))       # the board lists the prompts, and no row is counted
 
-    def draw(self, what):
-        "Show the responses of the open prompt."
-        if self.widgets and what=='prompt':
-            self._draw_side()
+# %% ../../nbs/explore/23_side_by_side.ipynb #57573d4b
+@patch
+def read_more(self:Side, store):
+    "Read no text: those on screen are enough."
+
+# %% ../../nbs/explore/23_side_by_side.ipynb #77daf48d
+@patch
+def recount(self:Side, first=False):
+    "Count nothing: the board does."
+
+@patch
+def list_prompts(self:Side, changed=''):
+    "List nothing: the board does."
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #1e513f25
 @patch
@@ -83,22 +98,14 @@ def _make_choice(self:Side, w):
     choice.observe(lambda change: self.pick(change['new']), 'value')
     return choice
 
-# %% ../../nbs/explore/23_side_by_side.ipynb #a10f00a7
-@patch
-def _make_label(self:Side, w):
-    "Make the buttons for the label of the response that is shown."
-    labels = [('no label', ''), ('pass', 'pass'), ('fail', 'fail')]
-    label = w.ToggleButtons(options=labels, style=dict(button_width='6em'))
-    label.observe(lambda change: self.label(change['new']), 'value')
-    return label
-
 # %% ../../nbs/explore/23_side_by_side.ipynb #076a301f
 @patch
 def make(self:Side, name):
     "Make the widgets of a side; return them as one."
     import ipywidgets as w
-    self.widgets = dict(choice=self._make_choice(w), view=w.HTML(layout=w.Layout(width='100%')),
-                        label=self._make_label(w), note=w.HTML())
+    self.bound = {}
+    self.widgets = dict(choice=self._make_choice(w), view=w.HTML(layout=w.Layout(width='100%')), labels=w.HBox(),
+                        note=w.HTML())
     head = w.HTML(block(f'<h4>{shown(name)}</h4>'))
     return w.VBox([head, *self.widgets.values()], layout=w.Layout(flex='1 1 320px', min_width='280px', padding='0 4px'))
 
@@ -108,15 +115,14 @@ def pick(self:Side, key):
     "Show another response."
     if not self.filling and key is not None:
         self.left = key
-        self.changed()
+        self.picked()
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #508bbebf
 @patch
-def label(self:Side, verdict):
-    "Label the response that is shown."
-    r = self.shown_rollout()
-    if not self.filling and r:
-        self.review(r['key'], verdict or None)
+def label(self:Side, key, verdict):
+    "Label a response of this run."
+    if not self.filling and key is not None:
+        self.review(key, verdict)
         self.changed()
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #271ff1fb
@@ -132,14 +138,16 @@ def _fill_choice(self:Side, chosen):
 @patch
 def _fill_label(self:Side, r):
     "Show this annotator's label of the response that is shown."
-    label = self.widgets['label']
-    label.value = (r and r['votes'].get(self.annotator)) or ''
-    label.disabled = r is None
+    import ipywidgets as w
+    key = r and r['key']
+    buttons, = renew(self, 'labels', key, lambda: [label_buttons(w, self.number, key, self.label)])
+    buttons.value = (r and r['votes'].get(self.annotator)) or ''
+    buttons.disabled = r is None
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #2c205c6c
 @patch
-def _draw_side(self:Side, rich=None):
-    "Fill the widgets of a side."
+def fill(self:Side, rich=None):
+    "Fill the widgets of a side; `rich`: the text of the response with marks."
     r, was, self.filling = self.shown_rollout(), self.filling, True
     self._fill_choice(r)
     self._fill_label(r)
@@ -163,30 +171,42 @@ class Comparison:
     "Several runs side by side, as widgets; `.ui` is what is shown."
     def __init__(self, runs, annotator=None):
         self.names, self.runs = run_names(runs), runs
-        self.sides = [Side(run, annotator) for run in runs]
-        for i, side in enumerate(self.sides):
-            side.changed = lambda i=i: self.changed(i)
+        self.page = self.prompt = self.thread = None
+        self.sides = [self._side(i, run, annotator) for i, run in enumerate(runs)]
         self.board = Board(self._columns(), [run.path for run in runs])
         self.board.observe(lambda _: self.open_row(), 'opened')
-        self.page = self.prompt = None
+        if not self.board.columns.complete:
+            self.thread = call_later(1, self.read_later)
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #98d5f5a6
 @patch
-def _read(self:Comparison, stores):
-    "Put the responses of all runs into columns, read from their ledgers."
-    runs = [(name, s.scores, s.pass_threshold, s.fail_threshold) for name, s in zip(self.names, self.sides)]
-    columns = make_columns(runs, [prompt_digests(store) for store in stores])
-    for i, (side, store) in enumerate(zip(self.sides, stores)):
-        read_models(columns, i, side.scores, store)
-        read_rest(columns, i, store)
-    return columns
+def _side(self:Comparison, i, run, annotator):
+    "Open one run."
+    side = Side(run, annotator)
+    side.number, side.picked, side.changed = i, self.draw, lambda: self.changed(i)
+    return side
 
-# %% ../../nbs/explore/23_side_by_side.ipynb #e2a8a700
+# %% ../../nbs/explore/23_side_by_side.ipynb #06b960a1
 @patch
 def _columns(self:Comparison):
-    "Put the responses of all runs into columns."
-    with ExitStack() as stack:
-        return self._read([stack.enter_context(closing(Store(run.path, write=False))) for run in self.runs])
+    "Put the responses of all runs into columns; of small runs with all that is known of them."
+    runs = [(name, s.scores, s.pass_threshold, s.fail_threshold) for name, s in zip(self.names, self.sides)]
+    with open_stores([run.path for run in self.runs]) as stores:
+        columns = make_columns(runs, [prompt_digests(store) for store in stores])
+        for i, (side, store) in enumerate(zip(self.sides, stores)):
+            read_models(columns, i, side.scores, store)
+            if len(columns.key)<=MOST_AT_ONCE:
+                read_rest(columns, i, store)
+    return columns
+
+# %% ../../nbs/explore/23_side_by_side.ipynb #3f9a22d6
+@patch
+def read_later(self:Comparison):
+    "Read tokens, latency, components and criteria in the background."
+    with open_stores(self.board.paths) as stores:
+        for i, store in enumerate(stores):
+            read_rest(self.board.columns, i, store)
+    self.board.recount()
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #12c881be
 @patch
@@ -218,18 +238,19 @@ def _marked(self:Comparison):
 # %% ../../nbs/explore/23_side_by_side.ipynb #16452bbd
 @patch
 def draw(self:Comparison):
-    "Show the prompt, and the responses of all runs."
+    "Show the prompt and the responses of all runs; before a prompt is open, how to open one."
     if not self.page:
         return
     opened = next((s.opened for s in self.sides if s.prompt is not None), None)
-    self.prompt.value = prompt_html(opened) if opened else ''
+    self.prompt.value = prompt_html(opened) if opened else block(HINT)
+    self.row.layout.display = '' if opened else 'none'
     for side, text in zip(self.sides, self._marked()):
-        side._draw_side(text)
+        side.fill(text)
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #177e139c
 @patch
 def changed(self:Comparison, i:int):
-    "Take over what a side changed: another response, or a label."
+    "Take over a label that a side has given."
     self.board.columns.take_scores(i, self.sides[i].scores)
     self.board.recount()
     self.draw()
@@ -253,11 +274,11 @@ def _moves(self:Comparison, w):
 @patch
 def _make(self:Comparison, w):
     "Make the page."
-    check_together(self.runs)
+    _check_front()
     sides = [side.make(name) for side, name in zip(self.sides, self.names)]
     self.prompt, names = w.HTML(), ' · '.join(map(shown, self.names))
-    row = w.HBox(sides, layout=w.Layout(flex_flow='row wrap', width='100%'))
-    parts = [w.HTML(STYLE+block(f'<h4>{names}</h4>')), make_front(self.board), self._moves(w), self.prompt, row]
+    self.row = w.HBox(sides, layout=w.Layout(flex_flow='row wrap', width='100%'))
+    parts = [w.HTML(STYLE+block(f'<h4>{names}</h4>')), make_front(self.board), self._moves(w), self.prompt, self.row]
     page = w.VBox(parts, layout=w.Layout(width='100%'))
     page.add_class('rsr-explorer')
     return page
@@ -269,6 +290,7 @@ def ui(self:Comparison):
     if not self.page:
         import ipywidgets as w
         self.page = self._make(w)
+        self.draw()
     return self.page
 
 # %% ../../nbs/explore/23_side_by_side.ipynb #afedfc05

@@ -6,7 +6,7 @@
 __all__ = ['MOST_AT_ONCE', 'STALE', 'MOST_TRIED', 'Exploration']
 
 # %% ../../nbs/explore/05_state.ipynb #287d5210
-import numpy as np, threading, time
+import numpy as np, time
 from contextlib import closing
 from traitlets import Bool, Dict, Float, HasTraits, Int, List, Unicode
 from fastcore.basics import patch
@@ -15,6 +15,7 @@ from ..data.files import dumps
 from ..data.reviews import check_annotator
 from ..data.store import Store
 from ..data.terminal import shell_word
+from ..data.threads import call_later
 from ..data.thresholds import relative_options
 from ..data.types import RsrError
 from .prompts import PAGE_SIZE, prompt_pairs, prompt_rollouts, prompt_table, unreviewed, two_to_show
@@ -126,18 +127,21 @@ def in_numbers(self:Exploration, configs)->list:
 
 # %% ../../nbs/explore/05_state.ipynb #c89ae464
 @patch
+def read_more(self:Exploration, store):
+    "Read the texts, at once or in the background."
+    formatters = make_formatters(self.configs)
+    if len(self.scores.key)<=MOST_AT_ONCE:
+        return self.read_rest(store, formatters)
+    self.thread = call_later(1, self.read_later, formatters)
+
+# %% ../../nbs/explore/05_state.ipynb #35d3f1c8
+@patch
 def load(self:Exploration):
-    "Read the scores, and the texts at once or in the background."
+    "Read the scores and reviews, then the texts."
     with self._store() as st:
         self.scores = read_scores(st, valid_outcomes(self.recipe), self.annotator)
         self.people, self.functions = label_statistics(st), _is_of_functions(st)
-        formatters = make_formatters(self.configs)
-        if len(self.scores.key)<=MOST_AT_ONCE:
-            self.read_rest(st, formatters)
-        else:
-            self.thread = threading.Timer(1, self.read_later, (formatters,))
-            self.thread.daemon = True
-            self.thread.start()
+        self.read_more(st)
     self.recount(first=True)
 
 # %% ../../nbs/explore/05_state.ipynb #d5fb8693
@@ -156,7 +160,6 @@ def named(self:Exploration)->list:
     return [config_name(c) for c in self.configs]
 
 # %% ../../nbs/explore/05_state.ipynb #4b66703a
-#: Their thresholds, as the formatters use them:
 @patch
 def limits(self:Exploration, only='')->list:
     "Return the thresholds of each formatter, or of one."

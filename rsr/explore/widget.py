@@ -11,7 +11,7 @@ from functools import lru_cache
 from fastcore.basics import patch
 from ..data.files import SHIPPED
 from ..data.reviews import MAJORITY
-from .controls import VERDICTS, Controls
+from .controls import VERDICTS, Controls, label_buttons, renew
 from .conversation import prompt_html, rollout_html
 from .html import block, components_html, diff_html, histogram_svg, people_html, preview_html
 from .html import prompt_line, rollout_line, shown
@@ -181,7 +181,7 @@ def _draw_label(self:Explorer, ws, side, r):
     "Show this annotator's label of the rollout on one side."
     import ipywidgets as w
     key = r and r['key']
-    buttons, = self._renew(f'{side}_labels', key, lambda: [self._make_label(w, side, key)])
+    buttons, = renew(self, f'{side}_labels', key, lambda: [label_buttons(w, side=='right', key, self.label)])
     ws[f'{side}_label'] = buttons
     buttons.value = r['votes'].get(self.annotator, '') if r else ''
     buttons.disabled = r is None
@@ -237,7 +237,7 @@ def _draw_pair(self:Explorer, ws, by_key):
     ws['pair'].value, pair = block(self._pair_text(by_key), role='status'), self.on_screen
     _show(ws['pairs'], self.dpo)
     keys = (pair['chosen'], pair['rejected']) if pair else self.bound.get('verdicts', [(None, [])])[0][0]
-    made = self._renew('verdicts', keys, lambda: [*self._make_verdicts(w, keys).values()])
+    made = renew(self, 'verdicts', keys, lambda: [*self._make_verdicts(w, keys).values()])
     for name, button in zip(VERDICTS, made):
         ws[name] = button
         button.disabled = not pair
@@ -249,6 +249,7 @@ def _draw_pair(self:Explorer, ws, by_key):
 def _draw_prompt(self:Explorer):
     "Show the open prompt, two of its rollouts, and its first pair."
     with self._quietly() as ws:
+        _show(ws['hint'], self.prompt is None)
         _show(ws['opened'], self.prompt is not None)
         if self.prompt is None:
             return

@@ -6,10 +6,10 @@
 __all__ = ['CHUNK', 'TURN_TOKENS', 'Columns', 'kept_rows', 'lint_file']
 
 # %% ../../nbs/formatters/10_lint.ipynb #2b525bab
-import re
 from collections import Counter
 from pathlib import Path
 from fastcore.basics import patch
+from ..data.patterns import LazyRegexp
 from ..data.types import RsrError
 from .reading import KINDS, row_parts, token_counter, training_rows
 from .row_lint import effect, lint_row
@@ -90,7 +90,7 @@ def _kind(self:Columns, at, kind, late):
         return 'late', f'{at} was never there before'
 
 # %% ../../nbs/formatters/10_lint.ipynb #1cba5409
-_iso = re.compile(r'\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([T ]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d(:?\d\d)?)?)?')
+_iso = LazyRegexp(r'\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([T ]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d(:?\d\d)?)?)?')
 
 # %% ../../nbs/formatters/10_lint.ipynb #fb67248f
 @patch

@@ -9,8 +9,9 @@ __all__ = ['SEEN_BEFORE', 'ANSWERS', 'NO_ANSWER', 'COMPUTED', 'as_written', 'why
            'with_columns', 'is_date', 'write_index']
 
 # %% ../../nbs/formatters/05_rows.ipynb #86a880ad
-import orjson, re
+import orjson
 from dataclasses import replace
+from ..data.patterns import LazyRegexp
 from ..data.files import Atomic, json_pretty
 from ..data.images import is_path
 from ..data.messages import images_in
@@ -269,7 +270,7 @@ def with_columns(
     return out
 
 # %% ../../nbs/formatters/05_rows.ipynb #2f119c96
-_iso = re.compile(r'\d{4}-\d\d-\d\d([T ]\d\d(:\d\d){0,2}\s*(Z|[+-]\d\d:?\d\d)?)?')
+_iso = LazyRegexp(r'\d{4}-\d\d-\d\d([T ]\d\d(:\d\d){0,2}\s*(Z|[+-]\d\d:?\d\d)?)?')
 
 # %% ../../nbs/formatters/05_rows.ipynb #e688df09
 def _texts_in(value):

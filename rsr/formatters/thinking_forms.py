@@ -10,6 +10,7 @@ __all__ = ['THINKING', 'END_TOKENS', 'CONTROL_TOKENS', 'without_end_tokens', 'co
 import re
 from dataclasses import replace
 from functools import lru_cache
+from ..data.patterns import LazyRegexp
 from ..data.messages import calls_text
 from ..data.thinking import harmony_text, inline_thinking, may_think, split_thinking, thinking_marks
 from ..data.thinking import without_quoted_marks
@@ -39,7 +40,7 @@ def without_end_tokens(text:str)->str:
 
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #b5b6ce3d
 _STARTS = r'<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|start\|>|<｜(?:User|Assistant)｜>|<\|turn>|\[INST\]'
-CONTROL_TOKENS = re.compile('|'.join([_STARTS, *(re.escape(t) for t in END_TOKENS if t!='</s>')]))
+CONTROL_TOKENS = LazyRegexp('|'.join([_STARTS, *(re.escape(t) for t in END_TOKENS if t!='</s>')]))
 
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #48b2d1ae
 def control_token(text:str)->str:
@@ -48,7 +49,7 @@ def control_token(text:str)->str:
     return found and found[0]
 
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #c03c2576
-_BLOCK = re.compile(r'</(?:seed:)?(?:think(?:ing)?|thought|reasoning)\s?>', re.I)
+_BLOCK = LazyRegexp(r'</(?:seed:)?(?:think(?:ing)?|thought|reasoning)\s?>', re.I)
 
 # %% ../../nbs/formatters/00_thinking_forms.ipynb #156c8aac
 def _has_several_blocks(text):

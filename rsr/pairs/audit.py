@@ -14,7 +14,7 @@ from ..data.types import EPS, RsrError, no_such
 from .measures import length_figures, margin_figures, near_prompts, pairs_per_prompt, repeat_counts
 from .measures import telling_forms, telling_words
 from .shortcuts import pair_words, read_facts, words_accuracy
-from ..style import many
+from ..style import many, short
 
 # %% ../../nbs/pairs/06_audit.ipynb #26dcdef8
 MIN_PAIRS = 50          # with fewer, Wilson's interval around 0.5 is wider than ±0.13
@@ -263,9 +263,7 @@ def per_prompt(ps, groups):
 # %% ../../nbs/pairs/06_audit.ipynb #8e83ea57
 def shown_value(text, most=40):
     "Return a word or name from the data, safe to print."
-    text = str(text)
-    printable = ''.join(c if c.isprintable() else '�' for c in text[:most])
-    return printable+'…' if len(text)>most else printable
+    return short(text, most)
 
 # %% ../../nbs/pairs/06_audit.ipynb #404edbee
 def _words_detail(accuracy, interval, top):

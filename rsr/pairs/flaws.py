@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from fastcore.basics import patch
+from ..data.patterns import LazyRegexp
 from ..data.files import SHIPPED, fingerprint
 from ..data.yaml_files import read_yaml
 from ..data.functions import load_function
@@ -99,7 +100,7 @@ def _sentences(text):
     return [s for s in re.split(r'(?<=[.!?])\s+', text.strip()) if s]
 
 # %% ../../nbs/pairs/00_flaws.ipynb #d0e1181a
-_ACKNOWLEDGES = re.compile(r"\b(sorry|apolog|understand|thank(s| you)|sounds|frustrat|appreciate|"
+_ACKNOWLEDGES = LazyRegexp(r"\b(sorry|apolog|understand|thank(s| you)|sounds|frustrat|appreciate|"
                            r"(must|can) (be|feel|imagine)|glad|happy to|great question|I see|I hear)\b", re.I)
 
 # %% ../../nbs/pairs/00_flaws.ipynb #180aca89
@@ -208,8 +209,8 @@ def is_missing_acknowledgment(chosen, flawed, prompt):
     return bool(_ACKNOWLEDGES.search(before)) and not _ACKNOWLEDGES.search(after)
 
 # %% ../../nbs/pairs/00_flaws.ipynb #fe1b8f09
-_ORDERS = re.compile(r"\b(you (should|must|need to|have to|ought to)|never|always)\b", re.I)
-_OFFERS = re.compile(r"\b(might|could|may|perhaps|maybe|consider|if you('d)? like|one option)\b", re.I)
+_ORDERS = LazyRegexp(r"\b(you (should|must|need to|have to|ought to)|never|always)\b", re.I)
+_OFFERS = LazyRegexp(r"\b(might|could|may|perhaps|maybe|consider|if you('d)? like|one option)\b", re.I)
 
 # %% ../../nbs/pairs/00_flaws.ipynb #5841b117
 @check
@@ -219,9 +220,9 @@ def is_prescriptive(chosen, flawed, prompt):
     return more_orders and _per_sentence(_OFFERS, flawed)<=_per_sentence(_OFFERS, chosen)
 
 # %% ../../nbs/pairs/00_flaws.ipynb #347968f2
-_STIFF = re.compile(r"\b(dear sir|kindly|hereby|furthermore|regarding|pursuant|further to|shall|foregoing|sincerely|"
+_STIFF = LazyRegexp(r"\b(dear sir|kindly|hereby|furthermore|regarding|pursuant|further to|shall|foregoing|sincerely|"
                     r"cannot|enquir|assist)", re.I)
-_WARM = re.compile(r"(n't|'(re|ll|ve|m|s)\b|!|\b(sorry|thanks|glad|happy|feel)\b)", re.I)
+_WARM = LazyRegexp(r"(n't|'(re|ll|ve|m|s)\b|!|\b(sorry|thanks|glad|happy|feel)\b)", re.I)
 
 def _stiffness(text):
     return _per_sentence(_STIFF, text)-_per_sentence(_WARM, text)
@@ -271,7 +272,7 @@ def _rubric_problem(targets, before, after, most_others):
         return f"others changed: {', '.join(others)}"
 
 # %% ../../nbs/pairs/00_flaws.ipynb #a04baa30
-_FENCE = re.compile(r'<<<(BEGIN|END) [A-Z]')   # as `rsr.verifiers.judge.fence` writes it
+_FENCE = LazyRegexp(r'<<<(BEGIN|END) [A-Z]')   # as `rsr.verifiers.judge.fence` writes it
 
 # %% ../../nbs/pairs/00_flaws.ipynb #2036a6d3
 def flaw_problem(

@@ -14,7 +14,8 @@ from ..data.files import fingerprint
 from ..data.sources import READERS, read_rows
 from ..data.statistics import wilson
 from ..data.messages import calls_text, read_completion
-from ..data.text import LazyRegexp, clean_text, is_garbled, is_refusal
+from ..data.patterns import LazyRegexp
+from ..data.text import clean_text, is_garbled, is_refusal
 from ..data.thinking import inline_thinking, thinking_marks
 from ..data.types import RsrError
 from ..formatters.reading import row_history

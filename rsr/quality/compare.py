@@ -16,7 +16,7 @@ from ..formatters.writer import make_formatter
 from ..run.files import valid_outcomes
 from ..run.results import Run
 from ..run.saved_recipe import filled
-from ..style import COLOURS, style
+from ..style import COLOURS, short, style
 
 # %% ../../nbs/quality/02_compare.ipynb #23e83186
 def recipe_changes(
@@ -263,17 +263,12 @@ def _diff_line(r, width, name):
     interval = f"{r['diff']:+.3f} (95%: {lo:+.3f} to {hi:+.3f}"
     return f"{start}  {interval}, {_p_text(p)}, {_n_text(r['n'], r['paired'])}){star}"
 
-# %% ../../nbs/quality/02_compare.ipynb #ed9a95b5
-def _shown(v, most=60):
-    text = ''.join(c if c.isprintable() else '\ufffd' for c in str(v))
-    return text if len(text)<=most else text[:most-1]+'…'
-
 # %% ../../nbs/quality/02_compare.ipynb #5fda323d
 def _id_list(ids):
     "Return the number of ids, and the first five."
     if not ids:
         return '0'
-    shown = ', '.join(_shown(i, 20) for i in ids[:5])
+    shown = ', '.join(short(i, 20) for i in ids[:5])
     return f"{len(ids)} ({shown}{', …' if len(ids)>5 else ''})"
 
 # %% ../../nbs/quality/02_compare.ipynb #2ca25a16
@@ -281,7 +276,7 @@ def _change_line(name, c):
     def shown(side):
         if c[side] is None:
             return 'not set'
-        return _shown(c[side])+(' (default)' if side in c.get('default', ()) else '')
+        return short(c[side], 60)+(' (default)' if side in c.get('default', ()) else '')
     return f"  {name}: {shown('a')} → {shown('b')}"
 
 # %% ../../nbs/quality/02_compare.ipynb #6ffcc98d
@@ -311,7 +306,7 @@ def _cost_lines(d):
 def _rate_blocks(d, cells):
     "Return [(title, [(name, row), …]), …]."
     criteria = [(f"{r['criterion']} (changed)" if r['changed'] else r['criterion'], r) for r in d['criteria']]
-    found = [(_shown(f"{r['dimension']}: {r['value']}", 40), r) for r in d['cells'][:cells]]
+    found = [(short(f"{r['dimension']}: {r['value']}", 40), r) for r in d['cells'][:cells]]
     return [('pass rate, corrected for early stopping (initial rollouts only)', [('all prompts', d['pass_rate'])]),
             (f"criteria ({len(d['criteria'])} compared)", criteria), (f"cells ({len(d['cells'])} compared)", found)]
 
@@ -354,7 +349,7 @@ def plot_changes(
     "Plot the changes with their intervals."
     import matplotlib.pyplot as plt
     rows = [('pass rate', d['pass_rate']), *[(r['criterion'], r) for r in d['criteria']]]
-    rows += [(_shown(f"{r['dimension']}: {r['value']}", 40), r) for r in d['cells'][:cells]]
+    rows += [(short(f"{r['dimension']}: {r['value']}", 40), r) for r in d['cells'][:cells]]
     rows = [(name, r) for name, r in rows if r['diff'] is not None][::-1]
     with style(dark):
         if ax is None:

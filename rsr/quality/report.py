@@ -6,11 +6,12 @@
 __all__ = ['esc', 'html_table', 'figure_html', 'sample_rows', 'page', 'report_html', 'write_report']
 
 # %% ../../nbs/quality/08_report.ipynb #3f471729
-import base64, html, io, json, re, yaml
+import base64, html, io, json, yaml
 from contextlib import closing
 from pathlib import Path
 from ..data.extras import install_package
 from ..data.files import Atomic
+from ..data.terminal import visible
 from ..data.thresholds import numbers_for
 from ..data.types import RsrError
 from ..data.store import Store
@@ -34,16 +35,12 @@ from ..verifiers.stages import sections
 from ..sampling.cascade import sampler_options
 from ..style import many, pct
 
-# %% ../../nbs/quality/08_report.ipynb #2edaaa2e
-_hidden = re.compile(r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]')
-
 # %% ../../nbs/quality/08_report.ipynb #ee687ba0
 def esc(
     x   # anything
 )->str:
-    "Escape a text for HTML, without secrets, and with direction marks and control characters made visible."
-    text = redact('' if x is None else x)
-    return html.escape(_hidden.sub(lambda m: f'\\u{ord(m[0]):04x}', text))
+    "Escape a text for HTML, without secrets, and with control characters and invisible characters spelt out."
+    return html.escape(visible(redact('' if x is None else x)))
 
 # %% ../../nbs/quality/08_report.ipynb #9c3fb4d1
 _VERDICTS = 'verdict', 'A', 'B'   # columns of verdicts
@@ -227,13 +224,22 @@ def _pairs_html(ctx):
         return ''
     return html_table(audit(ctx.facts)['items'], ['item', 'verdict', 'number', 'detail', 'todo'])
 
+# %% ../../nbs/quality/08_report.ipynb #30f0bb42
+def _together_html(counts):
+    "Say how many verdicts several components decided together; '' if none."
+    if not counts.get('together'):
+        return ''
+    share = pct(counts['together']/counts['verdicts'])
+    return f"<p>{share} of {many(counts['verdicts'], 'verdict')}: several components decided together</p>"
+
 # %% ../../nbs/quality/08_report.ipynb #51a4a583
 def _components_html(stats):
     "Return the components of the scores as a table: how many responses each saw, and what it made of them."
     found = (stats.get('components') or {}).get('components', {})
     rows = [dict(component=name, **{k:v for k, v in c.items() if v is not None}) for name, c in found.items()]
     columns = list(dict.fromkeys(k for row in rows for k in row))
-    return html_table([{k:f'{v:,}' if isinstance(v, int) else v for k, v in r.items()} for r in rows], columns)
+    shown = [{k:f'{v:,}' if isinstance(v, int) else v for k, v in r.items()} for r in rows]
+    return html_table(shown, columns)+_together_html(stats.get('components') or {})
 
 # %% ../../nbs/quality/08_report.ipynb #db71be90
 def _known_criteria(scorer):
@@ -270,7 +276,8 @@ def _figures_html(run):
 
 # %% ../../nbs/quality/08_report.ipynb #4395f16e
 def _numbers_html(ctx):
-    return f'<pre>{esc(ctx.run.summary(ctx.stats))}</pre>'
+    "Return the statistics as text; the components of scores are a table of their own."
+    return f"<pre>{esc(ctx.run.summary({**ctx.stats, 'components':None}))}</pre>"
 
 # %% ../../nbs/quality/08_report.ipynb #29d3534d
 def _sections(ctx, found, rows):

@@ -18,6 +18,7 @@ from .prompt_changes import EDGES, PromptChanges, prompt_changes
 from .rate_changes import GROUPS, rate_changes, round_rates, with_groups
 from .round_summary import read_round
 from ..run.results import Run
+from ..style import short
 
 # %% ../../nbs/rounds/13_comparison.ipynb #9c41e8e1
 def _before(run):
@@ -84,15 +85,10 @@ def _group_all(rounds):
         r.prompts = with_groups(r.prompts, trained | (r.earlier or set()))
         trained |= r.written | (r.earlier or set())
 
-# %% ../../nbs/rounds/13_comparison.ipynb #273de388
-def _shown(v, most=60):
-    text = ''.join(c if c.isprintable() else '\ufffd' for c in str(v))
-    return text if len(text)<=most else text[:most-1]+'…'
-
 # %% ../../nbs/rounds/13_comparison.ipynb #6eba733e
 def _difference_text(found, most=3):
     "Write differences of two configurations as one line."
-    shown = [f"{c['key']} {_shown(c['a'])} → {_shown(c['b'])}" for c in found[:most]]
+    shown = [f"{c['key']} {short(c['a'], 60)} → {short(c['b'], 60)}" for c in found[:most]]
     return ', '.join(shown+([f'{len(found)-most} more'] if len(found)>most else []))
 
 # %% ../../nbs/rounds/13_comparison.ipynb #f517c7b1

@@ -90,14 +90,13 @@ def _to_dataset(self, name=None):
     return to_dataset(self, name)
 
 
-# The comments behind the arguments go into the docstrings, where help() shows them.
-for _function in sample, load_run, make_rewards, Run.format, Run.label, Run.copy, Run.check_files:
-    document(_function)
-_PACKAGE = Path(__file__).parents[1]
-document(_check, _PACKAGE/'quality'/'checklist.py', 'checklist', drop=['run'])
-document(_report, _PACKAGE/'quality'/'report.py', 'write_report', drop=['run'])
-document(_next, _PACKAGE/'rounds'/'next.py', 'begin_next', drop=['run'])
-document(_explore, _PACKAGE/'explore'/'explorer.py', 'explore', drop=['run'])
-document(_card, _PACKAGE/'hub'/'card.py', 'write_card', drop=['run'])
-document(_push, _PACKAGE/'hub'/'push.py', 'push', drop=['run'])
-document(_to_dataset, _PACKAGE/'hub'/'loading.py', 'to_dataset', drop=['run'])
+def document_arguments():
+    "Put the comments behind arguments into docstrings, where help() shows them; `rsr` does so when a name is taken."
+    for function in sample, load_run, make_rewards, Run.format, Run.label, Run.copy, Run.check_files:
+        document(function)
+    package = Path(__file__).parents[1]
+    for function, module, name in [(_check, 'quality/checklist', 'checklist'), (_report, 'quality/report', 'write_report'),
+                                   (_next, 'rounds/next', 'begin_next'), (_explore, 'explore/explorer', 'explore'),
+                                   (_card, 'hub/card', 'write_card'), (_push, 'hub/push', 'push'),
+                                   (_to_dataset, 'hub/loading', 'to_dataset')]:
+        document(function, package/f'{module}.py', name, drop=['run'])

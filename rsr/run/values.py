@@ -9,6 +9,7 @@ __all__ = ['RANGES', 'CHOICES', 'HEAD', 'DEFAULT', 'value_range', 'check_value',
 # %% ../../nbs/run/00_values.ipynb #46a67da3
 import re
 from datetime import date
+from ..data.patterns import LazyRegexp
 from ..data.readers import COLUMNS, LAST_TURN
 from ..data.row_forms import named_form
 from ..data.secrets import is_secret_name
@@ -46,8 +47,8 @@ def _has_type(value, typ):
 _TYPE_NAMES = {int:'a whole number', float:'a number', bool:'true or false', str:'a text', dict:'a mapping'}
 
 # %% ../../nbs/run/00_values.ipynb #187f4336
-_NUMBER = re.compile(r'\A([\d.,_]+(?:e[+-]?\d{1,3})?) ?([kmb%]?)\Z', re.I)
-_THOUSANDS = re.compile(r',(?=\d{3}\b)')
+_NUMBER = LazyRegexp(r'\A([\d.,_]+(?:e[+-]?\d{1,3})?) ?([kmb%]?)\Z', re.I)
+_THOUSANDS = LazyRegexp(r',(?=\d{3}\b)')
 _SCALES = {'':1, '%':0.01, 'k':10**3, 'm':10**6, 'b':10**9}
 
 # %% ../../nbs/run/00_values.ipynb #c7e0a6e6

@@ -93,7 +93,11 @@ async def _arrived(self:Arrivals, st, arm, keys, rollouts, error):
     "Record the answers of a request, score the valid ones, decide on the prompt."
     valid = self._record(st, arm, keys, rollouts, error)
     self._note_arrival(st, arm, len(keys), valid)
-    await self._score_all(st, valid)
+    self.undecided += len(valid)
+    try:
+        await self._score_all(st, valid)
+    finally:
+        self.undecided -= len(valid)
     self.advance(st)
 
 # %% ../../nbs/sampling/13_arrivals.ipynb #b5762dc0

@@ -12,7 +12,7 @@ import math, orjson, time
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from operator import add, sub
+from operator import sub
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.files import dumps
@@ -89,7 +89,8 @@ class Usage:
     judged: int = 0         # responses judged
 
     def __add__(self, other):
-        return Usage(*map(add, vars(self).values(), vars(other).values()))
+        return Usage(self.tokens+other.tokens, self.usd+other.usd, self.samples+other.samples,
+                     self.judge_tokens+other.judge_tokens, self.judge_usd+other.judge_usd, self.judged+other.judged)
 
     def __sub__(self, other):
         return Usage(*map(sub, vars(self).values(), vars(other).values()))

@@ -8,7 +8,8 @@ __all__ = ['CallError', 'error_words', 'error_kind', 'retry_after_seconds', 'wai
 # %% ../../nbs/sampling/00_errors.ipynb #7e2a7850
 import orjson, re, time
 from ..data.secrets import redact
-from ..data.text import LazyRegexp, clean_text
+from ..data.patterns import LazyRegexp
+from ..data.text import clean_text
 
 # %% ../../nbs/sampling/00_errors.ipynb #abfcfa7e
 class CallError(Exception):

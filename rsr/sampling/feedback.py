@@ -7,8 +7,8 @@ __all__ = ['FEEDBACK', 'NEUTRAL', 'REQUEST', 'Refine', 'is_of_response', 'names_
            'revision_messages', 'critique_messages', 'check_refine']
 
 # %% ../../nbs/sampling/41_feedback.ipynb #6120c1b9
-import re
 from dataclasses import dataclass
+from ..data.patterns import LazyRegexp
 from ..data.revisions import answer_turns, exchange_turns
 from ..data.sent_messages import with_template
 from ..data.text import content_text
@@ -33,7 +33,7 @@ REQUEST = ('{reason}\nFind what is wrong with it, then write the whole answer ag
            'Reply with the new answer alone: do not mention the earlier one, or that anything was wrong.')
 
 # %% ../../nbs/sampling/41_feedback.ipynb #d6a9d5e4
-_OWN = re.compile(r'(?:[\w .-]{1,60}: )?(?:no answer|no code|no JSON|no tool call|a tool call written as text|'
+_OWN = LazyRegexp(r'(?:[\w .-]{1,60}: )?(?:no answer|no code|no JSON|no tool call|a tool call written as text|'
                   r'not valid by the schema: |not a valid call: )')
 _SHARED = 'rubric', 'constraints'   # verifiers whose reasons speak of the response only
 _TASK = 'instruction_id_list', 'kwargs'   # keys of the metadata that the prompt itself states
@@ -47,8 +47,8 @@ def is_of_response(
     return bool(reason) and (verifier in _SHARED or bool(_OWN.match(reason)))
 
 # %% ../../nbs/sampling/41_feedback.ipynb #68df17f1
-_WORD = re.compile(r'[^\W_]+')
-_LOOSE = re.compile(r'[\s,$\\{}()\[\]"\'`*_]+')
+_WORD = LazyRegexp(r'[^\W_]+')
+_LOOSE = LazyRegexp(r'[\s,$\\{}()\[\]"\'`*_]+')
 
 # %% ../../nbs/sampling/41_feedback.ipynb #3e775f8a
 def _values(data):

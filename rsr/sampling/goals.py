@@ -138,13 +138,13 @@ def end_goal(self:Goals):
 def rows_per_sample(self:Goals, i)->float:
     "Return how many rows of a formatter's file a sample has brought so far, with a half made up."
     gained = self.goal.gained(i)
-    return (gained+.5)/(self.n['rollouts']+1)
+    return (gained+.5)/(self.n['rollouts']-self.undecided+1)
 
 # %% ../../nbs/sampling/14_goals.ipynb #7cadac56
 @patch(as_prop=True)
 def is_goal_near(self:Goals)->bool:
     "Return whether what is in flight, or being scored, is likely to reach the goal."
-    under_way = self.sending+self.unscored
+    under_way = self.sending+max(self.unscored, self.undecided)
     if not self.goal or not under_way:
         return False
     left = [i for i in self.goal.wanted if i not in self.goal.reached]

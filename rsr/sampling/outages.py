@@ -77,6 +77,13 @@ def _give_way(self:Outages, arm, e):
         self._set_aside(arm, e)
     return None, f'{arm.model} samples no more: {e}'
 
+# %% ../../nbs/sampling/12_outages.ipynb #dcdc0f0f
+def _waiting(n):
+    "Say how many prompts wait for a sampler that is gone; 0: it refused all that it was asked, and at the very end."
+    if not n:
+        return 'A resume samples the prompts that it refused again'
+    return '1 prompt waits for a resume' if n==1 else f'{n:,} prompts wait for a resume'
+
 # %% ../../nbs/sampling/12_outages.ipynb #6e164617
 @patch
 def report_outages(self:Outages):
@@ -85,4 +92,4 @@ def report_outages(self:Outages):
     if gone and not self.stop_reason:
         kind = NeverAnswered if all(isinstance(arm.error, NeverAnswered) for arm in gone) else RunBroken
         why = '; '.join(f'{arm.model}: {arm.error}' for arm in gone)
-        self._break(kind(f"{why}. {self.n['left']:,} prompts wait for a resume"))
+        self._break(kind(f"{why}. {_waiting(self.n['left'])}"))

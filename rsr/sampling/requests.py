@@ -62,6 +62,7 @@ def _reset(self:Requests):
         arm.engine = engine_for(arm.sampler)
     self.round = self.pending = 0                       # rounds so far; rollouts being scored
     self.unscored = 0                                   # rollouts that are scored, or about to be
+    self.undecided = 0                                  # answers that their prompt has not been decided on since
     self.tasks, self.wake = set(), asyncio.Event()      # requests under way; set when something happened
     self.stop_reason = self.stopped_at = self.message = self.error = None
 

@@ -12,6 +12,7 @@ import asyncio, json, orjson, re, zlib
 from contextlib import AsyncExitStack
 from fastcore.basics import patch
 from urllib.parse import urljoin, urlsplit, urlunsplit
+from ..data.patterns import LazyRegexp
 from ..data.http_client import CannotConnect, CutOff, HttpFailure
 from ..data.sent_messages import has_field
 from ..data.secrets import redact
@@ -276,7 +277,7 @@ def transport_error(
     return CallError('fatal', f'the request cannot be sent: {message}')
 
 # %% ../../nbs/sampling/03_transport.ipynb #c274c099
-_UNSUPPORTED = re.compile(
+_UNSUPPORTED = LazyRegexp(
     r'unsupported|(not|longer|only) support|not permitted|not allowed|extra_forbidden|extra inputs|unrecogni[sz]ed'
     r'|(unknown|unexpected) (name|param|field|arg|key|prop)|deprecated|use \W?max_completion_tokens|use only one'
     r'|cannot both|only one of|mutually exclusive|not compatible', re.I)
@@ -290,7 +291,7 @@ def refuses(
     return field in re.findall('[A-Za-z_]+', text) and bool(_UNSUPPORTED.search(text))
 
 # %% ../../nbs/sampling/03_transport.ipynb #ee4d88fb
-_NO_ROLE = re.compile(r'developer|(?:unexpected|unknown|invalid|unsupported)[^.]{0,20}\brole', re.I)
+_NO_ROLE = LazyRegexp(r'developer|(?:unexpected|unknown|invalid|unsupported)[^.]{0,20}\brole', re.I)
 
 def _refuses_in_messages(text, messages):
     "Return what of the messages a server refuses and can be sent otherwise; '' if there is nothing."
@@ -315,7 +316,7 @@ def replacement(
             return field, other
 
 # %% ../../nbs/sampling/03_transport.ipynb #9a585c62
-_NEEDED = re.compile('only support|must be|required|enable|set to true|non-?.?stream|not supported', re.I)
+_NEEDED = LazyRegexp('only support|must be|required|enable|set to true|non-?.?stream|not supported', re.I)
 
 def _needs_stream(text):
     "Return whether a message says that the model only streams."
@@ -331,7 +332,7 @@ def _temperature_advice(text, body, section):
     return f'leave it out: {section}.extra_params={{temperature: null}}'
 
 # %% ../../nbs/sampling/03_transport.ipynb #deae2e7e
-_NO_TOOLS = re.compile(r'tool|function.?call', re.I)
+_NO_TOOLS = LazyRegexp(r'tool|function.?call', re.I)
 _TOOL_FIELDS = 'parallel_tool_calls', 'tool_choice', 'tools'
 
 def _tools_advice(text, body, section):
@@ -346,7 +347,7 @@ def _tools_advice(text, body, section):
     return ''
 
 # %% ../../nbs/sampling/03_transport.ipynb #ff511ce1
-_TOO_LARGE = re.compile(
+_TOO_LARGE = LazyRegexp(
     r'\b413\b|(?:entity|payload|request|body) (?:is )?too large'
     r'|image[^.\n]{0,80}(?:too (?:large|big)|exceed|larger than)'
     r'|(?:too (?:large|big)|exceeds?|larger than)[^.\n]{0,60}image', re.I)
@@ -396,7 +397,7 @@ def list_names(names, most=12):
 
 # %% ../../nbs/sampling/03_transport.ipynb #8704bbb0
 _UNKNOWN = "(?:not (?:exist|found)|does ?n.t exist|not a valid|unknown|invalid|no such|not available)"
-_NO_MODEL = re.compile(f'model.{{0,60}}{_UNKNOWN}|{_UNKNOWN}.{{0,20}}model', re.I|re.S)
+_NO_MODEL = LazyRegexp(f'model.{{0,60}}{_UNKNOWN}|{_UNKNOWN}.{{0,20}}model', re.I|re.S)
 
 def names_no_model(status, text):
     "Return whether an error says that the server does not have the model."

@@ -128,7 +128,7 @@ def _cell_axes(ax, rows, cols):
     "Name the rows and columns of a heat map."
     row_names(ax, rows)
     ax.set_ylim(len(rows)-.5, -.5)
-    ax.set_xticks(range(len(cols)), cols, **(dict(rotation=30, ha='right') if len(cols)>6 else {}))
+    ax.set_xticks(range(len(cols)), map(short, cols), **(dict(rotation=30, ha='right') if len(cols)>6 else {}))
 
 # %% ../../nbs/taxonomy/18_coverage_figures.ipynb #a9419408
 def _heat_axes(p):

@@ -7,6 +7,7 @@ __all__ = ['reference_letter', 'letter_problem', 'mcq_rlvr', 'math_rlvr', 'rlvr'
 
 # %% ../../nbs/verifiers/05_answers.ipynb #8376480f
 import functools, re, time
+from ..data.patterns import LazyRegexp
 from ..data.joined_boxes import joined_boxes
 from ..data.notations import option_letters
 from ..data.quantities import TEXT
@@ -57,14 +58,14 @@ def mcq_rlvr(
     return Score(float(choice==right), '' if choice else 'no answer', choice)
 
 # %% ../../nbs/verifiers/05_answers.ipynb #ab30dc11
-_ANSWER_IS = re.compile(r'\s{0,9}(?:(?:so|thus|hence|therefore)\b,?\s{1,9})?(?:the|our|final)\s{1,9}'
+_ANSWER_IS = LazyRegexp(r'\s{0,9}(?:(?:so|thus|hence|therefore)\b,?\s{1,9})?(?:the|our|final)\s{1,9}'
                         r'(?:final\s{1,9})?answer\s{1,9}is\b', re.I)
-_ASIDE = re.compile(r'(?:,?\s\(|,?\s(?:since|because|as)\s)'
+_ASIDE = LazyRegexp(r'(?:,?\s\(|,?\s(?:since|because|as)\s)'
                     r'(?=[^$]{0,40}\b(?:since|because|as|for|must|is|are|not)\b)[^$]*\Z|'
                     r',?\s(?:since|because)\s.*\Z', re.S)
-_VERB = re.compile(r"\b(?:is|are|was|were|has|have|equals?|must|will|can|there|we|takes?|makes?|took|needs?|gives?"
+_VERB = LazyRegexp(r"\b(?:is|are|was|were|has|have|equals?|must|will|can|there|we|takes?|makes?|took|needs?|gives?"
                    r"|it's)\b", re.I)
-_WORD = re.compile(r'(?<![\\a-zA-Z])[a-zA-Z]{2,}')
+_WORD = LazyRegexp(r'(?<![\\a-zA-Z])[a-zA-Z]{2,}')
 
 # %% ../../nbs/verifiers/05_answers.ipynb #f16d0995
 def _is_sentence(s):

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
+from ..data.patterns import LazyRegexp
 from ..data.files import dumps
 from ..data.text import clean_text
 from ..data.types import RsrError, no_such
@@ -21,7 +22,7 @@ from ..sampling.providers import import_litellm, make_sampler
 from ..sampling.samplers import HttpSampler
 
 # %% ../../nbs/verifiers/03_judge.ipynb #812f1f75
-_FENCE = re.compile(r'(?<!<)<{2,}\s*(?:/\s*)?((?:BEGIN|END)\b(?:[^<>\n]{0,199}[^<>\s])?)\s*>{2,}', re.I)
+_FENCE = LazyRegexp(r'(?<!<)<{2,}\s*(?:/\s*)?((?:BEGIN|END)\b(?:[^<>\n]{0,199}[^<>\s])?)\s*>{2,}', re.I)
 
 # %% ../../nbs/verifiers/03_judge.ipynb #154e888a
 def fence(

@@ -7,6 +7,7 @@ __all__ = ['mcq_llm_as_judge']
 
 # %% ../../nbs/verifiers/06_letter_judge.ipynb #aa2b5d71
 import hashlib, re
+from ..data.patterns import LazyRegexp
 from ..data.messages import turn_text
 from ..data.thinking import split_thinking
 from ..data.types import Score
@@ -41,7 +42,7 @@ def _judge_messages(answer, prompt=None):
     return [dict(role='system', content=_JUDGE.format(fence=fence)), dict(role='user', content='\n\n'.join(parts))]
 
 # %% ../../nbs/verifiers/06_letter_judge.ipynb #44214458
-_ANSWER_LINE = re.compile(r'^[ \t*_`>#-]*ANSWER[ \t]*:[ \t*_`(]*([A-J]|NONE)[ \t*_`).]*$', re.M|re.I)
+_ANSWER_LINE = LazyRegexp(r'^[ \t*_`>#-]*ANSWER[ \t]*:[ \t*_`(]*([A-J]|NONE)[ \t*_`).]*$', re.M|re.I)
 
 def _named_letter(reply):
     "Return the letter in a judge's reply, or 'NONE'; None if the reply is malformed."

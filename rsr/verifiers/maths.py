@@ -13,7 +13,8 @@ from ..data.numerals import in_ascii, number_word
 from ..data.joined_boxes import is_open, joined_boxes
 from ..data.prose import ENVIRONMENT, INLINE, PROSE, gives_up, is_unfinished
 from ..data.quantities import NUM, TEXT, as_number, same_number, tidy
-from ..data.text import BOX, LazyRegexp, boxes
+from ..data.patterns import LazyRegexp
+from ..data.text import BOX, boxes
 from ..data.thinking import split_thinking
 from ..data.workers import NotCompared
 from .multiple_choice import ANSWER_LINK, ANSWER_QUALIFIER, word_pattern

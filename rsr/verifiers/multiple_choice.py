@@ -7,7 +7,8 @@ __all__ = ['ANSWER_QUALIFIER', 'ANSWER_LINK', 'word_pattern', 'extract_choice']
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #ab48d397
 import re, unicodedata
-from ..data.text import BOX, LazyRegexp, boxes
+from ..data.patterns import LazyRegexp
+from ..data.text import BOX, boxes
 from ..data.thinking import split_thinking
 
 # %% ../../nbs/verifiers/00_multiple_choice.ipynb #3984869c
@@ -298,7 +299,8 @@ _SAID = re.compile(r'\bis\W{0,6}\Z')
 
 def _is_doubted(before):
     "Check whether the words before a box that ends a text may take it back; `is` right before it leaves no room."
-    return bool(_DOUBT_BEFORE.search(before)) and (not _SAID.search(before[-12:]) or 'fbox' in before)
+    leaves_room = not _SAID.search(before[-12:]) or 'fbox' in before
+    return leaves_room and bool(_DOUBT_BEFORE.search(before))
 
 def _final_box(text):
     "Return the letter in a box that ends the text undoubted, or None."

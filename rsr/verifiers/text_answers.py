@@ -11,7 +11,8 @@ import functools, itertools, json, re, unicodedata
 from collections import Counter
 from fractions import Fraction
 from ..data.numerals import in_ascii
-from ..data.text import LazyRegexp, boxes, clean_text
+from ..data.patterns import LazyRegexp
+from ..data.text import boxes, clean_text
 from ..data.thinking import split_thinking
 from ..data.types import RsrError, Score
 from .multiple_choice import ANSWER_LINK, ANSWER_QUALIFIER, extract_choice, word_pattern

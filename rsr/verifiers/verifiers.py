@@ -46,6 +46,7 @@ class Verifier:
     def __post_init__(self):
         names = [*inspect.signature(self.fn).parameters]
         self.takes, self.group = {*names}, names[:2]==['prompt', 'rollouts']
+        self.named = {*names[2:]}   # what is handed over by name
         self.sees_several = 'rollouts' in self.takes and not self.group
         self.raw = getattr(self.fn, 'raw', False)
         if hasattr(self.fn, 'needs'):
@@ -66,9 +67,12 @@ def call(self:Verifier, response, metadata=None, reasoning='', tool_calls=None, 
     if tool_calls and 'tool_calls' not in self.takes:
         return Score(None, CALLS_TOOL)
     thinking, answer = split_thinking(response, reasoning)
+    metadata = dict(metadata or {})
+    if not self.named:
+        return self.fn(answer, metadata)
     have = {**self.options, 'rollouts':[], 'cache':self.memory, 'reasoning':thinking, 'tool_calls':tool_calls or [],
             **have}
-    return self.fn(answer, dict(metadata or {}), **{k:v for k, v in have.items() if k in self.takes})
+    return self.fn(answer, metadata, **{k:v for k, v in have.items() if k in self.named})
 
 # %% ../../nbs/verifiers/18_verifiers.ipynb #b325a08b
 @functools.lru_cache(64)
@@ -107,9 +111,10 @@ async def score(self:Verifier,
     "Score one response."
     if self.group:
         raise RsrError(f'verifier {self.name} scores all responses to a prompt together: use its score_group')
+    here = response, metadata, reasoning, tool_calls
     have = dict(prompt=prompt, ask=ask, tools=tools, rollouts=rollouts or [], cache=cache or self.memory)
-    call = functools.partial(self.call, response, metadata, reasoning, tool_calls, **have)
-    out = call() if self.inline or self.is_async else await asyncio.to_thread(call)
+    in_thread = not (self.inline or self.is_async)
+    out = await asyncio.to_thread(self.call, *here, **have) if in_thread else self.call(*here, **have)
     if hasattr(out, '__await__'):
         out = await out
     return as_score(out, self.name, self.raw)

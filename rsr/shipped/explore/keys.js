@@ -4,7 +4,6 @@
   window.rsrKeys = true;
   const TEXT = 'textarea, [contenteditable=""], [contenteditable=true], ' +
     'input:not([type=button], [type=checkbox], [type=radio], [type=range])';
-  const LABELS = { 1: ['left', 1], 2: ['left', 2], 3: ['right', 1], 4: ['right', 2] };   // [side, place of the button]
 
   // In a notebook, keys are the explorer's while the focus is in it; on a page of its own they always are.
   function explorer(target) {
@@ -13,9 +12,14 @@
     return inside || (notebook ? null : document.querySelector('.rsr-explorer'));
   }
 
+  // Keys 1 and 2 pass and fail the first response on screen, 3 and 4 the second, and so on.
+  function label(root, key) {
+    const side = root.querySelectorAll('.rsr-label')[Math.floor((key - 1) / 2)];
+    return side && side.querySelectorAll('button')[1 + (key - 1) % 2];
+  }
+
   function button(root, key) {
-    const label = LABELS[key];
-    const found = label ? root.querySelectorAll(`.rsr-label-${label[0]} button`)[label[1]]
+    const found = /^[1-8]$/.test(key) ? label(root, Number(key))
       : /^[a-z]$/.test(key) ? root.querySelector(`button.rsr-key-${key}`) : null;
     return found && found.offsetParent ? found : null;   // not while it is hidden
   }
