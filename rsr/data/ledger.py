@@ -411,7 +411,7 @@ def _check_rows(self:Ledger):
     rows = [] if self.get('rows') else _files_with_rows(self.dir)
     if rows and not self.last_rollout():
         raise _lost(self.path, 'has no rollouts', f'{rows[0]} has rows')
-    if _has_saved_recipe(self.dir) and not self.db.execute('SELECT 1 FROM prompts').fetchone():
+    if not self.db.execute('SELECT 1 FROM prompts').fetchone() and _has_saved_recipe(self.dir):
         raise _lost(self.path, 'has no prompts', _evidence(self.dir))
 
 # %% ../../nbs/data/11_ledger.ipynb #b30cde8b
