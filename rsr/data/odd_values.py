@@ -15,18 +15,23 @@ from .types import RsrError
 def _is_prompt(d):
     return isinstance(d, dict) and isinstance(d.get('messages'), list) and isinstance(d.get('metadata'), dict)
 
+# %% ../../nbs/data/48_odd_values.ipynb #6fa0ee60
 def _is_mapping(d):
     return isinstance(d, dict)
 
+# %% ../../nbs/data/48_odd_values.ipynb #a0352972
 def _has_mappings(d):
     return isinstance(d, dict) and all(map(_is_mapping, d.values()))
 
+# %% ../../nbs/data/48_odd_values.ipynb #da2e8f65
 def _has_options(d):
     return isinstance(d, dict) and all(isinstance(d.get(k), dict) for k in ('recipe', 'now'))
 
 # %% ../../nbs/data/48_odd_values.ipynb #d6b402e4
 COLUMNS = {('prompts', 'row'):_is_prompt, ('rollouts', 'more'):_is_mapping, ('scores', 'detail'):_is_mapping,
            ('configs', 'config'):_is_mapping}   # columns with JSON: how what is in them looks
+
+# %% ../../nbs/data/48_odd_values.ipynb #009c2232
 NOTES = dict(rows=_has_mappings, goal=_has_mappings, earlier=_has_mappings, pairs=_has_mappings,
              cascade_models=_is_mapping, live=_is_mapping, options=_has_options)
 

@@ -15,7 +15,6 @@ from fastcore.basics import patch
 from ..data.component_summary import component_table
 from ..data.files import fingerprint
 from ..data.index import index_parts
-from ..data.odd_values import explained
 from ..data.origin import made_here
 from ..data.safekeeping import copy_run
 from ..data.statistics import first_answers
@@ -132,10 +131,7 @@ def _query(self:Run, sql):
     import pandas as pd
     with closing(Store(self.path, write=False)) as st:
         sql = sql.format(scores=st.scored(), more='r.more' if st.layout>2 else 'NULL', first=first_answers(st))
-        try:
-            return pd.read_sql_query(sql, st.db, params=dict(verifier=st.get('verifier'), gen=st.gen))
-        except pd.errors.DatabaseError as e:   # JSON in a column that is none
-            raise explained(e, self.path) from None
+        return pd.read_sql_query(sql, st.db, params=dict(verifier=st.get('verifier'), gen=st.gen))
 
 # %% ../../nbs/run/11_results.ipynb #8bf3b0d3
 _PROMPTS = '''

@@ -13,10 +13,14 @@ import rsr.data.batches   # noqa: F401 (adds `batches` to Store)
 from ..data.files import file_identity, read_note
 from ..data.ledger import opening_error
 from ..data.live_panel import duration
+
+# %% ../../nbs/run/13_watch.ipynb #74ff0bc3
 from ..data.live_counts import LiveCounts, named, stages_of, used_tokens
 from ..data.noted_prices import with_noted
 from ..data.projection import forecast, still_to_come
 from ..data.secrets import redact
+
+# %% ../../nbs/run/13_watch.ipynb #d25baf49
 from ..data.store import Store
 from ..data.terminal import shell_word
 from ..data.thresholds import numbers_for
