@@ -1,8 +1,10 @@
 "What several test files need: prompts, a loopback server, the command line in a process of its own."
 import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -65,7 +67,7 @@ def write_jsonl(path, items):
 def read_jsonl(path):
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
-RSR = str(Path(sys.executable).parent/'rsr')
+RSR = shutil.which('rsr', path=sysconfig.get_path('scripts')) or 'rsr'   # on Windows not beside the interpreter
 
 COMMANDS = Commands()
 

@@ -1,9 +1,14 @@
 "What a watched run says where it has nothing to show: rows of a killed run, a missing forecast, generated prompts."
 import json
+import shutil
 import signal
 import time
 
+import pytest
 from conftest import COMMANDS, rows, rsr, write_jsonl
+
+from rsr import load_run
+from rsr.data.types import RsrError
 
 def wait_for(cond, seconds=90):
     end = time.time()+seconds
@@ -57,3 +62,19 @@ def test_the_directory_of_generated_prompts(here, server):
     for command in 'stats', 'report', 'check', 'format':
         res = rsr(command, 'w')
         assert res.returncode==2 and 'w holds prompts that `rsr prompts` wrote' in res.stderr, res.stderr
+
+def test_a_run_that_is_removed_while_it_is_watched(here, server):
+    server.set(median=.2, rate=.3)
+    run = begin(server, n=300)
+    wait_for(lambda: (here/'w'/'recipe.yaml').exists() and len(server.log)>10)
+    panel = load_run('w').watch(.1)
+    watch = COMMANDS.begin(['watch', 'w', 'every=0.1'], hears=True)
+    wait_for(lambda: panel.last['prompts'])
+    shutil.rmtree('w')
+    out, err = watch.communicate(timeout=60)
+    said = 'this run was removed, moved or replaced while it was watched', 'no run here'   # it may begin only now
+    assert watch.returncode==2 and any(words in err for words in said), (out, err)
+    with pytest.raises(RsrError, match='removed, moved or replaced'):
+        panel.wait(60)
+    assert panel.last['state']=='no longer watched' and 'removed' in repr(panel)
+    run.communicate(timeout=60)

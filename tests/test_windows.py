@@ -17,6 +17,8 @@ for name in HIDDEN:
 sys.meta_path.insert(0, Hide())
 for name in 'fork killpg getuid geteuid setsid uname pread sched_getaffinity statvfs sysconf mkfifo'.split():
     delattr(os, name)
+if hasattr(os, 'process_cpu_count'):   # Python 3.13 made it by what is now hidden
+    os.process_cpu_count = os.cpu_count
 for name in 'SIGHUP SIGPROF SIGALRM SIGUSR1 setitimer alarm pthread_sigmask'.split():
     delattr(signal, name)
 held = set()

@@ -288,12 +288,24 @@ def _answer(argv):
     return _run_command(argv)
 
 # %% ../../nbs/cli/20_entry.ipynb #eb8a8aea
+_UNEXPLAINED = TypeError, ValueError, KeyError, AttributeError, IndexError
+
+def _cause(e, argv):
+    "Return an exception as it is, or the error for an odd value in a ledger that the command read."
+    if not isinstance(e, _UNEXPLAINED) or os.environ.get('RSR_DEBUG'):
+        return e
+    from rsr.data.odd_values import explained
+    found = (explained(e, word.removeprefix('work_dir=')) for word in argv)
+    return next((cause for cause in found if cause is not e), e)
+
+# %% ../../nbs/cli/20_entry.ipynb #f06d5db9
 def _main(argv):
     "Run a command line; return (its exit code, the exception that ended it, or None)."
     try:
         return _answer(argv), None
     except BaseException as e:
-        return _report_error(e, argv), e
+        cause = _cause(e, argv)
+        return _report_error(cause, argv), cause
 
 # %% ../../nbs/cli/20_entry.ipynb #817e39c3
 def _main_json(argv):

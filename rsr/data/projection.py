@@ -33,6 +33,7 @@ def _sums(moments, open_, waiting, unopened, done):
 # %% ../../nbs/data/61_projection.ipynb #fa6466ff
 FEWEST = 20   # prompts that are done, before any forecast
 
+# %% ../../nbs/data/61_projection.ipynb #4bbc84e9
 def _done_after(j, reached, open_):
     "Return how many prompts that had more than `j` samples were decided on."
     return (reached[j] if j<len(reached) else 0)-sum(n for k, n in open_.items() if k>j)
@@ -74,6 +75,11 @@ def _unknown(status, answered)->str:
     if answered>1.05*status.get('rollouts', 0):
         return 'none yet: what the run last noted is older than its ledger'
 
+# %% ../../nbs/data/61_projection.ipynb #ef7d25e0
+def _by_samples(status, name)->dict:
+    "Return {samples so far: prompts} as it was noted, with the numbers as integers."
+    return {int(j):n for j, n in (status.get(name) or {}).items()}
+
 # %% ../../nbs/data/61_projection.ipynb #19d936b5
 def still_to_come(
     by_idx:dict,    # {running number of a sample within its prompt: rollouts}; None: of revisions
@@ -86,7 +92,7 @@ def still_to_come(
     if why:
         return None, why
     last = max((k for k in by_idx if k is not None), default=-1)
-    open_, waiting = ({int(j):n for j, n in (status.get(k) or {}).items()} for k in ('open', 'waits'))
+    open_, waiting = _by_samples(status, 'open'), _by_samples(status, 'waits')
     unopened = max(0, total-status.get('closed', 0)-sum(open_.values())-sum(waiting.values()))
     reached = [by_idx.get(j, 0) for j in range(last+1)]
     return project(reached, open_, unopened, waiting), _too_few(reached, open_, waiting, unopened)

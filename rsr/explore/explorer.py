@@ -6,6 +6,8 @@
 __all__ = ['open_runs', 'explore']
 
 # %% ../../nbs/explore/24_explorer.ipynb #e9eb2939
+import sqlite3
+from ..data.odd_values import explained
 from ..data.types import RsrError
 from .one_run import RunExplorer
 from .side_by_side import Comparison, check_distinct
@@ -24,10 +26,25 @@ def open_runs(
     return runs
 
 # %% ../../nbs/explore/24_explorer.ipynb #1a3ffa86
+_ODD = TypeError, ValueError, KeyError, AttributeError, sqlite3.DatabaseError
+
+def _cause(e, runs):
+    "Return the error for an odd value in the ledger of a run, or the exception as it was."
+    causes = (explained(e, r.path) for r in runs)
+    return next((cause for cause in causes if cause is not e), e)
+
+# %% ../../nbs/explore/24_explorer.ipynb #b495f323
+def _widget(runs, annotator):
+    return RunExplorer(runs[0], annotator) if len(runs)==1 else Comparison(runs, annotator)
+
+# %% ../../nbs/explore/24_explorer.ipynb #acfedb69
 def explore(
     run,                  # a `Run`, its directory, or a list of several
     annotator:str=None    # who labels and reviews; None: the user of this machine
 ):                        # shows itself in a notebook
     "Explore a run in a notebook, or several side by side."
     runs = open_runs(run)
-    return RunExplorer(runs[0], annotator) if len(runs)==1 else Comparison(runs, annotator)
+    try:
+        return _widget(runs, annotator)
+    except _ODD as e:
+        raise _cause(e, runs) from None

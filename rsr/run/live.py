@@ -81,6 +81,15 @@ def _is_over(self:Panel)->bool:
         return bool(self.ending()) and (self.last or {}).get('state') not in UNDER_WAY
     return self.last['state'] not in UNDER_WAY
 
+# %% ../../nbs/run/14_live.ipynb #bcbba7c6
+@patch
+def _give_up(self:Panel, e):
+    "Note why the run can be watched no longer, and show it: the last picture would say that it goes on."
+    self.error = e
+    if self.last:
+        self.last = {**self.last, 'state':'no longer watched', 'message':redact(str(e))}
+        self._show()
+
 # %% ../../nbs/run/14_live.ipynb #6bf9cbf3
 @patch
 def _watch(self:Panel):
@@ -92,7 +101,7 @@ def _watch(self:Panel):
                 return
             self.over.wait(self.every)
     except Exception as e:
-        self.error = e
+        self._give_up(e)
     finally:
         self.over.set()
         self.view.close()

@@ -10,13 +10,17 @@ import os, platform, sqlite3, time
 from pathlib import Path
 from fastcore.basics import patch
 import rsr.data.batches   # noqa: F401 (adds `batches` to Store)
-from ..data.files import read_note
+from ..data.files import file_identity, read_note
 from ..data.ledger import opening_error
 from ..data.live_panel import duration
+
+# %% ../../nbs/run/13_watch.ipynb #74ff0bc3
 from ..data.live_counts import LiveCounts, named, stages_of, used_tokens
 from ..data.noted_prices import with_noted
 from ..data.projection import forecast, still_to_come
 from ..data.secrets import redact
+
+# %% ../../nbs/run/13_watch.ipynb #d25baf49
 from ..data.store import Store
 from ..data.terminal import shell_word
 from ..data.thresholds import numbers_for
@@ -105,6 +109,7 @@ class RunView:
         path   # the run directory
     ):
         self.path, self.store, self.counts = Path(path), None, None
+        self.file = None        # what `run.db` was when it was opened
         self.recipe, self.price_of = None, None
         self.done_pace, self.goal_pace = Pace(), Pace()
         self.total = None, 0    # number of the input, and its prompts
@@ -121,9 +126,13 @@ def close(self:RunView):
 # %% ../../nbs/run/13_watch.ipynb #6326c75f
 @patch
 def _open(self:RunView):
-    "Open the ledger if it is not open yet."
+    "Open the ledger if it is not open yet; raise an error if it was removed or moved since."
+    if self.store and file_identity(self.path/'run.db')!=self.file:
+        self.close()
+        raise RsrError(f'{self.path}: this run was removed, moved or replaced while it was watched; if it goes on, its '
+                       'own process says where its ledger is')
     if not self.store:
-        self.store = Store(self.path, write=False)
+        self.store, self.file = Store(self.path, write=False), file_identity(self.path/'run.db')
     self.store.gen = int(self.store.get('gen', 0))
 
 # %% ../../nbs/run/13_watch.ipynb #2a133250

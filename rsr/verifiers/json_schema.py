@@ -79,6 +79,7 @@ _FENCE = re.compile(r'^[ \t]{0,3}```[^\n`]{0,40}\n(.*?)\n[ \t]{0,3}```', re.S|re
 _START = re.compile(r'\{(?=\s{0,99}["}])|\[(?=\s{0,99}["{\[\]\d\-tfn])')
 _TRIES = 2000        # starts that turn out not to be JSON
 _READ = 20           # times the length of the text, read in vain
+_DEEP = 30_000   # characters that a nesting too deep counts for: Python 3.13 goes some 10,000 levels down
 
 # %% ../../nbs/verifiers/08_json_schema.ipynb #f7f2ab7e
 def _fenced(text):
@@ -96,7 +97,7 @@ def _outermost(text):
         except (ValueError, RecursionError) as e:
             at = m.end()
             tries += 1
-            read += max(0, getattr(e, 'pos', at)-at)+1000*isinstance(e, RecursionError)
+            read += max(0, getattr(e, 'pos', at)-at)+_DEEP*isinstance(e, RecursionError)
     return found
 
 # %% ../../nbs/verifiers/08_json_schema.ipynb #7b3b23ad
