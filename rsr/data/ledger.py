@@ -7,11 +7,13 @@ __all__ = ['BATCHES', 'SCHEMA', 'VERSION', 'UPGRADES', 'READABLE', 'LEDGER_NOTE'
            'Ledger']
 
 # %% ../../nbs/data/11_ledger.ipynb #1d30b555
-import orjson, os, sqlite3, time, weakref
+import os, sqlite3, time, weakref
 from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch
 from .files import dumps, file_identity, read_note, hint, lock_file, what_to_do
+from .notes import note_value
+from .saved_files import has_saved_recipe
 from .types import RsrError, RunBroken
 
 # %% ../../nbs/data/11_ledger.ipynb #0be82401
@@ -85,27 +87,13 @@ def _files_with_rows(run):
              for ext in ('jsonl', 'parquet')]
     return [p for p in paths if p.is_file() and p.stat().st_size]
 
-# %% ../../nbs/data/11_ledger.ipynb #85db8cca
-def _is_whole(d):
-    "Check whether a recipe has the sections that a saved one always has."
-    return isinstance(d, dict) and {'work_dir', 'sampler', 'sampling', 'verifier', 'formatter'}<=d.keys()
-
-# %% ../../nbs/data/11_ledger.ipynb #f63c3502
-def _has_saved_recipe(run):
-    "Check whether a directory has a recipe as rsr writes it into a run."
-    import yaml
-    from rsr.data.yaml_files import parse_yaml
-    try:
-        text = (run/'recipe.yaml').read_text(encoding='utf-8')
-        d = parse_yaml(text)
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    return _is_whole(d) and (text.startswith('# rsr ') or yaml.safe_dump(d, sort_keys=False, allow_unicode=True)==text)
-
 # %% ../../nbs/data/11_ledger.ipynb #180cf3a1
 def has_blocks(run:Path)->bool:
     "Check whether a run directory holds blocks that were sampled on a cluster; a folder of that name is none."
-    return any(any(run.glob(p)) for p in ('parts/rollouts-[0-9]*.parquet', 'blocks/[0-9]*/run.db'))
+    try:
+        return any(any(run.glob(p)) for p in ('parts/rollouts-[0-9]*.parquet', 'blocks/[0-9]*/run.db'))
+    except ValueError:   # a name that the system's encoding lacks (Python 3.13)
+        return False
 
 # %% ../../nbs/data/11_ledger.ipynb #c4d71232
 def _evidence(run):
@@ -116,7 +104,7 @@ def _evidence(run):
     rows = _files_with_rows(run)
     if rows:
         return f'{rows[0]} has rows'
-    return f"{run/'recipe.yaml'} is the recipe of a run that had begun" if _has_saved_recipe(run) else ''
+    return f"{run/'recipe.yaml'} is the recipe of a run that had begun" if has_saved_recipe(run) else ''
 
 # %% ../../nbs/data/11_ledger.ipynb #7f03d0dd
 def _lost(path, state, evidence):
@@ -277,9 +265,10 @@ def commit(self:Ledger):
 # %% ../../nbs/data/11_ledger.ipynb #184b2996
 @patch
 def get(self:Ledger, key, default=None):
-    "Return a small fact about the run."
+    "Return a small fact about the run; the default if it is unknown."
     r = self.db.execute('SELECT value FROM meta WHERE key=?', (key,)).fetchone()
-    return default if r is None else orjson.loads(r[0])
+    value = note_value(self.path, key, r and r[0], self._lock is not None)
+    return default if value is None else value
 
 # %% ../../nbs/data/11_ledger.ipynb #b68ad541
 @patch
@@ -388,7 +377,7 @@ def _check_rows(self:Ledger):
     rows = [] if self.get('rows') else _files_with_rows(self.dir)
     if rows and not self.last_rollout():
         raise _lost(self.path, 'has no rollouts', f'{rows[0]} has rows')
-    if not self.db.execute('SELECT 1 FROM prompts').fetchone() and _has_saved_recipe(self.dir):
+    if not self.db.execute('SELECT 1 FROM prompts').fetchone() and has_saved_recipe(self.dir):
         raise _lost(self.path, 'has no prompts', _evidence(self.dir))
 
 # %% ../../nbs/data/11_ledger.ipynb #b30cde8b
