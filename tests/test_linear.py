@@ -186,7 +186,6 @@ def _functions():
         judge,
         letter_judge,
         maths,
-        multiple_choice,
         text_answers,
         tool_calls,
     )

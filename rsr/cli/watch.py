@@ -81,6 +81,7 @@ def _is_sampled(path, process)->bool:
     from rsr.run.watch import process_state
     return bool(process) and process_state(path, process)!='died'
 
+# %% ../../nbs/cli/05_watch.ipynb #b1113d8d
 def _wait(path, every):
     "Wait until a process samples a run, or has done so since the waiting began."
     before = noted = _noted(path)

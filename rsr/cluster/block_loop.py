@@ -84,6 +84,7 @@ def _note_used_up(self:InBlock):
         self.used_up = now
         self.reorder()
 
+# %% ../../nbs/cluster/14_block_loop.ipynb #ced7abd1
 @patch
 def _is_wanted(self:InBlock, i)->bool:
     "Check whether this block is to add rows to a formatter's file now."
@@ -106,6 +107,7 @@ def _can_send(self:InBlock)->bool:
     is_due = self.is_queued or self.to_rescore or self.has_waiting
     return bool(is_due or self.more and self.new_index>-math.inf)
 
+# %% ../../nbs/cluster/14_block_loop.ipynb #92d6cb55
 @patch
 def _is_held_up(self:InBlock)->bool:
     "Check whether all that waits needs the share of a file that is used up, and nothing else is to be done first."

@@ -159,16 +159,18 @@ def _free_cpus(o)->str:
     "Name the free CPUs that an actor needs."
     return f'{o.num_cpus:g} free CPU'+('' if o.num_cpus==1 else 's')
 
+# %% ../../nbs/cluster/30_pool.ipynb #117b9278
 @patch
 def start_text(self:Pool)->str:
     "Say what is about to be sampled, and by how many processes."
     if not self.left:
         return 'every block is finished: nothing is sampled'
-    left, actors = len(self.left), '1 actor, a process' if self.slots==1 else f'{self.slots:,} actors, processes'
+    left, each = len(self.left), _free_cpus(self.o)
+    actors = f'1 actor (a process on {each})' if self.slots==1 else f'{self.slots:,} actors (processes on {each} each)'
     blocks = f'{left:,} block'+('' if left==1 else 's')
     done = self.counts['before']['closed']
     before = f' ({done:,} prompts are in blocks that are finished)' if done else ''
-    return f'{blocks} of up to {self.size:,} prompts to sample{before}; starting {actors} on {_free_cpus(self.o)} each'
+    return f'{blocks} of up to {self.size:,} prompts to sample{before}; starting {actors}'
 
 # %% ../../nbs/cluster/30_pool.ipynb #df259e67
 @patch

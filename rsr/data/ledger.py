@@ -50,6 +50,7 @@ UPGRADES = {   # layout: what makes the next one of it
     3:'BEGIN; ALTER TABLE rollouts ADD batch INTEGER; ALTER TABLE calls ADD batch INTEGER; '
       f'{BATCHES} PRAGMA user_version=4; COMMIT;'}
 READABLE = 2, 3, 4   # layouts that can be read as they are
+LEDGER_NOTE = 'ledger.json'   # in summary/
 
 # %% ../../nbs/data/11_ledger.ipynb #33621425
 def ledger_error(
@@ -67,9 +68,6 @@ def opening_error(
 )->RsrError:
     "Return the error for a ledger that could not be opened or read."
     return RsrError(f'{path} cannot be used ({e}): {what_to_do(e, Path(path))} Nothing was changed.')
-
-# %% ../../nbs/data/11_ledger.ipynb #6fbe9238
-LEDGER_NOTE = 'ledger.json'   # in summary/
 
 # %% ../../nbs/data/11_ledger.ipynb #9fd06b24
 def _counted(run):

@@ -53,7 +53,6 @@ def _new_scorer(self:Requests, verifier, judges):
     "Return the scorer of the run."
     return Scorer(verifier, self.store, self.budget, judges, self.n)
 
-
 # %% ../../nbs/sampling/11_requests.ipynb #d7deff7c
 @patch
 def _reset(self:Requests):
@@ -61,8 +60,7 @@ def _reset(self:Requests):
     for arm in self.arms:
         arm.engine = engine_for(arm.sampler)
     self.round = self.pending = 0                       # rounds so far; rollouts being scored
-    self.unscored = 0                                   # rollouts that are scored, or about to be
-    self.undecided = 0                                  # answers that their prompt has not been decided on since
+    self.unscored = self.undecided = 0                  # rollouts to be scored; answers not decided on yet
     self.tasks, self.wake = set(), asyncio.Event()      # requests under way; set when something happened
     self.stop_reason = self.stopped_at = self.message = self.error = None
 
@@ -89,12 +87,6 @@ def judge_engines(self:Requests):
 def engine(self:Requests):
     "Return the first sampler's engine."
     return self.arms[0].engine
-
-# %% ../../nbs/sampling/11_requests.ipynb #50af9078
-@patch(as_prop=True)
-def price(self:Requests):
-    "Return the price of the first sampler's tokens."
-    return self.arms[0].price
 
 # %% ../../nbs/sampling/11_requests.ipynb #5f534649
 @patch(as_prop=True)
