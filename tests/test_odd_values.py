@@ -36,7 +36,7 @@ def set_value(sql, *args):
         db.commit()
 
 def test_an_odd_process_is_unknown(folder):
-    for odd, lines in {'[]':READERS, '"x"':FEW, '7':FEW, 'null':FEW, 'not json':FEW}.items():
+    for odd, lines in {'[]':READERS, '"x"':FEW, '7':FEW, 'null':FEW, 'not json':FEW, '{"x": []}':FEW}.items():
         set_value('INSERT OR REPLACE INTO meta VALUES(?,?)', 'process', odd)
         for words in lines:
             code, text = said(words)
@@ -45,7 +45,7 @@ def test_an_odd_process_is_unknown(folder):
 
 @pytest.mark.parametrize('odd', ['[1]', '"x"', '{"x": []}'])
 def test_odd_notes_are_unknown(folder, odd):
-    for key in 'live', 'ended', 'goal', 'rows', 'options', 'written', 'stamps', 'seconds', 'commands', 'earlier':
+    for key in 'live ended goal rows options written stamps seconds commands earlier pairs'.split():
         was, = Store('run', write=False).db.execute('SELECT value FROM meta WHERE key=?', (key,)).fetchone()
         set_value('INSERT OR REPLACE INTO meta VALUES(?,?)', key, odd)
         for words in FEW:

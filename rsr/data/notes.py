@@ -19,6 +19,19 @@ FORMS = {**dict.fromkeys('process live ended goal commands options written rows 
 # %% ../../nbs/data/10_notes.ipynb #ac357013
 _VITAL = 'gen', 'verifier', 'sides', 'cascade', 'options', 'prompts_plan'   # a wrong guess may cost money
 
+# %% ../../nbs/data/10_notes.ipynb #b22961bf
+_PARTS = dict(process=['pid'], options=['now'], plan=['file'], prices=['known', 'unknown'])   # what a note must have
+_OF_MAPPINGS = 'goal', 'rows', 'earlier', 'pairs'                                          # their values are mappings
+
+# %% ../../nbs/data/10_notes.ipynb #f55381a1
+def _has_parts(key, value)->bool:
+    "Check whether a note of the right form has the parts that its readers use."
+    if key in _OF_MAPPINGS and not all(isinstance(v, dict) for v in value.values()):
+        return False
+    if key=='cascade_models' and not all(k.isdecimal() for k in value):
+        return False
+    return all(part in value for part in _PARTS.get(key, ()))
+
 # %% ../../nbs/data/10_notes.ipynb #5020f714
 def _read(key, text):
     "Return (the value of a note, has it the form that rsr gives it?)."
@@ -26,7 +39,7 @@ def _read(key, text):
         value = None if text is None else orjson.loads(text)
     except (ValueError, TypeError):
         return None, False
-    is_fit = value is None or isinstance(value, FORMS.get(key, object))
+    is_fit = value is None or isinstance(value, FORMS.get(key, object)) and _has_parts(key, value)
     return value if is_fit else None, is_fit
 
 # %% ../../nbs/data/10_notes.ipynb #3f34e97d
