@@ -11,6 +11,8 @@ import os, sqlite3, time, weakref
 from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch
+
+# %% ../../nbs/data/11_ledger.ipynb #6885b204
 from .files import dumps, file_identity, read_note, hint, lock_file, what_to_do
 from .notes import note_value
 from .saved_files import has_saved_recipe
