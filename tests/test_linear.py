@@ -202,7 +202,7 @@ def _functions():
         is_garbled=data_text.is_garbled, normalised=data_text.normalised, clean_text=data_text.clean_text,
         number=maths.extract_math, reference=lambda s: compare(s, '1'),
         answer=lambda s: compare('1', s), same=lambda s: compare(s, s),
-        mcq=lambda s: answers.mcq_rlvr(s, {'answer':s}),   # chooses an option too
+        mcq=lambda s: answers.mcq_rlvr(s, {'answer':'A'}), mcq_to=lambda s: answers.mcq_rlvr('A', {'answer':s[:2000]}),
         maths=lambda s: answers.math_rlvr('1', {'answer':s}),
         exact=lambda s: text_answers.exact(s, {'answer':[s, 'B']}),
         exact_to=lambda s: text_answers.exact('1', {'answer':s}),

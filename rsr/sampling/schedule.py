@@ -31,7 +31,7 @@ class Sampling:
     give_up: float = None       # stop a prompt when its estimated chance of success falls below this
     seed: int = None            # makes a local run reproducible, exactly so with sampler.concurrent_requests: 1
     window: int = 4096          # open prompts, at most (memory)
-    allocate: str = None        # the next prompt; null: rows with a goal or, on Ray, a cascade's budget; else in order
+    allocate: str = None        # which prompt is next; null: rows with a goal, else in order
     escalate: dict = 'auto'     # auto, or {after: n}: when a prompt moves on to the next sampler of a cascade
 
 # %% ../../nbs/sampling/08_schedule.ipynb #cc7776e4
