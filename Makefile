@@ -41,7 +41,7 @@ demo: model  ## sample 32 short questions with the embedded model; writes to out
 
 BOXED := ^[_.]|^(04_bubblewrap|05_local_sessions|07_pool|12_code|code_tests|security)\.
 
-test: model  ## pytest, then every notebook (about fifteen minutes on two cores)
+test: model  ## pytest, then every notebook (about twenty minutes on two cores)
 	@command -v chromium >/dev/null || echo "no chromium here: the tests in a browser are left out (on Debian: apt-get install chromium)"
 	@command -v bwrap >/dev/null || echo "no bubblewrap here: the tests of the sandbox are left out (on Debian: apt-get install bubblewrap)"
 	$(RUN) python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
