@@ -31,7 +31,6 @@ def face(package, home, packages=()):
         return sorted({*vars(modules[package]), *home, *packages})
     return __getattr__, __dir__
 
-_documented = []   # filled once the functions of a run have their arguments in their docstrings
 _import, __dir__ = face('rsr', _HOME, _PACKAGES)
 
 def __getattr__(name):
@@ -40,8 +39,7 @@ def __getattr__(name):
     if name in ('copy_run', 'verify'):
         from rsr.data.arguments import document
         document(value)
-    elif name in _HOME and not _documented:
+    elif name in _HOME:
         from rsr.run import document_arguments
         document_arguments()
-        _documented.append(True)
     return value

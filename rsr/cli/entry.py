@@ -288,15 +288,12 @@ def _answer(argv):
     return _run_command(argv)
 
 # %% ../../nbs/cli/20_entry.ipynb #eb8a8aea
-_UNEXPLAINED = TypeError, ValueError, KeyError, AttributeError, IndexError
-
 def _cause(e, argv):
     "Return an exception as it is, or the error for an odd value in a ledger that the command read."
-    if not isinstance(e, _UNEXPLAINED) or os.environ.get('RSR_DEBUG'):
+    if os.environ.get('RSR_DEBUG'):
         return e
     from rsr.data.odd_values import explained
-    found = (explained(e, word.removeprefix('work_dir=')) for word in argv)
-    return next((cause for cause in found if cause is not e), e)
+    return explained(e, *(word.removeprefix('work_dir=') for word in argv))
 
 # %% ../../nbs/cli/20_entry.ipynb #f06d5db9
 def _main(argv):

@@ -6,6 +6,7 @@
 __all__ = ['has_saved_recipe']
 
 # %% ../../nbs/data/10_saved_files.ipynb #9c00650c
+import yaml
 from .yaml_files import parse_yaml
 
 # %% ../../nbs/data/10_saved_files.ipynb #85db8cca
@@ -16,7 +17,6 @@ def _is_whole(d):
 # %% ../../nbs/data/10_saved_files.ipynb #f63c3502
 def has_saved_recipe(run):
     "Check whether a directory has a recipe as rsr writes it into a run."
-    import yaml
     try:
         text = (run/'recipe.yaml').read_text(encoding='utf-8')
         d = parse_yaml(text)

@@ -6,32 +6,28 @@
 __all__ = ['open_runs', 'explore']
 
 # %% ../../nbs/explore/24_explorer.ipynb #e9eb2939
-import sqlite3
-from ..data.odd_values import explained
+from ..data.odd_values import UNEXPLAINED, explained
 from ..data.types import RsrError
 from .one_run import RunExplorer
 from .side_by_side import Comparison, check_distinct
 from ..run.results import Run
+
+# %% ../../nbs/explore/24_explorer.ipynb #84cf7f45
+def _as_list(run):
+    "Return what is given as a list; raise an error for an empty one."
+    given = run if isinstance(run, (list, tuple)) else [run]
+    if not given:
+        raise RsrError('no run was given to explore: name one, or several')
+    return given
 
 # %% ../../nbs/explore/24_explorer.ipynb #f202cc14
 def open_runs(
     run   # a `Run`, its directory, or a list of several
 )->list:  # of Runs
     "Open the runs to explore."
-    given = run if isinstance(run, (list, tuple)) else [run]
-    if not given:
-        raise RsrError('no run was given to explore: name one, or several')
-    runs = [r if isinstance(r, Run) else Run(r) for r in given]
+    runs = [r if isinstance(r, Run) else Run(r) for r in _as_list(run)]
     check_distinct(runs)
     return runs
-
-# %% ../../nbs/explore/24_explorer.ipynb #1a3ffa86
-_ODD = TypeError, ValueError, KeyError, AttributeError, sqlite3.DatabaseError
-
-def _cause(e, runs):
-    "Return the error for an odd value in the ledger of a run, or the exception as it was."
-    causes = (explained(e, r.path) for r in runs)
-    return next((cause for cause in causes if cause is not e), e)
 
 # %% ../../nbs/explore/24_explorer.ipynb #b495f323
 def _widget(runs, annotator):
@@ -46,5 +42,5 @@ def explore(
     runs = open_runs(run)
     try:
         return _widget(runs, annotator)
-    except _ODD as e:
-        raise _cause(e, runs) from None
+    except UNEXPLAINED as e:
+        raise explained(e, *(r.path for r in runs)) from None

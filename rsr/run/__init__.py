@@ -1,4 +1,5 @@
 "A run: recipe, input, sampling, files, results."
+from functools import cache
 from pathlib import Path
 
 from rsr.data.arguments import document
@@ -90,6 +91,7 @@ def _to_dataset(self, name=None):
     return to_dataset(self, name)
 
 
+@cache
 def document_arguments():
     "Put the comments behind arguments into docstrings, where help() shows them; `rsr` does so when a name is taken."
     for function in sample, load_run, make_rewards, Run.format, Run.label, Run.copy, Run.check_files:
