@@ -163,7 +163,9 @@ class Command:
 
     def wait(self, timeout=None):
         if self.returncode is None:
-            if not select.select([self.socket], [], [], timeout)[0]:
+            ready = select.poll()   # `select` takes no number above 1,023
+            ready.register(self.socket, select.POLLIN)
+            if not ready.poll(None if timeout is None else 1000*timeout):
                 raise subprocess.TimeoutExpired(self.args, timeout)
             self.returncode = int(self.lines.readline())
             self.lines.close()

@@ -572,11 +572,18 @@ async def f(response, metadata, ask, cache):
     return float(cache.get(response)=='good')
 ''')
     write_jsonl('in.jsonl', questions(4))
+    def rated(server):
+        return sum(e['body']['messages'][-1]['content']=='Rate it.' for e in server.log)
     with Loopback(reply=lambda body: 'good' if body['messages'][-1]['content']=='Rate it.' else 'ice') as s:
-        p = go(s, 'verifier.type=f.py:f', f'verifier.base_url={s.base_url}', 'verifier.model=j',
-               'sampling.early_stop=false', 'sampling.max_rollouts=2', 'sampler.concurrent_requests=1')
-        assert p.returncode==0 and {v for v, _ in scores()}=={1.}, p.stderr
-        assert 1<=sum(e['body']['messages'][-1]['content']=='Rate it.' for e in s.log)<8
+        options = ['verifier.type=f.py:f', f'verifier.base_url={s.base_url}', 'verifier.model=j',
+                   'sampling.early_stop=false']
+        p = go(s, *options, 'sampling.max_rollouts=2')
+        assert p.returncode==0 and [v for v, _ in scores()]==[1.]*8, p.stderr
+        asked = rated(s)
+        assert 1<=asked<=8   # those that came before the first reply asked too
+        p = go(s, *options, 'sampling.max_rollouts=3')
+        assert p.returncode==0 and [v for v, _ in scores()]==[1.]*12, p.stderr
+        assert rated(s)==asked
 
 def test_ten_errors_stop_a_run(here):
     write('.', f='import helper\nasync def f(response, metadata):\n    return helper.broken(metadata)\n',

@@ -179,7 +179,7 @@ def test_a_copy_without_the_journal(here, server, what):
     server.set(median=.05)
     p = start(server, 200)
     wait_for(lambda: len(server.log) > 40)
-    ignore = shutil.ignore_patterns('*-wal', '*-shm', *(['summary'] if what == 'recipe' else []))
+    ignore = shutil.ignore_patterns('*-wal', '*-shm', '*.tmp', *(['summary'] if what == 'recipe' else []))
     shutil.copytree('w', 'c', ignore=ignore)
     p.kill()
     p.wait()
@@ -197,7 +197,7 @@ def test_a_copy_of_a_checkpointed_file(here, server):
     def lags():
         "Copy the run; does the file lack what the note counts?"
         shutil.rmtree('c', ignore_errors=True)
-        shutil.copytree('w', 'c', ignore=shutil.ignore_patterns('*-wal', '*-shm'))
+        shutil.copytree('w', 'c', ignore=shutil.ignore_patterns('*-wal', '*-shm', '*.tmp'))   # .tmp is gone in a moment
         with closing(sqlite3.connect('c/run.db')) as db, suppress(sqlite3.DatabaseError):   # torn: once more
             found = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] and db.execute(
                 'SELECT max(key) FROM rollouts').fetchone()[0]
@@ -472,7 +472,7 @@ def test_moved_in_mid_run(here, server):
 def test_replaced_in_mid_run(here, server):
     def replace():
         os.rename('w', 'old')
-        shutil.copytree('old', 'w', ignore=shutil.ignore_patterns('*-wal', '*-shm'))
+        shutil.copytree('old', 'w', ignore=shutil.ignore_patterns('*-wal', '*-shm', '*.tmp'))
     p, out, err, then, took = gone(server, replace)
     assert p.returncode == 1 and 'old' in err and len(server.log) <= then+16*10, err
 

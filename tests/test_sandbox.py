@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -780,6 +781,20 @@ def test_many_at_once():
         bad = '```python\nimport os\nos._exit(0)\n```'
         return await asyncio.gather(*[v.score(good if i%2 else bad, {'tests': f'assert f({i})=={i}'}) for i in range(60)])
     assert [s.value for s in asyncio.run(main())] == [0.0, 1.0]*30
+
+@sandboxed
+def test_beside_more_open_files_than_select_takes():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2000:
+        pytest.skip('needs 2,000 open files')
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(2000, limits[0]), limits[1]))
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert score(f'def f(x): return "{SECRET}"', ASSERTS).value == 1
+    finally:
+        for number in taken:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 @sandboxed
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])

@@ -158,12 +158,19 @@ def close(self:LocalSession):
     if self.folder:
         self.folder.cleanup()
 
+# %% ../../nbs/sandbox/05_local_sessions.ipynb #e4f72433
+def _wait_for(number, event, end):
+    "Wait until a descriptor is ready for an event of `select.poll`, or until `end`; return whether it is."
+    poll = select.poll()   # `select` takes no number above 1,023, and a run has as many connections as it likes
+    poll.register(number, event)
+    return bool(poll.poll(1000*max(0, end-time.monotonic())))
+
 # %% ../../nbs/sandbox/05_local_sessions.ipynb #4dc11a0c
 def _send(session, line):
     "Send a line, as far as the other side takes it."
     data, number = line.encode()+b'\n', session.process.stdin.fileno()
     try:
-        while data and select.select([], [number], [], max(0, session.end-time.monotonic()))[1]:
+        while data and _wait_for(number, select.POLLOUT, session.end):
             data = data[os.write(number, data):]
     except BrokenPipeError:   # it ended; reading says why
         pass
@@ -173,7 +180,7 @@ def _receive(session):
     "Return the next line; None if the process ended, 'timeout' or 'too much output'."
     number = session.process.stdout.fileno()
     while b'\n' not in session.rest:
-        if not select.select([number], [], [], max(0, session.end-time.monotonic()))[0]:
+        if not _wait_for(number, select.POLLIN, session.end):
             return 'timeout'
         new = os.read(number, 1<<20)
         session.rest += new
