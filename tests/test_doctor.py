@@ -47,6 +47,30 @@ def test_a_word_that_is_nothing(tmp_path, word):
     code, said, err = doctor(word, cwd=tmp_path)
     assert code == 2 and err.startswith('rsr: ') and not said
 
+FILES = """
+sampler: {base_url: "http://localhost:1/v1", model: m}
+data: {input_path: [in.jsonl, "part-*.jsonl"], transform: shape.py:shape}
+verifier: [math-rlvr, {type: "v.py:rate", when: passed}]
+formatter: {type: sft}
+"""
+
+def test_files_that_a_recipe_names(tmp_path):
+    (tmp_path/'my.yaml').write_text(FILES)
+    code, said, _ = doctor('my.yaml', cwd=tmp_path)
+    missing = [line for line in said.splitlines() if line.startswith('MISSING')]
+    assert code == 1 and len(missing) == 4 and 'verifier.stages.1.type' in said and 'no file part-*.jsonl' in said, said
+    for name in 'in.jsonl', 'part-1.jsonl':
+        (tmp_path/name).write_text('{"question": "q", "answer": "1"}\n')
+    (tmp_path/'shape.py').write_text('raise SystemExit("run")\nfrom elsewhere import shape\n')   # read, not run
+    (tmp_path/'v.py').write_text('def rat(response, metadata): return 1\n')
+    code, said, _ = doctor('my.yaml', cwd=tmp_path)
+    assert code == 1 and said.count('MISSING') == 1 and "'rat'?" in said, said
+    (tmp_path/'v.py').write_text('rate = lambda response, metadata: 1\n')
+    assert doctor('my.yaml', cwd=tmp_path)[0] == 0
+    (tmp_path/'v.py').write_text('def rate(')
+    code, said, _ = doctor('my.yaml', cwd=tmp_path)
+    assert code == 1 and 'is no Python' in said and 'Traceback' not in said, said
+
 def test_a_missing_extra_by_name(tmp_path):
     missing = [name for name in EXTRAS if not doctor_data(name)['ok'] and name != 'code']
     for name in missing[:1]:
@@ -62,7 +86,8 @@ def test_needs():
     assert not recipe_needs(dict(sampler=server, verifier={**code, 'sandbox_url': 'http://y'}))
     assert set(recipe_needs(dict(sampler=dict(type='vllm-offline', model='m')))) == {'vllm', 'GPU'}
     data = dict(input_path=['hf://a/b', 'c.parquet'])
-    assert set(recipe_needs(dict(sampler=server, data=data))) == {'hub', 'parquet'}
+    assert set(recipe_needs(dict(sampler=server, data=data))) == {'hub', 'parquet', 'input c.parquet'}
+    assert 'input ???' not in recipe_needs(dict(sampler=server, data=dict(input_path='???')))
 
 def test_a_hostile_recipe_cannot_write_to_the_terminal(tmp_path):
     (tmp_path/'x.yaml').write_text('data: {input_path: "hf://\\e[2Ja/b"}\nsampler: {base_url: "http://l/v1"}\n')
