@@ -65,3 +65,19 @@ def test_what_decides_on_spending_is_no_guess(folder):
     assert code==2 and "its note 'verifier' cannot be read" in text, text
     with contextlib.closing(Store('run', write=False)) as store:
         assert store.get('verifier') is None
+
+@pytest.mark.parametrize('column,odd', [
+    ('rollouts.more', '[1]'), ('rollouts.more', 'not json'), ('scores.detail', '{"components": '),
+    ('prompts.row', '[]'), ('prompts.row', 'not json'), ('configs.config', '7')])
+def test_python_names_the_value_too(folder, column, odd):
+    table, name = column.split('.')
+    set_value(f'UPDATE {table} SET {name}=?', odd)
+    run, failed = rsr.load_run('run'), []
+    for what in 'prompts', 'rollouts', 'scores', 'stats', 'summary', 'pairs':
+        try:
+            found = getattr(run, what)
+            found() if callable(found) else found
+        except rsr.data.types.RsrError as e:
+            assert f'run.db: {column} of row' in str(e) and 'Restore' in str(e), e
+            failed.append(what)
+    assert failed

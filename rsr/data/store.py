@@ -432,6 +432,17 @@ def walk(self:Store,
                 _mark(mine, sides, models, reviews, worth)
             yield Prompt(id_, key=key, stop=stop, **d), stop, mine
 
+# %% ../../nbs/data/13_store.ipynb #d2cceed9
+@patch
+def frame(self:Store,
+    sql:str,   # a query that may use :verifier and :gen, the current ones
+    **values   # for further names
+):   # DataFrame
+    "Return the result of a query as a DataFrame."
+    import pandas as pd
+    found = self.db.execute(sql, dict(verifier=self.get('verifier'), gen=self.gen, **values))
+    return pd.DataFrame.from_records(found.fetchall(), columns=[d[0] for d in found.description], coerce_float=True)
+
 # %% ../../nbs/data/13_store.ipynb #26a4a6f0
 @patch
 def single_turn(self:Store)->bool:

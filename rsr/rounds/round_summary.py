@@ -54,12 +54,10 @@ def prompt_frame(
     outcomes=('kept',)        # which rollouts are valid
 ):     # DataFrame by digest: id, key, metadata, passes, fails, first (initial passes), initial (samples)
     "Count the first answers to each prompt of the current input."
-    import pandas as pd
     rejected = ','.join(map(str, store.get('sides', {}).get('rejected', [])))
     sql = _FRAME.format(scores=store.scored(), outcomes=','.join(map(repr, outcomes)), rejected=rejected,
                         first=first_answers(store))
-    args = {'pass':pass_at-EPS, 'verifier':store.get('verifier'), 'gen':store.gen}
-    return _pooled(pd.read_sql_query(sql, store.db, params=args))
+    return _pooled(store.frame(sql, **{'pass':pass_at-EPS}))
 
 # %% ../../nbs/rounds/10_round_summary.ipynb #7d1089a1
 MOST_NEAR = 20_000   # prompts that are searched for near-duplicates

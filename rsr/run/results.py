@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from ..data.component_summary import component_table
 from ..data.files import fingerprint
 from ..data.index import index_parts
+from ..data.odd_values import explains
 from ..data.origin import made_here
 from ..data.safekeeping import copy_run
 from ..data.statistics import first_answers
@@ -128,10 +129,9 @@ def _query(self:Run, sql):
     """Return the result of a query as a DataFrame.
     It may use :verifier and :gen, the current verifier and input, {scores}, the scores with human labels, {more},
     what a rollout has beside its text, and {first}, the condition of a first answer."""
-    import pandas as pd
     with closing(Store(self.path, write=False)) as st:
         sql = sql.format(scores=st.scored(), more='r.more' if st.layout>2 else 'NULL', first=first_answers(st))
-        return pd.read_sql_query(sql, st.db, params=dict(verifier=st.get('verifier'), gen=st.gen))
+        return st.frame(sql)
 
 # %% ../../nbs/run/11_results.ipynb #8bf3b0d3
 _PROMPTS = '''
@@ -144,6 +144,7 @@ WHERE p.gen=:gen GROUP BY p.key'''
 
 # %% ../../nbs/run/11_results.ipynb #55791bf6
 @patch(as_prop=True)
+@explains
 def prompts(self:Run):
     "Return one row per prompt: id, stop reason, numbers of rollouts and scored ones, mean of first answers, tools."
     df = self._query(_PROMPTS)
@@ -174,6 +175,7 @@ def _by_sampler(df, sides, models):
 
 # %% ../../nbs/run/11_results.ipynb #7d100cec
 @patch(as_prop=True)
+@explains
 def rollouts(self:Run):
     "Return one row per rollout, with its score; pairs add the side, a cascade the model, `refine` the source."
     df = _with_more(self._query(_ROLLOUTS))
@@ -210,6 +212,7 @@ def _with_components(df):
 
 # %% ../../nbs/run/11_results.ipynb #22d13f4b
 @patch(as_prop=True)
+@explains
 def scores(self:Run):
     """Return one row per score as given, of every verifier that the run has had; labels count in `rollouts`.
     A component is a column, NaN where its stage did not run, and so is `decided`, the stage that decided the score."""
@@ -235,6 +238,7 @@ def label(self:Run,
 
 # %% ../../nbs/run/11_results.ipynb #8b0c0217
 @patch
+@explains
 def stats(self:Run)->dict:
     "Return the statistics of the run, as in summary/stats.json."
     d = self.written
@@ -243,6 +247,7 @@ def stats(self:Run)->dict:
 
 # %% ../../nbs/run/11_results.ipynb #39b47856
 @patch
+@explains
 def summary(self:Run,
     stats:dict=None   # as `Run.stats` returns them; None: count them
 )->str:
@@ -336,6 +341,7 @@ def file_counts(self:Run)->dict:
 
 # %% ../../nbs/run/11_results.ipynb #a33903e5
 @patch
+@explains
 def pairs(self:Run)->list:
     "Return the preference pairs of the first dpo formatter as plain data."
     d = self.written
