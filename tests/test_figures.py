@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import rsr
 
 from rsr.data.store import Store
 from rsr.data.types import Prompt, Rollout, RsrError, Score
@@ -35,6 +36,7 @@ from rsr.explore.score_figures import (
     spearman,
 )
 from rsr.run.results import Run
+from rsr.run.run import sample
 from rsr.style import COLOURS, ENDS, INK, LOOKS
 
 sys.path.append(str(Path(__file__).parent.parent/'nbs'/'explore'))
@@ -530,3 +532,13 @@ def test_looks_differ_where_meanings_do():
     ends = [ENDS[k] for k in ('kept', 'truncated', 'filtered', 'empty', 'in flight')]+[LOOKS['other']]
     ends = [(v['facecolor'], v['hatch']) for v in ends]
     assert len(set(ends)) == len(ends)
+
+def test_letters_of_other_scripts_are_one_warning_at_most(here):
+    kinds = '数学🤖', '한국어', 'ภาษาไทย'
+    made = [dict(id=f'问题{i}', messages=[dict(role='user', content=f'{i} + {i}?')], given=[f'It is {2*i}.'],
+                 metadata=dict(answer=str(2*i), taxonomy=dict(类别=kinds[i%3]))) for i in range(1, 10)]
+    sample(made, ['sft'], data=dict(responses='given'), verifier=['math-rlvr'], max_rollouts=0, work_dir='运行',
+               progress=False)
+    p = rsr('report', '运行')
+    assert p.returncode == 0 and 'Glyph' not in p.stderr and 'findfont' not in p.stderr, p.stderr
+    assert p.stderr.count('\n') <= 1, p.stderr

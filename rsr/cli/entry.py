@@ -260,6 +260,15 @@ def _safe_output():
     finally:
         sys.stdout, sys.stderr = before
 
+# %% ../../nbs/cli/20_entry.ipynb #be2c811c
+def _plainly(message):
+    "Return the text of a warning; the same one for all letters without a font."
+    text = str(message)
+    if not text.startswith('Glyph '):
+        return text
+    return ('no font of this machine has some of the letters in figures, so they are drawn as boxes. '
+            'On Debian and Ubuntu: apt-get install fonts-noto-core fonts-noto-cjk')
+
 # %% ../../nbs/cli/20_entry.ipynb #532771b1
 @contextmanager
 def _plain_warnings():
@@ -269,9 +278,9 @@ def _plain_warnings():
         def show(message, category, *args, **kw):
             if category is not UserWarning:
                 usual(message, category, *args, **kw)
-            elif str(message) not in said:
-                said.add(str(message))
-                warn(message)
+            elif (text := _plainly(message)) not in said:
+                said.add(text)
+                warn(text)
         warnings.showwarning = show
         yield
 
