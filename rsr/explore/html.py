@@ -66,8 +66,8 @@ STYLE = f'''<style>
 .rsr .rsr-img {{display:block; max-width:100%; max-height:18em; margin:2px 0 6px; border-radius:4px}}
 .rsr details {{margin:3px 0}} .rsr details details {{margin-left:14px}} .rsr summary {{cursor:pointer}}
 .rsr .rsr-b {{display:inline-block; padding:0 7px; border-radius:9px; color:#fff; font-weight:600; font-size:12px}}
-.rsr del {{color:inherit; background:#D55E0040; text-decoration:line-through; text-decoration-color:#D55E00}}
-.rsr ins {{color:inherit; background:#0072B240; text-decoration:underline; text-decoration-color:#0072B2}}
+.rsr del {{color:inherit; background:#CC79A740; text-decoration:line-through; text-decoration-color:#CC79A7}}
+.rsr ins {{color:inherit; background:#CC79A740; text-decoration:underline; text-decoration-color:#CC79A7}}
 .rsr .rsr-ctl {{border:1px solid currentColor; border-radius:3px; font-size:10px; padding:0 2px; opacity:.8}}
 .rsr-list select {{{_MONO}; white-space:pre}}
 .rsr-mono {{{_MONO}; white-space:pre; line-height:1.3}}
