@@ -232,6 +232,7 @@ def _start_blocks(self:Pool, actor, tasks):
     "Give an actor blocks while it has room; `tasks` is {task: block}."
     while self.has_more and self.has_room(tasks.values()):
         block = self.todo.take()
+        self.live[block] = actor   # at once: with no block waiting and none live, the run would be over
         tasks[asyncio.ensure_future(self.sample_block(actor, block))] = block
 
 # %% ../../nbs/cluster/30_pool.ipynb #ee5a6256
@@ -288,8 +289,7 @@ async def _heartbeat(self:Pool, actor, block, done):
 # %% ../../nbs/cluster/30_pool.ipynb #e46483df
 @patch
 async def sample_block(self:Pool, actor, block):
-    "Let an actor sample a block; return its report."
-    self.live[block] = actor
+    "Let the actor of a block sample it; return its report."
     done = asyncio.ensure_future(_result(actor.sample.remote(self.job(block))))
     while not done.done():
         await asyncio.wait({done}, timeout=self.pause)
