@@ -63,6 +63,7 @@ def lines(work='many', file='sft.jsonl'):
     ([dict(type='sft'), dict(type='dpo')], {'goal.sft':60, 'goal.dpo':40})])
 def test_a_goal_is_reached_and_not_passed(here, server, formatter, goal):
     write_jsonl('in.jsonl', rows(400))
+    server.set(median=.05)   # slower than the driver's heartbeats, as models are
     one, many = both(server, *goal.items(), formatter=formatter)
     assert many['goal']['reached'] and not balanced(server)
     for file, of in many['goal']['files'].items():
