@@ -44,7 +44,7 @@ BOXED := ^[_.]|^(04_bubblewrap|05_local_sessions|07_pool|12_code|code_tests|secu
 test: model  ## pytest, then every notebook (about twenty minutes on two cores)
 	@command -v chromium >/dev/null || echo "no chromium here: the tests in a browser are left out (on Debian: apt-get install chromium)"
 	@command -v bwrap >/dev/null || echo "no bubblewrap here: the tests of the sandbox are left out (on Debian: apt-get install bubblewrap)"
-	$(RUN) python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(RUN) python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 	@bwrap --ro-bind / / --unshare-all true 2>/dev/null || echo "bubblewrap does not work here: its pages are left out"
 	$(RUN) nbdev_test --do_print $$(bwrap --ro-bind / / --unshare-all true 2>/dev/null || echo '--skip_file_re $(BOXED)')
 
