@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from functools import partial
+from itertools import chain
 
 import pytest
 from worst_texts import worst_texts
@@ -74,7 +75,7 @@ def patterns_in(value):
     elif isinstance(value, LazyRegexp):
         yield re.compile(value.pattern, value.flags)
     elif isinstance(value, dict):
-        for v in value.values():
+        for v in chain(value, value.values()):
             yield from patterns_in(v)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for v in value:

@@ -123,7 +123,7 @@ _OFFER_TO_ORDER = [
     (r"\bif you('d)? like,? ?", ''),
     (r'\b[Oo]ne option is to ', 'You should '),
     (r'\b[Ff]eel free to ', 'You need to ')]
-_OFFER_TO_ORDER = [(re.compile(offer), order) for offer, order in _OFFER_TO_ORDER]
+_OFFER_TO_ORDER = [(LazyRegexp(offer), order) for offer, order in _OFFER_TO_ORDER]
 
 # %% ../../nbs/pairs/00_flaws.ipynb #31e912fa
 @rule
@@ -152,7 +152,7 @@ _CONTRACTIONS = {"n't":' not', "'re":' are', "'ll":' will', "'ve":' have', "I'm"
                  "that's":'that is', "That's":'That is', "let's":'let us', "Let's":'Let us'}
 _OFFICIAL = {'Thanks':'Gratitude is expressed', 'Hi':'Dear Sir or Madam', 'Hello':'Dear Sir or Madam', 'help':'assist',
              'get':'obtain', 'ask':'enquire', 'buy':'purchase', 'need':'require', 'about':'regarding'}
-_OFFICIAL = {re.compile(rf'\b{a}\b'):b for a, b in _OFFICIAL.items()}
+_OFFICIAL = {LazyRegexp(rf'\b{a}\b'):b for a, b in _OFFICIAL.items()}
 
 # %% ../../nbs/pairs/00_flaws.ipynb #2c132046
 @rule
