@@ -140,7 +140,7 @@ READS = {   # module or pattern: characters that are read of a text, where it is
     'rsr.verifiers.multiple_choice':20_000, 'rsr.data.notations._BASED':100, 'rsr.data.notations._CONGRUENCE':100,
     'rsr.data.notations._UNIT_BEHIND':120}
 
-SMALL = 5_000    # characters of a first try: what is not linear is slow here already, compared with what is
+SMALL = 2_000    # characters of a first try: what is not linear is slow here already, compared with what is
 
 def may_be_slow(call, limit, size=N):
     "Check whether `call(characters)` may need more than `limit` for `size` characters, by two short tries."

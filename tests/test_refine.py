@@ -97,7 +97,7 @@ def kept(path):
 def test_rounds_follow_a_chain(here):
     with Loopback(reply=answers(revised=lambda b: RIGHT if len(b['messages'])>=7 else WRONG)) as s:
         r = run(s, n=2, **{'refine.rounds':3, 'formatter.revisions':'exchange'})
-        assert [len(b['messages']) for b in sent(s)]==[3, 3, 5, 5, 7, 7]
+        assert sorted(len(b['messages']) for b in sent(s))==[3, 3, 5, 5, 7, 7]
     assert r.stats()['prompts']['satisfied']==2
     row = read_jsonl('w/train/sft.jsonl')[0]['messages']
     assert [m['role'] for m in row]==['user', 'assistant']*4

@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from ..data.ledger import opening_error
 from ..data.store import Store
 from ..data.types import RsrError
-from ..run.results import Run, in_use
+from ..data.processes import in_use
+from ..run.results import Run
 
 # %% ../../nbs/exchange/20_sources.ipynb #e423d85a
 @dataclass

@@ -25,7 +25,7 @@ from .thresholds import read_wheres, recipe_yaml, revisions_of, thresholds_of, w
 from ..formatters.writer import make_formatters
 from ..rubric.agreement import label_statistics
 from ..run.files import format_files, valid_outcomes
-from ..run.results import in_use
+from ..data.processes import in_use
 
 # %% ../../nbs/explore/05_state.ipynb #ef4c79f8
 class Exploration(HasTraits):

@@ -13,7 +13,7 @@ from ..data.files import dumps
 from ..data.store import Store
 from ..data.types import RsrError
 from .portable import portable, portable_recipe, portable_text
-from ..run.results import in_use
+from ..data.processes import in_use
 
 # %% ../../nbs/hub/04_shared_ledger.ipynb #b5c5b25c
 _OF_HERE = 'process', 'origin', 'card', 'pushed', 'stamps', 'written'

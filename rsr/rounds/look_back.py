@@ -22,7 +22,8 @@ from ..formatters.rows import as_written, row_rollouts
 from ..formatters.splits import SPLIT
 from ..formatters.writer import make_formatter, make_formatters
 from ..run.files import files_on_disk, formatters_in_run, models_of, valid_groups, valid_outcomes
-from ..run.results import Run, in_use
+from ..data.processes import in_use
+from ..run.results import Run
 from ..run.train_folder import make_split
 from ..sampling.cascade import sampler_options
 

@@ -17,6 +17,7 @@ from ..data.live_panel import duration
 # %% ../../nbs/run/13_watch.ipynb #74ff0bc3
 from ..data.live_counts import LiveCounts, named, stages_of, used_tokens
 from ..data.noted_prices import with_noted
+from ..data.processes import in_use
 from ..data.projection import forecast, still_to_come
 from ..data.secrets import redact
 
@@ -29,7 +30,7 @@ from ..data.types import RsrError
 # %% ../../nbs/run/13_watch.ipynb #8cb7eb73
 from ..formatters.writer import make_formatter
 from .files import recipe_prices, valid_outcomes
-from .results import Run, in_use, run_exit_code
+from .results import Run, run_exit_code
 from .saved_recipe import saved_recipe
 from ..sampling.budget import Budget
 from ..sampling.live_status import NOTE
