@@ -93,7 +93,7 @@ def serve(path):
     from importlib import import_module
     for name in MODULES:
         import_module(name)
-    import_module('rsr.sampling.budget').model_price('any')   # reads the table of prices
+    import_module('rsr.sampling.budget').model_price('gpt-4o')   # reads the table of prices
     gc.collect()
     gc.freeze()   # a collection in a child leaves the server's objects, and with them the shared pages, as they are
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)   # handlers are not waited for

@@ -227,7 +227,7 @@ def test_half_a_sides_price(here, server):
 
 def test_half_an_entry_of_the_table_is_no_price(monkeypatch):
     import rsr.sampling.budget as budget
-    monkeypatch.setattr(budget, '_price_table', lambda: {'half':dict(input_cost_per_token=1e-6)})
+    monkeypatch.setattr(budget, '_price_text', lambda: b'{"half": {"input_cost_per_token": 1e-6}}')
     assert model_price('half') is None
     with pytest.raises(RsrError, match='sampler.price'):
         Budget(usd=1, price=model_price('half'))

@@ -37,7 +37,7 @@ def main(argv=None):
     """Run the `rsr` command and return its exit code.
     Ctrl-C, SIGTERM and SIGHUP are no traceback, not even while Python still imports."""
     if argv is None:   # a process of its own: it makes many objects and few cycles; a tenth of its CPU was spent on them
-        gc.set_threshold(50_000, 20, 50)
+        gc.set_threshold(200_000, 20, 50)
     argv = list(sys.argv[1:] if argv is None else argv)
     came, later = _listen()
     try:

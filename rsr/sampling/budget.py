@@ -48,21 +48,22 @@ def check_price(price, key:str):
         raise RsrError(f'{key}: {problem} {{prompt: …, completion: …}}, in US dollars per million tokens')
 
 # %% ../../nbs/sampling/05_budget.ipynb #9bfc14c9
-@lru_cache(1)
-def _price_table():
-    "Return LiteLLM's prices by model string, or nothing if it is not installed."
+@lru_cache
+def _price_text()->bytes:
+    "Return LiteLLM's prices by model string, as JSON; {} if it is not installed."
     spec = find_spec('litellm')
-    if not spec or not spec.origin:
-        return {}
-    path = Path(spec.origin).parent/'model_prices_and_context_window_backup.json'
-    return orjson.loads(path.read_bytes()) if path.exists() else {}
+    path = spec and spec.origin and Path(spec.origin).with_name('model_prices_and_context_window_backup.json')
+    return path.read_bytes() if path and path.exists() else b'{}'
 
 # %% ../../nbs/sampling/05_budget.ipynb #123efdf3
+@lru_cache
 def _listed_price(model):
     "Return a model's price in the table, by its whole name or without the provider in front; None if unknown."
-    prices = _price_table()
-    entry = prices.get(model) or prices.get(model.split('/', 1)[-1]) or {}
-    price = entry.get('input_cost_per_token'), entry.get('output_cost_per_token')
+    names = model, model.split('/', 1)[-1]
+    if not any(f'"{name}"'.encode(errors='replace') in _price_text() for name in names):
+        return None   # a server of one's own: the table need not be parsed, which takes 20 ms
+    entry = next(filter(None, map(orjson.loads(_price_text()).get, names)), {})
+    price = tuple(entry.get(f'{kind}_cost_per_token') for kind in ('input', 'output'))
     return None if None in price else price
 
 # %% ../../nbs/sampling/05_budget.ipynb #f0d2f01e
@@ -371,8 +372,7 @@ def limit_message(
 )->str:
     "Return the message for a budget that is used up."
     spent = _spent_text(name, used, earlier, estimated)
-    if used<limit:
-        spent += f'; {next_call} costs about {limit_amount(name, expected)}'
+    spent += f'; {next_call} costs about {limit_amount(name, expected)}' if used<limit else ''
     what = 'resume for as long again' if name=='minutes' else 'raise it to go on'
     return f'budget.{name}: {limit_amount(name, limit)} ({spent}); {what}'
 
