@@ -36,9 +36,10 @@ def _listen():
 def main(argv=None):
     """Run the `rsr` command and return its exit code.
     Ctrl-C, SIGTERM and SIGHUP are no traceback, not even while Python still imports."""
-    if argv is None:   # a process of its own: it makes many objects and few cycles; a tenth of its CPU was spent on them
-        gc.set_threshold(200_000, 20, 50)
-    argv = list(sys.argv[1:] if argv is None else argv)
+    is_own = argv is None   # is the process here for this command?
+    if is_own:
+        gc.set_threshold(200_000, 20, 50)   # many objects, few cycles: a tenth of its CPU was spent on looking for them
+    argv = list(sys.argv[1:] if is_own else argv)
     came, later = _listen()
     try:
         from rsr.cli.entry import main
@@ -53,3 +54,6 @@ def main(argv=None):
         if wants_json(undashed_line(argv)):
             print('{"error": "Interrupted.", "exit_code": 130}')
         return 130
+    finally:
+        if is_own:
+            gc.freeze()   # what is left goes with the process; Python would look through it first, for a tenth of a second
