@@ -21,18 +21,21 @@ def _count(store, sql, *args, null='open'):
 _OUTCOMES = 'SELECT outcome, count(*) FROM rollouts GROUP BY 1 ORDER BY 2 DESC'
 _ERRORS = '''SELECT error, count(*) FROM rollouts WHERE outcome IN ('failed','filtered') AND error IS NOT NULL
     GROUP BY 1 ORDER BY 2 DESC LIMIT 5'''
-_GIVEN = """SELECT outcome, count(*) FROM rollouts JOIN configs c ON c.key=sampler
-    WHERE json_extract(c.config,'$.type') IN ('given','imported') GROUP BY 1"""
+_BROUGHT = "SELECT key FROM configs WHERE json_extract(config,'$.type') IN ('given','imported')"
+_GIVEN = 'SELECT outcome, count(*) FROM rollouts WHERE sampler IN ({}) GROUP BY 1'
 _EMPTY = "SELECT error, count(*) FROM rollouts WHERE outcome='empty' AND error IS NOT NULL GROUP BY 1 ORDER BY 2 DESC"
 
 # %% ../../nbs/data/15_summary.ipynb #997ae1bc
 def samples(
     store   # Store
 )->dict:    # {asked, by_outcome, errors}, perhaps also given and empty
-    "Count the samples by outcome, and list the most frequent errors."
+    "Count the samples by outcome, and list the most frequent errors; what no sample can have is not looked for."
     by_outcome = _count(store, _OUTCOMES, null='in_flight')
-    out = dict(asked=sum(by_outcome.values()), by_outcome=by_outcome, errors=_count(store, _ERRORS))
-    more = dict(given=_count(store, _GIVEN), empty=_count(store, _EMPTY))
+    errors = _count(store, _ERRORS) if by_outcome.keys()&{'failed', 'filtered'} else {}
+    out = dict(asked=sum(by_outcome.values()), by_outcome=by_outcome, errors=errors)
+    brought = ','.join(str(key) for key, in store.db.execute(_BROUGHT))
+    more = dict(given=_count(store, _GIVEN.format(brought)) if brought else {},
+                empty=_count(store, _EMPTY) if 'empty' in by_outcome else {})
     return {**out, **{k:v for k, v in more.items() if v}}
 
 # %% ../../nbs/data/15_summary.ipynb #d5a76b6c
@@ -129,7 +132,7 @@ def score_counts(
     passed, failed, scored, total = store.db.execute(sql, (p, p, f, *args)).fetchone()
     passed, failed = passed or 0, failed or 0
     return dict(passed=passed, failed=failed, between=scored-passed-failed, unscored=total-scored,
-                why_unscored=_why_unscored(store, valid, args))
+                why_unscored=_why_unscored(store, valid, args) if scored<total else {})
 
 # %% ../../nbs/data/15_summary.ipynb #b2c3efbd
 def pass_rate(

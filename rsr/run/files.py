@@ -328,7 +328,8 @@ def run_statistics(store, d)->dict:
     price_of = Budget(**prices).price_of if prices['price'] else None
     counts = stats(store, pass_threshold, fail_threshold_of(d, options), valid_outcomes(d), price_of)
     limits = {**given, 'fail_threshold':fail_threshold_of(d, given)}
-    for part, numbers in counts_by_prompt(limits, scores_by_prompt(store, valid_outcomes(d))).items():
+    scores = scores_by_prompt(store, valid_outcomes(d)) if relative_options(limits) else []
+    for part, numbers in counts_by_prompt(limits, scores).items():
         counts[part].update(numbers)
     _note_forms(counts, make_formatters(d['formatter']))
     note_left_over(counts)
