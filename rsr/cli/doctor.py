@@ -236,24 +236,24 @@ def _needs_of(name):
     return {} if name is None else recipe_needs(_recipe_of(name))
 
 # %% ../../nbs/cli/10_doctor.ipynb #4f544c61
-def _defined(tree):
-    "Return the names that the statements of a Python file define or import."
-    names = [getattr(node, 'name', None) for node in tree.body]
-    names += [t.id for node in tree.body for t in getattr(node, 'targets', ()) if isinstance(t, ast.Name)]
-    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    return [*filter(None, names), *(alias.asname or alias.name for node in imports for alias in node.names)]
+def _names(tree)->tuple:
+    "Return the functions and classes of a Python file, and the names that it assigns or imports anywhere."
+    nodes = [*ast.walk(tree)]
+    defined = [n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+    others = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    return defined, [*others, *(n.asname or n.name for n in nodes if isinstance(n, ast.alias))]
 
 # %% ../../nbs/cli/10_doctor.ipynb #df7d3cb0
 def _function_fault(spec):
     "Say what is wrong with a `file.py:function`; '' if it is there."
     file, _, name = spec.rpartition(':')
     try:
-        names = _defined(ast.parse(Path(file).expanduser().read_bytes()))
+        defined, others = _names(ast.parse(Path(file).read_bytes()))
     except OSError as e:
         return f'cannot be read: {e.strerror}'
     except (SyntaxError, ValueError, RecursionError) as e:
         return f'is no Python: {e}'
-    return '' if name in names or '*' in names else no_such('function', name, names)
+    return '' if {name, '*'}&{*defined, *others} else no_such('function', name, defined)
 
 # %% ../../nbs/cli/10_doctor.ipynb #f4c51749
 def _input_fault(path):
