@@ -12,22 +12,22 @@ pytestmark = pytest.mark.e2e
 GSM8K = Path(os.environ.get('RSR_GSM8K', Path(__file__).parents[2]/'shared'/'data'/'gsm8k'/'train_300.jsonl'))
 
 def test_demo(here):
-    p = rsr('demo', 'sampling.max_rollouts=4', 'work_dir=demo')
+    p = rsr('demo', 'data.limit=16', 'sampling.max_rollouts=4', 'work_dir=demo')   # half of it, for the time it takes
     assert p.returncode==0, p.stderr
-    for word in ('prompts    32:', 'rollouts', 'pass rate', 'time', 'sft.jsonl, first row:', 'dpo.jsonl, first row:',
+    for word in ('prompts    16:', 'rollouts', 'pass rate', 'time', 'sft.jsonl, first row:', 'dpo.jsonl, first row:',
                  'demo/train/sft.jsonl', 'demo/train/dpo.jsonl'):
         assert word in p.stdout
     sft, dpo, s = read_jsonl('demo/train/sft.jsonl'), read_jsonl('demo/train/dpo.jsonl'), load_run('demo').stats()
-    assert len(sft)>=10 and len(dpo)>=5 and s['seconds']>0
+    assert len(sft)>=5 and len(dpo)>=2 and s['seconds']>0
     assert sum(s['samples']['by_outcome'].values())==s['samples']['asked']
     satisfied = load_run('demo').prompts.query("stop=='satisfied'")
     assert {id.split('-')[0] for id in satisfied.id}=={'sum', 'choice'}
 
 def test_a_seed_makes_a_run_reproducible(here):
     data = [dict(id=f'q{i}', messages=[dict(role='user', content=f'What is {i} + 2? Answer with a number.')],
-                 metadata=dict(answer=str(i+2))) for i in range(6)]
+                 metadata=dict(answer=str(i+2))) for i in range(4)]
     # requests side by side would differ: rounding depends on the neighbours in a batch
-    kw = dict(recipe='sft', verifier='math-rlvr', max_rollouts=4, max_tokens=32, seed=3, concurrent_requests=1,
+    kw = dict(recipe='sft', verifier='math-rlvr', max_rollouts=2, max_tokens=32, seed=3, concurrent_requests=1,
               progress=False)
     a, b = (sample(data, work_dir=w, **kw) for w in 'ab')
     key = ['prompt', 'idx']
