@@ -57,11 +57,12 @@ _RC = {'font.size':9, 'axes.titlesize':10, 'figure.dpi':100, 'axes.titlelocation
        'legend.frameon':False, 'hatch.linewidth':.8, 'axes.axisbelow':True, 'text.parse_math':False}
 
 # %% ../nbs/style.ipynb #c86c79a5
-FURTHER_FONTS = (
-    'Noto Sans CJK SC', 'Noto Sans CJK JP', 'Noto Sans CJK KR', 'Source Han Sans SC', 'WenQuanYi Micro Hei',
-    'WenQuanYi Zen Hei', 'PingFang SC', 'Hiragino Sans', 'Apple SD Gothic Neo', 'Arial Unicode MS', 'Microsoft YaHei',
-    'Yu Gothic', 'Malgun Gothic', 'Noto Sans Devanagari', 'Noto Sans Thai', 'Nirmala UI', 'Leelawadee UI',
-    'Noto Emoji', 'Segoe UI Emoji', 'Symbola')
+FURTHER_FONTS = (   # of each line the first that is installed: every font has its cost
+    ('Noto Sans CJK SC', 'Noto Sans CJK JP', 'Noto Sans CJK KR', 'Source Han Sans SC', 'WenQuanYi Micro Hei',
+     'WenQuanYi Zen Hei', 'Arial Unicode MS', 'PingFang SC', 'Microsoft YaHei'),
+    ('Hiragino Sans', 'Yu Gothic'), ('Apple SD Gothic Neo', 'Malgun Gothic'),
+    ('Noto Sans Devanagari', 'Nirmala UI'), ('Noto Sans Thai', 'Leelawadee UI'),
+    ('Noto Emoji', 'Segoe UI Emoji', 'Symbola'))
 
 # %% ../nbs/style.ipynb #0ebe3ade
 def font_families(
@@ -69,7 +70,8 @@ def font_families(
 )->list:
     "Return the usual families, then the installed ones that have further letters."
     from matplotlib import rcParams
-    return [*rcParams['font.family'], *(name for name in FURTHER_FONTS if name in installed)]
+    further = (next((name for name in names if name in installed), None) for names in FURTHER_FONTS)
+    return [*rcParams['font.family'], *filter(None, further)]
 
 # %% ../nbs/style.ipynb #5a37914e
 @contextmanager

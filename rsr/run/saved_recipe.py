@@ -7,6 +7,8 @@ __all__ = ['filled', 'recipe_text', 'write_recipe', 'save_recipe', 'saved_recipe
 
 # %% ../../nbs/run/08_saved_recipe.ipynb #91644cc5
 import os, yaml
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from ..data.files import Atomic, read_text
 from ..data.origin import sign_origin
@@ -183,10 +185,13 @@ def _with_whole_prices(d):
             d[section]['price'] = {'prompt':0, 'completion':0, **price}
     return d
 
+# %% ../../nbs/run/08_saved_recipe.ipynb #5aa5cedd
+_parsed = lru_cache(8)(load_yaml)   # reading takes 5 ms, and the text says all
+
 # %% ../../nbs/run/08_saved_recipe.ipynb #7c7b0cc2
 def _as_mapping(text, file):
     "Read the text of a recipe; raise an error with its path if it is none."
-    d = load_yaml(text, file)
+    d = deepcopy(_parsed(text, file))
     if not isinstance(d, dict):
         raise RsrError(f'{file}: a recipe is a mapping of sections, not {type(d).__name__}')
     return d
