@@ -114,12 +114,16 @@ def machine_state(
     return dict(name=name, ok=ok, found=found, command=None if ok else command)
 
 # %% ../../nbs/cli/10_doctor.ipynb #23e5fa92
-def _mappings(d, at=''):
-    "Yield (key, mapping) for each mapping in a recipe."
-    if isinstance(d, dict):
-        yield at, d
+def _values(d, at=''):
+    "Yield (key, value) for a recipe and for all that is in it."
+    yield at, d
     for key, value in (d.items() if isinstance(d, dict) else enumerate(d) if isinstance(d, list) else ()):
-        yield from _mappings(value, f'{at}.{key}' if at else str(key))
+        yield from _values(value, f'{at}.{key}' if at else str(key))
+
+# %% ../../nbs/cli/10_doctor.ipynb #5cb9883c
+def _mappings(d, at=''):
+    "Return (key, mapping) for each mapping in a recipe."
+    return [(key, value) for key, value in _values(d, at) if isinstance(value, dict)]
 
 # %% ../../nbs/cli/10_doctor.ipynb #08d259ac
 def _of_type(at, d):
@@ -174,12 +178,9 @@ def _inputs(d):
             yield INPUT+path, 'data.input_path'
 
 # %% ../../nbs/cli/10_doctor.ipynb #f68053b7
-def _texts(d, at=''):
-    "Yield (key, text) for each text in a recipe."
-    if isinstance(d, str):
-        yield at, d
-    for key, value in (d.items() if isinstance(d, dict) else enumerate(d) if isinstance(d, list) else ()):
-        yield from _texts(value, f'{at}.{key}' if at else str(key))
+def _texts(d):
+    "Return (key, text) for each text in a recipe."
+    return [(key, value) for key, value in _values(d) if isinstance(value, str)]
 
 # %% ../../nbs/cli/10_doctor.ipynb #5d0a7c12
 def _variables(d):
